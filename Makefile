@@ -1,0 +1,50 @@
+# `make demo` runs the whole pipeline on the speech in this repository; `make test` passes the tests.
+# Both set everything up first: a virtual environment with exactly the packages of requirements.lock.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+PYTHON     ?= python3
+VENV       := .venv
+UV         := $(VENV)-uv/bin/uv
+BIN        := $(VENV)/bin
+# Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo test check lock clean
+
+help:  ## Show these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: $(VENV)/.installed  ## Create the virtual environment from requirements.lock
+
+# uv finds a Python 3.11 or 3.12 on the machine, or fetches one where the machine's is newer.
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found; TinyWave needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: found $$($(PYTHON) --version), TinyWave needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
+	@echo "Setting up $(VENV) (about 250 packages; PyTorch's are several GB the first time)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.13' $(VENV)
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: setup  ## Run the full pipeline on the speech in examples of this repository
+	@$(BIN)/tinywave run pipeline --preset demo
+
+test: setup  ## Pass the whole test suite
+	@$(BIN)/python -m pytest
+
+check: setup  ## Format, lint and type checks
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
+	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+clean:  ## Remove the virtual environment and caches (never a store)
+	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache

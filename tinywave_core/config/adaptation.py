@@ -1,0 +1,56 @@
+"""Settings of teacher adaptation: brief fine-tuning of the teacher on the training tokens."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tinywave_core.config.base import Config, TrainingConfig
+
+
+class FreshTeacherConfig(Config):
+    """A small Llama that starts from random weights, for runs without a released teacher."""
+
+    layers: int = Field(16, ge=2, le=128)
+    """Decoder blocks."""
+    width: int = Field(128, ge=16, le=16384)
+    """Hidden size."""
+    heads: int = Field(4, ge=1, le=128)
+    """Attention heads; must divide the width."""
+    intermediate: int = Field(352, ge=16)
+    """Width of the gated MLP."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "FreshTeacherConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on all attention and MLP projections, merged into the weights afterwards."""
+
+    rank: int = Field(16, ge=1, le=512)
+    """Rank of the adapters."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+
+
+class AdaptationConfig(Config):
+    """Which teacher, and how it is fitted to the domain."""
+
+    teacher: str | None = None
+    """Directory of a Llama checkpoint in Hugging Face layout; none: a fresh teacher (`fresh`) is trained."""
+    fresh: FreshTeacherConfig = FreshTeacherConfig()
+    """Shape of the fresh teacher; used only without `teacher`."""
+    method: Literal["full", "lora"] = "full"
+    """`full` trains all weights; `lora` trains adapters (the paper's teacher correction) and merges them."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters; used only with method `lora`."""
+    training: TrainingConfig = TrainingConfig(steps=300, learning_rate=2e-3)
+    """The training run."""
+
+    @model_validator(mode="after")
+    def _lora_needs_a_checkpoint(self) -> "AdaptationConfig":
+        if self.method == "lora" and self.teacher is None:
+            raise ValueError("method `lora` needs `teacher`, a checkpoint to adapt; a fresh teacher is trained with `full`")
+        return self

@@ -1,0 +1,55 @@
+"""What all configs share. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A frozen group of settings that refuses unknown names; the docstring under a field is its help text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class RuntimeConfig(Config):
+    """Where and how fast things run. Nothing in this group changes a result, so nothing in it identifies one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of models; `auto` takes the GPU when there is one."""
+    threads: int = Field(0, ge=0, le=256)
+    """CPU threads of one process; 0 takes all cores."""
+    workers: int = Field(2, ge=1, le=64)
+    """Shards that are worked on at the same time (threads of the Prefect task runner)."""
+    micro_batch_rows: int = Field(8, ge=1, le=1024)
+    """Packed rows of a training batch that go through the model at once; gradients are accumulated over the rest."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Optimiser steps between two training checkpoints: what a crash can cost."""
+    decode_timeout_s: float = Field(120.0, gt=0)
+    """Seconds after which the decoding of one audio file is given up (the file is rejected)."""
+    decode_memory_mb: int = Field(2048, ge=256)
+    """Address space of the child process that decodes audio, in MiB."""
+    retries: int = Field(1, ge=0, le=10)
+    """How often Prefect runs a failed task again; errors about the user's input are never tried again."""
+
+
+class TrainingConfig(Config):
+    """One training run: AdamW with linear warm-up and cosine decay."""
+
+    steps: int = Field(..., ge=1)
+    """Optimiser steps."""
+    batch_tokens: int = Field(4096, ge=64)
+    """Tokens in one optimiser step, padding included: rows of `sequence_length` tokens."""
+    sequence_length: int = Field(512, ge=32, le=8192)
+    """Tokens in one packed row; utterances are packed side by side and never attend to one another."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    """Peak learning rate."""
+    final_learning_rate_ratio: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the last step, as a share of the peak (cosine decay)."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(0.1, ge=0, le=1)
+    """AdamW's decoupled weight decay, on matrices only."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient over all parameters."""
+    seed: int = Field(0, ge=0)
+    """Seed of data order, initialisation and sampled attention rows."""

@@ -1,0 +1,51 @@
+"""Settings of tokenization: audio -> HuBERT-like units at 25 Hz, pitch at 12.5 Hz, style at 1 Hz, and their merge."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tinywave_core.config.base import Config
+
+
+class MfccUnitsConfig(Config):
+    """The embedded default for [Hu…] tokens: k-means over MFCC frames, HuBERT's own first-iteration targets."""
+
+    kind: Literal["mfcc"] = "mfcc"
+    """Kind of unit extractor."""
+    clusters: int = Field(100, ge=2, le=4096)
+    """Size of the codebook (HuBERT's first iteration: 100; SpiritLM: 500)."""
+
+
+class F0PitchConfig(Config):
+    """The embedded default for [Pi…] tokens: k-means over speaker-normalised log-F0 and voicing."""
+
+    kind: Literal["f0_kmeans"] = "f0_kmeans"
+    """Kind of pitch extractor."""
+    clusters: int = Field(32, ge=2, le=1024)
+    """Size of the codebook, the unvoiced code included (SpiritLM: 64)."""
+
+
+class ProsodyStyleConfig(Config):
+    """The embedded default for [St…] tokens: k-means over energy, pitch and rate statistics of each second."""
+
+    kind: Literal["prosody"] = "prosody"
+    """Kind of style extractor."""
+    clusters: int = Field(16, ge=2, le=1024)
+    """Size of the codebook (SpiritLM: 100)."""
+
+
+class TokenizationConfig(Config):
+    """How speech becomes tokens."""
+
+    tokens: Literal["base", "expressive"] = "expressive"
+    """`base`: phonetic units only; `expressive`: pitch and style tokens merged in by time."""
+    units: MfccUnitsConfig = MfccUnitsConfig()
+    """Phonetic units."""
+    pitch: F0PitchConfig = F0PitchConfig()
+    """Pitch codes; used by `expressive` only."""
+    style: ProsodyStyleConfig = ProsodyStyleConfig()
+    """Style codes; used by `expressive` only."""
+    fit_hours: float = Field(5.0, gt=0)
+    """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
+    seed: int = Field(0, ge=0)
+    """Seed of the k-means initialisation."""

@@ -1,0 +1,45 @@
+"""The errors that a user can meet. Each says what was found, what was expected and what to do."""
+
+
+class TinyWaveError(ValueError):
+    """Base of all errors that are about the user's input, config or store; the CLI prints it without a traceback."""
+
+
+class ConfigError(TinyWaveError):
+    """A preset, field or flag does not exist or is out of range."""
+
+
+class SourceError(TinyWaveError):
+    """The audio source is missing, empty, unreadable or holds nothing usable."""
+
+
+class StoreError(TinyWaveError):
+    """The store cannot be used as asked."""
+
+
+class StoreBusyError(StoreError):
+    """Another run holds the store."""
+
+
+class StoreFullError(StoreError):
+    """The disk under the store has no space left."""
+
+
+class SchemaVersionError(StoreError):
+    """The store or one of its files was written by a newer version of TinyWave."""
+
+
+class DamagedArtifactError(StoreError):
+    """A file of an artifact is missing or differs from the digest in its manifest."""
+
+
+class MissingInputError(TinyWaveError):
+    """A stage was asked to run before the stages that it needs."""
+
+
+class TokenError(TinyWaveError):
+    """A token string, unit or id is malformed or out of range."""
+
+
+class TrainingError(TinyWaveError):
+    """Training cannot go on: a loss that is not finite, a teacher that does not fit, no data."""
