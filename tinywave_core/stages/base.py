@@ -1,0 +1,148 @@
+"""A step: one output of a stage as plain data, and how it is made once and for all.
+
+A stage module has `VERSION`, `run_…(config, inputs, output, …) -> summary` functions that do the work, and one
+`build(config, …, execute) -> Artifact` that says which steps the stage consists of. `execute` is passed in: here it
+computes (`compute`), in `tasks` it goes through Prefect, in `planning` it only looks. So there is one DAG, told once.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store, describe_files, utc_now
+
+STAGES = (
+    "ingestion",
+    "tokenization",
+    "adaptation",
+    "logit_caching",
+    "distillation",
+    "evaluation",
+    "export",
+    "generation",
+)
+
+Summary = dict[str, Any]
+Inputs = dict[str, list[Artifact]]
+
+
+class Progress(Protocol):
+    """Hears how far a step is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """Progress for nobody."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a step writes. `folder` becomes the artifact; `resume` survives a crash and is deleted at the end."""
+
+    folder: Path
+    resume: Path
+    runtime: RuntimeConfig
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class Step:
+    """One output of a stage. `config`, `params` and `inputs` identify it; `context` and `runtime` never do."""
+
+    store: Store = field(repr=False)
+    stage: str
+    part: str
+    version: int
+    run: Callable[["Step", Output], Summary] = field(repr=False)
+    config: BaseModel = field(repr=False)
+    inputs: Inputs = field(default_factory=dict, repr=False)
+    params: dict[str, Any] = field(default_factory=dict, repr=False)
+    context: dict[str, Any] = field(default_factory=dict, repr=False)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(
+            {
+                "stage": self.stage,
+                "part": self.part,
+                "version": self.version,
+                "config": self.config,
+                "params": self.params,
+                "inputs": {name: [a.id for a in artifacts] for name, artifacts in self.inputs.items()},
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
+    def find(self) -> Artifact:
+        """The artifact of this step, with its manifest if it is in the store."""
+        return self.store.find(self.id, self.part)
+
+    def input(self, name: str) -> Artifact:
+        """The only artifact under an input's name."""
+        (artifact,) = self.inputs[name]
+        return artifact
+
+
+Execute = Callable[[Sequence[Step]], list[Artifact]]
+
+
+def compute(step: Step, progress: Progress = no_progress) -> Artifact:
+    """The step's artifact: from the store if it is whole there, else made now and committed.
+
+    The work folder of a run that was killed is taken up again; what it holds is trusted only as far as `run` checks it.
+    """
+    found = step.find()
+    if found.complete:
+        return found
+    work = step.store.work_folder(step.id)
+    output = Output(work / "output", work / "resume", step.runtime, progress)
+    started = time.monotonic()
+    try:
+        # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
+        shutil.rmtree(output.folder, ignore_errors=True)
+        output.folder.mkdir(parents=True)
+        output.resume.mkdir(exist_ok=True)
+        summary = step.run(step, output)
+        artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
+    except Exception as error:
+        step.store.explain(error)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    return artifact
+
+
+def compute_all(steps: Sequence[Step]) -> list[Artifact]:
+    """Compute steps one after the other in this process, without Prefect."""
+    return [compute(step) for step in steps]
+
+
+def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Manifest:
+    return Manifest(
+        store_version=STORE_VERSION,
+        stage=step.stage,
+        part=step.part,
+        version=step.version,
+        fingerprint=step.fingerprint,
+        config=step.config.model_dump(mode="json"),
+        params=step.params,
+        inputs={name: [a.id for a in artifacts] for name, artifacts in step.inputs.items()},
+        summary=summary,
+        files=describe_files(folder),
+        seconds=round(seconds, 3),
+        created_at=utc_now(),
+        code_version=version("tinywave"),
+    )

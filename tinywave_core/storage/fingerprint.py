@@ -1,0 +1,46 @@
+"""Canonical identity of an output: the same config and inputs give the same hex digest in every process.
+
+Refuses what it cannot write down canonically, instead of hashing something that differs elsewhere (after Marin).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel
+
+FINGERPRINT_LENGTH = 32
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces of plain data or pydantic models; TypeError or ValueError otherwise."""
+    return json.dumps(_plain(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 of the canonical JSON, 32 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def _plain(value: object, where: str) -> object:
+    match value:
+        case None | bool() | str() | int():
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise ValueError(f"{where} is {value}: only finite numbers have a canonical form")
+            return value
+        case BaseModel():
+            return _plain(value.model_dump(), where)
+        case Mapping():
+            if not all(isinstance(key, str) for key in value):
+                raise TypeError(f"{where} has keys that are not strings: {sorted(map(repr, value))[:5]}")
+            return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+        case Sequence() if not isinstance(value, bytes | bytearray):
+            return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        case _:
+            raise TypeError(
+                f"{where} is a {type(value).__name__}, which has no canonical form: pass str, int, float, bool, None, "
+                "a list, a dict or a config"
+            )

@@ -1,0 +1,442 @@
+"""The store: `<root>/<stage>/<fingerprint>/`, a folder that is whole when its `manifest.json` exists.
+
+Files are written to a work folder, moved into place, and only then named, with size and SHA-256, in a manifest that is
+created if absent and never changed. A folder without a manifest does not exist for a reader. The root is a local folder
+or any fsspec URL (s3://…, memory://…). Numbered logs (`Log`) hold what grows: the catalog, the pins, the runs.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tinywave_core.errors import (
+    DamagedArtifactError,
+    MissingInputError,
+    SchemaVersionError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
+from tinywave_core.storage.fingerprint import canonical_json
+
+STORE_VERSION = 1
+MANIFEST = "manifest.json"
+# Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
+FULL_DISK_BYTES = 8 << 20
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, what it came from, and every file in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    store_version: int
+    stage: str
+    part: str
+    version: int
+    fingerprint: str
+    config: dict[str, Any]
+    params: dict[str, Any]
+    inputs: dict[str, list[str]]
+    summary: dict[str, Any]
+    files: list[FileEntry]
+    seconds: float
+    created_at: str
+    code_version: str
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An output of a stage: in the store when `manifest` is set, else only known by its fingerprint."""
+
+    store: "Store" = field(repr=False, compare=False)
+    stage: str
+    part: str
+    fingerprint: str
+    manifest: Manifest | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest is not None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Numbers that the stage reported; NotYetComputedError while the artifact is only planned."""
+        return self._manifest().summary
+
+    @property
+    def files(self) -> list[str]:
+        return [entry.name for entry in self._manifest().files]
+
+    @property
+    def url(self) -> str:
+        return self.store.url_of(self.id)
+
+    def path(self, name: str = "") -> Path:
+        """Local path of one file, or of the whole folder (""), checked against the manifest's digests."""
+        entries = [e for e in self._manifest().files if e.name == name or not name or e.name.startswith(f"{name}/")]
+        if not entries:
+            raise MissingInputError(f"{self.id} has no file {name!r}; it has {self.files}")
+        return self.store.checked_path(self.id, name, entries)
+
+    def _manifest(self) -> Manifest:
+        if self.manifest is None:
+            raise NotYetComputedError(self)
+        return self.manifest
+
+
+class NotYetComputedError(MissingInputError):
+    """A plan reached something that only the computation itself will tell."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(f"{artifact.id} ({artifact.part}) is not in the store yet: run {artifact.stage} first")
+        self.artifact = artifact
+
+
+class Store:
+    """A root folder and the rules of reading and writing it."""
+
+    def __init__(self, root: str, *, create: bool = True) -> None:
+        """Open `root`, a folder or fsspec URL; raises StoreError when it cannot be made, read or understood."""
+        try:
+            self.filesystem, self.root = fsspec.url_to_fs(root)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
+        self.local = isinstance(self.filesystem, LocalFileSystem)
+        self.url = self.root if self.local else self.filesystem.unstrip_protocol(self.root)
+        self._verified: set[tuple[str, int, int]] = set()
+        if create:
+            self._create()
+        self._check_version()
+
+    # Opening ---------------------------------------------------------------------------------------------------
+
+    def _create(self) -> None:
+        try:
+            self.filesystem.makedirs(self.root, exist_ok=True)
+            if not self.exists("store.json"):
+                self.create("store.json", canonical_json({"format": "tinywave-store", "version": STORE_VERSION}).encode())
+            if self.local:
+                probe = Path(self.root, f".probe-{os.getpid()}")
+                probe.write_bytes(b"")
+                probe.unlink()
+        except FileExistsError as error:
+            if self.local and not Path(self.root).is_dir():
+                raise StoreError(f"--root {self.url} is a file; expected a folder") from error
+        except OSError as error:
+            self.explain(error)
+            raise StoreError(
+                f"the store {self.url} cannot be written ({error.strerror or error}); "
+                "expected a folder or bucket with write permission: pass another --root"
+            ) from error
+
+    def _check_version(self) -> None:
+        try:
+            found = json.loads(self.read("store.json"))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise StoreError(f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root") from error
+        if found.get("format") != "tinywave-store":
+            raise StoreError(f"{self.url} is not a TinyWave store (store.json says {found}); pass another --root")
+        if found["version"] > STORE_VERSION:
+            raise SchemaVersionError(
+                f"the store {self.url} has version {found['version']}, this TinyWave reads up to {STORE_VERSION}: "
+                "update TinyWave, or pass another --root"
+            )
+
+    @contextlib.contextmanager
+    def lock(self, purpose: str) -> Iterator[None]:
+        """Hold the store for one run; StoreBusyError when another process has it. The kernel frees it on kill -9.
+
+        Object stores have no lock: there the conditional create of each manifest keeps two runs consistent.
+        """
+        if not self.local:
+            yield
+            return
+        with open(Path(self.root, ".lock"), "a+", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                raise StoreBusyError(
+                    f"the store {self.url} is in use by {holder}; two runs on one store at a time would do the same "
+                    "work twice: wait for it to end, or pass another --root"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})")
+            handle.flush()
+            yield
+            handle.truncate(0)
+
+    # Plain files -----------------------------------------------------------------------------------------------
+
+    def url_of(self, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def _at(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return bool(self.filesystem.exists(self._at(name)))
+
+    def read(self, name: str) -> bytes:
+        if self.local:
+            return Path(self._at(name)).read_bytes()
+        self.filesystem.invalidate_cache()
+        return bytes(self.filesystem.cat_file(self._at(name)))
+
+    def create(self, name: str, data: bytes) -> None:
+        """Create a file in one step, whole and on disk; FileExistsError when it is there already."""
+        if not self.local:
+            self.filesystem.pipe_file(self._at(name), data, mode="create")
+            return
+        target = Path(self._at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.link(temporary, target)  # fails if present, unlike rename: two writers cannot both win
+            _fsync_folder(target.parent)
+        finally:
+            os.unlink(temporary)
+
+    # Artifacts -------------------------------------------------------------------------------------------------
+
+    def find(self, artifact_id: str, part: str = "") -> Artifact:
+        """The artifact with its manifest if it is whole (every file there in its size), else without one."""
+        stage, _, digest = artifact_id.partition("/")
+        planned = Artifact(self, stage, part, digest)
+        try:
+            manifest = self._read_manifest(artifact_id)
+        except FileNotFoundError:
+            return planned
+        if any(self._size(f"{artifact_id}/{entry.name}") != entry.bytes for entry in manifest.files):
+            return planned
+        return Artifact(self, stage, manifest.part, digest, manifest)
+
+    def _read_manifest(self, artifact_id: str) -> Manifest:
+        raw = json.loads(self.read(f"{artifact_id}/{MANIFEST}"))
+        if raw.get("store_version", 0) > STORE_VERSION:
+            raise SchemaVersionError(
+                f"{artifact_id} was written with store version {raw['store_version']}, this TinyWave reads up to "
+                f"{STORE_VERSION}: update TinyWave, or pass another --root"
+            )
+        try:
+            return Manifest.model_validate(raw)
+        except ValidationError as error:
+            raise DamagedArtifactError(
+                f"{self.url_of(artifact_id)}/{MANIFEST} is not a manifest ({error.error_count()} faults): "
+                "move the folder away and run again"
+            ) from error
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return int(self.filesystem.size(self._at(name)))
+        except FileNotFoundError:
+            return None
+
+    def artifact_ids(self, stage: str = "*") -> list[str]:
+        """Ids of everything with a manifest, for people who look around; no computation decides from a listing."""
+        found = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
+        return sorted("/".join(str(path).split("/")[-3:-1]) for path in found)
+
+    def resolve(self, name: str) -> Artifact:
+        """The one whole artifact whose id, fingerprint or stage starts with `name`; MissingInputError otherwise."""
+        wanted = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
+        matches = [i for i in self.artifact_ids() if i.startswith(wanted) or i.split("/")[1].startswith(wanted)]
+        if not matches:
+            raise MissingInputError(f"no artifact in {self.url} starts with {wanted!r}: see `tinywave inspect --root …`")
+        if len(matches) > 1:
+            shown = "\n  ".join(matches[:12])
+            raise MissingInputError(f"{len(matches)} artifacts start with {wanted!r}; name one of:\n  {shown}")
+        return self.find(matches[0])
+
+    def work_folder(self, artifact_id: str) -> Path:
+        """Local folder where an artifact is made; it survives a crash, so that the work goes on from there."""
+        name = artifact_id.replace("/", "-")
+        if self.local:
+            return Path(self.root, ".work", name)
+        owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, "work", name)
+
+    def commit(self, manifest: Manifest, output: Path) -> Artifact:
+        """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
+        artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
+        self._set_damaged_aside(artifact_id)
+        for entry in manifest.files:
+            self._place(output / entry.name, f"{artifact_id}/{entry.name}")
+        with contextlib.suppress(FileExistsError):  # another run made the same artifact from the same inputs
+            self.create(f"{artifact_id}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        return self.find(artifact_id)
+
+    def _place(self, source: Path, name: str) -> None:
+        if not self.local:
+            self.filesystem.put_file(str(source), self._at(name))
+            return
+        target = Path(self._at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fsync_file(source)
+        os.replace(source, target)
+        _fsync_folder(target.parent)
+
+    def _set_damaged_aside(self, artifact_id: str) -> None:
+        """A manifest whose files are gone or cut would block the new commit: keep it, under another name."""
+        if self.exists(f"{artifact_id}/{MANIFEST}") and not self.find(artifact_id).complete:
+            aside = f".damaged/{artifact_id.replace('/', '-')}-{time.time_ns()}"
+            self.filesystem.makedirs(self._at(".damaged"), exist_ok=True)
+            self.filesystem.mv(self._at(artifact_id), self._at(aside), recursive=True)
+
+    def checked_path(self, artifact_id: str, name: str, entries: list[FileEntry]) -> Path:
+        """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""
+        base = Path(self._at(artifact_id)) if self.local else self._download_folder(artifact_id)
+        for entry in entries:
+            path = base / entry.name
+            if not self.local and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.part-{os.getpid()}")
+                self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
+                os.replace(partial, path)
+            self._verify(path, entry, artifact_id)
+        return base / name if name else base
+
+    def _download_folder(self, artifact_id: str) -> Path:
+        owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, "read", artifact_id)
+
+    def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
+        try:
+            status = path.stat()
+        except FileNotFoundError as error:
+            raise DamagedArtifactError(f"{artifact_id}/{entry.name} is gone from {self.url}: run its stage again") from error
+        key = (str(path), status.st_size, status.st_mtime_ns)
+        if key in self._verified:
+            return
+        digest = sha256_of(path)
+        if status.st_size != entry.bytes or digest != entry.sha256:
+            raise DamagedArtifactError(
+                f"{artifact_id}/{entry.name} is damaged: it has {status.st_size} bytes and SHA-256 {digest[:12]}…, its "
+                f"manifest says {entry.bytes} and {entry.sha256[:12]}…: delete {self.url_of(artifact_id)} and run again"
+            )
+        self._verified.add(key)
+
+    def log(self, name: str) -> "Log":
+        """A numbered log under the root."""
+        return Log(self, name)
+
+    def explain(self, error: BaseException) -> None:
+        """Raise StoreFullError if the disk under a local store is full; whatever torch or Arrow called it."""
+        if not self.local:
+            return
+        folder = Path(self.root)
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < FULL_DISK_BYTES:
+            raise StoreFullError(
+                f"the disk under {self.url} is full ({free / 1e6:.1f} MB free): make room, or pass another --root, and "
+                "run again; finished work is kept"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Log:
+    """Records 000001.json, 000002.json, … each created if absent: a second writer of one number is refused."""
+
+    store: Store = field(repr=False)
+    name: str
+
+    @cached_property
+    def _known(self) -> list[dict[str, Any]]:
+        return []
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records, oldest first; found by counting up, never by listing."""
+        while True:
+            try:
+                raw = self.store.read(self._file(len(self._known) + 1))
+            except FileNotFoundError:
+                return list(self._known)
+            self._known.append(json.loads(raw))
+
+    def latest(self) -> dict[str, Any] | None:
+        records = self.records()
+        return records[-1] if records else None
+
+    def append(self, record: dict[str, Any]) -> int:
+        """Write the next record and return its number; FileExistsError if another run was faster."""
+        number = len(self.records()) + 1
+        self.store.create(self._file(number), json.dumps(record, indent=1, sort_keys=True).encode())
+        return number
+
+    def _file(self, number: int) -> str:
+        return f"{self.name}/{number:06d}.json"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path) -> list[FileEntry]:
+    """Every file below `folder`, by name, with size and SHA-256."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        FileEntry(name=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in paths
+    ]
+
+
+def utc_now() -> str:
+    """The time now as ISO 8601 in UTC, for people; no decision depends on it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _fsync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _fsync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

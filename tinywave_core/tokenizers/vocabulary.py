@@ -1,0 +1,126 @@
+"""Names and ids of all tokens, both ways: the one place that knows the order text, [Text], [Speech], [Hu], [Pi], [St].
+
+SpiritLM's layout is `Vocabulary(text=32000, hubert=501, pitch=64, style=100)`, padded to 32512 or 32768 rows.
+The id convention is `fast`: <s>, a modality marker, then unit tokens, with no word-boundary piece between them.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tinywave_core.errors import TokenError
+
+Kind = Literal["text", "marker", "hubert", "pitch", "style"]
+KINDS: tuple[Kind, ...] = ("text", "marker", "hubert", "pitch", "style")
+BOS_ID, EOS_ID = 1, 2  # as in Llama's tokenizers: 0 <unk>, 1 <s>, 2 </s>
+BYTE_TEXT = 259  # <unk>, <s>, </s> and the 256 bytes: the text part of a fresh teacher
+# ASCII digits only, at most four: \d would accept other scripts, and long ids would reach the integer parser.
+_TOKEN = re.compile(r"\[(?:(Text|Speech)|(Hu|Pi|St)([0-9]{1,4}))\]")
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Sizes of the parts of the vocabulary; everything else follows."""
+
+    text: int
+    """Text pieces, ids 0 … text - 1."""
+    hubert: int
+    """[Hu…] tokens."""
+    pitch: int = 0
+    """[Pi…] tokens; 0 for base vocabularies that have none."""
+    style: int = 0
+    """[St…] tokens; likewise."""
+    padded: int = 0
+    """Rows of the model's embedding; 0 means exactly as many as tokens."""
+
+    @cached_property
+    def text_marker(self) -> int:
+        return self.text
+
+    @cached_property
+    def speech_marker(self) -> int:
+        return self.text + 1
+
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """First id of each kind of speech token."""
+        hubert = self.text + 2
+        return {"hubert": hubert, "pitch": hubert + self.hubert, "style": hubert + self.hubert + self.pitch}
+
+    @cached_property
+    def tokens(self) -> int:
+        """Number of tokens that have a name."""
+        return self.text + 2 + self.hubert + self.pitch + self.style
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the embedding matrix."""
+        if self.padded and self.padded < self.tokens:
+            raise TokenError(f"the vocabulary has {self.tokens} tokens but is padded to {self.padded} rows only")
+        return self.padded or self.tokens
+
+    def speech_ids(self) -> range:
+        """Ids of all unit tokens."""
+        return range(self.first["hubert"], self.tokens)
+
+    def names(self) -> list[str]:
+        """Names of the tokens above the text part, in the order of their ids."""
+        units = [f"[Hu{i}]" for i in range(self.hubert)]
+        pitch = [f"[Pi{i}]" for i in range(self.pitch)]
+        style = [f"[St{i}]" for i in range(self.style)]
+        return ["[Text]", "[Speech]", *units, *pitch, *style]
+
+    def to_id(self, kind: str, value: int) -> int:
+        """Id of one unit token; TokenError out of range."""
+        size = {"hubert": self.hubert, "pitch": self.pitch, "style": self.style}[kind]
+        if not 0 <= value < size:
+            raise TokenError(f"{kind} unit {value} is out of range: this vocabulary has 0 to {size - 1}")
+        return self.first[kind] + value
+
+    def encode(self, string: str) -> list[int]:
+        """Ids of a string of unit tokens and markers, e.g. "[Speech][Hu99][Pi3]"; TokenError on anything else."""
+        ids, position = [], 0
+        kinds = {"Hu": "hubert", "Pi": "pitch", "St": "style"}
+        for match in _TOKEN.finditer(string):
+            if match.start() != position:
+                break
+            marker, prefix, digits = match.groups()
+            if marker:
+                ids.append(self.text_marker if marker == "Text" else self.speech_marker)
+            else:
+                ids.append(self.to_id(kinds[prefix], int(digits)))
+            position = match.end()
+        if position != len(string):
+            raise TokenError(
+                f"{string[position : position + 20]!r} at character {position} is not a token; expected [Hu0] to "
+                f"[Hu{self.hubert - 1}], [Pi…], [St…], [Text] or [Speech], without spaces"
+            )
+        return ids
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Names of unit tokens and markers joined with nothing; TokenError for text ids and padding."""
+        names = self.names()
+        offsets = np.asarray(ids, dtype=np.int64) - self.text
+        if offsets.size and (offsets.min() < 0 or offsets.max() >= len(names)):
+            raise TokenError(f"ids {np.asarray(ids).min()} to {np.asarray(ids).max()} go beyond the unit tokens {self.text} to {self.tokens - 1}")
+        return "".join(names[offset] for offset in offsets)
+
+    def kinds(self, ids: npt.ArrayLike) -> npt.NDArray[np.int8]:
+        """Index into KINDS of every id, in the shape of `ids`; specials (<s>, </s>) count as markers."""
+        bounds = [self.text, self.first["hubert"], self.first["pitch"], self.first["style"]]
+        ids = np.asarray(ids)
+        kinds = np.searchsorted(bounds, ids, side="right").astype(np.int8)
+        return np.where(ids <= EOS_ID, np.int8(KINDS.index("marker")), kinds)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
+        return cls(**values)
