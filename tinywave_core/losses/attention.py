@@ -1,0 +1,99 @@
+"""Attention alignment: KL between attention maps, on sampled rows and heads, computed beside SDPA.
+
+Whole maps of both models would need eager attention and gigabytes; a few softmax rows from the queries and keys that
+SDPA gets anyway cost a few percent and leave the model's own output bit-identical. transformers calls the registered
+function below in place of its own; outside `tapping` it is plain SDPA.
+Legend: B batch rows, H heads, h sampled heads, T positions, r sampled query positions, E head width.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+IMPLEMENTATION = "tinywave_sdpa"
+
+
+@dataclass
+class AttentionTap:
+    """Which rows and heads are read, and what was read: log-probabilities [B, h, r, T] by layer."""
+
+    positions_r: torch.Tensor
+    heads_h: torch.Tensor
+    layers: frozenset[int]
+    log_maps: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+_current: AttentionTap | None = None
+
+
+@contextlib.contextmanager
+def tapping(tap: AttentionTap) -> Iterator[AttentionTap]:
+    """Read attention rows of the forward passes in this block into `tap`."""
+    global _current
+    _current = tap
+    try:
+        yield tap
+    finally:
+        _current = None
+
+
+def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:
+    """Query positions and heads of one step, drawn from `seed` alone: teacher and student get the same."""
+    generator = torch.Generator().manual_seed(seed)
+    positions = torch.randperm(length, generator=generator)[: min(rows, length)].sort().values
+    picked = torch.randperm(num_heads, generator=generator)[: min(heads, num_heads)].sort().values
+    return AttentionTap(positions, picked, frozenset(layers))
+
+
+def attention_loss(
+    student_log_BhrT: torch.Tensor, teacher_log_BhrT: torch.Tensor, valid_Br: torch.Tensor
+) -> torch.Tensor:
+    """Mean over heads and valid rows of KL(teacher || student); masked positions are -inf in both and count as 0."""
+    teacher = teacher_log_BhrT.exp()
+    gap = torch.where(teacher > 0, teacher_log_BhrT - student_log_BhrT, 0.0)
+    kl_Bhr = (teacher * gap).sum(-1)
+    valid = valid_Br[:, None, :].expand_as(kl_Bhr)
+    return (kl_Bhr * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _tapped_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    tap, layer = _current, int(module.layer_idx)  # type: ignore[arg-type]
+    if tap is not None and layer in tap.layers:
+        tap.log_maps[layer] = _log_rows(query, key, attention_mask, scaling, tap)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return output, None
+
+
+def _log_rows(
+    query_BHTE: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float | None, tap: AttentionTap
+) -> torch.Tensor:
+    heads = tap.heads_h.to(query_BHTE.device)
+    rows = tap.positions_r.to(query_BHTE.device)
+    groups = query_BHTE.shape[1] // key.shape[1]
+    q = query_BHTE[:, heads][:, :, rows].float()
+    k = key[:, heads // groups].float()
+    scores = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
+    if mask is None:
+        allowed = torch.arange(k.shape[2], device=k.device) <= rows[:, None]
+    else:
+        allowed = mask[:, :, rows]
+    return F.log_softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
+
+
+AttentionInterface.register(IMPLEMENTATION, _tapped_sdpa)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

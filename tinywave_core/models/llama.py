@@ -1,0 +1,92 @@
+"""Llama models: fresh, from a checkpoint directory, or a student made of chosen blocks of a teacher."""
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.teacher.layer_map import LayerMap
+from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID
+
+
+def pick_device(runtime: RuntimeConfig) -> torch.device:
+    """The device that the runtime asks for; `auto` takes the GPU when there is one."""
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise MissingInputError("runtime.device is cuda, but torch sees no GPU here: pass --runtime.device cpu or auto")
+    wants_gpu = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if wants_gpu else "cpu")
+
+
+def use_threads(runtime: RuntimeConfig) -> None:
+    """Give torch as many CPU threads as the runtime says."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+
+
+def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int, seed: int) -> LlamaForCausalLM:
+    """A Llama with random weights drawn from `seed`."""
+    config = LlamaConfig(
+        vocab_size=vocabulary_rows,
+        hidden_size=shape.width,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        max_position_embeddings=max_length,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """A LlamaForCausalLM from a directory in Hugging Face layout; weights only, nothing is unpickled or fetched."""
+    if not (folder / "config.json").is_file():
+        raise MissingInputError(
+            f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "
+            "(config.json and model.safetensors, or shards with an index)"
+        )
+    try:
+        return LlamaForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MissingInputError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
+
+
+def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalLM:
+    """A student with the teacher's embeddings, final norm, head and the copied blocks."""
+    config = LlamaConfig.from_dict(teacher.config.to_dict())
+    config.num_hidden_layers = len(layers.copied)
+    with torch.random.fork_rng(devices=[]):
+        student = LlamaForCausalLM(config)
+    source = teacher.state_dict()
+    for block, copied in enumerate(layers.copied):
+        _copy(source, f"model.layers.{copied}.", student.model.layers[block])
+    _copy(source, "model.embed_tokens.", student.model.embed_tokens)
+    _copy(source, "model.norm.", student.model.norm)
+    _copy(source, "lm_head.", student.lm_head)
+    return student
+
+
+def _copy(source: dict[str, torch.Tensor], prefix: str, module: torch.nn.Module) -> None:
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)}, strict=True)
+
+
+def save_llama(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write config.json, generation_config.json and safetensors."""
+    model.save_pretrained(folder, safe_serialization=True)
+
+
+def block_mask(documents_BT: torch.Tensor) -> torch.Tensor:
+    """Bool mask [B, 1, T, T]: True where a query may look: causal, and within its own document.
+
+    Padding (document 0) looks at padding, so that no row of the softmax is empty.
+    """
+    length = documents_BT.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
+    same = documents_BT[:, :, None] == documents_BT[:, None, :]
+    return (causal & same)[:, None]

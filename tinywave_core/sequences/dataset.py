@@ -1,0 +1,150 @@
+"""Token shards -> training sequences -> packed rows, all a pure function of ids and seeds.
+
+One sequence is one utterance, cut in equal pieces only where it is longer than a row. Sequences carry an id of their
+own content, so cached logits belong to a sequence and not to a row or a run; rows are packed when a batch is built.
+Order comes from a hash of (seed, epoch, sequence id): new audio slips in between and disturbs nothing else.
+Legend: R rows, T row length, L sequence length.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Artifact
+
+IGNORED = -100  # label of positions that are not trained on, as in PyTorch's cross-entropy
+_OPEN_ROWS = 32  # rows that packing keeps open at once: more fills rows better, and order stays local
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One utterance, or one piece of a long one."""
+
+    id: str
+    """SHA-256 of utterance id, piece and ids; 32 hex digits."""
+    utterance_id: str
+    recording_id: str
+    speaker: str | None
+    ids: npt.NDArray[np.uint16]
+    """Token ids [L]."""
+    seconds: float
+    """Length of its audio."""
+
+
+def load_sequences(shards: Iterable[Artifact], split: str, max_length: int) -> list[TokenSequence]:
+    """All sequences of one split (train or held_out) in the token shards, sorted by id."""
+    columns = ["utterance_id", "recording_id", "speaker", "num_samples", "ids"]
+    sequences = []
+    for shard in shards:
+        table = read_table(shard.path("tokens.parquet"), [*columns, "split"])
+        for row in table.filter(pc.equal(table["split"], split)).select(columns).to_pylist():
+            sequences += _cut(row, max_length)
+    return sorted(sequences, key=lambda sequence: sequence.id)
+
+
+def _cut(row: dict, max_length: int) -> list[TokenSequence]:
+    ids = np.asarray(row["ids"], dtype=np.uint16)
+    pieces = np.array_split(ids, -(-len(ids) // max_length))
+    return [
+        TokenSequence(
+            id=hashlib.sha256(f"{row['utterance_id']}/{i}/".encode() + piece.tobytes()).hexdigest()[:32],
+            utterance_id=row["utterance_id"],
+            recording_id=row["recording_id"],
+            speaker=row["speaker"],
+            ids=piece,
+            seconds=row["num_samples"] / 16_000 * len(piece) / len(ids),
+        )
+        for i, piece in enumerate(pieces)
+        if len(piece) > 1  # one token alone predicts nothing
+    ]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows; arrays [R, T] of int64."""
+
+    input_ids: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    """Position within the own sequence."""
+    documents: npt.NDArray[np.int64]
+    """Number of the sequence within the row from 1; 0 is padding. Attention stays within a document."""
+    labels: npt.NDArray[np.int64]
+    """The next token of the same sequence, or IGNORED."""
+    rows: list[list[int]]
+    """Which sequences lie in each row, in order."""
+
+    @property
+    def targets(self) -> int:
+        """Positions that are trained on."""
+        return int((self.labels != IGNORED).sum())
+
+    def split(self, rows: int) -> list["Batch"]:
+        """Micro-batches of at most `rows` rows."""
+        cuts = range(0, len(self.rows), rows)
+        arrays = (self.input_ids, self.positions, self.documents, self.labels)
+        return [Batch(*(array[i : i + rows] for array in arrays), self.rows[i : i + rows]) for i in cuts]
+
+
+class PackedDataset:
+    """Batches of packed rows by step number: any step can be built without the ones before it being kept."""
+
+    def __init__(self, sequences: Sequence[TokenSequence], row_length: int, batch_rows: int, seed: int) -> None:
+        self.sequences = sequences
+        self.row_length = row_length
+        self.batch_rows = batch_rows
+        self.seed = seed
+        self._rows: list[list[int]] = []
+        self._epochs = 0
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one optimiser step, counted from 0."""
+        while len(self._rows) < (step + 1) * self.batch_rows:
+            self._rows += pack(self._epoch_order(self._epochs), [len(s.ids) for s in self.sequences], self.row_length)
+            self._epochs += 1
+        return self.collate(self._rows[step * self.batch_rows : (step + 1) * self.batch_rows])
+
+    def _epoch_order(self, epoch: int) -> list[int]:
+        keys = [hashlib.sha256(f"{self.seed}/{epoch}/{s.id}".encode()).digest() for s in self.sequences]
+        return sorted(range(len(keys)), key=keys.__getitem__)
+
+    def collate(self, rows: list[list[int]]) -> Batch:
+        """Lay sequences side by side in rows."""
+        shape = (len(rows), self.row_length)
+        input_ids, positions, documents = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        for r, row in enumerate(rows):
+            start = 0
+            for number, index in enumerate(row, start=1):
+                ids = self.sequences[index].ids
+                end = start + len(ids)
+                input_ids[r, start:end] = ids
+                positions[r, start:end] = np.arange(len(ids))
+                documents[r, start:end] = number
+                labels[r, start : end - 1] = ids[1:]
+                start = end
+        return Batch(input_ids, positions, documents, labels, rows)
+
+
+def pack(order: Sequence[int], lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """First-fit packing of sequences, taken in `order`, into rows of `row_length` tokens; nothing is cut or lost."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        length = lengths[index]
+        assert length <= row_length, f"sequence of {length} tokens in rows of {row_length}"
+        first_open = max(0, len(rows) - _OPEN_ROWS)
+        for r in range(first_open, len(rows)):
+            if room[r] >= length:
+                break
+        else:
+            r = len(rows)
+            rows.append([])
+            room.append(row_length)
+        rows[r].append(index)
+        room[r] -= length
+    return rows
