@@ -1,0 +1,175 @@
+"""The two objectives: language modelling, and distillation with its four weighted terms.
+
+Legend: B rows, T row length, N = B * T positions, D width, K entries of a sparse target.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core.errors import TrainingError
+from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, attention_loss, sample_tap, tapping
+from tinywave_core.losses.hidden import cosine_loss
+from tinywave_core.losses.logits import TeacherTargets, fused_logit_loss
+from tinywave_core.models.llama import block_mask
+from tinywave_core.sequences.dataset import IGNORED, Batch, TokenSequence
+from tinywave_core.teacher.layer_map import LayerMap
+from tinywave_core.teacher.logit_cache import LogitCache
+from tinywave_core.training.trainer import LossTerms
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass without its logits."""
+
+    last_BTD: torch.Tensor
+    """After the final norm: what the head reads."""
+    hidden: tuple[torch.Tensor, ...]
+    """Outputs of the blocks [B, T, D]; the last one after the final norm. Empty unless asked for."""
+
+
+def forward(model: LlamaForCausalLM, batch: Batch, *, hidden: bool = False) -> Forward:
+    """Run the decoder over packed rows: positions restart and attention ends with every sequence."""
+    out = model.model(
+        input_ids=torch.from_numpy(batch.input_ids).to(model.device),
+        position_ids=torch.from_numpy(batch.positions).to(model.device),
+        attention_mask=block_mask(torch.from_numpy(batch.documents).to(model.device)),
+        use_cache=False,
+        output_hidden_states=hidden,
+    )
+    return Forward(out.last_hidden_state, tuple(out.hidden_states[1:]) if hidden else ())
+
+
+class LanguageModelObjective:
+    """Cross-entropy on the true tokens: adaptation."""
+
+    def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
+        out = forward(model, batch)
+        labels = torch.from_numpy(batch.labels).to(out.last_BTD.device)
+        loss = fused_logit_loss(
+            out.last_BTD.flatten(0, 1),
+            model.lm_head.weight,
+            labels.flatten(),
+            None,
+            language_model=1.0,
+            logits=0.0,
+            temperature=1.0,
+        )
+        return LossTerms(loss.total, {"language_model": float(loss.language_model)})
+
+
+class DistillationObjective:
+    """Language modelling + softened logits + hidden states + attention maps (arXiv 2506.23670), each weighted.
+
+    Logits come from the cache; hidden states and attention maps from the live teacher, which is needed only if one of
+    their weights is above 0.
+    """
+
+    def __init__(
+        self,
+        config: DistillationConfig,
+        layers: LayerMap,
+        sequences: list[TokenSequence],
+        cache: LogitCache | None,
+        temperature: float,
+        teacher: LlamaForCausalLM | None,
+    ) -> None:
+        weights = config.weights
+        self.config, self.layers, self.sequences = config, layers, sequences
+        self.cache, self.temperature, self.teacher = cache, temperature, teacher
+        if (weights.hidden or weights.attention) and teacher is None:
+            raise TrainingError("hidden and attention terms need the teacher in the training step, and none was given")
+        if (weights.hidden or weights.attention) and not layers.targets:
+            raise TrainingError("this layer map pairs no blocks: use more student layers, or set both layer weights to 0")
+        if weights.logits and cache is None:
+            raise TrainingError("the logit term needs the teacher's cached logits, and none were given")
+
+    def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
+        weights = self.config.weights
+        student_tap, teacher_tap = self._taps(model, batch, step)
+        with tapping(student_tap):
+            out = forward(model, batch, hidden=bool(weights.hidden))
+        device = out.last_BTD.device
+        labels = torch.from_numpy(batch.labels).to(device)
+        loss = fused_logit_loss(
+            out.last_BTD.flatten(0, 1),
+            model.lm_head.weight,
+            labels.flatten(),
+            self._targets(batch, device) if weights.logits else None,
+            language_model=weights.language_model,
+            logits=weights.logits,
+            temperature=self.temperature,
+        )
+        total, terms = loss.total, {"language_model": float(loss.language_model)}
+        if weights.logits:
+            terms["logits"] = float(loss.logits)
+        if not (weights.hidden or weights.attention):
+            return LossTerms(total, terms)
+
+        assert self.teacher is not None
+        with torch.no_grad(), tapping(teacher_tap):
+            goal = forward(self.teacher, batch, hidden=bool(weights.hidden))
+        if weights.hidden:
+            term = self._hidden(out, goal, labels != IGNORED)
+            total, terms["hidden"] = total + weights.hidden * term, float(term.detach())
+        if weights.attention:
+            term = self._attention(student_tap, teacher_tap, batch) * batch.targets
+            total, terms["attention"] = total + weights.attention * term, float(term.detach())
+        return LossTerms(total, terms)
+
+    def _targets(self, batch: Batch, device: torch.device) -> TeacherTargets:
+        assert self.cache is not None
+        rows, length = batch.input_ids.shape
+        entries = self.cache[self.sequences[batch.rows[0][0]].id].ids.shape[1]
+        ids = np.zeros((rows, length, entries), dtype=np.int64)
+        weights = np.zeros((rows, length, entries), dtype=np.float32)
+        entropy = np.zeros((rows, length), dtype=np.float32)
+        for r, row in enumerate(batch.rows):
+            start = 0
+            for index in row:
+                target = self.cache[self.sequences[index].id]
+                end = start + len(target.ids)
+                ids[r, start:end], weights[r, start:end] = target.ids, target.weights
+                entropy[r, start:end] = target.entropy
+                start = end
+        flat = (torch.from_numpy(a).to(device).flatten(0, 1) for a in (ids, weights, entropy))
+        return TeacherTargets(*flat)
+
+    def _taps(self, model: LlamaForCausalLM, batch: Batch, step: int) -> tuple[AttentionTap, AttentionTap]:
+        """The same rows and heads for both models; no layer at all when the term is off."""
+        on = bool(self.config.weights.attention)
+        heads = model.config.num_attention_heads
+        length = batch.input_ids.shape[1]
+        seed = self.config.training.seed * 1_000_003 + step
+        taps = []
+        for side in (0, 1):
+            layers = {pair[side] for pair in self.layers.targets} if on else set()
+            taps.append(
+                sample_tap(length, self.config.attention_heads, self.config.attention_rows, heads, layers, seed)
+            )
+        return taps[0], taps[1]
+
+    def _hidden(self, out: Forward, goal: Forward, valid_BT: torch.Tensor) -> torch.Tensor:
+        pairs = self.layers.targets
+        return sum(
+            (cosine_loss(out.hidden[s], goal.hidden[t].to(out.hidden[s].device), valid_BT) for s, t in pairs),
+            torch.zeros((), device=valid_BT.device),
+        ) / len(pairs)
+
+    def _attention(self, student: AttentionTap, teacher: AttentionTap, batch: Batch) -> torch.Tensor:
+        missing = [pair for pair in self.layers.targets if pair[0] not in student.log_maps or pair[1] not in teacher.log_maps]
+        if missing:
+            raise TrainingError(
+                f"attention alignment was asked for, but no attention rows came from the block pairs {missing}: load "
+                f"both models with attn_implementation={IMPLEMENTATION!r}, or set distillation.weights.attention to 0"
+            )
+        rows = student.positions_r.numpy()
+        losses = []
+        for s, t in self.layers.targets:
+            log_map = student.log_maps[s]
+            valid = torch.from_numpy(batch.documents[:, rows] > 0).to(log_map.device)
+            losses.append(attention_loss(log_map, teacher.log_maps[t].to(log_map.device), valid))
+        return torch.stack(losses).mean()
