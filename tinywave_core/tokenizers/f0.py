@@ -1,0 +1,109 @@
+"""Waveform -> F0 in Hz at 100 Hz, 0 where unvoiced: normalised autocorrelation after Boersma (1993).
+
+Per 50 ms Hann window: autocorrelation by FFT, divided by the window's own; peaks between 60 and 400 Hz are candidates,
+the unvoiced one stands beside them, and the cheapest path over time wins. One thread, numpy only, so it is the same
+everywhere. Frame i is centred on sample 160 i. SpiritLM's extractor (FCPE) needs a released model; this needs none.
+
+Shapes: F frames at 100 Hz, L lags, K candidates (the first one is "unvoiced").
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+HOP_SAMPLES = 160
+LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
+WINDOW_SAMPLES = 800  # three periods of the lowest F0
+FFT_SAMPLES = 1080  # at least window + longest lag, and a product of small primes
+SHORTEST_LAG, LONGEST_LAG = 40, 267
+# Formants above this hold little of the periodicity, and the smoother autocorrelation takes a parabola better.
+LOWPASS_HZ = 2500.0
+CANDIDATES = 8
+# Praat's defaults, in units of normalised autocorrelation; its octave cost keeps a period from being counted twice.
+VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
+OCTAVE_COST, OCTAVE_JUMP_COST, VOICING_CHANGE_COST = 0.01, 0.35, 0.14
+SILENT_RMS = 1e-4  # of full scale: dither and digital silence are never voiced
+
+F0 = npt.NDArray[np.float64]
+_Array = npt.NDArray[np.float64]
+
+
+def frame_count(num_samples: int) -> int:
+    """Frames at 100 Hz, one every 160 samples from the first on."""
+    return num_samples // HOP_SAMPLES + 1
+
+
+def f0_hz(samples: npt.NDArray[np.float32]) -> F0:
+    """F0 [F] in Hz of mono speech at 16 kHz, 0.0 where unvoiced."""
+    windows_FS = _windows(samples)
+    rms_F = np.sqrt(np.square(windows_FS).mean(axis=1))
+    f0_FK, strength_FK = _candidates(_autocorrelation(windows_FS))
+    strength_FK[:, 0] = _unvoiced_strength(rms_F)
+    path_F = _best_path(f0_FK, strength_FK)
+    return f0_FK[np.arange(len(path_F)), path_F]
+
+
+def _windows(samples: npt.NDArray[np.float32]) -> _Array:
+    padded = np.pad(samples.astype(np.float64), WINDOW_SAMPLES // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
+    windows = windows[: frame_count(len(samples))]
+    return windows - windows.mean(axis=1, keepdims=True)
+
+
+def _autocorrelation(windows_FS: _Array) -> _Array:
+    """Normalised autocorrelation [F, L] at lags 0 … LONGEST_LAG + 1, rid of the window's own decay."""
+    window_S = np.hanning(WINDOW_SAMPLES + 2)[1:-1]
+    low = int(LOWPASS_HZ * FFT_SAMPLES / SAMPLE_RATE)
+    spectrum = np.fft.rfft(windows_FS * window_S, FFT_SAMPLES)[:, :low]
+    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    raw_FL = np.fft.irfft(power, FFT_SAMPLES)[:, : LONGEST_LAG + 2]
+    own_L = np.fft.irfft(np.square(np.abs(np.fft.rfft(window_S, FFT_SAMPLES))), FFT_SAMPLES)[: LONGEST_LAG + 2]
+    return raw_FL / np.maximum(raw_FL[:, :1], 1e-12) / (own_L / own_L[0])
+
+
+def _candidates(correlation_FL: _Array) -> tuple[_Array, _Array]:
+    """F0 and strength [F, K] of the strongest peaks, placed between lags by a parabola; column 0 is left unvoiced."""
+    left = correlation_FL[:, SHORTEST_LAG - 1 : LONGEST_LAG]
+    here = correlation_FL[:, SHORTEST_LAG : LONGEST_LAG + 1]
+    right = correlation_FL[:, SHORTEST_LAG + 1 : LONGEST_LAG + 2]
+    peak = (here > left) & (here >= right) & (here > 0.5 * VOICING_THRESHOLD)
+    curvature = np.where(peak, left - 2 * here + right, -1.0)
+    shift = np.where(peak, 0.5 * (left - right) / curvature, 0.0)
+    height = here - 0.25 * (left - right) * shift
+    lag = np.arange(SHORTEST_LAG, LONGEST_LAG + 1) + shift
+    strength = np.minimum(height, 1.0) - OCTAVE_COST * np.log2(LOWEST_HZ * lag / SAMPLE_RATE)
+    strength = np.where(peak, strength, -np.inf)
+    best = np.argsort(-strength, axis=1, kind="stable")[:, : CANDIDATES - 1]
+    strength_FK = np.take_along_axis(strength, best, axis=1)
+    f0_FK = np.where(np.isfinite(strength_FK), SAMPLE_RATE / np.take_along_axis(lag, best, axis=1), 0.0)
+    return np.pad(f0_FK, ((0, 0), (1, 0))), np.pad(strength_FK, ((0, 0), (1, 0)))
+
+
+def _unvoiced_strength(rms_F: _Array) -> _Array:
+    """How well "unvoiced" fits: the more so, the quieter the frame is beside the loudest."""
+    loudest = max(float(rms_F.max(initial=0.0)), 1e-12)
+    quietness = 2.0 - (rms_F / loudest) * (1 + VOICING_THRESHOLD) / SILENCE_THRESHOLD
+    return np.where(rms_F < SILENT_RMS, np.inf, VOICING_THRESHOLD + np.maximum(quietness, 0.0))
+
+
+def _best_path(f0_FK: _Array, strength_FK: _Array) -> npt.NDArray[np.int64]:
+    """Viterbi: candidate of each frame that gives the most strength after the costs of jumps."""
+    voiced = f0_FK > 0
+    octaves = np.log2(np.where(voiced, f0_FK, 1.0))
+    jump = OCTAVE_JUMP_COST * np.abs(octaves[1:, None, :] - octaves[:-1, :, None])
+    changes = voiced[1:, None, :] != voiced[:-1, :, None]
+    both = voiced[1:, None, :] & voiced[:-1, :, None]
+    cost = np.where(changes, VOICING_CHANGE_COST, np.where(both, jump, 0.0))
+    # A frame that must be unvoiced has infinite strength there; finite numbers keep the sums comparable.
+    gain_FK = np.clip(strength_FK, -1e6, 1e3)
+    total_K = gain_FK[0]
+    back = np.zeros(f0_FK.shape, np.int64)
+    for frame in range(1, len(f0_FK)):
+        reached = total_K[:, None] - cost[frame - 1]
+        back[frame] = reached.argmax(axis=0)
+        total_K = reached.max(axis=0) + gain_FK[frame]
+    path = np.zeros(len(f0_FK), np.int64)
+    path[-1] = total_K.argmax()
+    for frame in range(len(f0_FK) - 1, 0, -1):
+        path[frame - 1] = back[frame, path[frame]]
+    return path

@@ -1,0 +1,89 @@
+"""K-means whose result is the same bytes on every machine and with any number of threads.
+
+Points and centres are snapped to a lattice of 1/32 standard deviation and kept as whole numbers of at most 8 standard
+deviations. Then every distance is a whole number under 2^24: float32 holds it exactly, so the order in which faiss (or
+its BLAS) adds up cannot matter, and ties go to the first centre. Sums over clusters are exact for the same reason.
+
+Shapes: N points, K clusters, D dimensions (at most 64).
+"""
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from tinywave_core.errors import TinyWaveError
+
+STEPS_PER_UNIT = 32
+LARGEST = 8 * STEPS_PER_UNIT
+MOST_DIMENSIONS = 2**24 // (4 * LARGEST**2)
+MOST_ITERATIONS = 50
+SEEDING_POINTS = 20_000  # k-means++ looks at this many points; Lloyd's iterations look at all
+
+Lattice = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
+
+
+def snap(points_ND: npt.NDArray[np.floating]) -> Lattice:
+    """Points on the lattice, as whole numbers in float32."""
+    return np.clip(np.rint(points_ND * STEPS_PER_UNIT), -LARGEST, LARGEST).astype(np.float32)
+
+
+def assign(points_ND: Lattice, centres_KD: Lattice) -> Codes:
+    """Nearest centre of each snapped point by squared distance, the first one at ties."""
+    if not len(points_ND):
+        return np.zeros(0, np.int64)
+    return _search(points_ND, centres_KD)[1]
+
+
+def fit(points_ND: Lattice, clusters: int, seed: int, *, what: str = "points") -> Lattice:
+    """Centres [K, D] on the lattice by k-means++ and Lloyd's iterations; TinyWaveError for fewer points than clusters."""
+    assert points_ND.ndim == 2 and points_ND.shape[1] <= MOST_DIMENSIONS
+    if len(points_ND) < clusters:
+        raise TinyWaveError(
+            f"the corpus gives {len(points_ND)} {what}, but the codebook has {clusters} clusters and needs at least as "
+            "many: add training speech, or set fewer clusters"
+        )
+    centres_KD = _seed_centres(points_ND, clusters, np.random.default_rng(seed))
+    for _ in range(MOST_ITERATIONS):
+        distances_N, codes_N = _search(points_ND, centres_KD)
+        moved_KD = _means(points_ND, codes_N, distances_N, clusters)
+        if np.array_equal(moved_KD, centres_KD):
+            break
+        centres_KD = moved_KD
+    return centres_KD
+
+
+def _search(points_ND: Lattice, centres_KD: Lattice) -> tuple[Lattice, Codes]:
+    index = faiss.IndexFlatL2(centres_KD.shape[1])
+    index.add(np.ascontiguousarray(centres_KD))
+    distances_N1, codes_N1 = index.search(np.ascontiguousarray(points_ND), 1)
+    return distances_N1[:, 0], codes_N1[:, 0]
+
+
+def _seed_centres(points_ND: Lattice, clusters: int, random: np.random.Generator) -> Lattice:
+    """k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn by its squared distance to the nearest."""
+    some_MD = points_ND
+    if len(points_ND) > SEEDING_POINTS:
+        size = max(SEEDING_POINTS, clusters)
+        some_MD = points_ND[np.sort(random.choice(len(points_ND), size, replace=False))]
+    chosen = [int(random.integers(len(some_MD)))]
+    distance_M = np.full(len(some_MD), np.inf)
+    for _ in range(clusters - 1):
+        distance_M = np.minimum(distance_M, np.square(some_MD - some_MD[chosen[-1]]).sum(axis=1, dtype=np.float64))
+        # A draw from whole numbers: 0 everywhere means that all distinct points are centres already.
+        total = int(distance_M.sum())
+        draw = int(random.integers(max(total, 1)))
+        chosen.append(min(int(np.searchsorted(np.cumsum(distance_M), draw, side="right")), len(some_MD) - 1))
+    return some_MD[chosen].copy()
+
+
+def _means(points_ND: Lattice, codes_N: Codes, distances_N: Lattice, clusters: int) -> Lattice:
+    """Rounded means of the clusters; an empty cluster takes the point that is farthest from its centre."""
+    counts_K = np.bincount(codes_N, minlength=clusters)
+    sums_KD = np.stack([np.bincount(codes_N, weights=column, minlength=clusters) for column in points_ND.T], axis=1)
+    means_KD = np.rint(sums_KD / np.maximum(counts_K, 1)[:, None]).astype(np.float32)
+    empty = np.flatnonzero(counts_K == 0)
+    if len(empty):
+        farthest = np.argsort(-distances_N, kind="stable")[: len(empty)]
+        means_KD[empty] = points_ND[farthest]
+    return means_KD

@@ -1,0 +1,125 @@
+"""Three streams of units <-> one sequence of token ids <-> its string, as SpiritLM does it.
+
+units and pitch keep the first of each run, style keeps all; a token's time is its index / 24.99, 12.5 or 1 Hz; tokens
+are ordered by time, at equal times [St], [Pi], [Hu]. The way back gives every [Hu] token the latest pitch and style: run
+lengths are gone, so how long a unit lasts is left to the vocoder.
+
+Shapes: U, P, S lengths of the streams; N [Hu] tokens after deduplication.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinywave_core.errors import TokenError
+from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, KINDS, Ids, Vocabulary
+
+RATES_HZ = {"units": 24.99, "pitch": 12.5, "style": 1.0}
+
+Units = npt.NDArray[np.int64]
+EMPTY: Units = np.zeros(0, np.int64)
+_HUBERT, _PITCH, _STYLE = (KINDS.index(kind) for kind in ("hubert", "pitch", "style"))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Raw units of one utterance, not deduplicated; pitch and style are empty for base tokens."""
+
+    units: Units  # [U] at 25 Hz
+    pitch: Units  # [P] at 12.5 Hz
+    style: Units  # [S] at 1 Hz
+
+
+@dataclass(frozen=True)
+class Positions:
+    """[Hu] tokens of a sequence with the pitch and style in force; those are empty if the sequence has none."""
+
+    units: Units  # [N]
+    pitch: Units  # [N] or [0]
+    style: Units  # [N] or [0]
+
+
+def merge(streams: Streams, vocabulary: Vocabulary) -> Ids:
+    """Ids of the merged tokens, without <s>, [Speech] and </s>."""
+    units_at, pitch_at = _run_starts(streams.units), _run_starts(streams.pitch)
+    style_at = np.arange(len(streams.style))
+    first = vocabulary.first
+    ids = np.concatenate(
+        [
+            _shifted(streams.style[style_at], first["style"], vocabulary.style),
+            _shifted(streams.pitch[pitch_at], first["pitch"], vocabulary.pitch),
+            _shifted(streams.units[units_at], first["hubert"], vocabulary.hubert),
+        ]
+    )
+    times = [style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]]
+    return ids[np.argsort(np.concatenate(times), kind="stable")]
+
+
+def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:
+    """The ids of one utterance as models see it: <s> [Speech] merged tokens </s>."""
+    return np.concatenate([[BOS_ID, vocabulary.speech_marker], merge(streams, vocabulary), [EOS_ID]])
+
+
+def to_string(streams: Streams, vocabulary: Vocabulary) -> str:
+    """The merged tokens by name, joined with nothing."""
+    return vocabulary.decode(merge(streams, vocabulary))
+
+
+def from_string(
+    string: str, vocabulary: Vocabulary, *, default_style: int | None = None, repeat_for_pitch: bool = False
+) -> Positions:
+    """Positions of a string of tokens; TokenError where it is not one."""
+    ids = np.asarray(vocabulary.encode(string), dtype=np.int64)
+    return positions(ids, vocabulary, default_style=default_style, repeat_for_pitch=repeat_for_pitch)
+
+
+def positions(
+    ids: npt.ArrayLike, vocabulary: Vocabulary, *, default_style: int | None = None, repeat_for_pitch: bool = False
+) -> Positions:
+    """[Hu] tokens with the latest pitch and style, or the first ones for what comes before; text and markers are skipped.
+
+    `repeat_for_pitch` emits the last unit again when two pitches follow one another: it must have lasted that long.
+    `default_style` stands in when there are pitches but no style (SpiritLM draws one of 71, 68 and 98 at random).
+    """
+    ids = np.asarray(ids, dtype=np.int64)
+    kinds = vocabulary.kinds(ids)
+    is_unit, is_pitch, is_style = kinds == _HUBERT, kinds == _PITCH, kinds == _STYLE
+    emits = is_unit | _second_pitches(is_unit, is_pitch) if repeat_for_pitch else is_unit
+    units = _latest(ids - vocabulary.first["hubert"], is_unit, emits)
+    pitch = _latest(ids - vocabulary.first["pitch"], is_pitch, emits)
+    style = _latest(ids - vocabulary.first["style"], is_style, emits)
+    if len(pitch) and not len(style) and default_style is not None:
+        style = np.full(len(pitch), default_style, np.int64)
+    return Positions(units, pitch, style)
+
+
+def _run_starts(values: Units) -> Units:
+    """Indices at which a run of equal values begins."""
+    if not len(values):
+        return EMPTY
+    return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+
+
+def _shifted(values: Units, first: int, size: int) -> Ids:
+    if len(values) and (values.min() < 0 or values.max() >= size):
+        raise TokenError(f"units {values.min()} to {values.max()} do not fit the vocabulary, which has {size} of their kind")
+    return values + first
+
+
+def _latest(values: Units, given: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> Units:
+    """For every wanted place the last value given there or before; the first given one where there is none before."""
+    places = np.flatnonzero(given)
+    if not len(places):
+        return EMPTY
+    last = np.searchsorted(places, np.flatnonzero(wanted), side="right") - 1
+    return values[places[np.maximum(last, 0)]]
+
+
+def _second_pitches(is_unit: npt.NDArray[np.bool_], is_pitch: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pitch tokens that come straight after another pitch token (styles do not count) once there was a unit."""
+    second = np.zeros(len(is_unit), bool)
+    places = np.flatnonzero(is_unit | is_pitch)
+    pitch_here = is_pitch[places]
+    second[places[1:]] = pitch_here[1:] & pitch_here[:-1] & (np.cumsum(is_unit[places])[1:] > 0)
+    return second
