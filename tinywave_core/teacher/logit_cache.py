@@ -87,8 +87,8 @@ def _head_size(p: torch.Tensor, mass_from: torch.Tensor, entries: int) -> torch.
 def encode(ids: torch.Tensor, weights: torch.Tensor) -> dict[str, bytes]:
     """The binary columns ids, logw and head of one sequence's targets [L, K]."""
     log_weights = weights.clamp(min=1e-30).log().cpu().numpy()
-    top, floor = log_weights[:, :1], log_weights[:, -1:]
-    head = np.concatenate([top, floor], axis=1).astype(np.float16)
+    head = log_weights[:, [0, -1]].astype(np.float16)
+    top, floor = head[:, :1].astype(np.float32), head[:, 1:].astype(np.float32)  # levels between what is stored
     scale = np.maximum(top - floor, 1e-6)
     levels = np.rint((log_weights[:, 1:] - floor) / scale * _LEVELS).clip(0, _LEVELS)
     return {

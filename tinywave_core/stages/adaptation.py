@@ -1,0 +1,193 @@
+"""Adaptation: the teacher, fitted to the domain. Tokens (and a checkpoint) in, a merged Hugging Face directory out.
+
+A fresh small Llama is trained from random weights; a checkpoint is fine-tuned whole or with LoRA (the paper's "teacher
+correction"), merged before anything is cached (Minitron in practice, arXiv 2408.11796). Files: teacher/, curves.parquet.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from tinywave_core.config.adaptation import AdaptationConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError, MissingInputError, TrainingError
+from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.stages.ingestion import corpus_key
+from tinywave_core.stages.pins import pinned
+from tinywave_core.storage.store import Artifact, sha256_of
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from tinywave_core.sequences.dataset import TokenSequence
+
+VERSION = 1
+
+
+def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifact:
+    """The `teacher` artifact: pinned after its first fit unless config.refresh.teacher says otherwise."""
+    digest = checkpoint_digest(Path(config.adaptation.teacher)) if config.adaptation.teacher else None
+    step = Step(
+        store=tokens.store,
+        stage="adaptation",
+        part="teacher",
+        version=VERSION,
+        run=run_teacher,
+        config=_without_path(config.adaptation),
+        params={"teacher_sha256": digest},
+        inputs={"tokens": [tokens]},
+        context={"teacher": config.adaptation.teacher},
+        runtime=config.runtime,
+    )
+    hours = lambda: sum(shard["train_seconds"] for shard in tokens.summary["shards"]) / 3600  # noqa: E731
+    return pinned(step, config.refresh.teacher, config.refresh, hours, execute, corpus=_lineage(config))
+
+
+def _lineage(config: PipelineConfig) -> str:
+    """What a teacher's pin belongs to besides its own config: the corpus and the tokens it was trained on."""
+    return f"{corpus_key(config)}/{config.tokenization.model_dump_json()}"
+
+
+def _without_path(config: AdaptationConfig) -> AdaptationConfig:
+    """A checkpoint is identified by its content, not by where it lies."""
+    return config.model_copy(update={"teacher": "checkpoint"}) if config.teacher else config
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a checkpoint's files; MissingInputError when the folder is not one."""
+    if not folder.is_dir():
+        raise MissingInputError(f"adaptation.teacher {str(folder)!r} is not a folder; expected a Hugging Face Llama directory")
+    wanted = {".json", ".safetensors", ".bin", ".model"}
+    files = sorted(path for path in folder.iterdir() if path.suffix in wanted)
+    lines = [f"{path.name} {sha256_of(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a training stage needs of the tokens."""
+
+    train: "list[TokenSequence]"
+    held_out: "list[TokenSequence]"
+    vocabulary: Vocabulary
+
+
+def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
+    """Sequences of both splits behind a `tokens` artifact, and their vocabulary."""
+    from tinywave_core.sequences.dataset import load_sequences
+
+    shards = [tokens.store.find(shard["id"]) for shard in tokens.summary["shards"]]
+    return Speech(
+        load_sequences(shards, "train", sequence_length),
+        load_sequences(shards, "held_out", sequence_length),
+        Vocabulary.from_json(tokens.summary["vocabulary"]),
+    )
+
+
+def run_teacher(step: Step, output: Output) -> Summary:
+    """Train or fine-tune the teacher; TrainingError if a fine-tuned checkpoint got worse on held-out speech."""
+    from tinywave_core.models.llama import save_llama
+    from tinywave_core.storage.shards import write_table
+    from tinywave_core.training.objective import LanguageModelObjective
+    from tinywave_core.training.trainer import make_dataset, train
+
+    config = step.config
+    assert isinstance(config, AdaptationConfig)
+    speech = load_speech(step.input("tokens"), config.training.sequence_length)
+    dataset = make_dataset(speech.train, config.training)
+    model = _start(step, config, speech.vocabulary)
+    before = _held_out_nll(model, speech, output)
+    trained, merge = _with_adapters(model, config)
+    curves = train(
+        trained, dataset, LanguageModelObjective(), config.training, output.runtime, output.resume, output.progress
+    )
+    model = merge()
+    after = _held_out_nll(model, speech, output)
+    if config.teacher and before is not None and after is not None and after > before:
+        raise TrainingError(
+            f"adaptation made the teacher worse on held-out speech: {before:.4f} nats per token before, {after:.4f} "
+            "after. Lower adaptation.training.learning_rate or its steps, and run again"
+        )
+    save_llama(model.cpu(), output.folder / "teacher")
+    _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
+    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": model.config.num_hidden_layers,
+        "width": model.config.hidden_size,
+        "method": config.method,
+        "started_from": "checkpoint" if config.teacher else "random weights",
+        "train_sequences": len(speech.train),
+        "train_tokens": sum(len(s.ids) for s in speech.train),
+        "train_hours": sum(s.seconds for s in speech.train) / 3600,
+        "steps": config.training.steps,
+        "held_out_nll_before": before,
+        "held_out_nll_after": after,
+        "train_loss": curves[-1]["loss"],
+    }
+
+
+def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "LlamaForCausalLM":
+    from tinywave_core.models.llama import fresh_llama, load_llama
+
+    path = step.context["teacher"]
+    if path is None:
+        length = max(config.training.sequence_length, 2048)
+        return fresh_llama(config.fresh, vocabulary.rows, length, config.training.seed)
+    model = load_llama(Path(path))
+    if model.config.vocab_size < vocabulary.tokens:
+        raise ConfigError(
+            f"the teacher {path} has {model.config.vocab_size} embedding rows, the tokens need {vocabulary.tokens}: "
+            "its vocabulary is not the one that tokenization uses; choose a teacher with these units, or other units"
+        )
+    return model
+
+
+def _with_adapters(model: "LlamaForCausalLM", config: AdaptationConfig):  # noqa: ANN202
+    """The module to train, and how to get the plain model back from it."""
+    if config.method == "full":
+        return model, lambda: model
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        wrapped = get_peft_model(
+            model, LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets, bias="none")
+        )
+    return wrapped.get_base_model(), wrapped.merge_and_unload
+
+
+def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> float | None:
+    from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
+    from tinywave_core.models.llama import pick_device, use_threads
+
+    if not speech.held_out:
+        return None
+    use_threads(output.runtime)
+    model.to(pick_device(output.runtime)).eval()
+    return mean_nll(token_log_probabilities(model, [s.ids for s in speech.held_out]))
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
+
+
+def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
+    """A fresh teacher gets the pipeline's own tokenizer; a checkpoint keeps the one it came with."""
+    from tinywave_core.tokenizers.text import check_tokenizer, write_tokenizer
+
+    if step.context["teacher"] is None:
+        write_tokenizer(folder, vocabulary)
+    else:
+        source = Path(step.context["teacher"])
+        for name in _TOKENIZER_FILES:
+            if (source / name).is_file():
+                (folder / name).write_bytes((source / name).read_bytes())
+        check_tokenizer(folder, vocabulary)
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.to_json()))

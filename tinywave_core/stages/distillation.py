@@ -1,0 +1,121 @@
+"""Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
+
+Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals.
+Files: model/ (Hugging Face directory), curves.parquet.
+"""
+
+import pyarrow as pa
+
+from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import TrainingError
+from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.stages.logit_caching import FORMAT, training_shards
+from tinywave_core.storage.store import Artifact
+
+VERSION = 1
+
+
+def build(
+    config: PipelineConfig, tokens: Artifact, teacher: Artifact, logits: Artifact, execute: Execute
+) -> tuple[Artifact, Artifact]:
+    """The `student` and the `control`."""
+    shards = training_shards(tokens)
+    cached = [tokens.store.find(i, "shard") for i in logits.summary["shards"]]
+
+    def step(part: str, settings: DistillationConfig) -> Step:
+        inputs = {"tokens": shards, "teacher": [teacher]}
+        if settings.weights.logits:
+            inputs["logits"] = cached
+        return Step(
+            store=tokens.store,
+            stage="distillation",
+            part=part,
+            version=VERSION,
+            run=run_student,
+            config=settings,
+            inputs=inputs,
+            runtime=config.runtime,
+        )
+
+    student, control = execute([step("student", config.distillation), step("control", config.distillation.control())])
+    return student, control
+
+
+def run_student(step: Step, output: Output) -> Summary:
+    """Train one student; the teacher is in memory only while hidden or attention terms need it."""
+    from tinywave_core.losses.attention import IMPLEMENTATION
+    from tinywave_core.models.llama import load_llama, pick_device, save_llama, student_from
+    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.storage.shards import write_table
+    from tinywave_core.teacher.layer_map import layer_map
+    from tinywave_core.training.objective import DistillationObjective
+    from tinywave_core.training.trainer import make_dataset, train
+
+    config = step.config
+    assert isinstance(config, DistillationConfig)
+    sequences = load_sequences(step.inputs["tokens"], "train", config.training.sequence_length)
+    dataset = make_dataset(sequences, config.training)
+    teacher = load_llama(step.input("teacher").path("teacher"))
+    layers = layer_map(config.layer_map, teacher.config.num_hidden_layers, config.layers)
+    student = student_from(teacher, layers)
+    teacher_parameters = sum(p.numel() for p in teacher.parameters())
+    needs_teacher = bool(config.weights.hidden or config.weights.attention)
+    cache, temperature = _cache(step, config)
+    for model in (student, teacher):
+        model.set_attn_implementation(IMPLEMENTATION)
+    if needs_teacher:
+        teacher.to(pick_device(output.runtime)).eval().requires_grad_(False)
+    objective = DistillationObjective(
+        config, layers, sequences, cache, temperature, teacher if needs_teacher else None
+    )
+    if not needs_teacher:
+        del teacher
+    curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
+
+    student.set_attn_implementation("sdpa")
+    save_llama(student.cpu(), output.folder / "model")
+    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+    parameters = sum(p.numel() for p in student.parameters())
+    return {
+        "parameters": parameters,
+        "teacher_parameters": teacher_parameters,
+        "layers": config.layers,
+        "layers_copied": list(layers.copied),
+        "layers_aligned": [list(pair) for pair in layers.targets],
+        "weights": config.weights.model_dump(),
+        "steps": config.training.steps,
+        "tokens_seen": config.training.steps * dataset.batch_rows * dataset.row_length,
+        "train_sequences": len(sequences),
+        "final": {name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
+    }
+
+
+def _cache(step: Step, config: DistillationConfig):  # noqa: ANN202
+    """The teacher's cached targets and their temperature; TrainingError when they are another teacher's or format's."""
+    import json
+
+    from tinywave_core.storage.shards import read_table
+    from tinywave_core.teacher.logit_cache import LogitCache
+
+    if not config.weights.logits:
+        return None, 1.0
+    tables, temperatures = [], set()
+    for shard in step.inputs["logits"]:
+        table = read_table(shard.path("logits.parquet"))
+        about = json.loads(table.schema.metadata[b"tinywave"])
+        wanted = {
+            "format": FORMAT,
+            "teacher": step.input("teacher").id,
+            "sequence_length": config.training.sequence_length,
+        }
+        for name, expected in wanted.items():
+            if about[name] != expected:
+                raise TrainingError(
+                    f"{shard.id} was captured with {name} {about[name]!r}, this student is trained with {expected!r}: "
+                    "run logit_caching again with the same settings"
+                )
+        tables.append(table)
+        temperatures.add(about["temperature"])
+    (temperature,) = temperatures
+    return LogitCache(tables), temperature

@@ -1,0 +1,137 @@
+"""Evaluation on held-out recordings: teacher, student and undistilled control side by side, with intervals.
+
+NLL per token by kind of token, perplexity, bits per second of audio (comparable across vocabularies), continuation
+cloze. Files: utterances.parquet (NLL of every utterance under every model), cloze.parquet (every item's credits).
+"""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from tinywave_core.config.evaluation import EvaluationConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import TrainingError
+from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.stages.logit_caching import held_out_shards
+from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
+
+VERSION = 1
+MODELS = ("teacher", "student", "control")
+
+
+def build(
+    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, control: Artifact, execute: Execute
+) -> Artifact:
+    """The `scores` artifact."""
+    shards = held_out_shards(tokens)
+    if not shards:
+        raise TrainingError(
+            "no recording is held out, so nothing can be evaluated: add recordings, raise ingestion.held_out_fraction, "
+            "or pass --ingestion.split_by recording (all speech of one speaker is on one side otherwise)"
+        )
+    (scores,) = execute(
+        [
+            Step(
+                store=tokens.store,
+                stage="evaluation",
+                part="scores",
+                version=VERSION,
+                run=run_scores,
+                config=config.evaluation,
+                params={"sequence_length": config.distillation.training.sequence_length},
+                inputs={"tokens": shards, "teacher": [teacher], "student": [student], "control": [control]},
+                runtime=config.runtime,
+            )
+        ]
+    )
+    return scores
+
+
+def run_scores(step: Step, output: Output) -> Summary:
+    """Score every held-out utterance and every cloze item under the three models."""
+    from tinywave_core.evals.continuation_cloze import cloze_items, credits
+    from tinywave_core.evals.scoring import token_log_probabilities
+    from tinywave_core.models.llama import load_llama, pick_device, use_threads
+    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.storage.shards import write_table
+
+    config = step.config
+    assert isinstance(config, EvaluationConfig)
+    sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    items = cloze_items(sequences, config)
+    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    use_threads(output.runtime)
+    texts = [s.ids for s in sequences] + [i.right for i in items] + [i.wrong for i in items]
+    n, m = len(sequences), len(items)
+    nll, cloze, parameters = {}, {}, {}
+    for number, name in enumerate(MODELS):
+        folder = step.input(name).path("teacher" if name == "teacher" else "model")
+        model = load_llama(folder).to(pick_device(output.runtime)).eval()
+        parameters[name] = sum(p.numel() for p in model.parameters())
+        scores = token_log_probabilities(
+            model, texts, lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored")
+        )
+        nll[name] = [-s for s in scores[:n]]
+        cloze[name] = credits(items, scores[n : n + m], scores[n + m :])
+
+    about = {"utterance_id": [s.utterance_id for s in sequences], "tokens": [len(s.ids) - 1 for s in sequences]}
+    totals = {f"{name}_nll": [float(x.sum(dtype=np.float64)) for x in nll[name]] for name in MODELS}
+    seconds = [s.seconds for s in sequences]
+    write_table(pa.table(about | {"seconds": seconds} | totals), output.folder / "utterances.parquet")
+    names = {"utterance_id": [i.utterance_id for i in items], "other_id": [i.other_id for i in items]}
+    write_table(pa.table(names | {f"{k}_credit": cloze[k] for k in MODELS}), output.folder / "cloze.parquet")
+
+    kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences]))
+    models = {
+        name: _figures(nll[name], cloze[name], kinds, seconds, config) | {"parameters": parameters[name]} for name in MODELS
+    }
+    return {
+        "held_out": {"sequences": n, "hours": sum(seconds) / 3600, "tokens": len(kinds), "cloze_items": m},
+        "models": models,
+        "comparison": _comparison(nll, cloze, models, config),
+    }
+
+
+def _figures(nll: list, credits: np.ndarray, kinds: np.ndarray, seconds: list[float], config: EvaluationConfig) -> dict:
+    from tinywave_core.evals.statistics import bootstrap_interval, wilson_interval
+
+    flat = np.concatenate(nll).astype(np.float64)
+    totals, lengths = [x.sum(dtype=np.float64) for x in nll], [len(x) for x in nll]
+    figures = {
+        "nll": float(flat.mean()),
+        "nll_interval": bootstrap_interval(totals, lengths, config.seed),
+        "perplexity": math.exp(flat.mean()),
+        "bits_per_second": float(flat.sum() / math.log(2) / sum(seconds)),
+        "nll_by_kind": {kind: float(flat[kinds == i].mean()) for i, kind in enumerate(KINDS) if (kinds == i).any()},
+    }
+    if len(credits):
+        figures["cloze"] = float(credits.mean())
+        figures["cloze_interval"] = wilson_interval(float(credits.sum()), len(credits))
+    return figures
+
+
+def _comparison(nll: dict, cloze: dict, models: dict, config: EvaluationConfig) -> dict:
+    """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
+    from tinywave_core.evals.statistics import bootstrap_interval
+
+    lengths = [len(x) for x in nll["student"]]
+    totals = {name: np.array([x.sum(dtype=np.float64) for x in nll[name]]) for name in MODELS}
+    gain = bootstrap_interval(totals["control"] - totals["student"], lengths, config.seed)
+    gap = models["control"]["nll"] - models["teacher"]["nll"]
+    out = {
+        "distillation_gain_nll": models["control"]["nll"] - models["student"]["nll"],
+        "distillation_gain_nll_interval": gain,
+        "distillation_helps": gain[0] > 0,
+        "nll_gap_closed": (models["control"]["nll"] - models["student"]["nll"]) / gap if gap > 0 else None,
+        "student_is_better_than_teacher": models["student"]["nll"] < models["teacher"]["nll"],
+    }
+    if len(cloze["student"]):
+        above = {name: models[name]["cloze"] - 0.5 for name in MODELS}
+        out["cloze_retention"] = models["student"]["cloze"] / models["teacher"]["cloze"]
+        out["cloze_above_chance_retention"] = above["student"] / above["teacher"] if above["teacher"] > 0 else None
+        out["cloze_gain_interval"] = bootstrap_interval(
+            cloze["student"] - cloze["control"], np.ones(len(cloze["student"])), config.seed
+        )
+    return out

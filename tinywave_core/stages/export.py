@@ -1,0 +1,111 @@
+"""Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
+
+Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, speech.json (token ids, rates,
+convention), codebooks/ (to turn audio into prompts and units into audio), README.md (the model card).
+"""
+
+import json
+import shutil
+
+from tinywave_core.config.export import ExportConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+VERSION = 1
+
+
+def build(
+    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, scores: Artifact, execute: Execute
+) -> Artifact:
+    """The `model` artifact."""
+    codebooks = tokens.store.find(tokens.summary["codebooks"], "codebooks")
+    (model,) = execute(
+        [
+            Step(
+                store=tokens.store,
+                stage="export",
+                part="model",
+                version=VERSION,
+                run=run_model,
+                config=config.export,
+                params={"temperature": config.generation.temperature, "top_p": config.generation.top_p},
+                inputs={"student": [student], "teacher": [teacher], "codebooks": [codebooks], "scores": [scores]},
+                runtime=config.runtime,
+            )
+        ]
+    )
+    return model
+
+
+def run_model(step: Step, output: Output) -> Summary:
+    """Write the directory, then open it with plain transformers as its users will."""
+    import torch
+
+    from tinywave_core.exporters.model_card import model_card
+    from tinywave_core.models.llama import load_llama
+
+    config = step.config
+    assert isinstance(config, ExportConfig)
+    folder = output.folder / "model"
+    teacher, codebooks = step.input("teacher").path("teacher"), step.input("codebooks")
+    vocabulary = Vocabulary.from_json(json.loads((teacher / "vocabulary.json").read_text()))
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+    student = load_llama(step.input("student").path("model"), dtype=dtype)
+    sampling = student.generation_config
+    sampling.do_sample, sampling.temperature, sampling.top_p = True, step.params["temperature"], step.params["top_p"]
+    sampling.pad_token_id = 0
+    student.save_pretrained(folder, safe_serialization=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
+        if (teacher / name).is_file():
+            shutil.copyfile(teacher / name, folder / name)
+    shutil.copytree(codebooks.path(), folder / "codebooks")
+    (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, step), indent=1))
+    lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
+    card = model_card(config.name, step.input("student").summary, step.input("scores").summary, vocabulary, lineage)
+    (folder / "README.md").write_text(card)
+
+    parameters = _check(folder, vocabulary)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "name": config.name,
+        "parameters": parameters,
+        "dtype": config.dtype,
+        "bytes": size,
+        "vocabulary_rows": vocabulary.rows,
+    }
+
+
+def _speech(vocabulary: Vocabulary, step: Step) -> dict:
+    first = vocabulary.first
+    return {
+        "format": "tinywave-speech/1",
+        "vocabulary": vocabulary.to_json(),
+        "text_marker": vocabulary.text_marker,
+        "speech_marker": vocabulary.speech_marker,
+        "first_id": first,
+        "unit_rate_hz": 25,
+        "pitch_rate_hz": 12.5,
+        "style_rate_hz": 1,
+        "deduplicated": ["hubert", "pitch"],
+        "id_convention": "fast",
+        "golden_prompt": {
+            "string": "[Speech][Hu0][Hu1]",
+            "ids": [1, vocabulary.speech_marker, first["hubert"], first["hubert"] + 1],
+        },
+        "codebooks": step.input("codebooks").id,
+    }
+
+
+def _check(folder, vocabulary: Vocabulary) -> int:  # noqa: ANN001
+    """Load with plain transformers; the ids of the golden prompt must come out of AutoTokenizer as promised."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    golden = json.loads((folder / "speech.json").read_text())["golden_prompt"]
+    found = tokenizer(golden["string"])["input_ids"]
+    assert found == golden["ids"], f"the exported tokenizer gives {found} for {golden['string']}, expected {golden['ids']}"
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    assert model.config.vocab_size >= vocabulary.tokens
+    return sum(p.numel() for p in model.parameters())
