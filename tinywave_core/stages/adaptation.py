@@ -180,14 +180,29 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 
 def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
     """A fresh teacher gets the pipeline's own tokenizer; a checkpoint keeps the one it came with."""
-    from tinywave_core.tokenizers.text import check_tokenizer, write_tokenizer
+    from tinywave_core.tokenizers.text import write_tokenizer
 
     if step.context["teacher"] is None:
-        write_tokenizer(folder, vocabulary)
+        write_tokenizer(vocabulary, folder)
     else:
         source = Path(step.context["teacher"])
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 (folder / name).write_bytes((source / name).read_bytes())
-        check_tokenizer(folder, vocabulary)
+        _check_tokenizer(folder, vocabulary)
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary.to_json()))
+
+
+def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
+    """The checkpoint's tokenizer must give the unit tokens the ids that the token shards have."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    names = vocabulary.names()
+    for name, expected in ((names[0], vocabulary.text), (names[2], vocabulary.text + 2), (names[-1], vocabulary.tokens - 1)):
+        found = tokenizer.convert_tokens_to_ids(name)
+        if found != expected:
+            raise ConfigError(
+                f"the teacher's tokenizer gives {name} the id {found}, the token shards {expected}: teacher and tokens "
+                "have different vocabularies; tokenize with the teacher's, or choose another teacher"
+            )

@@ -1,0 +1,91 @@
+"""The DAG, told once: which stage builds on which outputs. Whoever calls it decides what `execute` does.
+
+`compute_all` computes in this process, the Prefect flows map tasks, `look` only finds what is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.stages import (
+    adaptation,
+    distillation,
+    evaluation,
+    export,
+    generation,
+    ingestion,
+    logit_caching,
+    tokenization,
+)
+from tinywave_core.stages.base import STAGES, Execute, Step, compute_all
+from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
+
+Outputs = dict[str, Artifact]
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, model, samples."""
+
+
+def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
+    """What `stage` adds to the outputs of the stages before it."""
+    match stage:
+        case "ingestion":
+            return {"corpus": ingestion.build(config, store, execute)}
+        case "tokenization":
+            return {"tokens": tokenization.build(config, done["corpus"], execute)}
+        case "adaptation":
+            return {"teacher": adaptation.build(config, done["tokens"], execute)}
+        case "logit_caching":
+            return {"logits": logit_caching.build(config, done["tokens"], done["teacher"], execute)}
+        case "distillation":
+            inputs = (done["tokens"], done["teacher"], done["logits"])
+            student, control = distillation.build(config, *inputs, execute)
+            return {"student": student, "control": control}
+        case "evaluation":
+            models = (done["teacher"], done["student"], done["control"])
+            return {"scores": evaluation.build(config, done["tokens"], *models, execute)}
+        case "export":
+            inputs = (done["tokens"], done["teacher"], done["student"], done["scores"])
+            return {"model": export.build(config, *inputs, execute)}
+        case "generation":
+            return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
+    raise AssertionError(stage)
+
+
+def run_pipeline(config: PipelineConfig, store: Store, execute: Execute = compute_all, until: str = STAGES[-1]) -> Outputs:
+    """Build the stages in order, up to and including `until`."""
+    done: Outputs = {}
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        done |= build_stage(stage, config, store, done, execute)
+    return done
+
+
+@dataclass
+class Look:
+    """An `execute` that computes nothing: it notes the steps and says which of them are in the store."""
+
+    steps: list[tuple[Step, Artifact]] = field(default_factory=list)
+
+    def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
+        found = [step.find() for step in steps]
+        self.steps += zip(steps, found, strict=True)
+        return found
+
+
+def outputs_before(stage: str, config: PipelineConfig, store: Store) -> Outputs:
+    """Outputs of all stages before `stage`; MissingInputError naming the first stage whose outputs are not there."""
+    done: Outputs = {}
+    for earlier in STAGES[: STAGES.index(stage)]:
+        try:
+            done |= build_stage(earlier, config, store, done, Look())
+        except NotYetComputedError as error:
+            raise _missing(stage, earlier, config) from error
+        if not all(artifact.complete for artifact in done.values()):
+            raise _missing(stage, earlier, config)
+    return done
+
+
+def _missing(stage: str, earlier: str, config: PipelineConfig) -> MissingInputError:
+    return MissingInputError(
+        f"{stage} needs the output of {earlier}, which is not in the store {config.root} for these settings: run "
+        f"`tinywave run {earlier}` with the same flags first, or `tinywave run pipeline` for everything"
+    )

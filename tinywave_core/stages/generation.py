@@ -1,0 +1,129 @@
+"""Generation: held-out prompts continued by the exported model, as tokens and as audio.
+
+Files: samples.json (prompts and continuations as token strings) and, per sample, three wav files: NN-prompt.wav (the
+recording up to the cut), NN-continuation.wav (prompt and continuation through the vocoder), NN-original.wav (how the
+utterance really went on, through the same vocoder: what a perfect model would sound like).
+"""
+
+import hashlib
+import json
+
+from tinywave_core.config.generation import GenerationConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.stages.logit_caching import held_out_shards
+from tinywave_core.storage.store import Artifact
+
+VERSION = 1
+
+
+def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
+    """The `samples` artifact."""
+    shards = held_out_shards(tokens)
+    audio = [tokens.store.find(i, "shard") for shard in shards for i in shard.manifest.inputs["audio"]]  # type: ignore[union-attr]
+    (samples,) = execute(
+        [
+            Step(
+                store=tokens.store,
+                stage="generation",
+                part="samples",
+                version=VERSION,
+                run=run_samples,
+                config=config.generation,
+                inputs={"model": [model], "tokens": shards, "audio": audio},
+                runtime=config.runtime,
+            )
+        ]
+    )
+    return samples
+
+
+def run_samples(step: Step, output: Output) -> Summary:
+    """Continue a few held-out utterances."""
+    import numpy as np
+    import soundfile
+
+    from tinywave_core.models.llama import load_llama, pick_device, use_threads
+    from tinywave_core.storage.schemas import SAMPLE_RATE
+    from tinywave_core.synthesis.sampling import continue_speech
+    from tinywave_core.synthesis.vocoder import DraftVocoder
+    from tinywave_core.tokenizers.speech import Streams, encode_utterance
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+    config = step.config
+    assert isinstance(config, GenerationConfig)
+    folder = step.input("model").path("model")
+    vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
+    use_threads(output.runtime)
+    model = load_llama(folder).to(pick_device(output.runtime)).eval()
+    vocoder = DraftVocoder.load(folder / "codebooks")
+    rows = _prompts(step, config)
+    recordings = _recordings(step, {row["utterance_id"] for row in rows})
+    samples = []
+    for number, row in enumerate(rows, start=1):
+        cut = config.prompt_s
+        head = Streams(
+            *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
+        )
+        prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
+        seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
+        new = continue_speech(model, prompt, vocabulary, config, seed)
+        waves = {
+            "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
+            "continuation": vocoder.synthesize(np.concatenate([prompt, new]), vocabulary, config.griffin_lim_iterations),
+            "original": vocoder.synthesize(np.asarray(row["ids"]), vocabulary, config.griffin_lim_iterations),
+        }
+        for name, wave in waves.items():
+            soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
+        samples.append(
+            {
+                "utterance_id": row["utterance_id"],
+                "speaker": row["speaker"],
+                "transcript": row["transcript"],
+                "prompt": vocabulary.decode(prompt[1:]),
+                "continuation": vocabulary.decode(new),
+                "new_tokens": len(new),
+                "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in waves.items()},
+            }
+        )
+        output.progress(number, len(rows), "continuations")
+    (output.folder / "samples.json").write_text(json.dumps(samples, indent=1))
+    return {
+        "samples": len(samples),
+        "new_tokens": sum(s["new_tokens"] for s in samples),
+        "seconds": sum(s["seconds"]["continuation"] for s in samples),
+        "vocoder": "draft",
+    }
+
+
+_RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
+
+
+def _prompts(step: Step, config: GenerationConfig) -> list[dict]:
+    """Held-out utterances longer than the prompt, at least one second longer if possible; chosen by a hash of the id."""
+    from tinywave_core.errors import TinyWaveError
+    from tinywave_core.storage.schemas import SAMPLE_RATE
+    from tinywave_core.storage.shards import read_table
+
+    rows = []
+    for shard in step.inputs["tokens"]:
+        rows += read_table(shard.path("tokens.parquet")).to_pylist()
+    held_out = [row for row in rows if row["split"] == "held_out"]
+    long = [row for row in held_out if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
+    if not long:
+        longest = max(row["num_samples"] for row in held_out) / SAMPLE_RATE
+        raise TinyWaveError(
+            f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
+            f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
+        )
+    long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
+    return long[: config.samples]
+
+
+def _recordings(step: Step, wanted: set[str]) -> dict:
+    from tinywave_core.audio.utterances import read_utterances
+
+    found = {}
+    for shard in step.inputs["audio"]:
+        found |= {u.utterance_id: u.samples for u in read_utterances(shard) if u.utterance_id in wanted}
+    return found

@@ -1,0 +1,49 @@
+"""Continuations of a token prompt by transformers' own `generate`, restricted to speech tokens by ids, never by strings."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
+
+from tinywave_core.config.generation import GenerationConfig
+from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
+
+
+class SpeechOnly(LogitsProcessor):
+    """Bans text, markers and padding rows; </s> stays, so that a continuation can end."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.allowed = vocabulary.speech_ids()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        end = scores[:, EOS_ID].clone()
+        scores[:, : self.allowed.start] = float("-inf")
+        scores[:, self.allowed.stop :] = float("-inf")
+        scores[:, EOS_ID] = end
+        return scores
+
+
+@torch.no_grad()
+def continue_speech(
+    model: LlamaForCausalLM, prompt: npt.NDArray, vocabulary: Vocabulary, config: GenerationConfig, seed: int
+) -> npt.NDArray[np.int64]:
+    """New speech-token ids after `prompt` (which starts with <s> [Speech]), without the prompt and without </s>.
+
+    The same seed gives the same continuation on the same kind of device.
+    """
+    ids = torch.from_numpy(np.asarray(prompt, dtype=np.int64))[None].to(model.device)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=0,
+            max_new_tokens=config.max_new_tokens,
+            pad_token_id=0,
+            logits_processor=LogitsProcessorList([SpeechOnly(vocabulary)]),
+        )
+    new = out[0, ids.shape[1] :].cpu().numpy()
+    return new[: np.argmax(new == EOS_ID)] if (new == EOS_ID).any() else new
