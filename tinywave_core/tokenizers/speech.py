@@ -19,7 +19,7 @@ RATES_HZ = {"units": 24.99, "pitch": 12.5, "style": 1.0}
 
 Units = npt.NDArray[np.int64]
 EMPTY: Units = np.zeros(0, np.int64)
-_HUBERT, _PITCH, _STYLE = (KINDS.index(kind) for kind in ("hubert", "pitch", "style"))
+HUBERT, PITCH, STYLE = (KINDS.index(kind) for kind in ("hubert", "pitch", "style"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Positions:
 
 def merge(streams: Streams, vocabulary: Vocabulary) -> Ids:
     """Ids of the merged tokens, without <s>, [Speech] and </s>."""
-    units_at, pitch_at = _run_starts(streams.units), _run_starts(streams.pitch)
+    units_at, pitch_at = run_starts(streams.units), run_starts(streams.pitch)
     style_at = np.arange(len(streams.style))
     first = vocabulary.first
     ids = np.concatenate(
@@ -84,7 +84,7 @@ def positions(
     """
     ids = np.asarray(ids, dtype=np.int64)
     kinds = vocabulary.kinds(ids)
-    is_unit, is_pitch, is_style = kinds == _HUBERT, kinds == _PITCH, kinds == _STYLE
+    is_unit, is_pitch, is_style = kinds == HUBERT, kinds == PITCH, kinds == STYLE
     emits = is_unit | _second_pitches(is_unit, is_pitch) if repeat_for_pitch else is_unit
     units = _latest(ids - vocabulary.first["hubert"], is_unit, emits)
     pitch = _latest(ids - vocabulary.first["pitch"], is_pitch, emits)
@@ -94,7 +94,7 @@ def positions(
     return Positions(units, pitch, style)
 
 
-def _run_starts(values: Units) -> Units:
+def run_starts(values: Units) -> Units:
     """Indices at which a run of equal values begins."""
     if not len(values):
         return EMPTY
