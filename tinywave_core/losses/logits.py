@@ -73,10 +73,11 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
         lm, kl = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+        head = weight.to(hidden.dtype)  # bfloat16 products under autocast; the weight's gradient is summed in its own type
         for start in range(0, len(hidden), _CHUNK):
             part = slice(start, start + _CHUNK)
             h = hidden[part]
-            z = (h @ weight.T).float()
+            z = (h @ head.T).float()
             lm_part, grad = _cross_entropy(z, labels[part], lm_weight)
             lm += lm_part
             if targets is not None and kl_weight:
@@ -84,8 +85,8 @@ class _Fused(torch.autograd.Function):
                 kl += kl_part
                 grad += kl_weight * kl_grad
             grad = grad.to(hidden.dtype)
-            grad_hidden[part] = grad @ weight
-            grad_weight.addmm_(grad.T, h)
+            grad_hidden[part] = grad @ head
+            grad_weight += grad.T @ h
         ctx.save_for_backward(grad_hidden, grad_weight)
         total = lm_weight * lm + kl_weight * kl
         ctx.mark_non_differentiable(lm, kl)

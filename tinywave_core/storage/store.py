@@ -38,6 +38,7 @@ STORE_VERSION = 1
 MANIFEST = "manifest.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+_locked: set[str] = set()  # roots that this process holds
 
 
 class FileEntry(BaseModel):
@@ -180,9 +181,10 @@ class Store:
     def lock(self, purpose: str) -> Iterator[None]:
         """Hold the store for one run; StoreBusyError when another process has it. The kernel frees it on kill -9.
 
-        Object stores have no lock: there the conditional create of each manifest keeps two runs consistent.
+        A run that holds the store may lock it again (the pipeline's stages do). Object stores have no lock: there the
+        conditional create of each manifest keeps two runs consistent.
         """
-        if not self.local:
+        if not self.local or self.root in _locked:
             yield
             return
         with open(Path(self.root, ".lock"), "a+", encoding="utf-8") as handle:
@@ -198,8 +200,12 @@ class Store:
             handle.truncate(0)
             handle.write(f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})")
             handle.flush()
-            yield
-            handle.truncate(0)
+            _locked.add(self.root)
+            try:
+                yield
+            finally:
+                _locked.discard(self.root)
+                handle.truncate(0)
 
     # Plain files -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,80 @@
+"""A preset file and single settings -> PipelineConfig. What is wrong is named by its key, with what would be right."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with TinyWave."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_config(preset: str, settings: Mapping[str, str]) -> PipelineConfig:
+    """The preset with `settings` (dotted key -> text) on top; ConfigError names key, value and what is allowed."""
+    values = _read_preset(preset)
+    for key, text in settings.items():
+        _set(values, key, text)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
+    if not path.is_file():
+        close = difflib.get_close_matches(preset, preset_names(), 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            f"there is no preset {preset!r}; {hint}expected one of {', '.join(preset_names())}, or the path of a .toml file"
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the preset {path} is not valid TOML: {error}") from error
+
+
+def fields(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting as dotted key and field, depth first; groups themselves are not settings."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from fields(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _set(values: dict[str, Any], key: str, text: str) -> None:
+    known = dict(fields())
+    if key not in known:
+        close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+        hint = f"did you mean --{close[0]}?" if close else "see `tinywave run --help`"
+        raise ConfigError(f"there is no setting --{key}; {hint}")
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[name] = None if text.lower() in ("none", "null") and "None" in str(known[key].annotation) else text
+
+
+def _explain(fault: Any) -> str:
+    """One line for one fault: where, what was found, what is allowed."""
+    key = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if fault["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, [name for name, _ in fields()], 1, cutoff=0.5)
+        return f"there is no setting {key}" + (f"; did you mean {close[0]}?" if close else "")
+    if not key:
+        return message
+    return f"--{key} is {fault['input']!r}, {message}" if not isinstance(fault["input"], dict) else f"--{key}: {message}"
