@@ -1,8 +1,8 @@
 """Settings of ingestion: any audio files -> mono 16 kHz utterances in shards."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
 
@@ -30,3 +30,12 @@ class IngestionConfig(Config):
     """Expected share of speakers (or recordings) that are held out, decided by a hash of the id: stable for ever."""
     shard_megabytes: float = Field(256.0, gt=0)
     """Size of the source files of one shard in MB; a shard is the unit of caching, retry and progress."""
+
+    @model_validator(mode="after")
+    def _utterances_can_be_cut(self) -> Self:
+        if self.max_utterance_s < 2 * self.min_utterance_s:
+            raise ValueError(
+                f"max_utterance_s is {self.max_utterance_s:g}; expected at least twice min_utterance_s "
+                f"({self.min_utterance_s:g}), so that a long recording can be cut into utterances"
+            )
+        return self

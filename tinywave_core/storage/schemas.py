@@ -45,6 +45,7 @@ FILES = pa.schema(
         pa.field("speech_share", pa.float32()),  # share of the time that the VAD calls speech
         pa.field("speaker", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("recording_id", pa.string()),  # of the decoded samples, where they could be decoded
         pa.field("utterances", pa.int32()),  # utterances that came out
         pa.field("speech_samples", pa.int64()),  # samples at 16 kHz in those utterances
     ]

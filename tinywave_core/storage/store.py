@@ -243,6 +243,17 @@ class Store:
         finally:
             os.unlink(temporary)
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file for people (a report), in one step; not for data that a reader depends on."""
+        if not self.local:
+            self.filesystem.pipe_file(self._at(name), data)
+            return
+        target = Path(self._at(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".new-{os.getpid()}-{target.name}")
+        partial.write_bytes(data)
+        os.replace(partial, target)
+
     # Artifacts -------------------------------------------------------------------------------------------------
 
     def find(self, artifact_id: str, part: str = "") -> Artifact:

@@ -1,0 +1,44 @@
+"""What all stage flows share: inputs found, steps sent through the stage's task, artifacts published, a line printed."""
+
+import time
+from typing import Any
+
+from prefect import Task
+from prefect.logging import get_run_logger
+
+from tasks.artifacts import publish_stage
+from tasks.base import PrefectExecute
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.pipeline import Outputs, build_stage, outputs_before
+from tinywave_core.reporting.stages import StageRow, stage_row
+from tinywave_core.storage.store import Store
+
+RETURNED = dict[str, Any]
+
+
+def run_stage(
+    stage: str, run_step: Task[..., dict[str, Any]], config: PipelineConfig, inputs: dict[str, str] | None
+) -> RETURNED:
+    """Run one stage inside its flow; returns {"outputs": {part: artifact id}, "row": StageRow as JSON}."""
+    started = time.monotonic()
+    store = Store(config.root)
+    with store.lock(f"tinywave {stage}"):
+        done = outputs_before(stage, config, store) if inputs is None else find_outputs(store, inputs)
+        execute = PrefectExecute(run_step)
+        made = build_stage(stage, config, store, done, execute)
+    row = stage_row(stage, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started)
+    publish_stage(row, done | made)
+    say(row)
+    return {"outputs": {part: artifact.id for part, artifact in made.items()}, "row": row.model_dump()}
+
+
+def find_outputs(store: Store, ids: dict[str, str]) -> Outputs:
+    """Artifacts by part from their ids."""
+    return {part: store.find(artifact_id, part) for part, artifact_id in ids.items()}
+
+
+def say(row: StageRow) -> None:
+    """One line per stage, in the terminal and in the flow run's log."""
+    line = row.line()
+    print(line, flush=True)
+    get_run_logger().info(line)

@@ -1,0 +1,19 @@
+"""Prefect's settings for a run on one machine: set before Prefect is imported, and never over the user's own."""
+
+import os
+
+DEFAULTS = {
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    # A busy machine with two cores can take longer than the default 20 s to start the embedded server.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+# In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
+QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
+
+
+def prepare(*, quiet: bool) -> None:
+    """Set what the environment does not set already."""
+    for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,59 @@
+"""The whole DAG. Every stage is a flow of its own, over cached tasks; what is in the store is not computed again."""
+
+import time
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.adaptation import adaptation
+from flows.base import find_outputs
+from flows.distillation import distillation
+from flows.evaluation import evaluation
+from flows.export import export
+from flows.generation import generation
+from flows.ingestion import ingestion
+from flows.logit_caching import logit_caching
+from flows.tokenization import tokenization
+from tasks.artifacts import publish_run
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.reporting.stages import StageRow
+from tinywave_core.reporting.run import finish_run
+from tinywave_core.storage.store import Store
+
+STAGE_FLOWS: tuple[Flow[Any, Any], ...] = (
+    ingestion,
+    tokenization,
+    adaptation,
+    logit_caching,
+    distillation,
+    evaluation,
+    export,
+    generation,
+)
+
+
+@flow(name="pipeline", flow_run_name="pipeline of {config.ingestion.corpus}", validate_parameters=True)
+def pipeline(config: PipelineConfig) -> dict[str, Any]:
+    """Turn a folder of speech into a distilled speech language model, with its scores, samples and report.
+
+    Args:
+        config: All settings, one group per stage.
+    """
+    started = time.monotonic()
+    store = Store(config.root)
+    outputs: dict[str, str] = {}
+    rows: list[StageRow] = []
+    with store.lock("tinywave pipeline"):
+        for stage_flow in STAGE_FLOWS:
+            returned = with_workers(stage_flow, config)(config, outputs)
+            outputs |= returned["outputs"]
+            rows.append(StageRow.model_validate(returned["row"]))
+        run = finish_run(store, config, rows, find_outputs(store, outputs), time.monotonic() - started)
+    publish_run(run)
+    return run.model_dump(mode="json")
+
+
+def with_workers(stage_flow: Flow[Any, Any], config: PipelineConfig) -> Flow[Any, Any]:
+    """The flow with as many task threads as the runtime asks for."""
+    return stage_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=config.runtime.workers))

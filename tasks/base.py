@@ -1,0 +1,111 @@
+"""One Prefect task per stage, and how a flow sends steps through it.
+
+The task's cache key is the step's fingerprint; it is refreshed when the manifest is missing, so Prefect never says
+Cached about an output that is gone. What is in the store is not mapped again: a fan-out submits the missing shards only.
+Tasks return small JSON, never data.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import Task, task
+from prefect.context import TaskRunContext
+from prefect.utilities.annotations import quote
+
+from tasks.progress import step_progress
+from tinywave_core.errors import TinyWaveError
+from tinywave_core.planning import Reason, explain
+from tinywave_core.stages.base import Step, compute
+from tinywave_core.storage.store import Artifact
+
+
+def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
+    """The cached, retried task of one stage."""
+
+    @task(
+        name=stage,
+        description=description,
+        task_run_name=f"{stage} {{label}}",
+        tags=["tinywave", stage],
+        cache_key_fn=_fingerprint,
+        persist_result=True,
+        result_serializer="json",
+        retry_delay_seconds=[2, 10, 60],
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_worth_retrying,
+    )
+    def run_step(label: str, fingerprint: str, step: Step) -> dict[str, Any]:
+        with step_progress(step) as progress:
+            artifact = compute(step, progress)
+        assert artifact.manifest is not None
+        return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
+
+    return run_step
+
+
+def _fingerprint(_: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return str(parameters["fingerprint"])
+
+
+def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
+    """Errors about the user's input come back the same every time."""
+    return not isinstance(getattr(state, "data", None), TinyWaveError) and not _is_user_error(state)
+
+
+def _is_user_error(state: Any) -> bool:
+    try:
+        state.result()
+    except TinyWaveError:
+        return True
+    except Exception:  # noqa: BLE001  (any other failure is worth another try)
+        return False
+    return False
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """What became of one step in this run."""
+
+    step: Step = field(repr=False)
+    reason: Reason
+    artifact: Artifact
+    seconds: float
+
+
+@dataclass
+class PrefectExecute:
+    """An `execute` for the core's builders: what is missing goes through the stage's Prefect task."""
+
+    run_step: Task[..., dict[str, Any]]
+    runs: list[StepRun] = field(default_factory=list)
+
+    def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
+        found = [step.find() for step in steps]
+        reasons = [explain(step, artifact) for step, artifact in zip(steps, found, strict=True)]
+        # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
+        sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
+        started = time.monotonic()
+        futures = {i: self._submit(steps[i], refresh=not found[i].complete) for i in sent}
+        for future in futures.values():
+            future.wait()
+        for future in futures.values():
+            future.result()  # raises what the task raised
+        made = [step.find() if i in futures else found[i] for i, step in enumerate(steps)]
+        wall = time.monotonic() - started
+        for step, reason, artifact in zip(steps, reasons, made, strict=True):
+            seconds = 0.0 if reason.cached or artifact.manifest is None else min(artifact.manifest.seconds, wall)
+            self.runs.append(StepRun(step, reason, artifact, seconds))
+        return made
+
+    def _submit(self, step: Step, *, refresh: bool) -> Any:
+        options = {"refresh_cache": refresh, "retries": step.runtime.retries}
+        return self.run_step.with_options(**options).submit(_label(step), step.fingerprint, quote(step))
+
+
+def _label(step: Step) -> str:
+    """What the UI calls the task run: the part, and for shards which one."""
+    return f"{step.part} {step.fingerprint[:8]}"
+
+

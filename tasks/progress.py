@@ -1,0 +1,119 @@
+"""Progress of long steps: a bar in the terminal, and a progress artifact on the task's page in the Prefect UI."""
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tinywave_core.stages.base import Progress as StepProgress
+from tinywave_core.stages.base import Step
+
+_FIRST_ARTIFACT_S, _ARTIFACT_EVERY_S, _LINE_EVERY_S = 3.0, 5.0, 15.0
+_lock = threading.Lock()
+_bars: Progress | None = None
+_running = 0
+
+
+@contextlib.contextmanager
+def step_progress(step: Step) -> Iterator[StepProgress]:
+    """A `Progress` for one step; short steps leave no trace in the UI."""
+    console = Console(stderr=True)
+    bar = _Bar(step) if console.is_terminal else _Lines(step)
+    artifact = _ProgressArtifact(step)
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        bar.update(done, total, note)
+        artifact.update(done, total, note)
+
+    try:
+        yield progress
+        artifact.finish()
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """A row in the shared live display."""
+
+    def __init__(self, step: Step) -> None:
+        global _bars, _running
+        with _lock:
+            if _bars is None:
+                columns = (
+                    TextColumn("  {task.description}"),
+                    BarColumn(30),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[note]}"),
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                )
+                _bars = Progress(*columns, console=Console(stderr=True), transient=True)
+                _bars.start()
+            _running += 1
+            self.row: TaskID = _bars.add_task(f"{step.stage} {step.part}", total=None, note="")
+
+    def update(self, done: int, total: int, note: str) -> None:
+        assert _bars is not None
+        _bars.update(self.row, completed=done, total=total, note=note)
+
+    def close(self) -> None:
+        global _bars, _running
+        with _lock:
+            assert _bars is not None
+            _bars.remove_task(self.row)
+            _running -= 1
+            if not _running:
+                _bars.stop()
+                _bars = None
+
+
+class _Lines:
+    """A line now and then, where there is no terminal."""
+
+    def __init__(self, step: Step) -> None:
+        self.name = f"{step.stage} {step.part}"
+        self.started = self.last = time.monotonic()
+
+    def update(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self.last >= _LINE_EVERY_S and done < total:
+            self.last = now
+            left = (now - self.started) * (total - done) / max(done, 1)
+            print(f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _ProgressArtifact:
+    """Percent on the task run's page, for steps that take longer than a few seconds."""
+
+    def __init__(self, step: Step) -> None:
+        self.key = re.sub(r"[^a-z0-9]+", "-", f"progress-{step.stage}-{step.part}-{step.fingerprint[:8]}".lower())
+        self.description = f"{step.stage} {step.part}"
+        self.id: UUID | None = None
+        self.next = time.monotonic() + _FIRST_ARTIFACT_S
+
+    def update(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + _ARTIFACT_EVERY_S
+        self._show(100.0 * done / max(total, 1), note)
+
+    def finish(self) -> None:
+        if self.id is not None:
+            self._show(100.0, "done")
+
+    def _show(self, percent: float, note: str) -> None:
+        if self.id is None:
+            self.id = create_progress_artifact(percent, key=self.key, description=f"{self.description}: {note}")  # type: ignore[assignment]
+        else:
+            update_progress_artifact(self.id, percent, description=f"{self.description}: {note}")

@@ -1,0 +1,56 @@
+"""The record of a pipeline run: what every stage did, which artifacts were used, where report, student and samples lie."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.planning import record_run
+from tinywave_core.reporting.html import render_report
+from tinywave_core.reporting.stages import Outputs, StageRow
+from tinywave_core.storage.store import Store, utc_now
+
+
+class RunRecord(BaseModel):
+    """One run of the pipeline; kept as runs/NNNNNN.json."""
+
+    number: int = 0
+    finished_at: str
+    seconds: float
+    config: dict[str, Any]
+    rows: list[StageRow]
+    outputs: dict[str, str]
+    """Artifact id by part."""
+    artifacts: dict[str, list[str]]
+    """All artifact ids used, by "stage/part"."""
+    student: str
+    """Where the exported student lies."""
+    samples: list[str]
+    """Where the generated wav files lie."""
+    report: str = ""
+    """Where the HTML report lies."""
+
+
+def finish_run(store: Store, config: PipelineConfig, rows: list[StageRow], outputs: Outputs, seconds: float) -> RunRecord:
+    """Write the report and append the record to the log of runs."""
+    artifacts: dict[str, list[str]] = {}
+    for row in rows:
+        for step in row.steps:
+            artifacts.setdefault(f"{row.stage}/{step.part}", []).append(step.artifact)
+    samples = outputs["samples"]
+    record = RunRecord(
+        finished_at=utc_now(),
+        seconds=round(seconds, 1),
+        config=config.model_dump(mode="json"),
+        rows=rows,
+        outputs={part: artifact.id for part, artifact in outputs.items()},
+        artifacts=artifacts,
+        student=f"{outputs['model'].url}/model",
+        samples=[f"{samples.url}/{name}" for name in samples.files if name.endswith("-continuation.wav")],
+    )
+    html = render_report(record, outputs)
+    name = f"reports/{record.finished_at.replace(':', '')}.html"
+    store.replace(name, html.encode())
+    record = record.model_copy(update={"report": store.url_of(name)})
+    number = record_run(store, record.model_dump(mode="json"))
+    return record.model_copy(update={"number": number})

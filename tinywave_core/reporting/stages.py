@@ -1,0 +1,114 @@
+"""What one stage did in a run, in a line a person can read: what came in, what came out, seconds, cached or why not."""
+
+from pydantic import BaseModel
+
+from tinywave_core.planning import Reason
+from tinywave_core.stages.base import Step
+from tinywave_core.storage.store import Artifact
+
+Outputs = dict[str, Artifact]
+
+
+class StepRow(BaseModel):
+    """One step of a stage in this run."""
+
+    part: str
+    artifact: str
+    cached: bool
+    why: str
+    seconds: float
+    bytes: int
+
+
+class StageRow(BaseModel):
+    """One stage of a run."""
+
+    stage: str
+    came_in: str
+    came_out: str
+    seconds: float
+    """Wall time of the stage in this run, orchestration included."""
+    steps: list[StepRow]
+
+    @property
+    def computed(self) -> int:
+        return sum(not step.cached for step in self.steps)
+
+    @property
+    def status(self) -> str:
+        """`cached`, `run`, or how many of its steps ran."""
+        if not self.computed:
+            return "cached"
+        return "run" if self.computed == len(self.steps) else f"{self.computed} of {len(self.steps)} run"
+
+    @property
+    def why(self) -> str:
+        """The reason that counts: of the first step that ran, else of pinning, else of caching."""
+        ran = [step.why for step in self.steps if not step.cached]
+        pinned = [step.why for step in self.steps if step.why.startswith("pinned")]
+        return (ran or pinned or [step.why for step in self.steps] or ["nothing to do"])[0]
+
+    def line(self) -> str:
+        return f"  {self.stage:<14} {self.status:<12} {self.seconds:6.1f} s  {self.came_in} → {self.came_out}  ({self.why})"
+
+
+def stage_row(stage: str, outputs: Outputs, runs: list[tuple[Step, Reason, Artifact]], seconds: float) -> StageRow:
+    """The row of a stage from its steps and all outputs so far."""
+    came_in, came_out = _texts(stage, outputs)
+    steps = [
+        StepRow(
+            part=step.part,
+            artifact=artifact.id,
+            cached=reason.cached,
+            why=reason.why,
+            seconds=artifact.manifest.seconds if artifact.manifest and not reason.cached else 0.0,
+            bytes=artifact.manifest.total_bytes if artifact.manifest else 0,
+        )
+        for step, reason, artifact in runs
+    ]
+    return StageRow(stage=stage, came_in=came_in, came_out=came_out, seconds=seconds, steps=steps)
+
+
+def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
+    """What came in and what came out."""
+    s = {part: artifact.summary for part, artifact in outputs.items()}
+    match stage:
+        case "ingestion":
+            files, corpus = s["corpus"]["files"], s["corpus"]
+            rejected = f", {files['rejected']} rejected" if files["rejected"] else ""
+            skipped = f", {files['skipped']} skipped" if files["skipped"] else ""
+            out = f"{corpus['utterances']} utterances, {duration(corpus['hours'])}, {corpus['speakers']} speakers"
+            return f"{files['found']} files", out + rejected + skipped
+        case "tokenization":
+            tokens = s["tokens"]
+            return f"{len(tokens['shards'])} shards", f"{tokens['tokens']:,} tokens, {tokens['tokens_per_s']:.1f} per second"
+        case "adaptation":
+            teacher = s["teacher"]
+            nll = teacher["held_out_nll_after"]
+            scored = f", held-out NLL {nll:.3f}" if nll is not None else ""
+            out = f"teacher of {teacher['parameters'] / 1e6:.2f} M in {teacher['layers']} blocks{scored}"
+            return f"{teacher['train_tokens']:,} training tokens", out
+        case "logit_caching":
+            logits = s["logits"]
+            return f"{logits['sequences']} sequences", f"{logits['tokens']:,} targets of {logits['bytes_per_token']:.1f} B"
+        case "distillation":
+            student = s["student"]
+            out = f"student of {student['parameters'] / 1e6:.2f} M in {student['layers']} blocks, and its control"
+            return f"{student['train_sequences']} sequences, {student['steps']} steps", out
+        case "evaluation":
+            scores = s["scores"]
+            nll = ", ".join(f"{name} {scores['models'][name]['nll']:.3f}" for name in ("teacher", "student", "control"))
+            return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}"
+        case "export":
+            model = s["model"]
+            return f"student of {model['parameters'] / 1e6:.2f} M", f"{model['name']}, {model['bytes'] / 1e6:.1f} MB"
+        case "generation":
+            samples = s["samples"]
+            out = f"{samples['new_tokens']} tokens, {samples['seconds']:.1f} s of audio"
+            return f"{samples['samples']} prompts", out
+    raise AssertionError(stage)
+
+
+def duration(hours: float) -> str:
+    """Minutes below two hours, else hours."""
+    return f"{hours * 60:.1f} min" if hours < 2 else f"{hours:.1f} h"
