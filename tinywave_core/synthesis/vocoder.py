@@ -22,8 +22,8 @@ import torchaudio
 from safetensors.numpy import load_file, save_file
 
 from tinywave_core.errors import SchemaVersionError
-from tinywave_core.tokenizers import f0, mfcc, pitch, speech
-from tinywave_core.tokenizers.codebooks import Codebooks, Utterance
+from tinywave_core.tokenizers import f0, pitch, speech
+from tinywave_core.tokenizers.codebooks import Codebooks
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 FORMAT_VERSION = 1
@@ -36,8 +36,11 @@ LOG_FLOOR = 1e-5
 LOG_STEP = 1 / 256
 PEAK = 0.95
 RIDGE = 3.0  # frames of "nothing added" that every unit is thought to have seen in each place
+# Exponent of the harmonics' ripple. Held-out log-mel correlation and share of voiced frames with the coded F0: 0: 0.814,
+# 0.10; 0.5: 0.784, 0.96; 1: 0.743, 0.97 (LibriSpeech, 100 units). Plain Griffin-Lim is 0: it has no melody.
+HARMONIC_DEPTH = 0.5
 TONAL_BELOW_HZ = 4000.0  # voiced speech is noisy above
-NOISE_MAGNITUDE = 0.5 * np.sqrt(np.pi * 0.375 * 512)  # mean STFT magnitude of white noise, Hann window of 512
+NOISE_MAGNITUDE = 0.5 * float(np.sqrt(np.pi * 0.375 * 512))  # mean STFT magnitude of white noise, Hann window of 512
 
 _Array = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
@@ -53,7 +56,13 @@ def log_mel(samples: Samples) -> _Array:
 @cache
 def _mel_transform() -> torchaudio.transforms.MelSpectrogram:
     return torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE, n_fft=FFT_SAMPLES, hop_length=HOP_SAMPLES, n_mels=MELS, power=1.0, norm="slaney", mel_scale="slaney"
+        SAMPLE_RATE,
+        n_fft=FFT_SAMPLES,
+        hop_length=HOP_SAMPLES,
+        n_mels=MELS,
+        power=1.0,
+        norm="slaney",
+        mel_scale="slaney",
     ).double()
 
 
@@ -81,24 +90,37 @@ class DraftVocoder:
     median_hz: float  # F0 of a typical speaker
 
     @classmethod
-    def fit(cls, codebooks: Codebooks, utterances: Iterable[Utterance]) -> "DraftVocoder":
-        """Tables of these utterances, whatever their order."""
+    def fit(cls, codebooks: Codebooks, utterances: Iterable[tuple[Samples, speech.Streams]]) -> "DraftVocoder":
+        """Tables of these utterances (samples and what the codebooks made of them), whatever their order."""
         sums = _Sums(len(codebooks.units.centres))
-        for utterance in utterances:
-            sums.add(utterance.samples, codebooks)
+        for samples, streams in utterances:
+            sums.add(samples, streams.units)
         codes = codebooks.pitch_centres
         semitones = np.zeros(0) if codes is None else pitch.decode(np.arange(len(codes) + 1), codes)
-        return cls(codebooks.vocabulary, *sums.tables(), semitones, sums.median_hz())
+        return cls(
+            vocabulary=codebooks.vocabulary, pitch_semitones=semitones, median_hz=sums.median_hz(), **sums.tables()
+        )
 
-    def synthesize(self, speech_tokens: npt.ArrayLike | speech.Streams, *, median_hz: float | None = None) -> Samples:
-        """Speech at 16 kHz of ids (text and markers are skipped) or of raw streams, in a voice of `median_hz`."""
-        if isinstance(speech_tokens, speech.Streams):
-            frames = self.frames_of_streams(speech_tokens)
+    def synthesize(
+        self,
+        tokens: npt.ArrayLike | speech.Streams,
+        vocabulary: Vocabulary | None = None,
+        iterations: int = 8,
+        *,
+        median_hz: float | None = None,
+    ) -> Samples:
+        """Speech at 16 kHz of raw streams or of ids (text and markers are skipped), in a voice of `median_hz`.
+
+        `vocabulary` is that of the ids where it is not the codebooks' own; `iterations` are Griffin and Lim's.
+        """
+        if isinstance(tokens, speech.Streams):
+            frames = self.frames_of_streams(tokens)
         else:
-            frames = self.frames_of_ids(np.asarray(speech_tokens, dtype=np.int64))
+            frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64), vocabulary or self.vocabulary)
         if not len(frames.units):
             return np.zeros(0, np.float32)
-        samples = _filter_excitation(self.envelope(frames.units), frames.semitones, median_hz or self.median_hz)
+        envelope = self.envelope(frames.units)
+        samples = _filter_excitation(envelope, frames.semitones, median_hz or self.median_hz, iterations)
         peak = float(np.abs(samples).max())
         return (samples * min(1.0, PEAK / peak) if peak else samples).astype(np.float32)
 
@@ -109,10 +131,10 @@ class DraftVocoder:
         codes = streams.pitch[np.minimum(np.arange(len(streams.units)) // 2, len(streams.pitch) - 1)]
         return Frames(streams.units, self.pitch_semitones[codes])
 
-    def frames_of_ids(self, ids: Ids) -> Frames:
+    def frames_of_ids(self, ids: Ids, vocabulary: Vocabulary) -> Frames:
         """Give every [Hu] token a length, and its pitch to all its frames."""
-        positions = speech.positions(ids, self.vocabulary)
-        lengths = self._lengths(ids, positions.units)
+        positions = speech.positions(ids, vocabulary)
+        lengths = self._lengths(vocabulary.kinds(ids), positions.units)
         units = np.repeat(positions.units, lengths)
         if not len(positions.pitch):
             return Frames(units, self._semitones_of_units(units))
@@ -127,10 +149,9 @@ class DraftVocoder:
     def _semitones_of_units(self, units: npt.NDArray[np.int64]) -> _Array:
         return np.where(self.voiced_share[units] >= 0.5, self.unit_semitones[units], np.nan)
 
-    def _lengths(self, ids: Ids, units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _lengths(self, kinds: npt.NDArray[np.int8], units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Frames of each [Hu] token: mean run lengths, stretched to fill the second between two [St] tokens."""
         means = self.frames_per_run[units]
-        kinds = self.vocabulary.kinds(ids)
         hubert, style = kinds == speech.HUBERT, kinds == speech.STYLE
         borders = np.cumsum(hubert)[style]  # [Hu] tokens before each [St]
         pieces = np.split(means, borders)
@@ -194,8 +215,7 @@ class _Sums:
         self.voiced, self.semitones = np.zeros(units), np.zeros(units)
         self.medians: list[float] = []
 
-    def add(self, samples: Samples, codebooks: Codebooks) -> None:
-        units = codebooks.tokenize(samples).units
+    def add(self, samples: Samples, units: npt.NDArray[np.int64]) -> None:
         if not len(units):
             return
         mel_TSM = np.rint(log_mel(samples)[_subframes(len(units))] / LOG_STEP)
@@ -225,15 +245,20 @@ class _Sums:
     def median_hz(self) -> float:
         return round(float(np.median(self.medians)), 1) if self.medians else 150.0
 
-    def tables(self) -> tuple[_Array, ...]:
+    def tables(self) -> dict[str, _Array]:
         """Least squares of the log-mel on (previous, current, next unit), with a light ridge that shares the mean."""
         solution = np.linalg.solve(self.pairs + RIDGE * np.eye(len(self.pairs)), self.mel) * LOG_STEP
         # The solver's last bits depend on its threads; the rounded tables do not.
-        parts = np.round(solution, 3).reshape(3, self.units, SUBFRAMES, MELS)
-        mean = np.round(self.utterance_mean / max(self.utterances, 1) * LOG_STEP, 3)
-        frames = np.maximum(self.frames, 1)
-        runs = np.where(self.runs > 0, self.frames / np.maximum(self.runs, 1), 1.0)
-        return mean, *parts, runs, self.voiced / frames, self.semitones / np.maximum(self.voiced, 1)
+        previous, current, following = np.round(solution, 3).reshape(3, self.units, SUBFRAMES, MELS)
+        return {
+            "mean_mel": np.round(self.utterance_mean / max(self.utterances, 1) * LOG_STEP, 3),
+            "previous": previous,
+            "current": current,
+            "following": following,
+            "frames_per_run": np.where(self.runs > 0, self.frames / np.maximum(self.runs, 1), 1.0),
+            "voiced_share": self.voiced / np.maximum(self.frames, 1),
+            "unit_semitones": self.semitones / np.maximum(self.voiced, 1),
+        }
 
 
 def _neighbours(units: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -253,7 +278,7 @@ def _spread(means: _Array, total: int) -> npt.NDArray[np.int64]:
     return 1 + np.diff(ends, prepend=0.0).astype(np.int64)
 
 
-def _filter_excitation(log_mel_FM: _Array, semitones_T: _Array, median_hz: float) -> _Array:
+def _filter_excitation(log_mel_FM: _Array, semitones_T: _Array, median_hz: float, iterations: int) -> _Array:
     """Samples whose spectrum follows the envelope: harmonics of F0 where voiced (below 4 kHz), noise for the rest."""
     semitones_F, voiced_F = _contour(semitones_T)
     # Log-mel frame 4 t + 1 is the first one of frame t: one frame is put in front, one behind.
@@ -262,11 +287,18 @@ def _filter_excitation(log_mel_FM: _Array, semitones_T: _Array, median_hz: float
     )
     length = (len(log_mel_FM) - 1) * HOP_SAMPLES
     harmonics, noise = _spectrum(_pulses(semitones_F, median_hz, length)), _spectrum(_noise(length))
+    # Only the phase of the noise is kept: its magnitude would ruffle the envelope by 5 dB.
+    noise *= NOISE_MAGNITUDE / np.maximum(np.abs(noise), 1e-9)
     frequencies = np.arange(FFT_SAMPLES // 2 + 1) * SAMPLE_RATE / FFT_SAMPLES
     tonal = voiced_F[:, None] / (1 + np.exp((frequencies - TONAL_BELOW_HZ) / 400.0))
-    spectrum = (harmonics * tonal + noise * (1 - tonal)) * np.exp(_linear_envelope(log_mel_FM))
-    window = torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
-    return torch.istft(torch.from_numpy(spectrum.T), FFT_SAMPLES, HOP_SAMPLES, window=window, length=length).numpy()
+    excitation = harmonics * tonal + noise * (1 - tonal)
+    ripple = np.maximum(np.abs(excitation) / NOISE_MAGNITUDE, 1e-3)
+    spectrum = excitation * np.exp(_linear_envelope(log_mel_FM)) * ripple ** (HARMONIC_DEPTH - 1)
+    magnitude = np.abs(spectrum)
+    for _ in range(iterations):  # Griffin and Lim (1984), from the excitation's phase instead of a random one
+        spectrum = _spectrum(_samples(spectrum, length))
+        spectrum *= magnitude / np.maximum(np.abs(spectrum), 1e-9)
+    return _samples(spectrum, length)
 
 
 def _contour(semitones_T: _Array) -> tuple[_Array, _Array]:
@@ -301,6 +333,11 @@ def _noise(length: int) -> _Array:
 def _spectrum(samples: _Array) -> npt.NDArray[np.complex128]:
     window = torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
     return torch.stft(torch.from_numpy(samples), FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True).numpy().T
+
+
+def _samples(spectrum: npt.NDArray[np.complex128], length: int) -> _Array:
+    window = torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
+    return torch.istft(torch.from_numpy(spectrum.T), FFT_SAMPLES, HOP_SAMPLES, window=window, length=length).numpy()
 
 
 @cache

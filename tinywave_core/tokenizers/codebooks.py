@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +119,9 @@ class Codebooks:
         """Read what `save` wrote."""
         description = json.loads((folder / DESCRIPTION).read_text())
         if description.get("format") != "tinywave-codebooks":
-            raise TinyWaveError(f"{folder / DESCRIPTION} is not a description of codebooks: pass a tokenization artifact")
+            raise TinyWaveError(
+                f"{folder / DESCRIPTION} is not a description of codebooks: pass a tokenization artifact"
+            )
         if description["version"] > FORMAT_VERSION:
             raise SchemaVersionError(
                 f"{folder} has codebooks of version {description['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
@@ -164,5 +166,5 @@ def _tensors(name: str, codebook: Codebook) -> dict[str, npt.NDArray[np.floating
     return {f"{name}.mean": codebook.mean, f"{name}.deviation": codebook.deviation, f"{name}.centres": codebook.centres}
 
 
-def _codebook(name: str, tensors: dict[str, npt.NDArray[np.floating]]) -> Codebook:
-    return Codebook(*(tensors[f"{name}.{part}"] for part in ("mean", "deviation", "centres")))
+def _codebook(name: str, tensors: dict[str, npt.NDArray[Any]]) -> Codebook:
+    return Codebook(tensors[f"{name}.mean"], tensors[f"{name}.deviation"], tensors[f"{name}.centres"])

@@ -103,7 +103,9 @@ def run_starts(values: Units) -> Units:
 
 def _shifted(values: Units, first: int, size: int) -> Ids:
     if len(values) and (values.min() < 0 or values.max() >= size):
-        raise TokenError(f"units {values.min()} to {values.max()} do not fit the vocabulary, which has {size} of their kind")
+        raise TokenError(
+            f"units {values.min()} to {values.max()} do not fit the vocabulary, which has {size} of their kind"
+        )
     return values + first
 
 

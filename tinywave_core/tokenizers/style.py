@@ -23,7 +23,9 @@ def code_count(num_samples: int) -> int:
     return -(-frames // 50)
 
 
-def statistics(samples: mfcc.Samples, f0_hz: npt.NDArray[np.float64], features_TD: mfcc.Features) -> npt.NDArray[np.float64]:
+def statistics(
+    samples: mfcc.Samples, f0_hz: npt.NDArray[np.float64], features_TD: mfcc.Features
+) -> npt.NDArray[np.float64]:
     """Prosody statistics [S, 6] of one utterance."""
     level_F = _level_db(samples)
     semitones_F = pitch.semitones(f0_hz)
@@ -39,7 +41,9 @@ def _part(values: npt.NDArray[np.float64], second: int, rate: int) -> npt.NDArra
     return part if len(part) else values[-1:]
 
 
-def _row(level: npt.NDArray[np.float64], semitones: npt.NDArray[np.float64], motion: npt.NDArray[np.float64]) -> list[float]:
+def _row(
+    level: npt.NDArray[np.float64], semitones: npt.NDArray[np.float64], motion: npt.NDArray[np.float64]
+) -> list[float]:
     voiced = semitones[np.isfinite(semitones)]
     low, middle, high = np.percentile(voiced, [10, 50, 90]) if len(voiced) else (0.0, 0.0, 0.0)
     return [level.mean(), level.std(), middle, high - low, len(voiced) / len(semitones), motion.mean()]

@@ -24,6 +24,7 @@ def write_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
         **SPECIALS,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # Llama's generate refuses token types
         "model_max_length": 1_000_000,
         "padding_side": "right",
     }
