@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages import (
     adaptation,
@@ -18,7 +18,7 @@ from tinywave_core.stages import (
     logit_caching,
     tokenization,
 )
-from tinywave_core.stages.base import STAGES, Execute, Step, compute_all
+from tinywave_core.stages.base import Execute, Step, compute_all
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]

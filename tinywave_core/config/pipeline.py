@@ -14,6 +14,18 @@ from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 
+STAGES = (
+    "ingestion",
+    "tokenization",
+    "adaptation",
+    "logit_caching",
+    "distillation",
+    "evaluation",
+    "export",
+    "generation",
+)
+"""The stages in order; a stage has the same name as module, config group, task, flow and folder of the store."""
+
 RefreshPolicy = Literal["pinned", "growth", "always"]
 
 

@@ -20,17 +20,6 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store, describe_files, utc_now
 
-STAGES = (
-    "ingestion",
-    "tokenization",
-    "adaptation",
-    "logit_caching",
-    "distillation",
-    "evaluation",
-    "export",
-    "generation",
-)
-
 Summary = dict[str, Any]
 Inputs = dict[str, list[Artifact]]
 

@@ -1,0 +1,143 @@
+"""`tinywave run | plan | inspect | lineage | serve`. Only pydantic is imported until a command has real work to do."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from tinywave_core.config.load import fields, load_config, preset_names
+from tinywave_core.config.pipeline import STAGES
+from tinywave_core.errors import TinyWaveError
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 (a fault of ours), 2 (something the user can mend) or 130 (Ctrl-C)."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # A worker that is told to stop must leave its work as Ctrl-C does: resumable.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.command(options, rest) or 0)
+    except TinyWaveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped: finished work is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tinywave",
+        description="Turn raw speech audio into a small speech language model by distillation.",
+        epilog="tinywave COMMAND --help tells more; `tinywave run --help` lists every setting.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _configured(commands, "run", "run the pipeline, or one stage of it", _run)
+    run.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
+    plan = _configured(commands, "plan", "what would run, what is cached and why, with time and bytes", _plan)
+    plan.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
+    _configured(commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve)
+
+    inspect = commands.add_parser("inspect", help="what an artifact is, holds and came from; without one: all of them")
+    inspect.add_argument("artifact", nargs="?", help="id, or the first characters of one (distillation/3fa9)")
+    inspect.add_argument("--root", default="store", help="the store (default: store)")
+    inspect.set_defaults(command=_inspect)
+    lineage = commands.add_parser("lineage", help="from an artifact back to its audio files, or from a file forward")
+    lineage.add_argument("artifact", help="artifact id or its beginning, or an audio file (its path or its SHA-256)")
+    lineage.add_argument("--root", default="store", help="the store (default: store)")
+    lineage.set_defaults(command=_lineage)
+    return parser
+
+
+def _configured(commands: argparse._SubParsersAction, name: str, text: str, command: object) -> argparse.ArgumentParser:  # type: ignore[type-arg]
+    """A command that takes --preset and every field of the config as a flag."""
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=_Help, allow_abbrev=False)
+    parser.set_defaults(command=command)
+    parser.add_argument("--preset", default="demo", help=f"{', '.join(preset_names())}, or a .toml file (default: demo)")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for key, field in fields():
+        group = key.rpartition(".")[0] or "input and output"
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        default = "" if field.is_required() or field.default is None else f" Default: {field.default}."
+        help_text = f"{' '.join((field.description or '').split())}{default}".replace("%", "%%")
+        groups[group].add_argument(f"--{key}", help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS)
+    return parser
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=12, width=min(120, int(os.environ.get("COLUMNS", "100"))))
+
+
+def _metavar(annotation: object) -> str:
+    choices = getattr(annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return {int: "INT", float: "NUMBER", str: "TEXT"}.get(annotation, "TEXT")  # type: ignore[call-overload, no-any-return]
+
+
+def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, str]:
+    known = {key for key, _ in fields()}
+    settings = {key: value for key, value in vars(options).items() if key in known}
+    if rest:  # a flag that argparse does not know: let the config say what comes closest
+        flag = rest[0].removeprefix("--").partition("=")[0]
+        settings[flag] = "" if rest[0].startswith("--") else rest[0]
+    return settings
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
+    config = load_config(options.preset, _settings(options, rest))
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from flows.run import run_flow
+
+    return run_flow(options.what, config)
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> int:
+    config = load_config(options.preset, _settings(options, rest))
+    from flows.show import show_plan
+
+    return show_plan(options.what, config)
+
+
+def _serve(options: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(options, rest)
+    load_config(options.preset, settings)  # a wrong flag is said before a server starts
+    from flows.deployments import serve
+
+    serve(options.preset, settings)
+    return 0
+
+
+def _inspect(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.show import show_artifact
+
+    return show_artifact(options.root, options.artifact)
+
+
+def _lineage(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.show import show_lineage
+
+    return show_lineage(options.root, options.artifact)
+
+
+def _no_more(rest: list[str]) -> None:
+    if rest:
+        from tinywave_core.errors import ConfigError
+
+        raise ConfigError(f"unknown argument {rest[0]!r}; see --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

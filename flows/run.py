@@ -1,0 +1,59 @@
+"""`tinywave run`: one flow in this process, with one line per stage and a table at the end."""
+
+import time
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from flows.pipeline import STAGE_FLOWS, pipeline, with_workers
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.reporting.run import RunRecord
+from tinywave_core.reporting.stages import StageRow
+from tinywave_core.storage.store import Store
+
+
+def run_flow(what: str, config: PipelineConfig) -> int:
+    """Run the pipeline or one stage's flow; errors come out as they are, for the CLI to print."""
+    started = time.monotonic()
+    Store(config.root)  # a store that cannot be used is said before Prefect's server starts
+    print(f"TinyWave {what}: {config.source or 'no new source'} → {Store(config.root).url}", flush=True)
+    if what == "pipeline":
+        record = RunRecord.model_validate(pipeline(config))
+        show_record(record, time.monotonic() - started)
+        return 0
+    (stage_flow,) = [each for each in STAGE_FLOWS if each.name == what]
+    returned = with_workers(stage_flow, config)(config)
+    _console().print(_table([StageRow.model_validate(returned["row"])]))
+    for artifact in returned["outputs"].values():
+        print(artifact)
+    return 0
+
+
+def show_record(record: RunRecord, wall: float) -> None:
+    """The table of a finished run and where its results lie."""
+    console = _console()
+    console.print(_table(record.rows))
+    inside = sum(row.seconds for row in record.rows)
+    steps = sum(step.seconds for row in record.rows for step in row.steps)
+    print(f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing")
+    print(f"student  {record.student}")
+    print(f"report   {record.report}")
+    for sample in record.samples:
+        print(f"sample   {sample}")
+
+
+def _table(rows: list[StageRow]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "in", "out"):
+        table.add_column(name, overflow="fold")
+    table.add_column("seconds", justify="right")
+    table.add_column("cached or run", overflow="fold")
+    for row in rows:
+        table.add_row(row.stage, row.came_in, row.came_out, f"{row.seconds:.1f}", f"{row.status}: {row.why}")
+    return table
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
