@@ -224,11 +224,9 @@ class _Sums:
         self.utterances += 1
         residual = (mel_TSM - mean_M).reshape(len(units), -1)
         previous, following = _neighbours(units)
-        rows = [previous, units + self.units, following + 2 * self.units]
-        for row in rows:
-            np.add.at(self.mel, row, residual)
-            for other in rows:
-                np.add.at(self.pairs, (row, other), 1)
+        shown = np.concatenate([np.eye(self.units)[row] for row in (previous, units, following)], axis=1)
+        self.mel += shown.T @ residual
+        self.pairs += shown.T @ shown
         self.frames += np.bincount(units, minlength=self.units)
         self.runs += np.bincount(units[speech.run_starts(units)], minlength=self.units)
         self._add_pitch(samples, units)
