@@ -1,0 +1,272 @@
+"""Any audio file -> mono 16-bit samples at 16 kHz, or the reason why not. Decoding happens in a child process.
+
+The child (`decoder_process`) has bounded memory and time; a child that dies or hangs costs one file, never the run.
+Resampling: `torchaudio.functional.resample` with its defaults, in float64 so that the rounding to 16 bits does not
+depend on the machine's instruction set, block by block so that twelve hours need no more memory than their result.
+"""
+
+import contextlib
+import json
+import math
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchaudio.functional
+
+from tinywave_core.audio import decoder_process
+from tinywave_core.audio.decoder_process import Verdict
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import ConfigError
+from tinywave_core.storage.schemas import SAMPLE_RATE
+
+BLOCK_S = 60
+START_TIMEOUT_S = 60.0
+# torchaudio's kernel has (rate / gcd) * (16000 / gcd) values: gigabytes for rates like 44101 Hz. Such a rate is taken as
+# the nearest ratio with a denominator up to this, which is off by less than one part in a hundred thousand.
+LARGEST_DENOMINATOR = 640
+# Filter half-width and roll-off of torchaudio.functional.resample.
+FILTER_WIDTH, ROLLOFF = 6, 0.99
+
+Samples = npt.NDArray[np.int16]
+Read = Callable[[int], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded file: what was found in it, and its samples unless `verdict.reason` is set."""
+
+    verdict: Verdict
+    samples_N: Samples | None = None  # mono, 16 kHz
+
+
+class _ChildDied(Exception):
+    """The decoder ended in the middle of an answer."""
+
+
+class _ChildHung(Exception):
+    """The decoder did not answer in time."""
+
+
+class Decoder:
+    """One decoding child at a time, started when needed and replaced when it dies. Use as a context manager."""
+
+    def __init__(self, runtime: RuntimeConfig, max_recording_hours: float) -> None:
+        self._runtime = runtime
+        self._max_seconds = max_recording_hours * 3600
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._left_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        self._log.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, if one is running."""
+        return self._child.pid if self._child else None
+
+    def decode(self, path: Path) -> Recording:
+        """The recording in a local file. A child that died is given one more try: it may not have been the file."""
+        for last_try in (False, True):
+            try:
+                return self._decode(path)
+            except _ChildHung:
+                self._stop()
+                limit = self._runtime.decode_timeout_s
+                return Recording(
+                    Verdict(
+                        "decoder_timeout",
+                        f"no end after {limit:g} s (runtime.decode_timeout_s)",
+                    )
+                )
+            except _ChildDied:
+                code = self._stop()
+                if last_try:
+                    detail = f"the decoder died twice on this file (exit code {code})"
+                    return Recording(Verdict("decoder_crashed", detail))
+        raise AssertionError("unreachable")
+
+    def _decode(self, path: Path) -> Recording:
+        child = self._started()
+        self._left_s = self._runtime.decode_timeout_s
+        request = json.dumps({"path": os.fsencode(path).hex()}).encode() + b"\n"
+        assert child.stdin is not None
+        try:
+            child.stdin.write(request)
+            child.stdin.flush()
+        except BrokenPipeError as error:
+            raise _ChildDied from error
+        verdict = Verdict(**self._read_record())
+        said = self._said()
+        if verdict.reason:
+            detail = f"{verdict.detail} ({said})" if said else verdict.detail
+            return Recording(replace(verdict, detail=detail))
+        assert verdict.sample_rate is not None
+        assert verdict.decoded_frames is not None
+        return Recording(
+            verdict,
+            resample(self._read_samples, verdict.decoded_frames, verdict.sample_rate),
+        )
+
+    # The child ----------------------------------------------------------------------------------------------------
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._child is not None and self._child.poll() is None:
+            return self._child
+        self._stop()
+        script = str(Path(decoder_process.__file__).resolve())
+        limits = [str(self._runtime.decode_memory_mb), repr(self._max_seconds)]
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", script, *limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            # One BLAS thread: its buffers count against the child's address space.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        self._left_s = START_TIMEOUT_S
+        try:
+            self._read_record()
+        except (_ChildDied, _ChildHung) as error:
+            code = self._stop()
+            raise ConfigError(
+                f"the process that decodes audio did not start (exit code {code}: {self._said() or 'no message'}) with "
+                f"{self._runtime.decode_memory_mb} MiB: raise --runtime.decode_memory_mb (default 2048)"
+            ) from error
+        return self._child
+
+    def _stop(self) -> int | None:
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        died_with = child.poll()
+        child.kill()
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
+        return died_with if died_with is not None else child.wait()
+
+    def _said(self) -> str:
+        """What the C libraries printed since the last file, shortened to its first line."""
+        self._log.seek(0)
+        said = self._log.read(4096).decode(errors="replace").strip()
+        self._log.seek(0)
+        self._log.truncate()
+        return said.splitlines()[0][:200] if said else ""
+
+    # Its answers --------------------------------------------------------------------------------------------------
+
+    def _read_record(self) -> dict[str, Any]:
+        length = int.from_bytes(self._read_exactly(4), "big")
+        record: dict[str, Any] = json.loads(self._read_exactly(length))
+        return record
+
+    def _read_samples(self, count: int) -> npt.NDArray[np.float32]:
+        return np.frombuffer(self._read_exactly(4 * count), dtype="<f4")
+
+    def _read_exactly(self, count: int) -> bytearray:
+        data = bytearray(count)
+        view = memoryview(data)
+        filled = 0
+        while filled < count:
+            some = self._read_some(min(count - filled, 1 << 20))
+            view[filled : filled + len(some)] = some
+            filled += len(some)
+        return data
+
+    def _read_some(self, count: int) -> bytes:
+        """Up to `count` bytes; only the time spent waiting for the child counts against its deadline."""
+        assert self._child is not None
+        assert self._child.stdout is not None
+        pipe = self._child.stdout.fileno()
+        started = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            if not selector.select(max(self._left_s, 0)):
+                raise _ChildHung
+        some = os.read(pipe, count)
+        self._left_s -= time.monotonic() - started
+        if not some:
+            raise _ChildDied
+        return some
+
+
+def ratio(rate: int) -> tuple[int, int]:
+    """Input and output samples of one period of the resampler, in lowest terms."""
+    exact = Fraction(rate, SAMPLE_RATE)
+    near = (
+        exact
+        if exact.denominator <= LARGEST_DENOMINATOR
+        else exact.limit_denominator(LARGEST_DENOMINATOR)
+    )
+    return near.numerator, near.denominator
+
+
+def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samples:
+    """`frames` samples at `rate`, which `read(n)` hands out in order, as 16-bit samples at 16 kHz.
+
+    Works on blocks with enough of their neighbours on both sides that the result is the same as in one piece.
+    """
+    orig, new = ratio(rate)
+    if orig == new:
+        return _read_as_is(read, frames, block_s * rate)
+    margin = orig * (
+        1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig)
+    )
+    block = orig * max(1, block_s * rate // orig)
+    out_N = np.empty(math.ceil(frames * new / orig), dtype=np.int16)
+    held_from, held = 0, read(min(block + margin, frames))
+    for start in range(0, frames, block):
+        stop = min(start + block, frames)
+        wide = torchaudio.functional.resample(
+            torch.from_numpy(held).double(), orig, new
+        ).numpy()
+        first, last = (
+            start // orig * new,
+            len(out_N) if stop == frames else stop // orig * new,
+        )
+        skip = (start - held_from) // orig * new
+        out_N[first:last] = to_int16(wide[skip : skip + last - first])
+        keep_from = max(0, stop - margin)
+        fresh = read(min(stop + block + margin, frames) - min(stop + margin, frames))
+        held_from, held = (
+            keep_from,
+            np.concatenate([held[keep_from - held_from :], fresh]),
+        )
+    return out_N
+
+
+def _read_as_is(read: Read, frames: int, block: int) -> Samples:
+    out_N = np.empty(frames, dtype=np.int16)
+    for start in range(0, frames, block):
+        stop = min(start + block, frames)
+        out_N[start:stop] = to_int16(read(stop - start))
+    return out_N
+
+
+def to_int16(samples_N: npt.NDArray[np.floating[Any]]) -> Samples:
+    """Samples in -1..1 as 16-bit integers, clipped; the inverse of division by 32768."""
+    return np.clip(np.rint(samples_N * 32_768), -32_768, 32_767).astype(np.int16)

@@ -1,0 +1,135 @@
+"""Audio shards: utterances as FLAC inside Parquet, written and read one after the other.
+
+`audio.parquet` has the sound (schema AUDIO); `utterances.parquet` has the same rows without it, so that counting and
+splitting need not touch the sound.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from tinywave_core.errors import DamagedArtifactError
+from tinywave_core.storage.schemas import AUDIO, SAMPLE_RATE
+from tinywave_core.storage.shards import write_table
+from tinywave_core.storage.store import Artifact
+
+AUDIO_FILE, UTTERANCES_FILE, FILES_FILE = (
+    "audio.parquet",
+    "utterances.parquet",
+    "files.parquet",
+)
+UTTERANCES = AUDIO.remove(AUDIO.get_field_index("flac"))
+# Rows are written and read in groups of this many bytes of FLAC: what a reader holds at once.
+GROUP_BYTES, GROUP_ROWS = 32 << 20, 1024
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance with its sound."""
+
+    utterance_id: str
+    recording_id: str
+    path: str
+    start_samples: int
+    speaker: str | None
+    transcript: str | None
+    split: str
+    samples: npt.NDArray[np.float32]  # [N], mono, 16 kHz, -1..1
+
+
+def encode_flac(samples_N: npt.NDArray[np.int16]) -> bytes:
+    """16-bit mono samples at 16 kHz as FLAC; the same samples give the same bytes."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples_N, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
+    """Samples [N] in -1..1; exactly the 16-bit samples divided by 32768."""
+    samples_N, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    assert rate == SAMPLE_RATE
+    return np.asarray(samples_N, dtype=np.float32)
+
+
+def read_utterances(artifact: Artifact) -> Iterator[Utterance]:
+    """The utterances of an audio shard, in order, after its digest and page checksums were found right."""
+    path = artifact.path(AUDIO_FILE)
+    try:
+        for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(
+            batch_size=64
+        ):
+            for row in batch.to_pylist():
+                yield _utterance(row)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedArtifactError(
+            f"{artifact.id}/{AUDIO_FILE} cannot be read ({error}): delete it and run again"
+        ) from error
+
+
+def _utterance(row: dict[str, Any]) -> Utterance:
+    samples_N = decode_flac(row.pop("flac"))
+    assert len(samples_N) == row.pop("num_samples")
+    return Utterance(**row, samples=samples_N)
+
+
+class UtteranceWriter:
+    """Writes the two tables of a shard row by row. Use as a context manager; same rows, same bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: list[dict[str, Any]] = []
+        self._held_bytes = 0
+        self._index: list[dict[str, Any]] = []
+        self._writer = pq.ParquetWriter(
+            folder / AUDIO_FILE,
+            AUDIO,
+            # FLAC does not get smaller, and a dictionary of sounds is of no use.
+            compression={
+                name: "none" if name == "flac" else "zstd" for name in AUDIO.names
+            },
+            use_dictionary=["speaker", "split"],
+            write_page_checksum=True,
+            write_statistics=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one row of the schema AUDIO."""
+        self._rows.append(row)
+        self._index.append({name: row[name] for name in UTTERANCES.names})
+        self._held_bytes += len(row["flac"])
+        if self._held_bytes >= GROUP_BYTES or len(self._rows) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(
+                pa.Table.from_pylist(self._rows, schema=AUDIO),
+                row_group_size=GROUP_ROWS,
+            )
+        self._rows, self._held_bytes = [], 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+            write_table(
+                pa.Table.from_pylist(self._index, schema=UTTERANCES),
+                self._folder / UTTERANCES_FILE,
+            )
+        self._writer.close()
