@@ -30,6 +30,7 @@ UNKNOWN_FRAMES = 1 << 62
 UNKNOWN_RIFF_BYTES = 0x7FFF_0000
 # The MP3 length is an estimate from the first frame or the Xing tag: off by at most the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
+MAX_OGG_PAGE = 65_307
 # Bytes behind the last decoded frame that a reader may leave (measured on sound files: 0).
 UNREAD_BYTES, UNREAD_SHARE = 4_096, 0.02
 # A channel this much weaker than the strongest one is dead; a mean with it would halve the level.
@@ -294,6 +295,8 @@ def length_mismatch(handle: int, seen: Verdict) -> str | None:
     size = os.fstat(handle).st_size
     if seen.container in ("WAV", "WAVEX", "RF64"):
         return riff_mismatch(handle, size)
+    if seen.container == "OGG" and not ogg_ends(handle, size):
+        return f"{decoded} frames came out, then the stream stops without its end mark: the file is cut short"
     if seen.container in ("FLAC", "MP3", "OGG"):
         unread = size - os.lseek(handle, 0, os.SEEK_CUR) - tag_bytes(handle, size)
         if unread > UNREAD_BYTES and unread > UNREAD_SHARE * size:
@@ -331,6 +334,17 @@ def riff_tail_mismatch(handle: int, end: int, size: int) -> str | None:
     return None
 
 
+def ogg_ends(handle: int, size: int) -> bool:
+    """Whether the last page of an Ogg file is whole and says that it is the last. A cut file otherwise reads as short."""
+    tail = os.pread(handle, 2 * MAX_OGG_PAGE, max(0, size - 2 * MAX_OGG_PAGE))
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 27:
+        return False
+    segments = tail[page + 26]
+    length = 27 + segments + sum(tail[page + 27 : page + 27 + segments])
+    return bool(tail[page + 5] & 0x04) and len(tail) >= page + length
+
+
 def tag_bytes(handle: int, size: int) -> int:
     """Bytes of ID3v1 and APEv2 tags at the end of the file."""
     id3 = 128 if size > 128 and os.pread(handle, 3, size - 128) == b"TAG" else 0
@@ -342,6 +356,8 @@ def tag_bytes(handle: int, size: int) -> int:
 
 def blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
     """The samples [N, C] block by block, in one buffer that is used again and again."""
+    # soundfile seeks after each block to where it is already, which fails at the end of a FLAC of unknown length.
+    sound.seekable = lambda: False
     buffer_NC = np.empty((BLOCK_FRAMES, sound.channels), dtype=np.float32)
     while True:
         block_NC = sound.read(out=buffer_NC)
