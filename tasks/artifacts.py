@@ -1,0 +1,316 @@
+"""What a person sees in the Prefect UI: per stage a page in words, a table and a small picture; per run the whole.
+
+They are made from the manifests in the flow, not in the cached tasks, so a fully cached run shows every stage too. At
+most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.logging import get_run_logger
+
+from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting.html import (
+    EDGES,
+    curves_of,
+    data_uri,
+    duration_bins,
+    loss_lines,
+    nll_by_kind,
+    teacher_lines,
+)
+from tinywave_core.reporting.run import RunRecord
+from tinywave_core.reporting.stages import Outputs, StageRow, duration
+from tinywave_core.storage.store import Store
+
+Row = dict[str, Any]
+_MOST_STEPS = 20  # rows of a stage's steps that its page lists
+
+
+def publish_stage(row: StageRow, outputs: Outputs) -> None:
+    """Publish a stage's artifacts; call it in the stage's flow run. A failure is a warning in the run's log."""
+    key = row.stage.replace("_", "-")
+    _attempt(f"the page of {row.stage}", partial(_page, key, row, outputs))
+    for what, publish in _EXTRAS[row.stage].items():
+        _attempt(f"{what} of {row.stage}", partial(publish, f"{key}-{what.replace(' ', '-')}", outputs))
+
+
+def publish_run(run: RunRecord) -> None:
+    """Publish the page of a whole run and the link to its report; call it in the pipeline's flow run."""
+    _attempt("the page of the run", partial(_run_page, run))
+    if run.report:
+        _attempt("the link to the report", partial(_report_link, run))
+
+
+def _attempt(what: str, publish: Callable[[], Any]) -> None:
+    try:
+        publish()
+    except Exception as error:  # (a full disk of the server or a lost page must not lose hours of work)
+        get_run_logger().warning("could not publish %s: %s: %s", what, type(error).__name__, error, exc_info=True)
+
+
+# Stages: the page ------------------------------------------------------------------------------------------------
+
+
+def _page(key: str, row: StageRow, outputs: Outputs) -> None:
+    create_markdown_artifact(stage_markdown(row, outputs), key=key, description=f"{row.status}: {row.came_out}")
+
+
+def stage_markdown(row: StageRow, outputs: Outputs) -> str:
+    """What came in, what went out, cached or computed and why, what was rejected, where it lies."""
+    facts = [
+        ("came in", row.came_in),
+        ("went out", row.came_out),
+        ("computed", f"{row.computed} of {len(row.steps)} steps in {row.seconds:.1f} s"),
+        ("why", row.why),
+        *_facts(row.stage, outputs),
+    ]
+    own = [artifact for artifact in outputs.values() if artifact.stage == row.stage]
+    places = [f"- {cell(artifact.part)}: `{cell(artifact.url)}`" for artifact in own]
+    parts = [
+        f"# {row.stage.replace('_', ' ').capitalize()}: {row.status}",
+        table([{"what": k, "answer": v} for k, v in facts]),
+    ]
+    parts += ["## Where it lies", "\n".join(places), "## Steps", _steps(row)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
+    """What else a person asks of this stage first."""
+    match stage:
+        case "ingestion":
+            s = outputs["corpus"].summary
+            files, reasons = s["files"], ", ".join(f"{n} {reason}" for reason, n in s["reasons"].items())
+            found = (f"{files[k]} {k}" for k in ("found", "accepted", "rejected", "skipped"))
+            split = (
+                f"{duration(s['hours_train'])} to train on ({s['utterances_train']} utterances), "
+                f"{duration(s['hours_held_out'])} held out ({s['utterances_held_out']})"
+            )
+            return [
+                ("files", ", ".join(found)),
+                ("not used because", reasons or "nothing was rejected"),
+                ("split", split),
+            ]
+        case "tokenization":
+            s = outputs["tokens"].summary
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in s["streams"].items() if n)
+            return [("tokens", kinds), ("drift", verdict.drift_text(s))]
+        case "adaptation":
+            s = outputs["teacher"].summary
+            before, after = s["held_out_nll_before"], s["held_out_nll_after"]
+            scored = (
+                "no held-out speech"
+                if before is None or after is None
+                else f"{before:.3f} → {after:.3f} nats per token"
+            )
+            return [("started from", s["started_from"]), ("held-out NLL", scored)]
+        case "distillation":
+            s = outputs["student"].summary
+            final = ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())
+            return [("blocks copied from the teacher", ", ".join(map(str, s["layers_copied"]))), ("last step", final)]
+        case "evaluation":
+            return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
+        case "generation":
+            return [("vocoder", outputs["samples"].summary["vocoder"])]
+    return []
+
+
+def _words(name: str) -> str:
+    """A loss term's name in words."""
+    return name.replace("_", " ")
+
+
+def _steps(row: StageRow) -> str:
+    steps = sorted(row.steps, key=lambda step: step.cached)  # what ran comes first
+    rows = [
+        {
+            "part": step.part,
+            "artifact": f"`{step.artifact}`",
+            "status": "cached" if step.cached else f"computed in {step.seconds:.1f} s",
+            "why": step.why,
+            "size": verdict.size(step.bytes),
+        }
+        for step in steps[:_MOST_STEPS]
+    ]
+    more = len(steps) - len(rows)
+    return (table(rows) if rows else "none") + (f"\n\n… and {more} more." if more else "")
+
+
+# Stages: tables, pictures, links -----------------------------------------------------------------------------------
+
+
+def _reasons(key: str, outputs: Outputs) -> None:
+    reasons = outputs["corpus"].summary["reasons"]
+    if reasons:
+        create_table_artifact(
+            [{"reason": r, "files": n} for r, n in reasons.items()], key=key, description="files not used"
+        )
+
+
+def _durations(key: str, outputs: Outputs) -> None:
+    labels, counts = duration_bins(outputs["corpus"].summary)
+    if counts:
+        _image(
+            key,
+            plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels),
+            "length of utterances",
+        )
+
+
+def _units(key: str, outputs: Outputs) -> None:
+    counts = sorted(outputs["tokens"].summary.get("unit_histogram") or [], reverse=True)
+    if counts:
+        _image(
+            key, plots.histogram_png(counts, x_label="unit, by rank", y_label="frames"), "how often every unit occurs"
+        )
+
+
+def _teacher_loss(key: str, outputs: Outputs) -> None:
+    _losses(key, teacher_lines(outputs), "training loss of the teacher")
+
+
+def _student_losses(key: str, outputs: Outputs) -> None:
+    _losses(key, loss_lines(outputs), "cross-entropy of student and control on the true tokens")
+
+
+def _losses(key: str, lines: Sequence[plots.Line], about: str) -> None:
+    if lines:
+        _image(key, plots.lines_png(lines, x_label="optimiser step", y_label="nats per token"), about)
+
+
+def _targets(key: str, outputs: Outputs) -> None:
+    rows = verdict.target_rows(outputs["logits"].summary)
+    if rows:
+        create_table_artifact(rows, key=key, description="the teacher's targets by kind of token")
+
+
+def _terms(key: str, outputs: Outputs) -> None:
+    rows = [
+        {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
+        for part in ("student", "control")
+        for name, values in curves_of(outputs[part]).items()
+        if name != "step" and values
+    ]
+    if rows:
+        create_table_artifact(rows, key=key, description="loss terms at the first and the last step")
+
+
+def _comparison(key: str, outputs: Outputs) -> None:
+    rows = verdict.comparison_rows(outputs["scores"].summary)
+    create_table_artifact(rows, key=key, description="teacher, student and undistilled control")
+
+
+def _by_kind(key: str, outputs: Outputs) -> None:
+    kinds, series = nll_by_kind(outputs["scores"].summary)
+    if kinds:
+        _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
+
+
+def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
+    def publish(key: str, outputs: Outputs) -> None:
+        create_link_artifact(link_of(f"{outputs[part].url}{file}"), link_text=text, key=key, description=text)
+
+    return publish
+
+
+def _image(key: str, png: bytes, about: str) -> None:
+    assert len(png) <= plots.PNG_LIMIT_BYTES, f"the picture {key} has {len(png)} bytes"
+    create_image_artifact(data_uri(png, "image/png"), key=key, description=about)
+
+
+_EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
+    "ingestion": {"reasons": _reasons, "durations": _durations},
+    "tokenization": {"units": _units},
+    "adaptation": {"loss": _teacher_loss},
+    "logit_caching": {"targets": _targets},
+    "distillation": {"terms": _terms, "losses": _student_losses},
+    "evaluation": {"comparison": _comparison, "kinds": _by_kind},
+    "export": {"model": _link("model", "/model", "The student, as transformers loads it")},
+    "generation": {"samples": _link("samples", "", "Folder of the generated audio")},
+}
+
+
+# The run ---------------------------------------------------------------------------------------------------------
+
+
+def run_markdown(run: RunRecord, scores: dict[str, Any]) -> str:
+    """The DAG as a diagram, the stages as a table, the three models, and where things lie."""
+    stages = [
+        {
+            "stage": row.stage.replace("_", " "),
+            "came in": row.came_in,
+            "went out": row.came_out,
+            "s": f"{row.seconds:.1f}",
+            "computed or cached": row.status,
+            "why": row.why,
+        }
+        for row in run.rows
+    ]
+    places = [("report", run.report), ("student", run.student), *(("sample", wav) for wav in run.samples[:8])]
+    parts = [
+        f"# {_about(run)}",
+        _mermaid(run),
+        table(stages),
+        "## Teacher, student, undistilled control",
+        table(verdict.comparison_rows(scores)),
+        "\n".join(f"- {sentence}" for sentence in verdict.verdict(scores)),
+        "## Where it lies",
+        "\n".join(f"- {name}: `{cell(place)}`" for name, place in places if place),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run_page(run: RunRecord) -> None:
+    scores = Store(str(run.config["root"]), create=False).find(run.outputs["scores"]).summary
+    create_markdown_artifact(run_markdown(run, scores), key="run", description=_about(run))
+
+
+def _report_link(run: RunRecord) -> None:
+    text = "Report: scores, players, curves"
+    create_link_artifact(link_of(run.report), link_text=text, key="report", description=_about(run))
+
+
+def _about(run: RunRecord) -> str:
+    computed, steps = sum(row.computed for row in run.rows), sum(len(row.steps) for row in run.rows)
+    return f"Run {run.number}: {computed} of {steps} steps computed in {run.seconds:.1f} s"
+
+
+def _mermaid(run: RunRecord) -> str:
+    """The DAG; stages that computed something stand out."""
+    stages = [row.stage for row in run.rows]
+    nodes = [
+        f'  {row.stage}["{row.stage.replace("_", " ")}<br/>{row.seconds:.1f} s, {row.status}"]'
+        + (":::fresh" if row.computed else "")
+        for row in run.rows
+    ]
+    edges = [f"  {start} --> {end}" for start, end in EDGES if start in stages and end in stages]
+    style = "  classDef fresh stroke:#e07b39,stroke-width:3px"
+    return "\n".join(["```mermaid", "flowchart TD", *nodes, *edges, style, "```"])
+
+
+# Markdown --------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A GitHub-flavoured table; the columns are the keys of the first row."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(cell(str(value)) for value in line) + " |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Text that cannot end its cell or its line, nor open a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def link_of(url: str) -> str:
+    """What a browser opens: a file:// URL for a local path, any other URL as it is."""
+    return f"file://{quote(url)}" if url.startswith("/") else url

@@ -1,0 +1,380 @@
+"""The report of a run: one HTML page that needs nothing else, from the manifests and small files of the outputs.
+
+Pictures are inline SVG, sounds are MP3 in data URIs. All text is escaped by the template (paths may hold HTML).
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting.stages import Outputs, duration
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Artifact
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from tinywave_core.reporting.run import RunRecord
+
+MAX_PLAYERS = 12
+MAX_REJECTS = 50
+# Which stage reads which: (reads, is read by), by position in the run.
+EDGES = (
+    ("ingestion", "tokenization"),
+    ("tokenization", "adaptation"),
+    ("tokenization", "logit_caching"),
+    ("adaptation", "logit_caching"),
+    ("tokenization", "distillation"),
+    ("adaptation", "distillation"),
+    ("logit_caching", "distillation"),
+    ("tokenization", "evaluation"),
+    ("adaptation", "evaluation"),
+    ("distillation", "evaluation"),
+    ("tokenization", "export"),
+    ("adaptation", "export"),
+    ("distillation", "export"),
+    ("evaluation", "export"),
+    ("tokenization", "generation"),
+    ("ingestion", "generation"),
+    ("export", "generation"),
+)
+TERMS = {
+    "loss": "total",
+    "language_model": "true tokens",
+    "logits": "logits",
+    "hidden": "hidden",
+    "attention": "attention",
+}
+
+
+def render_report(record: "RunRecord", outputs: Outputs) -> str:
+    """The page."""
+    scores = outputs["scores"].summary
+    return _template().render(
+        record=record,
+        headline=verdict.headline(outputs),
+        verdict=verdict.verdict(scores),
+        comparison=verdict.comparison_rows(scores),
+        held_out=scores["held_out"],
+        samples=samples(outputs["samples"])[:MAX_PLAYERS],
+        further_samples=max(0, outputs["samples"].summary["samples"] - MAX_PLAYERS),
+        vocoder=outputs["samples"].summary["vocoder"],
+        dag=Markup(_dag(record)),
+        corpus=outputs["corpus"].summary,
+        tokens=outputs["tokens"].summary,
+        drift=verdict.drift_text(outputs["tokens"].summary),
+        rejects=rejects(outputs["corpus"]),
+        max_rejects=MAX_REJECTS,
+        data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
+        curves=[Markup(svg) for svg in curve_plots(outputs) if svg],
+        targets=verdict.target_rows(outputs["logits"].summary),
+        targets_about=outputs["logits"].summary,
+        lineage=lineage(record, outputs),
+        settings=settings(record.config),
+        code_version=_code_versions(outputs),
+        duration=duration,
+        size=verdict.size,
+    )
+
+
+@cache
+def _template():  # noqa: ANN202  (jinja2.Template)
+    environment = Environment(
+        loader=PackageLoader("tinywave_core.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+# Listen ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One player."""
+
+    title: str
+    seconds: float
+    width: float
+    """Share of the longest clip of the sample, so that pictures stand in line with their time."""
+    cut: float | None
+    """Where the prompt ends, as a share of the clip; None for the prompt itself."""
+    audio: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One continuation with what it was made from."""
+
+    number: int
+    speaker: str | None
+    transcript: str | None
+    new_tokens: int
+    clips: list[Clip]
+
+
+CLIPS = {
+    "prompt": "Prompt, as recorded",
+    "continuation": "Prompt and the student's continuation, through the vocoder",
+    "original": "How it really went on, through the same vocoder",
+}
+
+
+def samples(artifact: Artifact) -> list[Sample]:
+    """Players of the first samples of a `samples` artifact."""
+    if "samples.json" not in artifact.files:
+        return []
+    rows = json.loads(artifact.path("samples.json").read_text())
+    return [_sample(artifact, number, row) for number, row in enumerate(rows[:MAX_PLAYERS], start=1)]
+
+
+def _sample(artifact: Artifact, number: int, row: dict[str, Any]) -> Sample:
+    longest = max(row["seconds"].values())
+    clips = []
+    for name, title in CLIPS.items():
+        file = f"{number:02d}-{name}.wav"
+        if file in artifact.files:
+            seconds = row["seconds"][name]
+            cut = None if name == "prompt" else min(1.0, row["seconds"]["prompt"] / max(seconds, 1e-6))
+            audio, picture = clip_data(artifact.path(file).read_bytes())
+            clips.append(Clip(title, seconds, seconds / max(longest, 1e-6), cut, audio, picture))
+    return Sample(number, row["speaker"], row["transcript"], row["new_tokens"], clips)
+
+
+def clip_data(wav: bytes) -> tuple[str, str]:
+    """A wav file as (MP3, spectrogram) data URIs; about 4 kB per second, 32 kbit/s."""
+    import soundfile
+
+    wave, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
+    mp3 = io.BytesIO()
+    soundfile.write(mp3, wave, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.8)
+    return data_uri(mp3.getvalue(), "audio/mpeg"), data_uri(plots.spectrogram_png(wave, rate), "image/png")
+
+
+def data_uri(data: bytes, media_type: str) -> str:
+    """Bytes as a URL."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+# The DAG ---------------------------------------------------------------------------------------------------------
+
+
+def _dag(record: "RunRecord") -> str:
+    place = {row.stage: i for i, row in enumerate(record.rows)}
+    nodes = [plots.Node(row.stage, row.status, row.seconds, row.why, bool(row.computed)) for row in record.rows]
+    return plots.dag_svg(nodes, [(place[a], place[b]) for a, b in EDGES if a in place and b in place])
+
+
+# Data ------------------------------------------------------------------------------------------------------------
+
+
+def rejects(corpus: Artifact) -> list[dict[str, Any]]:
+    """Path, status, reason and detail of every file that gave no speech; rejected ones first."""
+    if "files.parquet" not in corpus.files:
+        return []
+    rows = read_table(corpus.path("files.parquet"), ["path", "status", "reason", "detail"]).to_pylist()
+    return sorted((row for row in rows if row["status"] != "accepted"), key=lambda row: (row["status"], row["path"]))
+
+
+def data_plots(outputs: Outputs) -> list[str]:
+    """Durations, and how often every code of every stream occurs."""
+    tokens = outputs["tokens"].summary
+    codes = {
+        "unit": ("Units, 25 Hz: most frequent first", "unit, by rank", True),
+        "pitch": ("Pitch, 12.5 Hz: 0 is unvoiced, the rest rises", "pitch code", False),
+        "style": ("Style, 1 Hz: most frequent first", "style code, by rank", True),
+    }
+    pictures = [_figure("Length of utterances", _durations(outputs["corpus"].summary))]
+    for stream, (title, label, ranked) in codes.items():
+        counts = tokens.get(f"{stream}_histogram") or []
+        shown = sorted(counts, reverse=True) if ranked else counts
+        picture = plots.histogram_svg(shown, title=title, x_label=label, y_label="frames")
+        unused = sum(not count for count in counts)
+        pictures.append(_figure(title + (f" ({unused} of {len(counts)} never occur)" if unused else ""), picture))
+    return pictures
+
+
+def duration_bins(corpus: dict[str, Any]) -> tuple[list[str], list[int]]:
+    """Labels and counts of the duration histogram, without the empty bins at its end."""
+    histogram = corpus.get("duration_histogram")
+    if not histogram:
+        return [], []
+    edges = histogram["edges_s"]
+    labels = [f"{low}–{high}" for low, high in zip([0, *edges], edges, strict=False)] + [f"> {edges[-1]}"]
+    counts = list(histogram["utterances"])
+    while counts and not counts[-1]:
+        counts.pop()
+    return labels[: len(counts)], counts
+
+
+def _durations(corpus: dict[str, Any]) -> str:
+    labels, counts = duration_bins(corpus)
+    title = "Length of utterances"
+    return plots.histogram_svg(counts, title=title, x_label="seconds", y_label="utterances", labels=labels)
+
+
+def _figure(caption: str, svg: str) -> str:
+    return str(Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(caption, Markup(svg))) if svg else ""
+
+
+# Curves ----------------------------------------------------------------------------------------------------------
+
+
+def curves_of(artifact: Artifact) -> dict[str, list[float]]:
+    """The training curve of an artifact, by column; empty if it has none."""
+    if "curves.parquet" not in artifact.files:
+        return {}
+    columns: dict[str, list[float]] = read_table(artifact.path("curves.parquet")).to_pydict()
+    return columns
+
+
+def loss_lines(outputs: Outputs) -> list[plots.Line]:
+    """Cross-entropy on the true tokens, which student and control share."""
+    lines = []
+    for part, label in (("student", "student"), ("control", "control, undistilled")):
+        curve = curves_of(outputs[part])
+        if "language_model" in curve:
+            lines.append(plots.Line(label, *plots.series_of(curve, "language_model"), part, dashed=part == "control"))
+    return lines
+
+
+def teacher_lines(outputs: Outputs) -> list[plots.Line]:
+    """The teacher's training loss."""
+    curve = curves_of(outputs["teacher"])
+    return [plots.Line("teacher", *plots.series_of(curve, "loss"), "teacher")] if curve else []
+
+
+def curve_plots(outputs: Outputs) -> list[str]:
+    """Losses, learning rates and NLL by kind of token."""
+    step = "optimiser step"
+    student, control = curves_of(outputs["student"]), curves_of(outputs["control"])
+    terms = [
+        plots.Line(label, *plots.series_of(student, term), "student" if term == "loss" else _colour(term))
+        for term, label in TERMS.items()
+        if term in student
+    ]
+    rates = [
+        plots.Line(part, *plots.series_of(curve, "learning_rate"), part)
+        for part, curve in (("teacher", curves_of(outputs["teacher"])), ("student", student or control))
+        if curve
+    ]
+    losses = {
+        "Teacher: training loss": (teacher_lines(outputs), "nats per token"),
+        "Student and control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
+        "Student: every term of its loss, unweighted": (terms, "per token"),
+        "Learning rate": (rates, "rate"),
+    }
+    pictures = [
+        _figure(title, plots.line_svg(lines, title=title, x_label=step, y_label=unit))
+        for title, (lines, unit) in losses.items()
+    ]
+    return [*pictures, _figure("Held-out NLL by kind of token", _nll_by_kind(outputs["scores"].summary))]
+
+
+def _colour(term: str) -> str:
+    return {"language_model": "teacher"}.get(term, term)
+
+
+def nll_by_kind(scores: dict[str, Any]) -> tuple[list[str], list[plots.Bars]]:
+    """Kinds of token and the three models' NLL on each."""
+    by_model = {name: scores["models"][name]["nll_by_kind"] for name in verdict.MODELS}
+    kinds = [kind for kind in by_model["teacher"] if kind != "marker"]
+    return kinds, [plots.Bars(name, [values.get(kind) for kind in kinds], name) for name, values in by_model.items()]
+
+
+def _nll_by_kind(scores: dict[str, Any]) -> str:
+    kinds, series = nll_by_kind(scores)
+    return plots.bars_svg(kinds, series, title="Held-out NLL by kind of token", y_label="nats per token")
+
+
+# Lineage and settings --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LineageRow:
+    """All artifacts of one part of a stage."""
+
+    stage: str
+    part: str
+    ids: Sequence[str]
+    bytes: int
+    made_from: Sequence[str]
+
+
+def lineage(record: "RunRecord", outputs: Outputs) -> list[LineageRow]:
+    """Every part in the order of the run: its artifacts, their bytes, and what they were made from."""
+    rows = []
+    for row in record.rows:
+        for part in dict.fromkeys(step.part for step in row.steps):
+            steps = [step for step in row.steps if step.part == part]
+            inputs = _inputs(outputs[part]) if part in outputs else []
+            rows.append(LineageRow(row.stage, part, [s.artifact for s in steps], sum(s.bytes for s in steps), inputs))
+    return rows
+
+
+def _inputs(artifact: Artifact) -> list[str]:
+    assert artifact.manifest is not None
+    return [
+        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {len(ids)}"
+        for name, ids in artifact.manifest.inputs.items()
+    ]
+
+
+def _code_versions(outputs: Outputs) -> str:
+    versions = {artifact.manifest.code_version for artifact in outputs.values() if artifact.manifest}
+    return ", ".join(sorted(versions))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as it was in the run."""
+
+    name: str
+    value: str
+    default: str
+    changed: bool
+    help: str
+
+
+def settings(config: dict[str, Any]) -> list[Setting]:
+    """All settings of a run, flat, beside their defaults."""
+    defaults, helps = _flat(PipelineConfig().model_dump(mode="json")), _helps(PipelineConfig)
+    return [
+        Setting(name, _shown(value), _shown(defaults.get(name)), value != defaults.get(name), helps.get(name, ""))
+        for name, value in _flat(config).items()
+    ]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in config.items():
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
+def _helps(model: "type[BaseModel]", prefix: str = "") -> dict[str, str]:
+    out = {}
+    for name, info in model.model_fields.items():
+        nested = info.annotation
+        if isinstance(nested, type) and hasattr(nested, "model_fields"):
+            out |= _helps(nested, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = info.description or ""
+    return out
+
+
+def _shown(value: Any) -> str:
+    return "—" if value is None else str(value)

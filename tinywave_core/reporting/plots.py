@@ -1,0 +1,386 @@
+"""Pictures as pure functions: numbers in; inline SVG for the report, or a small PNG for a Prefect artifact, out.
+
+The SVGs are written by hand: a few kilobytes each, with the page's own font and its CSS variables as colours, so that
+they follow the light and the dark scheme. A PNG stands alone, so it has a transparent ground and mid-grey lettering.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Values = npt.NDArray[np.float64]
+
+# CSS variables of report.html.jinja, and the same colours for a PNG. Okabe and Ito's palette, safe for colour-blind eyes.
+COLOURS = {
+    "teacher": "#3b8fd1",
+    "student": "#e07b39",
+    "control": "#8a8f98",
+    "hidden": "#a678c8",
+    "attention": "#3aa882",
+    "logits": "#c9a227",
+    "accent": "#3b8fd1",
+}
+PNG_LIMIT_BYTES = 30_000
+_WIDTH, _HEIGHT = 480, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: raw values faint, smoothed ones strong."""
+
+    label: str
+    x: Values
+    y: Values
+    colour: str = "accent"
+    """A name of COLOURS."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One series of bars, a value per group; None where the group has none."""
+
+    label: str
+    values: Sequence[float | None]
+    colour: str = "accent"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage in the picture of the DAG."""
+
+    name: str
+    status: str
+    seconds: float
+    why: str
+    fresh: bool
+    """Whether anything was computed."""
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------
+
+
+def smooth(y: Values, share: float = 0.03) -> Values:
+    """Exponential moving average over about `share` of the points, without the start's bias towards 0."""
+    keep = 1 - 1 / max(1.0, share * len(y))
+    out, total, weight = np.empty(len(y)), 0.0, 0.0
+    for i, value in enumerate(y):
+        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        out[i] = total / weight
+    return out
+
+
+def thin(x: Values, y: Values, points: int = 240) -> tuple[Values, Values]:
+    """At most about `points` of the points, first and last among them."""
+    if len(x) <= points:
+        return x, y
+    keep = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
+    return x[keep], y[keep]
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers from `low` to `high`."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    scale = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's label: short, without float noise."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:.6g}k"
+    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.6g}"
+
+
+# SVG -------------------------------------------------------------------------------------------------------------
+
+
+def line_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -> str:
+    """Curves over a common x axis."""
+    lines = [_finite(line) for line in lines]
+    lines = [line for line in lines if len(line.x)]
+    if not lines:
+        return ""
+    xs, ys = np.concatenate([line.x for line in lines]), np.concatenate([line.y for line in lines])
+    x, y = _Scale(xs.min(), xs.max(), _LEFT, _WIDTH - _RIGHT), _Scale(*_padded(ys), _HEIGHT - _BOTTOM, _TOP)
+    body = [_y_axis(y, y_label), _x_axis(x, x_label)]
+    for line in lines:
+        dash = ";stroke-dasharray:5 4" if line.dashed else ""
+        stroke = f"fill:none;stroke:var(--{line.colour})"
+        if len(line.x) > 20:
+            body.append(f'<path d="{_path(line.x, line.y, x, y)}" style="{stroke};opacity:.28;stroke-width:1"/>')
+        strong = _path(line.x, smooth(line.y), x, y)
+        body.append(f'<path d="{strong}" style="{stroke};stroke-width:2{dash}"/>')
+    return _svg(title, "".join(body)) + _legend([(line.label, line.colour) for line in lines])
+
+
+def bars_svg(groups: Sequence[str], series: Sequence[Bars], *, title: str, y_label: str) -> str:
+    """Bars side by side per group, each with its value on top."""
+    values = [v for bars in series for v in bars.values if v is not None]
+    if not values:
+        return ""
+    y = _Scale(0.0, max(values) * 1.12 or 1.0, _HEIGHT - _BOTTOM, _TOP)
+    room = (_WIDTH - _LEFT - _RIGHT) / len(groups)
+    width = min(46.0, room * 0.8 / len(series))
+    body = [_y_axis(y, y_label)]
+    for g, group in enumerate(groups):
+        middle = _LEFT + room * (g + 0.5)
+        body.append(_text(middle, _HEIGHT - _BOTTOM + 18, group, "middle"))
+        for s, bars in enumerate(series):
+            value = bars.values[g]
+            if value is None:
+                continue
+            left, top = middle + width * (s - len(series) / 2), y(value)
+            hint = escape(f"{group}, {bars.label}: {value:.4g}")
+            body.append(_bar(left, top, width * 0.9, y(0.0) - top, bars.colour, hint))
+            body.append(_text(left + width * 0.45, top - 4, f"{value:.3g}", "middle", size=10))
+    return _svg(title, "".join(body)) + _legend([(bars.label, bars.colour) for bars in series if len(series) > 1])
+
+
+def histogram_svg(
+    counts: Sequence[float], *, title: str, x_label: str, y_label: str, labels: Sequence[str] | None = None
+) -> str:
+    """One bar per count; `labels` under every bar, or a numbered axis when there are none."""
+    if not len(counts) or not max(counts):
+        return ""
+    y = _Scale(0.0, max(counts) * 1.06, _HEIGHT - _BOTTOM, _TOP)
+    x = _Scale(0.0, float(len(counts)), _LEFT, _WIDTH - _RIGHT)
+    room = (_WIDTH - _LEFT - _RIGHT) / len(counts)
+    gap = min(room * 0.12, 3.0)
+    body = [_y_axis(y, y_label)]
+    if labels is None:
+        body.append(_x_axis(x, x_label))
+    else:
+        size = 11 if room > 38 else 9
+        body += [
+            _text(x(i + 0.5), _HEIGHT - _BOTTOM + 15, label, "middle", size=size) for i, label in enumerate(labels)
+        ]
+        body.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle"))
+    for i, count in enumerate(counts):
+        hint = escape(f"{labels[i] if labels else i}: {count:g}")
+        body.append(_bar(x(i) + gap / 2, y(count), room - gap, y(0.0) - y(count), "accent", hint))
+    return _svg(title, "".join(body))
+
+
+_ROW, _DAG_WIDTH = 50, 440
+
+
+def dag_svg(nodes: Sequence[Node], edges: Sequence[tuple[int, int]]) -> str:
+    """The stages from top to bottom with time bars; edges that skip a stage are arcs on the left."""
+    longest = max((node.seconds for node in nodes), default=0.0) or 1.0
+    body = []
+    for start, end in edges:
+        y0, y1 = _ROW * start + 22, _ROW * end + 22
+        bend = 74 - (0 if end == start + 1 else 10 + 9 * (end - start))
+        curve = f"M74 {y0}C{bend} {y0} {bend} {y1} 74 {y1}"
+        body.append(f'<path d="{curve}" style="fill:none;stroke:var(--line);stroke-width:1.4"/>')
+    for row, node in enumerate(nodes):
+        y = _ROW * row + 22
+        colour = "student" if node.fresh else "control"
+        length = max(1.5, 118 * node.seconds / longest)
+        body += [
+            f"<g><title>{escape(f'{node.name}: {node.status}, {node.seconds:.1f} s; {node.why}')}</title>",
+            f'<circle cx="74" cy="{y}" r="7" style="fill:{_paint(colour) if node.fresh else "var(--card)"};'
+            f'stroke:{_paint(colour)};stroke-width:2"/>',
+            _text(92, y - 2, node.name.replace("_", " "), "start", size=14, weight=600),
+            _text(92, y + 14, _short(f"{node.status}: {node.why}", 58), "start", size=11, muted=True),
+            _bar(232, y - 13, length, 11, colour, ""),
+            _text(238 + length, y - 3, f"{node.seconds:.1f} s", "start", size=11),
+            "</g>",
+        ]
+    return _svg("The stages of this run and the time they took", "".join(body), _DAG_WIDTH, _ROW * len(nodes), "dag")
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A linear axis: value to pixel."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return float(self.start + share * (self.end - self.start))
+
+
+def _finite(line: Line) -> Line:
+    keep = np.isfinite(line.y)
+    x, y = thin(np.asarray(line.x, np.float64)[keep], np.asarray(line.y, np.float64)[keep])
+    return Line(line.label, x, y, line.colour, line.dashed)
+
+
+def _padded(ys: Values) -> tuple[float, float]:
+    low, high = float(ys.min()), float(ys.max())
+    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    return (0.0 if 0 <= low < 0.4 * high else low - pad), high + pad
+
+
+def _path(xs: Values, ys: Values, x: _Scale, y: _Scale) -> str:
+    return "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in zip(xs, ys, strict=True))
+
+
+def _y_axis(y: _Scale, label: str) -> str:
+    parts = []
+    for value in ticks(y.low, y.high):
+        line = f'x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
+        parts.append(
+            f'<line {line} style="stroke:var(--line)"/>' + _text(_LEFT - 6, y(value) + 4, number(value), "end")
+        )
+    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
+    turned = f'<g transform="rotate(-90 11 {middle})">{_text(11, middle, label, "middle", muted=True)}</g>'
+    return "".join(parts) + turned
+
+
+def _x_axis(x: _Scale, label: str) -> str:
+    parts = [_text(x(v), _HEIGHT - _BOTTOM + 16, number(v), "middle") for v in ticks(x.low, x.high)]
+    return "".join(parts) + _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, label, "middle", muted=True)
+
+
+def _text(
+    x: float, y: float, text: str, anchor: str, *, size: float = 11, weight: int = 400, muted: bool = False
+) -> str:
+    style = f"font-size:{size:g}px;font-weight:{weight};fill:var(--{'muted' if muted else 'ink'})"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{escape(text)}</text>'
+
+
+def _bar(x: float, y: float, width: float, height: float, colour: str, hint: str) -> str:
+    title = f"<title>{hint}</title>" if hint else ""
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{max(height, 0.0):.1f}"'
+    return f'<rect {place} rx="1" style="fill:{_paint(colour)}">{title}</rect>'
+
+
+def _paint(colour: str) -> str:
+    assert colour in COLOURS, colour
+    return f"var(--{colour})"
+
+
+def _svg(title: str, body: str, width: int = _WIDTH, height: int = _HEIGHT, kind: str = "plot") -> str:
+    label = escape(title, quote=True)
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}</svg>'
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    if not entries:
+        return ""
+    keys = "".join(f'<span><i style="background:{_paint(c)}"></i>{escape(label)}</span>' for label, c in entries)
+    return f'<div class="legend">{keys}</div>'
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+# PNG -------------------------------------------------------------------------------------------------------------
+
+
+def mel_spectrogram(
+    samples: npt.NDArray[np.floating], sample_rate: int, bands: int = 64, hop_s: float = 0.016
+) -> Values:
+    """Log-mel power [bands, frames] in dB below the loudest cell, floor -70: 64 ms Hann windows, 0 Hz to Nyquist."""
+    size, hop = round(0.064 * sample_rate), max(1, round(hop_s * sample_rate))
+    padded = np.pad(np.asarray(samples, np.float64), (size // 2, size // 2 + hop))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[: max(1, len(samples)) : hop]
+    power = np.abs(np.fft.rfft(windows * np.hanning(size), axis=1)) ** 2
+    mel = _mel_filters(size, sample_rate, bands) @ power.T
+    level = 10 * np.log10(np.maximum(mel, 1e-10 * max(mel.max(), 1e-10)))
+    return np.asarray(np.maximum(level - level.max(), -70.0))
+
+
+def _mel_filters(size: int, sample_rate: int, bands: int) -> Values:
+    """Triangles [bands, size / 2 + 1] on the HTK mel scale."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
+    frequencies = np.fft.rfftfreq(size, 1 / sample_rate)
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rise, fall = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
+    return np.asarray(np.maximum(0.0, np.minimum(rise, fall)))
+
+
+def spectrogram_png(samples: npt.NDArray[np.floating], sample_rate: int) -> bytes:
+    """The mel spectrogram as a bare picture, low frequencies at the bottom, in 32 colours."""
+    import matplotlib
+    from PIL import Image
+
+    level = mel_spectrogram(samples, sample_rate)
+    cells = np.clip((level[::-1] + 70) / 70 * 31, 0, 31).round().astype(np.uint8)
+    picture = Image.fromarray(cells)
+    picture.putpalette((matplotlib.colormaps["magma"](np.linspace(0, 1, 32))[:, :3] * 255).astype(np.uint8).tobytes())
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True, bits=5)
+    return out.getvalue()
+
+
+def lines_png(lines: Sequence[Line], *, x_label: str, y_label: str) -> bytes:
+    """Curves for a Prefect image artifact."""
+    with _figure(x_label, y_label) as (axes, out):
+        for line in (_finite(line) for line in lines):
+            style = "--" if line.dashed else "-"
+            axes.plot(line.x, smooth(line.y), style, color=COLOURS[line.colour], label=line.label, linewidth=1.6)
+        axes.legend(frameon=False, labelcolor="#808080", fontsize=8)
+    return out.getvalue()
+
+
+def histogram_png(counts: Sequence[float], *, x_label: str, y_label: str, labels: Sequence[str] | None = None) -> bytes:
+    """Counts for a Prefect image artifact."""
+    with _figure(x_label, y_label) as (axes, out):
+        axes.bar(np.arange(len(counts)), np.asarray(counts, np.float64), width=0.88, color=COLOURS["accent"])
+        if labels is not None:
+            axes.set_xticks(np.arange(len(labels)), labels)
+    return out.getvalue()
+
+
+def bars_png(groups: Sequence[str], series: Sequence[Bars], *, y_label: str) -> bytes:
+    """Grouped bars for a Prefect image artifact."""
+    with _figure("", y_label) as (axes, out):
+        width = 0.8 / len(series)
+        for s, bars in enumerate(series):
+            heights = [math.nan if v is None else v for v in bars.values]
+            places = np.arange(len(groups)) + width * (s - (len(series) - 1) / 2)
+            axes.bar(places, heights, width=width * 0.9, color=COLOURS[bars.colour], label=bars.label)
+        axes.set_xticks(np.arange(len(groups)), groups)
+        axes.legend(frameon=False, labelcolor="#808080", fontsize=8)
+    return out.getvalue()
+
+
+@contextmanager
+def _figure(x_label: str, y_label: str) -> Iterator[tuple["Axes", io.BytesIO]]:
+    """Axes of a figure of its own (no pyplot: stages run in threads); the PNG is in the buffer afterwards."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure, out = Figure(figsize=(6, 3), dpi=80, layout="constrained"), io.BytesIO()
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    yield axes, out
+    grey = "#808080"
+    axes.set_xlabel(x_label, color=grey)
+    axes.set_ylabel(y_label, color=grey)
+    axes.tick_params(colors=grey, labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(grey)
+    figure.savefig(out, format="png", transparent=True)
+
+
+def series_of(table: Mapping[str, Sequence[float]], column: str) -> tuple[Values, Values]:
+    """(step, value) of one column of a training curve."""
+    return np.asarray(table["step"], np.float64), np.asarray(table[column], np.float64)

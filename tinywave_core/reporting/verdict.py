@@ -1,0 +1,146 @@
+"""What the scores say, in words that claim no more than their intervals allow; and the three-way comparison as rows."""
+
+from typing import Any
+
+from tinywave_core.reporting.stages import Outputs, duration
+
+MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
+Summary = dict[str, Any]
+
+
+def headline(outputs: Outputs) -> str:
+    """What was made, from what."""
+    student, corpus = outputs["student"].summary, outputs["corpus"].summary
+    return (
+        f"A student of {millions(student['parameters'])} parameters, distilled from a teacher of "
+        f"{millions(student['teacher_parameters'])}, on {duration(corpus['hours_train'])} of speech"
+    )
+
+
+def verdict(scores: Summary) -> list[str]:
+    """Whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze."""
+    return [_gain(scores), _gap(scores), _cloze(scores)]
+
+
+def _gain(scores: Summary) -> str:
+    comparison = scores["comparison"]
+    gain, (low, high) = comparison["distillation_gain_nll"], comparison["distillation_gain_nll_interval"]
+    measured = (
+        f"{gain:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, paired over "
+        f"{scores['held_out']['sequences']} held-out utterances)"
+    )
+    if low > 0:
+        return (
+            f"Distillation helped beyond noise: against the same student trained without a teacher it gains {measured}."
+        )
+    if high < 0:
+        return (
+            f"Distillation hurt beyond noise: against the same student trained without a teacher it gains {measured}."
+        )
+    return f"Distillation made no difference that this much held-out speech can show: its gain of {measured} is within noise."
+
+
+def _gap(scores: Summary) -> str:
+    comparison, models = scores["comparison"], scores["models"]
+    low, high = comparison["distillation_gain_nll_interval"]
+    noise = " (a figure within noise)" if low <= 0 <= high else ""
+    if comparison["student_is_better_than_teacher"]:
+        ahead = models["teacher"]["nll"] - models["student"]["nll"]
+        return (
+            f"The student is better than its teacher, by {ahead:.3f} nats per token: there is no gap left to close. A teacher "
+            "that overfits, or that was trained briefly, does that."
+        )
+    closed = comparison["nll_gap_closed"]
+    if closed is None:
+        return "The undistilled control is as good as the teacher, so there is no gap that distillation could close."
+    if closed < 0:
+        return f"The student is further from the teacher than its undistilled control{noise}."
+    return f"It closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}."
+
+
+def _cloze(scores: Summary) -> str:
+    comparison, models = scores["comparison"], scores["models"]
+    items = scores["held_out"]["cloze_items"]
+    if "cloze" not in models["student"]:
+        return "No cloze item could be built from the held-out speech, so there is no cloze accuracy."
+    accuracy = models["student"]["cloze"]
+    kept = comparison["cloze_above_chance_retention"]
+    chance = models["teacher"]["cloze_interval"][0] <= 0.5
+    if kept is None or chance:
+        return (
+            f"Cloze retention is not meaningful here: over {items} items the teacher's own accuracy of "
+            f"{models['teacher']['cloze']:.1%} cannot be told from chance (50 %); the student's is {accuracy:.1%}."
+        )
+    low, high = comparison["cloze_gain_interval"]
+    against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
+    return (
+        f"It keeps {kept:.0%} of the teacher's cloze accuracy above chance ({accuracy:.1%} against "
+        f"{models['teacher']['cloze']:.1%} over {items} items), {against} its undistilled control."
+    )
+
+
+def comparison_rows(scores: Summary) -> list[dict[str, str]]:
+    """The three-way table, a dict per model; the columns are the keys."""
+    rows = []
+    for name, label in MODELS.items():
+        model = scores["models"][name]
+        low, high = model["nll_interval"]
+        row = {
+            "model": label,
+            "parameters": millions(model["parameters"]),
+            "NLL, nats per token": f"{model['nll']:.3f} ({low:.3f} to {high:.3f})",
+            "perplexity": f"{model['perplexity']:.1f}",
+            "bits per second": f"{model['bits_per_second']:.1f}",
+        }
+        if "cloze" in model:
+            low, high = model["cloze_interval"]
+            row["cloze accuracy"] = f"{model['cloze']:.1%} ({low:.1%} to {high:.1%})"
+        else:
+            row["cloze accuracy"] = "no items"
+        rows.append(row)
+    return rows
+
+
+def target_rows(logits: Summary) -> list[dict[str, str]]:
+    """The teacher's targets per kind of token, a dict per kind."""
+    return [
+        {
+            "kind": kind,
+            "tokens": f"{figures['tokens']:,}",
+            "teacher NLL, nats": f"{figures['teacher_nll']:.3f}",
+            "entropy, nats": f"{figures['entropy']:.3f}",
+            "mass beyond K": f"{figures['mass_beyond_k']:.1%}",
+        }
+        for kind, figures in logits["kinds"].items()
+    ]
+
+
+def drift_text(tokens: Summary) -> str:
+    """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
+    drift = tokens.get("drift") or {}
+    if not drift:
+        return "No drift was measured."
+    worst = max(drift.values())
+    if worst < 0.05:
+        meaning = "the codebooks fit this audio as well as what they were fitted on"
+    elif worst < 0.15:
+        meaning = "some of this audio sounds different (other speakers or another microphone, or a small shard)"
+    else:
+        meaning = "some of this audio is unlike what the codebooks saw: consider `refresh.codebooks` = growth or always"
+    return (
+        f"The units of {len(drift)} shards differ from those of the codebooks' fit by at most {worst:.3f} bits "
+        f"(Jensen-Shannon: 0 is the same distribution, 1 is nothing in common); {meaning}."
+    )
+
+
+def millions(parameters: int) -> str:
+    """A parameter count for people."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
