@@ -18,10 +18,13 @@ FFT_SAMPLES = 1080  # at least window + longest lag, and a product of small prim
 SHORTEST_LAG, LONGEST_LAG = 40, 267
 # Formants above this hold little of the periodicity, and the smoother autocorrelation takes a parabola better.
 LOWPASS_HZ = 2500.0
+# Mains hum (50 or 60 Hz) is as periodic as a voice; a low voice is still heard by its harmonics.
+HUM_HZ = 110.0
 CANDIDATES = 8
-# Praat's defaults, in units of normalised autocorrelation; its octave cost keeps a period from being counted twice.
+# Praat's defaults, in units of normalised autocorrelation, but for the octave cost: with 0.01 very even tones came out
+# an octave too low.
 VOICING_THRESHOLD, SILENCE_THRESHOLD = 0.45, 0.03
-OCTAVE_COST, OCTAVE_JUMP_COST, VOICING_CHANGE_COST = 0.01, 0.35, 0.14
+OCTAVE_COST, OCTAVE_JUMP_COST, VOICING_CHANGE_COST = 0.03, 0.35, 0.14
 SILENT_RMS = 1e-4  # of full scale: dither and digital silence are never voiced
 
 F0 = npt.NDArray[np.float64]
@@ -36,9 +39,9 @@ def frame_count(num_samples: int) -> int:
 def f0_hz(samples: npt.NDArray[np.float32]) -> F0:
     """F0 [F] in Hz of mono speech at 16 kHz, 0.0 where unvoiced."""
     windows_FS = _windows(samples)
-    rms_F = np.sqrt(np.square(windows_FS).mean(axis=1))
-    f0_FK, strength_FK = _candidates(_autocorrelation(windows_FS))
-    strength_FK[:, 0] = _unvoiced_strength(rms_F)
+    correlation_FL, power_F = _autocorrelation(windows_FS)
+    f0_FK, strength_FK = _candidates(correlation_FL)
+    strength_FK[:, 0] = _unvoiced_strength(np.sqrt(power_F))
     path_F = _best_path(f0_FK, strength_FK)
     return f0_FK[np.arange(len(path_F)), path_F]
 
@@ -50,15 +53,18 @@ def _windows(samples: npt.NDArray[np.float32]) -> _Array:
     return windows - windows.mean(axis=1, keepdims=True)
 
 
-def _autocorrelation(windows_FS: _Array) -> _Array:
-    """Normalised autocorrelation [F, L] at lags 0 … LONGEST_LAG + 1, rid of the window's own decay."""
+def _autocorrelation(windows_FS: _Array) -> tuple[_Array, _Array]:
+    """Normalised autocorrelation [F, L] at lags 0 … LONGEST_LAG + 1 without the window's own decay, and power [F]."""
     window_S = np.hanning(WINDOW_SAMPLES + 2)[1:-1]
     low = int(LOWPASS_HZ * FFT_SAMPLES / SAMPLE_RATE)
     spectrum = np.fft.rfft(windows_FS * window_S, FFT_SAMPLES)[:, :low]
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
+    frequencies = np.arange(low) * SAMPLE_RATE / FFT_SAMPLES
+    weight = 1 / (1 + (HUM_HZ / np.maximum(frequencies, 1.0)) ** 8)
+    power = (np.square(spectrum.real) + np.square(spectrum.imag)) * weight
     raw_FL = np.fft.irfft(power, FFT_SAMPLES)[:, : LONGEST_LAG + 2]
     own_L = np.fft.irfft(np.square(np.abs(np.fft.rfft(window_S, FFT_SAMPLES))), FFT_SAMPLES)[: LONGEST_LAG + 2]
-    return raw_FL / np.maximum(raw_FL[:, :1], 1e-12) / (own_L / own_L[0])
+    normalised_FL = raw_FL / np.maximum(raw_FL[:, :1], 1e-12) / (own_L / own_L[0])
+    return normalised_FL, np.maximum(raw_FL[:, 0], 0.0) / np.square(window_S).sum()
 
 
 def _candidates(correlation_FL: _Array) -> tuple[_Array, _Array]:

@@ -1,0 +1,121 @@
+"""The merge and its way back: equal to SpiritLM's recorded strings, and inverse to one another."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinywave_core.errors import TokenError
+from tinywave_core.tokenizers.speech import (
+    Streams,
+    encode_utterance,
+    from_string,
+    merge,
+    positions,
+    run_starts,
+    to_string,
+)
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+SPIRITLM = Vocabulary(text=32_000, hubert=501, pitch=64, style=100)
+GOLDEN = json.loads((Path(__file__).parents[2] / "fixtures" / "spiritlm_strings.json").read_text())
+
+
+def _units(string: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array([int(unit) for unit in string.split()], dtype=np.int64)
+
+
+def _streams(units: str, pitch: str = "", style: str = "") -> Streams:
+    return Streams(_units(units), _units(pitch), _units(style))
+
+
+streams = st.builds(
+    lambda units, pitch, style: Streams(*(np.array(x, dtype=np.int64) for x in (units, pitch, style))),
+    st.lists(st.integers(0, 500), max_size=80),
+    st.lists(st.integers(0, 63), max_size=40),
+    st.lists(st.integers(0, 99), max_size=4),
+)
+
+
+@pytest.mark.parametrize("case", GOLDEN["units_to_string"])
+def test_strings_equal_those_of_spiritlm(case: dict[str, Any]) -> None:
+    units = case["units"]
+    assert to_string(_streams(units["hubert"]), SPIRITLM) == case["base"]
+    assert to_string(_streams(units["hubert"], units["pitch"]), SPIRITLM) == case["pitch_only"]
+    assert to_string(_streams(units["hubert"], units["pitch"], units["style"]), SPIRITLM) == case["expressive"]
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("case", GOLDEN["string_to_units"])
+def test_units_of_strings_equal_those_of_spiritlm(case: dict[str, Any], repeat: bool) -> None:
+    expected = case["units_dup" if repeat else "units"]
+    found = from_string(case["string"], SPIRITLM, default_style=68, repeat_for_pitch=repeat)
+    for name, stream in [("hubert", found.units), ("pitch", found.pitch), ("style", found.style)]:
+        assert " ".join(map(str, stream)) == expected.get(name, "")
+
+
+def test_order_at_equal_times_is_style_pitch_unit() -> None:
+    assert to_string(_streams("5 5 6", "1 1", "9"), SPIRITLM) == "[St9][Pi1][Hu5][Hu6]"
+
+
+def test_rate_is_24_99_units_per_second() -> None:
+    # Unit 2499 starts at 2499 / 24.99 = 100 s: after the style token of that second, not before it as at 25 Hz.
+    string = to_string(Streams(np.arange(2500) % 2, np.zeros(0, np.int64), np.arange(101) % 100), SPIRITLM)
+    assert string.endswith("[Hu0][St0][Hu1]")
+
+
+@given(streams)
+def test_ids_and_string_are_the_same_thing(speech: Streams) -> None:
+    ids = merge(speech, SPIRITLM)
+    assert SPIRITLM.encode(to_string(speech, SPIRITLM)) == ids.tolist()
+    assert encode_utterance(speech, SPIRITLM).tolist() == [1, 32_001, *ids.tolist(), 2]
+
+
+@given(streams)
+def test_every_deduplicated_unit_comes_back_in_order(speech: Streams) -> None:
+    found = positions(encode_utterance(speech, SPIRITLM), SPIRITLM)
+    np.testing.assert_array_equal(found.units, speech.units[run_starts(speech.units)])
+    assert len(found.pitch) in (0, len(found.units)) and len(found.style) in (0, len(found.units))
+
+
+@given(st.text(alphabet="[]HuPiStTexSpch0123456789٣² ", max_size=30))
+def test_any_string_is_parsed_exactly_or_refused(string: str) -> None:
+    try:
+        ids = SPIRITLM.encode(string)
+    except TokenError:
+        return
+    assert SPIRITLM.decode(ids).replace("[Hu0", "[Hu") == "" or len(from_string(string, SPIRITLM).units) <= len(ids)
+
+
+@pytest.mark.parametrize(
+    "string",
+    [
+        "[Hu٣]",
+        "[Hu²]",
+        "[Hu12345]",
+        "[Hu501]",
+        "[Pi64]",
+        "[St100]",
+        "[Hu]",
+        "[Hu1",
+        "Hu1]",
+        "[Hu1] [Hu2]",
+        "[hu1]",
+        "[Hu-1]",
+        "x",
+    ],
+)
+def test_malformed_strings_are_token_errors(string: str) -> None:
+    with pytest.raises(TokenError):
+        from_string(string, SPIRITLM)
+
+
+def test_units_beyond_the_vocabulary_are_token_errors() -> None:
+    with pytest.raises(TokenError, match="has 501 of their kind"):
+        merge(_streams("501"), SPIRITLM)
+    with pytest.raises(TokenError, match="has 0 of their kind"):
+        merge(_streams("1", "1"), Vocabulary(text=259, hubert=10))
