@@ -48,7 +48,7 @@ EDGES = (
     ("export", "generation"),
 )
 TERMS = {
-    "loss": "total",
+    "loss": "total, weighted",
     "language_model": "true tokens",
     "logits": "logits",
     "hidden": "hidden",
@@ -267,14 +267,14 @@ def curve_plots(outputs: Outputs) -> list[str]:
         if term in student
     ]
     rates = [
-        plots.Line(part, *plots.series_of(curve, "learning_rate"), part)
+        plots.Line(part, *plots.series_of(curve, "learning_rate"), part, noisy=False)
         for part, curve in (("teacher", curves_of(outputs["teacher"])), ("student", student or control))
         if curve
     ]
     losses = {
         "Teacher: training loss": (teacher_lines(outputs), "nats per token"),
         "Student and control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
-        "Student: every term of its loss, unweighted": (terms, "per token"),
+        "Student: every term of its loss": (terms, "per token"),
         "Learning rate": (rates, "rate"),
     }
     pictures = [

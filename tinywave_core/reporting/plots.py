@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[np.float64]
 
-# CSS variables of report.html.jinja, and the same colours for a PNG. Okabe and Ito's palette, safe for colour-blind eyes.
+# CSS variables of report.html.jinja, and the same colours for a PNG. After Okabe and Ito: for colour-blind eyes too.
 COLOURS = {
     "teacher": "#3b8fd1",
     "student": "#e07b39",
@@ -45,6 +45,13 @@ class Line:
     colour: str = "accent"
     """A name of COLOURS."""
     dashed: bool = False
+    noisy: bool = True
+    """Whether a moving average says more than the values themselves."""
+
+    @property
+    def main(self) -> Values:
+        """What the strong curve shows."""
+        return smooth(self.y) if self.noisy else self.y
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,12 @@ class Node:
 
 
 def smooth(y: Values, share: float = 0.03) -> Values:
-    """Exponential moving average over about `share` of the points, without the start's bias towards 0."""
-    keep = 1 - 1 / max(1.0, share * len(y))
-    out, total, weight = np.empty(len(y)), 0.0, 0.0
-    for i, value in enumerate(y):
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight
-    return out
+    """Centred moving average over about `share` of the points; narrower at both ends, so that it never lags."""
+    half = int(share * len(y) / 2)
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    reach = np.minimum(half, np.minimum(np.arange(len(y)), np.arange(len(y))[::-1]))
+    low, high = np.arange(len(y)) - reach, np.arange(len(y)) + reach + 1
+    return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
 def thin(x: Values, y: Values, points: int = 240) -> tuple[Values, Values]:
@@ -106,7 +112,10 @@ def number(value: float) -> str:
         return "0"
     if abs(value) >= 10_000:
         return f"{value / 1000:.6g}k"
-    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.6g}"
+    if abs(value) >= 1e-3:
+        return f"{value:.6g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 # SVG -------------------------------------------------------------------------------------------------------------
@@ -124,9 +133,9 @@ def line_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -
     for line in lines:
         dash = ";stroke-dasharray:5 4" if line.dashed else ""
         stroke = f"fill:none;stroke:var(--{line.colour})"
-        if len(line.x) > 20:
+        if line.noisy:
             body.append(f'<path d="{_path(line.x, line.y, x, y)}" style="{stroke};opacity:.28;stroke-width:1"/>')
-        strong = _path(line.x, smooth(line.y), x, y)
+        strong = _path(line.x, line.main, x, y)
         body.append(f'<path d="{strong}" style="{stroke};stroke-width:2{dash}"/>')
     return _svg(title, "".join(body)) + _legend([(line.label, line.colour) for line in lines])
 
@@ -150,7 +159,7 @@ def bars_svg(groups: Sequence[str], series: Sequence[Bars], *, title: str, y_lab
             left, top = middle + width * (s - len(series) / 2), y(value)
             hint = escape(f"{group}, {bars.label}: {value:.4g}")
             body.append(_bar(left, top, width * 0.9, y(0.0) - top, bars.colour, hint))
-            body.append(_text(left + width * 0.45, top - 4, f"{value:.3g}", "middle", size=10))
+            body.append(_text(left + width * 0.45, top - 4, f"{value:.2f}", "middle", size=10))
     return _svg(title, "".join(body)) + _legend([(bars.label, bars.colour) for bars in series if len(series) > 1])
 
 
@@ -172,7 +181,7 @@ def histogram_svg(
         body += [
             _text(x(i + 0.5), _HEIGHT - _BOTTOM + 15, label, "middle", size=size) for i, label in enumerate(labels)
         ]
-        body.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle"))
+        body.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle", muted=True))
     for i, count in enumerate(counts):
         hint = escape(f"{labels[i] if labels else i}: {count:g}")
         body.append(_bar(x(i) + gap / 2, y(count), room - gap, y(0.0) - y(count), "accent", hint))
@@ -225,7 +234,7 @@ class _Scale:
 def _finite(line: Line) -> Line:
     keep = np.isfinite(line.y)
     x, y = thin(np.asarray(line.x, np.float64)[keep], np.asarray(line.y, np.float64)[keep])
-    return Line(line.label, x, y, line.colour, line.dashed)
+    return replace(line, x=x, y=y)
 
 
 def _padded(ys: Values) -> tuple[float, float]:
@@ -334,7 +343,7 @@ def lines_png(lines: Sequence[Line], *, x_label: str, y_label: str) -> bytes:
     with _figure(x_label, y_label) as (axes, out):
         for line in (_finite(line) for line in lines):
             style = "--" if line.dashed else "-"
-            axes.plot(line.x, smooth(line.y), style, color=COLOURS[line.colour], label=line.label, linewidth=1.6)
+            axes.plot(line.x, line.main, style, color=COLOURS[line.colour], label=line.label, linewidth=1.6)
         axes.legend(frameon=False, labelcolor="#808080", fontsize=8)
     return out.getvalue()
 

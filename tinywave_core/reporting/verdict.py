@@ -37,7 +37,7 @@ def _gain(scores: Summary) -> str:
         return (
             f"Distillation hurt beyond noise: against the same student trained without a teacher it gains {measured}."
         )
-    return f"Distillation made no difference that this much held-out speech can show: its gain of {measured} is within noise."
+    return f"Distillation made no difference that this much held-out speech can show: {measured}, within noise."
 
 
 def _gap(scores: Summary) -> str:
@@ -47,8 +47,8 @@ def _gap(scores: Summary) -> str:
     if comparison["student_is_better_than_teacher"]:
         ahead = models["teacher"]["nll"] - models["student"]["nll"]
         return (
-            f"The student is better than its teacher, by {ahead:.3f} nats per token: there is no gap left to close. A teacher "
-            "that overfits, or that was trained briefly, does that."
+            f"The student is better than its teacher, by {ahead:.3f} nats per token: there is no gap left to close. "
+            "A teacher that overfits, or that was trained briefly, does that."
         )
     closed = comparison["nll_gap_closed"]
     if closed is None:

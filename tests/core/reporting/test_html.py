@@ -1,0 +1,161 @@
+"""The report: self-contained, escaped, honest, and whole even when much of a run is absent."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.small_run import SUMMARIES, small_run
+from tinywave_core.config.pipeline import STAGES
+from tinywave_core.reporting.html import EDGES, rejects, render_report, settings
+from tinywave_core.reporting.run import RunRecord
+from tinywave_core.reporting.stages import Outputs
+from tinywave_core.reporting.verdict import comparison_rows, drift_text, verdict
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags in order, open ones, and every URL."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.urls: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.urls += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert (self.open or [""]).pop() == tag, f"</{tag}> closes nothing"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Outputs]:
+    return small_run(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def html(run: tuple[RunRecord, Outputs]) -> str:
+    return render_report(*run)
+
+
+def scores(**comparison: Any) -> dict[str, Any]:
+    base = SUMMARIES["scores"]
+    return base | {"comparison": base["comparison"] | comparison}
+
+
+def without_cloze() -> dict[str, Any]:
+    base = SUMMARIES["scores"]
+    models = {name: {k: v for k, v in m.items() if "cloze" not in k} for name, m in base["models"].items()}
+    comparison = {k: v for k, v in base["comparison"].items() if "cloze" not in k}
+    return base | {"models": models, "comparison": comparison, "held_out": base["held_out"] | {"cloze_items": 0}}
+
+
+def test_every_tag_is_closed_and_nothing_runs(html: str):
+    page = Page(html)
+    assert page.open == []
+    assert "script" not in page.tags
+
+
+def test_the_page_needs_no_network_and_no_file(html: str):
+    assert {url.split(":")[0] for url in Page(html).urls} == {"data"}
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_sections_come_in_order(html: str):
+    assert re.findall(r'<section id="(\w+)"', html) == ["headline", "listen", "stages", "data", "curves", "lineage"]
+
+
+def test_paths_and_transcripts_are_text(html: str):
+    assert "&lt;script&gt;alert(0)&lt;/script&gt;.wav" in html
+    assert "he said &lt;i&gt;so&lt;/i&gt; &amp; left" in html
+    assert "speech/&lt;b&gt;of mine&lt;/b&gt;" in html
+
+
+def test_each_sample_has_three_players_and_pictures(html: str):
+    assert html.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') == 6
+    assert html.count('src="data:image/png;base64,') == 6
+
+
+def test_the_first_fifty_rejects_are_listed_and_the_rest_is_counted(html: str):
+    assert html.count("rejected: undecodable") == 50
+    assert "and 10 more" in html
+
+
+def test_accepted_files_are_not_among_the_rejects(run: tuple[RunRecord, Outputs]):
+    assert len(rejects(run[1]["corpus"])) == 60
+
+
+def test_changed_settings_are_marked_and_explained(run: tuple[RunRecord, Outputs]):
+    by_name = {s.name: s for s in settings(run[0].config)}
+    assert {name for name, s in by_name.items() if s.changed} == {"source", "root"}
+    assert by_name["distillation.training.learning_rate"].help == "Peak learning rate."
+
+
+def test_every_stage_is_in_the_dag():
+    assert {stage for edge in EDGES for stage in edge} == set(STAGES)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens": {"pitch_histogram": [], "style_histogram": [], "drift": {}}},
+        {"scores": without_cloze()},
+        {"logits": {"kinds": {}}},
+        {"corpus": {"duration_histogram": {}, "reasons": {}}},
+        {"scores": scores(nll_gap_closed=None, cloze_above_chance_retention=None)},
+    ],
+    ids=["base tokens", "no cloze", "no targets", "no histogram", "no gap"],
+)
+def test_what_is_absent_is_left_out(tmp_path: Path, changes: dict[str, Any]):
+    assert Page(render_report(*small_run(tmp_path, **changes))).open == []
+
+
+def test_a_gain_beyond_noise_is_called_help():
+    assert verdict(scores())[0].startswith("Distillation helped beyond noise")
+
+
+def test_a_gain_whose_interval_holds_zero_is_called_noise():
+    sentences = verdict(scores(distillation_gain_nll=0.02, distillation_gain_nll_interval=[-0.01, 0.05]))
+    assert "within noise" in sentences[0]
+    assert "within noise" in sentences[1]
+
+
+def test_a_loss_beyond_noise_is_called_harm():
+    hurt = scores(distillation_gain_nll=-0.2, distillation_gain_nll_interval=[-0.3, -0.1], nll_gap_closed=-0.8)
+    assert "hurt beyond noise" in verdict(hurt)[0]
+    assert "further from the teacher" in verdict(hurt)[1]
+
+
+def test_a_student_better_than_its_teacher_is_said_to_be():
+    assert "better than its teacher" in verdict(scores(student_is_better_than_teacher=True))[1]
+
+
+def test_cloze_of_a_teacher_at_chance_means_nothing():
+    base = scores()
+    teacher = base["models"]["teacher"] | {"cloze": 0.55, "cloze_interval": [0.45, 0.65]}
+    assert "not meaningful" in verdict(base | {"models": base["models"] | {"teacher": teacher}})[2]
+
+
+def test_the_table_has_a_row_per_model_with_its_interval():
+    rows = comparison_rows(SUMMARIES["scores"])
+    assert [row["NLL, nats per token"] for row in rows] == [
+        "3.200 (3.100 to 3.300)",
+        "3.300 (3.200 to 3.400)",
+        "3.450 (3.350 to 3.550)",
+    ]
+
+
+def test_large_drift_comes_with_advice():
+    assert "growth or always" in drift_text({"drift": {"a": 0.01, "b": 0.4}})

@@ -1,0 +1,120 @@
+"""Artifacts in the Prefect UI: each stage has its page, small and escaped; a failure is a warning, not a lost run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+
+from tasks import artifacts
+from tasks.artifacts import cell, link_of, publish_run, publish_stage, run_markdown, stage_markdown, table
+from tests.fixtures.small_run import small_run
+from tinywave_core.config.pipeline import STAGES
+from tinywave_core.reporting.run import RunRecord
+from tinywave_core.reporting.stages import Outputs
+
+Published = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Outputs]:
+    return small_run(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def published(prefect_server: None, run: tuple[RunRecord, Outputs]) -> Published:
+    record, outputs = run
+
+    @flow
+    def publish_all() -> None:
+        for row in record.rows:
+            publish_stage(row, outputs)
+        publish_run(record)
+
+    publish_all()
+    with get_client(sync_client=True) as client:
+        found = client.request("POST", "/artifacts/filter", json={"limit": 100}).json()
+    return {artifact["key"]: artifact for artifact in found}
+
+
+def test_every_stage_and_the_run_have_a_page(published: Published):
+    assert {stage.replace("_", "-") for stage in STAGES} | {"run", "report"} <= published.keys()
+
+
+def test_a_stage_has_at_most_three_artifacts(published: Published):
+    for stage in STAGES:
+        assert 1 <= sum(key.startswith(stage.replace("_", "-")) for key in published) <= 3
+
+
+def test_tables_and_pictures_are_where_they_are_natural(published: Published):
+    tables = {key for key, artifact in published.items() if artifact["type"] == "table"}
+    pictures = {key for key, artifact in published.items() if artifact["type"] == "image"}
+    assert tables == {"ingestion-reasons", "logit-caching-targets", "distillation-terms", "evaluation-comparison"}
+    assert pictures == {
+        "ingestion-durations",
+        "tokenization-units",
+        "adaptation-loss",
+        "distillation-losses",
+        "evaluation-kinds",
+    }
+
+
+def test_artifacts_are_small(published: Published):
+    sizes = {key: len(str(artifact["data"])) for key, artifact in published.items()}
+    assert max(sizes.values()) < 100_000
+
+
+def test_the_page_says_what_came_in_what_went_out_and_why(published: Published):
+    page = str(published["ingestion"]["data"])
+    for expected in ("203 files", "200 utterances, 30.0 min", "60 undecodable", "same settings and inputs as before"):
+        assert expected in page
+
+
+def test_the_run_is_a_diagram_and_a_comparison(published: Published):
+    page = str(published["run"]["data"])
+    assert "```mermaid" in page
+    assert "distillation --> evaluation" in page
+    assert "3.300 (3.200 to 3.400)" in page
+    assert "Distillation helped beyond noise" in page
+
+
+def test_base_tokens_and_an_empty_run_have_pages(tmp_path: Path):
+    absent = {"reasons": {}, "duration_histogram": {}}
+    record, outputs = small_run(
+        tmp_path, corpus=absent, tokens={"pitch_histogram": [], "drift": {}}, logits={"kinds": {}}
+    )
+    assert all(stage_markdown(row, outputs) for row in record.rows)
+    assert run_markdown(record, outputs["scores"].summary)
+
+
+def test_a_failure_to_publish_is_a_warning_that_names_what_failed(
+    prefect_server: None,
+    run: tuple[RunRecord, Outputs],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", refuse)
+
+    @flow
+    def publish_one() -> str:
+        publish_stage(run[0].rows[0], run[1])
+        return "went on"
+
+    with caplog.at_level(logging.WARNING):
+        assert publish_one() == "went on"
+    assert "could not publish the page of ingestion: ConnectionError: the server is gone" in caplog.text
+
+
+def test_a_cell_can_end_neither_its_table_nor_its_text():
+    assert table([{"a": "x|y\nz", "b": "<script>"}]).splitlines()[2] == "| x\\|y z | &lt;script> |"
+    assert cell("plain") == "plain"
+
+
+@pytest.mark.parametrize(("url", "link"), [("/a b/c", "file:///a%20b/c"), ("s3://bucket/a", "s3://bucket/a")])
+def test_local_places_are_links_that_a_browser_opens(url: str, link: str):
+    assert link_of(url) == link
