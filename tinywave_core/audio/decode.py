@@ -36,7 +36,7 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 BLOCK_S = 60
 START_TIMEOUT_S = 60.0
 # torchaudio's kernel has (rate / gcd) * (16000 / gcd) values: gigabytes for rates like 44101 Hz. Such a rate is taken as
-# the nearest ratio with a denominator up to this, which is off by less than one part in a hundred thousand.
+# the nearest ratio with a denominator up to this, which is off by less than 0.05 %.
 LARGEST_DENOMINATOR = 640
 # Filter half-width and roll-off of torchaudio.functional.resample.
 FILTER_WIDTH, ROLLOFF = 6, 0.99
@@ -76,10 +76,7 @@ class Decoder:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
         self._log.close()
@@ -97,12 +94,7 @@ class Decoder:
             except _ChildHung:
                 self._stop()
                 limit = self._runtime.decode_timeout_s
-                return Recording(
-                    Verdict(
-                        "decoder_timeout",
-                        f"no end after {limit:g} s (runtime.decode_timeout_s)",
-                    )
-                )
+                return Recording(Verdict("decoder_timeout", f"no end after {limit:g} s (runtime.decode_timeout_s)"))
             except _ChildDied:
                 code = self._stop()
                 if last_try:
@@ -127,10 +119,7 @@ class Decoder:
             return Recording(replace(verdict, detail=detail))
         assert verdict.sample_rate is not None
         assert verdict.decoded_frames is not None
-        return Recording(
-            verdict,
-            resample(self._read_samples, verdict.decoded_frames, verdict.sample_rate),
-        )
+        return Recording(verdict, resample(self._read_samples, verdict.decoded_frames, verdict.sample_rate))
 
     # The child ----------------------------------------------------------------------------------------------------
 
@@ -231,11 +220,7 @@ def _one_thread() -> Iterator[None]:
 def ratio(rate: int) -> tuple[int, int]:
     """Input and output samples of one period of the resampler, in lowest terms."""
     exact = Fraction(rate, SAMPLE_RATE)
-    near = (
-        exact
-        if exact.denominator <= LARGEST_DENOMINATOR
-        else exact.limit_denominator(LARGEST_DENOMINATOR)
-    )
+    near = exact if exact.denominator <= LARGEST_DENOMINATOR else exact.limit_denominator(LARGEST_DENOMINATOR)
     return near.numerator, near.denominator
 
 
@@ -247,31 +232,21 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
     orig, new = ratio(rate)
     if orig == new:
         return _read_as_is(read, frames, block_s * rate)
-    margin = orig * (
-        1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig)
-    )
+    margin = orig * (1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig))
     block = orig * max(1, block_s * rate // orig)
     out_N = np.empty(math.ceil(frames * new / orig), dtype=np.int16)
     held_from, held = 0, read(min(block + margin, frames))
     for start in range(0, frames, block):
         stop = min(start + block, frames)
         with _one_thread():
-            wide_tensor = torchaudio.functional.resample(
-                torch.from_numpy(held).double(), orig, new
-            )
+            wide_tensor = torchaudio.functional.resample(torch.from_numpy(held).double(), orig, new)
         wide = wide_tensor.numpy()
-        first, last = (
-            start // orig * new,
-            len(out_N) if stop == frames else stop // orig * new,
-        )
+        first, last = (start // orig * new, len(out_N) if stop == frames else stop // orig * new)
         skip = (start - held_from) // orig * new
         out_N[first:last] = to_int16(wide[skip : skip + last - first])
         keep_from = max(0, stop - margin)
         fresh = read(min(stop + block + margin, frames) - min(stop + margin, frames))
-        held_from, held = (
-            keep_from,
-            np.concatenate([held[keep_from - held_from :], fresh]),
-        )
+        held_from, held = (keep_from, np.concatenate([held[keep_from - held_from :], fresh]))
     return out_N
 
 

@@ -111,20 +111,11 @@ def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        return send(
-            out,
-            Verdict("unreadable", f"the file could not be opened: {error.strerror}"),
-        )
+        return send(out, Verdict("unreadable", f"the file could not be opened: {error.strerror}"))
     try:
         answer(handle, max_seconds, out)
     except MemoryError:
-        send(
-            out,
-            Verdict(
-                "decoder_crashed",
-                "the decoder ran out of memory (runtime.decode_memory_mb)",
-            ),
-        )
+        send(out, Verdict("decoder_crashed", "the decoder ran out of memory (runtime.decode_memory_mb)"))
     finally:
         os.close(handle)
 
@@ -148,9 +139,7 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
     offset = float(np.float32(verdict.dc_offset or 0.0))
     remaining = verdict.decoded_frames or 0
     for block_NC in kept if kept is not None else reopened(handle):
-        mono_N = (block_NC[:remaining] @ weights_C.astype(np.float32)) - np.float32(
-            offset
-        )
+        mono_N = (block_NC[:remaining] @ weights_C.astype(np.float32)) - np.float32(offset)
         out.write(np.ascontiguousarray(mono_N, dtype="<f4").data)
         remaining -= len(mono_N)
     assert remaining == 0, "the second pass decoded another number of frames"
@@ -174,19 +163,13 @@ def sniff(handle: int) -> Verdict | None:
             advice = "expected WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3, AIFF or another format of libsndfile: convert it"
             return Verdict("unsupported_format", f"{kind}; {advice}", container=kind)
     if head.startswith(b"version https://git-lfs"):
-        return Verdict(
-            "not_audio",
-            "a Git LFS pointer, not the audio itself: run `git lfs pull` in the source",
-        )
+        return Verdict("not_audio", "a Git LFS pointer, not the audio itself: run `git lfs pull` in the source")
     return None
 
 
 def open_failed(error: soundfile.LibsndfileError) -> Verdict:
     """libsndfile's code 1 is "format not recognised"; the others are damage in a format that it knows."""
-    return Verdict(
-        "not_audio" if error.code == 1 else "undecodable",
-        f"libsndfile: {error.error_string}",
-    )
+    return Verdict("not_audio" if error.code == 1 else "undecodable", f"libsndfile: {error.error_string}")
 
 
 def check_header(sound: soundfile.SoundFile, max_seconds: float) -> Verdict:
@@ -201,16 +184,10 @@ def check_header(sound: soundfile.SoundFile, max_seconds: float) -> Verdict:
     )
     if not MIN_RATE <= sound.samplerate <= MAX_RATE:
         return replace(
-            seen,
-            reason="bad_sample_rate",
-            detail=f"{sound.samplerate} Hz; expected {MIN_RATE} to {MAX_RATE}",
+            seen, reason="bad_sample_rate", detail=f"{sound.samplerate} Hz; expected {MIN_RATE} to {MAX_RATE}"
         )
     if not 1 <= sound.channels <= MAX_CHANNELS:
-        return replace(
-            seen,
-            reason="bad_channels",
-            detail=f"{sound.channels} channels; expected 1 to {MAX_CHANNELS}",
-        )
+        return replace(seen, reason="bad_channels", detail=f"{sound.channels} channels; expected 1 to {MAX_CHANNELS}")
     if frames is not None and frames > max_seconds * sound.samplerate:
         return too_long(seen, frames / sound.samplerate, max_seconds)
     return seen
@@ -232,11 +209,7 @@ def measure(
         for block_NC in blocks(sound):
             levels.add(block_NC)
             if levels.frames > max_seconds * sound.samplerate:
-                return (
-                    too_long(seen, levels.frames / sound.samplerate, max_seconds),
-                    np.zeros(0),
-                    None,
-                )
+                return (too_long(seen, levels.frames / sound.samplerate, max_seconds), np.zeros(0), None)
             if not levels.finite:
                 break
             if levels.frames * sound.channels * 4 > KEEP_BYTES:
@@ -259,9 +232,7 @@ def measure(
     return replace(seen, reason=reason, detail=detail), weights_C, kept
 
 
-def fault(
-    handle: int, seen: Verdict, levels: Levels, trouble: str | None
-) -> tuple[str | None, str | None]:
+def fault(handle: int, seen: Verdict, levels: Levels, trouble: str | None) -> tuple[str | None, str | None]:
     """Reason and detail of what is wrong with the decoded samples, or (None, None)."""
     if not levels.finite:
         return "not_finite", "NaN or infinite samples; expected numbers in -1..1"
@@ -273,10 +244,7 @@ def fault(
     if wrong_length:
         return "length_mismatch", wrong_length
     if levels.peak > LOUDEST_PEAK:
-        return (
-            "over_full_scale",
-            f"peak {levels.peak:.1f} of full scale; expected samples in -1..1: scale them down",
-        )
+        return ("over_full_scale", f"peak {levels.peak:.1f} of full scale; expected samples in -1..1: scale them down")
     if float(np.sqrt(np.maximum(np.diag(levels.covariance_CC), 0).max())) < SILENT_RMS:
         return "silent", "digital silence: less than one step of 16 bits"
     return None, None
@@ -318,9 +286,7 @@ def riff_mismatch(handle: int, size: int) -> str | None:
             length = large if length == 0xFFFF_FFFF and large else length
             if length > size - position - 8 and length < UNKNOWN_RIFF_BYTES:
                 return f"{size - position - 8} bytes of samples; the header promises {length}: the file is cut short"
-            return riff_tail_mismatch(
-                handle, min(position + 8 + length + length % 2, size), size
-            )
+            return riff_tail_mismatch(handle, min(position + 8 + length + length % 2, size), size)
         position += 8 + length + length % 2
     return None
 
@@ -391,9 +357,7 @@ def decoder_name() -> str:
 def main(memory_mb: int, max_seconds: float) -> None:
     """Serve requests until stdin ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGKILL
-        )  # PR_SET_PDEATHSIG: do not outlive the parent inside a decoder
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive the parent inside a decoder
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # C libraries print to stdout and stderr as they please: keep the answers on a descriptor of their own.

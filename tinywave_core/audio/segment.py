@@ -21,12 +21,7 @@ PAD_SAMPLES = SAMPLE_RATE // 10
 
 
 def utterance_bounds(
-    regions: Sequence[Region],
-    probabilities_W: npt.NDArray[np.float32],
-    total: int,
-    *,
-    shortest: int,
-    longest: int,
+    regions: Sequence[Region], probabilities_W: npt.NDArray[np.float32], total: int, *, shortest: int, longest: int
 ) -> list[Region]:
     """Utterances as (start, end) in samples, in order, each `shortest` to `longest` samples long.
 
@@ -55,12 +50,7 @@ def _groups(regions: Sequence[Region]) -> list[list[Region]]:
 
 
 def _pieces(
-    start: int,
-    end: int,
-    group: Sequence[Region],
-    probabilities_W: npt.NDArray[np.float32],
-    shortest: int,
-    longest: int,
+    start: int, end: int, group: Sequence[Region], probabilities_W: npt.NDArray[np.float32], shortest: int, longest: int
 ) -> list[Region]:
     pauses = [(left[1], right[0]) for left, right in itertools.pairwise(group)]
     pieces = []
@@ -72,18 +62,11 @@ def _pieces(
     return [*pieces, (start, end)]
 
 
-def _cut(
-    pauses: Sequence[Region],
-    probabilities_W: npt.NDArray[np.float32],
-    earliest: int,
-    latest: int,
-) -> int:
+def _cut(pauses: Sequence[Region], probabilities_W: npt.NDArray[np.float32], earliest: int, latest: int) -> int:
     """Where to cut between two bounds: the longest pause of the later half, else the last pause, else the quietest."""
     middle = (earliest + latest) // 2
     inside = [
-        ((left + right) // 2, right - left)
-        for left, right in pauses
-        if earliest <= (left + right) // 2 <= latest
+        ((left + right) // 2, right - left) for left, right in pauses if earliest <= (left + right) // 2 <= latest
     ]
     late = [pause for pause in inside if pause[0] >= middle]
     if late:

@@ -23,8 +23,7 @@ from tinywave_core.errors import SourceError
 
 # Text files that describe a whole corpus: no transcripts that lost their audio.
 CORPUS_DOCUMENT = re.compile(
-    "readme|licen[sc]e|copying|notice|speakers|chapters|books|authors|changelog",
-    re.IGNORECASE,
+    "readme|licen[sc]e|copying|notice|speakers|chapters|books|authors|changelog", re.IGNORECASE
 )
 MANIFESTS = ("manifest.csv", "manifest.parquet")
 
@@ -52,44 +51,23 @@ def read_labels(source: Source, listing: Listing, wanted: Iterable[str]) -> Labe
         stems[_stem(file.path)].append(file.path)
     wanted_stems = {_stem(path) for path in wanted}
     tables = [file for file in listing.sidecars if _is_table(file.path)]
-    beside = [
-        f
-        for f in listing.sidecars
-        if f.path.endswith((".txt", ".json")) and _stem(f.path) in wanted_stems
-    ]
+    beside = [f for f in listing.sidecars if f.path.endswith((".txt", ".json")) and _stem(f.path) in wanted_stems]
     texts = source.texts([*tables, *beside])
-    speakers: dict[str, str | None] = {
-        path: librispeech_speaker(path) for paths in stems.values() for path in paths
-    }
+    speakers: dict[str, str | None] = {path: librispeech_speaker(path) for paths in stems.values() for path in paths}
     transcripts: dict[str, str | None] = {}
-    orphans = [
-        file.path
-        for file in listing.sidecars
-        if _is_transcript(file.path) and _stem(file.path) not in stems
-    ]
-    for path, data in sorted(
-        texts.items(), key=lambda item: (item[0] in MANIFESTS, item[0])
-    ):
+    orphans = [file.path for file in listing.sidecars if _is_transcript(file.path) and _stem(file.path) not in stems]
+    for path, data in sorted(texts.items(), key=lambda item: (item[0] in MANIFESTS, item[0])):
         if path in MANIFESTS:
-            orphans += _apply_manifest(
-                path, data, [f.path for f in listing.audio], speakers, transcripts
-            )
+            orphans += _apply_manifest(path, data, [f.path for f in listing.audio], speakers, transcripts)
         elif path.endswith(".json"):
             for audio in stems[_stem(path)]:
                 speakers[audio] = librilight_speaker(data) or speakers[audio]
         else:
             for stem, text in _transcripts(path, data):
-                hits = [
-                    audio
-                    for folder in _folders(path)
-                    for audio in stems.get(f"{folder}{stem}", ())
-                ]
+                hits = [audio for folder in _folders(path) for audio in stems.get(f"{folder}{stem}", ())]
                 transcripts.update(dict.fromkeys(hits, text))
                 orphans += [] if hits else [f"{path}: {stem}"]
-    by_path = {
-        path: Label(_clean(speakers.get(path)), _clean(transcripts.get(path)))
-        for path in sorted(speakers)
-    }
+    by_path = {path: Label(_clean(speakers.get(path)), _clean(transcripts.get(path))) for path in sorted(speakers)}
     return Labels(by_path, tuple(orphans))
 
 
@@ -107,11 +85,7 @@ def librilight_speaker(data: bytes) -> str | None:
     except ValueError:
         return None
     speaker = record.get("speaker") if isinstance(record, dict) else None
-    return (
-        str(speaker)
-        if isinstance(speaker, str | int) and not isinstance(speaker, bool)
-        else None
-    )
+    return str(speaker) if isinstance(speaker, str | int) and not isinstance(speaker, bool) else None
 
 
 def parse_trans(text: str) -> Iterator[tuple[str, str]]:
@@ -134,9 +108,7 @@ def parse_manifest(name: str, data: bytes) -> list[Mapping[str, object]]:
     """Rows of a manifest; SourceError when it cannot be read or has no column `path`."""
     try:
         if name.endswith(".parquet"):
-            rows: list[Mapping[str, object]] = list(
-                pq.read_table(io.BytesIO(data)).to_pylist()
-            )
+            rows: list[Mapping[str, object]] = list(pq.read_table(io.BytesIO(data)).to_pylist())
             columns = pq.read_schema(io.BytesIO(data)).names
         else:
             reader = csv.DictReader(io.StringIO(_text(data), newline=""))
@@ -154,11 +126,7 @@ def parse_manifest(name: str, data: bytes) -> list[Mapping[str, object]]:
 
 
 def _apply_manifest(
-    name: str,
-    data: bytes,
-    audio: Iterable[str],
-    speakers: dict[str, str | None],
-    transcripts: dict[str, str | None],
+    name: str, data: bytes, audio: Iterable[str], speakers: dict[str, str | None], transcripts: dict[str, str | None]
 ) -> list[str]:
     """Overrule labels with a manifest's rows; returns the rows without audio."""
     known = {unicodedata.normalize("NFC", path): path for path in audio}
@@ -196,20 +164,12 @@ def _stem(path: str) -> str:
 
 
 def _is_table(path: str) -> bool:
-    return (
-        path in MANIFESTS
-        or path.endswith(".trans.txt")
-        or PurePosixPath(path).name == "metadata.csv"
-    )
+    return path in MANIFESTS or path.endswith(".trans.txt") or PurePosixPath(path).name == "metadata.csv"
 
 
 def _is_transcript(path: str) -> bool:
     name = PurePosixPath(path)
-    return (
-        name.suffix == ".txt"
-        and not path.endswith(".trans.txt")
-        and not CORPUS_DOCUMENT.fullmatch(name.stem)
-    )
+    return name.suffix == ".txt" and not path.endswith(".trans.txt") and not CORPUS_DOCUMENT.fullmatch(name.stem)
 
 
 def _text(data: bytes) -> str:
@@ -220,8 +180,5 @@ def _clean(text: str | None) -> str | None:
     """One line without control characters, in NFC; None if nothing is left."""
     if text is None:
         return None
-    line = "".join(
-        " " if unicodedata.category(c) in ("Cc", "Cs") else c
-        for c in unicodedata.normalize("NFC", text)
-    )
+    line = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in unicodedata.normalize("NFC", text))
     return " ".join(line.split()) or None

@@ -31,11 +31,7 @@ HASH_THREADS = 4
 # Bounded waits: botocore's defaults are 60 s for each of five tries.
 S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,
-    "config_kwargs": {
-        "connect_timeout": 5,
-        "read_timeout": 30,
-        "retries": {"max_attempts": 2, "mode": "standard"},
-    },
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}},
 }
 
 
@@ -67,17 +63,13 @@ class Source:
         try:
             self.filesystem, root = fsspec.url_to_fs(url, **options)
         except (ImportError, ValueError) as error:
-            raise SourceError(
-                f"--source {url!r} is not a folder or URL that fsspec knows: {error}"
-            ) from error
+            raise SourceError(f"--source {url!r} is not a folder or URL that fsspec knows: {error}") from error
         self.url = url
         self.local = isinstance(self.filesystem, LocalFileSystem)
         self.root = os.path.realpath(root) if self.local else root.rstrip("/")
         # Part of every stamp: the same name, size and time in another source say nothing about its content.
         self._tag = hashlib.sha256(
-            (self.root if self.local else url.rstrip("/")).encode(
-                "utf-8", "surrogateescape"
-            )
+            (self.root if self.local else url.rstrip("/")).encode("utf-8", "surrogateescape")
         ).hexdigest()[:8]
 
     # Listing ------------------------------------------------------------------------------------------------------
@@ -86,10 +78,7 @@ class Source:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
         links, unreadable = [0], list[str]()
         found = list(self._walk(links, unreadable) if self.local else self._find())
-        files = sorted(
-            (file for file in found if not _hidden(file.path)),
-            key=lambda file: file.path,
-        )
+        files = sorted((file for file in found if not _hidden(file.path)), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
             raise SourceError(
@@ -97,21 +86,14 @@ class Source:
                 f"{len(found) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, Ogg, "
                 "Opus or MP3 files in it or below: pass another --source"
             )
-        return Listing(
-            audio,
-            tuple(file for file in files if is_sidecar(file.path)),
-            links[0],
-            tuple(unreadable),
-        )
+        return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), links[0], tuple(unreadable))
 
     def _walk(self, links: list[int], unreadable: list[str]) -> Iterator[SourceFile]:
         self._check_local_root()
         for folder, subfolders, names in os.walk(
             self.root, onerror=lambda error: unreadable.append(str(error.filename))
         ):
-            links[0] += sum(
-                os.path.islink(os.path.join(folder, name)) for name in subfolders
-            )
+            links[0] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
             for name in names:
                 location = os.path.join(folder, name)
                 try:
@@ -122,18 +104,11 @@ class Source:
                     links[0] += 1
                 elif stat.S_ISREG(status.st_mode):
                     stamp = f"{self._tag}.{status.st_mtime_ns}.{status.st_ctime_ns}"
-                    yield SourceFile(
-                        printable(os.path.relpath(location, self.root)),
-                        location,
-                        status.st_size,
-                        stamp,
-                    )
+                    yield SourceFile(printable(os.path.relpath(location, self.root)), location, status.st_size, stamp)
 
     def _check_local_root(self) -> None:
         if not os.path.exists(self.root):
-            raise SourceError(
-                f"--source {self.url} does not exist; expected a folder with audio files: check the path"
-            )
+            raise SourceError(f"--source {self.url} does not exist; expected a folder with audio files: check the path")
         if not os.path.isdir(self.root):
             raise SourceError(
                 f"--source {self.url} is a file; expected a folder with audio files: pass {Path(self.root).parent}"
@@ -148,34 +123,19 @@ class Source:
     def _find(self) -> Iterator[SourceFile]:
         try:
             if self.filesystem.isfile(self.root):
-                raise SourceError(
-                    f"--source {self.url} is a file; expected a folder with audio files: pass its folder"
-                )
+                raise SourceError(f"--source {self.url} is a file; expected a folder with audio files: pass its folder")
             found = self.filesystem.find(self.root, detail=True)
             if not found:
-                self.filesystem.ls(
-                    self.root
-                )  # a missing bucket has no files either: this one tells
+                self.filesystem.ls(self.root)  # a missing bucket has no files either: this one tells
         except SourceError:
             raise
         except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
             self._refuse(error)
         for name, info in found.items():
             if not name.endswith("/"):
-                version = (
-                    info.get("ETag")
-                    or info.get("mtime")
-                    or info.get("LastModified")
-                    or info.get("created")
-                    or ""
-                )
+                version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
                 path = printable(name[len(self.root) :].lstrip("/"))
-                yield SourceFile(
-                    path,
-                    name,
-                    int(info["size"]),
-                    f"{self._tag}.{str(version).strip(chr(34))}",
-                )
+                yield SourceFile(path, name, int(info["size"]), f"{self._tag}.{str(version).strip(chr(34))}")
 
     def _refuse(self, error: Exception) -> NoReturn:
         """One clear sentence for what went wrong with a remote source."""
@@ -183,12 +143,12 @@ class Source:
         if isinstance(error, FileNotFoundError):
             advice = "expected an existing bucket and prefix: check the URL"
         elif isinstance(error, PermissionError) or "Credentials" in what:
-            advice = "expected credentials that may list and read it: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
+            advice = (
+                "expected credentials that may list and read it: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
+            )
         else:
             advice = "expected a reachable service: check the network and AWS_ENDPOINT_URL, and run again"
-        raise SourceError(
-            f"--source {self.url} cannot be read ({what}); {advice}"
-        ) from error
+        raise SourceError(f"--source {self.url} cannot be read ({what}); {advice}") from error
 
     # Reading ------------------------------------------------------------------------------------------------------
 
@@ -202,18 +162,14 @@ class Source:
             if self.local:
                 return sha256_of(Path(file.location))
             digest = hashlib.sha256()
-            with self.filesystem.open(
-                file.location, "rb", block_size=8 << 20, cache_type="readahead"
-            ) as stream:
+            with self.filesystem.open(file.location, "rb", block_size=8 << 20, cache_type="readahead") as stream:
                 while block := stream.read(8 << 20):
                     digest.update(block)
             return digest.hexdigest()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
-        except PermissionError:
-            return None
-        except OSError as error:
-            if self.local:
+        except Exception as error:  # noqa: BLE001 - as in `_find`
+            if self.local and isinstance(error, OSError):
                 return None
             self._refuse(error)
 
@@ -224,16 +180,10 @@ class Source:
             return {}
         if not self.local:
             try:
-                found = self.filesystem.cat(
-                    [file.location for file in files], on_error="omit"
-                )
+                found = self.filesystem.cat([file.location for file in files], on_error="omit")
             except Exception as error:  # noqa: BLE001 - as in `_find`
                 self._refuse(error)
-            return {
-                file.path: found[file.location]
-                for file in files
-                if file.location in found
-            }
+            return {file.path: found[file.location] for file in files if file.location in found}
         texts = {}
         for file in files:
             try:
@@ -253,9 +203,7 @@ class Source:
         try:
             self.filesystem.get_file(location, str(copy))
         except FileNotFoundError as error:
-            raise SourceError(
-                f"{location} is gone since the source was listed: run again"
-            ) from error
+            raise SourceError(f"{location} is gone since the source was listed: run again") from error
         except Exception as error:  # noqa: BLE001 - as in `_find`
             self._refuse(error)
         try:

@@ -22,11 +22,7 @@ from tinywave_core.storage.schemas import AUDIO, SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 
-AUDIO_FILE, UTTERANCES_FILE, FILES_FILE = (
-    "audio.parquet",
-    "utterances.parquet",
-    "files.parquet",
-)
+AUDIO_FILE, UTTERANCES_FILE, FILES_FILE = ("audio.parquet", "utterances.parquet", "files.parquet")
 UTTERANCES = AUDIO.remove(AUDIO.get_field_index("flac"))
 # Rows are written and read in groups of this many bytes of FLAC: what a reader holds at once.
 GROUP_BYTES, GROUP_ROWS = 32 << 20, 1024
@@ -64,9 +60,7 @@ def read_utterances(artifact: Artifact) -> Iterator[Utterance]:
     """The utterances of an audio shard, in order, after its digest and page checksums were found right."""
     path = artifact.path(AUDIO_FILE)
     try:
-        for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(
-            batch_size=64
-        ):
+        for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 yield _utterance(row)
     except (OSError, pa.ArrowException) as error:
@@ -93,9 +87,7 @@ class UtteranceWriter:
             folder / AUDIO_FILE,
             AUDIO,
             # FLAC does not get smaller, and a dictionary of sounds is of no use.
-            compression={
-                name: "none" if name == "flac" else "zstd" for name in AUDIO.names
-            },
+            compression={name: "none" if name == "flac" else "zstd" for name in AUDIO.names},
             use_dictionary=["speaker", "split"],
             write_page_checksum=True,
             write_statistics=False,
@@ -114,22 +106,13 @@ class UtteranceWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(
-                pa.Table.from_pylist(self._rows, schema=AUDIO),
-                row_group_size=GROUP_ROWS,
-            )
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=AUDIO), row_group_size=GROUP_ROWS)
         self._rows, self._held_bytes = [], 0
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
             self._flush()
-            write_table(
-                pa.Table.from_pylist(self._index, schema=UTTERANCES),
-                self._folder / UTTERANCES_FILE,
-            )
+            write_table(pa.Table.from_pylist(self._index, schema=UTTERANCES), self._folder / UTTERANCES_FILE)
         self._writer.close()

@@ -38,17 +38,11 @@ def _session() -> onnxruntime.InferenceSession:
     package = importlib.util.find_spec("silero_vad")
     assert package is not None
     assert package.submodule_search_locations is not None
-    model = Path(
-        package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx"
-    )
+    model = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = (
-        1  # one thread: the same bits everywhere
-    )
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one thread: the same bits everywhere
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        str(model), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
 def speech_probabilities(samples_N: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
@@ -56,28 +50,18 @@ def speech_probabilities(samples_N: npt.NDArray[np.int16]) -> npt.NDArray[np.flo
     if not len(samples_N):
         return np.zeros(0, dtype=np.float32)
     mean = float(samples_N.mean())
-    peak = max(
-        abs(float(samples_N.max()) - mean), abs(float(samples_N.min()) - mean), 1.0
-    )
+    peak = max(abs(float(samples_N.max()) - mean), abs(float(samples_N.min()) - mean), 1.0)
     hidden = cell = np.zeros((1, 1, 128), dtype=np.float32)
     context = np.zeros(CONTEXT, dtype=np.float32)
     probabilities = []
     for start in range(0, len(samples_N), WINDOW * WINDOWS_PER_CALL):
-        piece = (
-            samples_N[start : start + WINDOW * WINDOWS_PER_CALL].astype(np.float32)
-            - mean
-        ) / peak
+        piece = (samples_N[start : start + WINDOW * WINDOWS_PER_CALL].astype(np.float32) - mean) / peak
         windows = np.zeros((-(-len(piece) // WINDOW), WINDOW), dtype=np.float32)
         windows.reshape(-1)[: len(piece)] = piece
         before = np.concatenate([context[None], windows[:-1, -CONTEXT:]])
         context = windows[-1, -CONTEXT:]
         values, hidden, cell = _session().run(
-            ["speech_probs", "hn", "cn"],
-            {
-                "input": np.concatenate([before, windows], axis=1),
-                "h": hidden,
-                "c": cell,
-            },
+            ["speech_probs", "hn", "cn"], {"input": np.concatenate([before, windows], axis=1), "h": hidden, "c": cell}
         )
         probabilities.append(values.reshape(-1))
     return np.concatenate(probabilities)
@@ -89,10 +73,7 @@ def speech_share(probabilities_W: npt.NDArray[np.float32], threshold: float) -> 
 
 
 def speech_regions(
-    probabilities_W: npt.NDArray[np.float32],
-    num_samples: int,
-    threshold: float,
-    min_silence_samples: int,
+    probabilities_W: npt.NDArray[np.float32], num_samples: int, threshold: float, min_silence_samples: int
 ) -> list[Region]:
     """Speech as disjoint (start, end) in samples, in order; pauses shorter than `min_silence_samples` are bridged."""
     raw = []
@@ -111,19 +92,13 @@ def speech_regions(
             joined[-1] = (joined[-1][0], region[1])
         else:
             joined.append(region)
-    speech = [
-        (start, end) for start, end in joined if end - start >= MIN_SPEECH_SAMPLES
-    ]
+    speech = [(start, end) for start, end in joined if end - start >= MIN_SPEECH_SAMPLES]
     return _padded(speech, num_samples)
 
 
 def _padded(regions: list[Region], num_samples: int) -> list[Region]:
     """Each region with a little of the pause on both sides, at most half of it."""
-    edges = [
-        0,
-        *((left[1] + right[0]) // 2 for left, right in itertools.pairwise(regions)),
-        num_samples,
-    ]
+    edges = [0, *((left[1] + right[0]) // 2 for left, right in itertools.pairwise(regions)), num_samples]
     return [
         (max(start - PAD_SAMPLES, edges[i]), min(end + PAD_SAMPLES, edges[i + 1]))
         for i, (start, end) in enumerate(regions)

@@ -21,18 +21,8 @@ from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.segment import utterance_bounds
 from tinywave_core.audio.sidecars import Label, read_labels
 from tinywave_core.audio.source import Source, SourceFile
-from tinywave_core.audio.utterances import (
-    FILES_FILE,
-    UTTERANCES_FILE,
-    UtteranceWriter,
-    encode_flac,
-)
-from tinywave_core.audio.vad import (
-    speech_probabilities,
-    speech_regions,
-    speech_share,
-    vad_name,
-)
+from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter, encode_flac
+from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share, vad_name
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
@@ -74,18 +64,12 @@ class Scan:
     known: int = 0  # files with content that it has
     copies: int = 0  # further files with the content of a new one
     absent: int = 0  # contents of the corpus that the source does not hold today
-    hashed: int = (
-        0  # files that were read, because their name, size or time was not known
-    )
+    hashed: int = 0  # files that were read, because their name, size or time was not known
     unreadable: tuple[str, ...] = ()
     links: int = 0  # symbolic links, left alone
     orphan_transcripts: tuple[str, ...] = ()
-    groups: tuple[tuple[NewFile, ...], ...] = field(
-        default=(), repr=False
-    )  # one per shard to make
-    seen: tuple[Row, ...] = field(
-        default=(), repr=False
-    )  # stat records that the catalog does not have
+    groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
+    seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
 
 def corpus_key(config: PipelineConfig) -> str:
@@ -97,11 +81,7 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
     """The corpus: all shards of the catalog and those of the files that are new in the source."""
     today = scan(config, store)
     log = _catalog(config, store)
-    made = (
-        execute([_shard_step(config, store, group) for group in today.groups])
-        if today.groups
-        else []
-    )
+    made = execute([_shard_step(config, store, group) for group in today.groups]) if today.groups else []
     if all(shard.complete for shard in made):
         _remember(log, today, made)
     by_id = {shard.id: shard for shard in made}
@@ -110,14 +90,7 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
     # A lost shard that came out under another id (another decoder version, say) has been replaced.
     live = [shard for shard in shards if shard.complete or shard.id in by_id]
     step = Step(
-        store,
-        "ingestion",
-        "corpus",
-        VERSION,
-        run_corpus,
-        config.ingestion,
-        {"shards": live},
-        runtime=config.runtime,
+        store, "ingestion", "corpus", VERSION, run_corpus, config.ingestion, {"shards": live}, runtime=config.runtime
     )
     return execute([step])[0]
 
@@ -135,68 +108,38 @@ def scan(config: PipelineConfig, store: Store) -> Scan:
         return Scan(None, absent=len(known))
     source = Source(config.source)
     listing = source.listing()
-    stats = {
-        (f["path"], f["bytes"], f["stamp"]): f["sha256"]
-        for record in log.records()
-        for f in record["files"]
-    }
-    unknown = [
-        file
-        for file in listing.audio
-        if (file.path, file.bytes, file.stamp) not in stats
-    ]
-    hashes = dict(
-        zip((file.path for file in unknown), source.hashes(unknown), strict=True)
-    )
+    stats = {(f["path"], f["bytes"], f["stamp"]): f["sha256"] for record in log.records() for f in record["files"]}
+    unknown = [file for file in listing.audio if (file.path, file.bytes, file.stamp) not in stats]
+    hashes = dict(zip((file.path for file in unknown), source.hashes(unknown), strict=True))
     readable: list[tuple[SourceFile, str]] = []
     for file in listing.audio:
-        digest = (
-            hashes[file.path]
-            if file.path in hashes
-            else stats[file.path, file.bytes, file.stamp]
-        )
+        digest = hashes[file.path] if file.path in hashes else stats[file.path, file.bytes, file.stamp]
         if digest is not None:
             readable.append((file, digest))
     by_content: dict[str, list[SourceFile]] = {}
     for file, digest in readable:
         by_content.setdefault(digest, []).append(file)
-    fresh = {
-        digest: files for digest, files in by_content.items() if digest not in known
-    }
-    labels = read_labels(
-        source, listing, [file.path for files in fresh.values() for file in files]
-    )
-    new = {
-        digest: _new_file(digest, files, labels.by_path)
-        for digest, files in fresh.items()
-    }
+    fresh = {digest: files for digest, files in by_content.items() if digest not in known}
+    labels = read_labels(source, listing, [file.path for files in fresh.values() for file in files])
+    new = {digest: _new_file(digest, files, labels.by_path) for digest, files in fresh.items()}
     _check_lost(lost, set(by_content), store)
     return Scan(
         source=config.source,
         found=len(listing.audio),
         new=len(new),
-        known=sum(
-            len(files) for digest, files in by_content.items() if digest in known
-        ),
+        known=sum(len(files) for digest, files in by_content.items() if digest in known),
         copies=sum(len(files) - 1 for files in fresh.values()),
         absent=len(known - by_content.keys()),
         hashed=len(unknown),
-        unreadable=(
-            *listing.unreadable,
-            *(path for path, digest in hashes.items() if digest is None),
-        ),
+        unreadable=(*listing.unreadable, *(path for path, digest in hashes.items() if digest is None)),
         links=listing.links,
         orphan_transcripts=labels.orphans,
         groups=_groups(new, lost, config.ingestion.shard_megabytes * 1e6),
-        seen=tuple(
-            _stat_row(file, digest) for file, digest in readable if file.path in hashes
-        ),
+        seen=tuple(_stat_row(file, digest) for file, digest in readable if file.path in hashes),
     )
 
 
-def _new_file(
-    digest: str, files: Sequence[SourceFile], labels: Mapping[str, Label]
-) -> NewFile:
+def _new_file(digest: str, files: Sequence[SourceFile], labels: Mapping[str, Label]) -> NewFile:
     """One content under all its paths; speaker and transcript are those of the first path that has one."""
     known = [labels.get(file.path, Label()) for file in files]
     label = Label(
@@ -206,9 +149,7 @@ def _new_file(
     return NewFile(files[0], digest, label, tuple(file.path for file in files[1:]))
 
 
-def _groups(
-    new: Mapping[str, NewFile], lost: Iterable[Sequence[str]], limit: float
-) -> tuple[tuple[NewFile, ...], ...]:
+def _groups(new: Mapping[str, NewFile], lost: Iterable[Sequence[str]], limit: float) -> tuple[tuple[NewFile, ...], ...]:
     """New files by shard: lost shards as they were, the rest in the order of content in shards of about `limit` bytes."""
     again = [tuple(new[digest] for digest in sorted(digests)) for digests in lost]
     taken = {file.sha256 for group in again for file in group}
@@ -225,22 +166,8 @@ def _groups(
 
 def _shard_step(config: PipelineConfig, store: Store, group: Sequence[NewFile]) -> Step:
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
-    files = [
-        {
-            "sha256": f.sha256,
-            "speaker": f.label.speaker,
-            "transcript": f.label.transcript,
-        }
-        for f in group
-    ]
-    places = {
-        f.sha256: {
-            "path": f.file.path,
-            "location": f.file.location,
-            "copies": list(f.copies),
-        }
-        for f in group
-    }
+    files = [{"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript} for f in group]
+    places = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
     return Step(
         store,
         "ingestion",
@@ -262,9 +189,7 @@ def _catalog(config: PipelineConfig, store: Store) -> Log:
 
 
 def _shard_ids(log: Log) -> list[str]:
-    return list(
-        dict.fromkeys(shard for record in log.records() for shard in record["shards"])
-    )
+    return list(dict.fromkeys(shard for record in log.records() for shard in record["shards"]))
 
 
 def _known_content(log: Log, store: Store) -> tuple[set[str], list[list[str]]]:
@@ -273,9 +198,7 @@ def _known_content(log: Log, store: Store) -> tuple[set[str], list[list[str]]]:
     for record in log.records():
         for file in record["files"]:
             if file["shard"] is not None:
-                contents.setdefault(record["shards"][file["shard"]], set()).add(
-                    file["sha256"]
-                )
+                contents.setdefault(record["shards"][file["shard"]], set()).add(file["sha256"])
     whole = {shard for shard in contents if store.find(shard, "shard").complete}
     known = set().union(*(contents[shard] for shard in whole))
     lost = [sorted(contents[shard] - known) for shard in contents if shard not in whole]
@@ -297,16 +220,8 @@ def _remember(log: Log, today: Scan, made: Sequence[Artifact]) -> None:
     """Append what this run took; if another run was faster, append what it did not."""
     while True:
         listed = set(_shard_ids(log))
-        kept = [
-            (shard, group)
-            for shard, group in zip(made, today.groups, strict=True)
-            if shard.id not in listed
-        ]
-        shard_of = {
-            file.sha256: number
-            for number, (_, group) in enumerate(kept)
-            for file in group
-        }
+        kept = [(shard, group) for shard, group in zip(made, today.groups, strict=True) if shard.id not in listed]
+        shard_of = {file.sha256: number for number, (_, group) in enumerate(kept) for file in group}
         files = [{**row, "shard": shard_of.get(row["sha256"])} for row in today.seen]
         hashed = {row["sha256"] for row in today.seen}
         # Content of a lost shard that was remade under another id: its stat is known already.
@@ -326,12 +241,7 @@ def _remember(log: Log, today: Scan, made: Sequence[Artifact]) -> None:
 
 
 def _stat_row(file: SourceFile, digest: str) -> Row:
-    return {
-        "path": file.path,
-        "bytes": file.bytes,
-        "stamp": file.stamp,
-        "sha256": digest,
-    }
+    return {"path": file.path, "bytes": file.bytes, "stamp": file.stamp, "sha256": digest}
 
 
 # Part `shard` ----------------------------------------------------------------------------------------------------
@@ -346,16 +256,11 @@ def run_shard(step: Step, output: Output) -> Summary:
     recordings: dict[str, str] = {}
     utterances: set[str] = set()
     files = step.params["files"]
-    with (
-        Decoder(output.runtime, config.max_recording_hours) as decoder,
-        UtteranceWriter(output.folder) as writer,
-    ):
+    with Decoder(output.runtime, config.max_recording_hours) as decoder, UtteranceWriter(output.folder) as writer:
         for number, file in enumerate(files):
             place = step.context["files"][file["sha256"]]
             output.progress(number, len(files), place["path"])
-            with source.local_path(
-                place["location"], output.resume / "download"
-            ) as path:
+            with source.local_path(place["location"], output.resume / "download") as path:
                 size = path.stat().st_size if path.exists() else -1
                 if size < 0 or sha256_of(path) != file["sha256"]:
                     raise SourceError(
@@ -370,30 +275,18 @@ def run_shard(step: Step, output: Output) -> Summary:
                     row["utterances"] += 1
                     row["speech_samples"] += utterance["num_samples"]
             if row["status"] == "accepted" and not row["utterances"]:
-                row.update(
-                    status="skipped",
-                    reason="duplicate",
-                    detail="all of its utterances are in other files",
-                )
+                row.update(status="skipped", reason="duplicate", detail="all of its utterances are in other files")
             rows += [row, *(_copy_row(row, copy) for copy in place["copies"])]
     output.progress(len(files), len(files))
     write_table(pa.Table.from_pylist(rows, schema=FILES), output.folder / FILES_FILE)
     speech = sum(row["speech_samples"] for row in rows)
-    return {
-        **_counts(rows),
-        "utterances": len(utterances),
-        "hours": speech / SAMPLE_RATE / 3600,
-    }
+    return {**_counts(rows), "utterances": len(utterances), "hours": speech / SAMPLE_RATE / 3600}
 
 
 def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
     """The row of FILES before anything is known about speech."""
     seen = recording.verdict
-    duration_s = (
-        seen.decoded_frames / seen.sample_rate
-        if seen.decoded_frames and seen.sample_rate
-        else None
-    )
+    duration_s = seen.decoded_frames / seen.sample_rate if seen.decoded_frames and seen.sample_rate else None
     return {
         **dict.fromkeys(FILES.names),
         "path": path,
@@ -421,29 +314,13 @@ def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
 
 def _copy_row(row: Row, path: str) -> Row:
     """The row of a further file with the same bytes."""
-    copy = {
-        **dict.fromkeys(FILES.names),
-        "path": path,
-        "sha256": row["sha256"],
-        "bytes": row["bytes"],
-    }
+    copy = {**dict.fromkeys(FILES.names), "path": path, "sha256": row["sha256"], "bytes": row["bytes"]}
     detail = f"the same bytes as {row['path']}"
-    return {
-        **copy,
-        "status": "skipped",
-        "reason": "duplicate",
-        "detail": detail,
-        "utterances": 0,
-        "speech_samples": 0,
-    }
+    return {**copy, "status": "skipped", "reason": "duplicate", "detail": detail, "utterances": 0, "speech_samples": 0}
 
 
 def _take(
-    config: IngestionConfig,
-    file: Row,
-    row: Row,
-    recording: Recording,
-    recordings: dict[str, str],
+    config: IngestionConfig, file: Row, row: Row, recording: Recording, recordings: dict[str, str]
 ) -> Iterator[Row]:
     """The utterances of a recording. Fills in `row` what is found out on the way, or why there are none."""
     samples_N = recording.samples_N
@@ -452,16 +329,12 @@ def _take(
     row["recording_id"] = content_id(samples_N)
     if row["recording_id"] in recordings:
         row.update(
-            status="skipped",
-            reason="duplicate",
-            detail=f"the same samples as {recordings[row['recording_id']]}",
+            status="skipped", reason="duplicate", detail=f"the same samples as {recordings[row['recording_id']]}"
         )
         return
     seconds = len(samples_N) / SAMPLE_RATE
     if seconds < config.min_utterance_s:
-        detail = (
-            f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
-        )
+        detail = f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
         row.update(status="rejected", reason="too_short", detail=detail)
         return
     probabilities_W = speech_probabilities(samples_N)
@@ -488,17 +361,10 @@ def _take(
 
 
 def _bounds(
-    config: IngestionConfig,
-    samples_N: npt.NDArray[np.int16],
-    probabilities_W: npt.NDArray[np.float32],
+    config: IngestionConfig, samples_N: npt.NDArray[np.int16], probabilities_W: npt.NDArray[np.float32]
 ) -> list[tuple[int, int]]:
     in_samples = partial(_samples, rate=SAMPLE_RATE)
-    regions = speech_regions(
-        probabilities_W,
-        len(samples_N),
-        config.vad_threshold,
-        in_samples(config.min_silence_s),
-    )
+    regions = speech_regions(probabilities_W, len(samples_N), config.vad_threshold, in_samples(config.min_silence_s))
     return utterance_bounds(
         regions,
         probabilities_W,
@@ -519,11 +385,7 @@ def content_id(samples_N: npt.NDArray[np.int16]) -> str:
 
 def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) -> str:
     """`held_out` or `train`, from a hash of the speaker or the recording alone: stable however the corpus grows."""
-    unit = (
-        f"speaker:{speaker}"
-        if config.split_by == "speaker" and speaker
-        else f"recording:{recording_id}"
-    )
+    unit = f"speaker:{speaker}" if config.split_by == "speaker" and speaker else f"recording:{recording_id}"
     position = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
     return "held_out" if position < config.held_out_fraction else "train"
 
@@ -532,10 +394,7 @@ def _counts(rows: Sequence[Row]) -> Summary:
     status = Counter(row["status"] for row in rows)
     reasons = Counter(row["reason"] for row in rows if row["reason"])
     return {
-        "files": {
-            "found": len(rows),
-            **{name: status[name] for name in ("accepted", "rejected", "skipped")},
-        },
+        "files": {"found": len(rows), **{name: status[name] for name in ("accepted", "rejected", "skipped")}},
         "reasons": dict(sorted(reasons.items())),
     }
 
@@ -556,9 +415,7 @@ def run_corpus(step: Step, output: Output) -> Summary:
         fresh = [row for row in index if row["utterance_id"] not in seen]
         again = [row["utterance_id"] for row in index if row["utterance_id"] in seen]
         seen.update(row["utterance_id"] for row in fresh)
-        files += _without_duplicates(
-            read_table(shard.path(FILES_FILE)).to_pylist(), fresh
-        )
+        files += _without_duplicates(read_table(shard.path(FILES_FILE)).to_pylist(), fresh)
         utterances += fresh
         shards += [shard.id] if fresh else []
         duplicates.update({shard.id: again} if again else {})
@@ -578,15 +435,10 @@ def _without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
         number[row["recording_id"]] += 1
     for row in files:
         if row["status"] == "accepted":
-            row["utterances"], row["speech_samples"] = (
-                number[row["recording_id"]],
-                samples[row["recording_id"]],
-            )
+            row["utterances"], row["speech_samples"] = (number[row["recording_id"]], samples[row["recording_id"]])
             if not row["utterances"]:
                 row.update(
-                    status="skipped",
-                    reason="duplicate",
-                    detail="the same samples as a file of an earlier shard",
+                    status="skipped", reason="duplicate", detail="the same samples as a file of an earlier shard"
                 )
     return files
 
@@ -597,13 +449,8 @@ def _speech(utterances: Sequence[Row]) -> Summary:
     for row in utterances:
         samples[row["split"]] += row["num_samples"]
     number = Counter(row["split"] for row in utterances)
-    hours = {
-        split: samples[split] / SAMPLE_RATE / 3600 for split in ("train", "held_out")
-    }
-    durations = Counter(
-        sum(row["num_samples"] > edge * SAMPLE_RATE for edge in DURATION_EDGES_S)
-        for row in utterances
-    )
+    hours = {split: samples[split] / SAMPLE_RATE / 3600 for split in ("train", "held_out")}
+    durations = Counter(sum(row["num_samples"] > edge * SAMPLE_RATE for edge in DURATION_EDGES_S) for row in utterances)
     return {
         "hours": hours["train"] + hours["held_out"],
         "hours_train": hours["train"],
@@ -613,19 +460,11 @@ def _speech(utterances: Sequence[Row]) -> Summary:
         "utterances_held_out": number["held_out"],
         "speakers": len({row["speaker"] for row in utterances if row["speaker"]}),
         "speakers_held_out": len(
-            {
-                row["speaker"]
-                for row in utterances
-                if row["speaker"] and row["split"] == "held_out"
-            }
+            {row["speaker"] for row in utterances if row["speaker"] and row["split"] == "held_out"}
         ),
         "recordings": len({row["recording_id"] for row in utterances}),
-        "unlabelled_recordings": len(
-            {row["recording_id"] for row in utterances if not row["speaker"]}
-        ),
-        "transcribed_utterances": sum(
-            row["transcript"] is not None for row in utterances
-        ),
+        "unlabelled_recordings": len({row["recording_id"] for row in utterances if not row["speaker"]}),
+        "transcribed_utterances": sum(row["transcript"] is not None for row in utterances),
         "duration_histogram": {
             "edges_s": list(DURATION_EDGES_S),
             "utterances": [durations[i] for i in range(len(DURATION_EDGES_S) + 1)],
@@ -634,12 +473,8 @@ def _speech(utterances: Sequence[Row]) -> Summary:
 
 
 def _nothing_accepted(counts: Summary, files: Sequence[Row]) -> SourceError:
-    reasons = ", ".join(
-        f"{number} {reason}" for reason, number in counts["reasons"].items()
-    )
-    example = next(
-        (f"; {row['path']}: {row['detail']}" for row in files if row["detail"]), ""
-    )
+    reasons = ", ".join(f"{number} {reason}" for reason, number in counts["reasons"].items())
+    example = next((f"; {row['path']}: {row['detail']}" for row in files if row["detail"]), "")
     return SourceError(
         f"none of the {counts['files']['found']} files gave speech ({reasons}){example}. Expected recordings of speech of at "
         "least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"

@@ -1,0 +1,155 @@
+"""Sources: what is found, what is left alone, and errors that say what to do."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from tinywave_core.audio.source import Source, is_sidecar, printable
+from tinywave_core.errors import SourceError
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc"
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("abc")
+    return folder
+
+
+def test_text_and_hidden_files_are_not_audio_and_everything_else_is(tmp_path: Path):
+    names = [
+        "a.wav",
+        "b/c.xyz",
+        "noise",
+        "a.txt",
+        "b/LICENSE",
+        "README.md",
+        ".hidden.wav",
+        ".git/x.wav",
+        "b/d.TextGrid",
+    ]
+    listing = Source(str(fill(tmp_path, *names))).listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "b/c.xyz", "noise"]
+    assert [file.path for file in listing.sidecars] == ["README.md", "a.txt", "b/LICENSE", "b/d.TextGrid"]
+
+
+def test_the_content_is_hashed_and_the_stamp_changes_with_the_file(tmp_path: Path):
+    source = Source(str(fill(tmp_path, "a.wav")))
+    (before,) = source.listing().audio
+    os.utime(tmp_path / "a.wav", ns=(1, 1))
+    (after,) = source.listing().audio
+    assert source.hashes([after]) == [ABC]
+    assert before.stamp != after.stamp
+
+
+def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path: Path):
+    fill(tmp_path, "a/x.wav")
+    os.link(tmp_path / "a/x.wav", tmp_path / "x.wav")
+    stamps = {file.stamp for folder in ("", "a") for file in Source(str(tmp_path / folder)).listing().audio}
+    assert len(stamps) == 2
+
+
+def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path):
+    fill(tmp_path, "secret/x.wav", "in/a.wav")
+    (tmp_path / "in/link.wav").symlink_to(tmp_path / "secret/x.wav")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "secret")
+    listing = Source(str(tmp_path / "in")).listing()
+    assert ([file.path for file in listing.audio], listing.links) == (["a.wav"], 2)
+
+
+def test_pipes_are_not_opened(tmp_path: Path):
+    os.mkfifo(fill(tmp_path, "a.wav") / "b.wav")
+    assert len(Source(str(tmp_path)).listing().audio) == 1
+
+
+def test_strange_names_are_listed_and_can_be_stored(tmp_path: Path):
+    strange = ["a\nb.wav", "'\"`$.wav", "🎙.wav", "e\u0301.wav", os.fsdecode(b"\xff.wav")]
+    source = Source(str(fill(tmp_path, *strange)))
+    files = source.listing().audio
+    assert {file.path for file in files} == {printable(name) for name in strange}
+    assert source.hashes(files) == [ABC] * 5
+    assert "".join(file.path for file in files).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "does not exist; expected a folder"),
+        ("file.wav", "is a file; expected a folder"),
+        ("empty", "holds no audio"),
+        ("texts", r"holds no audio \(1 text files"),
+    ],
+)
+def test_a_source_without_audio_says_what_was_expected(name: str, message: str, tmp_path: Path):
+    fill(tmp_path, "file.wav", "texts/a.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=message):
+        Source(str(tmp_path / name)).listing()
+
+
+def test_an_unknown_protocol_is_an_error_about_the_source():
+    with pytest.raises(SourceError, match="fsspec"):
+        Source("nonsense://x")
+
+
+def test_sidecars_are_told_by_their_whole_suffix():
+    assert is_sidecar("a/b.trans.txt")
+    assert is_sidecar("COPYING")
+    assert not is_sidecar("a.txt.wav")
+
+
+# Buckets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    S3FileSystem.clear_instance_cache()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="speech")
+    for key in ("in/a.wav", "in/sub/b.flac", "in/sub/b.txt", "inside/c.wav"):
+        client.put_object(Bucket="speech", Key=key, Body=b"abc")
+    yield "s3://speech"
+    client.close()
+    server.stop()
+    S3FileSystem.clear_instance_cache()
+
+
+def test_a_bucket_is_a_source_like_a_folder(bucket: str, tmp_path: Path):
+    source = Source(f"{bucket}/in")
+    listing = source.listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "sub/b.flac"]
+    assert source.hashes(listing.audio) == [ABC, ABC]
+    assert source.texts(listing.sidecars) == {"sub/b.txt": b"abc"}
+    with source.local_path(listing.audio[0].location, tmp_path / "scratch") as path:
+        assert path.read_bytes() == b"abc"
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_missing_bucket_prefix_or_service_is_one_clear_message(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    for url in ("s3://nobody/x", f"{bucket}/nothing"):
+        with pytest.raises(SourceError, match="expected an existing bucket and prefix"):
+            Source(url).listing()
+    with pytest.raises(SourceError, match="is a file"):
+        Source(f"{bucket}/in/a.wav").listing()
+    S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match="expected a reachable service"):
+        Source(bucket).listing()
+    S3FileSystem.clear_instance_cache()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(SourceError, match="expected credentials"):
+        Source(bucket).listing()

@@ -1,0 +1,52 @@
+"""Audio shards: what was written comes back, sample for sample, and damage is found."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinywave_core.audio.utterances import AUDIO_FILE, UtteranceWriter, decode_flac, encode_flac, read_utterances
+from tinywave_core.config.base import Config
+from tinywave_core.errors import DamagedArtifactError
+from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.store import Artifact, Store
+
+
+def test_flac_keeps_16_bit_samples_exactly_and_is_the_same_each_time():
+    samples = np.random.default_rng(0).integers(-32_768, 32_767, 5_000).astype(np.int16)
+    assert np.array_equal(decode_flac(encode_flac(samples)) * 32_768, samples)
+    assert encode_flac(samples) == encode_flac(samples)
+
+
+def shard(folder: Path, number: int) -> Artifact:
+    def run(step: Step, output: Output) -> dict[str, int]:
+        with UtteranceWriter(output.folder) as writer:
+            for index in range(number):
+                samples = np.full(8_000, index, dtype=np.int16)
+                row = {"utterance_id": f"{index:04d}", "recording_id": "r", "path": "a.wav", "start_samples": 0}
+                row |= {"num_samples": 8_000, "speaker": None, "transcript": "hi", "split": "train"}
+                writer.add({**row, "flac": encode_flac(samples)})
+        return {}
+
+    return compute(Step(Store(str(folder)), "ingestion", "shard", 1, run, Config()))
+
+
+def test_utterances_come_back_in_order(tmp_path: Path):
+    utterances = list(read_utterances(shard(tmp_path, 150)))
+    assert [utterance.utterance_id for utterance in utterances] == [f"{index:04d}" for index in range(150)]
+    assert utterances[149].samples.tolist() == [149 / 32_768] * 8_000
+    assert (utterances[0].transcript, utterances[0].speaker) == ("hi", None)
+
+
+def test_an_empty_shard_has_no_utterances(tmp_path: Path):
+    assert list(read_utterances(shard(tmp_path, 0))) == []
+
+
+def test_one_flipped_bit_is_found(tmp_path: Path):
+    artifact = shard(tmp_path, 3)
+    path = Path(artifact.url) / AUDIO_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedArtifactError, match="is damaged"):
+        list(read_utterances(artifact))
