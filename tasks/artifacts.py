@@ -19,12 +19,12 @@ from prefect.logging import get_run_logger
 
 from tinywave_core.reporting import plots, verdict
 from tinywave_core.reporting.html import (
-    EDGES,
     curves_of,
     data_uri,
     duration_bins,
     loss_lines,
     nll_by_kind,
+    stage_edges,
     teacher_lines,
 )
 from tinywave_core.reporting.run import RunRecord
@@ -241,7 +241,7 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
 # The run ---------------------------------------------------------------------------------------------------------
 
 
-def run_markdown(run: RunRecord, scores: dict[str, Any]) -> str:
+def run_markdown(run: RunRecord, scores: dict[str, Any], edges: Sequence[tuple[str, str]]) -> str:
     """The DAG as a diagram, the stages as a table, the three models, and where things lie."""
     stages = [
         {
@@ -257,7 +257,7 @@ def run_markdown(run: RunRecord, scores: dict[str, Any]) -> str:
     places = [("report", run.report), ("student", run.student), *(("sample", wav) for wav in run.samples[:8])]
     parts = [
         f"# {_about(run)}",
-        _mermaid(run),
+        _mermaid(run, edges),
         table(stages),
         "## Teacher, student, undistilled control",
         table(verdict.comparison_rows(scores)),
@@ -269,8 +269,9 @@ def run_markdown(run: RunRecord, scores: dict[str, Any]) -> str:
 
 
 def _run_page(run: RunRecord) -> None:
-    scores = Store(str(run.config["root"]), create=False).find(run.outputs["scores"]).summary
-    create_markdown_artifact(run_markdown(run, scores), key="run", description=_about(run))
+    store = Store(str(run.config["root"]), create=False)
+    page = run_markdown(run, store.find(run.outputs["scores"]).summary, stage_edges(store, run.rows))
+    create_markdown_artifact(page, key="run", description=_about(run))
 
 
 def _report_link(run: RunRecord) -> None:
@@ -283,17 +284,16 @@ def _about(run: RunRecord) -> str:
     return f"Run {run.number}: {computed} of {steps} steps computed in {run.seconds:.1f} s"
 
 
-def _mermaid(run: RunRecord) -> str:
+def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
     """The DAG; stages that computed something stand out."""
-    stages = [row.stage for row in run.rows]
     nodes = [
         f'  {row.stage}["{row.stage.replace("_", " ")}<br/>{row.seconds:.1f} s, {row.status}"]'
         + (":::fresh" if row.computed else "")
         for row in run.rows
     ]
-    edges = [f"  {start} --> {end}" for start, end in EDGES if start in stages and end in stages]
+    arrows = [f"  {start} --> {end}" for start, end in edges]
     style = "  classDef fresh stroke:#e07b39,stroke-width:3px"
-    return "\n".join(["```mermaid", "flowchart TD", *nodes, *edges, style, "```"])
+    return "\n".join(["```mermaid", "flowchart TD", *nodes, *arrows, style, "```"])
 
 
 # Markdown --------------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_base_tokens_and_an_empty_run_have_pages(tmp_path: Path):
         tmp_path, corpus=absent, tokens={"pitch_histogram": [], "drift": {}}, logits={"kinds": {}}
     )
     assert all(stage_markdown(row, outputs) for row in record.rows)
-    assert run_markdown(record, outputs["scores"].summary)
+    assert run_markdown(record, outputs["scores"].summary, [])
 
 
 def test_a_failure_to_publish_is_a_warning_that_names_what_failed(

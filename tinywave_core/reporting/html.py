@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting import plots, verdict
-from tinywave_core.reporting.stages import Outputs, duration
+from tinywave_core.reporting.stages import Outputs, StageRow, duration
 from tinywave_core.storage.shards import read_table
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import Artifact, Store
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,26 +27,6 @@ if TYPE_CHECKING:
 
 MAX_PLAYERS = 12
 MAX_REJECTS = 50
-# Which stage reads which: (reads, is read by), by position in the run.
-EDGES = (
-    ("ingestion", "tokenization"),
-    ("tokenization", "adaptation"),
-    ("tokenization", "logit_caching"),
-    ("adaptation", "logit_caching"),
-    ("tokenization", "distillation"),
-    ("adaptation", "distillation"),
-    ("logit_caching", "distillation"),
-    ("tokenization", "evaluation"),
-    ("adaptation", "evaluation"),
-    ("distillation", "evaluation"),
-    ("tokenization", "export"),
-    ("adaptation", "export"),
-    ("distillation", "export"),
-    ("evaluation", "export"),
-    ("tokenization", "generation"),
-    ("ingestion", "generation"),
-    ("export", "generation"),
-)
 TERMS = {
     "loss": "total, weighted",
     "language_model": "true tokens",
@@ -68,7 +48,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         samples=samples(outputs["samples"])[:MAX_PLAYERS],
         further_samples=max(0, outputs["samples"].summary["samples"] - MAX_PLAYERS),
         vocoder=outputs["samples"].summary["vocoder"],
-        dag=Markup(_dag(record)),
+        dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,
         drift=verdict.drift_text(outputs["tokens"].summary),
@@ -87,7 +67,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
 
 
 @cache
-def _template():  # noqa: ANN202  (jinja2.Template)
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("tinywave_core.reporting", "."),
         autoescape=True,
@@ -172,10 +152,21 @@ def data_uri(data: bytes, media_type: str) -> str:
 # The DAG ---------------------------------------------------------------------------------------------------------
 
 
-def _dag(record: "RunRecord") -> str:
+def stage_edges(store: Store, rows: Sequence[StageRow]) -> list[tuple[str, str]]:
+    """(from, to) for every two stages of which one read the other's output: from the manifests, one per part."""
+    edges: dict[tuple[str, str], None] = {}
+    for row in rows:
+        for artifact in {step.part: step.artifact for step in row.steps}.values():
+            manifest = store.find(artifact).manifest
+            inputs = manifest.inputs.values() if manifest else ()
+            edges |= {(source.split("/")[0], row.stage): None for ids in inputs for source in ids}
+    return [(start, end) for start, end in edges if start != end]
+
+
+def _dag(record: "RunRecord", store: Store) -> str:
     place = {row.stage: i for i, row in enumerate(record.rows)}
     nodes = [plots.Node(row.stage, row.status, row.seconds, row.why, bool(row.computed)) for row in record.rows]
-    return plots.dag_svg(nodes, [(place[a], place[b]) for a, b in EDGES if a in place and b in place])
+    return plots.dag_svg(nodes, [(place[start], place[end]) for start, end in stage_edges(store, record.rows)])
 
 
 # Data ------------------------------------------------------------------------------------------------------------
@@ -366,7 +357,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _helps(model: "type[BaseModel]", prefix: str = "") -> dict[str, str]:
-    out = {}
+    out: dict[str, str] = {}
     for name, info in model.model_fields.items():
         nested = info.annotation
         if isinstance(nested, type) and hasattr(nested, "model_fields"):

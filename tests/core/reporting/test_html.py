@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures.small_run import SUMMARIES, small_run
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.reporting.html import EDGES, rejects, render_report, settings
+from tinywave_core.reporting.html import rejects, render_report, settings, stage_edges
 from tinywave_core.reporting.run import RunRecord
 from tinywave_core.reporting.stages import Outputs
 from tinywave_core.reporting.verdict import comparison_rows, drift_text, verdict
@@ -103,8 +103,11 @@ def test_changed_settings_are_marked_and_explained(run: tuple[RunRecord, Outputs
     assert by_name["distillation.training.learning_rate"].help == "Peak learning rate."
 
 
-def test_every_stage_is_in_the_dag():
-    assert {stage for edge in EDGES for stage in edge} == set(STAGES)
+def test_the_dag_is_what_the_manifests_say(run: tuple[RunRecord, Outputs]):
+    edges = stage_edges(run[1]["corpus"].store, run[0].rows)
+    assert {start for start, _ in edges} | {end for _, end in edges} == set(STAGES)
+    assert ("logit_caching", "distillation") in edges
+    assert ("logit_caching", "evaluation") not in edges
 
 
 @pytest.mark.parametrize(
