@@ -81,7 +81,7 @@ def shards(corpus: Artifact) -> list[Artifact]:
     return [corpus.store.find(shard) for shard in corpus.summary["shards"]]
 
 
-def test_the_corpus_says_what_is_in_it(source: Path, tmp_path: Path):
+def test_the_corpus_says_what_is_in_it(source: Path, tmp_path: Path) -> None:
     summary = ingest(source, tmp_path / "store").summary
     assert summary["files"] == {"found": 6, "accepted": 6, "rejected": 0, "skipped": 0}
     assert summary["utterances"] == summary["transcribed_utterances"] == summary["recordings"] == 6
@@ -91,7 +91,7 @@ def test_the_corpus_says_what_is_in_it(source: Path, tmp_path: Path):
     assert sum(summary["duration_histogram"]["utterances"]) == 6
 
 
-def test_utterances_carry_sound_speaker_transcript_and_split(source: Path, tmp_path: Path):
+def test_utterances_carry_sound_speaker_transcript_and_split(source: Path, tmp_path: Path) -> None:
     corpus = ingest(source, tmp_path / "store")
     (shard,) = shards(corpus)
     utterances = list(read_utterances(shard))
@@ -103,7 +103,7 @@ def test_utterances_carry_sound_speaker_transcript_and_split(source: Path, tmp_p
     assert ids == [u.utterance_id for u in utterances]
 
 
-def test_a_long_recording_is_cut_at_its_pauses_and_loses_its_transcript(tmp_path: Path):
+def test_a_long_recording_is_cut_at_its_pauses_and_loses_its_transcript(tmp_path: Path) -> None:
     copy(EXAMPLES / "sonnets" / "sonnet-003.mp3", tmp_path / "source")
     copy(EXAMPLES / "sonnets" / "sonnet-003.txt", tmp_path / "source")
     corpus = ingest(tmp_path / "source", tmp_path / "store", max_utterance_s=12)
@@ -113,7 +113,7 @@ def test_a_long_recording_is_cut_at_its_pauses_and_loses_its_transcript(tmp_path
     assert corpus.summary["hours"] * 3600 > 40
 
 
-def test_every_file_has_a_row_with_its_reason_and_the_counts_add_up(source: Path, tmp_path: Path):
+def test_every_file_has_a_row_with_its_reason_and_the_counts_add_up(source: Path, tmp_path: Path) -> None:
     (source / "empty.wav").touch()
     (source / "text.wav").write_text("hello " * 100)
     copy(next((EXAMPLES / "not_speech").iterdir()), source, "bird.ogg")
@@ -136,7 +136,7 @@ def test_every_file_has_a_row_with_its_reason_and_the_counts_add_up(source: Path
     assert rows["bird.ogg"]["reason"] == "no_speech"
 
 
-def test_files_in_five_runs_give_the_same_utterances_as_in_one(source: Path, tmp_path: Path):
+def test_files_in_five_runs_give_the_same_utterances_as_in_one(source: Path, tmp_path: Path) -> None:
     copy(LJ / "LJ001-0002.wav", source / "z")
     copy(LJ / "LJ001-0002.flac", source)
     whole = ingest(source, tmp_path / "one")
@@ -150,7 +150,7 @@ def test_files_in_five_runs_give_the_same_utterances_as_in_one(source: Path, tmp
     assert grown.summary["files"]["accepted"] == whole.summary["files"]["accepted"] == 7
 
 
-def test_new_audio_makes_one_new_shard_and_leaves_the_old_ones(source: Path, tmp_path: Path):
+def test_new_audio_makes_one_new_shard_and_leaves_the_old_ones(source: Path, tmp_path: Path) -> None:
     before = ingest(source, tmp_path / "store")
     old = digests(shards(before))
     copy(LJ / "LJ001-0007.mp3", source)
@@ -160,7 +160,7 @@ def test_new_audio_makes_one_new_shard_and_leaves_the_old_ones(source: Path, tmp
     assert after.summary["utterances"] == 7
 
 
-def test_shards_are_cut_by_size_from_content_and_not_from_names(source: Path, tmp_path: Path):
+def test_shards_are_cut_by_size_from_content_and_not_from_names(source: Path, tmp_path: Path) -> None:
     first = ingest(source, tmp_path / "one", shard_megabytes=0.03)
     for number, path in enumerate(sorted(source.rglob("*.opus"), reverse=True)):
         copy(path, tmp_path / "renamed", f"{number}/{path.parts[-3]}/{path.parts[-2]}/{path.name}")
@@ -171,7 +171,7 @@ def test_shards_are_cut_by_size_from_content_and_not_from_names(source: Path, tm
     assert first.id == second.id
 
 
-def test_renaming_copying_and_touching_change_nothing(source: Path, tmp_path: Path):
+def test_renaming_copying_and_touching_change_nothing(source: Path, tmp_path: Path) -> None:
     before = ingest(source, tmp_path / "store")
     paths = sorted(source.rglob("*.opus"))
     paths[0].rename(source / "new name.opus")
@@ -182,7 +182,7 @@ def test_renaming_copying_and_touching_change_nothing(source: Path, tmp_path: Pa
     assert ingest(source, tmp_path / "store").id == before.id
 
 
-def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ingest(source, tmp_path / "store")
     read: list[str] = []
 
@@ -195,7 +195,7 @@ def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, monkey
     assert read == []
 
 
-def test_files_that_left_the_source_stay_in_the_corpus(source: Path, tmp_path: Path):
+def test_files_that_left_the_source_stay_in_the_corpus(source: Path, tmp_path: Path) -> None:
     before = ingest(source, tmp_path / "store")
     next(source.rglob("*.opus")).unlink()
     assert ingest(source, tmp_path / "store").id == before.id
@@ -203,14 +203,14 @@ def test_files_that_left_the_source_stay_in_the_corpus(source: Path, tmp_path: P
     assert ingest(None, tmp_path / "store").id == before.id
 
 
-def test_a_lost_shard_is_made_again_from_its_files(source: Path, tmp_path: Path):
+def test_a_lost_shard_is_made_again_from_its_files(source: Path, tmp_path: Path) -> None:
     before = ingest(source, tmp_path / "store", shard_megabytes=0.03)
     (tmp_path / "store" / before.summary["shards"][0] / "manifest.json").unlink()
     assert ingest(source, tmp_path / "store", shard_megabytes=0.03).id == before.id
     assert digests(shards(before)) == digests(shards(ingest(source, tmp_path / "store", shard_megabytes=0.03)))
 
 
-def test_a_lost_shard_whose_files_are_gone_says_so(source: Path, tmp_path: Path):
+def test_a_lost_shard_whose_files_are_gone_says_so(source: Path, tmp_path: Path) -> None:
     before = ingest(source, tmp_path / "store")
     (tmp_path / "store" / before.summary["shards"][0] / "manifest.json").unlink()
     with pytest.raises(SourceError, match=r"lost a shard of the corpus, and 6 of its 6 source files"):
@@ -218,7 +218,7 @@ def test_a_lost_shard_whose_files_are_gone_says_so(source: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", [0, 4])
-def test_a_run_that_dies_is_run_again_to_the_same_bytes(file: int, source: Path, tmp_path: Path):
+def test_a_run_that_dies_is_run_again_to_the_same_bytes(file: int, source: Path, tmp_path: Path) -> None:
     whole = ingest(source, tmp_path / "one")
 
     def dies(steps: Sequence[Step]) -> list[Artifact]:
@@ -234,7 +234,7 @@ def test_a_run_that_dies_is_run_again_to_the_same_bytes(file: int, source: Path,
     assert digests([again, *shards(again)]) == digests([whole, *shards(whole)])
 
 
-def test_a_plan_writes_nothing_and_knows_the_corpus_only_when_it_is_there(source: Path, tmp_path: Path):
+def test_a_plan_writes_nothing_and_knows_the_corpus_only_when_it_is_there(source: Path, tmp_path: Path) -> None:
     def plan(steps: Sequence[Step]) -> list[Artifact]:
         return [step.find() for step in steps]
 
@@ -245,14 +245,14 @@ def test_a_plan_writes_nothing_and_knows_the_corpus_only_when_it_is_there(source
     assert ingest(source, tmp_path / "store").id == planned.id
 
 
-def test_where_things_are_and_how_fast_they_run_does_not_identify_the_corpus(source: Path, tmp_path: Path):
+def test_where_things_are_and_how_fast_they_run_does_not_identify_the_corpus(source: Path, tmp_path: Path) -> None:
     config = configured(source, tmp_path / "store")
     runtime = config.runtime.model_copy(update={"decode_timeout_s": 60.0, "workers": 1})
     other = config.model_copy(update={"source": "elsewhere", "runtime": runtime})
     assert ingestion.corpus_key(config) == ingestion.corpus_key(other)
 
 
-def test_a_source_of_rejects_only_says_how_many_and_why(tmp_path: Path):
+def test_a_source_of_rejects_only_says_how_many_and_why(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for number in range(3):
         (tmp_path / "source" / f"{number}.wav").write_text(f"not audio {number}")
@@ -260,12 +260,12 @@ def test_a_source_of_rejects_only_says_how_many_and_why(tmp_path: Path):
         ingest(tmp_path / "source", tmp_path / "store")
 
 
-def test_no_source_and_no_corpus_says_what_to_pass(tmp_path: Path):
+def test_no_source_and_no_corpus_says_what_to_pass(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no --source was given"):
         ingest(None, tmp_path / "store")
 
 
-def test_a_file_that_changes_while_it_is_ingested_stops_the_run(source: Path, tmp_path: Path):
+def test_a_file_that_changes_while_it_is_ingested_stops_the_run(source: Path, tmp_path: Path) -> None:
     def changes(steps: Sequence[Step]) -> list[Artifact]:
         next(source.rglob("*.opus")).write_bytes(b"changed")
         return compute_all(steps)
@@ -274,28 +274,28 @@ def test_a_file_that_changes_while_it_is_ingested_stops_the_run(source: Path, tm
         ingest(source, tmp_path / "store", changes)
 
 
-def test_one_speaker_alone_is_told_to_split_by_recording(source: Path, tmp_path: Path):
+def test_one_speaker_alone_is_told_to_split_by_recording(source: Path, tmp_path: Path) -> None:
     corpus = ingest(source, tmp_path / "store", held_out_fraction=0.0001)
     with pytest.raises(SourceError, match="split_by recording"):
         ingestion.require_split(corpus)
     ingestion.require_split(ingest(source, tmp_path / "store", split_by="recording", held_out_fraction=0.7))
 
 
-def test_the_split_is_a_hash_of_the_speaker_and_has_the_asked_share():
+def test_the_split_is_a_hash_of_the_speaker_and_has_the_asked_share() -> None:
     config = IngestionConfig(held_out_fraction=0.1)
     held_out = [ingestion.split_of(config, str(speaker), "r") == "held_out" for speaker in range(5_000)]
     assert sum(held_out) / 5_000 == pytest.approx(0.1, abs=0.015)
     assert ingestion.split_of(config, "any", "r1") == ingestion.split_of(config, "any", "r2")
 
 
-def test_transcripts_without_audio_are_in_the_scan(source: Path, tmp_path: Path):
+def test_transcripts_without_audio_are_in_the_scan(source: Path, tmp_path: Path) -> None:
     (source / "lost.txt").write_text("nobody said this")
     scan = look(source, tmp_path / "store")
     assert "lost.txt" in scan.orphan_transcripts
     assert (scan.found, scan.new, scan.known, scan.copies) == (6, 6, 0, 0)
 
 
-def test_progress_is_told_file_by_file(source: Path, tmp_path: Path):
+def test_progress_is_told_file_by_file(source: Path, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
 
     def listening(steps: Sequence[Step]) -> list[Artifact]:
@@ -316,17 +316,17 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(f"AWS_{name}", value)
     S3FileSystem.clear_instance_cache()
     client = boto3.client("s3")
-    client.create_bucket(Bucket="speech")
+    client.create_bucket(Bucket="corpus")
     yield client
     client.close()
     server.stop()
     S3FileSystem.clear_instance_cache()
 
 
-def test_a_bucket_gives_the_same_corpus_as_a_folder(source: Path, tmp_path: Path, bucket: Any):
+def test_a_bucket_gives_the_same_corpus_as_a_folder(source: Path, tmp_path: Path, bucket: Any) -> None:
     for path in source.rglob("*.*"):
-        bucket.upload_file(str(path), "speech", f"in/{path.relative_to(source)}")
-    local, remote = ingest(source, tmp_path / "one"), ingest("s3://speech/in", tmp_path / "two")
+        bucket.upload_file(str(path), "corpus", f"in/{path.relative_to(source)}")
+    local, remote = ingest(source, tmp_path / "one"), ingest("s3://corpus/in", tmp_path / "two")
     assert digests([remote, *shards(remote)]) == digests([local, *shards(local)])
-    scan = ingestion.scan(configured("s3://speech/in", tmp_path / "two"), Store(str(tmp_path / "two")))
+    scan = ingestion.scan(configured("s3://corpus/in", tmp_path / "two"), Store(str(tmp_path / "two")))
     assert (scan.known, scan.hashed) == (6, 0)

@@ -35,8 +35,8 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 
 BLOCK_S = 60
 START_TIMEOUT_S = 60.0
-# torchaudio's kernel has (rate / gcd) * (16000 / gcd) values: gigabytes for rates like 44101 Hz. Such a rate is taken as
-# the nearest ratio with a denominator up to this, which is off by less than 0.05 %.
+# torchaudio's kernel has (rate / gcd) * (16000 / gcd) values: gigabytes for rates like 44101 Hz. Such a rate is taken
+# as the nearest ratio with a denominator up to this, which is off by less than 0.05 %.
 LARGEST_DENOMINATOR = 640
 # Filter half-width and roll-off of torchaudio.functional.resample.
 FILTER_WIDTH, ROLLOFF = 6, 0.99
@@ -207,7 +207,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch on one thread: for a few seconds of sound a second one only waits (measured: 8 ms against 160 ms a file)."""
+    """torch on one thread: for a few seconds of sound a second one only waits (8 ms against 160 ms a file)."""
     with _ONE_THREAD:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -260,4 +260,5 @@ def _read_as_is(read: Read, frames: int, block: int) -> Samples:
 
 def to_int16(samples_N: npt.NDArray[np.floating[Any]]) -> Samples:
     """Samples in -1..1 as 16-bit integers, clipped; the inverse of division by 32768."""
-    return np.clip(np.rint(samples_N * 32_768), -32_768, 32_767).astype(np.int16)
+    clipped_N: Samples = np.clip(np.rint(samples_N * 32_768), -32_768, 32_767).astype(np.int16)
+    return clipped_N

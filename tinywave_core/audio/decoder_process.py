@@ -28,7 +28,7 @@ KEEP_BYTES = 64 << 20
 UNKNOWN_FRAMES = 1 << 62
 # Sizes that programs write into a WAV header when they stream and do not know the length yet.
 UNKNOWN_RIFF_BYTES = 0x7FFF_0000
-# The MP3 length is an estimate from the first frame or the Xing tag: off by at most the decoder's delay (measured: 270).
+# The MP3 length is an estimate from the first frame or the Xing tag: off by the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
 MAX_OGG_PAGE = 65_307
 # Bytes behind the last decoded frame that a reader may leave (measured on sound files: 0).
@@ -301,7 +301,7 @@ def riff_tail_mismatch(handle: int, end: int, size: int) -> str | None:
 
 
 def ogg_ends(handle: int, size: int) -> bool:
-    """Whether the last page of an Ogg file is whole and says that it is the last. A cut file otherwise reads as short."""
+    """Whether the last page of an Ogg file is whole and says that it is the last. A cut file else reads as short."""
     tail = os.pread(handle, 2 * MAX_OGG_PAGE, max(0, size - 2 * MAX_OGG_PAGE))
     page = tail.rfind(b"OggS")
     if page < 0 or len(tail) < page + 27:

@@ -1,8 +1,8 @@
 """Speakers and transcripts that lie beside the audio, in the forms that speech corpora come in.
 
-LibriSpeech (`speaker/chapter/*.trans.txt`), LJ Speech (`metadata.csv`: id|text|normalised), Libri-Light (a `.json` beside
-the audio), a `.txt` beside the audio, and `manifest.csv` or `manifest.parquet` in the root (columns path, speaker?,
-transcript?), which overrules the others. Text without its audio is listed, and never stops anything.
+LibriSpeech (`speaker/chapter/*.trans.txt`), LJ Speech (`metadata.csv`: id|text|normalised), Libri-Light (a `.json`
+beside the audio), a `.txt` beside the audio, and `manifest.csv` or `manifest.parquet` in the root (columns path,
+speaker?, transcript?), which overrules the others. Text without its audio is listed, and never stops anything.
 """
 
 import csv

@@ -83,8 +83,8 @@ class Source:
         if not audio:
             raise SourceError(
                 f"--source {self.url} holds no audio ({len(files)} text files, {links[0]} symbolic links, "
-                f"{len(found) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, Ogg, "
-                "Opus or MP3 files in it or below: pass another --source"
+                f"{len(found) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
+                "Ogg, Opus or MP3 files in it or below: pass another --source"
             )
         return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), links[0], tuple(unreadable))
 

@@ -1,7 +1,7 @@
 """Voice activity: probability of speech per window of 32 ms, and the regions of speech that follow from it.
 
 The model is silero-vad 6 from its wheel, run on onnxruntime over whole sequences of windows (0.003 of real time on one
-core; window by window it is 0.04). It is loaded by path: `import silero_vad` would import torch and set it to one thread.
+core; window by window it is 0.04). Loaded by path: `import silero_vad` would import torch and set it to one thread.
 Level and offset are normalised first: without that, quiet or offset speech is not found.
 """
 

@@ -1,8 +1,8 @@
 """Ingestion: any audio files -> shards of mono 16 kHz utterances, and the corpus that they make up.
 
-Part `shard`: audio.parquet, utterances.parquet and files.parquet of some source files; never changes. Part `corpus`: the
-table of all files and the numbers of the whole corpus. The catalog (a numbered log) says which content was taken and in
-which shards; content is known by its SHA-256, so renamed, copied or touched files are never taken again.
+Part `shard`: audio.parquet, utterances.parquet and files.parquet of some source files; never changes. Part `corpus`:
+the table of all files and the numbers of the whole corpus. The catalog (a numbered log) says which content was taken and
+in which shards; content is known by its SHA-256, so renamed, copied or touched files are never taken again.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
 
 
 def scan(config: PipelineConfig, store: Store) -> Scan:
-    """Look at the source: list it, hash what the catalog does not know by path, size and stamp, and group what is new."""
+    """Look at the source: list it, hash what the catalog does not know by path, size and stamp, group what is new."""
     log = _catalog(config, store)
     known, lost = _known_content(log, store)
     if config.source is None:
@@ -150,7 +150,7 @@ def _new_file(digest: str, files: Sequence[SourceFile], labels: Mapping[str, Lab
 
 
 def _groups(new: Mapping[str, NewFile], lost: Iterable[Sequence[str]], limit: float) -> tuple[tuple[NewFile, ...], ...]:
-    """New files by shard: lost shards as they were, the rest in the order of content in shards of about `limit` bytes."""
+    """New files by shard: lost shards as they were, the rest in the order of content, about `limit` bytes each."""
     again = [tuple(new[digest] for digest in sorted(digests)) for digests in lost]
     taken = {file.sha256 for group in again for file in group}
     rest = [new[digest] for digest in sorted(new) if digest not in taken]
@@ -211,8 +211,9 @@ def _check_lost(lost: Sequence[Sequence[str]], present: set[str], store: Store) 
         gone = [digest for digest in digests if digest not in present]
         if gone:
             raise SourceError(
-                f"the store {store.url} has lost a shard of the corpus, and {len(gone)} of its {len(digests)} source files "
-                "are not in the source: pass the --source that has them, or start another corpus with --ingestion.corpus"
+                f"the store {store.url} has lost a shard of the corpus, and {len(gone)} of its {len(digests)} source "
+                "files are not in the source: pass the --source that has them, or start another corpus with "
+                "--ingestion.corpus"
             )
 
 
@@ -341,7 +342,8 @@ def _take(
     row["speech_share"] = speech_share(probabilities_W, config.vad_threshold)
     bounds = _bounds(config, samples_N, probabilities_W)
     if row["speech_share"] < config.min_speech_share or not bounds:
-        detail = f"{row['speech_share']:.1%} of {seconds:.1f} s is speech; ingestion.min_speech_share is {config.min_speech_share:.1%}"
+        found, wanted = row["speech_share"], config.min_speech_share
+        detail = f"{found:.1%} of {seconds:.1f} s is speech; ingestion.min_speech_share is {wanted:.1%}"
         row.update(status="rejected", reason="no_speech", detail=detail)
         return
     recordings[row["recording_id"]] = row["path"]
@@ -476,8 +478,8 @@ def _nothing_accepted(counts: Summary, files: Sequence[Row]) -> SourceError:
     reasons = ", ".join(f"{number} {reason}" for reason, number in counts["reasons"].items())
     example = next((f"; {row['path']}: {row['detail']}" for row in files if row["detail"]), "")
     return SourceError(
-        f"none of the {counts['files']['found']} files gave speech ({reasons}){example}. Expected recordings of speech of at "
-        "least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"
+        f"none of the {counts['files']['found']} files gave speech ({reasons}){example}. Expected recordings of speech "
+        "of at least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"
     )
 
 
@@ -487,7 +489,8 @@ def require_split(corpus: Artifact) -> None:
     if summary["utterances_train"] and summary["utterances_held_out"]:
         return
     raise SourceError(
-        f"the corpus has {summary['utterances_train']} training and {summary['utterances_held_out']} held-out utterances of "
-        f"{summary['speakers']} labelled speakers and {summary['unlabelled_recordings']} unlabelled recordings; expected at "
-        "least one of each: pass --ingestion.split_by recording, change --ingestion.held_out_fraction, or add recordings"
+        f"the corpus has {summary['utterances_train']} training and {summary['utterances_held_out']} held-out "
+        f"utterances of {summary['speakers']} labelled speakers and {summary['unlabelled_recordings']} unlabelled "
+        "recordings; expected at least one of each: pass --ingestion.split_by recording, change --ingestion.held_out_fraction, "
+        "or add recordings"
     )

@@ -41,7 +41,7 @@ FORMATS: dict[str, tuple[int, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_and_rate_gives_16_khz_of_the_same_duration(
     name: str, sentence: Samples, write: Write, decode: Decode
-):
+) -> None:
     rate, options = FORMATS[name]
     recording = decode(write(name, sentence, rate, **options))
     assert recording.verdict.reason is None
@@ -49,18 +49,18 @@ def test_every_format_and_rate_gives_16_khz_of_the_same_duration(
     assert len(recording.samples_N) == pytest.approx(len(sentence) / rate * 16_000, abs=2)
 
 
-def test_the_content_decides_and_not_the_name(sentence: Samples, write: Write, decode: Decode, tmp_path: Path):
+def test_the_content_decides_and_not_the_name(sentence: Samples, write: Write, decode: Decode, tmp_path: Path) -> None:
     write("a.flac", sentence).rename(tmp_path / "a.mp3")
     assert decode(tmp_path / "a.mp3").verdict.container == "FLAC"
 
 
-def test_16_khz_16_bit_samples_stay_exactly_as_they_are(write: Write, decode: Decode):
+def test_16_khz_16_bit_samples_stay_exactly_as_they_are(write: Write, decode: Decode) -> None:
     samples = np.random.default_rng(0).integers(-9_000, 9_000, 20_000).astype(np.int16)
     samples -= np.int16(round(samples.mean()))
     assert np.array_equal(decode(write("a.wav", samples, 16_000)).samples_N, samples)
 
 
-def test_wav_and_flac_of_the_same_samples_decode_to_the_same(sentence: Samples, write: Write, decode: Decode):
+def test_wav_and_flac_of_the_same_samples_decode_to_the_same(sentence: Samples, write: Write, decode: Decode) -> None:
     first, second = decode(write("a.wav", sentence)), decode(write("a.flac", sentence))
     assert np.array_equal(first.samples_N, second.samples_N)
 
@@ -70,7 +70,7 @@ def test_wav_and_flac_of_the_same_samples_decode_to_the_same(sentence: Samples, 
     [lambda s: [s, -s], lambda s: [s, 0 * s], lambda s: [0 * s, s], lambda s: [s] * 16, lambda s: [s, s]],
     ids=["anti-phase", "dead right", "dead left", "sixteen", "stereo"],
 )
-def test_no_arrangement_of_channels_loses_level(channels: Any, sentence: Samples, write: Write, decode: Decode):
+def test_no_arrangement_of_channels_loses_level(channels: Any, sentence: Samples, write: Write, decode: Decode) -> None:
     mono = decode(write("mono.wav", sentence)).samples_N
     many = decode(write("many.wav", np.stack(channels(sentence), axis=1))).samples_N
     assert mono is not None
@@ -78,12 +78,12 @@ def test_no_arrangement_of_channels_loses_level(channels: Any, sentence: Samples
     assert np.abs(np.abs(many.astype(int)) - np.abs(mono.astype(int))).max() <= 1
 
 
-def test_opposed_channels_are_turned_round_and_weak_ones_left_out():
+def test_opposed_channels_are_turned_round_and_weak_ones_left_out() -> None:
     covariance = np.array([[1.0, -0.9, 0.0], [-0.9, 1.0, 0.0], [0.0, 0.0, 1e-9]])
     assert channel_weights(covariance).tolist() == [0.5, -0.5, 0.0]
 
 
-def test_a_constant_offset_is_removed(sentence: Samples, write: Write, decode: Decode):
+def test_a_constant_offset_is_removed(sentence: Samples, write: Write, decode: Decode) -> None:
     recording = decode(write("a.wav", 0.3 * sentence + 0.5))
     assert recording.verdict.dc_offset == pytest.approx(0.5, abs=1e-4)
     assert recording.samples_N is not None
@@ -168,7 +168,7 @@ BROKEN: dict[str, tuple[str, Callable[[Write, Path, Samples], Path]]] = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_file_is_refused_with_its_reason(
     what: str, sentence: Samples, write: Write, decode: Decode, tmp_path: Path
-):
+) -> None:
     reason, make = BROKEN[what]
     recording = decode(make(write, tmp_path, sentence))
     assert (recording.verdict.reason, recording.samples_N) == (reason, None)
@@ -176,7 +176,7 @@ def test_a_broken_file_is_refused_with_its_reason(
 
 
 @pytest.mark.parametrize("what", ["unknown FLAC length", "unknown WAV length", "trailing chunk", "trailing tag"])
-def test_unusual_but_whole_files_are_taken(what: str, sentence: Samples, write: Write, decode: Decode):
+def test_unusual_but_whole_files_are_taken(what: str, sentence: Samples, write: Write, decode: Decode) -> None:
     match what:
         case "unknown FLAC length":
             path = flac_of_length(write("a.flac", np.tile(sentence, 9)), 0)
@@ -191,7 +191,7 @@ def test_unusual_but_whole_files_are_taken(what: str, sentence: Samples, write: 
     assert decode(path).verdict.reason is None
 
 
-def test_the_details_of_a_file_are_reported(write: Write, decode: Decode):
+def test_the_details_of_a_file_are_reported(write: Write, decode: Decode) -> None:
     seen = decode(write("a.wav", np.tile([1.0, -1.0, 0.25, -0.25], 4_000), 8_000)).verdict
     assert (seen.sample_rate, seen.channels, seen.header_frames, seen.decoded_frames) == (8_000, 1, 16_000, 16_000)
     assert (seen.container, seen.encoding, seen.peak, seen.clipped_share) == ("WAV", "PCM_16", 1.0, 0.5)
@@ -200,14 +200,16 @@ def test_the_details_of_a_file_are_reported(write: Write, decode: Decode):
 # The child ---------------------------------------------------------------------------------------------------------
 
 
-def test_names_with_newlines_quotes_emoji_and_no_utf8_can_be_decoded(write: Write, decode: Decode, tmp_path: Path):
+def test_names_with_newlines_quotes_emoji_and_no_utf8_can_be_decoded(
+    write: Write, decode: Decode, tmp_path: Path
+) -> None:
     path = write("a.wav", np.tile([0.5, -0.5], 9_000))
     for name in (b"a\nb.wav", b"'\"`$(x).wav", "🎙 e\u0301.wav".encode(), b"\xff\xfe.wav"):
         path = path.rename(Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))))
         assert decode(path).verdict.reason is None
 
 
-def test_a_killed_decoder_is_replaced_and_the_file_is_read(sentence: Samples, write: Write):
+def test_a_killed_decoder_is_replaced_and_the_file_is_read(sentence: Samples, write: Write) -> None:
     with Decoder(RuntimeConfig(), 1.0) as decoder:
         decoder.decode(write("a.wav", sentence))
         assert decoder.pid
@@ -224,7 +226,7 @@ os.abort()
 """
 
 
-def test_a_file_on_which_the_decoder_dies_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_on_which_the_decoder_dies_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dies.py").write_text(DIES_ON_EVERY_FILE)
     monkeypatch.setattr("tinywave_core.audio.decoder_process.__file__", str(tmp_path / "dies.py"))
     with Decoder(RuntimeConfig(), 1.0) as decoder:
@@ -232,7 +234,7 @@ def test_a_file_on_which_the_decoder_dies_twice_is_refused(tmp_path: Path, monke
     assert recording.verdict.reason == "decoder_crashed"
 
 
-def test_a_decoder_that_hangs_is_given_up_and_replaced(sentence: Samples, write: Write):
+def test_a_decoder_that_hangs_is_given_up_and_replaced(sentence: Samples, write: Write) -> None:
     with Decoder(RuntimeConfig(decode_timeout_s=0.5), 1.0) as decoder:
         path = write("a.wav", sentence)
         decoder.decode(path)
@@ -244,7 +246,9 @@ def test_a_decoder_that_hangs_is_given_up_and_replaced(sentence: Samples, write:
         assert decoder.decode(path).verdict.reason is None
 
 
-def test_a_decoder_that_cannot_start_says_what_to_do(sentence: Samples, write: Write, monkeypatch: pytest.MonkeyPatch):
+def test_a_decoder_that_cannot_start_says_what_to_do(
+    sentence: Samples, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with Decoder(RuntimeConfig(), 1.0) as decoder, pytest.raises(ConfigError, match="decode_memory_mb"):
         decoder.decode(write("a.wav", sentence))
@@ -265,13 +269,13 @@ def reader(samples: Samples) -> Callable[[int], Samples]:
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
-def test_resampling_in_blocks_is_torchaudio_in_one_piece(rate: int):
+def test_resampling_in_blocks_is_torchaudio_in_one_piece(rate: int) -> None:
     samples = np.random.default_rng(rate).normal(0, 0.1, 5 * rate + 123).astype(np.float32)
     whole = torchaudio.functional.resample(torch.from_numpy(samples).double(), rate, 16_000).numpy()
     assert np.array_equal(resample(reader(samples), len(samples), rate, block_s=1), to_int16(whole))
 
 
-def test_no_rate_needs_a_filter_of_gigabytes_or_is_off_by_half_a_per_mille():
+def test_no_rate_needs_a_filter_of_gigabytes_or_is_off_by_half_a_per_mille() -> None:
     for rate in (4_001, 44_056, 44_101, 47_952, 191_999):
         orig, new = ratio(rate)
         assert orig * new < 8_000_000
@@ -279,5 +283,5 @@ def test_no_rate_needs_a_filter_of_gigabytes_or_is_off_by_half_a_per_mille():
     assert ratio(22_050) == (441, 320)
 
 
-def test_samples_beyond_full_scale_are_clipped_and_halves_round_to_even():
+def test_samples_beyond_full_scale_are_clipped_and_halves_round_to_even() -> None:
     assert to_int16(np.array([-2.0, -1.0, 0.5, 1.0, 2.5 / 32_768])).tolist() == [-32_768, -32_768, 16_384, 32_767, 2]

@@ -28,7 +28,7 @@ def speech(draw: st.DrawFn) -> tuple[list[tuple[int, int]], int]:
 @given(speech(), st.integers(0, 9), st.sampled_from([(8_000, 30), (16_000, 2), (32_000, 10)]))
 def test_utterances_are_in_bounds_in_order_and_lose_no_speech(
     found: tuple[list[tuple[int, int]], int], seed: int, limits: tuple[int, int]
-):
+) -> None:
     regions, total = found
     shortest, longest = limits[0], limits[1] * SECOND
     probabilities_W = np.random.default_rng(seed).random(-(-total // WINDOW), dtype=np.float32)
@@ -44,28 +44,28 @@ def test_utterances_are_in_bounds_in_order_and_lose_no_speech(
             assert covered[start:end].all()
 
 
-def test_a_recording_that_is_not_too_long_stays_whole():
+def test_a_recording_that_is_not_too_long_stays_whole() -> None:
     assert utterance_bounds([(100, 200)], NONE, 30 * SECOND, shortest=8_000, longest=30 * SECOND) == [(0, 30 * SECOND)]
 
 
-def test_a_recording_that_is_too_short_gives_nothing():
+def test_a_recording_that_is_too_short_gives_nothing() -> None:
     assert utterance_bounds([(0, 7_999)], NONE, 7_999, shortest=8_000, longest=30 * SECOND) == []
 
 
-def test_long_speech_is_cut_in_the_middle_of_its_longest_late_pause():
+def test_long_speech_is_cut_in_the_middle_of_its_longest_late_pause() -> None:
     regions = [(0, 4 * SECOND), (4 * SECOND + 8_000, 9 * SECOND), (9 * SECOND + 8_000, 12 * SECOND)]
     bounds = utterance_bounds(regions, np.ones(400, np.float32), 12 * SECOND, shortest=8_000, longest=10 * SECOND)
     assert bounds == [(0, 9 * SECOND + 4_000), (9 * SECOND + 4_000, 12 * SECOND)]
 
 
-def test_speech_without_a_pause_is_cut_where_it_is_least_likely():
+def test_speech_without_a_pause_is_cut_where_it_is_least_likely() -> None:
     probabilities_W = np.ones(375, np.float32)
     probabilities_W[250] = 0.6
     bounds = utterance_bounds([(0, 12 * SECOND)], probabilities_W, 12 * SECOND, shortest=8_000, longest=10 * SECOND)
     assert bounds == [(0, 250 * WINDOW), (250 * WINDOW, 12 * SECOND)]
 
 
-def test_long_silence_is_left_out_but_for_a_tenth_of_a_second():
+def test_long_silence_is_left_out_but_for_a_tenth_of_a_second() -> None:
     regions = [(SECOND, 2 * SECOND), (50 * SECOND, 51 * SECOND)]
     bounds = utterance_bounds(regions, NONE, 60 * SECOND, shortest=8_000, longest=30 * SECOND)
     assert bounds == [(14_400, 33_600), (798_400, 817_600)]

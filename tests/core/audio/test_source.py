@@ -23,7 +23,7 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_text_and_hidden_files_are_not_audio_and_everything_else_is(tmp_path: Path):
+def test_text_and_hidden_files_are_not_audio_and_everything_else_is(tmp_path: Path) -> None:
     names = [
         "a.wav",
         "b/c.xyz",
@@ -40,7 +40,7 @@ def test_text_and_hidden_files_are_not_audio_and_everything_else_is(tmp_path: Pa
     assert [file.path for file in listing.sidecars] == ["README.md", "a.txt", "b/LICENSE", "b/d.TextGrid"]
 
 
-def test_the_content_is_hashed_and_the_stamp_changes_with_the_file(tmp_path: Path):
+def test_the_content_is_hashed_and_the_stamp_changes_with_the_file(tmp_path: Path) -> None:
     source = Source(str(fill(tmp_path, "a.wav")))
     (before,) = source.listing().audio
     os.utime(tmp_path / "a.wav", ns=(1, 1))
@@ -49,14 +49,14 @@ def test_the_content_is_hashed_and_the_stamp_changes_with_the_file(tmp_path: Pat
     assert before.stamp != after.stamp
 
 
-def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path: Path):
+def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path: Path) -> None:
     fill(tmp_path, "a/x.wav")
     os.link(tmp_path / "a/x.wav", tmp_path / "x.wav")
     stamps = {file.stamp for folder in ("", "a") for file in Source(str(tmp_path / folder)).listing().audio}
     assert len(stamps) == 2
 
 
-def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path):
+def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path) -> None:
     fill(tmp_path, "secret/x.wav", "in/a.wav")
     (tmp_path / "in/link.wav").symlink_to(tmp_path / "secret/x.wav")
     (tmp_path / "in/folder").symlink_to(tmp_path / "secret")
@@ -64,12 +64,12 @@ def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path):
     assert ([file.path for file in listing.audio], listing.links) == (["a.wav"], 2)
 
 
-def test_pipes_are_not_opened(tmp_path: Path):
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(fill(tmp_path, "a.wav") / "b.wav")
     assert len(Source(str(tmp_path)).listing().audio) == 1
 
 
-def test_strange_names_are_listed_and_can_be_stored(tmp_path: Path):
+def test_strange_names_are_listed_and_can_be_stored(tmp_path: Path) -> None:
     strange = ["a\nb.wav", "'\"`$.wav", "🎙.wav", "e\u0301.wav", os.fsdecode(b"\xff.wav")]
     source = Source(str(fill(tmp_path, *strange)))
     files = source.listing().audio
@@ -87,19 +87,19 @@ def test_strange_names_are_listed_and_can_be_stored(tmp_path: Path):
         ("texts", r"holds no audio \(1 text files"),
     ],
 )
-def test_a_source_without_audio_says_what_was_expected(name: str, message: str, tmp_path: Path):
+def test_a_source_without_audio_says_what_was_expected(name: str, message: str, tmp_path: Path) -> None:
     fill(tmp_path, "file.wav", "texts/a.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=message):
         Source(str(tmp_path / name)).listing()
 
 
-def test_an_unknown_protocol_is_an_error_about_the_source():
+def test_an_unknown_protocol_is_an_error_about_the_source() -> None:
     with pytest.raises(SourceError, match="fsspec"):
         Source("nonsense://x")
 
 
-def test_sidecars_are_told_by_their_whole_suffix():
+def test_sidecars_are_told_by_their_whole_suffix() -> None:
     assert is_sidecar("a/b.trans.txt")
     assert is_sidecar("COPYING")
     assert not is_sidecar("a.txt.wav")
@@ -127,7 +127,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     S3FileSystem.clear_instance_cache()
 
 
-def test_a_bucket_is_a_source_like_a_folder(bucket: str, tmp_path: Path):
+def test_a_bucket_is_a_source_like_a_folder(bucket: str, tmp_path: Path) -> None:
     source = Source(f"{bucket}/in")
     listing = source.listing()
     assert [file.path for file in listing.audio] == ["a.wav", "sub/b.flac"]
@@ -138,7 +138,7 @@ def test_a_bucket_is_a_source_like_a_folder(bucket: str, tmp_path: Path):
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_missing_bucket_prefix_or_service_is_one_clear_message(bucket: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_bucket_prefix_or_service_is_one_clear_message(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("s3://nobody/x", f"{bucket}/nothing"):
         with pytest.raises(SourceError, match="expected an existing bucket and prefix"):
             Source(url).listing()

@@ -12,7 +12,7 @@ from tinywave_core.stages.base import Output, Step, compute
 from tinywave_core.storage.store import Artifact, Store
 
 
-def test_flac_keeps_16_bit_samples_exactly_and_is_the_same_each_time():
+def test_flac_keeps_16_bit_samples_exactly_and_is_the_same_each_time() -> None:
     samples = np.random.default_rng(0).integers(-32_768, 32_767, 5_000).astype(np.int16)
     assert np.array_equal(decode_flac(encode_flac(samples)) * 32_768, samples)
     assert encode_flac(samples) == encode_flac(samples)
@@ -31,18 +31,18 @@ def shard(folder: Path, number: int) -> Artifact:
     return compute(Step(Store(str(folder)), "ingestion", "shard", 1, run, Config()))
 
 
-def test_utterances_come_back_in_order(tmp_path: Path):
+def test_utterances_come_back_in_order(tmp_path: Path) -> None:
     utterances = list(read_utterances(shard(tmp_path, 150)))
     assert [utterance.utterance_id for utterance in utterances] == [f"{index:04d}" for index in range(150)]
     assert utterances[149].samples.tolist() == [149 / 32_768] * 8_000
     assert (utterances[0].transcript, utterances[0].speaker) == ("hi", None)
 
 
-def test_an_empty_shard_has_no_utterances(tmp_path: Path):
+def test_an_empty_shard_has_no_utterances(tmp_path: Path) -> None:
     assert list(read_utterances(shard(tmp_path, 0))) == []
 
 
-def test_one_flipped_bit_is_found(tmp_path: Path):
+def test_one_flipped_bit_is_found(tmp_path: Path) -> None:
     artifact = shard(tmp_path, 3)
     path = Path(artifact.url) / AUDIO_FILE
     data = bytearray(path.read_bytes())
