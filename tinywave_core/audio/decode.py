@@ -238,6 +238,9 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
     held_from, held = 0, read(min(block + margin, frames))
     for start in range(0, frames, block):
         stop = min(start + block, frames)
+        if stop == frames:
+            # torchaudio rounds its output's length in float32, so it can be one short: zeros behind, as it adds itself.
+            held = np.concatenate([held, np.zeros(orig, dtype=np.float32)])
         with _one_thread():
             wide_tensor = torchaudio.functional.resample(torch.from_numpy(held).double(), orig, new)
         wide = wide_tensor.numpy()

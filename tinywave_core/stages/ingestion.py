@@ -1,8 +1,8 @@
 """Ingestion: any audio files -> shards of mono 16 kHz utterances, and the corpus that they make up.
 
 Part `shard`: audio.parquet, utterances.parquet and files.parquet of some source files; never changes. Part `corpus`:
-the table of all files and the numbers of the whole corpus. The catalog (a numbered log) says which content was taken and
-in which shards; content is known by its SHA-256, so renamed, copied or touched files are never taken again.
+the table of all files and the numbers of the whole corpus. The catalog (a numbered log) says which content was taken
+and in which shards; content is known by its SHA-256, so renamed, copied or touched files are never taken again.
 """
 
 import hashlib
@@ -491,6 +491,6 @@ def require_split(corpus: Artifact) -> None:
     raise SourceError(
         f"the corpus has {summary['utterances_train']} training and {summary['utterances_held_out']} held-out "
         f"utterances of {summary['speakers']} labelled speakers and {summary['unlabelled_recordings']} unlabelled "
-        "recordings; expected at least one of each: pass --ingestion.split_by recording, change --ingestion.held_out_fraction, "
-        "or add recordings"
+        "recordings; expected at least one of each: pass --ingestion.split_by recording, change "
+        "--ingestion.held_out_fraction, or add recordings"
     )

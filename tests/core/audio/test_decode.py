@@ -275,6 +275,11 @@ def test_resampling_in_blocks_is_torchaudio_in_one_piece(rate: int) -> None:
     assert np.array_equal(resample(reader(samples), len(samples), rate, block_s=1), to_int16(whole))
 
 
+@pytest.mark.parametrize("frames", range(213_167, 213_177))
+def test_the_length_is_rounded_up_exactly(frames: int) -> None:
+    assert len(resample(reader(np.zeros(frames, np.float32)), frames, 22_050)) == -(-frames * 320 // 441)
+
+
 def test_no_rate_needs_a_filter_of_gigabytes_or_is_off_by_half_a_per_mille() -> None:
     for rate in (4_001, 44_056, 44_101, 47_952, 191_999):
         orig, new = ratio(rate)
