@@ -216,9 +216,14 @@ def _by_kind(key: str, outputs: Outputs) -> None:
 
 def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
     def publish(key: str, outputs: Outputs) -> None:
-        create_link_artifact(link_of(f"{outputs[part].url}{file}"), link_text=text, key=key, description=text)
+        _place(key, f"{outputs[part].url}{file}", text)
 
     return publish
+
+
+def _place(key: str, url: str, text: str) -> None:
+    """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
+    create_link_artifact(link_of(url), link_text=text, key=key, description=f"{text}: {url}")
 
 
 def _image(key: str, png: bytes, about: str) -> None:
@@ -275,8 +280,7 @@ def _run_page(run: RunRecord) -> None:
 
 
 def _report_link(run: RunRecord) -> None:
-    text = "Report: scores, players, curves"
-    create_link_artifact(link_of(run.report), link_text=text, key="report", description=_about(run))
+    _place("report", run.report, "Report: scores, players, curves")
 
 
 def _about(run: RunRecord) -> str:

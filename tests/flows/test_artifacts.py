@@ -80,6 +80,11 @@ def test_the_run_is_a_diagram_and_a_comparison(published: Published):
     assert "Distillation helped beyond noise" in page
 
 
+def test_links_say_their_place_in_words_too(published: Published, run: tuple[RunRecord, Outputs]):
+    assert run[0].report in published["report"]["description"]
+    assert run[0].student in published["export-model"]["description"]
+
+
 def test_base_tokens_and_an_empty_run_have_pages(tmp_path: Path):
     absent = {"reasons": {}, "duration_histogram": {}}
     record, outputs = small_run(
