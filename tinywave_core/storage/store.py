@@ -384,8 +384,8 @@ class Store:
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
-        free = shutil.disk_usage(folder).free
-        if free < FULL_DISK_BYTES:
+        total, _, free = shutil.disk_usage(folder)
+        if total and free < FULL_DISK_BYTES:
             raise StoreFullError(
                 f"the disk under {self.url} is full ({free / 1e6:.1f} MB free): make room, or pass another --root, and "
                 "run again; finished work is kept"

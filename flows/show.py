@@ -1,0 +1,218 @@
+"""`tinywave plan`, `inspect` and `lineage`: what would run, what there is, what came from what. Nothing is computed."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
+
+
+_PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
+
+
+def show_plan(what: str, config: PipelineConfig) -> int:
+    """Per stage: steps cached and to run, why, and what the missing part will cost."""
+    from tinywave_core.estimates import estimate
+    from tinywave_core.pipeline import Look, Outputs, build_stage
+    from tinywave_core.planning import explain
+    from tinywave_core.stages.ingestion import scan
+
+    store = Store(config.root)
+    hours, device = _hours(config, store), _device(config)
+    costs = estimate(config, hours, device)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left")
+    for name in ("stage", "steps", "to run", "why"):
+        table.add_column(name, overflow="fold")
+    for name in ("about", "about MB"):
+        table.add_column(name, justify="right")
+
+    done: Outputs = {}
+    blocked = ""
+    seconds = size = 0.0
+    for stage in STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]:
+        look, known, problem = Look(), True, ""
+        if stage == "ingestion" and config.source is not None:
+            today = scan(config, store)
+            print(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known")
+        try:
+            if blocked:
+                raise NotYetComputedError(done[blocked])
+            done |= build_stage(stage, config, store, done, look)
+        except NotYetComputedError as error:
+            known, blocked = False, blocked or error.artifact.part or "corpus"
+            done.setdefault(blocked, error.artifact)
+        except KeyError:
+            known = False
+        except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
+            known, problem = False, str(error)
+        reasons = [explain(step, artifact) for step, artifact in look.steps]
+        missing = [reason for reason in reasons if not reason.cached]
+        share = len(missing) / len(reasons) if reasons and known else 1.0
+        cost = costs[stage]
+        why = missing[0].why if missing else reasons[0].why if reasons else "depends on what comes before"
+        if not known and reasons and not missing:
+            why = "depends on what comes before"
+        why = problem or why
+        seconds, size = seconds + share * cost.seconds, size + share * cost.bytes
+        steps = str(len(reasons)) if known else f"{len(reasons)} or more"
+        to_run = str(len(missing)) if known else "all that is not cached"
+        table.add_row(stage, steps, to_run, why, _time(share * cost.seconds), f"{share * cost.bytes / 1e6:,.1f}")
+    table.add_section()
+    table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
+    _console().print(table)
+    return 0
+
+
+def _time(seconds: float) -> str:
+    """Seconds, minutes, hours or days, whichever reads best."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
+def _device(config: PipelineConfig) -> str:
+    from tinywave_core.models.llama import pick_device
+
+    return pick_device(config.runtime).type
+
+
+def _hours(config: PipelineConfig, store: Store) -> float:
+    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC."""
+    from tinywave_core.audio.source import Source
+    from tinywave_core.estimates import FLAC_BYTES_PER_S
+
+    if config.source is None:
+        return sum(
+            artifact.summary.get("hours", 0.0)
+            for artifact in map(store.find, store.artifact_ids("ingestion"))
+            if artifact.part == "corpus"
+        )
+    import soundfile
+
+    files = Source(config.source).listing().audio
+    probed = files[:: max(1, len(files) // _PROBED)]
+    seconds = 0.0
+    for file in probed:
+        if not Path(file.location).is_file():
+            seconds += file.bytes / FLAC_BYTES_PER_S
+            continue
+        with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
+            seconds += min(soundfile.info(file.location).duration, 86_400)
+    return seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+
+
+def show_artifact(root: str, name: str | None) -> int:
+    """One artifact in full, or a table of all."""
+    store = Store(root, create=False)
+    if name is not None:
+        _show(store.resolve(name))
+        return 0
+    artifacts = [store.find(artifact_id) for artifact_id in store.artifact_ids()]
+    if not artifacts:
+        raise MissingInputError(f"the store {store.url} holds no artifact yet: run `tinywave run` first")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("artifact", "part", "made", "MB", "seconds"):
+        table.add_column(column, overflow="fold")
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    for artifact in sorted(artifacts, key=lambda a: (order.get(a.stage, 99), a.manifest.created_at if a.manifest else "")):
+        m = artifact.manifest
+        if m is None:
+            table.add_row(artifact.id, "damaged: files are missing or cut", "", "", "")
+        else:
+            table.add_row(artifact.id, m.part, m.created_at, f"{m.total_bytes / 1e6:.2f}", f"{m.seconds:.1f}")
+    _console().print(table)
+    return 0
+
+
+def _show(artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    if manifest is None:
+        raise MissingInputError(f"{artifact.id} is damaged: files are missing or cut; run its stage again")
+    print(f"{artifact.id}  ({manifest.part})\n{artifact.url}")
+    print(f"made {manifest.created_at} in {manifest.seconds:.1f} s by TinyWave {manifest.code_version}, version {manifest.version}")
+    for title, value in (("from", manifest.inputs), ("settings", manifest.config | _short(manifest.params))):
+        print(f"\n{title}\n{json.dumps(value, indent=1)}")
+    print(f"\nsummary\n{json.dumps(manifest.summary, indent=1)}")
+    print("\nfiles")
+    for entry in manifest.files:
+        print(f"  {entry.bytes:>12,}  {entry.sha256[:12]}…  {entry.name}")
+
+
+def _short(params: dict[str, Any]) -> dict[str, Any]:
+    """Long lists of a shard's files as their number."""
+    return {k: f"{len(v)} entries" if isinstance(v, list) and len(v) > 5 else v for k, v in params.items()}
+
+
+def show_lineage(root: str, name: str) -> int:
+    """Backward from an artifact to audio files; forward from an audio file to everything that heard it."""
+    store = Store(root, create=False)
+    manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
+    by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
+    files = _audio_files(store, by_id)
+    heard = {
+        artifact_id
+        for artifact_id, rows in files.items()
+        for row in rows
+        if row["sha256"].startswith(name.lower()) and len(name) >= 8 or row["path"] == name or Path(name).name == row["path"]
+    }
+    if heard:
+        _print_forward(name, heard, by_id)
+    else:
+        _print_backward(store.resolve(name).id, by_id, files)
+    return 0
+
+
+def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+    from tinywave_core.storage.shards import read_table
+
+    shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
+    columns = ["path", "sha256", "status"]
+    return {i: read_table(store.find(i).path("files.parquet"), columns).to_pylist() for i in shards}
+
+
+def _print_forward(name: str, heard: set[str], by_id: dict[str, Manifest]) -> None:
+    reached = set(heard)
+    while more := {i for i, m in by_id.items() if i not in reached and reached & _inputs(m)}:
+        reached |= more
+    print(f"{name} went into {len(reached)} artifacts:")
+    for artifact_id in sorted(reached, key=lambda i: (STAGES.index(by_id[i].stage), by_id[i].created_at)):
+        print(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
+
+
+def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[str, list[dict[str, Any]]]) -> None:
+    seen: set[str] = set()
+
+    def walk(current: str, depth: int) -> None:
+        manifest = by_id.get(current)
+        part = manifest.part if manifest else "not in the store any more"
+        again = " (see above)" if current in seen else ""
+        print(f"{'  ' * depth}{current}  {part}{again}")
+        if manifest is None or again:
+            return
+        seen.add(current)
+        for upstream in sorted(_inputs(manifest)):
+            walk(upstream, depth + 1)
+
+    walk(artifact_id, 0)
+    rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
+    taken = [row for row in rows if row[2] == "accepted"]
+    print(f"\n{len(taken)} audio files went in:")
+    for path, digest, _ in taken:
+        print(f"  {digest[:12]}…  {path}")
+
+
+def _inputs(manifest: Manifest) -> set[str]:
+    return {artifact_id for ids in manifest.inputs.values() for artifact_id in ids}
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=150)

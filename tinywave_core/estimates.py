@@ -1,0 +1,80 @@
+"""What a run will cost before it starts: seconds and bytes per stage, from the hours of speech and the models' shapes.
+
+Rates of the CPU stages are measured ones (seconds per hour of speech on one core); model work is counted in floating
+point operations: 6 per parameter and token for training, 2 for a forward pass. Good to a factor of about two.
+"""
+
+from dataclasses import dataclass
+
+from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.config.base import TrainingConfig
+from tinywave_core.config.pipeline import PipelineConfig
+
+# Seconds of one core per hour of speech (measured on examples/speech, 2.8 GHz).
+INGESTION_S_PER_H = 60.0
+TOKENIZATION_S_PER_H = 70.0
+CODEBOOKS_S = 30.0
+# Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
+TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
+# Effective operations per second: small models on two CPU cores, and a data-centre GPU in bfloat16.
+FLOPS = {"cpu": 5e10, "cuda": 4e14}
+FLAC_BYTES_PER_S = 17_000
+TOKEN_BYTES = 4
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one stage, if all of it has to be computed."""
+
+    seconds: float
+    bytes: float
+
+
+def llama_parameters(shape: FreshTeacherConfig, layers: int, rows: int) -> int:
+    """Parameters of a Llama without grouped heads or tied embeddings."""
+    block = 4 * shape.width**2 + 3 * shape.width * shape.intermediate + 2 * shape.width
+    return layers * block + 2 * rows * shape.width + shape.width
+
+
+def vocabulary_rows(config: PipelineConfig) -> int:
+    """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher."""
+    if config.adaptation.teacher:
+        return 32_512 if config.tokenization.tokens == "base" else 32_768
+    tokens = config.tokenization
+    extra = tokens.pitch.clusters + tokens.style.clusters if tokens.tokens == "expressive" else 0
+    return 259 + 2 + tokens.units.clusters + extra
+
+
+def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Estimate]:
+    """Seconds and bytes of every stage for a corpus of `hours`."""
+    shape, rows = config.adaptation.fresh, vocabulary_rows(config)
+    teacher = llama_parameters(shape, shape.layers, rows)
+    student = llama_parameters(shape, config.distillation.layers, rows)
+    tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
+    train, held_out = tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction
+    flops, cores = FLOPS[device], max(1, config.runtime.workers)
+    weights = config.distillation.weights
+    live = 2 * teacher if weights.hidden or weights.attention else 0
+    return {
+        "ingestion": Estimate(hours * INGESTION_S_PER_H / cores, hours * 3600 * FLAC_BYTES_PER_S),
+        "tokenization": Estimate(CODEBOOKS_S + hours * TOKENIZATION_S_PER_H / cores, tokens * TOKEN_BYTES),
+        "adaptation": Estimate(_training(config.adaptation.training) * 6 * teacher / flops, 4 * teacher),
+        "logit_caching": Estimate(train * 2 * teacher / flops, train * logit_bytes(config.logit_caching.entries)),
+        "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
+        "evaluation": Estimate(3 * held_out * 2 * (teacher + 2 * student) / flops, held_out / 10),
+        "export": Estimate(student / 2e8, student * WEIGHT_BYTES[config.export.dtype]),
+        "generation": Estimate(
+            config.generation.samples * (config.generation.max_new_tokens * max(2 * student / flops, 0.01) + 1),
+            config.generation.samples * 600_000,
+        ),
+    }
+
+
+def logit_bytes(entries: int) -> int:
+    """Bytes of one cached token: K ids of 2 and K - 1 weights of 1, head 4, target 2, entropy 2, own id 2."""
+    return 3 * entries - 1 + 10
+
+
+def _training(config: TrainingConfig) -> int:
+    return config.steps * config.batch_tokens
