@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from tinywave_core.reporting.run import RunRecord
 
-MAX_PLAYERS = 12
+MAX_SAMPLES = 12
+# No further sample is embedded beyond this size of sounds and pictures: a phone has to open the page.
+MAX_EMBEDDED_BYTES = 4_000_000
 MAX_REJECTS = 50
 TERMS = {
     "loss": "total, weighted",
@@ -38,15 +40,15 @@ TERMS = {
 
 def render_report(record: "RunRecord", outputs: Outputs) -> str:
     """The page."""
-    scores = outputs["scores"].summary
+    scores, shown = outputs["scores"].summary, samples(outputs["samples"])
     return _template().render(
         record=record,
         headline=verdict.headline(outputs),
         verdict=verdict.verdict(scores),
         comparison=verdict.comparison_rows(scores),
         held_out=scores["held_out"],
-        samples=samples(outputs["samples"])[:MAX_PLAYERS],
-        further_samples=max(0, outputs["samples"].summary["samples"] - MAX_PLAYERS),
+        samples=shown,
+        further_samples=outputs["samples"].summary["samples"] - len(shown),
         vocoder=outputs["samples"].summary["vocoder"],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
@@ -105,6 +107,10 @@ class Sample:
     new_tokens: int
     clips: list[Clip]
 
+    @property
+    def embedded_bytes(self) -> int:
+        return sum(len(clip.audio) + len(clip.picture) for clip in self.clips)
+
 
 CLIPS = {
     "prompt": "Prompt, as recorded",
@@ -118,7 +124,13 @@ def samples(artifact: Artifact) -> list[Sample]:
     if "samples.json" not in artifact.files:
         return []
     rows = json.loads(artifact.path("samples.json").read_text())
-    return [_sample(artifact, number, row) for number, row in enumerate(rows[:MAX_PLAYERS], start=1)]
+    shown: list[Sample] = []
+    for number, row in enumerate(rows[:MAX_SAMPLES], start=1):
+        sample = _sample(artifact, number, row)
+        if shown and sum(s.embedded_bytes for s in [*shown, sample]) > MAX_EMBEDDED_BYTES:
+            break
+        shown.append(sample)
+    return shown
 
 
 def _sample(artifact: Artifact, number: int, row: dict[str, Any]) -> Sample:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures.small_run import SUMMARIES, small_run
 from tinywave_core.config.pipeline import STAGES
+from tinywave_core.reporting import html as html_module
 from tinywave_core.reporting.html import rejects, render_report, settings, stage_edges
 from tinywave_core.reporting.run import RunRecord
 from tinywave_core.reporting.stages import Outputs
@@ -86,6 +87,13 @@ def test_paths_and_transcripts_are_text(html: str):
 def test_each_sample_has_three_players_and_pictures(html: str):
     assert html.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') == 6
     assert html.count('src="data:image/png;base64,') == 6
+
+
+def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(html_module, "MAX_EMBEDDED_BYTES", 1)
+    page = render_report(*run)
+    assert page.count("<audio") == 3
+    assert "1 more in the store" in page
 
 
 def test_the_first_fifty_rejects_are_listed_and_the_rest_is_counted(html: str):
