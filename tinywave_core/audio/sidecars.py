@@ -169,6 +169,8 @@ def _is_table(path: str) -> bool:
 
 def _is_transcript(path: str) -> bool:
     name = PurePosixPath(path)
+    if name.parent.name.lower() in ("licenses", "licences"):
+        return False
     return name.suffix == ".txt" and not path.endswith(".trans.txt") and not CORPUS_DOCUMENT.fullmatch(name.stem)
 
 

@@ -78,6 +78,7 @@ def test_transcripts_without_audio_are_listed_and_stop_nothing(tmp_path: Path) -
         "metadata.csv": "LJ9|gone\n",
         "lost.txt": "gone",
         "README.txt": "not a transcript",
+        "LICENSES/MIT.txt": "not a transcript either",
         "manifest.csv": "path,transcript\n../../etc/passwd,x\n,\n",
     }
     found = labels(tmp_path, files)
