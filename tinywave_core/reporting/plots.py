@@ -134,8 +134,8 @@ def line_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -
         dash = ";stroke-dasharray:5 4" if line.dashed else ""
         stroke = f"fill:none;stroke:var(--{line.colour})"
         if line.noisy:
-            body.append(f'<path d="{_path(line.x, line.y, x, y)}" style="{stroke};opacity:.28;stroke-width:1"/>')
-        strong = _path(line.x, line.main, x, y)
+            body.append(f'<path d="{_path(*thin(line.x, line.y), x, y)}" style="{stroke};opacity:.28;stroke-width:1"/>')
+        strong = _path(*thin(line.x, line.main), x, y)
         body.append(f'<path d="{strong}" style="{stroke};stroke-width:2{dash}"/>')
     return _svg(title, "".join(body)) + _legend([(line.label, line.colour) for line in lines])
 
@@ -233,8 +233,7 @@ class _Scale:
 
 def _finite(line: Line) -> Line:
     keep = np.isfinite(line.y)
-    x, y = thin(np.asarray(line.x, np.float64)[keep], np.asarray(line.y, np.float64)[keep])
-    return replace(line, x=x, y=y)
+    return replace(line, x=line.x[keep], y=line.y[keep])
 
 
 def _padded(ys: Values) -> tuple[float, float]:
@@ -343,7 +342,7 @@ def lines_png(lines: Sequence[Line], *, x_label: str, y_label: str) -> bytes:
     with _figure(x_label, y_label) as (axes, out):
         for line in (_finite(line) for line in lines):
             style = "--" if line.dashed else "-"
-            axes.plot(line.x, line.main, style, color=COLOURS[line.colour], label=line.label, linewidth=1.6)
+            axes.plot(*thin(line.x, line.main), style, color=COLOURS[line.colour], label=line.label, linewidth=1.6)
         axes.legend(frameon=False, labelcolor="#808080", fontsize=8)
     return out.getvalue()
 
