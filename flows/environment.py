@@ -8,6 +8,8 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # numpy's matrices are small here: threads of its own would only take cores from the shards beside.
+    "OPENBLAS_NUM_THREADS": "1",
 }
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
 QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}

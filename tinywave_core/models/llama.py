@@ -20,12 +20,6 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     return torch.device("cuda" if wants_gpu else "cpu")
 
 
-def use_threads(runtime: RuntimeConfig) -> None:
-    """Give torch as many CPU threads as the runtime says."""
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
-
-
 def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int, seed: int) -> LlamaForCausalLM:
     """A Llama with random weights drawn from `seed`."""
     config = LlamaConfig(

@@ -166,7 +166,8 @@ def _with_adapters(model: "LlamaForCausalLM", config: AdaptationConfig):  # noqa
 
 def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> float | None:
     from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-    from tinywave_core.models.llama import pick_device, use_threads
+    from tinywave_core.models.llama import pick_device
+    from tinywave_core.threads import use_threads
 
     if not speech.held_out:
         return None

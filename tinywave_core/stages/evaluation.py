@@ -53,9 +53,10 @@ def run_scores(step: Step, output: Output) -> Summary:
     """Score every held-out utterance and every cloze item under the three models."""
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, pick_device, use_threads
+    from tinywave_core.models.llama import load_llama, pick_device
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
+    from tinywave_core.threads import use_threads
 
     config = step.config
     assert isinstance(config, EvaluationConfig)

@@ -43,10 +43,11 @@ def run_samples(step: Step, output: Output) -> Summary:
     import numpy as np
     import soundfile
 
-    from tinywave_core.models.llama import load_llama, pick_device, use_threads
+    from tinywave_core.models.llama import load_llama, pick_device
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_speech
     from tinywave_core.synthesis.vocoder import DraftVocoder
+    from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.speech import Streams, encode_utterance
     from tinywave_core.tokenizers.vocabulary import Vocabulary
 

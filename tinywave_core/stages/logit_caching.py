@@ -74,10 +74,11 @@ def run_shard(step: Step, output: Output) -> Summary:
     """Capture the targets of one token shard."""
     import torch
 
-    from tinywave_core.models.llama import load_llama, pick_device, use_threads
+    from tinywave_core.models.llama import load_llama, pick_device
     from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.logit_cache import LOGITS, encode
+    from tinywave_core.threads import use_one_thread
     from tinywave_core.training.objective import forward
 
     config = step.config
@@ -85,7 +86,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     tokens, teacher = step.input("tokens"), step.input("teacher")
     length = step.params["sequence_length"]
     sequences = load_sequences([tokens], "train", length)
-    use_threads(output.runtime)
+    use_one_thread()
     device = pick_device(output.runtime)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = load_llama(teacher.path("teacher"), dtype=dtype).to(device).eval()

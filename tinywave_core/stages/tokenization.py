@@ -24,6 +24,7 @@ from tinywave_core.stages.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
+from tinywave_core.threads import use_one_thread
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def run_codebooks(step: Step, output: Output) -> Summary:
     from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.tokenizers.codebooks import Codebooks
 
+    use_one_thread()
     config = step.config
     assert isinstance(config, TokenizationConfig)
     spoken = _FitSpeech.choose(_audio_shards(step.input("corpus")), config, output)
@@ -162,6 +164,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     from tinywave_core.tokenizers.codebooks import Codebooks
     from tinywave_core.tokenizers.speech import RATES_HZ
 
+    use_one_thread()
     audio, codebooks = step.input("audio"), Codebooks.load(step.input("codebooks").path())
     drop = set(step.params["drop"])
     total = pq.read_metadata(audio.path("audio.parquet")).num_rows

@@ -15,9 +15,10 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.models.llama import pick_device, use_threads
+from tinywave_core.models.llama import pick_device
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.stages.base import Progress
+from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 
 
