@@ -32,7 +32,7 @@ COLOURS = {
 }
 PNG_LIMIT_BYTES = 30_000
 _WIDTH, _HEIGHT = 480, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 40
 
 
 @dataclass(frozen=True)

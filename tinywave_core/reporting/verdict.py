@@ -6,6 +6,7 @@ from tinywave_core.reporting.stages import Outputs, duration
 
 MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
 Summary = dict[str, Any]
+FEW_UTTERANCES = 10  # below this many, resampled utterances say little about other speech
 
 
 def headline(outputs: Outputs) -> str:
@@ -26,9 +27,11 @@ def _gain(scores: Summary) -> str:
     comparison = scores["comparison"]
     gain, (low, high) = comparison["distillation_gain_nll"], comparison["distillation_gain_nll_interval"]
     measured = (
-        f"{gain:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, paired over "
+        f"{gain:+.3f} nats per token (95% interval {low:+.3f} to {high:+.3f}, paired over "
         f"{scores['held_out']['sequences']} held-out utterances)"
     )
+    if scores["held_out"]["sequences"] < FEW_UTTERANCES:
+        return f"There is too little held-out speech to tell whether distillation helped: it measured {measured}."
     if low > 0:
         return (
             f"Distillation helped beyond noise: against the same student trained without a teacher it gains {measured}."
@@ -43,7 +46,8 @@ def _gain(scores: Summary) -> str:
 def _gap(scores: Summary) -> str:
     comparison, models = scores["comparison"], scores["models"]
     low, high = comparison["distillation_gain_nll_interval"]
-    noise = " (a figure within noise)" if low <= 0 <= high else ""
+    few = scores["held_out"]["sequences"] < FEW_UTTERANCES
+    noise = " (a figure within noise)" if few or low <= 0 <= high else ""
     if comparison["student_is_better_than_teacher"]:
         ahead = models["teacher"]["nll"] - models["student"]["nll"]
         return (
@@ -69,7 +73,7 @@ def _cloze(scores: Summary) -> str:
     if kept is None or chance:
         return (
             f"Cloze retention is not meaningful here: over {items} items the teacher's own accuracy of "
-            f"{models['teacher']['cloze']:.1%} cannot be told from chance (50 %); the student's is {accuracy:.1%}."
+            f"{models['teacher']['cloze']:.1%} cannot be told from chance (50%); the student's is {accuracy:.1%}."
         )
     low, high = comparison["cloze_gain_interval"]
     against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
@@ -127,9 +131,10 @@ def drift_text(tokens: Summary) -> str:
         meaning = "some of this audio sounds different (other speakers or another microphone, or a small shard)"
     else:
         meaning = "some of this audio is unlike what the codebooks saw: consider `refresh.codebooks` = growth or always"
+    shards = f"{len(drift)} shard{'s' if len(drift) > 1 else ''}"
     return (
-        f"The units of {len(drift)} shards differ from those of the codebooks' fit by at most {worst:.3f} bits "
-        f"(Jensen-Shannon: 0 is the same distribution, 1 is nothing in common); {meaning}."
+        f"The units of {shards} differ from those of the codebooks' fit by at most {worst:.3f} bits (Jensen-Shannon: 0 is "
+        f"the same distribution, 1 is nothing in common); {meaning}."
     )
 
 

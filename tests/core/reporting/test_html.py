@@ -143,6 +143,13 @@ def test_a_gain_whose_interval_holds_zero_is_called_noise():
     assert "within noise" in sentences[1]
 
 
+def test_a_gain_over_a_handful_of_utterances_proves_nothing():
+    base = scores()
+    few = verdict(base | {"held_out": base["held_out"] | {"sequences": 2}})
+    assert "too little held-out speech" in few[0]
+    assert "within noise" in few[1]
+
+
 def test_a_loss_beyond_noise_is_called_harm():
     hurt = scores(distillation_gain_nll=-0.2, distillation_gain_nll_interval=[-0.3, -0.1], nll_gap_closed=-0.8)
     assert "hurt beyond noise" in verdict(hurt)[0]
