@@ -133,8 +133,8 @@ def drift_text(tokens: Summary) -> str:
         meaning = "some of this audio is unlike what the codebooks saw: consider `refresh.codebooks` = growth or always"
     shards = f"{len(drift)} shard{'s' if len(drift) > 1 else ''}"
     return (
-        f"The units of {shards} differ from those of the codebooks' fit by at most {worst:.3f} bits (Jensen-Shannon: 0 is "
-        f"the same distribution, 1 is nothing in common); {meaning}."
+        f"The units of {shards} differ from those of the codebooks' fit by at most {worst:.3f} bits (Jensen-Shannon: 0 "
+        f"is the same distribution, 1 is nothing in common); {meaning}."
     )
 
 
