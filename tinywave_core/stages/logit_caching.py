@@ -89,7 +89,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     use_one_thread()
     device = pick_device(output.runtime)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = load_llama(teacher.path("teacher"), dtype=dtype).to(device).eval()
+    model = load_llama(teacher.path("teacher"), dtype=dtype).to(device).eval().requires_grad_(False)
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
     if config.entries >= model.config.vocab_size:
         raise ConfigError(
@@ -102,8 +102,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     done = 0
     for start in range(0, len(rows), _CAPTURE_ROWS):
         batch = dataset.collate(rows[start : start + _CAPTURE_ROWS])
-        with torch.no_grad():
-            hidden = forward(model, batch).last_BTD
+        hidden = forward(model, batch).last_BTD
         for r, row in enumerate(batch.rows):
             at = 0
             for index in row:
