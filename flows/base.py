@@ -26,7 +26,9 @@ def run_stage(
         done = outputs_before(stage, config, store) if inputs is None else find_outputs(store, inputs)
         execute = PrefectExecute(run_step)
         made = build_stage(stage, config, store, done, execute)
-    row = stage_row(stage, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started)
+    row = stage_row(
+        stage, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
+    )
     publish_stage(row, done | made)
     say(row)
     return {"outputs": {part: artifact.id for part, artifact in made.items()}, "row": row.model_dump()}

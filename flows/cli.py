@@ -10,6 +10,7 @@ from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import TinyWaveError
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (a fault of ours), 2 (something the user can mend) or 130 (Ctrl-C)."""
     parser = _parser()
@@ -59,7 +60,9 @@ def _configured(commands: argparse._SubParsersAction, name: str, text: str, comm
     """A command that takes --preset and every field of the config as a flag."""
     parser = commands.add_parser(name, help=text, description=text, formatter_class=_Help, allow_abbrev=False)
     parser.set_defaults(command=command)
-    parser.add_argument("--preset", default="demo", help=f"{', '.join(preset_names())}, or a .toml file (default: demo)")
+    parser.add_argument(
+        "--preset", default="demo", help=f"{', '.join(preset_names())}, or a .toml file (default: demo)"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for key, field in fields():
         group = key.rpartition(".")[0] or "input and output"
@@ -67,7 +70,9 @@ def _configured(commands: argparse._SubParsersAction, name: str, text: str, comm
             groups[group] = parser.add_argument_group(group)
         default = "" if field.is_required() or field.default is None else f" Default: {field.default}."
         help_text = f"{' '.join((field.description or '').split())}{default}".replace("%", "%%")
-        groups[group].add_argument(f"--{key}", help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS)
+        groups[group].add_argument(
+            f"--{key}", help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS
+        )
     return parser
 
 

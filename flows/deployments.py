@@ -29,7 +29,9 @@ def serve(preset: str, settings: dict[str, str]) -> None:
             each.to_deployment(name=preset, parameters=defaults, tags=["tinywave"], concurrency_limit=1)
             for each in (pipeline, *STAGE_FLOWS)
         ]
-        print(f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset} and one per stage; Ctrl-C stops)", flush=True)
+        print(
+            f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset} and one per stage; Ctrl-C stops)", flush=True
+        )
         prefect_serve(*deployments, pause_on_shutdown=False)
 
 

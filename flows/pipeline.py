@@ -17,8 +17,8 @@ from flows.logit_caching import logit_caching
 from flows.tokenization import tokenization
 from tasks.artifacts import publish_run
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.reporting.stages import StageRow
 from tinywave_core.reporting.run import finish_run
+from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
 
 STAGE_FLOWS: tuple[Flow[Any, Any], ...] = (

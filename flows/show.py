@@ -13,7 +13,6 @@ from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
-
 _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 
@@ -27,7 +26,9 @@ def show_plan(what: str, config: PipelineConfig) -> int:
     store = Store(config.root)
     hours, device = _hours(config, store), _device(config)
     costs = estimate(config, hours, device)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"
+    )
     for name in ("stage", "steps", "to run", "why"):
         table.add_column(name, overflow="fold")
     for name in ("about", "about MB"):
@@ -122,7 +123,9 @@ def show_artifact(root: str, name: str | None) -> int:
     for column in ("artifact", "part", "made", "MB", "seconds"):
         table.add_column(column, overflow="fold")
     order = {stage: number for number, stage in enumerate(STAGES)}
-    for artifact in sorted(artifacts, key=lambda a: (order.get(a.stage, 99), a.manifest.created_at if a.manifest else "")):
+    for artifact in sorted(
+        artifacts, key=lambda a: (order.get(a.stage, 99), a.manifest.created_at if a.manifest else "")
+    ):
         m = artifact.manifest
         if m is None:
             table.add_row(artifact.id, "damaged: files are missing or cut", "", "", "")
@@ -137,7 +140,9 @@ def _show(artifact: Artifact) -> None:
     if manifest is None:
         raise MissingInputError(f"{artifact.id} is damaged: files are missing or cut; run its stage again")
     print(f"{artifact.id}  ({manifest.part})\n{artifact.url}")
-    print(f"made {manifest.created_at} in {manifest.seconds:.1f} s by TinyWave {manifest.code_version}, version {manifest.version}")
+    print(
+        f"made {manifest.created_at} in {manifest.seconds:.1f} s by TinyWave {manifest.code_version}, version {manifest.version}"
+    )
     for title, value in (("from", manifest.inputs), ("settings", manifest.config | _short(manifest.params))):
         print(f"\n{title}\n{json.dumps(value, indent=1)}")
     print(f"\nsummary\n{json.dumps(manifest.summary, indent=1)}")
@@ -161,7 +166,10 @@ def show_lineage(root: str, name: str) -> int:
         artifact_id
         for artifact_id, rows in files.items()
         for row in rows
-        if row["sha256"].startswith(name.lower()) and len(name) >= 8 or row["path"] == name or Path(name).name == row["path"]
+        if (row["sha256"].startswith(name.lower())
+        and len(name) >= 8)
+        or row["path"] == name
+        or Path(name).name == row["path"]
     }
     if heard:
         _print_forward(name, heard, by_id)

@@ -107,5 +107,3 @@ class PrefectExecute:
 def _label(step: Step) -> str:
     """What the UI calls the task run: the part, and for shards which one."""
     return f"{step.part} {step.fingerprint[:8]}"
-
-

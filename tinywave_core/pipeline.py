@@ -51,7 +51,9 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
     raise AssertionError(stage)
 
 
-def run_pipeline(config: PipelineConfig, store: Store, execute: Execute = compute_all, until: str = STAGES[-1]) -> Outputs:
+def run_pipeline(
+    config: PipelineConfig, store: Store, execute: Execute = compute_all, until: str = STAGES[-1]
+) -> Outputs:
     """Build the stages in order, up to and including `until`."""
     done: Outputs = {}
     for stage in STAGES[: STAGES.index(until) + 1]:

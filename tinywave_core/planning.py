@@ -30,7 +30,9 @@ def explain(step: Step, found: Artifact) -> Reason:
     if step.id in before:
         return Reason(False, "its output is missing or damaged")
     if step.part == "shard":
-        return Reason(False, "new shard") if _same_settings(step, before) else Reason(False, _difference(step, before[-1]))
+        return (
+            Reason(False, "new shard") if _same_settings(step, before) else Reason(False, _difference(step, before[-1]))
+        )
     return Reason(False, _difference(step, before[-1]))
 
 
@@ -41,7 +43,11 @@ def _in_last_run(step: Step) -> list[str]:
 
 def _same_settings(step: Step, ids: list[str]) -> bool:
     manifest = step.store.find(ids[-1]).manifest
-    return manifest is not None and manifest.config == step.config.model_dump(mode="json") and manifest.version == step.version
+    return (
+        manifest is not None
+        and manifest.config == step.config.model_dump(mode="json")
+        and manifest.version == step.version
+    )
 
 
 def _difference(step: Step, artifact_id: str) -> str:
@@ -52,13 +58,17 @@ def _difference(step: Step, artifact_id: str) -> str:
         return f"the stage's method changed: version {manifest.version} → {step.version}"
     changes = [
         f"{key}: {old} → {new}"
-        for key, old, new in _changed(manifest.config | manifest.params, step.config.model_dump(mode="json") | step.params)
+        for key, old, new in _changed(
+            manifest.config | manifest.params, step.config.model_dump(mode="json") | step.params
+        )
     ]
     if changes:
-        return "settings changed: " + ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-    names = [
-        name for name, artifacts in step.inputs.items() if [a.id for a in artifacts] != manifest.inputs.get(name)
-    ]
+        return (
+            "settings changed: "
+            + ", ".join(changes[:3])
+            + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
+        )
+    names = [name for name, artifacts in step.inputs.items() if [a.id for a in artifacts] != manifest.inputs.get(name)]
     return "new input: " + ", ".join(names)
 
 

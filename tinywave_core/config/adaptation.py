@@ -52,5 +52,7 @@ class AdaptationConfig(Config):
     @model_validator(mode="after")
     def _lora_needs_a_checkpoint(self) -> "AdaptationConfig":
         if self.method == "lora" and self.teacher is None:
-            raise ValueError("method `lora` needs `teacher`, a checkpoint to adapt; a fresh teacher is trained with `full`")
+            raise ValueError(
+                "method `lora` needs `teacher`, a checkpoint to adapt; a fresh teacher is trained with `full`"
+            )
         return self

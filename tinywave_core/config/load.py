@@ -77,4 +77,6 @@ def _explain(fault: Any) -> str:
         return f"there is no setting {key}" + (f"; did you mean {close[0]}?" if close else "")
     if not key:
         return message
-    return f"--{key} is {fault['input']!r}, {message}" if not isinstance(fault["input"], dict) else f"--{key}: {message}"
+    return (
+        f"--{key} is {fault['input']!r}, {message}" if not isinstance(fault["input"], dict) else f"--{key}: {message}"
+    )

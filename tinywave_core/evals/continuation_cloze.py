@@ -35,7 +35,9 @@ def cloze_items(sequences: Sequence[TokenSequence], config: EvaluationConfig) ->
     usable.sort(key=lambda s: _key(config.seed, s.id))
     items = []
     for s in usable:
-        others = [o for o in usable if o.recording_id != s.recording_id and (s.speaker is None or o.speaker != s.speaker)]
+        others = [
+            o for o in usable if o.recording_id != s.recording_id and (s.speaker is None or o.speaker != s.speaker)
+        ]
         if not others or len(items) == config.cloze_items:
             continue
         other = min(others, key=lambda o: _key(config.seed, s.id + o.id))
@@ -65,7 +67,9 @@ def _key(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"cloze/{seed}/{name}".encode()).digest()
 
 
-def credits(items: Sequence[ClozeItem], right: Sequence[npt.NDArray], wrong: Sequence[npt.NDArray]) -> npt.NDArray[np.float64]:
+def credits(
+    items: Sequence[ClozeItem], right: Sequence[npt.NDArray], wrong: Sequence[npt.NDArray]
+) -> npt.NDArray[np.float64]:
     """1 right, 0 wrong, 0.5 tie for every item, from the token log-probabilities of both versions."""
     gaps = [
         r[item.prompt_length - 1 :].mean(dtype=np.float64) - w[item.prompt_length - 1 :].mean(dtype=np.float64)

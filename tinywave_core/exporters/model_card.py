@@ -57,11 +57,16 @@ Research License; a student of a fresh teacher is bound by the licences of the r
 
 
 def _table(scores: dict[str, Any]) -> str:
-    lines = ["| model | parameters | NLL, nats per token | perplexity | bits per second | cloze accuracy |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| model | parameters | NLL, nats per token | perplexity | bits per second | cloze accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
     for key, label in _LABELS.items():
         m = scores["models"][key]
         low, high = m["nll_interval"]
-        cloze = f"{m['cloze']:.1%} ({m['cloze_interval'][0]:.1%} to {m['cloze_interval'][1]:.1%})" if "cloze" in m else "-"
+        cloze = (
+            f"{m['cloze']:.1%} ({m['cloze_interval'][0]:.1%} to {m['cloze_interval'][1]:.1%})" if "cloze" in m else "-"
+        )
         lines.append(
             f"| {label} | {m['parameters'] / 1e6:.2f} M | {m['nll']:.3f} ({low:.3f} to {high:.3f}) | {m['perplexity']:.1f} "
             f"| {m['bits_per_second']:.1f} | {cloze} |"

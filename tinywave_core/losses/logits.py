@@ -73,7 +73,9 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
         lm, kl = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-        head = weight.to(hidden.dtype)  # bfloat16 products under autocast; the weight's gradient is summed in its own type
+        head = weight.to(
+            hidden.dtype
+        )  # bfloat16 products under autocast; the weight's gradient is summed in its own type
         for start in range(0, len(hidden), _CHUNK):
             part = slice(start, start + _CHUNK)
             h = hidden[part]

@@ -31,7 +31,9 @@ class RunRecord(BaseModel):
     """Where the HTML report lies."""
 
 
-def finish_run(store: Store, config: PipelineConfig, rows: list[StageRow], outputs: Outputs, seconds: float) -> RunRecord:
+def finish_run(
+    store: Store, config: PipelineConfig, rows: list[StageRow], outputs: Outputs, seconds: float
+) -> RunRecord:
     """Write the report and append the record to the log of runs."""
     artifacts: dict[str, list[str]] = {}
     for row in rows:

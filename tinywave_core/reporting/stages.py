@@ -81,7 +81,10 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
             return f"{files['found']} files", out + rejected + skipped
         case "tokenization":
             tokens = s["tokens"]
-            return f"{len(tokens['shards'])} shards", f"{tokens['tokens']:,} tokens, {tokens['tokens_per_s']:.1f} per second"
+            return (
+                f"{len(tokens['shards'])} shards",
+                f"{tokens['tokens']:,} tokens, {tokens['tokens_per_s']:.1f} per second",
+            )
         case "adaptation":
             teacher = s["teacher"]
             nll = teacher["held_out_nll_after"]
@@ -90,7 +93,10 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
             return f"{teacher['train_tokens']:,} training tokens", out
         case "logit_caching":
             logits = s["logits"]
-            return f"{logits['sequences']} sequences", f"{logits['tokens']:,} targets of {logits['bytes_per_token']:.1f} B"
+            return (
+                f"{logits['sequences']} sequences",
+                f"{logits['tokens']:,} targets of {logits['bytes_per_token']:.1f} B",
+            )
         case "distillation":
             student = s["student"]
             out = f"student of {student['parameters'] / 1e6:.2f} M in {student['layers']} blocks, and its control"

@@ -61,7 +61,9 @@ def _without_path(config: AdaptationConfig) -> AdaptationConfig:
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 over names and contents of a checkpoint's files; MissingInputError when the folder is not one."""
     if not folder.is_dir():
-        raise MissingInputError(f"adaptation.teacher {str(folder)!r} is not a folder; expected a Hugging Face Llama directory")
+        raise MissingInputError(
+            f"adaptation.teacher {str(folder)!r} is not a folder; expected a Hugging Face Llama directory"
+        )
     wanted = {".json", ".safetensors", ".bin", ".model"}
     files = sorted(path for path in folder.iterdir() if path.suffix in wanted)
     lines = [f"{path.name} {sha256_of(path)}" for path in files]
@@ -200,7 +202,11 @@ def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     names = vocabulary.names()
-    for name, expected in ((names[0], vocabulary.text), (names[2], vocabulary.text + 2), (names[-1], vocabulary.tokens - 1)):
+    for name, expected in (
+        (names[0], vocabulary.text),
+        (names[2], vocabulary.text + 2),
+        (names[-1], vocabulary.tokens - 1),
+    ):
         found = tokenizer.convert_tokens_to_ids(name)
         if found != expected:
             raise ConfigError(

@@ -66,9 +66,7 @@ def run_student(step: Step, output: Output) -> Summary:
         model.set_attn_implementation(IMPLEMENTATION)
     if needs_teacher:
         teacher.to(pick_device(output.runtime)).eval().requires_grad_(False)
-    objective = DistillationObjective(
-        config, layers, sequences, cache, temperature, teacher if needs_teacher else None
-    )
+    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher if needs_teacher else None)
     if not needs_teacher:
         del teacher
     curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)

@@ -86,7 +86,8 @@ def run_scores(step: Step, output: Output) -> Summary:
 
     kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences]))
     models = {
-        name: _figures(nll[name], cloze[name], kinds, seconds, config) | {"parameters": parameters[name]} for name in MODELS
+        name: _figures(nll[name], cloze[name], kinds, seconds, config) | {"parameters": parameters[name]}
+        for name in MODELS
     }
     return {
         "held_out": {"sequences": n, "hours": sum(seconds) / 3600, "tokens": len(kinds), "cloze_items": m},

@@ -105,7 +105,9 @@ def _check(folder, vocabulary: Vocabulary) -> int:  # noqa: ANN001
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     golden = json.loads((folder / "speech.json").read_text())["golden_prompt"]
     found = tokenizer(golden["string"])["input_ids"]
-    assert found == golden["ids"], f"the exported tokenizer gives {found} for {golden['string']}, expected {golden['ids']}"
+    assert found == golden["ids"], (
+        f"the exported tokenizer gives {found} for {golden['string']}, expected {golden['ids']}"
+    )
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     assert model.config.vocab_size >= vocabulary.tokens
     return sum(p.numel() for p in model.parameters())

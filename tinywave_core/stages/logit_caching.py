@@ -4,7 +4,6 @@ One shard of logits per shard of tokens, joined by sequence id: new audio adds s
 without training sequences needs no logits. Files: logits.parquet ("tw-logits/1", see teacher/logit_cache.py).
 """
 
-import hashlib
 
 import numpy as np
 import pyarrow as pa
@@ -175,7 +174,8 @@ def _capture(model, hidden_LD, seq_id, ids, config, vocabulary) -> dict:  # noqa
 def _by_kind(captured: list[dict], sequences: list, vocabulary: Vocabulary) -> dict[str, dict[str, float]]:
     """Per kind of the token that is to be predicted: count, teacher NLL, entropy, mass beyond the K likeliest."""
     columns = {
-        name: np.concatenate([c[name][:-1] for c in captured] or [np.zeros(0)]) for name in ("target_logp", "entropy", "beyond")
+        name: np.concatenate([c[name][:-1] for c in captured] or [np.zeros(0)])
+        for name in ("target_logp", "entropy", "beyond")
     }
     kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences] or [np.zeros(0, np.uint16)]))
     out = {}

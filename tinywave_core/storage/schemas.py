@@ -10,23 +10,13 @@ SAMPLE_RATE = 16_000
 # ingestion, part `shard`, file audio.parquet: one row per utterance.
 AUDIO = pa.schema(
     [
-        pa.field(
-            "utterance_id", pa.string(), nullable=False
-        ),  # of the utterance's 16-bit samples at 16 kHz
-        pa.field(
-            "recording_id", pa.string(), nullable=False
-        ),  # of the source file's decoded samples
-        pa.field(
-            "path", pa.string(), nullable=False
-        ),  # relative to the source, as first seen
-        pa.field(
-            "start_samples", pa.int64(), nullable=False
-        ),  # in the recording, at 16 kHz
+        pa.field("utterance_id", pa.string(), nullable=False),  # of the utterance's 16-bit samples at 16 kHz
+        pa.field("recording_id", pa.string(), nullable=False),  # of the source file's decoded samples
+        pa.field("path", pa.string(), nullable=False),  # relative to the source, as first seen
+        pa.field("start_samples", pa.int64(), nullable=False),  # in the recording, at 16 kHz
         pa.field("num_samples", pa.int64(), nullable=False),  # at 16 kHz
         pa.field("speaker", pa.string()),
-        pa.field(
-            "transcript", pa.string()
-        ),  # of the whole utterance; null for cuts of a longer recording
+        pa.field("transcript", pa.string()),  # of the whole utterance; null for cuts of a longer recording
         pa.field("split", pa.string(), nullable=False),  # train | held_out
         pa.field("flac", pa.binary(), nullable=False),  # mono, 16 bit, 16 kHz
     ]
@@ -38,16 +28,10 @@ FILES = pa.schema(
         pa.field("path", pa.string(), nullable=False),  # relative to the source
         pa.field("sha256", pa.string(), nullable=False),  # of the file's bytes
         pa.field("bytes", pa.int64(), nullable=False),
-        pa.field(
-            "status", pa.string(), nullable=False
-        ),  # accepted | rejected | skipped
-        pa.field(
-            "reason", pa.string()
-        ),  # code: empty_file, undecodable, no_speech, duplicate, …
+        pa.field("status", pa.string(), nullable=False),  # accepted | rejected | skipped
+        pa.field("reason", pa.string()),  # code: empty_file, undecodable, no_speech, duplicate, …
         pa.field("detail", pa.string()),  # what was found and expected, for people
-        pa.field(
-            "decoder", pa.string()
-        ),  # name and version: sample counts of Opus and MP3 depend on it
+        pa.field("decoder", pa.string()),  # name and version: sample counts of Opus and MP3 depend on it
         pa.field("container", pa.string()),
         pa.field("encoding", pa.string()),
         pa.field("sample_rate", pa.int64()),  # Hz, of the file
@@ -58,14 +42,10 @@ FILES = pa.schema(
         pa.field("peak", pa.float32()),  # of full scale, before any change
         pa.field("dc_offset", pa.float32()),  # of full scale
         pa.field("clipped_share", pa.float32()),  # share of samples at full scale
-        pa.field(
-            "speech_share", pa.float32()
-        ),  # share of the time that the VAD calls speech
+        pa.field("speech_share", pa.float32()),  # share of the time that the VAD calls speech
         pa.field("speaker", pa.string()),
         pa.field("split", pa.string()),
-        pa.field(
-            "recording_id", pa.string()
-        ),  # of the decoded samples, where they could be decoded
+        pa.field("recording_id", pa.string()),  # of the decoded samples, where they could be decoded
         pa.field("utterances", pa.int32()),  # utterances that came out
         pa.field("speech_samples", pa.int64()),  # samples at 16 kHz in those utterances
     ]
@@ -80,17 +60,9 @@ TOKENS = pa.schema(
         pa.field("transcript", pa.string()),
         pa.field("split", pa.string(), nullable=False),  # train | held_out
         pa.field("num_samples", pa.int64(), nullable=False),  # at 16 kHz
-        pa.field(
-            "units", pa.list_(pa.uint16()), nullable=False
-        ),  # raw, 25 Hz, not deduplicated
-        pa.field(
-            "pitch", pa.list_(pa.uint16()), nullable=False
-        ),  # raw, 12.5 Hz; empty for base tokens
-        pa.field(
-            "style", pa.list_(pa.uint16()), nullable=False
-        ),  # raw, 1 Hz; empty for base tokens
-        pa.field(
-            "ids", pa.list_(pa.uint16()), nullable=False
-        ),  # <s> [Speech] merged stream </s>
+        pa.field("units", pa.list_(pa.uint16()), nullable=False),  # raw, 25 Hz, not deduplicated
+        pa.field("pitch", pa.list_(pa.uint16()), nullable=False),  # raw, 12.5 Hz; empty for base tokens
+        pa.field("style", pa.list_(pa.uint16()), nullable=False),  # raw, 1 Hz; empty for base tokens
+        pa.field("ids", pa.list_(pa.uint16()), nullable=False),  # <s> [Speech] merged stream </s>
     ]
 )

@@ -147,7 +147,9 @@ class Store:
         try:
             self.filesystem.makedirs(self.root, exist_ok=True)
             if not self.exists("store.json"):
-                self.create("store.json", canonical_json({"format": "tinywave-store", "version": STORE_VERSION}).encode())
+                self.create(
+                    "store.json", canonical_json({"format": "tinywave-store", "version": STORE_VERSION}).encode()
+                )
             if self.local:
                 probe = Path(self.root, f".probe-{os.getpid()}")
                 probe.write_bytes(b"")
@@ -168,7 +170,9 @@ class Store:
         except FileNotFoundError:
             return
         except ValueError as error:
-            raise StoreError(f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root") from error
+            raise StoreError(
+                f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root"
+            ) from error
         if found.get("format") != "tinywave-store":
             raise StoreError(f"{self.url} is not a TinyWave store (store.json says {found}); pass another --root")
         if found["version"] > STORE_VERSION:
@@ -299,7 +303,9 @@ class Store:
         wanted = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
         matches = [i for i in self.artifact_ids() if i.startswith(wanted) or i.split("/")[1].startswith(wanted)]
         if not matches:
-            raise MissingInputError(f"no artifact in {self.url} starts with {wanted!r}: see `tinywave inspect --root …`")
+            raise MissingInputError(
+                f"no artifact in {self.url} starts with {wanted!r}: see `tinywave inspect --root …`"
+            )
         if len(matches) > 1:
             shown = "\n  ".join(matches[:12])
             raise MissingInputError(f"{len(matches)} artifacts start with {wanted!r}; name one of:\n  {shown}")
@@ -361,7 +367,9 @@ class Store:
         try:
             status = path.stat()
         except FileNotFoundError as error:
-            raise DamagedArtifactError(f"{artifact_id}/{entry.name} is gone from {self.url}: run its stage again") from error
+            raise DamagedArtifactError(
+                f"{artifact_id}/{entry.name} is gone from {self.url}: run its stage again"
+            ) from error
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key in self._verified:
             return

@@ -55,7 +55,9 @@ def sample_offsets(seed: int, seq_id: str, length: int) -> npt.NDArray[np.float6
     return np.random.Generator(np.random.Philox(key=key)).random(length)
 
 
-def sparse_targets(probabilities_NV: torch.Tensor, entries: int, offsets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sparse_targets(
+    probabilities_NV: torch.Tensor, entries: int, offsets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and weights [N, K] of every row of float64 probabilities, by falling weight; exactly K different ids."""
     p, order = probabilities_NV.clamp(min=_SMALLEST).sort(dim=-1, descending=True, stable=True)
     mass_from = p.flip(-1).cumsum(-1).flip(-1)  # summed from the small end: no cancellation in a thin tail

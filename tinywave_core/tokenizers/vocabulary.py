@@ -108,7 +108,9 @@ class Vocabulary:
         names = self.names()
         offsets = np.asarray(ids, dtype=np.int64) - self.text
         if offsets.size and (offsets.min() < 0 or offsets.max() >= len(names)):
-            raise TokenError(f"ids {np.asarray(ids).min()} to {np.asarray(ids).max()} go beyond the unit tokens {self.text} to {self.tokens - 1}")
+            raise TokenError(
+                f"ids {np.asarray(ids).min()} to {np.asarray(ids).max()} go beyond the unit tokens {self.text} to {self.tokens - 1}"
+            )
         return "".join(names[offset] for offset in offsets)
 
     def kinds(self, ids: npt.ArrayLike) -> npt.NDArray[np.int8]:

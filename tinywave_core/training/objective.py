@@ -83,7 +83,9 @@ class DistillationObjective:
         if (weights.hidden or weights.attention) and teacher is None:
             raise TrainingError("hidden and attention terms need the teacher in the training step, and none was given")
         if (weights.hidden or weights.attention) and not layers.targets:
-            raise TrainingError("this layer map pairs no blocks: use more student layers, or set both layer weights to 0")
+            raise TrainingError(
+                "this layer map pairs no blocks: use more student layers, or set both layer weights to 0"
+            )
         if weights.logits and cache is None:
             raise TrainingError("the logit term needs the teacher's cached logits, and none were given")
 
@@ -160,7 +162,9 @@ class DistillationObjective:
         ) / len(pairs)
 
     def _attention(self, student: AttentionTap, teacher: AttentionTap, batch: Batch) -> torch.Tensor:
-        missing = [pair for pair in self.layers.targets if pair[0] not in student.log_maps or pair[1] not in teacher.log_maps]
+        missing = [
+            pair for pair in self.layers.targets if pair[0] not in student.log_maps or pair[1] not in teacher.log_maps
+        ]
         if missing:
             raise TrainingError(
                 f"attention alignment was asked for, but no attention rows came from the block pairs {missing}: load "

@@ -55,6 +55,9 @@ def test_equal_maps_cost_nothing_and_masked_positions_do_not_count():
 
 def test_kl_of_two_rows_by_hand():
     """Teacher (1/2, 1/2), student (1/4, 3/4): KL = 1/2 ln 2 + 1/2 ln(2/3)."""
-    teacher, student = torch.tensor([0.5, 0.5]).log().reshape(1, 1, 1, 2), torch.tensor([0.25, 0.75]).log().reshape(1, 1, 1, 2)
+    teacher, student = (
+        torch.tensor([0.5, 0.5]).log().reshape(1, 1, 1, 2),
+        torch.tensor([0.25, 0.75]).log().reshape(1, 1, 1, 2),
+    )
     kl = attention_loss(student, teacher, torch.ones(1, 1, dtype=torch.bool))
     assert kl.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)

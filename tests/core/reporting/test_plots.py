@@ -31,7 +31,7 @@ NOISY = np.random.default_rng(0).normal(3.0, 1.0, 2000)
 
 
 def parse(svg: str) -> ET.Element:
-    return ET.fromstring(svg.split("<div")[0])
+    return ET.fromstring(svg.split("<div", maxsplit=1)[0])
 
 
 def rects(svg: str) -> list[ET.Element]:
@@ -136,7 +136,7 @@ def test_pictures_for_the_ui_are_small():
 
 def test_threads_draw_the_same_picture_at_the_same_time():
     pictures: list[bytes] = []
-    draw = lambda: pictures.append(histogram_png([1, 2, 3], x_label="x", y_label="y"))  # noqa: E731
+    draw = lambda: pictures.append(histogram_png([1, 2, 3], x_label="x", y_label="y"))
     threads = [threading.Thread(target=draw) for _ in range(4)]
     for thread in threads:
         thread.start()

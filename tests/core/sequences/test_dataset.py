@@ -61,7 +61,8 @@ def test_order_does_not_depend_on_the_order_of_the_sequences():
 def test_a_new_sequence_leaves_the_order_of_the_others():
     old, new = [sequence(n, 16) for n in range(12)], [sequence(n, 16) for n in range(13)]
     before, after = (
-        [ids[0] for step in range(len(s)) for ids in PackedDataset(s, 16, 1, seed=5).batch(step).input_ids] for s in (old, new)
+        [ids[0] for step in range(len(s)) for ids in PackedDataset(s, 16, 1, seed=5).batch(step).input_ids]
+        for s in (old, new)
     )
     assert [first for first in after if first != 120] == before
 

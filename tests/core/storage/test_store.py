@@ -145,7 +145,10 @@ def test_a_second_process_is_told_who_holds_the_store(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(StoreBusyError, match=rf"in use by tinywave pipeline \(process {holder.pid}"), store.lock("x"):
+        with (
+            pytest.raises(StoreBusyError, match=rf"in use by tinywave pipeline \(process {holder.pid}"),
+            store.lock("x"),
+        ):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -174,7 +177,7 @@ def test_a_full_disk_is_said_whatever_the_library_called_it(tmp_path):
         except StoreFullError as error:
             print("full:", error)
     """)
-    mount = f"mount -t tmpfs -o size=2M tmpfs {tmp_path} && exec {sys.executable} -c \"$0\" {tmp_path}/store"
+    mount = f'mount -t tmpfs -o size=2M tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/store'
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, program], capture_output=True, text=True
     )

@@ -25,7 +25,7 @@ def test_a_student_block_learns_what_the_next_copied_block_expects():
 def test_every_map_copies_different_existing_blocks_in_order(kind, teacher):
     for student in range(1, teacher):
         copied = layer_map(kind, teacher, student).copied
-        assert sorted(set(copied)) == list(copied) and 0 <= copied[0] and copied[-1] < teacher
+        assert sorted(set(copied)) == list(copied) and copied[0] >= 0 and copied[-1] < teacher
 
 
 def test_a_student_as_deep_as_its_teacher_is_refused():

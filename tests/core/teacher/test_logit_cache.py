@@ -57,7 +57,10 @@ def test_the_sampler_depends_on_sequence_and_position_only():
 @pytest.mark.parametrize("entries", [8, 12, 16])
 def test_coding_keeps_ids_and_weights_within_three_percent_at_three_bytes_an_entry(entries):
     ids, weights = sparse_targets(peaky(20, 500), entries, torch.rand(20, dtype=torch.float64))
-    row = encode(ids, weights) | {"entropy": np.zeros(20, "<f2").tobytes(), "target_logp": np.zeros(20, "<f2").tobytes()}
+    row = encode(ids, weights) | {
+        "entropy": np.zeros(20, "<f2").tobytes(),
+        "target_logp": np.zeros(20, "<f2").tobytes(),
+    }
     found = decode(row, 20)
     assert np.array_equal(found.ids, ids.numpy())
     np.testing.assert_allclose(found.weights, weights.numpy(), rtol=0.03)

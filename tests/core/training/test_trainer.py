@@ -21,7 +21,7 @@ RUNTIME = RuntimeConfig(checkpoint_every=2, device="cpu")
 
 def sequences() -> list[TokenSequence]:
     rng = np.random.default_rng(0)
-    draw = lambda n: np.cumsum(rng.integers(1, 3, n)).astype(np.uint16) % 40  # noqa: E731
+    draw = lambda n: np.cumsum(rng.integers(1, 3, n)).astype(np.uint16) % 40
     return [TokenSequence(f"{n:032x}", f"u{n}", f"r{n}", None, draw(20 + n), 1.0) for n in range(12)]
 
 
@@ -32,7 +32,14 @@ def fresh():
 def run(folder, config=CONFIG, runtime=RUNTIME, on_step=None):
     model = fresh()
     curve = train(
-        model, make_dataset(sequences(), config), LanguageModelObjective(), config, runtime, folder, no_progress, on_step=on_step
+        model,
+        make_dataset(sequences(), config),
+        LanguageModelObjective(),
+        config,
+        runtime,
+        folder,
+        no_progress,
+        on_step=on_step,
     )
     return curve, {name: p.detach().clone() for name, p in model.named_parameters()}
 
@@ -91,7 +98,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_lower(tmp_path
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.inf
     with pytest.raises(TrainingError, match="at step 1 the loss is.*Lower training.learning_rate"):
-        train(model, make_dataset(sequences(), CONFIG), LanguageModelObjective(), CONFIG, RUNTIME, tmp_path, no_progress)
+        train(
+            model, make_dataset(sequences(), CONFIG), LanguageModelObjective(), CONFIG, RUNTIME, tmp_path, no_progress
+        )
 
 
 def test_no_training_speech_is_said_with_what_to_do():
