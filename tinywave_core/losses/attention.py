@@ -8,6 +8,7 @@ Legend: B batch rows, H heads, h sampled heads, T positions, r sampled query pos
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,18 +31,18 @@ class AttentionTap:
     log_maps: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-_current: AttentionTap | None = None
+# A context variable, not a global: two models may train in two threads of one process.
+_current: ContextVar[AttentionTap | None] = ContextVar("attention_tap", default=None)
 
 
 @contextlib.contextmanager
 def tapping(tap: AttentionTap) -> Iterator[AttentionTap]:
     """Read attention rows of the forward passes in this block into `tap`."""
-    global _current
-    _current = tap
+    token = _current.set(tap)
     try:
         yield tap
     finally:
-        _current = None
+        _current.reset(token)
 
 
 def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:
@@ -72,7 +73,7 @@ def _tapped_sdpa(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    tap, layer = _current, int(module.layer_idx)  # type: ignore[arg-type]
+    tap, layer = _current.get(), int(module.layer_idx)  # type: ignore[arg-type]
     if tap is not None and layer in tap.layers:
         tap.log_maps[layer] = _log_rows(query, key, attention_mask, scaling, tap)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -88,10 +89,8 @@ def _log_rows(
     q = query_BHTE[:, heads][:, :, rows].float()
     k = key[:, heads // groups].float()
     scores = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    if mask is None:
-        allowed = torch.arange(k.shape[2], device=k.device) <= rows[:, None]
-    else:
-        allowed = mask[:, :, rows]
+    causal = torch.arange(k.shape[2], device=k.device) <= rows[:, None]
+    allowed = causal if mask is None else mask[:, :, rows]
     return F.log_softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
 
 

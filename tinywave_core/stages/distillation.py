@@ -4,6 +4,8 @@ Two artifacts come out: the `student`, and the `control`, the same start and ste
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 
 from tinywave_core.config.distillation import DistillationConfig
@@ -12,6 +14,9 @@ from tinywave_core.errors import TrainingError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import FORMAT, training_shards
 from tinywave_core.storage.store import Artifact
+
+if TYPE_CHECKING:
+    from tinywave_core.teacher.logit_cache import LogitCache
 
 VERSION = 1
 
@@ -38,14 +43,16 @@ def build(
             runtime=config.runtime,
         )
 
-    student, control = execute([step("student", config.distillation), step("control", config.distillation.control())])
+    # One after the other: each takes the whole machine.
+    (student,) = execute([step("student", config.distillation)])
+    (control,) = execute([step("control", config.distillation.control())])
     return student, control
 
 
 def run_student(step: Step, output: Output) -> Summary:
     """Train one student; the teacher is in memory only while hidden or attention terms need it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, pick_device, save_llama, student_from
+    from tinywave_core.models.llama import load_llama, on_device, pick_device, save_llama, student_from
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
@@ -65,7 +72,7 @@ def run_student(step: Step, output: Output) -> Summary:
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
     if needs_teacher:
-        teacher.to(pick_device(output.runtime)).eval().requires_grad_(False)
+        on_device(teacher, pick_device(output.runtime)).eval().requires_grad_(False)
     objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher if needs_teacher else None)
     if not needs_teacher:
         del teacher
@@ -89,7 +96,7 @@ def run_student(step: Step, output: Output) -> Summary:
     }
 
 
-def _cache(step: Step, config: DistillationConfig):  # noqa: ANN202
+def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, float]":
     """The teacher's cached targets and their temperature; TrainingError when they are another teacher's or format's."""
     import json
 

@@ -1,6 +1,7 @@
 """Attention rows read beside SDPA: equal to eager maps, and the model's own output untouched."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -61,3 +62,22 @@ def test_kl_of_two_rows_by_hand():
     )
     kl = attention_loss(student, teacher, torch.ones(1, 1, dtype=torch.bool))
     assert kl.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-6)
+
+
+def test_two_threads_do_not_read_each_others_rows(model):
+    taps = [sample_tap(12, 4, 12, 4, {layer}, 0) for layer in (0, 1)]
+    start = threading.Barrier(2)
+
+    def use(tap):
+        with tapping(tap):
+            start.wait()
+            model.set_attn_implementation(IMPLEMENTATION)
+            model(input_ids=IDS, attention_mask=block_mask(DOCUMENTS), use_cache=False)
+            start.wait()
+
+    threads = [threading.Thread(target=use, args=(tap,)) for tap in taps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [set(tap.log_maps) for tap in taps] == [{0}, {1}]
