@@ -6,11 +6,13 @@ convention), codebooks/ (to turn audio into prompts and units into audio), READM
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.base import Execute, Output, Step, Summary
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import MANIFEST, Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 VERSION = 1
@@ -54,13 +56,15 @@ def run_model(step: Step, output: Output) -> Summary:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     student = load_llama(step.input("student").path("model"), dtype=dtype)
     sampling = student.generation_config
+    assert sampling is not None
     sampling.do_sample, sampling.temperature, sampling.top_p = True, step.params["temperature"], step.params["top_p"]
     sampling.pad_token_id = 0
     student.save_pretrained(folder, safe_serialization=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
         if (teacher / name).is_file():
             shutil.copyfile(teacher / name, folder / name)
-    shutil.copytree(codebooks.path(), folder / "codebooks")
+    # Without the manifest: it says when the codebooks were made, and the same model has the same bytes.
+    shutil.copytree(codebooks.path(), folder / "codebooks", ignore=shutil.ignore_patterns(MANIFEST))
     (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, step), indent=1))
     lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
     card = model_card(config.name, step.input("student").summary, step.input("scores").summary, vocabulary, lineage)
@@ -77,7 +81,7 @@ def run_model(step: Step, output: Output) -> Summary:
     }
 
 
-def _speech(vocabulary: Vocabulary, step: Step) -> dict:
+def _speech(vocabulary: Vocabulary, step: Step) -> dict[str, Any]:
     first = vocabulary.first
     return {
         "format": "tinywave-speech/1",
@@ -98,7 +102,7 @@ def _speech(vocabulary: Vocabulary, step: Step) -> dict:
     }
 
 
-def _check(folder, vocabulary: Vocabulary) -> int:  # noqa: ANN001
+def _check(folder: Path, vocabulary: Vocabulary) -> int:
     """Load with plain transformers; the ids of the golden prompt must come out of AutoTokenizer as promised."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,0 +1,33 @@
+"""One finished run of the tiny pipeline, for every test that only looks at it or copies it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.pipeline import Outputs
+from tinywave_core.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over. Its store is shared: copy it to change it."""
+
+    config: PipelineConfig
+    store: Store
+    outputs: Outputs
+    computed: Computed
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_clips(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    config = tiny_config(tiny_source, tmp_path_factory.mktemp("finished") / "store")
+    outputs, computed = run_tiny(config)
+    return Finished(config, Store(config.root), outputs, computed)
