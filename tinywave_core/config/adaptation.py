@@ -10,7 +10,7 @@ from tinywave_core.config.base import Config, TrainingConfig
 class FreshTeacherConfig(Config):
     """A small Llama that starts from random weights, for runs without a released teacher."""
 
-    layers: int = Field(16, ge=2, le=128)
+    layers: int = Field(6, ge=2, le=128)
     """Decoder blocks."""
     width: int = Field(128, ge=16, le=16384)
     """Hidden size."""
@@ -46,7 +46,7 @@ class AdaptationConfig(Config):
     """`full` trains all weights; `lora` trains adapters (the paper's teacher correction) and merges them."""
     lora: LoraConfig = LoraConfig()
     """Adapters; used only with method `lora`."""
-    training: TrainingConfig = TrainingConfig(steps=300, learning_rate=2e-3)
+    training: TrainingConfig = TrainingConfig(steps=450, batch_tokens=1024, learning_rate=3e-3)
     """The training run."""
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class LossWeightsConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    layers: int = Field(5, ge=1, le=128)
+    layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
     layer_map: Literal["paper", "segment_end"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
@@ -40,7 +40,7 @@ class DistillationConfig(Config):
     """Query rows sampled per sequence and step for the attention term."""
     attention_heads: int = Field(4, ge=1)
     """Heads sampled per step for the attention term."""
-    training: TrainingConfig = TrainingConfig(steps=300, learning_rate=1e-3)
+    training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same."""
 
     def control(self) -> "DistillationConfig":

@@ -7,12 +7,17 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, Any
 
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import held_out_shards
 from tinywave_core.storage.store import Artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 VERSION = 1
 
@@ -43,7 +48,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     import numpy as np
     import soundfile
 
-    from tinywave_core.models.llama import load_llama, pick_device
+    from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_speech
     from tinywave_core.synthesis.vocoder import DraftVocoder
@@ -56,7 +61,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     folder = step.input("model").path("model")
     vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
     use_threads(output.runtime)
-    model = load_llama(folder).to(pick_device(output.runtime)).eval()
+    model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
     vocoder = DraftVocoder.load(folder / "codebooks")
     rows = _prompts(step, config)
     recordings = _recordings(step, {row["utterance_id"] for row in rows})
@@ -72,9 +77,9 @@ def run_samples(step: Step, output: Output) -> Summary:
         waves = {
             "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
             "continuation": vocoder.synthesize(
-                np.concatenate([prompt, new]), vocabulary, config.griffin_lim_iterations
+                np.concatenate([prompt, new]), vocabulary, config.vocoder_iterations
             ),
-            "original": vocoder.synthesize(np.asarray(row["ids"]), vocabulary, config.griffin_lim_iterations),
+            "original": vocoder.synthesize(np.asarray(row["ids"]), vocabulary, config.vocoder_iterations),
         }
         for name, wave in waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
@@ -102,7 +107,7 @@ def run_samples(step: Step, output: Output) -> Summary:
 _RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
 
 
-def _prompts(step: Step, config: GenerationConfig) -> list[dict]:
+def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:
     """Held-out utterances longer than the prompt, at least one second longer if possible; chosen by a hash of the id."""
     from tinywave_core.errors import TinyWaveError
     from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -123,10 +128,10 @@ def _prompts(step: Step, config: GenerationConfig) -> list[dict]:
     return long[: config.samples]
 
 
-def _recordings(step: Step, wanted: set[str]) -> dict:
+def _recordings(step: Step, wanted: set[str]) -> "dict[str, npt.NDArray[np.float32]]":
     from tinywave_core.audio.utterances import read_utterances
 
-    found = {}
+    found: dict[str, npt.NDArray[np.float32]] = {}
     for shard in step.inputs["audio"]:
         found |= {u.utterance_id: u.samples for u in read_utterances(shard) if u.utterance_id in wanted}
     return found
