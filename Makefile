@@ -33,8 +33,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
-demo: setup  ## Run the full pipeline on the speech in examples of this repository
-	@$(BIN)/tinywave run pipeline --preset demo
+demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./store
+	@$(BIN)/tinywave run pipeline --preset demo --source examples/speech --root store
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest
