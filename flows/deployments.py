@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.request
 from contextlib import ExitStack
+from typing import cast
 
 from flows import environment
 
@@ -19,6 +20,7 @@ def serve(preset: str, settings: dict[str, str]) -> None:
         if "PREFECT_API_URL" not in os.environ:
             stack.callback(_start_server().terminate)
         from prefect import serve as prefect_serve
+        from prefect.deployments.runner import RunnerDeployment
 
         from flows.pipeline import STAGE_FLOWS, pipeline
         from tinywave_core.config.load import load_config
@@ -26,7 +28,11 @@ def serve(preset: str, settings: dict[str, str]) -> None:
         config = load_config(preset, settings)
         defaults = {"config": config.model_dump(mode="json")}
         deployments = [
-            each.to_deployment(name=preset, parameters=defaults, tags=["tinywave"], concurrency_limit=1)
+            # `to_deployment` is a coroutine only where an event loop runs; here none does.
+            cast(
+                RunnerDeployment,
+                each.to_deployment(name=preset, parameters=defaults, tags=["tinywave"], concurrency_limit=1),
+            )
             for each in (pipeline, *STAGE_FLOWS)
         ]
         print(

@@ -1,13 +1,14 @@
 """The whole DAG. Every stage is a flow of its own, over cached tasks; what is in the store is not computed again."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow, flow
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.adaptation import adaptation
-from flows.base import find_outputs
+from flows.base import RETURNED, find_outputs
 from flows.distillation import distillation
 from flows.evaluation import evaluation
 from flows.export import export
@@ -21,7 +22,7 @@ from tinywave_core.reporting.run import finish_run
 from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
 
-STAGE_FLOWS: tuple[Flow[Any, Any], ...] = (
+STAGE_FLOWS: tuple[Flow[..., RETURNED], ...] = (
     ingestion,
     tokenization,
     adaptation,
@@ -54,6 +55,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     return run.model_dump(mode="json")
 
 
-def with_workers(stage_flow: Flow[Any, Any], config: PipelineConfig) -> Flow[Any, Any]:
+def with_workers(stage_flow: Flow[..., RETURNED], config: PipelineConfig) -> Flow[..., RETURNED]:
     """The flow with as many task threads as the runtime asks for."""
-    return stage_flow.with_options(task_runner=ThreadPoolTaskRunner(max_workers=config.runtime.workers))
+    runner = ThreadPoolTaskRunner[Any](max_workers=config.runtime.workers)
+    return stage_flow.with_options(task_runner=cast(TaskRunner[PrefectFuture[Any]], runner))

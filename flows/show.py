@@ -166,8 +166,7 @@ def show_lineage(root: str, name: str) -> int:
         artifact_id
         for artifact_id, rows in files.items()
         for row in rows
-        if (row["sha256"].startswith(name.lower())
-        and len(name) >= 8)
+        if (row["sha256"].startswith(name.lower()) and len(name) >= 8)
         or row["path"] == name
         or Path(name).name == row["path"]
     }

@@ -53,7 +53,7 @@ def publish_run(run: RunRecord) -> None:
 def _attempt(what: str, publish: Callable[[], Any]) -> None:
     try:
         publish()
-    except Exception as error:  # (a full disk of the server or a lost page must not lose hours of work)
+    except Exception as error:  # noqa: BLE001  (a full disk of the server or a lost page must not lose hours of work)
         get_run_logger().warning("could not publish %s: %s: %s", what, type(error).__name__, error, exc_info=True)
 
 

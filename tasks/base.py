@@ -36,7 +36,7 @@ def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
         retry_jitter_factor=0.5,
         retry_condition_fn=_worth_retrying,
     )
-    def run_step(label: str, fingerprint: str, step: Step) -> dict[str, Any]:
+    def run_step(label: str, fingerprint: str, step: Step) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
         with step_progress(step) as progress:
             artifact = compute(step, progress)
         assert artifact.manifest is not None
@@ -100,8 +100,8 @@ class PrefectExecute:
         return made
 
     def _submit(self, step: Step, *, refresh: bool) -> Any:
-        options = {"refresh_cache": refresh, "retries": step.runtime.retries}
-        return self.run_step.with_options(**options).submit(_label(step), step.fingerprint, quote(step))
+        run_step = self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)
+        return run_step.submit(_label(step), step.fingerprint, quote(step))
 
 
 def _label(step: Step) -> str:

@@ -37,15 +37,15 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
         case "logit_caching":
             return {"logits": logit_caching.build(config, done["tokens"], done["teacher"], execute)}
         case "distillation":
-            inputs = (done["tokens"], done["teacher"], done["logits"])
-            student, control = distillation.build(config, *inputs, execute)
+            signals = (done["teacher"], done["logits"])
+            student, control = distillation.build(config, done["tokens"], *signals, execute)
             return {"student": student, "control": control}
         case "evaluation":
             models = (done["teacher"], done["student"], done["control"])
             return {"scores": evaluation.build(config, done["tokens"], *models, execute)}
         case "export":
-            inputs = (done["tokens"], done["teacher"], done["student"], done["scores"])
-            return {"model": export.build(config, *inputs, execute)}
+            described = (done["teacher"], done["student"], done["scores"])
+            return {"model": export.build(config, done["tokens"], *described, execute)}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

@@ -33,7 +33,7 @@ def cloze_items(sequences: Sequence[TokenSequence], config: EvaluationConfig) ->
     halves = {s.id: _cut(s, config) for s in sequences}
     usable = [s for s in sequences if halves[s.id] is not None]
     usable.sort(key=lambda s: _key(config.seed, s.id))
-    items = []
+    items: list[ClozeItem] = []
     for s in usable:
         others = [
             o for o in usable if o.recording_id != s.recording_id and (s.speaker is None or o.speaker != s.speaker)

@@ -20,6 +20,12 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     return torch.device("cuda" if wants_gpu else "cpu")
 
 
+def on_device(model: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
+    """`model.to(device)`; transformers decorates that method in a way that hides its arguments from type checkers."""
+    torch.nn.Module.to(model, device)
+    return model
+
+
 def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int, seed: int) -> LlamaForCausalLM:
     """A Llama with random weights drawn from `seed`."""
     config = LlamaConfig(

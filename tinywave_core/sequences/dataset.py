@@ -86,8 +86,11 @@ class Batch:
     def split(self, rows: int) -> list["Batch"]:
         """Micro-batches of at most `rows` rows."""
         cuts = range(0, len(self.rows), rows)
-        arrays = (self.input_ids, self.positions, self.documents, self.labels)
-        return [Batch(*(array[i : i + rows] for array in arrays), self.rows[i : i + rows]) for i in cuts]
+        return [self._part(slice(i, i + rows)) for i in cuts]
+
+    def _part(self, rows: slice) -> "Batch":
+        arrays = (self.input_ids[rows], self.positions[rows], self.documents[rows], self.labels[rows])
+        return Batch(*arrays, self.rows[rows])
 
 
 class PackedDataset:

@@ -6,9 +6,10 @@ correction"), merged before anything is cached (Minitron in practice, arXiv 2408
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
@@ -44,7 +45,10 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         context={"teacher": config.adaptation.teacher},
         runtime=config.runtime,
     )
-    hours = lambda: sum(shard["train_seconds"] for shard in tokens.summary["shards"]) / 3600  # noqa: E731
+
+    def hours() -> float:
+        return float(sum(shard["train_seconds"] for shard in tokens.summary["shards"])) / 3600
+
     return pinned(step, config.refresh.teacher, config.refresh, hours, execute, corpus=_lineage(config))
 
 
@@ -150,7 +154,9 @@ def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "Lla
     return model
 
 
-def _with_adapters(model: "LlamaForCausalLM", config: AdaptationConfig):  # noqa: ANN202
+def _with_adapters(
+    model: "LlamaForCausalLM", config: AdaptationConfig
+) -> "tuple[LlamaForCausalLM, Callable[[], LlamaForCausalLM]]":
     """The module to train, and how to get the plain model back from it."""
     if config.method == "full":
         return model, lambda: model
@@ -160,21 +166,26 @@ def _with_adapters(model: "LlamaForCausalLM", config: AdaptationConfig):  # noqa
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        wrapped = get_peft_model(
-            model, LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets, bias="none")
+        adapters = LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # peft says int and takes any number
+            target_modules=targets,
+            bias="none",
         )
-    return wrapped.get_base_model(), wrapped.merge_and_unload
+        wrapped = get_peft_model(model, adapters)
+    trained = cast("LlamaForCausalLM", wrapped.get_base_model())
+    return trained, lambda: cast("LlamaForCausalLM", wrapped.merge_and_unload())
 
 
 def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> float | None:
     from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.models.llama import on_device, pick_device
     from tinywave_core.threads import use_threads
 
     if not speech.held_out:
         return None
     use_threads(output.runtime)
-    model.to(pick_device(output.runtime)).eval()
+    on_device(model, pick_device(output.runtime)).eval()
     return mean_nll(token_log_probabilities(model, [s.ids for s in speech.held_out]))
 
 

@@ -53,7 +53,7 @@ def run_scores(step: Step, output: Output) -> Summary:
     """Score every held-out utterance and every cloze item under the three models."""
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, pick_device
+    from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.threads import use_threads
@@ -69,7 +69,7 @@ def run_scores(step: Step, output: Output) -> Summary:
     nll, cloze, parameters = {}, {}, {}
     for number, name in enumerate(MODELS):
         folder = step.input(name).path("teacher" if name == "teacher" else "model")
-        model = load_llama(folder).to(pick_device(output.runtime)).eval()
+        model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
         parameters[name] = sum(p.numel() for p in model.parameters())
         scores = token_log_probabilities(
             model, texts, lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored")

@@ -4,8 +4,12 @@ One shard of logits per shard of tokens, joined by sequence id: new audio adds s
 without training sequences needs no logits. Files: logits.parquet ("tw-logits/1", see teacher/logit_cache.py).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tinywave_core.config.logit_caching import LogitCachingConfig
@@ -15,6 +19,12 @@ from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.fingerprint import canonical_json
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tinywave_core.sequences.dataset import TokenSequence
 
 VERSION = 1
 FORMAT = "tw-logits/1"
@@ -73,7 +83,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     """Capture the targets of one token shard."""
     import torch
 
-    from tinywave_core.models.llama import load_llama, pick_device
+    from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.logit_cache import LOGITS, encode
@@ -88,7 +98,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     use_one_thread()
     device = pick_device(output.runtime)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = load_llama(teacher.path("teacher"), dtype=dtype).to(device).eval().requires_grad_(False)
+    model = on_device(load_llama(teacher.path("teacher"), dtype=dtype), device).eval().requires_grad_(False)
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
     if config.entries >= model.config.vocab_size:
         raise ConfigError(
@@ -97,7 +107,7 @@ def run_shard(step: Step, output: Output) -> Summary:
 
     dataset = PackedDataset(sequences, length, _CAPTURE_ROWS, seed=0)
     rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length)
-    captured: dict[str, dict] = {}
+    captured: dict[str, _Captured] = {}
     done = 0
     for start in range(0, len(rows), _CAPTURE_ROWS):
         batch = dataset.collate(rows[start : start + _CAPTURE_ROWS])
@@ -107,7 +117,7 @@ def run_shard(step: Step, output: Output) -> Summary:
             for index in row:
                 sequence = sequences[index]
                 h = hidden[r, at : at + len(sequence.ids)]
-                captured[sequence.id] = _capture(model, h, sequence.id, sequence.ids, config, vocabulary)
+                captured[sequence.id] = _capture(model, h, sequence, config, vocabulary)
                 at += len(sequence.ids)
                 done += len(sequence.ids)
         output.progress(done, sum(len(s.ids) for s in sequences), "tokens")
@@ -117,9 +127,9 @@ def run_shard(step: Step, output: Output) -> Summary:
             "seq_id": s.id,
             "n_tokens": len(s.ids),
             "input_ids": s.ids.astype("<u2").tobytes(),
-            **encode(captured[s.id]["ids"], captured[s.id]["weights"]),
-            "target_logp": captured[s.id]["target_logp"].astype("<f2").tobytes(),
-            "entropy": captured[s.id]["entropy"].astype("<f2").tobytes(),
+            **encode(captured[s.id].ids_LK, captured[s.id].weights_LK),
+            "target_logp": captured[s.id].target_logp_L.astype("<f2").tobytes(),
+            "entropy": captured[s.id].entropy_L.astype("<f2").tobytes(),
         }
         for s in sequences
     ]
@@ -146,56 +156,82 @@ def run_shard(step: Step, output: Output) -> Summary:
     }
 
 
-def _capture(model, hidden_LD, seq_id, ids, config, vocabulary) -> dict:  # noqa: ANN001
+@dataclass(frozen=True)
+class _Captured:
+    """Targets and diagnostics of one sequence of L tokens, K entries each."""
+
+    ids_LK: "torch.Tensor"
+    weights_LK: "torch.Tensor"
+    target_logp_L: npt.NDArray[np.float64]
+    """Teacher's log-probability of the true next token; the last is 0."""
+    entropy_L: npt.NDArray[np.float64]
+    beyond_L: npt.NDArray[np.float64]
+    """Mass beyond the K likeliest tokens."""
+
+
+def _capture(
+    model: "LlamaForCausalLM",
+    hidden_LD: "torch.Tensor",
+    sequence: "TokenSequence",
+    config: LogitCachingConfig,
+    vocabulary: Vocabulary,
+) -> _Captured:
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     import torch
 
     from tinywave_core.teacher.logit_cache import sample_offsets, sparse_targets
 
+    ids = sequence.ids
     logits = model.lm_head(hidden_LD)[:, : vocabulary.tokens].double()
     log_p = torch.log_softmax(logits / config.temperature, dim=-1)
     p = log_p.exp()
-    offsets = torch.from_numpy(sample_offsets(config.seed, seq_id, len(ids))).to(p.device)
+    offsets = torch.from_numpy(sample_offsets(config.seed, sequence.id, len(ids))).to(p.device)
     chosen, weights = sparse_targets(p, config.entries, offsets)
     following = torch.from_numpy(ids[1:].astype(np.int64)).to(p.device)
     plain = log_p if config.temperature == 1 else torch.log_softmax(logits, dim=-1)
     target = torch.zeros(len(ids), dtype=torch.float64)
     target[:-1] = plain[:-1].gather(-1, following[:, None])[:, 0].cpu()
     top = p.topk(config.entries, dim=-1).values.sum(-1)
-    return {
-        "ids": chosen,
-        "weights": weights,
-        "target_logp": target.numpy(),
-        "entropy": -(p * log_p).sum(-1).cpu().numpy(),
-        "beyond": (1 - top).cpu().numpy(),
-    }
+    return _Captured(
+        ids_LK=chosen,
+        weights_LK=weights,
+        target_logp_L=target.numpy(),
+        entropy_L=-(p * log_p).sum(-1).cpu().numpy(),
+        beyond_L=(1 - top).cpu().numpy(),
+    )
 
 
-def _by_kind(captured: list[dict], sequences: list, vocabulary: Vocabulary) -> dict[str, dict[str, float]]:
+def _by_kind(
+    captured: Sequence[_Captured], sequences: "Sequence[TokenSequence]", vocabulary: Vocabulary
+) -> dict[str, dict[str, float]]:
     """Per kind of the token that is to be predicted: count, teacher NLL, entropy, mass beyond the K likeliest."""
-    columns = {
-        name: np.concatenate([c[name][:-1] for c in captured] or [np.zeros(0)])
-        for name in ("target_logp", "entropy", "beyond")
-    }
+    target_logp = _targets_only([c.target_logp_L for c in captured])
+    entropy = _targets_only([c.entropy_L for c in captured])
+    beyond = _targets_only([c.beyond_L for c in captured])
     kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences] or [np.zeros(0, np.uint16)]))
-    out = {}
+    out: dict[str, dict[str, float]] = {}
     for index, kind in enumerate(KINDS):
         own = kinds == index
         if own.any():
             out[kind] = {
                 "tokens": int(own.sum()),
-                "teacher_nll": -float(columns["target_logp"][own].mean()),
-                "entropy": float(columns["entropy"][own].mean()),
-                "mass_beyond_k": float(columns["beyond"][own].mean()),
+                "teacher_nll": -float(target_logp[own].mean()),
+                "entropy": float(entropy[own].mean()),
+                "mass_beyond_k": float(beyond[own].mean()),
             }
     return out
 
 
-def run_logits(step: Step, output: Output) -> Summary:
+def _targets_only(columns: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """All values of a column but the last of every sequence, which has no next token."""
+    return np.concatenate([column[:-1] for column in columns] or [np.zeros(0)])
+
+
+def run_logits(step: Step, _: Output) -> Summary:
     """Totals over all shards."""
     summaries = [shard.summary for shard in step.inputs["shards"]]
     tokens = sum(s["tokens"] for s in summaries)
-    kinds = {}
+    kinds: dict[str, dict[str, float]] = {}
     for kind in KINDS:
         parts = [s["kinds"][kind] for s in summaries if kind in s["kinds"]]
         count = sum(p["tokens"] for p in parts)

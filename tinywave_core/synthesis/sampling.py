@@ -15,7 +15,7 @@ class SpeechOnly(LogitsProcessor):
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.allowed = vocabulary.speech_ids()
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         end = scores[:, EOS_ID].clone()
         scores[:, : self.allowed.start] = float("-inf")
         scores[:, self.allowed.stop :] = float("-inf")

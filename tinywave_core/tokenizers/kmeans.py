@@ -37,7 +37,8 @@ def assign(points_ND: Lattice, centres_KD: Lattice) -> Codes:
 
 def fit(points_ND: Lattice, clusters: int, seed: int, *, what: str = "points") -> Lattice:
     """Centres [K, D] on the lattice by k-means++ and Lloyd's iterations; TinyWaveError for fewer points than clusters."""
-    assert points_ND.ndim == 2 and points_ND.shape[1] <= MOST_DIMENSIONS
+    assert points_ND.ndim == 2
+    assert points_ND.shape[1] <= MOST_DIMENSIONS
     if len(points_ND) < clusters:
         raise TinyWaveError(
             f"the corpus gives {len(points_ND)} {what}, but the codebook has {clusters} clusters and needs at least as "

@@ -44,9 +44,9 @@ def forward(model: LlamaForCausalLM, batch: Batch, *, hidden: bool = False) -> F
 
 
 class LanguageModelObjective:
-    """Cross-entropy on the true tokens: adaptation."""
+    """Cross-entropy on the true tokens: adaptation. Nothing is sampled, so the step does not matter."""
 
-    def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
+    def __call__(self, model: LlamaForCausalLM, batch: Batch, _: int) -> LossTerms:
         out = forward(model, batch)
         labels = torch.from_numpy(batch.labels).to(out.last_BTD.device)
         loss = fused_logit_loss(

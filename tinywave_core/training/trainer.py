@@ -5,7 +5,7 @@ moments and the step number are the whole state; on a CPU the curve after kill -
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +15,8 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.models.llama import pick_device
-from tinywave_core.sequences.dataset import Batch, PackedDataset
+from tinywave_core.models.llama import on_device, pick_device
+from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.stages.base import Progress
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -35,7 +35,7 @@ class LossTerms:
 class Objective(Protocol):
     """The loss of a micro-batch; `step` seeds whatever is sampled."""
 
-    def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms: ...
+    def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int, /) -> LossTerms: ...
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     """
     use_threads(runtime)
     device = pick_device(runtime)
-    model.to(device).train()
+    on_device(model, device).train()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = _optimizer(parameters, config)
     state = load_checkpoint(resume, parameters, optimizer)
@@ -119,7 +119,7 @@ def _one_step(
     return {name: value / batch.targets for name, value in sums.items()} | {"gradient_norm": float(norm)}
 
 
-def make_dataset(sequences: list, config: TrainingConfig) -> PackedDataset:
+def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig) -> PackedDataset:
     """The packed dataset of a training run; TrainingError when there is nothing to train on."""
     if not sequences:
         raise TrainingError(
