@@ -70,7 +70,9 @@ def run_model(step: Step, output: Output) -> Summary:
     card = model_card(config.name, step.input("student").summary, step.input("scores").summary, vocabulary, lineage)
     (folder / "README.md").write_text(card)
 
+    output.progress(1, 2, "checking that it loads")
     parameters = _check(folder, vocabulary)
+    output.progress(2, 2, "checked")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "name": config.name,

@@ -1,0 +1,102 @@
+"""kill -9 in the middle of every stage: the next run goes on, and what it leaves is what an undisturbed run leaves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished
+from tests.fixtures.killed import kill_before_create, kill_in_step
+from tests.fixtures.tiny import copy_store, digests, run_tiny
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.pipeline import run_pipeline
+from tinywave_core.stages.base import Step, compute
+from tinywave_core.storage.store import Artifact, Store
+
+KILLED = -9
+
+# A step of every stage, and how far it is when it is killed (training: after its first checkpoint, at step 2 of 6).
+MOMENTS = [
+    ("ingestion/shard", 3),
+    ("ingestion/corpus", 1),
+    ("tokenization/codebooks", 4),
+    ("tokenization/shard", 3),
+    ("adaptation/teacher", 3),
+    ("logit_caching/shard", 1),
+    ("distillation/student", 3),
+    ("distillation/control", 5),
+    ("evaluation/scores", 10),
+    ("export/model", 1),
+    ("generation/samples", 1),
+]
+
+
+def store_before(stage: str, finished: Finished, root: Path) -> PipelineConfig:
+    """A store as a run leaves it that has not come to `stage` yet."""
+    if stage == STAGES[0]:
+        return finished.config.model_copy(update={"root": str(root)})
+    config = copy_store(finished.config, root)
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(root / later)
+    for pin in root.glob("pins/*/*.json"):
+        if not (root / json.loads(pin.read_text())["artifact"]).exists():
+            pin.unlink()
+    return config
+
+
+def leftovers(config: PipelineConfig) -> list[Path]:
+    return [path for path in Path(config.root, ".work").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("part", "done"), MOMENTS, ids=[part for part, _ in MOMENTS])
+def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_happened(
+    finished: Finished, tmp_path: Path, part: str, done: int
+):
+    config = store_before(part.split("/")[0], finished, tmp_path / "store")
+    assert kill_in_step(config, part, done) == KILLED
+    assert digests(Store(config.root)) != digests(finished.store)
+    run_tiny(config)
+    assert digests(Store(config.root)) == digests(finished.store)
+    assert not leftovers(config)
+
+
+@pytest.mark.parametrize("part", ["adaptation/teacher", "distillation/student"])
+def test_training_goes_on_from_its_last_checkpoint(finished: Finished, tmp_path: Path, part: str):
+    stage = part.split("/")[0]
+    config = store_before(stage, finished, tmp_path / "store")
+    assert kill_in_step(config, part, 5) == KILLED
+    steps_done: list[int] = []
+
+    def execute(steps: list[Step]) -> list[Artifact]:
+        return [compute(step, lambda done, *_, step=step: note(step, done)) for step in steps]
+
+    def note(step: Step, done: int) -> None:
+        if f"{step.stage}/{step.part}" == part:
+            steps_done.append(done)
+
+    run_pipeline(config, Store(config.root), execute, until=stage)
+    assert steps_done == [5, 6]  # killed at step 5, the last checkpoint is of step 4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_files_without_their_manifest_are_no_artifact(finished: Finished, tmp_path: Path, stage: str):
+    config = store_before(stage, finished, tmp_path / "store")
+    assert kill_before_create(config, f"{stage}/*/manifest.json") == KILLED
+    (folder,) = [path for path in Path(config.root, stage).iterdir() if not (path / "manifest.json").exists()]
+    assert any(folder.iterdir())
+    assert not Store(config.root).find(f"{stage}/{folder.name}").complete
+    run_tiny(config)
+    assert digests(Store(config.root)) == digests(finished.store)
+    assert not leftovers(config)
+
+
+@pytest.mark.parametrize(("stage", "record"), [("ingestion", "catalog/*"), ("tokenization", "pins/*")])
+def test_a_run_killed_before_it_wrote_down_what_it_took_or_pinned(
+    finished: Finished, tmp_path: Path, stage: str, record: str
+):
+    config = store_before(stage, finished, tmp_path / "store")
+    assert kill_before_create(config, record) == KILLED
+    outputs, _ = run_tiny(config)
+    assert outputs == finished.outputs
+    assert digests(Store(config.root)) == digests(finished.store)
