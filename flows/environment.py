@@ -1,4 +1,5 @@
-"""Prefect's settings for a run on one machine: set before Prefect is imported, and never over the user's own."""
+"""Settings of Prefect and of the thread pools for a run on one machine: set before either is imported, and never over
+the user's own."""
 
 import os
 
@@ -8,6 +9,9 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Threads that wait must sleep: spinning ones made a training step up to six times slower as soon as anything else
+    # (Prefect's server, another run) wanted one of two cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # numpy's matrices are small here: threads of its own would only take cores from the shards beside.
     "OPENBLAS_NUM_THREADS": "1",
 }
