@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config
-from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.pipeline import Outputs
-from tinywave_core.storage.store import Store
+from flows import environment
+
+environment.prepare(quiet=False)  # before torch is imported
+
+from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config  # noqa: E402
+from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
+from tinywave_core.pipeline import Outputs  # noqa: E402
+from tinywave_core.storage.store import Store  # noqa: E402
 
 
 @dataclass(frozen=True)
