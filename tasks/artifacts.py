@@ -18,7 +18,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from tinywave_core.reporting import plots, verdict
-from tinywave_core.reporting.html import (
+from tinywave_core.reporting.page import (
     curves_of,
     data_uri,
     duration_bins,

@@ -194,6 +194,7 @@ def check_header(sound: soundfile.SoundFile, max_seconds: float) -> Verdict:
 
 
 def too_long(seen: Verdict, seconds: float, max_seconds: float) -> Verdict:
+    """The verdict on a recording of at least `seconds`."""
     detail = f"{seconds / 3600:.2f} h or more; ingestion.max_recording_hours is {max_seconds / 3600:g}"
     return replace(seen, reason="too_long", detail=detail)
 
@@ -292,6 +293,7 @@ def riff_mismatch(handle: int, size: int) -> str | None:
 
 
 def riff_tail_mismatch(handle: int, end: int, size: int) -> str | None:
+    """What is wrong with the bytes behind the end of a WAV's data, if anything is; other chunks may lie there."""
     tail = os.pread(handle, 8, end)
     is_chunk = len(tail) == 8 and all(32 <= byte < 127 for byte in tail[:4])
     unread = size - end
@@ -340,6 +342,7 @@ def reopened(handle: int) -> Iterator[Samples]:
 
 
 def send(out: BinaryIO, verdict: Verdict) -> None:
+    """Write the verdict for the parent process."""
     _send(out, asdict(verdict))
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.planning import record_run
-from tinywave_core.reporting.html import render_report
+from tinywave_core.reporting.page import render_report
 from tinywave_core.reporting.stages import Outputs, StageRow
 from tinywave_core.storage.store import Store, utc_now
 

@@ -97,7 +97,7 @@ def run_scores(step: Step, output: Output) -> Summary:
 
 
 def _figures(nll: list, credits: np.ndarray, kinds: np.ndarray, seconds: list[float], config: EvaluationConfig) -> dict:
-    from tinywave_core.evals.statistics import bootstrap_interval, wilson_interval
+    from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
 
     flat = np.concatenate(nll).astype(np.float64)
     totals, lengths = [x.sum(dtype=np.float64) for x in nll], [len(x) for x in nll]
@@ -116,7 +116,7 @@ def _figures(nll: list, credits: np.ndarray, kinds: np.ndarray, seconds: list[fl
 
 def _comparison(nll: dict, cloze: dict, models: dict, config: EvaluationConfig) -> dict:
     """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
-    from tinywave_core.evals.statistics import bootstrap_interval
+    from tinywave_core.evals.intervals import bootstrap_interval
 
     lengths = [len(x) for x in nll["student"]]
     totals = {name: np.array([x.sum(dtype=np.float64) for x in nll[name]]) for name in MODELS}

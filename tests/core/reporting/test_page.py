@@ -9,8 +9,8 @@ import pytest
 
 from tests.fixtures.small_run import SUMMARIES, small_run
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.reporting import html as html_module
-from tinywave_core.reporting.html import rejects, render_report, settings, stage_edges
+from tinywave_core.reporting import page as page_module
+from tinywave_core.reporting.page import rejects, render_report, settings, stage_edges
 from tinywave_core.reporting.run import RunRecord
 from tinywave_core.reporting.stages import Outputs
 from tinywave_core.reporting.verdict import comparison_rows, drift_text, verdict
@@ -90,7 +90,7 @@ def test_each_sample_has_three_players_and_pictures(html: str):
 
 
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(html_module, "MAX_EMBEDDED_BYTES", 1)
+    monkeypatch.setattr(page_module, "MAX_EMBEDDED_BYTES", 1)
     page = render_report(*run)
     assert page.count("<audio") == 3
     assert "1 more in the store" in page

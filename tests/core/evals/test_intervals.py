@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinywave_core.evals.statistics import bootstrap_interval, wilson_interval
+from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
 
 
 def test_wilson_of_eight_in_ten():

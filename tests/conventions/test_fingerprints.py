@@ -1,0 +1,112 @@
+"""Golden fingerprints: what identifies an output of each stage, written down.
+
+A fingerprint that changes makes every store compute that stage and all that follow it again: days, for a large corpus.
+So a change must be seen in review, as a line below. Every step here has the default settings and inputs with made-up ids,
+so that a change of one stage changes that stage's lines and no other's.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.pipeline import build_stage
+from tinywave_core.stages import ingestion
+from tinywave_core.stages.base import Step
+from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
+
+GOLDEN = {
+    "ingestion/shard": "9241a6a1f576b91a4a74f5230b82a8af",
+    "ingestion/corpus": "975a9e5e9f569bb5708da19be50fd6d1",
+    "tokenization/codebooks": "6eea27fd8f9e29df7f14488d00432dfb",
+    "tokenization/shard": "8584b57397144be1d7faa519f040b68f",
+    "tokenization/tokens": "2bd5acba7504202d7968a3b6a0334532",
+    "adaptation/teacher": "49138d251d07a71d687432741d139bc4",
+    "logit_caching/shard": "a2d2f4f7dcbe95ccd30d4a0d38b6b5a2",
+    "logit_caching/logits": "f05507ae9c4dc8baf0810cbc5f199751",
+    "distillation/student": "3a6a874dadb28ca6965f61e41a30e1b6",
+    "distillation/control": "a6a89005e13cc5e3f6bdbbaa94abea33",
+    "evaluation/scores": "9281fd47fd9473ad0e7ab460cf1c15c1",
+    "export/model": "8461008fda04e783494e26e71e8d1496",
+    "generation/samples": "a10e065eaa9538147c3ae0e794bc687b",
+}
+
+ADVICE = (
+    "the identity of {step} changed, so every store would compute it and what follows again. If its results changed, "
+    "raise VERSION in tinywave_core/stages/{stage}.py; if only settings were added, that is the price of the new "
+    "setting. Either way write the new fingerprint into GOLDEN on purpose, and a line into CHANGELOG.md. If neither was "
+    "meant, undo what changed it"
+)
+TRAIN, HELD_OUT = "tokenization/" + "a" * 32, "tokenization/" + "b" * 32
+SHARD = {"train_seconds": 3600.0, "train_utterances": 1, "held_out_utterances": 0}
+# What the stages read from the summaries of their inputs when they plan their steps.
+SUMMARIES = {
+    "corpus": {"shards": ["ingestion/" + "c" * 32], "duplicates": {}, "hours_train": 1.0},
+    "tokens": {
+        "shards": [
+            {"id": TRAIN, **SHARD},
+            {"id": HELD_OUT, "train_seconds": 0.0, "train_utterances": 0, "held_out_utterances": 1},
+        ],
+        "codebooks": "tokenization/" + "d" * 32,
+    },
+    "logits": {"shards": ["logit_caching/" + "e" * 32]},
+}
+
+
+def made_up(store: Store, stage: str, part: str, artifact_id: str | None = None) -> Artifact:
+    """A committed artifact without files whose id depends on its name only."""
+    digest = (artifact_id or "").partition("/")[2] or hashlib.sha256(f"{stage}/{part}".encode()).hexdigest()[:32]
+    manifest = Manifest(
+        store_version=STORE_VERSION,
+        stage=stage,
+        part=part,
+        version=1,
+        fingerprint=digest,
+        config={},
+        params={},
+        inputs={"audio": ["ingestion/" + "c" * 32]},
+        summary=SUMMARIES.get(part, {}),
+        files=[],
+        seconds=0.0,
+        created_at="",
+        code_version="",
+    )
+    if not store.exists(f"{stage}/{digest}/manifest.json"):
+        store.create(f"{stage}/{digest}/manifest.json", manifest.model_dump_json().encode())
+    return store.find(f"{stage}/{digest}", part)
+
+
+@pytest.fixture(scope="module")
+def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Fingerprints of all steps of all stages with the default config, by "stage/part"."""
+    folder: Path = tmp_path_factory.mktemp("golden")
+    (folder / "speech").mkdir()
+    (folder / "speech" / "one.wav").write_bytes(b"RIFF")
+    config = PipelineConfig(source=str(folder / "speech"))
+    store = Store(str(folder / "store"))
+    made_up(store, "tokenization", "shard", TRAIN)
+    made_up(store, "tokenization", "shard", HELD_OUT)
+    steps: list[Step] = []
+
+    def note(asked: Sequence[Step]) -> list[Artifact]:
+        steps.extend(asked)
+        return [made_up(step.store, step.stage, step.part) for step in asked]
+
+    done: dict[str, Artifact] = {}
+    with pytest.MonkeyPatch.context() as patch:  # versions of libraries are the lock file's business
+        patch.setattr(ingestion, "decoder_name", lambda: "decoder")
+        patch.setattr(ingestion, "vad_name", lambda: "vad")
+        for stage in STAGES:
+            done |= build_stage(stage, config, store, done, note)
+    return {f"{step.stage}/{step.part}": step.fingerprint for step in steps}
+
+
+def test_every_step_has_a_golden_fingerprint(fingerprints: dict[str, str]):
+    assert list(fingerprints) == list(GOLDEN)
+
+
+@pytest.mark.parametrize("step", GOLDEN)
+def test_fingerprint_is_the_golden_one(fingerprints: dict[str, str], step: str):
+    assert fingerprints[step] == GOLDEN[step], ADVICE.format(step=step, stage=step.partition("/")[0])

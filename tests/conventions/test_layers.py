@@ -1,0 +1,95 @@
+"""Imports run one way, flows → tasks → tinywave_core, and nothing that runs code from a data file is used anywhere."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("flows", "tasks", "tinywave_core")
+MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+CONFIG = sorted((ROOT / "tinywave_core" / "config").glob("*.py"))
+# What each layer must not import; the core is free of Prefect, so that it runs and is tested without it.
+FORBIDDEN = {"tinywave_core": {"prefect", "tasks", "flows"}, "tasks": {"flows"}, "flows": set()}
+UNPICKLERS = {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve"}
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of all imported modules, those inside functions and under TYPE_CHECKING included."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} has a relative import; write the full name"
+            assert node.module
+            yield node.module
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_run_one_way(layer: str):
+    upward = {
+        name_of(path): sorted(packages(path) & FORBIDDEN[layer])
+        for path in MODULES
+        if path.is_relative_to(ROOT / layer) and packages(path) & FORBIDDEN[layer]
+    }
+    assert not upward, f"{layer} must not import these: {upward}"
+
+
+@pytest.mark.parametrize("path", CONFIG, ids=name_of)
+def test_config_imports_only_pydantic_and_the_standard_library(path: Path):
+    allowed = set(sys.stdlib_module_names) | {"pydantic"}
+    own = ("tinywave_core.config", "tinywave_core.errors")
+    foreign = [n for n in imports(path) if n.partition(".")[0] not in allowed and not n.startswith(own)]
+    assert not foreign, f"the CLI's --help would import {foreign}"
+
+
+def test_tests_are_imported_by_nothing():
+    assert not [name_of(path) for path in MODULES if "tests" in packages(path)]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_file_shadows_a_module_of_the_standard_library(layer: str):
+    # `python flows/tokenize.py`, say, would break the standard library's own imports of `tokenize`.
+    names = [path.stem for path in MODULES if path.is_relative_to(ROOT / layer) and path.stem != "__init__"]
+    names += [path.parent.name for path in MODULES if path.is_relative_to(ROOT / layer)]
+    assert not sorted(set(names) & set(sys.stdlib_module_names))
+
+
+def test_nothing_imports_a_library_that_unpickles():
+    assert not {name_of(path): found for path in MODULES if (found := packages(path) & UNPICKLERS)}
+
+
+def test_no_call_unpickles():
+    found = [f"{name_of(path)}:{call.lineno}" for path in MODULES for call in _calls(path) if _unpickles(call)]
+    assert not found, f"these calls can run code from a data file: {found}"
+
+
+def _calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+
+
+def _unpickles(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    flags = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    return name == "torch.load" or name.endswith("read_pickle") or flags.get("allow_pickle", "False") != "False"
+
+
+@pytest.mark.parametrize("source", ["torch.load(f)", "np.load(f, allow_pickle=True)", "pandas.read_pickle(f)"])
+def test_the_check_sees_what_it_looks_for(source: str):
+    call = ast.parse(source, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert _unpickles(call)
