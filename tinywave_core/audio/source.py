@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tinywave_core.errors import SourceError
-from tinywave_core.storage.store import sha256_of
+from tinywave_core.storage.store import S3_OPTIONS, sha256_of
 
 SIDECAR = re.compile(
     r".*\.(txt|csv|tsv|json|jsonl|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
@@ -28,11 +28,6 @@ SIDECAR = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 HASH_THREADS = 4
-# Bounded waits: botocore's defaults are 60 s for each of five tries.
-S3_OPTIONS: dict[str, Any] = {
-    "use_listings_cache": False,
-    "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}},
-}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -38,6 +38,11 @@ STORE_VERSION = 1
 MANIFEST = "manifest.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+# Bounded waits: botocore's defaults are 60 s for each of five tries. No cached listings: other runs write, too.
+S3_OPTIONS: dict[str, Any] = {
+    "use_listings_cache": False,
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}},
+}
 _locked: set[str] = set()  # roots that this process holds
 
 
@@ -130,8 +135,9 @@ class Store:
 
     def __init__(self, root: str, *, create: bool = True) -> None:
         """Open `root`, a folder or fsspec URL; raises StoreError when it cannot be made, read or understood."""
+        options = S3_OPTIONS if root.startswith(("s3://", "s3a://")) else {}
         try:
-            self.filesystem, self.root = fsspec.url_to_fs(root)
+            self.filesystem, self.root = fsspec.url_to_fs(root, **options)
         except (ImportError, ValueError) as error:
             raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
@@ -145,7 +151,8 @@ class Store:
 
     def _create(self) -> None:
         try:
-            self.filesystem.makedirs(self.root, exist_ok=True)
+            if self.local:  # elsewhere this would make a bucket where a name is misspelt
+                self.filesystem.makedirs(self.root, exist_ok=True)
             if not self.exists("store.json"):
                 self.create(
                     "store.json", canonical_json({"format": "tinywave-store", "version": STORE_VERSION}).encode()
@@ -157,18 +164,28 @@ class Store:
         except FileExistsError as error:
             if self.local and not Path(self.root).is_dir():
                 raise StoreError(f"--root {self.url} is a file; expected a folder") from error
-        except OSError as error:
-            self.explain(error)
-            raise StoreError(
-                f"the store {self.url} cannot be written ({error.strerror or error}); "
-                "expected a folder or bucket with write permission: pass another --root"
-            ) from error
+        except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
+            self._refuse(error, "written", "write")
+
+    def _refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
+        """One clear sentence for a root that cannot be used; a fault that is not about the root stays what it is."""
+        if self.local and not isinstance(error, OSError):
+            raise error
+        self.explain(error)
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise StoreError(
+            f"the store {self.url} cannot be {what} ({reason.rstrip('.')}); expected an existing folder or bucket with "
+            f"{permission} permission: pass another --root"
+            + ("" if self.local else ", or check the credentials and AWS_ENDPOINT_URL")
+        ) from error
 
     def _check_version(self) -> None:
         try:
             found = json.loads(self.read("store.json"))
         except FileNotFoundError:
             return
+        except OSError as error:
+            self._refuse(error, "read", "read")
         except ValueError as error:
             raise StoreError(
                 f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root"
@@ -341,10 +358,11 @@ class Store:
 
     def _set_damaged_aside(self, artifact_id: str) -> None:
         """A manifest whose files are gone or cut would block the new commit: keep it, under another name."""
-        if self.exists(f"{artifact_id}/{MANIFEST}") and not self.find(artifact_id).complete:
-            aside = f".damaged/{artifact_id.replace('/', '-')}-{time.time_ns()}"
+        manifest = f"{artifact_id}/{MANIFEST}"
+        if self.exists(manifest) and not self.find(artifact_id).complete:
             self.filesystem.makedirs(self._at(".damaged"), exist_ok=True)
-            self.filesystem.mv(self._at(artifact_id), self._at(aside), recursive=True)
+            aside = f".damaged/{artifact_id.replace('/', '-')}-{time.time_ns()}.json"
+            self.filesystem.mv(self._at(manifest), self._at(aside))
 
     def checked_path(self, artifact_id: str, name: str, entries: list[FileEntry]) -> Path:
         """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""

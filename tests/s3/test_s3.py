@@ -1,0 +1,118 @@
+"""The whole pipeline with source and store on S3 gives what it gives locally, and runs nothing twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from tests.conftest import Finished
+from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, tiny_config
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import DamagedArtifactError, StoreError
+from tinywave_core.pipeline import Outputs
+from tinywave_core.storage.store import Store
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A bucket with the recordings and an empty one for stores; downloads go to a temporary folder."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("downloads")))
+        S3FileSystem.clear_instance_cache()
+        client = boto3.client("s3")
+        for bucket in ("tiny-speech", "tiny-store"):
+            client.create_bucket(Bucket=bucket)
+        yield client
+        client.close()
+        S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def remote(s3: Any, tiny_source: Path) -> tuple[PipelineConfig, Outputs, Computed]:
+    for clip in CLIPS:
+        s3.upload_file(str(tiny_source / clip), "tiny-speech", f"in/{clip}")
+    config = tiny_config("s3://tiny-speech/in", "s3://tiny-store/runs/one")
+    return (config, *run_tiny(config))
+
+
+def test_bytes_and_numbers_are_those_of_the_local_run(finished: Finished, remote: tuple):
+    store = Store(remote[0].root)
+    assert digests(store) == digests(finished.store)
+    assert summaries(store) == summaries(finished.store)
+
+
+def test_a_second_run_computes_nothing(remote: tuple):
+    config, outputs, _ = remote
+    S3FileSystem.clear_instance_cache()
+    again, computed = run_tiny(config)
+    assert not computed.ran
+    assert again == outputs
+
+
+def test_a_lost_object_is_computed_again_with_the_same_bytes(finished: Finished, s3: Any, remote: tuple):
+    config, outputs, _ = remote
+    s3.delete_object(Bucket="tiny-store", Key=f"runs/one/{outputs['student'].id}/model/model.safetensors")
+    _, computed = run_tiny(config)
+    assert computed.parts() == ["distillation/student"]
+    assert digests(Store(config.root)) == digests(finished.store)
+
+
+def test_a_changed_object_is_found_on_read(s3: Any, remote: tuple):
+    _, outputs, _ = remote
+    key = f"runs/one/{outputs['samples'].id}/samples.json"
+    data = bytearray(s3.get_object(Bucket="tiny-store", Key=key)["Body"].read())
+    data[10] ^= 1
+    s3.put_object(Bucket="tiny-store", Key=key, Body=bytes(data))
+    with pytest.raises(DamagedArtifactError, match=r"samples\.json is damaged"):
+        Store(remote[0].root).find(outputs["samples"].id).path("samples.json")
+
+
+def test_a_second_writer_is_refused_and_the_first_record_stays(s3: Any):
+    one, two = Store("s3://tiny-store/logs"), Store("s3://tiny-store/logs")
+    assert one.log("runs").append({"n": 1}) == 1
+    with pytest.raises(FileExistsError):
+        two.create("runs/000001.json", b"{}")
+    assert two.log("runs").append({"n": 2}) == 2
+    assert [record["n"] for record in one.log("runs").records()] == [1, 2]
+
+
+def test_another_clients_writes_are_seen_at_once(s3: Any):
+    store = Store("s3://tiny-store/fresh")
+    assert not store.exists("reports/a.html")
+    s3.put_object(Bucket="tiny-store", Key="fresh/reports/a.html", Body=b"one")
+    assert store.exists("reports/a.html")
+    assert store.read("reports/a.html") == b"one"
+    s3.put_object(Bucket="tiny-store", Key="fresh/reports/a.html", Body=b"three")
+    assert store.read("reports/a.html") == b"three"
+    assert store._size("reports/a.html") == 5
+
+
+def test_a_bucket_that_is_not_there_is_said_in_one_line_and_not_made(s3: Any):
+    with pytest.raises(StoreError, match=r"s3://no-such-bucket/store cannot be written .*pass another --root"):
+        Store("s3://no-such-bucket/store")
+    assert "no-such-bucket" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
+
+
+def test_a_service_that_cannot_be_reached_is_said_in_one_line(s3: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match=r"s3://tiny-store/x cannot be written .*check the credentials"):
+        Store("s3://tiny-store/x")
+    monkeypatch.undo()
+    S3FileSystem.clear_instance_cache()
