@@ -16,8 +16,8 @@ from tinywave_core.storage.store import Store
 def run_flow(what: str, config: PipelineConfig) -> int:
     """Run the pipeline or one stage's flow; errors come out as they are, for the CLI to print."""
     started = time.monotonic()
-    Store(config.root)  # a store that cannot be used is said before Prefect's server starts
-    print(f"TinyWave {what}: {config.source or 'no new source'} → {Store(config.root).url}", flush=True)
+    store = Store(config.root)  # a store that cannot be used is said before Prefect's server starts
+    print(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
     if what == "pipeline":
         record = RunRecord.model_validate(pipeline(config))
         show_record(record, time.monotonic() - started)

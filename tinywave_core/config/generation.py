@@ -14,6 +14,8 @@ class GenerationConfig(Config):
     """Length of the prompt in seconds."""
     max_new_tokens: int = Field(150, ge=1, le=4096)
     """Longest continuation in tokens."""
+    min_new_tokens: int = Field(50, ge=0, le=4096)
+    """Shortest continuation in tokens: the end of speech is not allowed before (at most `max_new_tokens`)."""
     temperature: float = Field(0.8, gt=0, le=5)
     """Softmax temperature of sampling (SpiritLM's examples: 0.8-0.9)."""
     top_p: float = Field(0.95, gt=0, le=1)

@@ -76,9 +76,7 @@ def run_samples(step: Step, output: Output) -> Summary:
         new = continue_speech(model, prompt, vocabulary, config, seed)
         waves = {
             "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
-            "continuation": vocoder.synthesize(
-                np.concatenate([prompt, new]), vocabulary, config.vocoder_iterations
-            ),
+            "continuation": vocoder.synthesize(np.concatenate([prompt, new]), vocabulary, config.vocoder_iterations),
             "original": vocoder.synthesize(np.asarray(row["ids"]), vocabulary, config.vocoder_iterations),
         }
         for name, wave in waves.items():

@@ -42,6 +42,7 @@ def continue_speech(
             top_p=config.top_p,
             top_k=0,
             max_new_tokens=config.max_new_tokens,
+            min_new_tokens=min(config.min_new_tokens, config.max_new_tokens),
             pad_token_id=0,
             logits_processor=LogitsProcessorList([SpeechOnly(vocabulary)]),
         )
