@@ -1,0 +1,166 @@
+"""What the READMEs tell people to type exists: commands, options, make targets, links, decisions; and the lock is whole."""
+
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from flows.cli import _parser, _settings
+from tinywave_core.config.load import load_config, preset_names
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("examples", "flows", "infra", "tasks", "tests", "tinywave_core")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
+SOURCES = sorted(
+    path
+    for folder in FOLDERS
+    for ending in ("py", "toml", "md", "jinja")
+    for path in (ROOT / folder).rglob(f"*.{ending}")
+)
+COMMANDS = ("run", "plan", "serve", "inspect", "lineage")
+PLACEHOLDERS = {"STAGE": "distillation"}
+
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def commands(text: str, program: str) -> Iterator[list[str]]:
+    """Arguments of every call of `program` in code blocks and code spans, output of programs left out."""
+    blocks = [block.replace("\\\n", " ") for block in _FENCE.findall(text)]
+    lines = [line for block in blocks for line in block.splitlines()] + _SPAN.findall(_FENCE.sub("", text))
+    for line in lines:
+        call = re.match(rf"\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?{program}((?: .*)?)$", line)
+        if call:
+            yield [PLACEHOLDERS.get(word, word) for word in shlex.split(call.group(1), comments=True)]
+
+
+def cases(program: str) -> list:
+    found = [(path, words) for path in DOCUMENTS for words in commands(path.read_text(encoding="utf-8"), program)]
+    return [pytest.param(words, id=f"{name_of(path)}: {' '.join(words)}"[:100]) for path, words in found if words]
+
+
+@pytest.mark.parametrize("words", cases("tinywave"))
+def test_tinywave_command_parses(words: list[str]):
+    command, *rest = words
+    if command.startswith("-"):
+        return
+    assert command in COMMANDS
+    if not rest or "--help" in rest:  # a mention of the command
+        return
+    options, unknown = _parser().parse_known_args(words)
+    assert not unknown, f"the CLI does not know {unknown}"
+    if command in ("run", "plan", "serve"):
+        preset = options.preset if options.preset in preset_names() else "demo"  # a file of the reader's own
+        load_config(preset, _settings(options, unknown))
+
+
+@pytest.mark.parametrize("words", cases("make"))
+def test_make_target_exists(words: list[str]):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    wanted = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]
+    assert set(wanted) <= targets
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_relative_links_lead_somewhere(path: Path):
+    targets = [a or b for a, b in _LINK.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))]
+    inside = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+    assert not [target for target in inside if not (path.parent / target).exists()]
+
+
+def test_decisions_that_are_named_exist():
+    named = {
+        (name_of(path), decision)
+        for path in [*SOURCES, *ROOT.glob("*.md"), ROOT / "pyproject.toml"]
+        for decision in re.findall(r"decisions/(\d{4}-[a-z0-9-]+\.md)", path.read_text(encoding="utf-8"))
+    }
+    assert not [pair for pair in sorted(named) if not (ROOT / "infra" / "decisions" / pair[1]).is_file()]
+
+
+def test_decisions_are_numbered_once_and_short():
+    pages = sorted((ROOT / "infra" / "decisions").glob("*.md"))
+    numbers = [page.name[:4] for page in pages]
+    assert numbers == sorted(set(numbers))
+    assert not [page.name for page in pages if len(page.read_text().splitlines()) > 40]
+
+
+# The lock and the containers ---------------------------------------------------------------------------------------
+
+
+def requirements() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [Requirement(line) for line in project["project"]["dependencies"] + project["dependency-groups"]["dev"]]
+
+
+def test_lock_pins_every_dependency_with_hashes():
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+).*\\\n\s+--hash=sha256:", lock, re.MULTILINE))
+    unmet = [r for r in requirements() if r.name not in pins or not r.specifier.contains(pins[r.name])]
+    assert not unmet, f"`make lock` resolves these anew: {list(map(str, unmet))}"
+
+
+def test_lock_names_no_host():
+    assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+@pytest.fixture(scope="module")
+def services() -> dict:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+def test_compose_services_are_built_and_mounted_from_what_exists(services: dict):
+    assert set(services) == {"prefect", "tinywave"}
+    build = services["tinywave"]["build"]
+    assert (ROOT / build["context"] / build["dockerfile"]).is_file()
+    mounts = [volume.split(":")[0] for service in services.values() for volume in service["volumes"]]
+    declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"]
+    assert not [m for m in mounts if not (ROOT / m).is_dir() and m not in declared]
+
+
+def test_compose_publishes_on_this_machine_only(services: dict):
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:4200:4200"]
+
+
+def test_compose_runs_commands_that_exist(services: dict):
+    options, unknown = _parser().parse_known_args(services["tinywave"]["command"])
+    load_config(options.preset, _settings(options, unknown))
+    assert services["prefect"]["command"][:3] == ["prefect", "server", "start"]
+    assert "prefecthq/prefect:3.8.8-" in services["prefect"]["image"]
+
+
+def test_dockerfile_copies_what_exists():
+    text = (ROOT / "infra" / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
+    paths = [word for word in copied if not word.startswith("--")]
+    assert paths
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    assert 'ENTRYPOINT ["tinywave"]' in text
+
+
+def test_continuous_integration_runs_the_tests_and_nothing_else():
+    script = ROOT / ".ci" / "run"
+    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
+    assert os.stat(script).st_mode & stat.S_IXUSR
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_help_needs_no_heavy_import():
+    script = "import sys; from flows.cli import _parser; _parser(); print([m for m in ('torch', 'prefect') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
