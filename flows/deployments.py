@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.request
 from contextlib import ExitStack
+from pathlib import Path
 from typing import cast
 
 from flows import environment
@@ -26,6 +27,7 @@ def serve(preset: str, settings: dict[str, str]) -> None:
         from tinywave_core.config.load import load_config
 
         config = load_config(preset, settings)
+        config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
         defaults = {"config": config.model_dump(mode="json")}
         deployments = [
             # `to_deployment` is a coroutine only where an event loop runs; here none does.
@@ -39,6 +41,11 @@ def serve(preset: str, settings: dict[str, str]) -> None:
             f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset} and one per stage; Ctrl-C stops)", flush=True
         )
         prefect_serve(*deployments, pause_on_shutdown=False)
+
+
+def _whole(path: str | None) -> str | None:
+    """A local path as the form should show it, wherever it is read; URLs and nothing stay as they are."""
+    return path if path is None or "://" in path else str(Path(path).resolve())
 
 
 def _ui_address() -> str:
