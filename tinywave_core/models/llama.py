@@ -1,5 +1,6 @@
 """Llama models: fresh, from a checkpoint directory, or a student made of chosen blocks of a teacher."""
 
+import threading
 from pathlib import Path
 
 import torch
@@ -10,6 +11,10 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID
+
+# transformers builds models under process-wide switches (meta tensors, no initialisation), and the seed is the process's
+# too: of two shards' threads that loaded a teacher at once, one got a model without weights.
+_building = threading.Lock()
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
@@ -40,7 +45,7 @@ def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int
         tie_word_embeddings=False,
         initializer_range=shape.width**-0.5,  # 0.02 suits a width of 2,500; small models learn much slower with it
     )
-    with torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
 
@@ -53,7 +58,10 @@ def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForC
             "(config.json and model.safetensors, or shards with an index)"
         )
     try:
-        return LlamaForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa")
+        with _building:
+            return LlamaForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise MissingInputError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
 
@@ -62,7 +70,7 @@ def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalL
     """A student with the teacher's embeddings, final norm, head and the copied blocks."""
     config = LlamaConfig.from_dict(teacher.config.to_dict())
     config.num_hidden_layers = len(layers.copied)
-    with torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]):
         student = LlamaForCausalLM(config)
     source = teacher.state_dict()
     for block, copied in enumerate(layers.copied):
