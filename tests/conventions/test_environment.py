@@ -10,7 +10,7 @@ import pytest
 
 FIXED = ("torch", "torchaudio", "transformers", "prefect", "fairseq2", "pyarrow", "s3fs", "faiss")
 # Prefect's server is a module of its own that newer FastAPIs break; fairseq2 needs its native half too.
-MODULES = ("fairseq2n.bindings", *FIXED, "prefect.server.api.server", "soundfile", "silero_vad", "peft")
+MODULES = ("fairseq2n.bindings", *FIXED, "prefect.server.api.server", "soundfile")
 SCRIPT = """
 import importlib, json, pathlib, sys
 from tinywave_core.audio.libsndfile import preload

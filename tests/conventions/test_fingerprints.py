@@ -30,7 +30,7 @@ GOLDEN = {
     "distillation/control": "a6a89005e13cc5e3f6bdbbaa94abea33",
     "evaluation/scores": "9281fd47fd9473ad0e7ab460cf1c15c1",
     "export/model": "8461008fda04e783494e26e71e8d1496",
-    "generation/samples": "a10e065eaa9538147c3ae0e794bc687b",
+    "generation/samples": "d5a09d9585adce1039507a651ff022da",
 }
 
 ADVICE = (

@@ -53,7 +53,7 @@ def leftovers(config: PipelineConfig) -> list[Path]:
 def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_happened(
     finished: Finished, tmp_path: Path, part: str, done: int
 ):
-    config = store_before(part.split("/")[0], finished, tmp_path / "store")
+    config = store_before(part.partition("/")[0], finished, tmp_path / "store")
     assert kill_in_step(config, part, done) == KILLED
     assert digests(Store(config.root)) != digests(finished.store)
     run_tiny(config)
@@ -63,7 +63,7 @@ def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_happened(
 
 @pytest.mark.parametrize("part", ["adaptation/teacher", "distillation/student"])
 def test_training_goes_on_from_its_last_checkpoint(finished: Finished, tmp_path: Path, part: str):
-    stage = part.split("/")[0]
+    stage = part.partition("/")[0]
     config = store_before(stage, finished, tmp_path / "store")
     assert kill_in_step(config, part, 5) == KILLED
     steps_done: list[int] = []
