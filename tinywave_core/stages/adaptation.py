@@ -151,6 +151,7 @@ def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "Lla
             f"the teacher {path} has {model.config.vocab_size} embedding rows, the tokens need {vocabulary.tokens}: "
             "its vocabulary is not the one that tokenization uses; choose a teacher with these units, or other units"
         )
+    _check_tokenizer(Path(path), vocabulary)  # before hours of training, not after
     return model
 
 
@@ -203,7 +204,6 @@ def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 (folder / name).write_bytes((source / name).read_bytes())
-        _check_tokenizer(folder, vocabulary)
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary.to_json()))
 
 

@@ -1,0 +1,73 @@
+"""Adaptation of a checkpoint: LoRA and full, merged, refused when it does not fit or gets worse."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Finished
+from tinywave_core.errors import ConfigError, MissingInputError, TrainingError
+from tinywave_core.models.llama import load_llama
+from tinywave_core.pipeline import outputs_before
+from tinywave_core.stages import adaptation
+from tinywave_core.stages.base import compute_all
+from tinywave_core.storage.store import Store
+
+
+@pytest.fixture
+def checkpoint(finished: Finished, tmp_path: Path) -> Path:
+    """The tiny teacher as if somebody had released it."""
+    return Path(shutil.copytree(finished.outputs["teacher"].path("teacher"), tmp_path / "released"))
+
+
+def adapt(finished: Finished, tmp_path: Path, checkpoint: Path, **changes):
+    store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store", dirs_exist_ok=True)))
+    values = finished.config.model_dump()
+    values["root"] = store.root
+    values["adaptation"] |= {"teacher": str(checkpoint), **{k: v for k, v in changes.items() if k != "training"}}
+    values["adaptation"]["training"] |= {"steps": 6, "learning_rate": 2e-3} | changes.get("training", {})
+    config = type(finished.config).model_validate(values)
+    return adaptation.build(config, outputs_before("adaptation", config, store)["tokens"], compute_all)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_checkpoint_gets_better_on_held_out_speech_and_loads_as_a_plain_llama(finished, tmp_path, checkpoint, method):
+    teacher = adapt(finished, tmp_path, checkpoint, method=method)
+    assert teacher.summary["held_out_nll_after"] < teacher.summary["held_out_nll_before"]
+    before, after = load_llama(checkpoint).state_dict(), load_llama(teacher.path("teacher")).state_dict()
+    assert before.keys() == after.keys()  # adapters are merged, none is left
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(before[name], after[name])
+
+
+def test_lora_leaves_embeddings_and_norms_as_they_are(finished, tmp_path, checkpoint):
+    teacher = adapt(finished, tmp_path, checkpoint, method="lora")
+    before, after = load_llama(checkpoint).state_dict(), load_llama(teacher.path("teacher")).state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"):
+        assert torch.equal(before[name], after[name])
+
+
+def test_an_adaptation_that_makes_the_teacher_worse_stops_the_run(finished, tmp_path, checkpoint):
+    with pytest.raises(TrainingError, match=r"worse on held-out speech: .* before, .* after. Lower"):
+        adapt(finished, tmp_path, checkpoint, training={"learning_rate": 1.0})
+
+
+def test_a_checkpoint_is_known_by_its_content_not_its_place(finished, tmp_path, checkpoint):
+    moved = Path(shutil.copytree(checkpoint, tmp_path / "elsewhere"))
+    digests = {adaptation.checkpoint_digest(folder) for folder in (checkpoint, moved)}
+    (moved / "config.json").write_text((moved / "config.json").read_text() + "\n")
+    assert len(digests) == 1 and adaptation.checkpoint_digest(moved) not in digests
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInputError, match="no config.json"):
+        adapt(finished, tmp_path, tmp_path / "empty")
+
+
+def test_a_tokenizer_with_other_ids_is_refused_before_training(finished, tmp_path, checkpoint):
+    path = checkpoint / "tokenizer.json"
+    path.write_text(path.read_text().replace('"[Speech]"', '"[Sound]"').replace('"[Text]"', '"[Words]"'))
+    with pytest.raises(ConfigError, match=r"gives \[Text\] the id"):
+        adapt(finished, tmp_path, checkpoint)
