@@ -11,15 +11,15 @@ from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 
 # Seconds of one core per hour of speech (measured on examples/speech, 2.8 GHz).
-INGESTION_S_PER_H = 60.0
-TOKENIZATION_S_PER_H = 70.0
-CODEBOOKS_S = 30.0
+INGESTION_S_PER_H = 30.0
+TOKENIZATION_S_PER_H = 30.0
+CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on
 # Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
 TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
 # Effective operations per second: small models on two CPU cores, and a data-centre GPU in bfloat16.
-FLOPS = {"cpu": 5e10, "cuda": 4e14}
+FLOPS = {"cpu": 3e10, "cuda": 4e14}
 FLAC_BYTES_PER_S = 17_000
-TOKEN_BYTES = 4
+TOKEN_BYTES = 3
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -58,7 +58,10 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
     live = 2 * teacher if weights.hidden or weights.attention else 0
     return {
         "ingestion": Estimate(hours * INGESTION_S_PER_H / cores, hours * 3600 * FLAC_BYTES_PER_S),
-        "tokenization": Estimate(CODEBOOKS_S + hours * TOKENIZATION_S_PER_H / cores, tokens * TOKEN_BYTES),
+        "tokenization": Estimate(
+            min(hours, config.tokenization.fit_hours) * CODEBOOKS_S_PER_H + hours * TOKENIZATION_S_PER_H / cores,
+            tokens * TOKEN_BYTES,
+        ),
         "adaptation": Estimate(_training(config.adaptation.training) * 6 * teacher / flops, 4 * teacher),
         "logit_caching": Estimate(train * 2 * teacher / flops, train * logit_bytes(config.logit_caching.entries)),
         "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
