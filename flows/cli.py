@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from tasks import stopping
 from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import TinyWaveError
@@ -14,10 +15,13 @@ from tinywave_core.errors import TinyWaveError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (a fault of ours), 2 (something the user can mend) or 130 (Ctrl-C)."""
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     # A worker that is told to stop must leave its work as Ctrl-C does: resumable.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
+        _check_flags(words)
+        options, rest = parser.parse_known_args(words)
         return int(options.command(options, rest) or 0)
     except TinyWaveError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -27,7 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _check_flags(words: list[str]) -> None:
+    """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
+    if not words or words[0] not in ("run", "plan", "serve"):
+        return
+    known = {key for key, _ in fields()} | {"preset", "help"}
+    for word in words[1:]:
+        flag = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and flag not in known:
+            load_config("demo", {flag: ""})
+
+
 def _interrupt(*_: object) -> None:
+    stopping.requested.set()
     raise KeyboardInterrupt
 
 

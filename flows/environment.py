@@ -16,7 +16,11 @@ DEFAULTS = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
-QUIET = {"PREFECT_LOGGING_LEVEL": "CRITICAL", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"}
+QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+}
 
 
 def prepare(*, quiet: bool) -> None:

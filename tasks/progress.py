@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tasks import stopping
 from tinywave_core.stages.base import Progress as StepProgress
 from tinywave_core.stages.base import Step
 
@@ -37,6 +38,8 @@ def step_progress(step: Step) -> Iterator[StepProgress]:
     artifact = _ProgressArtifact(step)
 
     def progress(done: int, total: int, note: str = "") -> None:
+        if stopping.requested.is_set():
+            raise KeyboardInterrupt
         bar.update(done, total, note)
         artifact.update(done, total, note)
 

@@ -1,4 +1,4 @@
-"""A Prefect server with a database of its own, once for all flow tests."""
+"""A Prefect server with a database and results of its own, once for all flow tests."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A server that is up; two busy cores can need more than Prefect's default 30 s to start it."""
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    results = {PREFECT_LOCAL_STORAGE_PATH: str(tmp_path_factory.mktemp("results"))}
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(results):
         yield

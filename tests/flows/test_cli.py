@@ -1,0 +1,241 @@
+"""The `tinywave` command: help at once, one clear error for bad input, and everything a person asks of a store."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from tests.conftest import Finished
+from tests.fixtures.tiny import CLIPS, copy_store, digests, tiny_config
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.pipeline import run_pipeline
+from tinywave_core.stages.base import compute
+from tinywave_core.storage.store import Store
+
+HEAVY = ("torch", "prefect", "transformers", "pyarrow", "numpy", "faiss", "onnxruntime", "fsspec")
+
+
+def flags(config: PipelineConfig) -> list[str]:
+    """The config as command-line flags on top of the demo preset."""
+    found = []
+    for group, values in config.model_dump(mode="json").items():
+        found += _flags(group, values)
+    return found
+
+
+def _flags(key: str, value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [flag for name, inner in value.items() for flag in _flags(f"{key}.{name}", inner)]
+    return [] if value is None or key.endswith(".kind") else [f"--{key}", str(value)]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command prints, if it succeeds."""
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one error that a command stops with: a single message on stderr, exit status 2."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1
+    return error[error.index("error: ") :]
+
+
+# Help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", ["--help", "run --help", "plan --help", "inspect --help"])
+def test_help_needs_nothing_heavy(arguments: str):
+    program = f"""
+import sys
+from flows.cli import main
+try:
+    main({arguments.split()!r})
+except SystemExit as end:
+    assert end.code == 0
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: tinywave")
+
+
+# Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--preset", "dmeo"], "there is no preset 'dmeo'; did you mean demo?"),
+        (["--distillation.layer", "3"], "did you mean --distillation.layers?"),
+        (["--distillation.layers", "0"], "--distillation.layers is '0'"),
+        (["--source", "/nowhere"], "/nowhere does not exist"),
+    ],
+    ids=["preset", "flag", "range", "source"],
+)
+def test_bad_input_is_one_error_without_a_traceback(arguments: list[str], expected: str, tmp_path: Path):
+    """In a child process, as a person meets it."""
+    command = [sys.executable, "-m", "flows.cli", "plan", "--root", str(tmp_path / "store"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("error:"), "Traceback" in done.stderr) == (2, 1, False), done.stderr
+    assert expected in done.stderr
+
+
+def test_a_source_without_audio(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "source").mkdir()
+    error = refused(capsys, "plan", "--source", str(tmp_path / "source"), "--root", str(tmp_path / "store"))
+    assert "holds no audio" in error and "pass another --source" in error
+
+
+def test_a_store_of_a_newer_version(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "store.json").write_text(json.dumps({"format": "tinywave-store", "version": 99}))
+    assert "has version 99" in refused(capsys, "plan", "--root", str(tmp_path))
+    assert "has version 99" in refused(capsys, "inspect", "--root", str(tmp_path))
+
+
+def test_a_root_that_cannot_be_written(capsys: pytest.CaptureFixture[str]):
+    assert "cannot be written" in refused(capsys, "plan", "--root", "/proc/tinywave")
+
+
+def test_an_artifact_that_is_not_there(capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
+    assert "no artifact in" in refused(capsys, "inspect", "export/ffff", "--root", finished.config.root)
+    assert "artifacts start with" in refused(capsys, "inspect", "tokenization", "--root", finished.config.root)
+    assert "holds no artifact" in refused(capsys, "inspect", "--root", str(tmp_path / "empty"))
+
+
+@pytest.fixture
+def alone(prefect_server: None) -> None:
+    """`tinywave run` in this process goes to the tests' server."""
+
+
+def test_a_source_with_nothing_but_rejects(alone: None, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(200))
+    command = ("run", "ingestion", "--source", str(tmp_path), "--root", str(tmp_path / "store"))
+    assert "none of the 1 files gave speech" in refused(capsys, *command)
+
+
+def test_a_busy_store(alone: None, capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
+    config = copy_store(finished.config, tmp_path / "store")
+    program = f"""
+from tinywave_core.storage.store import Store
+with Store({config.root!r}).lock("tinywave pipeline"):
+    print("locked", flush=True)
+    input()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin is not None and holder.stdout is not None
+    with holder:
+        assert holder.stdout.readline() == "locked\n"
+        error = refused(capsys, "run", "tokenization", *flags(config))
+        holder.stdin.write("\n")
+    assert f"in use by tinywave pipeline (process {holder.pid}" in error
+
+
+# Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_next_run_finishes(alone: None, finished: Finished, tmp_path: Path):
+    """A child process gets SIGINT in the middle of training; the next run takes up its checkpoint."""
+    from prefect.settings import PREFECT_API_URL
+
+    root = copy_store(finished.config, tmp_path / "store").root
+    config = tiny_config(finished.config.source, root, adaptation={"training": {"steps": 200}})
+    command = [sys.executable, "-m", "flows.cli", "run", "adaptation", *flags(config)]
+    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    child = subprocess.Popen(
+        command, env=os.environ | server, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while child.poll() is None and not list(Path(root, ".work").glob("adaptation-*/resume/step-*")):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130, error
+    assert "stopped: finished work is kept, and the same command goes on from there" in error
+    assert "Traceback" not in error
+    (checkpoint, *_) = sorted(Path(root, ".work").glob("adaptation-*/resume/step-*"), reverse=True)
+    steps_done: list[int] = []
+    execute = lambda steps: [compute(step, lambda done, *_: steps_done.append(done)) for step in steps]
+    outputs = run_pipeline(config, Store(root), execute, until="adaptation")
+    assert outputs["teacher"].complete
+    assert steps_done[0] == int(checkpoint.name.removeprefix("step-")) + 1
+
+
+# Looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_a_fresh_store(capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
+    config = finished.config.model_copy(update={"root": str(tmp_path / "store")})
+    plan = said(capsys, "plan", *flags(config))
+    assert "12 files, 12 new, 0 known" in plan
+    assert "never computed in this store" in plan
+    assert all(stage in plan for stage in STAGES)
+    assert not Store(config.root).artifact_ids()
+
+
+def test_a_plan_of_a_finished_store_has_nothing_to_run(capsys: pytest.CaptureFixture[str], finished: Finished):
+    plan = said(capsys, "plan", *flags(finished.config))
+    rows = [line.split() for line in plan.splitlines() if line.split() and line.split()[0] in STAGES]
+    assert [row[0] for row in rows] == list(STAGES)
+    assert {row[2] for row in rows} == {"0"}
+    assert "12 files, 0 new, 12 known" in plan and "pinned" in plan
+
+
+@pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b"])
+def test_a_plan_of_the_papers_presets(
+    capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path, preset: str
+):
+    plan = said(
+        capsys,
+        "plan",
+        "--preset",
+        preset,
+        "--source",
+        str(tiny_source),
+        "--root",
+        str(tmp_path),
+        "--runtime.device",
+        "cpu",
+    )
+    assert all(stage in plan for stage in STAGES)
+
+
+def test_inspect_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str], finished: Finished):
+    table = said(capsys, "inspect", "--root", finished.config.root)
+    assert all(artifact_id in table for artifact_id in finished.store.artifact_ids())
+    student = finished.outputs["student"]
+    shown = said(capsys, "inspect", student.id[:20], "--root", finished.config.root)
+    assert student.id in shown and "model/model.safetensors" in shown and '"layers_copied"' in shown
+
+
+def test_lineage_leads_from_the_samples_back_to_every_file(capsys: pytest.CaptureFixture[str], finished: Finished):
+    shown = said(capsys, "lineage", finished.outputs["samples"].id, "--root", finished.config.root)
+    assert "12 audio files went in" in shown
+    assert all(clip in shown for clip in CLIPS)
+
+
+@pytest.mark.parametrize("by", ["path", "digest"])
+def test_lineage_leads_from_a_file_forward_to_the_student(
+    capsys: pytest.CaptureFixture[str], finished: Finished, tiny_source: Path, by: str
+):
+    digest = hashlib.sha256((tiny_source / CLIPS[5]).read_bytes()).hexdigest()
+    name = CLIPS[5] if by == "path" else digest[:12]
+    shown = said(capsys, "lineage", name, "--root", finished.config.root)
+    for part in ("corpus", "tokens", "teacher", "student", "model", "samples"):
+        assert finished.outputs[part].id in shown
+
+
+def test_looking_changes_nothing(capsys: pytest.CaptureFixture[str], finished: Finished):
+    before = digests(finished.store)
+    said(capsys, "inspect", "--root", finished.config.root)
+    said(capsys, "plan", *flags(finished.config))
+    assert digests(finished.store) == before

@@ -1,0 +1,167 @@
+"""The pipeline as Prefect sees it: a run gives a student, a second run computes nothing and says why."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flows.pipeline import pipeline
+from flows.tokenization import tokenization
+from tests.conftest import Finished
+from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, digests, tiny_config
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.reporting.run import RunRecord
+from tinywave_core.storage.store import Store
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+PATIENCE_S = 30
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A flow run: what it returned, and its id in the server."""
+
+    record: RunRecord
+    id: UUID
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        return {row.stage: row.status for row in self.record.rows}
+
+
+def run(config: PipelineConfig) -> Ran:
+    state = pipeline(config, return_state=True)
+    return Ran(RunRecord.model_validate(state.result()), state.state_details.flow_run_id)
+
+
+def task_states(flow_run: UUID, number: int) -> Counter[str]:
+    """Names of the final states of the task runs below a flow run, once the server has heard of all `number`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        stages = [r["id"] for r in listed("flow_runs", {"parent_flow_run_id": {"any_": [str(flow_run)]}})]
+        states = [r["state"] for r in listed("task_runs", {"id": {"any_": stages}})]
+        final = [state["name"] for state in states if state["type"] in ("COMPLETED", "FAILED", "CRASHED")]
+        if len(final) >= number or time.monotonic() > deadline:
+            return Counter(final)
+        time.sleep(0.2)
+
+
+def listed(what: str, flow_runs: dict[str, Any]) -> list[dict[str, Any]]:
+    with get_client(sync_client=True) as client:
+        return list(client.request("POST", f"/{what}/filter", json={"flow_runs": flow_runs, "limit": 200}).json())
+
+
+def artifacts_since(start: str) -> set[str]:
+    with get_client(sync_client=True) as client:
+        found = client.request("POST", "/artifacts/filter", json={"limit": 200, "sort": "CREATED_DESC"}).json()
+    return {artifact["key"] for artifact in found if artifact["created"] >= start}
+
+
+@pytest.fixture(scope="module")
+def first(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PipelineConfig, Ran]:
+    config = tiny_config(tiny_source, tmp_path_factory.mktemp("prefect") / "store")
+    return config, run(config)
+
+
+@pytest.fixture(scope="module")
+def second(first: tuple[PipelineConfig, Ran]) -> Iterator[tuple[Ran, set[str]]]:
+    with get_client(sync_client=True) as client:
+        now = client.request("POST", "/artifacts/filter", json={"limit": 1, "sort": "CREATED_DESC"}).json()[0]
+    ran = run(first[0])
+    return ran, artifacts_since(now["created"])
+
+
+def test_a_fresh_run_computes_every_stage_and_gives_the_bytes_of_the_core(
+    finished: Finished, first: tuple[PipelineConfig, Ran]
+):
+    config, ran = first
+    assert set(ran.statuses.values()) == {"run"}
+    assert {row.why for row in ran.record.rows} == {"never computed in this store"}
+    assert digests(Store(config.root)) == digests(finished.store)
+    assert task_states(ran.id, 16) == {"Completed": 16}
+
+
+def test_the_student_loads_with_plain_transformers_and_generates(first: tuple[PipelineConfig, Ran]):
+    folder = first[1].record.student
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    prompt = tokenizer("[Speech][Hu1][Hu2]", return_tensors="pt")
+    new = model.generate(prompt["input_ids"], attention_mask=prompt["attention_mask"], max_new_tokens=4)
+    assert 1 <= new.shape[1] - prompt["input_ids"].shape[1] <= 4
+
+
+def test_a_run_leaves_its_record_its_report_and_its_samples(first: tuple[PipelineConfig, Ran]):
+    config, ran = first
+    assert Path(ran.record.report).read_text().startswith("<!doctype html>")
+    assert ran.record.samples and all(Path(sample).is_file() for sample in ran.record.samples)
+    assert Store(config.root).log("runs").records()[ran.record.number - 1]["student"] == ran.record.student
+
+
+def test_a_second_run_computes_nothing_and_says_why(second: tuple[Ran, set[str]]):
+    ran, _ = second
+    assert ran.statuses == dict.fromkeys(STAGES, "cached")
+    why = {row.stage: row.why for row in ran.record.rows}
+    assert why.pop("tokenization").startswith("pinned ") and why.pop("adaptation").startswith("pinned ")
+    assert set(why.values()) == {"same settings and inputs as before"}
+
+
+def test_the_tasks_of_a_second_run_are_cached(second: tuple[Ran, set[str]]):
+    """Single steps are sent to Prefect; of the fan-outs (ingestion, tokenization, logits, the two students) nothing is."""
+    assert task_states(second[0].id, 8) == {"Cached": 8}
+
+
+def test_a_cached_run_shows_every_stage(second: tuple[Ran, set[str]]):
+    assert {stage.replace("_", "-") for stage in STAGES} | {"run", "report"} <= second[1]
+
+
+def test_a_lost_output_is_made_again_and_nothing_else(first: tuple[PipelineConfig, Ran], tmp_path: Path):
+    """Prefect has a record of this very result: it must not say Cached about an output that is gone."""
+    config = copy_store(first[0], tmp_path / "store")
+    for part in ("scores", "student"):
+        shutil.rmtree(Path(config.root, first[1].record.outputs[part]))
+    ran = run(config)
+    computed = {f"{row.stage}/{s.part}": s.why for row in ran.record.rows for s in row.steps if not s.cached}
+    assert computed == dict.fromkeys(("distillation/student", "evaluation/scores"), "its output is missing or damaged")
+    assert digests(Store(config.root)) == digests(Store(first[0].root))
+
+
+def test_one_more_file_runs_only_what_depends_on_it(first: tuple[PipelineConfig, Ran], tmp_path: Path):
+    source = copy_clips(tmp_path / "source", (*CLIPS, NEW_CLIP))
+    ran = run(copy_store(first[0], tmp_path / "store").model_copy(update={"source": str(source)}))
+    assert ran.statuses == {
+        "ingestion": "run",
+        "tokenization": "2 of 5 run",
+        "adaptation": "cached",
+        "logit_caching": "2 of 4 run",
+        **dict.fromkeys(STAGES[4:], "run"),
+    }
+    why = {f"{row.stage}/{step.part}": step.why for row in ran.record.rows for step in row.steps if not step.cached}
+    assert why["tokenization/shard"] == why["logit_caching/shard"] == "new shard"
+    assert why["distillation/student"].startswith("new input: ")
+
+
+def alone(stage_flow: Flow[..., Any], config: PipelineConfig) -> dict[str, Any]:
+    return stage_flow(config)
+
+
+def test_one_stage_alone_finds_its_inputs_in_the_store(finished: Finished, tmp_path: Path):
+    config = copy_store(finished.config, tmp_path / "store")
+    shutil.rmtree(Path(config.root, "tokenization"))
+    returned = alone(tokenization, config)
+    assert returned["outputs"] == {"tokens": finished.outputs["tokens"].id}
+    assert digests(Store(config.root)) == digests(finished.store)
+
+
+def test_one_stage_alone_says_which_inputs_are_missing(tiny_source: Path, tmp_path: Path):
+    with pytest.raises(MissingInputError, match="needs the output of ingestion.*run `tinywave run ingestion`"):
+        alone(tokenization, tiny_config(tiny_source, tmp_path / "empty"))
