@@ -7,15 +7,13 @@ import pytest
 
 from flows import environment
 
-environment.prepare(quiet=False)  # before torch is imported
+# Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
+environment.prepare(quiet=False)
 
-from flows import environment
 from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.pipeline import Outputs  # noqa: E402
 from tinywave_core.storage.store import Store  # noqa: E402
-
-environment.prepare(quiet=False)  # before any test imports Prefect: its server is to call nobody
 
 
 @dataclass(frozen=True)

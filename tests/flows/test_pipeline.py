@@ -116,8 +116,8 @@ def test_a_second_run_computes_nothing_and_says_why(second: tuple[Ran, set[str]]
 
 
 def test_the_tasks_of_a_second_run_are_cached(second: tuple[Ran, set[str]]):
-    """Single steps are sent to Prefect; of the fan-outs (ingestion, tokenization, logits, the two students) nothing is."""
-    assert task_states(second[0].id, 8) == {"Cached": 8}
+    """Single steps are sent to Prefect; of the fan-outs over shards nothing is."""
+    assert task_states(second[0].id, 10) == {"Cached": 10}
 
 
 def test_a_cached_run_shows_every_stage(second: tuple[Ran, set[str]]):
