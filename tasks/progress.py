@@ -69,9 +69,13 @@ class _Bar:
                 _bars.start()
             _running += 1
             self.row: TaskID = _bars.add_task(f"{step.stage} {step.part}", total=None, note="")
+        self.done = 0
 
     def update(self, done: int, total: int, note: str) -> None:
         assert _bars is not None
+        if done < self.done:  # the next round over the same things has a pace of its own
+            _bars.reset(self.row)
+        self.done = done
         _bars.update(self.row, completed=done, total=total, note=note)
 
     def close(self) -> None:
@@ -91,9 +95,13 @@ class _Lines:
     def __init__(self, step: Step) -> None:
         self.name = f"{step.stage} {step.part}"
         self.started = self.last = time.monotonic()
+        self.done = 0
 
     def update(self, done: int, total: int, note: str) -> None:
         now = time.monotonic()
+        if done < self.done:  # the next round over the same things has a pace of its own
+            self.started = now
+        self.done = done
         if now - self.last >= _LINE_EVERY_S and done < total:
             self.last = now
             left = (now - self.started) * (total - done) / max(done, 1)

@@ -33,6 +33,8 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
         case "tokenization":
             return {"tokens": tokenization.build(config, done["corpus"], execute)}
         case "adaptation":
+            if done["corpus"].complete:  # before hours of training, not after: evaluation needs held-out speech
+                ingestion.require_split(done["corpus"])
             return {"teacher": adaptation.build(config, done["tokens"], execute)}
         case "logit_caching":
             return {"logits": logit_caching.build(config, done["tokens"], done["teacher"], execute)}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "tinywave_core/stages": {"base", "pins"},
     "tinywave_core/config": {"base", "load", "pipeline"},
-    "tasks": {"artifacts", "base", "progress"},
+    "tasks": {"artifacts", "base", "progress", "stopping"},
     "flows": {"base", "cli", "deployments", "environment", "pipeline", "run", "show"},
 }
 MODULES = sorted(path for layer in ("flows", "tasks", "tinywave_core") for path in (ROOT / layer).rglob("*.py"))

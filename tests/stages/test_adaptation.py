@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.conftest import Finished
-from tinywave_core.errors import ConfigError, MissingInputError, TrainingError
+from tests.fixtures.tiny import Computed, tiny_config
+from tinywave_core.errors import ConfigError, MissingInputError, SourceError, TrainingError
 from tinywave_core.models.llama import load_llama
-from tinywave_core.pipeline import outputs_before
+from tinywave_core.pipeline import outputs_before, run_pipeline
 from tinywave_core.stages import adaptation
 from tinywave_core.stages.base import compute_all
 from tinywave_core.storage.store import Store
@@ -71,3 +72,11 @@ def test_a_tokenizer_with_other_ids_is_refused_before_training(finished, tmp_pat
     path.write_text(path.read_text().replace('"[Speech]"', '"[Sound]"').replace('"[Text]"', '"[Words]"'))
     with pytest.raises(ConfigError, match=r"gives \[Text\] the id"):
         adapt(finished, tmp_path, checkpoint)
+
+
+def test_a_corpus_without_held_out_speech_is_refused_before_the_teacher_is_trained(tiny_source, tmp_path):
+    config = tiny_config(tiny_source, tmp_path, ingestion={"held_out_fraction": 0.0001})
+    ran = Computed()
+    with pytest.raises(SourceError, match="0 held-out utterances.*split_by recording"):
+        run_pipeline(config, Store(config.root), ran)
+    assert {step.stage for step in ran.steps} == {"ingestion", "tokenization"}
