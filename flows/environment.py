@@ -9,9 +9,9 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Threads that wait must sleep: spinning ones made a training step up to six times slower as soon as anything else
-    # (Prefect's server, another run) wanted one of two cores.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Threads that wait must soon sleep: endless spinning made a training step up to ten times slower as soon as
+    # anything else (Prefect's server, another run) wanted one of two cores. See infra/LAB_LOG.md.
+    "GOMP_SPINCOUNT": "1000",
     # numpy's matrices are small here: threads of its own would only take cores from the shards beside.
     "OPENBLAS_NUM_THREADS": "1",
 }
