@@ -37,8 +37,11 @@ def explain(step: Step, found: Artifact) -> Reason:
 
 
 def _in_last_run(step: Step) -> list[str]:
-    last = step.store.log(RUNS).latest()
-    return [] if last is None else list(last["artifacts"].get(f"{step.stage}/{step.part}", []))
+    """Artifacts of the same stage and part in the latest run that had any: a cached stage lists no shards."""
+    for run in reversed(step.store.log(RUNS).records()):
+        if ids := run["artifacts"].get(f"{step.stage}/{step.part}"):
+            return list(ids)
+    return []
 
 
 def _same_settings(step: Step, ids: list[str]) -> bool:
