@@ -43,7 +43,13 @@ TRAIN, HELD_OUT = "tokenization/" + "a" * 32, "tokenization/" + "b" * 32
 SHARD = {"train_seconds": 3600.0, "train_utterances": 1, "held_out_utterances": 0}
 # What the stages read from the summaries of their inputs when they plan their steps.
 SUMMARIES = {
-    "corpus": {"shards": ["ingestion/" + "c" * 32], "duplicates": {}, "hours_train": 1.0},
+    "corpus": {
+        "shards": ["ingestion/" + "c" * 32],
+        "duplicates": {},
+        "hours_train": 1.0,
+        "utterances_train": 9,
+        "utterances_held_out": 1,
+    },
     "tokens": {
         "shards": [
             {"id": TRAIN, **SHARD},
