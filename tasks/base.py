@@ -5,7 +5,6 @@ Cached about an output that is gone. What is in the store is not mapped again: a
 Tasks return small JSON, never data.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +70,6 @@ class StepRun:
     step: Step = field(repr=False)
     reason: Reason
     artifact: Artifact
-    seconds: float
 
 
 @dataclass
@@ -86,17 +84,14 @@ class PrefectExecute:
         reasons = [explain(step, artifact) for step, artifact in zip(steps, found, strict=True)]
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
         sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
-        started = time.monotonic()
         futures = {i: self._submit(steps[i], refresh=not found[i].complete) for i in sent}
         for future in futures.values():
             future.wait()
         for future in futures.values():
             future.result()  # raises what the task raised
         made = [step.find() if i in futures else found[i] for i, step in enumerate(steps)]
-        wall = time.monotonic() - started
         for step, reason, artifact in zip(steps, reasons, made, strict=True):
-            seconds = 0.0 if reason.cached or artifact.manifest is None else min(artifact.manifest.seconds, wall)
-            self.runs.append(StepRun(step, reason, artifact, seconds))
+            self.runs.append(StepRun(step, reason, artifact))
         return made
 
     def _submit(self, step: Step, *, refresh: bool) -> Any:

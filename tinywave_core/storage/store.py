@@ -333,8 +333,7 @@ class Store:
         name = artifact_id.replace("/", "-")
         if self.local:
             return Path(self.root, ".work", name)
-        owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, "work", name)
+        return self._scratch("work") / name
 
     def commit(self, manifest: Manifest, output: Path) -> Artifact:
         """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
@@ -366,7 +365,7 @@ class Store:
 
     def checked_path(self, artifact_id: str, name: str, entries: list[FileEntry]) -> Path:
         """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""
-        base = Path(self._at(artifact_id)) if self.local else self._download_folder(artifact_id)
+        base = Path(self._at(artifact_id)) if self.local else self._scratch("read") / artifact_id
         for entry in entries:
             path = base / entry.name
             if not self.local and not path.exists():
@@ -377,9 +376,10 @@ class Store:
             self._verify(path, entry, artifact_id)
         return base / name if name else base
 
-    def _download_folder(self, artifact_id: str) -> Path:
+    def _scratch(self, purpose: str) -> Path:
+        """Folder of this machine for what a store on a remote filesystem needs locally."""
         owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, "read", artifact_id)
+        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, purpose)
 
     def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
         try:
