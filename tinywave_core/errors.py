@@ -37,6 +37,10 @@ class MissingInputError(TinyWaveError):
     """A stage was asked to run before the stages that it needs."""
 
 
+class CheckpointError(TinyWaveError):
+    """A released checkpoint is missing, truncated, foreign, or does not fit what it is used with."""
+
+
 class TokenError(TinyWaveError):
     """A token string, unit or id is malformed or out of range."""
 

@@ -22,7 +22,7 @@ from tinywave_core.tokenizers.speech import (
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 SPIRITLM = Vocabulary(text=32_000, hubert=501, pitch=64, style=100)
-GOLDEN = json.loads((Path(__file__).parents[2] / "fixtures" / "spiritlm_strings.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "fixtures" / "spiritlm" / "golden_strings.json").read_text())
 
 
 def _units(string: str) -> np.ndarray[Any, np.dtype[np.int64]]:

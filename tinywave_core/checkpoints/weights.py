@@ -1,0 +1,95 @@
+"""Weight files -> tensors, and tensors -> modules. Nothing is ever unpickled: `weights_only` everywhere, loading is strict.
+
+A file that is missing, cut short, of another kind or for another architecture is named, with what was expected.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tinywave_core.errors import CheckpointError
+
+
+def load_entries(path: Path) -> dict[str, Any]:
+    """The dictionary in a .pt, .bin or .safetensors file, on the CPU; CheckpointError names the file and what is wrong."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: expected a file of weights there")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, and is not opened: such a file can run code ({_first_line(error)}). "
+            "Expected the file of the release; download it again from its source"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is cut short or not a file of weights "
+            f"({_first_line(error)}): download it again"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a dictionary of weights")
+    return dict(found)
+
+
+def state_dict(entries: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tensor]:
+    """The state dict under `entry` of what `load_entries` gave."""
+    found = entries.get(entry)
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(
+            f"{path} has no weights under {entry!r} (found {', '.join(sorted(map(str, entries))[:6]) or 'nothing'}): "
+            "it is not the file that belongs there"
+        )
+    return dict(found)
+
+
+def load_strictly(
+    module: torch.nn.Module,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    rename: Callable[[str], str | None] = lambda key: key,
+) -> None:
+    """Copy weights into a module; every parameter must be given and fit, and every key must be used.
+
+    `rename` maps a key of the file to the module's; None drops it (for parts that are known not to be used).
+    """
+    renamed = {new: value for key, value in weights.items() if (new := rename(key)) is not None}
+    wanted = module.state_dict()
+    missing, unexpected = sorted(wanted.keys() - renamed.keys()), sorted(renamed.keys() - wanted.keys())
+    shapes = [
+        f"{key} is {list(renamed[key].shape)}, expected {list(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & renamed.keys())
+        if renamed[key].shape != wanted[key].shape
+    ]
+    faults = [
+        *([f"{len(missing)} missing, such as {missing[0]}"] if missing else []),
+        *([f"{len(unexpected)} that this architecture does not have, such as {unexpected[0]}"] if unexpected else []),
+        *([f"{len(shapes)} of another shape: {shapes[0]}"] if shapes else []),
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{path} is a checkpoint of another architecture: tensors {'; '.join(faults)}. Expected the release's own file"
+        )
+    module.load_state_dict(renamed, strict=True)
+
+
+def without_weight_norm(weights: Mapping[str, Tensor], dimension: int | Callable[[str], int] = 0) -> dict[str, Tensor]:
+    """Fold every pair `X_g`, `X_v` (weight norm) into `X`; `dimension` is the one the norm was kept for."""
+    folded = {key: value for key, value in weights.items() if not key.endswith(("weight_g", "weight_v"))}
+    for key, gain in weights.items():
+        if key.endswith("weight_g"):
+            name = key.removesuffix("_g")
+            kept = dimension if isinstance(dimension, int) else dimension(name)
+            folded[name] = torch._weight_norm(weights[f"{name}_v"], gain, kept)
+    return folded
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
