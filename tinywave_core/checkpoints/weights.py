@@ -77,7 +77,9 @@ def load_strictly(
         raise CheckpointError(
             f"{path} is a checkpoint of another architecture: tensors {'; '.join(faults)}. Expected the release's own file"
         )
-    module.load_state_dict(renamed, strict=True)
+    # A module that was made without memory takes over the tensors of the file.
+    module.load_state_dict(renamed, strict=True, assign=any(value.is_meta for value in wanted.values()))
+    module.requires_grad_(False)
 
 
 def without_weight_norm(weights: Mapping[str, Tensor], dimension: int | Callable[[str], int] = 0) -> dict[str, Tensor]:

@@ -1,0 +1,308 @@
+"""Recordings -> HuBERT features at 25 Hz, from SpiritLM's release (through fairseq2) or a `HubertModel` directory (transformers).
+
+Both cut the encoder after the layer that is used ("layer 11" counts from 1, as in SpiritLM and HuBERT's paper, arXiv
+2106.07447) and share `ConvStack` and `PositionConv`, so a recording's features never depend on what it was batched with.
+
+Shapes: B recordings, S samples, T frames, D width.
+"""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
+from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
+from tinywave_core.encoders.position import PositionConv, valid_frames
+from tinywave_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fairseq2.nn import BatchLayout
+
+HOP_SAMPLES, FIELD_SAMPLES = 640, 720  # 25 Hz
+LAYER = 11
+
+
+@dataclass(frozen=True)
+class HubertShape:
+    """What a checkpoint says of its architecture."""
+
+    convs: tuple[ConvLayer, ...]
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    position_kernel: int
+    position_groups: int
+    position_batch_norm: bool
+
+    def check(self, path: Path, layer: int) -> None:
+        """Refuse what cannot give 25 Hz units at that layer, before any weight is read."""
+        if hop_and_field(self.convs) != (HOP_SAMPLES, FIELD_SAMPLES):
+            hop, field = hop_and_field(self.convs)
+            raise CheckpointError(
+                f"{path} has a frame of {field} samples every {hop} ({16_000 / hop:g} Hz); expected HuBERT at 25 Hz, "
+                f"{FIELD_SAMPLES} samples every {HOP_SAMPLES}: SpiritLM's mhubert_base_25hz or a port of it"
+            )
+        if self.layers < layer:
+            raise CheckpointError(f"{path} has {self.layers} layers; units are made of layer {layer}")
+        if not self.position_batch_norm:
+            raise CheckpointError(
+                f"{path} has a weight-normed position convolution; SpiritLM's HuBERT has a batch-normed one "
+                "(conv_pos_batch_norm): it is another model"
+            )
+
+
+class HubertEncoder(nn.Module):
+    """Features of one layer; `body` is what comes after the convolutions."""
+
+    def __init__(
+        self, convs: ConvStack, width: int, body: Callable[[Tensor, list[int], Tensor | None], Tensor], modules: nn.Module
+    ) -> None:
+        super().__init__()
+        self.convs = convs.prepare()
+        self.width = width
+        self.modules_of_body = modules
+        self.body = body
+
+    @torch.inference_mode()
+    def forward(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Features [T, D] of each wave [S] (mono, 16 kHz, as it is: this HuBERT takes it without normalisation)."""
+        frames = [self.convs(wave) for wave in waves]
+        lengths = [len(row) for row in frames]
+        if not all(lengths):
+            raise ValueError(f"a wave of {min(map(len, waves))} samples has no frame: expected at least {FIELD_SAMPLES}")
+        features = self.body(pad_sequence(frames, batch_first=True), lengths, valid_frames(lengths, frames[0].device))
+        return [row[:length] for row, length in zip(features, lengths, strict=True)]
+
+
+# SpiritLM's release, through fairseq2 ----------------------------------------------------------------------------------
+
+
+def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "cpu") -> HubertEncoder:
+    """mhubert_base_25hz.pt on fairseq2's wav2vec 2.0 modules; CheckpointError if anything is missing, left over or misshaped."""
+    entries = load_entries(path)
+    shape = _release_shape(entries, path)
+    shape.check(path, layer)
+    weights = state_dict(entries, "model_weight", path)
+    convs, body = ConvStack(shape.convs), _fairseq2_body(shape, layer)
+    unused = ("mask_emb", "label_embs_concat", "final_proj.", *(f"encoder.layers.{n}." for n in range(layer, shape.layers)))
+    kept = {key: value for key, value in weights.items() if not key.startswith(unused)}
+    in_convs = {key: value for key, value in kept.items() if key.startswith("feature_extractor.")}
+    load_strictly(convs, in_convs, path, conv_key)
+    load_strictly(body, {k: v for k, v in kept.items() if k not in in_convs}, path, _fairseq2_key)
+    convs.to(device)
+    body.to(device).eval()
+    return HubertEncoder(convs, shape.width, body, body)
+
+
+def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
+    config, task = entries.get("model_cfg"), entries.get("task_cfg")
+    if not isinstance(config, Mapping) or not isinstance(task, Mapping):
+        raise CheckpointError(
+            f"{path} has no model_cfg and task_cfg (found {', '.join(sorted(map(str, entries))[:6])}); expected SpiritLM's "
+            "mhubert_base_25hz.pt"
+        )
+    expected = {"extractor_mode": "default", "conv_bias": False, "activation_fn": "gelu", "layer_norm_first": False}
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise CheckpointError(f"{path}: model_cfg.{name} is {config[name]!r}, expected {value!r}: another architecture")
+    if task.get("normalize", False) or task.get("sample_rate", 16_000) != 16_000:
+        raise CheckpointError(
+            f"{path}: task_cfg has normalize {task.get('normalize')} and sample_rate {task.get('sample_rate')}; expected "
+            "False and 16000"
+        )
+    try:
+        return HubertShape(
+            convs=_conv_layers(config["conv_feature_layers"]),
+            layers=int(config["encoder_layers"]),
+            width=int(config["encoder_embed_dim"]),
+            inner=int(config["encoder_ffn_embed_dim"]),
+            heads=int(config["encoder_attention_heads"]),
+            position_kernel=int(config.get("conv_pos", 128)),
+            position_groups=int(config.get("conv_pos_groups", 16)),
+            position_batch_norm=bool(config.get("conv_pos_batch_norm", False)),
+        )
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+        raise CheckpointError(f"{path}: model_cfg cannot be read ({error!r}); expected that of SpiritLM's HuBERT") from error
+
+
+def _conv_layers(expression: str) -> tuple[ConvLayer, ...]:
+    """Layers of fairseq's notation, such as `[(512,10,5)] + [(512,3,2)] * 4`: lists, sums and products, nothing else."""
+
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return value(node.left) + value(node.right)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            return value(node.left) * value(node.right)
+        return ast.literal_eval(node)
+
+    return tuple(ConvLayer(*map(int, layer)) for layer in value(ast.parse(expression, mode="eval").body))
+
+
+def conv_key(key: str) -> str | None:
+    """Release's and transformers' names of the convolutions -> ConvStack's."""
+    parts = key.split(".")
+    if parts[:2] != ["feature_extractor", "conv_layers"] or len(parts) != 5:
+        return key
+    if parts[3] in ("0", "conv") and parts[4] == "weight":
+        return f"weights.{parts[2]}"
+    if parts[2] == "0" and parts[3] in ("2", "layer_norm"):
+        return f"norm_{parts[4]}"
+    return key
+
+
+_FAIRSEQ2_NAMES = (
+    ("layer_norm.", "frontend.post_extract_layer_norm."),
+    ("post_extract_proj.", "frontend.model_dim_proj."),
+    ("encoder.pos_conv.0.", "frontend.pos_encoder.embedding.batch_norm."),
+    ("encoder.pos_conv.1.", "frontend.pos_encoder.embedding.conv."),
+    ("encoder.layer_norm.", "frontend.layer_norm."),
+)
+_FAIRSEQ2_PARTS = (
+    (".self_attn.out_proj.", ".self_attn.output_proj."),
+    (".fc1.", ".ffn.inner_proj."),
+    (".fc2.", ".ffn.output_proj."),
+    (".final_layer_norm.", ".ffn_layer_norm."),
+)
+
+
+def _fairseq2_key(key: str) -> str | None:
+    for old, new in _FAIRSEQ2_NAMES:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    for old, new in _FAIRSEQ2_PARTS:
+        key = key.replace(old, new)
+    return key
+
+
+def _fairseq2_body(shape: HubertShape, layer: int) -> nn.Module:
+    """Frontend and encoder of fairseq2's wav2vec 2.0 with a position encoder of ours, on no device yet."""
+    from tinywave_core.audio import libsndfile
+
+    libsndfile.preload()
+    from fairseq2.models.wav2vec2 import Wav2Vec2EncoderConfig, Wav2Vec2EncoderFactory, Wav2Vec2Frontend
+    from fairseq2.nn import BatchLayout, IncrementalStateBag, PositionEncoder
+
+    class BatchNormedPositionEncoder(PositionEncoder):
+        def __init__(self) -> None:
+            super().__init__(shape.width)
+            self.embedding = PositionConv(shape.width, shape.position_kernel, shape.position_groups, batch_norm=True)
+
+        def forward(
+            self, seqs: Tensor, seqs_layout: BatchLayout, *, state_bag: IncrementalStateBag | None = None
+        ) -> Tensor:
+            assert state_bag is None, "HuBERT does not decode step by step"
+            valid_BT = seqs_layout.position_indices >= 0 if seqs_layout.padded else None
+            return seqs + self.embedding(seqs, valid_BT)
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frontend = Wav2Vec2Frontend(
+                shape.width, shape.convs[-1].channels, None, BatchNormedPositionEncoder(), layer_norm=True
+            )
+            self.encoder = Wav2Vec2EncoderFactory(config).create_encoder()
+
+        def forward(self, frames_BTC: Tensor, lengths: list[int], _: Tensor | None) -> Tensor:
+            layout = BatchLayout(tuple(frames_BTC.shape[:2]), lengths, device=frames_BTC.device)
+            return self.encoder(*self.frontend(frames_BTC, layout))
+
+    config = Wav2Vec2EncoderConfig(
+        model_dim=shape.width,
+        feature_dim=shape.convs[-1].channels,
+        feature_extractor_layer_descs=[(c.channels, c.kernel, c.stride) for c in shape.convs],
+        num_encoder_layers=layer,
+        num_encoder_attn_heads=shape.heads,
+        ffn_inner_dim=shape.inner,
+        dropout_p=0.0,
+        attn_dropout_p=0.0,
+        layer_drop_p=0.0,
+    )
+    return Body()
+
+
+# A transformers directory ----------------------------------------------------------------------------------------------
+
+
+def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | str = "cpu") -> HubertEncoder:
+    """A `HubertModel` directory such as slprl/mhubert-base-25hz: config.json, and model.safetensors or pytorch_model.bin."""
+    from transformers import HubertConfig, HubertModel
+
+    weights_path = weights_file(folder)
+    try:
+        config = HubertConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}") from error
+    shape = _transformers_shape(config)
+    if config.feat_extract_norm != "group" or config.conv_bias or config.do_stable_layer_norm:
+        raise CheckpointError(
+            f"{folder}: feat_extract_norm {config.feat_extract_norm!r}, conv_bias {config.conv_bias}, do_stable_layer_norm "
+            f"{config.do_stable_layer_norm}; expected 'group', False, False as in HuBERT base"
+        )
+    shape.check(folder, layer)
+    config.num_hidden_layers = layer
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = HubertModel(config)
+    convs = ConvStack(shape.convs)
+    positions = PositionConv(shape.width, shape.position_kernel, shape.position_groups, batch_norm=True)
+    model.feature_extractor = nn.Identity()
+    model.encoder.pos_conv_embed = positions
+    unused = tuple(f"encoder.layers.{n}." for n in range(layer, shape.layers))
+    weights = {k.removeprefix("hubert."): v for k, v in load_entries(weights_path).items()}
+    weights = {k: v for k, v in weights.items() if not k.startswith((*unused, "lm_head."))}
+    in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
+    load_strictly(convs, in_convs, weights_path, conv_key)
+    load_strictly(model, {k: v for k, v in weights.items() if k not in in_convs}, weights_path)
+    convs.to(device)
+    nn.Module.to(model, device).eval()
+
+    def body(frames_BTC: Tensor, _: list[int], valid_BT: Tensor | None) -> Tensor:
+        return run_layers(model.feature_projection, model.encoder, frames_BTC, valid_BT)
+
+    return HubertEncoder(convs, shape.width, body, model)
+
+
+def run_layers(projection: nn.Module, encoder: Any, frames_BTC: Tensor, valid_BT: Tensor | None) -> Tensor:
+    """Transformers' wav2vec 2.0 or HuBERT encoder (post-norm) with a `PositionConv`; its own forward lets padding leak."""
+    projected = projection(frames_BTC)
+    x_BTD = projected[0] if isinstance(projected, tuple) else projected
+    mask = None
+    if valid_BT is not None:
+        x_BTD = x_BTD * valid_BT[..., None]
+        mask = valid_BT[:, None, None, :].expand(-1, 1, valid_BT.shape[1], -1)
+    x_BTD = encoder.layer_norm(x_BTD + encoder.pos_conv_embed(x_BTD, valid_BT))
+    for block in encoder.layers:
+        x_BTD = block(x_BTD, attention_mask=mask)[0]
+    return x_BTD
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights in a transformers directory that is not sharded."""
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; expected a model directory as transformers saves it")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} has neither {names[0]} nor {names[1]}: expected the model's weights there")
+
+
+def _transformers_shape(config: Any) -> HubertShape:
+    layers = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
+    return HubertShape(
+        convs=tuple(ConvLayer(*layer) for layer in layers),
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        heads=config.num_attention_heads,
+        position_kernel=config.num_conv_pos_embeddings,
+        position_groups=config.num_conv_pos_embedding_groups,
+        position_batch_norm=bool(config.conv_pos_batch_norm),
+    )

@@ -1,0 +1,109 @@
+"""HuBERT features -> units: the linear quantizer of SpiritLM's release, or k-means centres in a file of the same kind.
+
+The linear one was trained with CTC and emits blanks. A blank becomes the nearest unit on its left, circularly within the
+chunk: leading blanks take the chunk's last unit; a chunk of blanks only stays blank, and keeps the blank's number as unit.
+
+Shapes: T frames, D width, K units.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
+from tinywave_core.errors import CheckpointError
+
+Units = npt.NDArray[np.int64]
+NEGATIVE_SLOPE = 0.01
+
+
+class Quantizer(Protocol):
+    """Features of one chunk -> its units."""
+
+    units: int
+    """How many different units there are, a blank included."""
+
+    def __call__(self, features_TD: Tensor) -> Units: ...
+
+
+class LinearQuantizer(nn.Module):
+    """Three linear layers with leaky ReLUs; the last output is the blank."""
+
+    def __init__(self, vocabulary: int, width: int, upstream: int) -> None:
+        super().__init__()
+        self.units = vocabulary + 1
+        surplus = upstream - self.units
+        widths = (width, width - surplus // 4, width - surplus // 2, self.units)
+        self.layers = nn.Sequential(
+            nn.Linear(widths[0], widths[1]),
+            nn.LeakyReLU(NEGATIVE_SLOPE),
+            nn.Linear(widths[1], widths[2]),
+            nn.LeakyReLU(NEGATIVE_SLOPE),
+            nn.Linear(widths[2], widths[3]),
+        )
+
+    @torch.inference_mode()
+    def forward(self, features_TD: Tensor) -> Units:
+        """Units [T] of one chunk."""
+        return fill_blanks(self.layers(features_TD).argmax(dim=-1).cpu().numpy(), self.units - 1)
+
+
+@dataclass(frozen=True)
+class KmeansQuantizer:
+    """The nearest centre by squared Euclidean distance, the first one where several are."""
+
+    centres_KD: Tensor
+    norms_K: Tensor
+
+    @property
+    def units(self) -> int:
+        return len(self.centres_KD)
+
+    @torch.inference_mode()
+    def __call__(self, features_TD: Tensor) -> Units:
+        """Units [T]."""
+        distances_TK = features_TD.square().sum(1, keepdim=True) - 2 * features_TD @ self.centres_KD.T + self.norms_K
+        return distances_TK.argmin(dim=1).cpu().numpy()
+
+
+def fill_blanks(units: Units, blank: int) -> Units:
+    """Replace blanks by the nearest unit on the left, circularly."""
+    places = np.flatnonzero(units != blank)
+    if not len(places):
+        return units
+    return units[places[np.searchsorted(places, np.arange(len(units)), side="right") - 1]]
+
+
+def load_quantizer(path: Path, width: int, device: torch.device | str = "cpu") -> Quantizer:
+    """L11_quantizer_500.pt ({model_cfg, model_weight}) or k-means ({cluster_centers, n_clusters}) for features of `width`."""
+    entries = load_entries(path)
+    if "cluster_centers" in entries:
+        return _kmeans(entries, path, width, device)
+    config = entries.get("model_cfg")
+    if not isinstance(config, dict) or not {"vocab_size", "dim", "upstream_dim"} <= config.keys():
+        raise CheckpointError(
+            f"{path} has neither model_cfg with vocab_size, dim and upstream_dim nor cluster_centers (found "
+            f"{', '.join(sorted(map(str, entries))[:6]) or 'nothing'}); expected L11_quantizer_500.pt or k-means centres"
+        )
+    if config["dim"] != width:
+        raise CheckpointError(f"{path} quantizes features of width {config['dim']}, this HuBERT gives {width}")
+    quantizer = LinearQuantizer(config["vocab_size"], config["dim"], config["upstream_dim"])
+    load_strictly(quantizer.layers, state_dict(entries, "model_weight", path), path)
+    return quantizer.to(device).eval()
+
+
+def _kmeans(entries: dict[str, Any], path: Path, width: int, device: torch.device | str) -> KmeansQuantizer:
+    centres = torch.as_tensor(entries["cluster_centers"], dtype=torch.float32)
+    clusters = int(entries.get("n_clusters", len(centres)))
+    if centres.ndim != 2 or centres.shape != (clusters, width) or not torch.isfinite(centres).all():
+        raise CheckpointError(
+            f"{path} has centres of shape {list(centres.shape)} and n_clusters {clusters}; expected finite ones of shape "
+            f"[{clusters}, {width}]"
+        )
+    centres = centres.to(device)
+    return KmeansQuantizer(centres, centres.square().sum(1))
