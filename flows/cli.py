@@ -1,4 +1,4 @@
-"""`tinywave run | plan | inspect | lineage | serve`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | tokens | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from tinywave_core.errors import TinyWaveError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (a fault of ours), 2 (something the user can mend) or 130 (Ctrl-C)."""
     parser = _parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _spelled(sys.argv[1:] if arguments is None else arguments)
     # A worker that is told to stop must leave its work as Ctrl-C does: resumable.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
@@ -26,20 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TinyWaveError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has seen enough (`tinywave tokens … | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nstopped: finished work is kept, and the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def _spelled(words: Sequence[str]) -> list[str]:
+    """Flags of settings as `_flag` spells them: - and _ are the same to people."""
+    known = {key for key, _ in fields()}
+    return [
+        _flag(key) + equals + value if word.startswith("--") and (key := name[2:].replace("-", "_")) in known else word
+        for word in words
+        for name, equals, value in [word.partition("=")]
+    ]
+
+
+def _flag(key: str) -> str:
+    return f"--{key}" if "." in key else f"--{key.replace('_', '-')}"
 
 
 def _check_flags(words: list[str]) -> None:
     """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
     if not words or words[0] not in ("run", "plan", "serve"):
         return
-    known = {key for key, _ in fields()} | {"preset", "help"}
+    known = {_flag(key) for key, _ in fields()} | {"--preset", "--help"}
     for word in words[1:]:
-        flag = word.removeprefix("--").partition("=")[0]
+        flag = word.partition("=")[0]
         if word.startswith("--") and flag not in known:
-            load_config("demo", {flag: ""})
+            load_config("demo", {flag.removeprefix("--"): ""})
 
 
 def _interrupt(*_: object) -> None:
@@ -60,6 +77,24 @@ def _parser() -> argparse.ArgumentParser:
     plan = _configured(commands, "plan", "what would run, what is cached and why, with time and bytes", _plan)
     plan.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
     _configured(commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve)
+
+    tokens = commands.add_parser(
+        "tokens",
+        help="what SpiritLM's speech tokenizer makes of audio files, one JSON line each",
+        description="Print one JSON line per file: path, hubert, pitch and style (raw units, as SpiritLM writes them; pitch and "
+        "style are null for base), string (merged tokens) and ids (the prompt [Speech] + string for the language model: <s> first, "
+        "no </s>). A file that cannot be used gives a line with path and error, and the exit status 2.",
+    )
+    tokens.add_argument("file", nargs="+", help="audio file: wav, flac, ogg/opus or mp3, mono or stereo, any rate")
+    tokens.add_argument("--model", choices=("base", "expressive"), default="expressive", help="default: expressive")
+    tokens.add_argument(
+        "--spiritlm-dir",
+        help="folder or s3:// prefix with SpiritLM's release (default: the environment variable SPIRITLM_CHECKPOINTS_DIR)",
+    )
+    tokens.add_argument("--hubert", help="a transformers HubertModel directory in place of the release's HuBERT")
+    tokens.add_argument("--quantizer", help="a quantizer's file in place of the release's")
+    tokens.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    tokens.set_defaults(command=_tokens)
 
     inspect = commands.add_parser("inspect", help="what an artifact is, holds and came from; without one: all of them")
     inspect.add_argument("artifact", nargs="?", help="id, or the first characters of one (distillation/3fa9)")
@@ -87,7 +122,7 @@ def _configured(commands: argparse._SubParsersAction, name: str, text: str, comm
         default = "" if field.is_required() or field.default is None else f" Default: {field.default}."
         help_text = f"{' '.join((field.description or '').split())}{default}".replace("%", "%%")
         groups[group].add_argument(
-            f"--{key}", help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS
+            _flag(key), dest=key, help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS
         )
     return parser
 
@@ -137,6 +172,18 @@ def _serve(options: argparse.Namespace, rest: list[str]) -> int:
 
     serve(options.preset, settings)
     return 0
+
+
+def _tokens(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from flows.tokens import show_tokens
+
+    return show_tokens(
+        options.file, options.model, options.spiritlm_dir, options.hubert, options.quantizer, options.device
+    )
 
 
 def _inspect(options: argparse.Namespace, rest: list[str]) -> int:

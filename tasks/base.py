@@ -13,7 +13,7 @@ from prefect import Task, task
 from prefect.context import TaskRunContext
 from prefect.utilities.annotations import quote
 
-from tasks.progress import step_progress
+from tasks.progress import HoursProgress, step_progress
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.planning import Reason, explain
 from tinywave_core.stages.base import Step, compute
@@ -85,14 +85,21 @@ class PrefectExecute:
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
         sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
         futures = {i: self._submit(steps[i], refresh=not found[i].complete) for i in sent}
-        for future in futures.values():
-            future.wait()
+        self._wait(steps, futures)
         for future in futures.values():
             future.result()  # raises what the task raised
         made = [step.find() if i in futures else found[i] for i, step in enumerate(steps)]
         for step, reason, artifact in zip(steps, reasons, made, strict=True):
             self.runs.append(StepRun(step, reason, artifact))
         return made
+
+    def _wait(self, steps: Sequence[Step], futures: dict[int, Any]) -> None:
+        """Wait for all; where the steps know their hours of speech, say now and then how many are done and left."""
+        progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
+        for i, future in futures.items():
+            future.wait()
+            assert progress is not None
+            progress.add(steps[i].hours)
 
     def _submit(self, step: Step, *, refresh: bool) -> Any:
         run_step = self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)

@@ -111,6 +111,25 @@ class _Lines:
         pass
 
 
+class HoursProgress:
+    """Lines over all shards of a stage: hours of speech done and left, and how long that takes at the pace so far."""
+
+    def __init__(self, stage: str, total_hours: float) -> None:
+        self.stage, self.total = stage, total_hours
+        self.done = 0.0
+        self.started = self.last = time.monotonic()
+
+    def add(self, hours: float) -> None:
+        """Note that so many more hours of speech are done."""
+        self.done += hours
+        now = time.monotonic()
+        if self.done and self.done < self.total and now - self.last >= _LINE_EVERY_S:
+            self.last = now
+            left = (now - self.started) * (self.total - self.done) / self.done
+            said = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left / 3600:.2f} h left"
+            print(f"    {said}", file=sys.stderr, flush=True)
+
+
 class _ProgressArtifact:
     """Percent on the task run's page, for steps that take longer than a few seconds."""
 

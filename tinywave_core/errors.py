@@ -37,7 +37,7 @@ class MissingInputError(TinyWaveError):
     """A stage was asked to run before the stages that it needs."""
 
 
-class CheckpointError(TinyWaveError):
+class CheckpointError(MissingInputError):
     """A released checkpoint is missing, truncated, foreign, or does not fit what it is used with."""
 
 

@@ -39,7 +39,7 @@ def llama_parameters(shape: FreshTeacherConfig, layers: int, rows: int) -> int:
 
 def vocabulary_rows(config: PipelineConfig) -> int:
     """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher."""
-    if config.adaptation.teacher:
+    if config.adaptation.teacher != "fresh":
         return 32_512 if config.tokenization.tokens == "base" else 32_768
     tokens = config.tokenization
     extra = tokens.pitch.clusters + tokens.style.clusters if tokens.tokens == "expressive" else 0

@@ -40,6 +40,7 @@ ADVICE = (
     "meant, undo what changed it"
 )
 TRAIN, HELD_OUT = "tokenization/" + "a" * 32, "tokenization/" + "b" * 32
+AUDIO = "ingestion/" + "c" * 32
 SHARD = {"train_seconds": 3600.0, "train_utterances": 1, "held_out_utterances": 0}
 # What the stages read from the summaries of their inputs when they plan their steps.
 SUMMARIES = {
@@ -55,7 +56,8 @@ SUMMARIES = {
             {"id": TRAIN, **SHARD},
             {"id": HELD_OUT, "train_seconds": 0.0, "train_utterances": 0, "held_out_utterances": 1},
         ],
-        "codebooks": "tokenization/" + "d" * 32,
+        "tokenizer": "tokenization/" + "d" * 32,
+        "tokenizer_kind": "codebooks",
     },
     "logits": {"shards": ["logit_caching/" + "e" * 32]},
 }

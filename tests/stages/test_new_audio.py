@@ -62,7 +62,7 @@ def test_one_more_file_costs_its_own_shard_and_what_builds_on_the_corpus(finishe
         "logit_caching/shard",
         *AFTER_THE_TEACHER,
     ]
-    assert outputs["tokens"].summary["codebooks"] == finished.outputs["tokens"].summary["codebooks"]
+    assert outputs["tokens"].summary["tokenizer"] == finished.outputs["tokens"].summary["tokenizer"]
     assert outputs["teacher"] == finished.outputs["teacher"]
     assert outputs["corpus"].summary["utterances"] == finished.outputs["corpus"].summary["utterances"] + 1
     assert outputs["student"].summary["train_sequences"] == finished.outputs["student"].summary["train_sequences"] + 1

@@ -130,7 +130,7 @@ def test_tokens_do_not_depend_on_shards_and_codebooks_are_the_same_bytes(tokens:
     store = Store(str(tmp_path))
     again = tokenization.build(CONFIG, _corpus(store, [5], [4, 3], [0, 1, 2]), compute_all)
     assert _rows(again) == _rows(tokens)
-    books = [t.store.find(t.summary["codebooks"]) for t in (tokens, again)]
+    books = [t.store.find(t.summary["tokenizer"]) for t in (tokens, again)]
     for name in books[0].files:
         assert books[0].path(name).read_bytes() == books[1].path(name).read_bytes()
 

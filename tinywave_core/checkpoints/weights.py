@@ -3,9 +3,9 @@
 A file that is missing, cut short, of another kind or for another architecture is named, with what was expected.
 """
 
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def load_entries(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, and is not opened: such a file can run code ({_first_line(error)}). "
             "Expected the file of the release; download it again from its source"
@@ -82,14 +82,15 @@ def load_strictly(
     module.requires_grad_(False)
 
 
-def without_weight_norm(weights: Mapping[str, Tensor], dimension: int | Callable[[str], int] = 0) -> dict[str, Tensor]:
+def without_weight_norm(weights: Mapping[str, Tensor], dimension: int = 0) -> dict[str, Tensor]:
     """Fold every pair `X_g`, `X_v` (weight norm) into `X`; `dimension` is the one the norm was kept for."""
     folded = {key: value for key, value in weights.items() if not key.endswith(("weight_g", "weight_v"))}
     for key, gain in weights.items():
         if key.endswith("weight_g"):
             name = key.removesuffix("_g")
-            kept = dimension if isinstance(dimension, int) else dimension(name)
-            folded[name] = torch._weight_norm(weights[f"{name}_v"], gain, kept)
+            if f"{name}_v" not in weights:
+                raise CheckpointError(f"the weights have {key} but no {name}_v: they are not of one checkpoint")
+            folded[name] = torch._weight_norm(weights[f"{name}_v"], gain, dimension)
     return folded
 
 

@@ -38,10 +38,14 @@ class LoraConfig(Config):
 class AdaptationConfig(Config):
     """Which teacher, and how it is fitted to the domain."""
 
-    teacher: str | None = None
-    """Directory of a Llama checkpoint in Hugging Face layout; none: a fresh teacher (`fresh`) is trained."""
+    teacher: str = "fresh"
+    """`fresh`: a small Llama from random weights; `spiritlm`: the language model of the release in `spiritlm_dir`, base or
+    expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in Hugging Face layout."""
     fresh: FreshTeacherConfig = FreshTeacherConfig()
-    """Shape of the fresh teacher; used only without `teacher`."""
+    """Shape of the fresh teacher."""
+    id_convention: Literal["slow", "fast"] = "slow"
+    """How a teacher with a `tokenizer.model` turns strings into ids: as SpiritLM does (transformers' slow tokenizer: <s>, a
+    lone word boundary, [Speech], …), or as transformers' fast one. The shards, the student and its export follow it."""
     method: Literal["full", "lora"] = "full"
     """`full` trains all weights; `lora` trains adapters (the paper's teacher correction) and merges them."""
     lora: LoraConfig = LoraConfig()
@@ -51,7 +55,7 @@ class AdaptationConfig(Config):
 
     @model_validator(mode="after")
     def _lora_needs_a_checkpoint(self) -> "AdaptationConfig":
-        if self.method == "lora" and self.teacher is None:
+        if self.method == "lora" and self.teacher == "fresh":
             raise ValueError(
                 "method `lora` needs `teacher`, a checkpoint to adapt; a fresh teacher is trained with `full`"
             )

@@ -45,6 +45,9 @@ class PipelineConfig(Config):
 
     source: str | None = None
     """Folder or s3:// prefix with audio files; only ingestion reads it."""
+    spiritlm_dir: str | None = None
+    """Folder or s3:// prefix with SpiritLM's released checkpoints (speech_tokenizer/, spiritlm_model/): speech becomes exactly
+    its tokens. `$NAME` is read from the environment; none: the embedded tokenizers, which need no download."""
     root: str = "store"
     """Folder or s3:// prefix of the store, where all outputs live."""
     ingestion: IngestionConfig = IngestionConfig()

@@ -34,17 +34,28 @@ class ProsodyStyleConfig(Config):
     """Size of the codebook (SpiritLM: 100)."""
 
 
+class HubertConfig(Config):
+    """[Hu…] tokens of a HuBERT at 25 Hz: by default that of the SpiritLM release in `spiritlm_dir`."""
+
+    encoder: str | None = None
+    """Directory of a transformers `HubertModel` (such as slprl/mhubert-base-25hz) in place of the release's HuBERT."""
+    quantizer: str | None = None
+    """File of a quantizer of its layer 11 in place of the release's: linear, or k-means {cluster_centers, n_clusters}."""
+
+
 class TokenizationConfig(Config):
     """How speech becomes tokens."""
 
     tokens: Literal["base", "expressive"] = "expressive"
     """`base`: phonetic units only; `expressive`: pitch and style tokens merged in by time."""
     units: MfccUnitsConfig = MfccUnitsConfig()
-    """Phonetic units."""
+    """Phonetic units of the embedded tokenizer."""
     pitch: F0PitchConfig = F0PitchConfig()
-    """Pitch codes; used by `expressive` only."""
+    """Pitch codes of the embedded tokenizer; used by `expressive` only."""
     style: ProsodyStyleConfig = ProsodyStyleConfig()
-    """Style codes; used by `expressive` only."""
+    """Style codes of the embedded tokenizer; used by `expressive` only."""
+    hubert: HubertConfig = HubertConfig()
+    """HuBERT in place of `units`; used where `spiritlm_dir` or `hubert.encoder` is set."""
     fit_hours: float = Field(5.0, gt=0)
     """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
     seed: int = Field(0, ge=0)

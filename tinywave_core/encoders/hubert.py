@@ -10,7 +10,7 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,6 @@ from tinywave_core.checkpoints.weights import load_entries, load_strictly, state
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
 from tinywave_core.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from fairseq2.nn import BatchLayout
 
 HOP_SAMPLES, FIELD_SAMPLES = 640, 720  # 25 Hz
 LAYER = 11
@@ -62,7 +59,11 @@ class HubertEncoder(nn.Module):
     """Features of one layer; `body` is what comes after the convolutions."""
 
     def __init__(
-        self, convs: ConvStack, width: int, body: Callable[[Tensor, list[int], Tensor | None], Tensor], modules: nn.Module
+        self,
+        convs: ConvStack,
+        width: int,
+        body: Callable[[Tensor, list[int], Tensor | None], Tensor],
+        modules: nn.Module,
     ) -> None:
         super().__init__()
         self.convs = convs.prepare()
@@ -76,7 +77,9 @@ class HubertEncoder(nn.Module):
         frames = [self.convs(wave) for wave in waves]
         lengths = [len(row) for row in frames]
         if not all(lengths):
-            raise ValueError(f"a wave of {min(map(len, waves))} samples has no frame: expected at least {FIELD_SAMPLES}")
+            raise ValueError(
+                f"a wave of {min(map(len, waves))} samples has no frame: expected at least {FIELD_SAMPLES}"
+            )
         features = self.body(pad_sequence(frames, batch_first=True), lengths, valid_frames(lengths, frames[0].device))
         return [row[:length] for row, length in zip(features, lengths, strict=True)]
 
@@ -91,7 +94,12 @@ def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "c
     shape.check(path, layer)
     weights = state_dict(entries, "model_weight", path)
     convs, body = ConvStack(shape.convs), _fairseq2_body(shape, layer)
-    unused = ("mask_emb", "label_embs_concat", "final_proj.", *(f"encoder.layers.{n}." for n in range(layer, shape.layers)))
+    unused = (
+        "mask_emb",
+        "label_embs_concat",
+        "final_proj.",
+        *(f"encoder.layers.{n}." for n in range(layer, shape.layers)),
+    )
     kept = {key: value for key, value in weights.items() if not key.startswith(unused)}
     in_convs = {key: value for key, value in kept.items() if key.startswith("feature_extractor.")}
     load_strictly(convs, in_convs, path, conv_key)
@@ -111,7 +119,9 @@ def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
     expected = {"extractor_mode": "default", "conv_bias": False, "activation_fn": "gelu", "layer_norm_first": False}
     for name, value in expected.items():
         if config.get(name, value) != value:
-            raise CheckpointError(f"{path}: model_cfg.{name} is {config[name]!r}, expected {value!r}: another architecture")
+            raise CheckpointError(
+                f"{path}: model_cfg.{name} is {config[name]!r}, expected {value!r}: another architecture"
+            )
     if task.get("normalize", False) or task.get("sample_rate", 16_000) != 16_000:
         raise CheckpointError(
             f"{path}: task_cfg has normalize {task.get('normalize')} and sample_rate {task.get('sample_rate')}; expected "
@@ -129,7 +139,9 @@ def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
             position_batch_norm=bool(config.get("conv_pos_batch_norm", False)),
         )
     except (KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise CheckpointError(f"{path}: model_cfg cannot be read ({error!r}); expected that of SpiritLM's HuBERT") from error
+        raise CheckpointError(
+            f"{path}: model_cfg cannot be read ({error!r}); expected that of SpiritLM's HuBERT"
+        ) from error
 
 
 def _conv_layers(expression: str) -> tuple[ConvLayer, ...]:
@@ -238,7 +250,9 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
     try:
         config = HubertConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}") from error
+        raise CheckpointError(
+            f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}"
+        ) from error
     shape = _transformers_shape(config)
     if config.feat_extract_norm != "group" or config.conv_bias or config.do_stable_layer_norm:
         raise CheckpointError(
@@ -249,7 +263,7 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
     config.num_hidden_layers = layer
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = HubertModel(config)
+        model: Any = HubertModel(config)
     convs = ConvStack(shape.convs)
     positions = PositionConv(shape.width, shape.position_kernel, shape.position_groups, batch_norm=True)
     model.feature_extractor = nn.Identity()

@@ -8,6 +8,7 @@ Shapes: B recordings, S samples, T frames at 50 Hz, W seconds.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,10 @@ EPSILON = 1e-7  # added to the variance
 class StyleEncoder(nn.Module):
     """Labels of waves; `labels` is how many different ones there are."""
 
-    def __init__(self, convs: ConvStack, model: nn.Module, labels: int) -> None:
+    def __init__(self, convs: ConvStack, model: Any, labels: int) -> None:
         super().__init__()
         self.convs = convs.prepare()
-        self.model = model
+        self.model: Any = model
         self.labels = labels
 
     @torch.inference_mode()
@@ -41,7 +42,9 @@ class StyleEncoder(nn.Module):
         frames = [self.convs(_normalised(wave)) for wave in waves]
         lengths = [len(row) for row in frames]
         if not all(lengths):
-            raise ValueError(f"a wave of {min(map(len, waves))} samples has no frame: expected at least {self.convs.field}")
+            raise ValueError(
+                f"a wave of {min(map(len, waves))} samples has no frame: expected at least {self.convs.field}"
+            )
         body = self.model.wav2vec2
         padded, valid_BT = pad_sequence(frames, batch_first=True), valid_frames(lengths, frames[0].device)
         hidden_BTD = run_layers(body.feature_projection, body.encoder, padded, valid_BT)
@@ -61,29 +64,13 @@ def _normalised(wave_S: Tensor) -> Tensor:
 
 def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> StyleEncoder:
     """style_encoder_w2v2: config.json and pytorch_model.bin (or model.safetensors) of a Wav2Vec2ForSequenceClassification."""
-    from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
+    from transformers import Wav2Vec2ForSequenceClassification
 
-    path = weights_file(folder)
-    try:
-        config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}") from error
-    convs = tuple(map(ConvLayer, config.conv_dim, config.conv_kernel, config.conv_stride))
-    found = {
-        "model_type": (config.model_type, "wav2vec2"),
-        "samples per frame": (hop_and_field(convs)[0], HOP_SAMPLES),
-        "feat_extract_norm": (config.feat_extract_norm, "group"),
-        "conv_bias": (config.conv_bias, False),
-        "do_stable_layer_norm": (config.do_stable_layer_norm, False),
-        "use_weighted_layer_sum": (config.use_weighted_layer_sum, False),
-        "add_adapter": (config.add_adapter, False),
-    }
-    for name, (value, expected) in found.items():
-        if value != expected:
-            raise CheckpointError(f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}: not SpiritLM's style encoder")
+    path, config = weights_file(folder), _config(folder)
+    convs = _convs(config)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = Wav2Vec2ForSequenceClassification(config)
+        model: Any = Wav2Vec2ForSequenceClassification(config)
     stack = ConvStack(convs)
     model.wav2vec2.feature_extractor = nn.Identity()
     model.wav2vec2.encoder.pos_conv_embed = PositionConv(
@@ -99,6 +86,41 @@ def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> Styl
     stack.to(device)
     nn.Module.to(model, device).eval()
     return StyleEncoder(stack, model, config.num_labels)
+
+
+def style_count(folder: Path) -> int:
+    """How many styles the encoder in a directory tells apart."""
+    return int(_config(folder).num_labels)
+
+
+def _config(folder: Path) -> Any:
+    from transformers import Wav2Vec2Config
+
+    try:
+        config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
+        ) from error
+    found = {
+        "model_type": (config.model_type, "wav2vec2"),
+        "samples per frame": (hop_and_field(_convs(config))[0], HOP_SAMPLES),
+        "feat_extract_norm": (config.feat_extract_norm, "group"),
+        "conv_bias": (config.conv_bias, False),
+        "do_stable_layer_norm": (config.do_stable_layer_norm, False),
+        "use_weighted_layer_sum": (config.use_weighted_layer_sum, False),
+        "add_adapter": (config.add_adapter, False),
+    }
+    for name, (value, expected) in found.items():
+        if value != expected:
+            raise CheckpointError(
+                f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}: not SpiritLM's style encoder"
+            )
+    return config
+
+
+def _convs(config: Any) -> tuple[ConvLayer, ...]:
+    return tuple(map(ConvLayer, config.conv_dim, config.conv_kernel, config.conv_stride))
 
 
 def _old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -42,7 +42,8 @@ prompt = tokenizer("[Speech][Hu0][Hu1]", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50)[0]))
 ```
 
-`speech.json` has the token ids and rates; `codebooks/` turns audio into prompts and tokens into draft-quality audio.
+`speech.json` has the token ids and rates, and how a prompt begins; `speech_tokenizer/` turns audio into prompts and tokens into
+audio (with SpiritLM's tokens it names the files of its release, which are not in here).
 
 ## Lineage
 

@@ -1,5 +1,6 @@
 """Llama models: fresh, from a checkpoint directory, or a student made of chosen blocks of a teacher."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID
 
@@ -53,17 +54,33 @@ def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int
 def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """A LlamaForCausalLM from a directory in Hugging Face layout; weights only, nothing is unpickled or fetched."""
     if not (folder / "config.json").is_file():
-        raise MissingInputError(
+        raise CheckpointError(
             f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "
             "(config.json and model.safetensors, or shards with an index)"
         )
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != "llama":
+        raise CheckpointError(
+            f"{folder} is a model of type {kind!r}; expected 'llama', as SpiritLM and its students are"
+        )
     try:
         with _building:
-            return LlamaForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+            model, about = LlamaForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                attn_implementation="sdpa",
+                weights_only=True,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MissingInputError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
+    # transformers fills in random weights for what is missing and says so in a warning only.
+    faults = {name: sorted(map(str, about[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    wrong = [f"{name.replace('_', ' ')} such as {found[0]}" for name, found in faults.items() if found]
+    if wrong:
+        raise CheckpointError(f"{folder} does not have the weights that its config.json promises: {', '.join(wrong)}")
+    return model
 
 
 def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalLM:

@@ -4,7 +4,6 @@ A fresh small Llama is trained from random weights; a checkpoint is fine-tuned w
 correction"), merged before anything is cached (Minitron in practice, arXiv 2408.11796). Files: teacher/, curves.parquet.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
+from tinywave_core.checkpoints.spiritlm import checkpoint_files, digest_of, lm_part, open_release
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.errors import ConfigError, MissingInputError, TrainingError
+from tinywave_core.errors import CheckpointError, ConfigError, TrainingError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.ingestion import corpus_key
 from tinywave_core.stages.pins import pinned
-from tinywave_core.storage.store import Artifact, sha256_of
+from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ VERSION = 1
 
 def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifact:
     """The `teacher` artifact: pinned after its first fit unless config.refresh.teacher says otherwise."""
-    digest = checkpoint_digest(Path(config.adaptation.teacher)) if config.adaptation.teacher else None
+    folder = teacher_folder(config)
     step = Step(
         store=tokens.store,
         stage="adaptation",
@@ -40,9 +40,9 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         version=VERSION,
         run=run_teacher,
         config=_without_path(config.adaptation),
-        params={"teacher_sha256": digest},
+        params={"teacher_sha256": None if folder is None else checkpoint_digest(folder)},
         inputs={"tokens": [tokens]},
-        context={"teacher": config.adaptation.teacher},
+        context={"teacher": None if folder is None else str(folder)},
         runtime=config.runtime,
     )
 
@@ -59,19 +59,29 @@ def _lineage(config: PipelineConfig) -> str:
 
 def _without_path(config: AdaptationConfig) -> AdaptationConfig:
     """A checkpoint is identified by its content, not by where it lies."""
-    return config.model_copy(update={"teacher": "checkpoint"}) if config.teacher else config
+    return config if config.teacher == "fresh" else config.model_copy(update={"teacher": "checkpoint"})
+
+
+def teacher_folder(config: PipelineConfig) -> Path | None:
+    """The checkpoint that the teacher starts from, checked; None for a fresh one."""
+    match config.adaptation.teacher:
+        case "fresh":
+            return None
+        case "spiritlm":
+            part = lm_part(config.tokenization.tokens)
+            return open_release(config.spiritlm_dir, [part]).folder(part)
+    folder = Path(config.adaptation.teacher)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"adaptation.teacher {str(folder)!r} has no config.json; expected `fresh`, `spiritlm`, or the directory of a Llama "
+            "checkpoint in Hugging Face layout"
+        )
+    return folder
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a checkpoint's files; MissingInputError when the folder is not one."""
-    if not folder.is_dir():
-        raise MissingInputError(
-            f"adaptation.teacher {str(folder)!r} is not a folder; expected a Hugging Face Llama directory"
-        )
-    wanted = {".json", ".safetensors", ".bin", ".model"}
-    files = sorted(path for path in folder.iterdir() if path.suffix in wanted)
-    lines = [f"{path.name} {sha256_of(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """SHA-256 over names and contents of a checkpoint's files."""
+    return digest_of(checkpoint_files(folder))
 
 
 @dataclass(frozen=True)
@@ -190,25 +200,22 @@ def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> 
     return mean_nll(token_log_probabilities(model, [s.ids for s in speech.held_out]))
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
-
-
 def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
     """A fresh teacher gets the pipeline's own tokenizer; a checkpoint keeps the one it came with."""
+    from tinywave_core.tokenizers.directory import VOCABULARY, copy_tokenizer
     from tinywave_core.tokenizers.text import write_tokenizer
 
     if step.context["teacher"] is None:
         write_tokenizer(vocabulary, folder)
+        (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
     else:
-        source = Path(step.context["teacher"])
-        for name in _TOKENIZER_FILES:
-            if (source / name).is_file():
-                (folder / name).write_bytes((source / name).read_bytes())
-    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.to_json()))
+        copy_tokenizer(Path(step.context["teacher"]), folder, vocabulary)
 
 
 def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     """The checkpoint's tokenizer must give the unit tokens the ids that the token shards have."""
+    if (folder / "tokenizer.model").is_file():  # the vocabulary was read from it
+        return
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

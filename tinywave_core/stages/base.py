@@ -46,7 +46,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Step:
-    """One output of a stage. `config`, `params` and `inputs` identify it; `context` and `runtime` never do."""
+    """One output of a stage. `config`, `params` and `inputs` identify it; `context`, `runtime` and `hours` never do."""
 
     store: Store = field(repr=False)
     stage: str
@@ -58,6 +58,8 @@ class Step:
     params: dict[str, Any] = field(default_factory=dict, repr=False)
     context: dict[str, Any] = field(default_factory=dict, repr=False)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig, repr=False)
+    hours: float = field(default=0.0, repr=False)
+    """Hours of speech that the step works through, for progress over many shards; 0 where that says nothing."""
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 """Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, speech.json (token ids, rates,
-convention), codebooks/ (to turn audio into prompts and units into audio), README.md (the model card).
+convention), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's release turn audio into prompts and
+units into audio), README.md (the model card).
 """
 
 import json
@@ -15,14 +16,15 @@ from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.store import MANIFEST, Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-VERSION = 1
+VERSION = 2
+SPEECH_TOKENIZER = "speech_tokenizer"
 
 
 def build(
     config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, scores: Artifact, execute: Execute
 ) -> Artifact:
     """The `model` artifact."""
-    codebooks = tokens.store.find(tokens.summary["codebooks"], "codebooks")
+    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
     (model,) = execute(
         [
             Step(
@@ -33,7 +35,7 @@ def build(
                 run=run_model,
                 config=config.export,
                 params={"temperature": config.generation.temperature, "top_p": config.generation.top_p},
-                inputs={"student": [student], "teacher": [teacher], "codebooks": [codebooks], "scores": [scores]},
+                inputs={"student": [student], "teacher": [teacher], "tokenizer": [tokenizer], "scores": [scores]},
                 runtime=config.runtime,
             )
         ]
@@ -47,12 +49,13 @@ def run_model(step: Step, output: Output) -> Summary:
 
     from tinywave_core.exporters.model_card import model_card
     from tinywave_core.models.llama import load_llama
+    from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory
 
     config = step.config
     assert isinstance(config, ExportConfig)
     folder = output.folder / "model"
-    teacher, codebooks = step.input("teacher").path("teacher"), step.input("codebooks")
-    vocabulary = Vocabulary.from_json(json.loads((teacher / "vocabulary.json").read_text()))
+    teacher, tokenizer = step.input("teacher").path("teacher"), step.input("tokenizer")
+    vocabulary = read_directory(teacher)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     student = load_llama(step.input("student").path("model"), dtype=dtype)
     sampling = student.generation_config
@@ -60,11 +63,9 @@ def run_model(step: Step, output: Output) -> Summary:
     sampling.do_sample, sampling.temperature, sampling.top_p = True, step.params["temperature"], step.params["top_p"]
     sampling.pad_token_id = 0
     student.save_pretrained(folder, safe_serialization=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"):
-        if (teacher / name).is_file():
-            shutil.copyfile(teacher / name, folder / name)
-    # Without the manifest: it says when the codebooks were made, and the same model has the same bytes.
-    shutil.copytree(codebooks.path(), folder / "codebooks", ignore=shutil.ignore_patterns(MANIFEST))
+    copy_tokenizer(teacher, folder, vocabulary)
+    # Without the manifest: it says when it was made, and the same model has the same bytes.
+    shutil.copytree(tokenizer.path(), folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
     (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, step), indent=1))
     lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
     card = model_card(config.name, step.input("student").summary, step.input("scores").summary, vocabulary, lineage)
@@ -95,12 +96,12 @@ def _speech(vocabulary: Vocabulary, step: Step) -> dict[str, Any]:
         "pitch_rate_hz": 12.5,
         "style_rate_hz": 1,
         "deduplicated": ["hubert", "pitch"],
-        "id_convention": "fast",
+        "id_convention": vocabulary.convention,
         "golden_prompt": {
             "string": "[Speech][Hu0][Hu1]",
-            "ids": [1, vocabulary.speech_marker, first["hubert"], first["hubert"] + 1],
+            "ids": [*vocabulary.prompt_ids(vocabulary.speech_marker), first["hubert"], first["hubert"] + 1],
         },
-        "codebooks": step.input("codebooks").id,
+        "speech_tokenizer": step.input("tokenizer").id,
     }
 
 

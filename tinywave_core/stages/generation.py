@@ -7,25 +7,33 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import held_out_shards
+from tinywave_core.stages.tokenization import uses_release
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-VERSION = 1
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+VERSION = 2
+DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
     """The `samples` artifact."""
     shards = held_out_shards(tokens)
     audio = [tokens.store.find(i, "shard") for shard in shards for i in shard.manifest.inputs["audio"]]  # type: ignore[union-attr]
+    kind = config.tokenization.tokens
+    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) else None
     (samples,) = execute(
         [
             Step(
@@ -35,6 +43,8 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
                 version=VERSION,
                 run=run_samples,
                 config=config.generation,
+                params={"vocoder": "draft" if release is None else release.digest(vocoder_part(kind))},
+                context={"spiritlm_dir": config.spiritlm_dir, "tokens": kind},
                 inputs={"model": [model], "tokens": shards, "audio": audio},
                 runtime=config.runtime,
             )
@@ -51,7 +61,6 @@ def run_samples(step: Step, output: Output) -> Summary:
     from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_speech
-    from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.speech import Streams, encode_utterance
     from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -62,7 +71,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-    vocoder = DraftVocoder.load(folder / "codebooks")
+    speak = _vocoder(step, vocabulary, config)
     rows = _prompts(step, config)
     recordings = _recordings(step, {row["utterance_id"] for row in rows})
     samples = []
@@ -76,8 +85,8 @@ def run_samples(step: Step, output: Output) -> Summary:
         new = continue_speech(model, prompt, vocabulary, config, seed)
         waves = {
             "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
-            "continuation": vocoder.synthesize(np.concatenate([prompt, new]), vocabulary, config.vocoder_iterations),
-            "original": vocoder.synthesize(np.asarray(row["ids"]), vocabulary, config.vocoder_iterations),
+            "continuation": speak(np.concatenate([prompt, new])),
+            "original": speak(np.asarray(row["ids"])),
         }
         for name, wave in waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
@@ -98,8 +107,35 @@ def run_samples(step: Step, output: Output) -> Summary:
         "samples": len(samples),
         "new_tokens": sum(s["new_tokens"] for s in samples),
         "seconds": sum(s["seconds"]["continuation"] for s in samples),
-        "vocoder": "draft",
+        "vocoder": "draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
     }
+
+
+def _vocoder(
+    step: Step, vocabulary: "Vocabulary", config: GenerationConfig
+) -> "Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]":
+    """What makes audio of ids: the release's vocoder where the tokens are SpiritLM's, else the draft one."""
+    if step.params["vocoder"] == "draft":
+        from tinywave_core.stages.export import SPEECH_TOKENIZER
+        from tinywave_core.synthesis.vocoder import DraftVocoder
+
+        draft = DraftVocoder.load(step.input("model").path("model") / SPEECH_TOKENIZER)
+        return lambda ids: draft.synthesize(ids, vocabulary, config.vocoder_iterations)
+
+    from tinywave_core.models.llama import pick_device
+    from tinywave_core.synthesis.hifigan import HifiganVocoder
+    from tinywave_core.tokenizers.speech import positions
+
+    part = vocoder_part(step.context["tokens"])
+    release = open_release(step.context["spiritlm_dir"], [part])
+    hifigan = HifiganVocoder.load(release.folder(part), pick_device(step.runtime))
+
+    def speak(ids: "npt.NDArray[np.int64]") -> "npt.NDArray[np.float32]":
+        # As the reference decodes strings: a second pitch in a row says that the unit goes on; durations are predicted.
+        codes = positions(ids, vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+        return hifigan.synthesize(codes.units, codes.pitch, codes.style, predict_durations=True, deduplicate=False)
+
+    return speak
 
 
 _RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}

@@ -1,13 +1,15 @@
 """Tokenization: audio shards in, token shards out, and one `tokens` artifact that describes them all.
 
-Parts: `codebooks` (fitted once on training speech, then pinned; with the draft vocoder beside it), `shard` (tokens.parquet
+Parts: the speech tokenizer, which is either `codebooks` (fitted once on training speech, then pinned; with the draft vocoder
+beside it) or `release` (which files of SpiritLM's release speak here: digests, never weights), then `shard` (tokens.parquet
 and vocabulary.json for one audio shard; same audio, same tokens, whatever else is in the shard) and `tokens` (numbers only).
+Ids follow the vocabulary of the teacher.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,27 +19,30 @@ import pyarrow.parquet as pq
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.ingestion import corpus_key
 from tinywave_core.stages.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
-from tinywave_core.threads import use_one_thread
-from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
+from tinywave_core.threads import keep_large_blocks, use_one_thread
+from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, KINDS, Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
+    from tinywave_core.tokenizers.speech import Streams
+    from tinywave_core.tokenizers.spiritlm import SpeechSource
 
-VERSION = 1
+VERSION = 2
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
-ID_CONVENTION = "fast"
 STREAMS = ("units", "pitch", "style")
 
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
     """The `tokens` artifact of a corpus."""
+    settings = speech_settings(config)
+    context = _places(config)
 
     def step(part: str, run: Any, inputs: dict[str, list[Artifact]], params: dict[str, Any] | None = None) -> Step:
         return Step(
@@ -46,37 +51,128 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             part=part,
             version=VERSION,
             run=run,
-            config=config.tokenization,
+            config=settings,
             inputs=inputs,
             params=params or {},
+            context=context,
             runtime=config.runtime,
         )
 
-    codebooks = pinned(
-        step("codebooks", run_codebooks, {"corpus": [corpus]}),
-        config.refresh.codebooks,
-        config.refresh,
-        lambda: float(corpus.summary["hours_train"]),
-        execute,
-        corpus=corpus_key(config),
-    )
+    vocabulary = teacher_vocabulary(config)
+    if uses_release(config):
+        tokenizer = _release(config, step, vocabulary, execute)
+    else:
+        tokenizer = pinned(
+            step("codebooks", run_codebooks, {"corpus": [corpus]}),
+            config.refresh.codebooks,
+            config.refresh,
+            lambda: float(corpus.summary["hours_train"]),
+            execute,
+            corpus=corpus_key(config),
+        )
+    of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
     duplicates = corpus.summary["duplicates"]
     shards = execute(
         [
-            step(
-                "shard",
-                run_shard,
-                {"audio": [audio], "codebooks": [codebooks]},
-                {"drop": sorted(duplicates.get(audio.id, []))},
+            replace(
+                step(
+                    "shard",
+                    run_shard,
+                    {"audio": [audio], "tokenizer": [tokenizer]},
+                    {"drop": sorted(duplicates.get(audio.id, [])), **of_teacher},
+                ),
+                hours=float(audio.summary.get("hours", 0.0)),
             )
             for audio in _audio_shards(corpus)
         ]
     )
-    return execute([step("tokens", run_tokens, {"shards": shards, "codebooks": [codebooks]})])[0]
+    return execute([step("tokens", run_tokens, {"shards": shards, "tokenizer": [tokenizer]}, of_teacher)])[0]
+
+
+def uses_release(config: PipelineConfig) -> bool:
+    """Whether speech becomes tokens of SpiritLM's models rather than of codebooks of our own."""
+    return config.spiritlm_dir is not None or config.tokenization.hubert.encoder is not None
+
+
+def speech_settings(config: PipelineConfig) -> TokenizationConfig:
+    """The settings that have a say in the tokens: models of a release are known by their content, codebooks by all the rest."""
+    tokens, hubert = config.tokenization.tokens, config.tokenization.hubert
+    if not uses_release(config):
+        if hubert.quantizer is not None:
+            raise ConfigError(
+                "--tokenization.hubert.quantizer is set, but neither --spiritlm-dir nor --tokenization.hubert.encoder: a "
+                "quantizer needs a HuBERT; set one of them"
+            )
+        return config.tokenization
+    if tokens == "expressive" and config.spiritlm_dir is None:
+        raise ConfigError(
+            "--tokenization.hubert.encoder gives units only; expressive tokens need SpiritLM's pitch and style models too: "
+            "set --spiritlm-dir, or --tokenization.tokens base"
+        )
+    return TokenizationConfig(tokens=tokens)
+
+
+def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
+    """The vocabulary of the configured teacher; None for a fresh one, which takes that of bytes and units."""
+    from tinywave_core.stages.adaptation import teacher_folder
+    from tinywave_core.tokenizers.directory import read_directory
+
+    folder = teacher_folder(config)
+    return None if folder is None else read_directory(folder, config.adaptation.id_convention)
+
+
+def _places(config: PipelineConfig) -> dict[str, Any]:
+    hubert = config.tokenization.hubert
+    return {"spiritlm_dir": config.spiritlm_dir, "encoder": hubert.encoder, "quantizer": hubert.quantizer}
+
+
+def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
+    from tinywave_core.tokenizers.spiritlm import SpeechSource
+
+    hubert, quantizer = context["encoder"], context["quantizer"]
+    return SpeechSource.of(context["spiritlm_dir"], tokens, hubert, quantizer)  # type: ignore[arg-type]
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
     return [corpus.store.find(shard, "shard") for shard in corpus.summary["shards"]]
+
+
+# SpiritLM's release -----------------------------------------------------------------------------------------------------
+
+RELEASE_FILE = "release.json"
+
+
+def _release(config: PipelineConfig, step: Any, vocabulary: Vocabulary | None, execute: Execute) -> Artifact:
+    """The artifact that stands for the release's models; what does not fit the teacher is said before any is loaded."""
+    tokens = config.tokenization.tokens
+    source = _source(_places(config), tokens)
+    sizes = source.sizes(tokens)
+    if vocabulary is not None:
+        sizes.require(vocabulary)
+    params = {"digests": source.digests(tokens), "sizes": asdict(sizes)}
+    return execute([step("release", run_release, {}, params)])[0]
+
+
+def run_release(step: Step, output: Output) -> Summary:
+    """Load every model once, strictly, and write down which they are."""
+    from tinywave_core.tokenizers.speech import RATES_HZ
+    from tinywave_core.tokenizers.spiritlm import shared_tokenizer
+
+    config, params = step.config, step.params
+    assert isinstance(config, TokenizationConfig)
+    vocabulary = Vocabulary(text=BYTE_TEXT, **params["sizes"])
+    shared_tokenizer(
+        _source(step.context, config.tokens), config.tokens, _device(step), vocabulary, params["digests"].items()
+    )
+    about = {"tokens": config.tokens, "rates_hz": RATES_HZ, **params}
+    (output.folder / RELEASE_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    return {"vocabulary": vocabulary.to_json(), **params}
+
+
+def _device(step: Step) -> str:
+    from tinywave_core.models.llama import pick_device
+
+    return pick_device(step.runtime).type
 
 
 # Codebooks -----------------------------------------------------------------------------------------------------------
@@ -161,24 +257,28 @@ class _FitSpeech:
 def run_shard(step: Step, output: Output) -> Summary:
     """Tokenize one audio shard."""
     from tinywave_core.audio.utterances import read_utterances
-    from tinywave_core.tokenizers.codebooks import Codebooks
     from tinywave_core.tokenizers.speech import RATES_HZ
 
     use_one_thread()
-    audio, codebooks = step.input("audio"), Codebooks.load(step.input("codebooks").path())
+    keep_large_blocks()
+    audio = step.input("audio")
+    tokenize, vocabulary = _tokenizer(step)
     drop = set(step.params["drop"])
-    total = pq.read_metadata(audio.path("audio.parquet")).num_rows
+    lengths = pq.read_table(audio.path("utterances.parquet"), columns=["num_samples"])["num_samples"].to_numpy()
+    total = int(lengths.sum()) // SAMPLE_RATE
     rows = []
-    for number, utterance in enumerate(read_utterances(audio), start=1):
-        if utterance.utterance_id not in drop:
-            rows.append(_row(utterance, codebooks))
-        output.progress(number, total, "utterances")
+    samples = 0
+    for batch in _batches(read_utterances(audio), _batch_samples(step)):
+        kept = [utterance for utterance in batch if utterance.utterance_id not in drop]
+        for utterance, streams in zip(kept, tokenize(kept), strict=True):
+            rows.append(_row(utterance, streams, vocabulary))
+        samples += sum(len(utterance.samples) for utterance in batch)
+        output.progress(samples // SAMPLE_RATE, total, "s of speech")
     rows.sort(key=lambda row: row["utterance_id"])
-    vocabulary = codebooks.vocabulary
     about = {
         "vocabulary": json.dumps(vocabulary.to_json(), sort_keys=True),
         "rates_hz": json.dumps(RATES_HZ, sort_keys=True),
-        "id_convention": ID_CONVENTION,
+        "id_convention": vocabulary.convention,
     }
     path = output.folder / TOKENS_FILE
     write_table(pa.Table.from_pylist(rows, schema=TOKENS).replace_schema_metadata(about), path)
@@ -186,10 +286,59 @@ def run_shard(step: Step, output: Output) -> Summary:
     return _shard_summary(rows, vocabulary) | {"ids_bytes": _column_bytes(path, "ids")}
 
 
-def _row(utterance: "Utterance", codebooks: Any) -> dict[str, Any]:
+Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
+
+
+def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
+    """What turns utterances into streams, and the vocabulary that their ids are of."""
+    artifact, config = step.input("tokenizer"), step.config
+    assert isinstance(config, TokenizationConfig)
+    of_teacher = step.params.get("vocabulary")
+    if artifact.part == "release":
+        from tinywave_core.tokenizers.spiritlm import shared_tokenizer
+
+        vocabulary = Vocabulary.from_json(of_teacher or artifact.summary["vocabulary"])
+        source = _source(step.context, config.tokens)
+        digests = source.digests(config.tokens)
+        if digests != artifact.summary["digests"]:
+            raise CheckpointError(
+                "the files of SpiritLM's release here are not those that this run started with: the release changed, or this "
+                "machine has another one; give all of them the same files"
+            )
+        models = shared_tokenizer(source, config.tokens, _device(step), vocabulary, digests.items())
+        return lambda utterances: models.streams([u.samples for u in utterances]), vocabulary
+
+    from tinywave_core.tokenizers.codebooks import Codebooks
+    from tinywave_core.tokenizers.spiritlm import Sizes
+
+    codebooks = Codebooks.load(artifact.path())
+    vocabulary = codebooks.vocabulary if of_teacher is None else Vocabulary.from_json(of_teacher)
+    Sizes(codebooks.vocabulary.hubert, codebooks.vocabulary.pitch, codebooks.vocabulary.style).require(vocabulary)
+    return lambda utterances: [codebooks.tokenize(u.samples, u.speaker) for u in utterances], vocabulary
+
+
+def _batch_samples(step: Step) -> int:
+    on_gpu = step.input("tokenizer").part == "release" and _device(step) != "cpu"
+    return int(step.runtime.tokenize_batch_s * SAMPLE_RATE) if on_gpu else 1
+
+
+def _batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":
+    """Utterances in groups of at least so many samples."""
+    batch: list[Utterance] = []
+    held = 0
+    for utterance in utterances:
+        batch.append(utterance)
+        held += len(utterance.samples)
+        if held >= samples:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _row(utterance: "Utterance", streams: "Streams", vocabulary: Vocabulary) -> dict[str, Any]:
     from tinywave_core.tokenizers.speech import encode_utterance
 
-    streams = codebooks.tokenize(utterance.samples, utterance.speaker)
     return {
         "utterance_id": utterance.utterance_id,
         "recording_id": utterance.recording_id,
@@ -198,12 +347,16 @@ def _row(utterance: "Utterance", codebooks: Any) -> dict[str, Any]:
         "split": utterance.split,
         "num_samples": len(utterance.samples),
         **{name: getattr(streams, name).astype(np.uint16) for name in STREAMS},
-        "ids": encode_utterance(streams, codebooks.vocabulary).astype(np.uint16),
+        "unvoiced_chunks": streams.unvoiced_chunks,
+        "ids": encode_utterance(streams, vocabulary).astype(np.uint16),
     }
 
 
 def _shard_summary(rows: list[dict[str, Any]], vocabulary: Vocabulary) -> Summary:
-    summary: Summary = {"vocabulary": vocabulary.to_json()}
+    summary: Summary = {
+        "vocabulary": vocabulary.to_json(),
+        "unvoiced_chunks": sum(row["unvoiced_chunks"] for row in rows),
+    }
     for split in ("train", "held_out"):
         inside = [row for row in rows if row["split"] == split]
         summary[f"{split}_utterances"] = len(inside)
@@ -234,9 +387,8 @@ _PER_SHARD = ("utterances", "tokens", "seconds")
 
 def run_tokens(step: Step, output: Output) -> Summary:
     """Add up what the shards report; no tokens are read."""
-    codebooks, shards = step.input("codebooks"), step.inputs["shards"]
+    tokenizer, shards = step.input("tokenizer"), step.inputs["shards"]
     summaries = [shard.summary for shard in shards]
-    fitted_on = np.asarray(codebooks.summary["unit_counts"], dtype=np.float64)
     splits = [f"{split}_{what}" for split in ("train", "held_out") for what in _PER_SHARD]
     tokens = sum(s["train_tokens"] + s["held_out_tokens"] for s in summaries)
     seconds = sum(s["train_seconds"] + s["held_out_seconds"] for s in summaries)
@@ -245,8 +397,10 @@ def run_tokens(step: Step, output: Output) -> Summary:
     (output.folder / STREAMS_FILE).write_text(json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n")
     return {
         "shards": [{"id": shard.id, **{name: shard.summary[name] for name in splits}} for shard in shards],
-        "codebooks": codebooks.id,
-        "vocabulary": codebooks.summary["vocabulary"],
+        "tokenizer": tokenizer.id,
+        "tokenizer_kind": tokenizer.part,
+        "vocabulary": step.params.get("vocabulary") or tokenizer.summary["vocabulary"],
+        "unvoiced_chunks": sum(s["unvoiced_chunks"] for s in summaries),
         **{name: sum(s[name] for s in summaries) for name in splits},
         "tokens": tokens,
         "tokens_per_s": tokens / seconds if seconds else 0.0,
@@ -255,11 +409,17 @@ def run_tokens(step: Step, output: Output) -> Summary:
         "unit_histogram": counts["units"],
         "pitch_histogram": counts["pitch"],
         "style_histogram": counts["style"],
-        "drift": {
-            shard.id: jensen_shannon_bits(fitted_on, np.asarray(shard.summary["units_counts"], np.float64))
-            for shard in shards
-        },
+        "drift": _drift(tokenizer, shards),
     }
+
+
+def _drift(tokenizer: Artifact, shards: list[Artifact]) -> dict[str, float]:
+    """How far each shard's units are from those that the codebooks were fitted on; a release's models were fitted elsewhere."""
+    if tokenizer.part == "release":
+        return {}
+    fitted_on = np.asarray(tokenizer.summary["unit_counts"], dtype=np.float64)
+    counts = {shard.id: np.asarray(shard.summary["units_counts"], np.float64) for shard in shards}
+    return {shard: jensen_shannon_bits(fitted_on, of_shard) for shard, of_shard in counts.items()}
 
 
 def jensen_shannon_bits(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:

@@ -63,6 +63,8 @@ TOKENS = pa.schema(
         pa.field("units", pa.list_(pa.uint16()), nullable=False),  # raw, 25 Hz, not deduplicated
         pa.field("pitch", pa.list_(pa.uint16()), nullable=False),  # raw, 12.5 Hz; empty for base tokens
         pa.field("style", pa.list_(pa.uint16()), nullable=False),  # raw, 1 Hz; empty for base tokens
-        pa.field("ids", pa.list_(pa.uint16()), nullable=False),  # <s> [Speech] merged stream </s>
+        # Chunks of up to 100 s without any voiced frame, whose F0 counts as 0: SpiritLM's tokenizer has no result for them.
+        pa.field("unvoiced_chunks", pa.int32(), nullable=False),
+        pa.field("ids", pa.list_(pa.uint16()), nullable=False),  # <s> [Speech] merged stream </s>, see id_convention
     ]
 )

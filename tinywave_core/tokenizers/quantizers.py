@@ -25,8 +25,10 @@ NEGATIVE_SLOPE = 0.01
 class Quantizer(Protocol):
     """Features of one chunk -> its units."""
 
-    units: int
-    """How many different units there are, a blank included."""
+    @property
+    def units(self) -> int:
+        """How many different units there are, a blank included."""
+        ...
 
     def __call__(self, features_TD: Tensor) -> Units: ...
 
@@ -79,22 +81,35 @@ def fill_blanks(units: Units, blank: int) -> Units:
     return units[places[np.searchsorted(places, np.arange(len(units)), side="right") - 1]]
 
 
+def quantizer_units(path: Path) -> int:
+    """How many different units the quantizer in a file gives, a blank included."""
+    entries = load_entries(path)
+    if "cluster_centers" in entries:
+        return len(entries["cluster_centers"])
+    return int(_linear_config(entries, path)["vocab_size"]) + 1
+
+
 def load_quantizer(path: Path, width: int, device: torch.device | str = "cpu") -> Quantizer:
     """L11_quantizer_500.pt ({model_cfg, model_weight}) or k-means ({cluster_centers, n_clusters}) for features of `width`."""
     entries = load_entries(path)
     if "cluster_centers" in entries:
         return _kmeans(entries, path, width, device)
+    config = _linear_config(entries, path)
+    if config["dim"] != width:
+        raise CheckpointError(f"{path} quantizes features of width {config['dim']}, this HuBERT gives {width}")
+    quantizer = LinearQuantizer(config["vocab_size"], config["dim"], config["upstream_dim"])
+    load_strictly(quantizer.layers, state_dict(entries, "model_weight", path), path)
+    return quantizer.to(device).eval()
+
+
+def _linear_config(entries: dict[str, Any], path: Path) -> dict[str, Any]:
     config = entries.get("model_cfg")
     if not isinstance(config, dict) or not {"vocab_size", "dim", "upstream_dim"} <= config.keys():
         raise CheckpointError(
             f"{path} has neither model_cfg with vocab_size, dim and upstream_dim nor cluster_centers (found "
             f"{', '.join(sorted(map(str, entries))[:6]) or 'nothing'}); expected L11_quantizer_500.pt or k-means centres"
         )
-    if config["dim"] != width:
-        raise CheckpointError(f"{path} quantizes features of width {config['dim']}, this HuBERT gives {width}")
-    quantizer = LinearQuantizer(config["vocab_size"], config["dim"], config["upstream_dim"])
-    load_strictly(quantizer.layers, state_dict(entries, "model_weight", path), path)
-    return quantizer.to(device).eval()
+    return config
 
 
 def _kmeans(entries: dict[str, Any], path: Path, width: int, device: torch.device | str) -> KmeansQuantizer:

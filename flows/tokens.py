@@ -1,0 +1,59 @@
+"""`tinywave tokens`: what SpiritLM's speech tokenizer makes of audio files, one JSON line each, for people who want to look."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tinywave_core.checkpoints.spiritlm import Kind
+from tinywave_core.errors import TinyWaveError
+
+
+def show_tokens(
+    paths: Sequence[str],
+    model: Kind,
+    spiritlm_dir: str | None,
+    hubert: str | None,
+    quantizer: str | None,
+    device: str,
+) -> int:
+    """Print {path, hubert, pitch, style, string, ids} per file; a file that cannot be used is a line {path, error}, status 2."""
+    from tinywave_core.config.base import RuntimeConfig
+    from tinywave_core.models.llama import pick_device
+    from tinywave_core.threads import keep_large_blocks
+    from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
+
+    keep_large_blocks()
+    place = pick_device(RuntimeConfig.model_validate({"device": device})).type
+    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=place)
+    failed = 0
+    for number, path in enumerate(paths, start=1):
+        try:
+            line = _line(path, tokenizer)
+        except TinyWaveError as error:
+            failed += 1
+            line = {"path": path, "error": str(error)}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+        if len(paths) > 1 and sys.stderr.isatty():
+            print(f"\r{number} of {len(paths)} files", end="\n" if number == len(paths) else "", file=sys.stderr)
+    if failed:
+        print(f"error: {failed} of {len(paths)} files could not be tokenized; their lines say why", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _line(path: str, tokenizer: Any) -> dict[str, Any]:
+    tokens = tokenizer(path)
+    return {
+        "path": path,
+        "hubert": _string(tokens.hubert),
+        "pitch": None if tokens.pitch is None else _string(tokens.pitch),
+        "style": None if tokens.style is None else _string(tokens.style),
+        "string": tokens.string,
+        "ids": tokens.ids.tolist(),
+        **({"unvoiced_chunks": tokens.unvoiced_chunks} if tokens.unvoiced_chunks else {}),
+    }
+
+
+def _string(units: Any) -> str:
+    """Units as SpiritLM writes them: decimal numbers with spaces between."""
+    return " ".join(map(str, units.tolist()))

@@ -1,0 +1,83 @@
+"""The tokenizer of a model directory: which vocabulary it has, and how it goes into another directory.
+
+Directories of this project say so in vocabulary.json; SpiritLM's have a sentencepiece `tokenizer.model` with the unit pieces
+inside; others a `tokenizer.json` with the unit tokens after the text.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from tinywave_core.errors import CheckpointError
+from tinywave_core.tokenizers.vocabulary import Convention, Vocabulary
+
+VOCABULARY, SENTENCEPIECE, FAST = "vocabulary.json", "tokenizer.model", "tokenizer.json"
+_FAST_FILES = (FAST, "tokenizer_config.json", "special_tokens_map.json")
+
+
+def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
+    """Vocabulary of the model in `folder`; `convention` is how a tokenizer.model is to be used (tokenizer.json has its own)."""
+    if (folder / VOCABULARY).is_file():
+        return Vocabulary.from_json(json.loads((folder / VOCABULARY).read_text()))
+    rows = _rows(folder)
+    if (folder / SENTENCEPIECE).is_file():
+        from tinywave_core.tokenizers.sentencepiece_text import read_vocabulary
+
+        vocabulary = read_vocabulary(folder / SENTENCEPIECE, rows)
+        return vocabulary if convention == "slow" else replace(vocabulary, boundary=None)
+    if (folder / FAST).is_file():
+        return _of_fast(folder / FAST, rows)
+    raise CheckpointError(f"{folder} has no tokenizer: expected {SENTENCEPIECE} or {FAST} with the unit tokens in it")
+
+
+def copy_tokenizer(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
+    """Give the model in `folder` the tokenizer of the one in `source`, in the convention of `vocabulary`, and the vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    has_pieces = (source / SENTENCEPIECE).is_file()
+    if has_pieces and not (source / VOCABULARY).is_file():
+        _write_from_pieces(source, folder, vocabulary)
+    else:
+        for name in (*_FAST_FILES, SENTENCEPIECE):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
+
+
+def _write_from_pieces(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
+    if vocabulary.convention == "slow":
+        from tinywave_core.tokenizers.sentencepiece_text import write_release_tokenizer
+
+        write_release_tokenizer(source, folder)
+        return
+    from transformers import LlamaTokenizerFast
+
+    LlamaTokenizerFast.from_pretrained(source, local_files_only=True).save_pretrained(folder)
+
+
+def _rows(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} has no vocab_size: expected the config of a Llama model"
+        ) from error
+
+
+def _of_fast(path: Path, rows: int) -> Vocabulary:
+    ids = Tokenizer.from_file(str(path)).get_vocab()
+    if not {"[Text]", "[Speech]", "[Hu0]"} <= ids.keys():
+        raise CheckpointError(
+            f"{path} has no [Text], [Speech] and [Hu…] tokens: it is not the tokenizer of a speech language model"
+        )
+    hubert, pitch, style = (sum(name.startswith(f"[{kind}") for name in ids) for kind in ("Hu", "Pi", "St"))
+    vocabulary = Vocabulary(ids["[Text]"], hubert, pitch, style, padded=rows)
+    wrong = [name for i, name in enumerate(vocabulary.names()) if ids.get(name) != vocabulary.text + i]
+    if wrong:
+        raise CheckpointError(
+            f"{path} gives {wrong[0]} the id {ids.get(wrong[0])}: expected [Text], [Speech], [Hu…], [Pi…], [St…] one after "
+            "the other"
+        )
+    return vocabulary
