@@ -162,7 +162,8 @@ def _misplaced(root: Path, expected: PartFiles) -> list[Path]:
 def check_file(path: Path) -> None:
     """Refuse a file that is empty, cut short or of another kind than its name says, from its ends alone."""
     size = path.stat().st_size
-    head = path.open("rb").read(64)
+    with path.open("rb") as file:
+        head = file.read(64)
     if not size:
         raise CheckpointError(f"{path} is empty: download it again")
     if head.startswith(b"version https://git-lfs"):
