@@ -1,4 +1,4 @@
-"""Continuations of a token prompt by transformers' own `generate`, restricted to speech tokens by ids, never by strings."""
+"""Continuations of a token prompt by transformers' own `generate`, restricted to a modality by ids, never by strings."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,19 +6,24 @@ import torch
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from tinywave_core.config.generation import GenerationConfig
+from tinywave_core.tokenizers.prompts import OutputModality, forbidden_ids
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
 
-class SpeechOnly(LogitsProcessor):
-    """Bans text, markers and padding rows; </s> stays, so that a continuation can end."""
+class OutputMask(LogitsProcessor):
+    """Bans what the output modality excludes, and always the padding rows, which no tokenizer can name.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.allowed = vocabulary.speech_ids()
+    </s> stays, so that a continuation can end. SpiritLM bans the same tokens but leaves the padding rows.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, output: OutputModality) -> None:
+        self.banned = forbidden_ids(vocabulary, output)
+        self.padding = vocabulary.tokens
 
     def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         end = scores[:, EOS_ID].clone()
-        scores[:, : self.allowed.start] = float("-inf")
-        scores[:, self.allowed.stop :] = float("-inf")
+        scores[:, self.banned.start : self.banned.stop] = float("-inf")
+        scores[:, self.padding :] = float("-inf")
         scores[:, EOS_ID] = end
         return scores
 
@@ -44,7 +49,7 @@ def continue_speech(
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=min(config.min_new_tokens, config.max_new_tokens),
             pad_token_id=0,
-            logits_processor=LogitsProcessorList([SpeechOnly(vocabulary)]),
+            logits_processor=LogitsProcessorList([OutputMask(vocabulary, "speech")]),
         )
     new = out[0, ids.shape[1] :].cpu().numpy()
     return new[: np.argmax(new == EOS_ID)] if (new == EOS_ID).any() else new

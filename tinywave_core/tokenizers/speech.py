@@ -1,21 +1,24 @@
 """Three streams of units <-> one sequence of token ids <-> its string, as SpiritLM does it.
 
-units and pitch keep the first of each run, style keeps all; a token's time is its index / 24.99, 12.5 or 1 Hz; tokens
-are ordered by time, at equal times [St], [Pi], [Hu]. The way back gives every [Hu] token the latest pitch and style: run
-lengths are gone, so how long a unit lasts is left to the vocoder.
+units and pitch keep the first of each run, style keeps all (`deduplicate` chooses otherwise); a token's time is its
+index / 24.99, 12.5 or 1 Hz; tokens are ordered by time, at equal times [St], [Pi], [Hu]. The way back gives every [Hu]
+token the latest pitch and style: run lengths are gone, so how long a unit lasts is left to the vocoder.
 
 Shapes: U, P, S lengths of the streams; N [Hu] tokens after deduplication.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.errors import TokenError
-from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, KINDS, Ids, Vocabulary
+from tinywave_core.tokenizers.vocabulary import EOS_ID, KINDS, Ids, Vocabulary
 
 RATES_HZ = {"units": 24.99, "pitch": 12.5, "style": 1.0}
+
+DEDUPLICATE = ("units", "pitch")
 
 Units = npt.NDArray[np.int64]
 EMPTY: Units = np.zeros(0, np.int64)
@@ -29,6 +32,7 @@ class Streams:
     units: Units  # [U] at 25 Hz
     pitch: Units  # [P] at 12.5 Hz
     style: Units  # [S] at 1 Hz
+    unvoiced_chunks: int = field(default=0, kw_only=True)  # of up to 100 s, without a voiced frame: their F0 counts as 0
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ class Positions:
     style: Units  # [N] or [0]
 
 
-def merge(streams: Streams, vocabulary: Vocabulary) -> Ids:
-    """Ids of the merged tokens, without <s>, [Speech] and </s>."""
-    units_at, pitch_at = run_starts(streams.units), run_starts(streams.pitch)
-    style_at = np.arange(len(streams.style))
+def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[str] = DEDUPLICATE) -> Ids:
+    """Ids of the merged tokens, without <s>, [Speech] and </s>; `deduplicate` names streams that keep a run's first."""
+    units_at, pitch_at, style_at = (
+        run_starts(stream) if name in deduplicate else np.arange(len(stream))
+        for name, stream in [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
+    )
     first = vocabulary.first
     ids = np.concatenate(
         [
@@ -57,13 +63,13 @@ def merge(streams: Streams, vocabulary: Vocabulary) -> Ids:
 
 
 def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:
-    """The ids of one utterance as models see it: <s> [Speech] merged tokens </s>."""
-    return np.concatenate([[BOS_ID, vocabulary.speech_marker], merge(streams, vocabulary), [EOS_ID]])
+    """The ids of one utterance as models see it: <s> [Speech] merged tokens </s>; slow: <s> ▁ [Speech] … </s>."""
+    return np.concatenate([vocabulary.prompt_ids(vocabulary.speech_marker), merge(streams, vocabulary), [EOS_ID]])
 
 
-def to_string(streams: Streams, vocabulary: Vocabulary) -> str:
+def to_string(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[str] = DEDUPLICATE) -> str:
     """The merged tokens by name, joined with nothing."""
-    return vocabulary.decode(merge(streams, vocabulary))
+    return vocabulary.decode(merge(streams, vocabulary, deduplicate=deduplicate))
 
 
 def from_string(

@@ -17,9 +17,14 @@ SPECIALS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def write_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write the byte tokenizer's files."""
+    save_tokenizer(build_tokenizer(vocabulary), folder)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json, for AutoTokenizer to load."""
     folder.mkdir(parents=True, exist_ok=True)
-    build_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         **SPECIALS,
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -1,7 +1,8 @@
 """Names and ids of all tokens, both ways: the one place that knows the order text, [Text], [Speech], [Hu], [Pi], [St].
 
-SpiritLM's layout is `Vocabulary(text=32000, hubert=501, pitch=64, style=100)`, padded to 32512 or 32768 rows.
-The id convention is `fast`: <s>, a modality marker, then unit tokens, with no word-boundary piece between them.
+SpiritLM's two layouts are SPIRITLM_BASE and SPIRITLM_EXPRESSIVE. A prompt begins in one of two ways, which differ by one
+id: `fast` is <s>, a modality marker, then unit tokens; `slow` has the lone word-boundary piece ▁ between <s> and the
+marker, as the tokenizer that SpiritLM was trained with puts it. `boundary` says which.
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from tinywave_core.errors import TokenError
 
+Convention = Literal["slow", "fast"]
 Kind = Literal["text", "marker", "hubert", "pitch", "style"]
 KINDS: tuple[Kind, ...] = ("text", "marker", "hubert", "pitch", "style")
 BOS_ID, EOS_ID = 1, 2  # as in Llama's tokenizers: 0 <unk>, 1 <s>, 2 </s>
@@ -38,6 +40,18 @@ class Vocabulary:
     """[St…] tokens; likewise."""
     padded: int = 0
     """Rows of the model's embedding; 0 means exactly as many as tokens."""
+    boundary: int | None = None
+    """Id of the lone word-boundary piece ▁ that the slow convention puts before a leading marker; None: the fast
+    convention."""
+
+    @property
+    def convention(self) -> Convention:
+        return "fast" if self.boundary is None else "slow"
+
+    def prompt_ids(self, marker: int) -> list[int]:
+        """What every prompt begins with: <s>, the boundary of the slow convention, `marker`."""
+        boundary = [] if self.boundary is None else [self.boundary]
+        return [BOS_ID, *boundary, marker]
 
     @cached_property
     def text_marker(self) -> int:
@@ -126,3 +140,8 @@ class Vocabulary:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
         return cls(**values)
+
+
+# Of the release: base has units only; both are padded to a multiple of 256 rows, and 29871 is Llama 2's ▁.
+SPIRITLM_BASE = Vocabulary(text=32_000, hubert=501, padded=32_512, boundary=29_871)
+SPIRITLM_EXPRESSIVE = Vocabulary(text=32_000, hubert=501, pitch=64, style=100, padded=32_768, boundary=29_871)

@@ -1,7 +1,5 @@
 """The merge and its way back: equal to SpiritLM's recorded strings, and inverse to one another."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fixtures.release import STRINGS
 from tinywave_core.errors import TokenError
+from tinywave_core.tokenizers.prompts import units_in
 from tinywave_core.tokenizers.speech import (
     Streams,
     encode_utterance,
@@ -19,10 +19,9 @@ from tinywave_core.tokenizers.speech import (
     run_starts,
     to_string,
 )
-from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE, Vocabulary
 
 SPIRITLM = Vocabulary(text=32_000, hubert=501, pitch=64, style=100)
-GOLDEN = json.loads((Path(__file__).parents[2] / "fixtures" / "spiritlm" / "golden_strings.json").read_text())
 
 
 def _units(string: str) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -41,7 +40,7 @@ streams = st.builds(
 )
 
 
-@pytest.mark.parametrize("case", GOLDEN["units_to_string"])
+@pytest.mark.parametrize("case", STRINGS["units_to_string"])
 def test_strings_equal_those_of_spiritlm(case: dict[str, Any]) -> None:
     units = case["units"]
     assert to_string(_streams(units["hubert"]), SPIRITLM) == case["base"]
@@ -49,11 +48,20 @@ def test_strings_equal_those_of_spiritlm(case: dict[str, Any]) -> None:
     assert to_string(_streams(units["hubert"], units["pitch"], units["style"]), SPIRITLM) == case["expressive"]
 
 
+@pytest.mark.parametrize(("variant", "deduplicate"), [("no_dedup", ()), ("style_dedup", ("units", "pitch", "style"))])
+@pytest.mark.parametrize("case", STRINGS["units_to_string"])
+def test_strings_with_other_deduplication_equal_those_of_spiritlm(
+    case: dict[str, Any], variant: str, deduplicate: tuple[str, ...]
+) -> None:
+    units = _streams(*(case["units"][name] for name in ("hubert", "pitch", "style")))
+    assert to_string(units, SPIRITLM, deduplicate=deduplicate) == case[variant]
+
+
 @pytest.mark.parametrize("repeat", [False, True])
-@pytest.mark.parametrize("case", GOLDEN["string_to_units"])
+@pytest.mark.parametrize("case", STRINGS["string_to_units"])
 def test_units_of_strings_equal_those_of_spiritlm(case: dict[str, Any], repeat: bool) -> None:
     expected = case["units_dup" if repeat else "units"]
-    found = from_string(case["string"], SPIRITLM, default_style=68, repeat_for_pitch=repeat)
+    found = from_string(units_in(case["string"]), SPIRITLM, default_style=68, repeat_for_pitch=repeat)
     for name, stream in [("hubert", found.units), ("pitch", found.pitch), ("style", found.style)]:
         assert " ".join(map(str, stream)) == expected.get(name, "")
 
@@ -66,6 +74,33 @@ def test_rate_is_24_99_units_per_second() -> None:
     # Unit 2499 starts at 2499 / 24.99 = 100 s: after the style token of that second, not before it as at 25 Hz.
     string = to_string(Streams(np.arange(2500) % 2, np.zeros(0, np.int64), np.arange(101) % 100), SPIRITLM)
     assert string.endswith("[Hu0][St0][Hu1]")
+
+
+def _naive(speech: Streams) -> str:
+    """SpiritLM's rules word by word: lists of (time, token) in the order St, Pi, Hu, a stable sort, joined."""
+    timed = [(i / 1, f"[St{unit}]") for i, unit in enumerate(speech.style)]
+    for letters, rate, stream in [("Pi", 12.5, speech.pitch), ("Hu", 24.99, speech.units)]:
+        previous = None
+        for i, unit in enumerate(stream):
+            if unit != previous:
+                timed.append((i / rate, f"[{letters}{unit}]"))
+            previous = unit
+    return "".join(token for _, token in sorted(timed, key=lambda pair: pair[0]))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5200), st.sampled_from([1, 3, 500]))
+def test_merge_is_the_rules_word_by_word_also_beyond_100_seconds(seed: int, length: int, units: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = [(units, length), (min(units, 63), length // 2), (99, length // 25)]
+    speech = Streams(*(rng.integers(0, highest + 1, size) for highest, size in sizes))
+    assert merge(speech, SPIRITLM).tolist() == SPIRITLM.encode(_naive(speech))
+
+
+@given(streams)
+def test_the_slow_convention_puts_the_boundary_before_the_marker(speech: Streams) -> None:
+    slow, fast = (encode_utterance(speech, vocabulary).tolist() for vocabulary in (SPIRITLM_EXPRESSIVE, SPIRITLM))
+    assert slow == [1, 29_871, *fast[1:]]
+    np.testing.assert_array_equal(positions(slow, SPIRITLM_EXPRESSIVE).units, positions(fast, SPIRITLM).units)
 
 
 @given(streams)
