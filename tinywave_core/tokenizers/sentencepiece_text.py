@@ -13,7 +13,6 @@ How the ids come out equal:
   expression cuts such a stretch where sentencepiece's first piece of it ends.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -55,15 +54,6 @@ def read_vocabulary(path: Path, rows: int) -> Vocabulary:
             f"{path} has {vocabulary.tokens} pieces but the model has {rows} rows only: they are not of one release"
         )
     return Vocabulary(**{**vocabulary.to_json(), "padded": rows})
-
-
-def directory_vocabulary(folder: Path) -> Vocabulary:
-    """The same from a directory of a release's language model: tokenizer.model, and the rows from config.json."""
-    try:
-        rows = int(json.loads((folder / "config.json").read_text())["vocab_size"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} is missing, damaged or names no vocab_size") from error
-    return read_vocabulary(folder / FILE, rows)
 
 
 def build_exact_tokenizer(path: Path) -> Tokenizer:

@@ -32,7 +32,8 @@ class Streams:
     units: Units  # [U] at 25 Hz
     pitch: Units  # [P] at 12.5 Hz
     style: Units  # [S] at 1 Hz
-    unvoiced_chunks: int = field(default=0, kw_only=True)  # of up to 100 s, without a voiced frame: their F0 counts as 0
+    # Chunks (of up to 100 s) without a voiced frame: their F0 counts as 0.
+    unvoiced_chunks: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)

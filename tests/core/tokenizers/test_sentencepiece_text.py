@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from tests.fixtures.release import FOLDER, PARTS, STRINGS
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers import sentencepiece_text
-from tinywave_core.tokenizers.sentencepiece_text import directory_vocabulary, read_vocabulary, write_release_tokenizer
+from tinywave_core.tokenizers.sentencepiece_text import read_vocabulary, write_release_tokenizer
 from tinywave_core.tokenizers.speech import Streams, encode_utterance
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -137,12 +137,9 @@ def test_ids_of_an_utterance_are_those_of_the_tokenizer(written: PreTrainedToken
     assert ids[:3] == [1, 521, 601]
 
 
-def test_vocabulary_is_counted_from_the_pieces(tmp_path: Path) -> None:
+def test_vocabulary_is_counted_from_the_pieces() -> None:
     assert read_vocabulary(MODEL, rows=1280) == TOY
     assert TOY.convention == "slow" and TOY.tokens == 1267 and TOY.rows == 1280
-    (tmp_path / "config.json").write_text('{"vocab_size": 1280}')
-    shutil.copyfile(MODEL, tmp_path / "tokenizer.model")
-    assert directory_vocabulary(tmp_path) == TOY
 
 
 def test_every_unit_has_the_id_that_sentencepiece_gives() -> None:
@@ -163,8 +160,6 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             read_vocabulary(path, rows=1280)
-    with pytest.raises(CheckpointError, match="names no vocab_size"):
-        directory_vocabulary(tmp_path)
 
 
 @pytest.mark.parametrize("at", range(20_300, 20_497, 3))
