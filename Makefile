@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test bench-tokenization check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest
+
+bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)
 
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

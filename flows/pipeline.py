@@ -18,6 +18,7 @@ from flows.logit_caching import logit_caching
 from flows.tokenization import tokenization
 from tasks.artifacts import publish_run
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.preflight import check_run
 from tinywave_core.reporting.run import finish_run
 from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
@@ -43,6 +44,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """
     started = time.monotonic()
     store = Store(config.root)
+    check_run(config)
     outputs: dict[str, str] = {}
     rows: list[StageRow] = []
     with store.lock("tinywave pipeline"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
+from tinywave_core.preflight import check_run
 from tinywave_core.stages import (
     adaptation,
     distillation,
@@ -57,6 +58,8 @@ def run_pipeline(
     config: PipelineConfig, store: Store, execute: Execute = compute_all, until: str = STAGES[-1]
 ) -> Outputs:
     """Build the stages in order, up to and including `until`."""
+    if until == STAGES[-1]:
+        check_run(config)
     done: Outputs = {}
     for stage in STAGES[: STAGES.index(until) + 1]:
         done |= build_stage(stage, config, store, done, execute)

@@ -111,6 +111,7 @@ def test_shards_describe_themselves(tokens: Artifact) -> None:
             "pitch": 5,
             "style": 3,
             "padded": 0,
+            "boundary": None,
         }
     )
     assert json.loads(schema.metadata[b"rates_hz"]) == {"units": 24.99, "pitch": 12.5, "style": 1.0}

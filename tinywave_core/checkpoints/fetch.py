@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,25 @@ from tinywave_core.storage.store import S3_OPTIONS
 def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
     """Local root with every file in `folders` of the release at `url`; what is there with the same ETag is not fetched again.
 
-    The tuple names the least that a folder must have; CheckpointError where the folder is not there at all.
+    The tuple names the least that a folder must have; CheckpointError where one of them is not there. Files that are gone
+    from the store go from here, too: a folder is never a mixture of two releases.
     """
     options = S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
     root = cache_folder() / "releases" / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
         filesystem, base = fsspec.url_to_fs(url, **options)
         for folder, needed in folders.items():
-            found = filesystem.find(f"{base.rstrip('/')}/{folder}", detail=True)
-            if not found:
+            found = _files(filesystem, f"{base.rstrip('/')}/{folder}")
+            missing = [name for name in needed if name not in found]
+            if missing:
                 raise CheckpointError(
-                    f"{url.rstrip('/')}/{folder} has no files: expected {', '.join(needed)} of SpiritLM's release there"
+                    f"{url.rstrip('/')}/{folder} has no {missing[0]}: expected {', '.join(needed)} of SpiritLM's release there"
                 )
-            for place, info in found.items():
-                _fetch_file(filesystem, place, info, root / folder / Path(place).name)
+            for name, info in found.items():
+                _fetch_file(filesystem, info, root / folder / name)
+            for path in (root / folder).iterdir():
+                if path.name not in found and not path.name.startswith("."):
+                    path.unlink()
     except CheckpointError:
         raise
     except Exception as error:
@@ -38,17 +43,27 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
     return root
 
 
-def _fetch_file(filesystem: Any, place: str, info: Mapping[str, Any], target: Path) -> None:
+def _files(filesystem: Any, folder: str) -> dict[str, Mapping[str, Any]]:
+    """Files right in a folder by name; what lies deeper (logs, caches of download tools) is not part of a release."""
+    below = f"{folder.strip('/')}/"
+    found = {place.strip("/").removeprefix(below): info for place, info in filesystem.find(folder, detail=True).items()}
+    return {name: info for name, info in found.items() if "/" not in name}
+
+
+def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
     identity = {key: str(info.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")}
     note = target.with_name(f".{target.name}.json")
-    if target.is_file() and note.is_file() and json.loads(note.read_text()) == identity:
+    if target.is_file() and note.is_file() and note.read_text() == json.dumps(identity):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # A name of its own: two steps may fetch at once, also as threads of one process.
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        filesystem.get_file(place, str(partial))
+        filesystem.get_file(info["name"], str(partial))
         if partial.stat().st_size != info["size"]:
-            raise CheckpointError(f"{place} came with {partial.stat().st_size:,} of {info['size']:,} bytes: try again")
+            raise CheckpointError(
+                f"{info['name']} came with {partial.stat().st_size:,} of {info['size']:,} bytes: try again"
+            )
         partial.replace(target)
         note.write_text(json.dumps(identity))
     finally:

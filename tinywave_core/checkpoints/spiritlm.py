@@ -153,10 +153,11 @@ def _check_part(root: Path, part: Part) -> None:
 
 
 def _misplaced(root: Path, expected: PartFiles) -> list[Path]:
-    """Where the top folder of the release lies, if one level too low or too high was given."""
+    """Where the top folder of the release lies, if one or two levels too low or one too high was given."""
     top = expected.folder.partition("/")[0]
+    root = root.absolute()
     places = [root.parent / top, root.parent.parent / top, *sorted(root.glob(f"*/{top}"))[:1]]
-    return [place for place in places if place.is_dir()]
+    return [place for place in places if place.is_dir() and not (root / top).is_dir()]
 
 
 def check_file(path: Path) -> None:
@@ -202,10 +203,10 @@ def _is_whole_safetensors(path: Path, head: bytes, size: int) -> bool:
         file.seek(8)
         try:
             tensors = json.loads(file.read(length))
-        except ValueError:
+            ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
+            return size == 8 + length + max(ends)
+        except (ValueError, LookupError, TypeError, AttributeError):  # of another kind than safetensors
             return False
-    ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
-    return bool(ends) and size == 8 + length + max(ends)
 
 
 # Language models -----------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def model_weights(folder: Path) -> list[Path]:
         index = folder / f"{stem}.index.json"
         if index.is_file():
             _check_json(index)
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = _shards(index)
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise CheckpointError(
@@ -229,6 +230,15 @@ def model_weights(folder: Path) -> list[Path]:
     raise CheckpointError(
         f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or shards of one with an index"
     )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} has no weight_map: expected the index of a checkpoint in shards; download it again"
+        ) from error
 
 
 _SMALL = (

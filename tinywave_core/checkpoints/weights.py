@@ -3,13 +3,12 @@
 A file that is missing, cut short, of another kind or for another architecture is named, with what was expected.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,12 +23,12 @@ def load_entries(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and is not opened: such a file can run code ({_first_line(error)}). "
-            "Expected the file of the release; download it again from its source"
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # on damaged files torch fails with nearly every kind there is
+        if stranger := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors and plain values ({stranger[1]}), and is not opened: such a file can run "
+                "code. Expected the file of the release; download it again from its source"
+            ) from error
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is cut short or not a file of weights "
             f"({_first_line(error)}): download it again"
@@ -39,12 +38,15 @@ def load_entries(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def state_dict(entries: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tensor]:
-    """The state dict under `entry` of what `load_entries` gave."""
-    found = entries.get(entry)
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+def state_dict(entries: Mapping[str, Any], entry: str | None, path: Path) -> dict[str, Tensor]:
+    """The state dict under `entry` of what `load_entries` gave; None where the file is nothing else."""
+    found = entries if entry is None else entries.get(entry)
+    if not isinstance(found, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    ):
+        place = "at its top" if entry is None else f"under {entry!r}"
         raise CheckpointError(
-            f"{path} has no weights under {entry!r} (found {', '.join(sorted(map(str, entries))[:6]) or 'nothing'}): "
+            f"{path} has no weights {place} (found {', '.join(sorted(map(str, entries))[:6]) or 'nothing'}): "
             "it is not the file that belongs there"
         )
     return dict(found)
@@ -77,20 +79,27 @@ def load_strictly(
         raise CheckpointError(
             f"{path} is a checkpoint of another architecture: tensors {'; '.join(faults)}. Expected the release's own file"
         )
-    # A module that was made without memory takes over the tensors of the file.
-    module.load_state_dict(renamed, strict=True, assign=any(value.is_meta for value in wanted.values()))
+    # A module that was made without memory takes over the tensors of the file; whatever they were saved in, in its own dtype.
+    own = {key: value.to(wanted[key].dtype) for key, value in renamed.items()}
+    module.load_state_dict(own, strict=True, assign=any(value.is_meta for value in wanted.values()))
     module.requires_grad_(False)
 
 
-def without_weight_norm(weights: Mapping[str, Tensor], dimension: int = 0) -> dict[str, Tensor]:
+def without_weight_norm(weights: Mapping[str, Tensor], path: Path, dimension: int = 0) -> dict[str, Tensor]:
     """Fold every pair `X_g`, `X_v` (weight norm) into `X`; `dimension` is the one the norm was kept for."""
     folded = {key: value for key, value in weights.items() if not key.endswith(("weight_g", "weight_v"))}
     for key, gain in weights.items():
         if key.endswith("weight_g"):
             name = key.removesuffix("_g")
-            if f"{name}_v" not in weights:
-                raise CheckpointError(f"the weights have {key} but no {name}_v: they are not of one checkpoint")
-            folded[name] = torch._weight_norm(weights[f"{name}_v"], gain, dimension)
+            direction = weights.get(f"{name}_v")
+            if direction is None:
+                raise CheckpointError(f"{path} has {key} but no {name}_v: it is a checkpoint of another architecture")
+            expected = [size if axis == dimension else 1 for axis, size in enumerate(direction.shape)]
+            if list(gain.shape) != expected:
+                raise CheckpointError(
+                    f"{path} is a checkpoint of another architecture: {key} is {list(gain.shape)}, expected {expected}"
+                )
+            folded[name] = torch._weight_norm(direction, gain, dimension)
     return folded
 
 

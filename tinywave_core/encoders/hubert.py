@@ -48,6 +48,11 @@ class HubertShape:
             )
         if self.layers < layer:
             raise CheckpointError(f"{path} has {self.layers} layers; units are made of layer {layer}")
+        if self.width % self.heads or self.width % self.position_groups:
+            raise CheckpointError(
+                f"{path} has a width of {self.width}, which {self.heads} heads and {self.position_groups} groups of the "
+                "position convolution do not divide: its config is not that of its weights"
+            )
         if not self.position_batch_norm:
             raise CheckpointError(
                 f"{path} has a weight-normed position convolution; SpiritLM's HuBERT has a batch-normed one "
@@ -249,16 +254,22 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
     weights_path = weights_file(folder)
     try:
         config = HubertConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}"
         ) from error
     shape = _transformers_shape(config)
-    if config.feat_extract_norm != "group" or config.conv_bias or config.do_stable_layer_norm:
-        raise CheckpointError(
-            f"{folder}: feat_extract_norm {config.feat_extract_norm!r}, conv_bias {config.conv_bias}, do_stable_layer_norm "
-            f"{config.do_stable_layer_norm}; expected 'group', False, False as in HuBERT base"
-        )
+    expected = {
+        "feat_extract_norm": "group",
+        "feat_extract_activation": "gelu",
+        "conv_bias": False,
+        "do_stable_layer_norm": False,
+    }
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise CheckpointError(
+                f"{folder / 'config.json'} has {name} {getattr(config, name)!r}, expected {value!r} as in HuBERT base"
+            )
     shape.check(folder, layer)
     config.num_hidden_layers = layer
     config._attn_implementation = "sdpa"
@@ -269,7 +280,9 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
     model.feature_extractor = nn.Identity()
     model.encoder.pos_conv_embed = positions
     unused = tuple(f"encoder.layers.{n}." for n in range(layer, shape.layers))
-    weights = {k.removeprefix("hubert."): v for k, v in load_entries(weights_path).items()}
+    weights = {
+        k.removeprefix("hubert."): v for k, v in state_dict(load_entries(weights_path), None, weights_path).items()
+    }
     weights = {k: v for k, v in weights.items() if not k.startswith((*unused, "lm_head."))}
     in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
     load_strictly(convs, in_convs, weights_path, conv_key)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tinywave_core.checkpoints.weights import load_entries, load_strictly, without_weight_norm
+from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.hubert import conv_key, run_layers, weights_file
 from tinywave_core.encoders.position import PositionConv, valid_frames
@@ -79,7 +79,7 @@ def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> Styl
         config.num_conv_pos_embedding_groups,
         batch_norm=False,
     )
-    weights = without_weight_norm(_old_names(load_entries(path)), dimension=2)
+    weights = without_weight_norm(_old_names(state_dict(load_entries(path), None, path)), path, dimension=2)
     in_convs = {key: value for key, value in weights.items() if key.startswith("wav2vec2.feature_extractor.")}
     load_strictly(stack, in_convs, path, lambda key: conv_key(key.removeprefix("wav2vec2.")))
     load_strictly(model, {k: v for k, v in weights.items() if k not in in_convs}, path)
@@ -98,13 +98,14 @@ def _config(folder: Path) -> Any:
 
     try:
         config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
         ) from error
     found = {
         "model_type": (config.model_type, "wav2vec2"),
         "samples per frame": (hop_and_field(_convs(config))[0], HOP_SAMPLES),
+        "feat_extract_activation": (config.feat_extract_activation, "gelu"),
         "feat_extract_norm": (config.feat_extract_norm, "group"),
         "conv_bias": (config.conv_bias, False),
         "do_stable_layer_norm": (config.do_stable_layer_norm, False),

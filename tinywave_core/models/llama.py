@@ -58,7 +58,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForC
             f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "
             "(config.json and model.safetensors, or shards with an index)"
         )
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    kind = _model_type(folder / "config.json")
     if kind != "llama":
         raise CheckpointError(
             f"{folder} is a model of type {kind!r}; expected 'llama', as SpiritLM and its students are"
@@ -81,6 +81,15 @@ def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForC
     if wrong:
         raise CheckpointError(f"{folder} does not have the weights that its config.json promises: {', '.join(wrong)}")
     return model
+
+
+def _model_type(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); expected the config.json of a Llama checkpoint: copy it again"
+        ) from error
 
 
 def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalLM:

@@ -150,18 +150,21 @@ def run_teacher(step: Step, output: Output) -> Summary:
 
 def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "LlamaForCausalLM":
     from tinywave_core.models.llama import fresh_llama, load_llama
+    from tinywave_core.tokenizers.directory import read_directory
 
     path = step.context["teacher"]
     if path is None:
         length = max(config.training.sequence_length, 2048)
         return fresh_llama(config.fresh, vocabulary.rows, length, config.training.seed)
+    # Before hours of training, not after:
+    read_directory(Path(path), config.id_convention).require_same(vocabulary, f"the teacher {path}", "the token shards")
+    _check_tokenizer(Path(path), vocabulary)
     model = load_llama(Path(path))
     if model.config.vocab_size < vocabulary.tokens:
         raise ConfigError(
-            f"the teacher {path} has {model.config.vocab_size} embedding rows, the tokens need {vocabulary.tokens}: "
-            "its vocabulary is not the one that tokenization uses; choose a teacher with these units, or other units"
+            f"the teacher {path} has {model.config.vocab_size} embedding rows, its tokenizer needs {vocabulary.tokens}: they do "
+            "not belong together"
         )
-    _check_tokenizer(Path(path), vocabulary)  # before hours of training, not after
     return model
 
 

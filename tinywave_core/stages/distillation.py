@@ -56,6 +56,8 @@ def run_student(step: Step, output: Output) -> Summary:
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
+    from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
     from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.trainer import make_dataset, train
 
@@ -63,6 +65,11 @@ def run_student(step: Step, output: Output) -> Summary:
     assert isinstance(config, DistillationConfig)
     sequences = load_sequences(step.inputs["tokens"], "train", config.training.sequence_length)
     dataset = make_dataset(sequences, config.training)
+    vocabulary = read_directory(step.input("teacher").path("teacher"))
+    for shard in step.inputs["tokens"]:
+        vocabulary.require_same(
+            Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
+        )
     teacher = load_llama(step.input("teacher").path("teacher"))
     layers = layer_map(config.layer_map, teacher.config.num_hidden_layers, config.layers)
     student = student_from(teacher, layers)

@@ -57,12 +57,14 @@ def run_scores(step: Step, output: Output) -> Summary:
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.threads import use_threads
+    from tinywave_core.tokenizers.directory import read_directory
 
     config = step.config
     assert isinstance(config, EvaluationConfig)
     sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
     items = cloze_items(sequences, config)
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    read_directory(step.input("teacher").path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
     use_threads(output.runtime)
     texts = [s.ids for s in sequences] + [i.right for i in items] + [i.wrong for i in items]
     n, m = len(sequences), len(items)

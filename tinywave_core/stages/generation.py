@@ -69,6 +69,10 @@ def run_samples(step: Step, output: Output) -> Summary:
     assert isinstance(config, GenerationConfig)
     folder = step.input("model").path("model")
     vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
+    for shard in step.inputs["tokens"]:
+        vocabulary.require_same(
+            Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
+        )
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
     speak = _vocoder(step, vocabulary, config)
@@ -95,7 +99,7 @@ def run_samples(step: Step, output: Output) -> Summary:
                 "utterance_id": row["utterance_id"],
                 "speaker": row["speaker"],
                 "transcript": row["transcript"],
-                "prompt": vocabulary.decode(prompt[1:]),
+                "prompt": vocabulary.decode(prompt[prompt >= vocabulary.text]),
                 "continuation": vocabulary.decode(new),
                 "new_tokens": len(new),
                 "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in waves.items()},

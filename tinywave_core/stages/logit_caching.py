@@ -88,6 +88,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.logit_cache import LOGITS, encode
     from tinywave_core.threads import use_one_thread
+    from tinywave_core.tokenizers.directory import read_directory
     from tinywave_core.training.objective import forward
 
     config = step.config
@@ -100,6 +101,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = on_device(load_llama(teacher.path("teacher"), dtype=dtype), device).eval().requires_grad_(False)
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
+    read_directory(teacher.path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
     if config.entries >= model.config.vocab_size:
         raise ConfigError(
             f"logit_caching.entries is {config.entries}, but the teacher's vocabulary has only {model.config.vocab_size} rows"

@@ -41,6 +41,7 @@ STREAMS = ("units", "pitch", "style")
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
     """The `tokens` artifact of a corpus."""
+    check_speech_tokenizer(config)
     settings = speech_settings(config)
     context = _places(config)
 
@@ -60,7 +61,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
 
     vocabulary = teacher_vocabulary(config)
     if uses_release(config):
-        tokenizer = _release(config, step, vocabulary, execute)
+        tokenizer = _release(config, step, execute)
     else:
         tokenizer = pinned(
             step("codebooks", run_codebooks, {"corpus": [corpus]}),
@@ -113,12 +114,13 @@ def speech_settings(config: PipelineConfig) -> TokenizationConfig:
 
 
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
-    """The vocabulary of the configured teacher; None for a fresh one, which takes that of bytes and units."""
+    """The vocabulary of the configured teacher; None for that of bytes and units, which a fresh one takes."""
     from tinywave_core.stages.adaptation import teacher_folder
     from tinywave_core.tokenizers.directory import read_directory
 
     folder = teacher_folder(config)
-    return None if folder is None else read_directory(folder, config.adaptation.id_convention)
+    vocabulary = None if folder is None else read_directory(folder, config.adaptation.id_convention)
+    return None if vocabulary is None or vocabulary.is_of_bytes else vocabulary
 
 
 def _places(config: PipelineConfig) -> dict[str, Any]:
@@ -142,14 +144,21 @@ def _audio_shards(corpus: Artifact) -> list[Artifact]:
 RELEASE_FILE = "release.json"
 
 
-def _release(config: PipelineConfig, step: Any, vocabulary: Vocabulary | None, execute: Execute) -> Artifact:
-    """The artifact that stands for the release's models; what does not fit the teacher is said before any is loaded."""
+def check_speech_tokenizer(config: PipelineConfig) -> None:
+    """Refuse settings, files and sizes that do not go together; reads headers and configs only."""
+    speech_settings(config)
+    vocabulary = teacher_vocabulary(config)
+    if uses_release(config):
+        sizes = _source(_places(config), config.tokenization.tokens).sizes(config.tokenization.tokens)
+        if vocabulary is not None:
+            sizes.require(vocabulary)
+
+
+def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
+    """The artifact that stands for the release's models."""
     tokens = config.tokenization.tokens
     source = _source(_places(config), tokens)
-    sizes = source.sizes(tokens)
-    if vocabulary is not None:
-        sizes.require(vocabulary)
-    params = {"digests": source.digests(tokens), "sizes": asdict(sizes)}
+    params = {"digests": source.digests(tokens), "sizes": asdict(source.sizes(tokens))}
     return execute([step("release", run_release, {}, params)])[0]
 
 

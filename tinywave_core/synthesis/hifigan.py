@@ -47,7 +47,7 @@ class HifiganVocoder:
         """Read generator.pt and config.json, and the names where they are given; CheckpointError if they do not fit."""
         config = HifiganConfig.load(folder / CONFIG)
         path = folder / WEIGHTS
-        weights = without_weight_norm(state_dict(load_entries(path), "generator", path))
+        weights = without_weight_norm(state_dict(load_entries(path), "generator", path), path)
         network = HifiganNetwork(config)
         names = _names_of_tables(network, weights)
         load_strictly(network, weights, path, lambda key: names.get(key, key))

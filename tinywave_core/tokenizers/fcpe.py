@@ -100,7 +100,7 @@ class Fcpe:
         weights = state_dict(entries, "model", path)
         config = _checked(entries.get("config_dict"), path)
         network = _Network(config["hidden_dims"], config["n_layers"], config["out_dims"])
-        load_strictly(network, _as_layers(without_weight_norm(weights)), path, _renamed)
+        load_strictly(network, _as_layers(without_weight_norm(weights, path)), path, _renamed)
         return cls(network, torch.device(device))
 
     @torch.inference_mode()

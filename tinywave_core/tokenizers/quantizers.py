@@ -85,7 +85,7 @@ def quantizer_units(path: Path) -> int:
     """How many different units the quantizer in a file gives, a blank included."""
     entries = load_entries(path)
     if "cluster_centers" in entries:
-        return len(entries["cluster_centers"])
+        return len(_centres(entries, path))
     return int(_linear_config(entries, path)["vocab_size"]) + 1
 
 
@@ -104,21 +104,30 @@ def load_quantizer(path: Path, width: int, device: torch.device | str = "cpu") -
 
 def _linear_config(entries: dict[str, Any], path: Path) -> dict[str, Any]:
     config = entries.get("model_cfg")
-    if not isinstance(config, dict) or not {"vocab_size", "dim", "upstream_dim"} <= config.keys():
+    names = ("vocab_size", "dim", "upstream_dim")
+    if not isinstance(config, dict) or not all(type(config.get(name)) is int and config[name] > 0 for name in names):
         raise CheckpointError(
-            f"{path} has neither model_cfg with vocab_size, dim and upstream_dim nor cluster_centers (found "
+            f"{path} has neither model_cfg with sizes vocab_size, dim and upstream_dim nor cluster_centers (found "
             f"{', '.join(sorted(map(str, entries))[:6]) or 'nothing'}); expected L11_quantizer_500.pt or k-means centres"
         )
     return config
 
 
 def _kmeans(entries: dict[str, Any], path: Path, width: int, device: torch.device | str) -> KmeansQuantizer:
-    centres = torch.as_tensor(entries["cluster_centers"], dtype=torch.float32)
-    clusters = int(entries.get("n_clusters", len(centres)))
-    if centres.ndim != 2 or centres.shape != (clusters, width) or not torch.isfinite(centres).all():
-        raise CheckpointError(
-            f"{path} has centres of shape {list(centres.shape)} and n_clusters {clusters}; expected finite ones of shape "
-            f"[{clusters}, {width}]"
-        )
+    centres = _centres(entries, path)
+    if centres.shape[1] != width:
+        raise CheckpointError(f"{path} has centres of width {centres.shape[1]}, this HuBERT gives {width}")
     centres = centres.to(device)
     return KmeansQuantizer(centres, centres.square().sum(1))
+
+
+def _centres(entries: dict[str, Any], path: Path) -> Tensor:
+    centres = entries["cluster_centers"]
+    if not isinstance(centres, Tensor) or centres.ndim != 2 or not torch.isfinite(centres).all():
+        found = list(centres.shape) if isinstance(centres, Tensor) else type(centres).__name__
+        raise CheckpointError(f"{path} has cluster_centers {found}; expected a tensor [units, width] of finite numbers")
+    if entries.get("n_clusters", len(centres)) != len(centres):
+        raise CheckpointError(
+            f"{path} has {len(centres)} cluster_centers and n_clusters {entries['n_clusters']}: they are not of one file"
+        )
+    return centres.float()

@@ -144,6 +144,11 @@ class SpiritLMTokenizer:
     def _chunks(self, chunks: Sequence[Samples]) -> list[Streams]:
         if not chunks:
             return []
+        # TF32, cuDNN's default, flips codes; everything here is float32 wherever it runs.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return self._computed(chunks)
+
+    def _computed(self, chunks: Sequence[Samples]) -> list[Streams]:
         waves = [torch.from_numpy(np.ascontiguousarray(chunk)).to(self.device) for chunk in chunks]
         units = [self.quantizer(features) for features in self.encoder(waves)]
         if self.fcpe is None or self.pitch_codes is None or self.style is None:

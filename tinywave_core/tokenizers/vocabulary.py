@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.errors import TokenError
+from tinywave_core.errors import ConfigError, TokenError
 
 Convention = Literal["slow", "fast"]
 Kind = Literal["text", "marker", "hubert", "pitch", "style"]
@@ -47,6 +47,21 @@ class Vocabulary:
     @property
     def convention(self) -> Convention:
         return "fast" if self.boundary is None else "slow"
+
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether it is a fresh teacher's: bytes as text, no padding, the fast convention."""
+        return (self.text, self.padded, self.boundary) == (BYTE_TEXT, 0, None)
+
+    def require_same(self, other: "Vocabulary", own: str, others: str) -> None:
+        """ConfigError, naming both, where another vocabulary gives other ids."""
+        if self != other:
+            mine, yours = self.to_json() | {"ids": self.convention}, other.to_json() | {"ids": other.convention}
+            differ = ", ".join(f"{k} {mine[k]} and {yours[k]}" for k in mine if mine[k] != yours[k])
+            raise ConfigError(
+                f"{own} and {others} have different vocabularies ({differ}): the same id would mean different things. Tokenize "
+                "with the teacher that is used, or use the teacher that the tokens were made for"
+            )
 
     def prompt_ids(self, marker: int) -> list[int]:
         """What every prompt begins with: <s>, the boundary of the slow convention, `marker`."""
@@ -128,11 +143,12 @@ class Vocabulary:
         return "".join(names[offset] for offset in offsets)
 
     def kinds(self, ids: npt.ArrayLike) -> npt.NDArray[np.int8]:
-        """Index into KINDS of every id, in the shape of `ids`; specials (<s>, </s>) count as markers."""
+        """Index into KINDS of every id, in the shape of `ids`; specials (<s>, </s>, the lone ▁ of the slow convention) count as markers."""
         bounds = [self.text, self.first["hubert"], self.first["pitch"], self.first["style"]]
         ids = np.asarray(ids)
         kinds = np.searchsorted(bounds, ids, side="right").astype(np.int8)
-        return np.where(ids <= EOS_ID, np.int8(KINDS.index("marker")), kinds)
+        special = ids <= EOS_ID if self.boundary is None else (ids <= EOS_ID) | (ids == self.boundary)
+        return np.where(special, np.int8(KINDS.index("marker")), kinds)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,24 @@
+"""What can be known to fail is said before a run starts, not after its first day: files of a release, sizes, layers.
+
+Reads configs and headers only. Stages check again what they use.
+"""
+
+import json
+
+from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.adaptation import teacher_folder
+from tinywave_core.stages.tokenization import check_speech_tokenizer, uses_release
+from tinywave_core.teacher.layer_map import layer_map
+
+
+def check_run(config: PipelineConfig) -> None:
+    """Raise the first error that a run of the whole pipeline with these settings must end with."""
+    check_speech_tokenizer(config)
+    folder = teacher_folder(config)
+    layers = config.adaptation.fresh.layers
+    if folder is not None:
+        layers = int(json.loads((folder / "config.json").read_text()).get("num_hidden_layers", 0))
+    layer_map(config.distillation.layer_map, layers, config.distillation.layers)
+    if uses_release(config):
+        open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])
