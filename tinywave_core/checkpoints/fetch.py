@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import fsspec
 from tinywave_core.checkpoints.digests import cache_folder
 from tinywave_core.errors import CheckpointError
 from tinywave_core.storage.store import S3_OPTIONS
+
+ABANDONED_S = 3600.0  # a fetch that goes on writes all the time
 
 
 def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
@@ -33,9 +36,7 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
                 )
             for name, info in found.items():
                 _fetch_file(filesystem, info, root / folder / name)
-            for path in (root / folder).iterdir():
-                if path.name not in found and not path.name.startswith("."):
-                    path.unlink()
+            _clean(root / folder, found.keys())
     except CheckpointError:
         raise
     except Exception as error:
@@ -50,10 +51,19 @@ def _files(filesystem: Any, folder: str) -> dict[str, Mapping[str, Any]]:
     return {name: info for name, info in found.items() if "/" not in name}
 
 
+def _clean(folder: Path, names: Collection[str]) -> None:
+    """Remove files that are gone from the store, and what a killed fetch has left."""
+    for path in folder.iterdir():
+        abandoned = path.suffix == ".part" and time.time() - path.stat().st_mtime > ABANDONED_S
+        if abandoned or (path.name not in names and not path.name.startswith(".")):
+            path.unlink(missing_ok=True)
+
+
 def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
     identity = {key: str(info.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")}
     note = target.with_name(f".{target.name}.json")
-    if target.is_file() and note.is_file() and note.read_text() == json.dumps(identity):
+    whole = target.is_file() and target.stat().st_size == info["size"]
+    if whole and note.is_file() and note.read_text() == json.dumps(identity):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two steps may fetch at once, also as threads of one process.
