@@ -1,4 +1,4 @@
-"""One finished run of the tiny pipeline, for every test that only looks at it or copies it."""
+"""A finished run of the tiny pipeline and SpiritLM releases, for every test that only looks at them or copies them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from flows import environment
 # Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
 environment.prepare(quiet=False)
 
+from tests.fixtures import release  # noqa: E402
 from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.pipeline import Outputs  # noqa: E402
@@ -36,3 +37,15 @@ def finished(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
     config = tiny_config(tiny_source, tmp_path_factory.mktemp("finished") / "store")
     outputs, computed = run_tiny(config)
     return Finished(config, Store(config.root), outputs, computed)
+
+
+@pytest.fixture(scope="session")
+def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release with all parts at toy size."""
+    return release.write_small_release(tmp_path_factory.mktemp("small_release"))
+
+
+@pytest.fixture(scope="session")
+def full_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The speech tokenizer of the golden vectors at its released size: 0.8 GB, written once."""
+    return release.write_speech_tokenizer(tmp_path_factory.mktemp("full_release"))

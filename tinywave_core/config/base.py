@@ -22,9 +22,6 @@ class RuntimeConfig(Config):
     """Shards that are worked on at the same time (threads of the Prefect task runner)."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once; gradients are accumulated over the rest."""
-    tokenize_batch_s: float = Field(400.0, gt=0)
-    """Seconds of speech that go through SpiritLM's speech tokenizer at once on a GPU; on a CPU, where batches gain nothing,
-    every utterance goes alone. The tokens are the same."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimiser steps between two training checkpoints: what a crash can cost."""
     decode_timeout_s: float = Field(120.0, gt=0)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 VERSION = 2
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
+_GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
@@ -277,7 +278,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     total = int(lengths.sum()) // SAMPLE_RATE
     rows = []
     samples = 0
-    for batch in _batches(read_utterances(audio), _batch_samples(step)):
+    for batch in _batches(read_utterances(audio), _GATHERED_SAMPLES):
         kept = [utterance for utterance in batch if utterance.utterance_id not in drop]
         for utterance, streams in zip(kept, tokenize(kept), strict=True):
             rows.append(_row(utterance, streams, vocabulary))
@@ -324,11 +325,6 @@ def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
     vocabulary = codebooks.vocabulary if of_teacher is None else Vocabulary.from_json(of_teacher)
     Sizes(codebooks.vocabulary.hubert, codebooks.vocabulary.pitch, codebooks.vocabulary.style).require(vocabulary)
     return lambda utterances: [codebooks.tokenize(u.samples, u.speaker) for u in utterances], vocabulary
-
-
-def _batch_samples(step: Step) -> int:
-    on_gpu = step.input("tokenizer").part == "release" and _device(step) != "cpu"
-    return int(step.runtime.tokenize_batch_s * SAMPLE_RATE) if on_gpu else 1
 
 
 def _batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":

@@ -8,7 +8,7 @@ dropped. What a recording gives never depends on what else is tokenized with it.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 CHUNK_SAMPLES = 1_600_000  # 100 s
+BATCH_SAMPLES = 6_400_000  # 400 s with padding go through a GPU at once
 MIN_SAMPLES = 1280  # 80 ms: two frames of HuBERT less 160 samples, one of pitch
 
 Samples = npt.NDArray[np.float32]
@@ -142,11 +143,25 @@ class SpiritLMTokenizer:
         return [_joined([next(done) for _ in split_chunks(samples)]) for samples in recordings]
 
     def _chunks(self, chunks: Sequence[Samples]) -> list[Streams]:
-        if not chunks:
-            return []
+        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+        done: dict[int, Streams] = {}
         # TF32, cuDNN's default, flips codes; everything here is float32 wherever it runs.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            return self._computed(chunks)
+            for batch in self._batches(order, chunks):
+                done |= dict(zip(batch, self._computed([chunks[i] for i in batch]), strict=True))
+        return [done[i] for i in range(len(chunks))]
+
+    def _batches(self, order: Sequence[int], chunks: Sequence[Samples]) -> Iterator[list[int]]:
+        """Chunks that go through the models together: one on a CPU, where batches gain nothing, else BATCH_SAMPLES."""
+        most = 0 if self.device.type == "cpu" else BATCH_SAMPLES
+        batch: list[int] = []
+        for i in order:
+            if batch and (len(batch) + 1) * len(chunks[i]) > most:  # sorted by length: this one would be the longest
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
 
     def _computed(self, chunks: Sequence[Samples]) -> list[Streams]:
         waves = [torch.from_numpy(np.ascontiguousarray(chunk)).to(self.device) for chunk in chunks]
