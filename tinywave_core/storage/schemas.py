@@ -68,3 +68,15 @@ TOKENS = pa.schema(
         pa.field("ids", pa.list_(pa.uint16()), nullable=False),  # <s> [Speech] merged stream </s>, see id_convention
     ]
 )
+
+# tokenization, part `alignment`, file words.parquet: one row per word, in the order of utterance_id and time.
+WORDS = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("word", pa.string(), nullable=False),  # as in the transcript, punctuation included
+        pa.field("start_samples", pa.int64(), nullable=False),  # in the utterance, at 16 kHz
+        pa.field("end_samples", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # file, pocketsphinx or ctc
+        pa.field("confidence", pa.float32()),  # 0 to 1, null where the source has none
+    ]
+)
