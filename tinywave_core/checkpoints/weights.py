@@ -24,7 +24,7 @@ def load_entries(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch fails with nearly every kind there is
-        if stranger := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error)):
+        if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path} holds more than tensors and plain values ({stranger[1]}), and is not opened: such a file can run "
                 "code. Expected the file of the release; download it again from its source"
@@ -104,4 +104,5 @@ def without_weight_norm(weights: Mapping[str, Tensor], path: Path, dimension: in
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    message = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # torch's own advice comes before it
+    return (message.splitlines() or [type(error).__name__])[0][:160]
