@@ -121,6 +121,10 @@ def target_rows(logits: Summary) -> list[dict[str, str]]:
 
 def drift_text(tokens: Summary) -> str:
     """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
+    if tokens.get("tokenizer_kind") == "release":
+        silent = tokens["unvoiced_chunks"]
+        voiceless = f" {silent} stretches without any voiced frame count as F0 = 0." if silent else ""
+        return f"The tokens are SpiritLM's own: nothing was fitted on this speech, so there is no drift to watch.{voiceless}"
     drift = tokens.get("drift") or {}
     if not drift:
         return "No drift was measured."
