@@ -39,8 +39,7 @@ class LinearQuantizer(nn.Module):
     def __init__(self, vocabulary: int, width: int, upstream: int) -> None:
         super().__init__()
         self.units = vocabulary + 1
-        surplus = upstream - self.units
-        widths = (width, width - surplus // 4, width - surplus // 2, self.units)
+        widths = _widths(vocabulary, width, upstream)
         self.layers = nn.Sequential(
             nn.Linear(widths[0], widths[1]),
             nn.LeakyReLU(NEGATIVE_SLOPE),
@@ -53,6 +52,12 @@ class LinearQuantizer(nn.Module):
     def forward(self, features_TD: Tensor) -> Units:
         """Units [T] of one chunk."""
         return fill_blanks(self.layers(features_TD).argmax(dim=-1).cpu().numpy(), self.units - 1)
+
+
+def _widths(vocabulary: int, width: int, upstream: int) -> tuple[int, int, int, int]:
+    """768, 702, 635 and 501 in the release."""
+    surplus = upstream - (vocabulary + 1)
+    return width, width - surplus // 4, width - surplus // 2, vocabulary + 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,9 @@ def _linear_config(entries: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path} has neither model_cfg with sizes vocab_size, dim and upstream_dim nor cluster_centers (found "
             f"{', '.join(sorted(map(str, entries))[:6]) or 'nothing'}); expected L11_quantizer_500.pt or k-means centres"
         )
+    widths = _widths(*(config[name] for name in names))
+    if min(widths) < 1:
+        raise CheckpointError(f"{path} has a model_cfg of layers {list(widths)} wide: it is not that of a quantizer")
     return config
 
 
