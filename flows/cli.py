@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | tokens | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | generate | tokens | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     tokens.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     tokens.set_defaults(command=_tokens)
 
+    _generate_parser(commands)
+
     inspect = commands.add_parser("inspect", help="what an artifact is, holds and came from; without one: all of them")
     inspect.add_argument("artifact", nargs="?", help="id, or the first characters of one (distillation/3fa9)")
     inspect.add_argument("--root", default="store", help="the store (default: store)")
@@ -105,6 +107,43 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("--root", default="store", help="the store (default: store)")
     lineage.set_defaults(command=_lineage)
     return parser
+
+
+def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    generate = commands.add_parser(
+        "generate",
+        help="continue audio or text with an exported model",
+        description="Continue a prompt of audio and text, in the order given, and print JSON: prompt and output as token strings, "
+        "text, and the length of the speech, which goes to --wav.",
+    )
+    generate.add_argument("model", help="the model/ directory of an export")
+    for kind, text in (("audio", "audio file that the prompt holds"), ("text", "text that the prompt holds")):
+        generate.add_argument(
+            f"--prompt-{kind}",
+            dest="prompts",
+            action="append",
+            type=lambda value, kind=kind: (kind, value),  # type: ignore[misc]
+            help=f"{text}; may be repeated",
+        )
+    generate.add_argument("--output", choices=("text", "speech", "mixed"), default="speech", help="default: speech")
+    generate.add_argument(
+        "--example",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("AUDIO", "TEXT"),
+        help="a few-shot pair before the prompt: audio then text for an audio prompt (writing down), else text then audio",
+    )
+    generate.add_argument("--wav", help="where the speech of the continuation goes")
+    generate.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
+    generate.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
+    generate.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
+    generate.add_argument("--seed", type=int, default=0, help="default: 0")
+    generate.add_argument(
+        "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
+    )
+    generate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    generate.set_defaults(command=_generate)
 
 
 def _configured(commands: argparse._SubParsersAction, name: str, text: str, command: object) -> argparse.ArgumentParser:  # type: ignore[type-arg]
@@ -183,6 +222,35 @@ def _tokens(options: argparse.Namespace, rest: list[str]) -> int:
 
     return show_tokens(
         options.file, options.model, options.spiritlm_dir, options.hubert, options.quantizer, options.device
+    )
+
+
+def _generate(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from tinywave_core.config.generation import GenerationConfig
+    from tinywave_core.config.load import check
+    from tinywave_core.errors import ConfigError
+
+    if not options.prompts:
+        raise ConfigError("there is nothing to continue: pass --prompt-audio FILE or --prompt-text TEXT")
+    settings = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
+    config = check(GenerationConfig, {"min_new_tokens": 0, **settings})
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from flows.generate import generate
+    from tinywave_core.tokenizers.prompts import OutputModality
+
+    output: OutputModality = "arbitrary" if options.output == "mixed" else options.output
+    return generate(
+        options.model,
+        options.prompts,
+        options.example,
+        output,
+        config,
+        options.spiritlm_dir,
+        options.device,
+        options.wav,
     )
 
 

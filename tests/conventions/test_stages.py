@@ -10,10 +10,10 @@ from tinywave_core.config.pipeline import STAGES, PipelineConfig
 ROOT = Path(__file__).parents[2]
 # What each layer has beside one module per stage.
 SHARED = {
-    "tinywave_core/stages": {"base", "pins"},
-    "tinywave_core/config": {"base", "load", "pipeline"},
+    "tinywave_core/stages": {"base", "interleaving", "pins"},
+    "tinywave_core/config": {"base", "interleaving", "load", "pipeline"},
     "tasks": {"artifacts", "base", "progress", "stopping"},
-    "flows": {"base", "cli", "deployments", "environment", "pipeline", "run", "show", "tokens"},
+    "flows": {"base", "cli", "deployments", "environment", "generate", "pipeline", "run", "show", "tokens"},
 }
 MODULES = sorted(path for layer in ("flows", "tasks", "tinywave_core") for path in (ROOT / layer).rglob("*.py"))
 

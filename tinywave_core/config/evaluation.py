@@ -14,5 +14,7 @@ class EvaluationConfig(Config):
     """Shortest prompt and shortest continuation of a cloze item, in tokens."""
     cloze_items: int = Field(500, ge=1)
     """Most cloze items (drawn by utterance id); each pits the true continuation against one of another utterance."""
+    cloze_min_words: int = Field(4, ge=1)
+    """Fewest words in either half of an item of the cross-modal cloze, which needs transcribed held-out speech."""
     seed: int = Field(0, ge=0)
     """Seed of the wrong continuations and of the bootstrap."""

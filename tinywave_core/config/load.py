@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 
+Model = TypeVar("Model", bound=BaseModel)
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -25,8 +26,13 @@ def load_config(preset: str, settings: Mapping[str, str]) -> PipelineConfig:
     values = _read_preset(preset)
     for key, text in settings.items():
         _set(values, key, text)
+    return check(PipelineConfig, values)
+
+
+def check(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Values as a config; ConfigError names key, value and what is allowed."""
     try:
-        return PipelineConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from error
 

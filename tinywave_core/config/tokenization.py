@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
+from tinywave_core.config.interleaving import InterleavingConfig
 
 
 class MfccUnitsConfig(Config):
@@ -43,6 +44,35 @@ class HubertConfig(Config):
     """File of a quantizer of its layer 11 in place of the release's: linear, or k-means {cluster_centers, n_clusters}."""
 
 
+class AlignmentConfig(Config):
+    """Where the words of transcribed speech get their times from; used by interleaving only."""
+
+    kind: Literal["given", "pocketsphinx", "ctc"] = "pocketsphinx"
+    """`given`: times that you have (`path`); `pocketsphinx`: English, no download (the extra `alignment`); `ctc`: a
+    transformers `Wav2Vec2ForCTC` directory (`path`)."""
+    path: str | None = None
+    """For `given`: a folder of .TextGrid, .ctm or .json files named like the recordings, or one table (.csv, .parquet, .ctm,
+    .json). For `ctc`: the model's directory."""
+    min_confidence: float = Field(0.0, ge=0, le=1)
+    """An utterance with a word below this confidence is not interleaved (0: none is refused for it)."""
+
+    @model_validator(mode="after")
+    def _path_where_one_is_needed(self) -> "AlignmentConfig":
+        if (self.path is None) == (self.kind != "pocketsphinx"):
+            needed = "needs" if self.path is None else "takes no"
+            raise ValueError(f"alignment `{self.kind}` {needed} tokenization.alignment.path")
+        return self
+
+
+class TextCorpusConfig(Config):
+    """Plain text beside the speech."""
+
+    source: str | None = None
+    """File or folder of .txt, .jsonl (field `text`) or .parquet (column `text`); none: speech and its transcripts only."""
+    share: float = Field(0.2, gt=0, lt=1)
+    """Share of the training tokens that comes from it."""
+
+
 class TokenizationConfig(Config):
     """How speech becomes tokens."""
 
@@ -56,6 +86,12 @@ class TokenizationConfig(Config):
     """Style codes of the embedded tokenizer; used by `expressive` only."""
     hubert: HubertConfig = HubertConfig()
     """HuBERT in place of `units`; used where `spiritlm_dir` or `hubert.encoder` is set."""
+    interleaving: InterleavingConfig = InterleavingConfig()
+    """Which parts of transcribed speech are given as text."""
+    alignment: AlignmentConfig = AlignmentConfig()
+    """Times of the words, where interleaving needs them."""
+    text: TextCorpusConfig = TextCorpusConfig()
+    """Plain text to train on beside the speech."""
     fit_hours: float = Field(5.0, gt=0)
     """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
     seed: int = Field(0, ge=0)

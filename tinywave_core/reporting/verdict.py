@@ -94,7 +94,7 @@ def comparison_rows(scores: Summary) -> list[dict[str, str]]:
             "parameters": millions(model["parameters"]),
             "NLL, nats per token": f"{model['nll']:.3f} ({low:.3f} to {high:.3f})",
             "perplexity": f"{model['perplexity']:.1f}",
-            "bits per second": f"{model['bits_per_second']:.1f}",
+            "bits per second": "–" if model["bits_per_second"] is None else f"{model['bits_per_second']:.1f}",
         }
         if "cloze" in model:
             low, high = model["cloze_interval"]

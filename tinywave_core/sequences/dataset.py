@@ -2,7 +2,8 @@
 
 One sequence is one utterance, cut in equal pieces only where it is longer than a row. Sequences carry an id of their
 own content, so cached logits belong to a sequence and not to a row or a run; rows are packed when a batch is built.
-Order comes from a hash of (seed, epoch, sequence id): new audio slips in between and disturbs nothing else.
+Order comes from a hash of (seed, epoch, sequence id): new audio slips in between and disturbs nothing else. Of an utterance
+with several drawings of interleaved spans, an epoch takes one.
 Legend: R rows, T row length, L sequence length.
 """
 
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
+EVERY_EPOCH = -1
 IGNORED = -100  # label of positions that are not trained on, as in PyTorch's cross-entropy
 _OPEN_ROWS = 32  # rows that packing keeps open at once: more fills rows better, and order stays local
 
@@ -34,16 +37,20 @@ class TokenSequence:
     """Token ids [L]."""
     seconds: float
     """Length of its audio."""
+    variant: int = 0
+    """Which drawing of interleaved spans it is; EVERY_EPOCH for what has no drawings beside others that have."""
 
 
 def load_sequences(shards: Iterable[Artifact], split: str, max_length: int) -> list[TokenSequence]:
     """All sequences of one split (train or held_out) in the token shards, sorted by id."""
-    columns = ["utterance_id", "recording_id", "speaker", "num_samples", "ids"]
+    columns = ["utterance_id", "recording_id", "speaker", "num_samples", "ids", "split", "variant"]
     sequences = []
     for shard in shards:
-        table = read_table(shard.path("tokens.parquet"), [*columns, "split"])
-        for row in table.filter(pc.equal(table["split"], split)).select(columns).to_pylist():
-            sequences += _cut(row, max_length)
+        path = shard.path("tokens.parquet")
+        table = read_table(path, [name for name in columns if name in pq.read_schema(path).names])
+        for row in table.filter(pc.equal(table["split"], split)).to_pylist():
+            if split == "train" or row.get("variant", 0) <= 0:  # held-out speech is scored in one drawing
+                sequences += _cut(row, max_length)
     return sorted(sequences, key=lambda sequence: sequence.id)
 
 
@@ -58,6 +65,7 @@ def _cut(row: dict, max_length: int) -> list[TokenSequence]:
             speaker=row["speaker"],
             ids=piece,
             seconds=row["num_samples"] / 16_000 * len(piece) / len(ids),
+            variant=row.get("variant", 0),
         )
         for i, piece in enumerate(pieces)
         if len(piece) > 1  # one token alone predicts nothing
@@ -103,6 +111,7 @@ class PackedDataset:
         self.seed = seed
         self._rows: list[list[int]] = []
         self._epochs = 0
+        self._variants = max((s.variant for s in sequences), default=0) + 1
 
     def batch(self, step: int) -> Batch:
         """The batch of one optimiser step, counted from 0."""
@@ -112,8 +121,13 @@ class PackedDataset:
         return self.collate(self._rows[step * self.batch_rows : (step + 1) * self.batch_rows])
 
     def _epoch_order(self, epoch: int) -> list[int]:
-        keys = [hashlib.sha256(f"{self.seed}/{epoch}/{s.id}".encode()).digest() for s in self.sequences]
-        return sorted(range(len(keys)), key=keys.__getitem__)
+        drawing = epoch % max(self._variants, 1)
+        keys = {
+            i: hashlib.sha256(f"{self.seed}/{epoch}/{s.id}".encode()).digest()
+            for i, s in enumerate(self.sequences)
+            if s.variant in (EVERY_EPOCH, drawing)
+        }
+        return sorted(keys, key=keys.__getitem__)
 
     def collate(self, rows: list[list[int]]) -> Batch:
         """Lay sequences side by side in rows."""

@@ -140,7 +140,7 @@ def run_teacher(step: Step, output: Output) -> Summary:
         "started_from": "checkpoint" if config.teacher else "random weights",
         "train_sequences": len(speech.train),
         "train_tokens": sum(len(s.ids) for s in speech.train),
-        "train_hours": sum(s.seconds for s in speech.train) / 3600,
+        "train_hours": sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
         "steps": config.training.steps,
         "held_out_nll_before": before,
         "held_out_nll_after": after,

@@ -66,8 +66,11 @@ def run_scores(step: Step, output: Output) -> Summary:
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     read_directory(step.input("teacher").path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
     use_threads(output.runtime)
+    across = _across(step, vocabulary, config)
     texts = [s.ids for s in sequences] + [i.right for i in items] + [i.wrong for i in items]
     n, m = len(sequences), len(items)
+    texts += [ids for found in across.values() for item in found for ids in (item.right, item.wrong)]
+    scores_across: dict = {}
     nll, cloze, parameters = {}, {}, {}
     for number, name in enumerate(MODELS):
         folder = step.input(name).path("teacher" if name == "teacher" else "model")
@@ -77,7 +80,12 @@ def run_scores(step: Step, output: Output) -> Summary:
             model, texts, lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored")
         )
         nll[name] = [-s for s in scores[:n]]
-        cloze[name] = credits(items, scores[n : n + m], scores[n + m :])
+        cloze[name] = credits(items, scores[n : n + m], scores[n + m : n + 2 * m])
+        rest = iter(scores[n + 2 * m :])
+        scores_across[name] = {}
+        for direction, found in across.items():
+            pairs = [(next(rest), next(rest)) for _ in found]
+            scores_across[name][direction] = ([right for right, _ in pairs], [wrong for _, wrong in pairs])
 
     about = {"utterance_id": [s.utterance_id for s in sequences], "tokens": [len(s.ids) - 1 for s in sequences]}
     totals = {f"{name}_nll": [float(x.sum(dtype=np.float64)) for x in nll[name]] for name in MODELS}
@@ -86,19 +94,76 @@ def run_scores(step: Step, output: Output) -> Summary:
     names = {"utterance_id": [i.utterance_id for i in items], "other_id": [i.other_id for i in items]}
     write_table(pa.table(names | {f"{k}_credit": cloze[k] for k in MODELS}), output.folder / "cloze.parquet")
 
-    kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences]))
+    kinds = _kinds([s.ids for s in sequences], vocabulary)
+    if kinds["text"].any():  # seconds of audio say nothing where a part of it was given as text
+        seconds = []
     models = {
         name: _figures(nll[name], cloze[name], kinds, seconds, config) | {"parameters": parameters[name]}
         for name in MODELS
     }
-    return {
-        "held_out": {"sequences": n, "hours": sum(seconds) / 3600, "tokens": len(kinds), "cloze_items": m},
+    tokens = sum(len(s.ids) - 1 for s in sequences)
+    report = {
+        "held_out": {
+            "sequences": n,
+            "hours": sum(s.seconds for s in sequences) / 3600,
+            "tokens": tokens,
+            "cloze_items": m,
+        },
         "models": models,
         "comparison": _comparison(nll, cloze, models, config),
     }
+    return report | ({"directions": _directions(across, scores_across, config)} if across else {})
 
 
-def _figures(nll: list, credits: np.ndarray, kinds: np.ndarray, seconds: list[float], config: EvaluationConfig) -> dict:
+def _across(step: Step, vocabulary: Vocabulary, config: EvaluationConfig) -> dict:
+    """Items of the cross-modal cloze by direction; none where no words have times."""
+    from tokenizers import Tokenizer
+
+    from tinywave_core.evals.cross_modal_cloze import Timed, cross_modal_items
+    from tinywave_core.sequences.interleaving import text_encoder
+    from tinywave_core.storage.shards import read_table
+
+    mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
+    rows = [row for shard in mixed for row in read_table(shard.path("tokens.parquet")).to_pylist()]
+    timed = [Timed.of(row) for row in rows if row["split"] == "held_out" and row["words"]]
+    if not timed:
+        return {}
+    tokenizer = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    encode_text = text_encoder(tokenizer, vocabulary)
+    return cross_modal_items(timed, vocabulary, encode_text, config, step.params["sequence_length"])
+
+
+def _kinds(ids: "list[np.ndarray]", vocabulary: Vocabulary) -> "dict[str, np.ndarray]":
+    """Which of the predicted tokens are of a kind; `switch` are the markers within sequences and the tokens after them."""
+    from tinywave_core.sequences.interleaving import switches
+
+    kinds = vocabulary.kinds(np.concatenate([each[1:] for each in ids]))
+    found = {kind: kinds == i for i, kind in enumerate(KINDS)}
+    return found | {"switch": np.concatenate([switches(each, vocabulary)[1:] for each in ids])}
+
+
+def _directions(across: dict, scores: dict, config: EvaluationConfig) -> dict:
+    """Accuracy of each model in each direction of the cross-modal cloze, with intervals; chance is 0.5."""
+    from tinywave_core.evals.continuation_cloze import credits
+    from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
+
+    table: dict = {}
+    for direction, items in across.items():
+        found = {name: credits(items, *scores[name][direction]) for name in MODELS}
+        table[direction] = {
+            name: {
+                "accuracy": float(each.mean()),
+                "interval": wilson_interval(float(each.sum()), len(each)),
+                "items": len(each),
+            }
+            for name, each in found.items()
+        }
+        gain = found["student"] - found["control"]
+        table[direction]["gain_interval"] = bootstrap_interval(gain, np.ones(len(gain)), config.seed)
+    return table
+
+
+def _figures(nll: list, credits: np.ndarray, kinds: dict, seconds: list[float], config: EvaluationConfig) -> dict:
     from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
 
     flat = np.concatenate(nll).astype(np.float64)
@@ -107,8 +172,8 @@ def _figures(nll: list, credits: np.ndarray, kinds: np.ndarray, seconds: list[fl
         "nll": float(flat.mean()),
         "nll_interval": bootstrap_interval(totals, lengths, config.seed),
         "perplexity": math.exp(flat.mean()),
-        "bits_per_second": float(flat.sum() / math.log(2) / sum(seconds)),
-        "nll_by_kind": {kind: float(flat[kinds == i].mean()) for i, kind in enumerate(KINDS) if (kinds == i).any()},
+        "bits_per_second": float(flat.sum() / math.log(2) / sum(seconds)) if seconds else None,
+        "nll_by_kind": {name: float(flat[mask].mean()) for name, mask in kinds.items() if mask.any()},
     }
     if len(credits):
         figures["cloze"] = float(credits.mean())

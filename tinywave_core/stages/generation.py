@@ -7,7 +7,6 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
@@ -15,23 +14,21 @@ from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import held_out_shards
-from tinywave_core.stages.tokenization import uses_release
+from tinywave_core.stages.tokenization import audio_of, uses_release
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
-
 VERSION = 2
-DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
     """The `samples` artifact."""
     shards = held_out_shards(tokens)
-    audio = [tokens.store.find(i, "shard") for shard in shards for i in shard.manifest.inputs["audio"]]  # type: ignore[union-attr]
+    shards = [shard for shard in shards if shard.part != "text"]
+    audio = audio_of(shards)
     kind = config.tokenization.tokens
     release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) else None
     (samples,) = execute(
@@ -44,7 +41,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
                 run=run_samples,
                 config=config.generation,
                 params={"vocoder": "draft" if release is None else release.digest(vocoder_part(kind))},
-                context={"spiritlm_dir": config.spiritlm_dir, "tokens": kind},
+                context={"spiritlm_dir": config.spiritlm_dir},
                 inputs={"model": [model], "tokens": shards, "audio": audio},
                 runtime=config.runtime,
             )
@@ -59,8 +56,10 @@ def run_samples(step: Step, output: Output) -> Summary:
     import soundfile
 
     from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.stages.export import SPEECH_TOKENIZER
     from tinywave_core.storage.schemas import SAMPLE_RATE
-    from tinywave_core.synthesis.sampling import continue_speech
+    from tinywave_core.synthesis.sampling import continue_tokens
+    from tinywave_core.synthesis.speaking import load_speak
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.speech import Streams, encode_utterance
     from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -75,7 +74,9 @@ def run_samples(step: Step, output: Output) -> Summary:
         )
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-    speak = _vocoder(step, vocabulary, config)
+    speak = load_speak(
+        folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
+    )
     rows = _prompts(step, config)
     recordings = _recordings(step, {row["utterance_id"] for row in rows})
     samples = []
@@ -84,13 +85,14 @@ def run_samples(step: Step, output: Output) -> Summary:
         head = Streams(
             *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
         )
+        whole = Streams(*(np.asarray(row[name], dtype=np.int64) for name in _RATES))
         prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
         seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
-        new = continue_speech(model, prompt, vocabulary, config, seed)
+        new = continue_tokens(model, prompt, vocabulary, config, seed)
         waves = {
             "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
             "continuation": speak(np.concatenate([prompt, new])),
-            "original": speak(np.asarray(row["ids"])),
+            "original": speak(encode_utterance(whole, vocabulary)),
         }
         for name, wave in waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
@@ -115,33 +117,6 @@ def run_samples(step: Step, output: Output) -> Summary:
     }
 
 
-def _vocoder(
-    step: Step, vocabulary: "Vocabulary", config: GenerationConfig
-) -> "Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]":
-    """What makes audio of ids: the release's vocoder where the tokens are SpiritLM's, else the draft one."""
-    if step.params["vocoder"] == "draft":
-        from tinywave_core.stages.export import SPEECH_TOKENIZER
-        from tinywave_core.synthesis.vocoder import DraftVocoder
-
-        draft = DraftVocoder.load(step.input("model").path("model") / SPEECH_TOKENIZER)
-        return lambda ids: draft.synthesize(ids, vocabulary, config.vocoder_iterations)
-
-    from tinywave_core.models.llama import pick_device
-    from tinywave_core.synthesis.hifigan import HifiganVocoder
-    from tinywave_core.tokenizers.speech import positions
-
-    part = vocoder_part(step.context["tokens"])
-    release = open_release(step.context["spiritlm_dir"], [part])
-    hifigan = HifiganVocoder.load(release.folder(part), pick_device(step.runtime))
-
-    def speak(ids: "npt.NDArray[np.int64]") -> "npt.NDArray[np.float32]":
-        # As the reference decodes strings: a second pitch in a row says that the unit goes on; durations are predicted.
-        codes = positions(ids, vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
-        return hifigan.synthesize(codes.units, codes.pitch, codes.style, predict_durations=True, deduplicate=False)
-
-    return speak
-
-
 _RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
 
 
@@ -154,7 +129,7 @@ def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:
     rows = []
     for shard in step.inputs["tokens"]:
         rows += read_table(shard.path("tokens.parquet")).to_pylist()
-    held_out = [row for row in rows if row["split"] == "held_out"]
+    held_out = [row for row in rows if row["split"] == "held_out" and row.get("variant", 0) <= 0 and row["num_samples"]]
     long = [row for row in held_out if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
     if not long:
         longest = max(row["num_samples"] for row in held_out) / SAMPLE_RATE

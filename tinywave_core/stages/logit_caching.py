@@ -6,7 +6,7 @@ without training sequences needs no logits. Files: logits.parquet ("tw-logits/1"
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,12 +71,16 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
 
 def training_shards(tokens: Artifact) -> list[Artifact]:
     """Token shards that hold training speech: what teacher targets and students depend on."""
-    return [tokens.store.find(s["id"], "shard") for s in tokens.summary["shards"] if s["train_utterances"]]
+    return [tokens.store.find(s["id"], _part(s)) for s in tokens.summary["shards"] if s["train_utterances"]]
 
 
 def held_out_shards(tokens: Artifact) -> list[Artifact]:
     """Token shards that hold held-out speech: what evaluation depends on."""
-    return [tokens.store.find(s["id"], "shard") for s in tokens.summary["shards"] if s["held_out_utterances"]]
+    return [tokens.store.find(s["id"], _part(s)) for s in tokens.summary["shards"] if s["held_out_utterances"]]
+
+
+def _part(shard: dict[str, Any]) -> str:
+    return str(shard.get("part", "shard"))
 
 
 def run_shard(step: Step, output: Output) -> Summary:

@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
+from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.ingestion import corpus_key
+from tinywave_core.stages.interleaving import with_text
 from tinywave_core.stages.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import column_bytes, read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, KINDS, Vocabulary
@@ -46,18 +48,23 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
     settings = speech_settings(config)
     context = _places(config)
 
-    def step(part: str, run: Any, inputs: dict[str, list[Artifact]], params: dict[str, Any] | None = None) -> Step:
+    def step(
+        part: str,
+        run: Any,
+        inputs: dict[str, list[Artifact]],
+        params: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> Step:
+        identity: dict[str, Any] = {"version": VERSION, "config": settings} | others
         return Step(
             store=corpus.store,
             stage="tokenization",
             part=part,
-            version=VERSION,
             run=run,
-            config=settings,
             inputs=inputs,
             params=params or {},
-            context=context,
             runtime=config.runtime,
+            **identity | {"context": context | others.get("context", {})},
         )
 
     vocabulary = teacher_vocabulary(config)
@@ -88,6 +95,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             for audio in _audio_shards(corpus)
         ]
     )
+    shards = with_text(config, _audio_shards(corpus), shards, step, execute)
     return execute([step("tokens", run_tokens, {"shards": shards, "tokenizer": [tokenizer]}, of_teacher)])[0]
 
 
@@ -105,7 +113,9 @@ def speech_settings(config: PipelineConfig) -> TokenizationConfig:
                 "--tokenization.hubert.quantizer is set, but neither --spiritlm-dir nor --tokenization.hubert.encoder: a "
                 "quantizer needs a HuBERT; set one of them"
             )
-        return config.tokenization
+        # How the tokens are mixed with text comes after they are made.
+        defaults = {name: getattr(TokenizationConfig(), name) for name in ("interleaving", "alignment", "text")}
+        return config.tokenization.model_copy(update=defaults)
     if tokens == "expressive" and config.spiritlm_dir is None:
         raise ConfigError(
             "--tokenization.hubert.encoder gives units only; expressive tokens need SpiritLM's pitch and style models too: "
@@ -116,7 +126,6 @@ def speech_settings(config: PipelineConfig) -> TokenizationConfig:
 
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
     """The vocabulary of the configured teacher; None for that of bytes and units, which a fresh one takes."""
-    from tinywave_core.stages.adaptation import teacher_folder
     from tinywave_core.tokenizers.directory import read_directory
 
     folder = teacher_folder(config)
@@ -126,7 +135,13 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
 
 def _places(config: PipelineConfig) -> dict[str, Any]:
     hubert = config.tokenization.hubert
-    return {"spiritlm_dir": config.spiritlm_dir, "encoder": hubert.encoder, "quantizer": hubert.quantizer}
+    folder = teacher_folder(config)
+    return {
+        "spiritlm_dir": config.spiritlm_dir,
+        "encoder": hubert.encoder,
+        "quantizer": hubert.quantizer,
+        "teacher": None if folder is None else str(folder),
+    }
 
 
 def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
@@ -293,7 +308,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     path = output.folder / TOKENS_FILE
     write_table(pa.Table.from_pylist(rows, schema=TOKENS).replace_schema_metadata(about), path)
     (output.folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary.to_json(), indent=1, sort_keys=True) + "\n")
-    return _shard_summary(rows, vocabulary) | {"ids_bytes": _column_bytes(path, "ids")}
+    return _shard_summary(rows, vocabulary) | {"ids_bytes": column_bytes(path, "ids")}
 
 
 Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
@@ -377,14 +392,6 @@ def _shard_summary(rows: list[dict[str, Any]], vocabulary: Vocabulary) -> Summar
     return summary
 
 
-def _column_bytes(path: Any, column: str) -> int:
-    """Compressed bytes of one column in a Parquet file."""
-    metadata = pq.read_metadata(path)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    return sum(c.total_compressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)
-
-
 # Tokens --------------------------------------------------------------------------------------------------------------
 
 _PER_SHARD = ("utterances", "tokens", "seconds")
@@ -401,7 +408,10 @@ def run_tokens(step: Step, output: Output) -> Summary:
     counts = {name: np.sum([s[f"{name}_counts"] for s in summaries], axis=0).astype(int).tolist() for name in STREAMS}
     (output.folder / STREAMS_FILE).write_text(json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n")
     return {
-        "shards": [{"id": shard.id, **{name: shard.summary[name] for name in splits}} for shard in shards],
+        "shards": [
+            {"id": shard.id, "part": shard.part, **{name: shard.summary[name] for name in splits}} for shard in shards
+        ],
+        **_of_text(step, shards),
         "tokenizer": tokenizer.id,
         "tokenizer_kind": tokenizer.part,
         "vocabulary": step.params.get("vocabulary") or tokenizer.summary["vocabulary"],
@@ -416,6 +426,41 @@ def run_tokens(step: Step, output: Output) -> Summary:
         "style_histogram": counts["style"],
         "drift": _drift(tokenizer, shards),
     }
+
+
+def _of_text(step: Step, shards: list[Artifact]) -> dict[str, Any]:
+    """What alignment refused and what was drawn, where there is text."""
+    mixed = [shard for shard in shards if shard.part == "interleaved"]
+    if not any(shard.part != "shard" for shard in shards):
+        return {}
+    aligned = [step.store.find(i, "alignment") for shard in mixed for i in shard.manifest.inputs["words"]]  # type: ignore[union-attr]
+    return {
+        "aligned": {
+            name: sum(words.summary[name] for words in aligned)
+            for name in ("utterances", "aligned", "words", "aligned_hours")
+        },
+        "refused": _added([words.summary["refused"] for words in aligned]),
+        "patterns": _added([shard.summary["patterns"] for shard in shards if shard.part != "shard"]),
+        "switches": sum(shard.summary["switches"] for shard in mixed),
+        "documents": sum(shard.summary["documents"] for shard in shards if shard.part == "text"),
+    }
+
+
+def _added(counts: list[dict[str, int]]) -> dict[str, int]:
+    return {
+        name: sum(count.get(name, 0) for count in counts) for name in sorted({n for count in counts for n in count})
+    }
+
+
+def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
+    """The audio shards behind token shards, interleaved or not; text has none."""
+    found: dict[str, Artifact] = {}
+    for shard in shards:
+        inputs = shard.manifest.inputs  # type: ignore[union-attr]
+        for i in inputs.get("tokens", []):
+            inputs = shard.store.find(i, "shard").manifest.inputs  # type: ignore[union-attr]
+        found |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
+    return list(found.values())
 
 
 def _drift(tokenizer: Artifact, shards: list[Artifact]) -> dict[str, float]:

@@ -76,7 +76,32 @@ WORDS = pa.schema(
         pa.field("word", pa.string(), nullable=False),  # as in the transcript, punctuation included
         pa.field("start_samples", pa.int64(), nullable=False),  # in the utterance, at 16 kHz
         pa.field("end_samples", pa.int64(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # file, pocketsphinx or ctc
+        pa.field("source", pa.string(), nullable=False),  # given, pocketsphinx or ctc
         pa.field("confidence", pa.float32()),  # 0 to 1, null where the source has none
+    ]
+)
+
+# tokenization, part `alignment`, file refused.parquet: one row per utterance whose words have no times.
+REFUSED = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),  # of the recording
+        pa.field("reason", pa.string(), nullable=False),  # code: no_transcript, overlap, mismatch, …
+        pa.field("detail", pa.string()),  # what was found and expected, for people
+    ]
+)
+
+# tokenization, part `interleaved`, file tokens.parquet: one row per utterance and drawing of its spans. Streams and words stand
+# in the row of drawing 0 only; documents of a text corpus are rows without them.
+INTERLEAVED = pa.schema(
+    [
+        *TOKENS,
+        pa.field(
+            "variant", pa.int32(), nullable=False
+        ),  # epoch e trains on drawing e modulo their number; -1: on every epoch
+        pa.field("modalities", pa.string(), nullable=False),  # of the spans in order, such as STS
+        pa.field("words", pa.list_(pa.string()), nullable=False),
+        pa.field("word_starts", pa.list_(pa.int64()), nullable=False),  # samples in the utterance, at 16 kHz
+        pa.field("word_ends", pa.list_(pa.int64()), nullable=False),
     ]
 )

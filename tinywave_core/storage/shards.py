@@ -23,3 +23,11 @@ def write_table(table: pa.Table, path: Path, *, compression: str = "zstd", row_g
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns, verifying page checksums."""
     return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+
+
+def column_bytes(path: Path, column: str) -> int:
+    """Compressed bytes of one column in a Parquet file."""
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(c.total_compressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)

@@ -29,10 +29,15 @@ class OutputMask(LogitsProcessor):
 
 
 @torch.no_grad()
-def continue_speech(
-    model: LlamaForCausalLM, prompt: npt.NDArray, vocabulary: Vocabulary, config: GenerationConfig, seed: int
+def continue_tokens(
+    model: LlamaForCausalLM,
+    prompt: npt.NDArray,
+    vocabulary: Vocabulary,
+    config: GenerationConfig,
+    seed: int,
+    output: OutputModality = "speech",
 ) -> npt.NDArray[np.int64]:
-    """New speech-token ids after `prompt` (which starts with <s> [Speech]), without the prompt and without </s>.
+    """New ids of the modality `output` after `prompt` (which starts with <s> and a marker), without the prompt and </s>.
 
     The same seed gives the same continuation on the same kind of device.
     """
@@ -49,7 +54,7 @@ def continue_speech(
             max_new_tokens=config.max_new_tokens,
             min_new_tokens=min(config.min_new_tokens, config.max_new_tokens),
             pad_token_id=0,
-            logits_processor=LogitsProcessorList([OutputMask(vocabulary, "speech")]),
+            logits_processor=LogitsProcessorList([OutputMask(vocabulary, output)]),
         )
     new = out[0, ids.shape[1] :].cpu().numpy()
     return new[: np.argmax(new == EOS_ID)] if (new == EOS_ID).any() else new

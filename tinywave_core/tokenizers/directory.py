@@ -33,6 +33,19 @@ def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
     raise CheckpointError(f"{folder} has no tokenizer: expected {SENTENCEPIECE} or {FAST} with the unit tokens in it")
 
 
+def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
+    """The text tokenizer of the model in `folder`, in the convention of `vocabulary`."""
+    if (folder / SENTENCEPIECE).is_file() and not (folder / VOCABULARY).is_file() and vocabulary.convention == "slow":
+        from tinywave_core.tokenizers.sentencepiece_text import build_exact_tokenizer
+
+        return build_exact_tokenizer(folder / SENTENCEPIECE)
+    if (folder / FAST).is_file():
+        return Tokenizer.from_file(str(folder / FAST))
+    from transformers import LlamaTokenizerFast
+
+    return LlamaTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+
+
 def copy_tokenizer(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
     """Give the model in `folder` the tokenizer of the one in `source`, in the convention of `vocabulary`, and the vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
