@@ -102,7 +102,8 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
         case "tokenization":
             s = outputs["tokens"].summary
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in s["streams"].items() if n)
-            return [("tokens", kinds), ("drift", verdict.drift_text(s))]
+            words = verdict.alignment_text(s)
+            return [("tokens", kinds), ("drift", verdict.drift_text(s)), *([("words", words)] if words else [])]
         case "adaptation":
             s = outputs["teacher"].summary
             before, after = s["held_out_nll_before"], s["held_out_nll_after"]
@@ -208,6 +209,12 @@ def _comparison(key: str, outputs: Outputs) -> None:
     create_table_artifact(rows, key=key, description="teacher, student and undistilled control")
 
 
+def _directions(key: str, outputs: Outputs) -> None:
+    rows = verdict.direction_rows(outputs["scores"].summary)
+    if rows:
+        create_table_artifact(rows, key=key, description="cloze from speech or text to speech or text")
+
+
 def _by_kind(key: str, outputs: Outputs) -> None:
     kinds, series = nll_by_kind(outputs["scores"].summary)
     if kinds:
@@ -237,7 +244,7 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
     "adaptation": {"loss": _teacher_loss},
     "logit_caching": {"targets": _targets},
     "distillation": {"terms": _terms, "losses": _student_losses},
-    "evaluation": {"comparison": _comparison, "kinds": _by_kind},
+    "evaluation": {"comparison": _comparison, "kinds": _by_kind, "directions": _directions},
     "export": {"model": _link("model", "/model", "The student, as transformers loads it")},
     "generation": {"samples": _link("samples", "", "Folder of the generated audio")},
 }

@@ -70,6 +70,6 @@ def _table(scores: dict[str, Any]) -> str:
         )
         lines.append(
             f"| {label} | {m['parameters'] / 1e6:.2f} M | {m['nll']:.3f} ({low:.3f} to {high:.3f}) | {m['perplexity']:.1f} "
-            f"| {m['bits_per_second']:.1f} | {cloze} |"
+            f"| {'–' if m['bits_per_second'] is None else format(m['bits_per_second'], '.1f')} | {cloze} |"
         )
     return "\n".join(lines)

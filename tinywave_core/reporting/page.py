@@ -17,6 +17,7 @@ from markupsafe import Markup
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting import plots, verdict
 from tinywave_core.reporting.stages import Outputs, StageRow, duration
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
 
@@ -29,6 +30,7 @@ MAX_SAMPLES = 12
 # No further sample is embedded beyond this size of sounds and pictures: a phone has to open the page.
 MAX_EMBEDDED_BYTES = 4_000_000
 MAX_REJECTS = 50
+MAX_ALIGNED, MAX_ALIGNED_S = 3, 8.0
 TERMS = {
     "loss": "total, weighted",
     "language_model": "true tokens",
@@ -54,6 +56,9 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,
         drift=verdict.drift_text(outputs["tokens"].summary),
+        words=verdict.alignment_text(outputs["tokens"].summary),
+        aligned=aligned_examples(outputs["tokens"]),
+        directions=verdict.direction_rows(scores),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
@@ -159,6 +164,67 @@ def clip_data(wav: bytes) -> tuple[str, str]:
 def data_uri(data: bytes, media_type: str) -> str:
     """Bytes as a URL."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+# Words -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AlignedWord:
+    """A word under its stretch of the picture."""
+
+    text: str
+    left: float
+    """Where it begins, as a share of the clip."""
+    width: float
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One utterance with the times that its words were given."""
+
+    seconds: float
+    audio: str
+    picture: str
+    words: list[AlignedWord]
+
+
+def aligned_examples(tokens: Artifact) -> list[Aligned]:
+    """A few utterances that were aligned, to look and listen whether the words stand where they are spoken."""
+    from tinywave_core.audio.utterances import read_utterances
+
+    mixed = [s["id"] for s in tokens.summary.get("shards", []) if s.get("part") == "interleaved"]
+    manifests = [tokens.store.find(i, "interleaved").manifest for i in mixed[:1]]
+    shown: list[Aligned] = []
+    for words in [
+        tokens.store.find(i, "alignment") for manifest in manifests if manifest for i in manifest.inputs["words"]
+    ]:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in read_table(words.path("words.parquet")).to_pylist():
+            rows.setdefault(row["utterance_id"], []).append(row)
+        audio = [tokens.store.find(i, "shard") for i in words.manifest.inputs["audio"]]  # type: ignore[union-attr]
+        for utterance in (u for shard in audio for u in read_utterances(shard)):
+            seconds = len(utterance.samples) / SAMPLE_RATE
+            if utterance.utterance_id in rows and seconds < MAX_ALIGNED_S and len(shown) < MAX_ALIGNED:
+                shown.append(_aligned(utterance.samples, rows[utterance.utterance_id]))
+    return shown
+
+
+def _aligned(samples: Any, rows: list[dict[str, Any]]) -> Aligned:
+    import soundfile
+
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    sound, picture = clip_data(wav.getvalue())
+    words = [
+        AlignedWord(
+            row["word"],
+            row["start_samples"] / len(samples),
+            (row["end_samples"] - row["start_samples"]) / len(samples),
+        )
+        for row in rows
+    ]
+    return Aligned(len(samples) / SAMPLE_RATE, sound, picture, words)
 
 
 # The DAG ---------------------------------------------------------------------------------------------------------

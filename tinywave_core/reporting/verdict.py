@@ -142,6 +142,35 @@ def drift_text(tokens: Summary) -> str:
     )
 
 
+def alignment_text(tokens: Summary) -> str:
+    """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
+    aligned = tokens.get("aligned")
+    if not aligned:
+        return ""
+    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in tokens["refused"].items())
+    patterns = ", ".join(f"{name} {count}" for name, count in tokens["patterns"].items())
+    documents = f" {tokens['documents']:,} documents of plain text stand beside them." if tokens["documents"] else ""
+    return (
+        f"{aligned['aligned']:,} of {aligned['utterances']:,} utterances ({aligned['aligned_hours'] * 60:.1f} min) have words with "
+        f"times, {aligned['words']:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
+        f"speech (S) and text (T): {patterns}; {tokens['switches']:,} tokens stand at a switch.{documents}"
+    )
+
+
+def direction_rows(scores: Summary) -> list[dict[str, str]]:
+    """The cross-modal cloze, a dict per direction; none where no words have times."""
+    rows = []
+    for direction, figures in scores.get("directions", {}).items():
+        row = {"from → to": direction, "items": str(figures["student"]["items"])}
+        for name, label in MODELS.items():
+            low, high = figures[name]["interval"]
+            row[label] = f"{figures[name]['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+        low, high = figures["gain_interval"]
+        row["student over undistilled"] = f"{low:+.1%} to {high:+.1%}"
+        rows.append(row)
+    return rows
+
+
 def millions(parameters: int) -> str:
     """A parameter count for people."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
