@@ -1,5 +1,7 @@
 """Packing: nothing lost, nothing mixed, order a function of ids and seeds alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinywave_core.models.llama import block_mask
-from tinywave_core.sequences.dataset import IGNORED, PackedDataset, TokenSequence, pack
+from tinywave_core.sequences.dataset import EVERY_EPOCH, IGNORED, PackedDataset, TokenSequence, pack
 
 
 def sequence(number: int, length: int) -> TokenSequence:
@@ -71,3 +73,13 @@ def test_a_new_sequence_leaves_the_order_of_the_others():
 def test_micro_batches_hold_the_batch(rows):
     batch = PackedDataset([sequence(n, 16) for n in range(8)], 16, 8, seed=0).batch(0)
     assert np.array_equal(np.concatenate([m.input_ids for m in batch.split(rows)]), batch.input_ids)
+
+
+def test_an_epoch_takes_one_drawing_of_each_utterance_and_all_that_has_none():
+    drawn = [replace(sequence(10 * u + v, 4), utterance_id=f"u{u}", variant=v) for u in range(5) for v in range(3)]
+    plain = [replace(sequence(100 + n, 4), variant=EVERY_EPOCH) for n in range(3)]
+    dataset = PackedDataset([*drawn, *plain], 16, 2, seed=1)  # 8 sequences of 4: one step is an epoch
+    epochs = [[dataset.sequences[i] for row in dataset.batch(step).rows for i in row] for step in range(6)]
+    for number, epoch in enumerate(epochs):
+        assert sorted(s.utterance_id for s in epoch) == sorted({s.utterance_id for s in [*drawn, *plain]})
+        assert {s.variant for s in epoch} == {number % 3, EVERY_EPOCH}
