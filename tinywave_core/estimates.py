@@ -13,6 +13,10 @@ from tinywave_core.config.pipeline import PipelineConfig
 # Seconds of one core per hour of speech (measured on examples/speech, 2.8 GHz).
 INGESTION_S_PER_H = 30.0
 TOKENIZATION_S_PER_H = 30.0
+# SpiritLM's speech tokenizer (`make bench-tokenization`): HuBERT alone, and with pitch and style; a GPU was not measured.
+RELEASE_S_PER_H = {"base": 330.0, "expressive": 920.0}
+RELEASE_GPU_SPEED_UP = 50.0
+ALIGNMENT_S_PER_H = 100.0  # pocketsphinx
 CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on
 # Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
 TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
@@ -42,8 +46,10 @@ def vocabulary_rows(config: PipelineConfig) -> int:
     if config.adaptation.teacher != "fresh":
         return 32_512 if config.tokenization.tokens == "base" else 32_768
     tokens = config.tokenization
-    extra = tokens.pitch.clusters + tokens.style.clusters if tokens.tokens == "expressive" else 0
-    return 259 + 2 + tokens.units.clusters + extra
+    sizes = (tokens.units.clusters, tokens.pitch.clusters, tokens.style.clusters)
+    if config.spiritlm_dir is not None or tokens.hubert.encoder is not None:
+        sizes = (501, 64, 100)
+    return 259 + 2 + sum(sizes if tokens.tokens == "expressive" else sizes[:1])
 
 
 def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Estimate]:
@@ -58,10 +64,7 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
     live = 2 * teacher if weights.hidden or weights.attention else 0
     return {
         "ingestion": Estimate(hours * INGESTION_S_PER_H / cores, hours * 3600 * FLAC_BYTES_PER_S),
-        "tokenization": Estimate(
-            min(hours, config.tokenization.fit_hours) * CODEBOOKS_S_PER_H + hours * TOKENIZATION_S_PER_H / cores,
-            tokens * TOKEN_BYTES,
-        ),
+        "tokenization": Estimate(_tokenization(config, hours, device), tokens * TOKEN_BYTES),
         "adaptation": Estimate(_training(config.adaptation.training) * 6 * teacher / flops, 4 * teacher),
         "logit_caching": Estimate(train * 2 * teacher / flops, train * logit_bytes(config.logit_caching.entries)),
         "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
@@ -72,6 +75,16 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
             config.generation.samples * 600_000,
         ),
     }
+
+
+def _tokenization(config: PipelineConfig, hours: float, device: str) -> float:
+    tokenization, cores = config.tokenization, max(1, config.runtime.workers)
+    alignment = hours * ALIGNMENT_S_PER_H / cores if tokenization.interleaving.policy != "speech" else 0.0
+    if config.spiritlm_dir is None and tokenization.hubert.encoder is None:
+        fit = min(hours, tokenization.fit_hours) * CODEBOOKS_S_PER_H
+        return fit + hours * TOKENIZATION_S_PER_H / cores + alignment
+    speed = cores if device == "cpu" else RELEASE_GPU_SPEED_UP
+    return hours * RELEASE_S_PER_H[tokenization.tokens] / speed + alignment
 
 
 def logit_bytes(entries: int) -> int:

@@ -23,7 +23,7 @@ GOLDEN = {
     "tokenization/codebooks": "07e42390d47458e9ded1f3c80ade4fc3",
     "tokenization/shard": "c4fd29cc2c3b3f504cd8b48bd83946c0",
     "tokenization/tokens": "073ade144d44c39066d34b71659020ac",
-    "adaptation/teacher": "b9515c1892b29fb100329852c798b18f",
+    "adaptation/teacher": "125db5b5f053d3697f82bae80af4d215",
     "logit_caching/shard": "a2d2f4f7dcbe95ccd30d4a0d38b6b5a2",
     "logit_caching/logits": "f05507ae9c4dc8baf0810cbc5f199751",
     "distillation/student": "3a6a874dadb28ca6965f61e41a30e1b6",

@@ -14,11 +14,6 @@ from tests.fixtures import release
 from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 
 
-@pytest.fixture(scope="module")
-def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return release.write_small_release(tmp_path_factory.mktemp("release"))
-
-
 def lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict]]:
     status = main(["tokens", *arguments])
     return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]

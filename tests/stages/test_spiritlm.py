@@ -23,11 +23,6 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 ADAPTED = {"teacher": "spiritlm", "method": "lora", "training": {"learning_rate": 1e-4}}
 
 
-@pytest.fixture(scope="module")
-def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return release.write_small_release(tmp_path_factory.mktemp("release"))
-
-
 @pytest.fixture(scope="module", params=["expressive", "base"])
 def outputs(request, tiny_source: Path, small_release: Path, tmp_path_factory) -> Outputs:
     """All stages with SpiritLM's model of one kind as teacher."""

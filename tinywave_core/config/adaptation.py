@@ -50,6 +50,9 @@ class AdaptationConfig(Config):
     """`full` trains all weights; `lora` trains adapters (the paper's teacher correction) and merges them."""
     lora: LoraConfig = LoraConfig()
     """Adapters; used only with method `lora`."""
+    packing: Literal["separate", "separators"] = "separate"
+    """Sequences that share a row: `separate` never attend to one another; `separators` do, across the <s> and </s> between them.
+    Distillation always keeps them separate, since cached targets belong to a sequence on its own."""
     training: TrainingConfig = TrainingConfig(steps=450, batch_tokens=1024, learning_rate=3e-3)
     """The training run."""
 

@@ -104,7 +104,17 @@ class Batch:
 class PackedDataset:
     """Batches of packed rows by step number: any step can be built without the ones before it being kept."""
 
-    def __init__(self, sequences: Sequence[TokenSequence], row_length: int, batch_rows: int, seed: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[TokenSequence],
+        row_length: int,
+        batch_rows: int,
+        seed: int,
+        *,
+        separate: bool = True,
+    ) -> None:
+        """Without `separate`, the sequences of a row are one document: only their <s> and </s> stand between them."""
+        self.separate = separate
         self.sequences = sequences
         self.row_length = row_length
         self.batch_rows = batch_rows
@@ -140,8 +150,8 @@ class PackedDataset:
                 ids = self.sequences[index].ids
                 end = start + len(ids)
                 input_ids[r, start:end] = ids
-                positions[r, start:end] = np.arange(len(ids))
-                documents[r, start:end] = number
+                positions[r, start:end] = np.arange(len(ids)) if self.separate else np.arange(start, end)
+                documents[r, start:end] = number if self.separate else 1
                 labels[r, start : end - 1] = ids[1:]
                 start = end
         return Batch(input_ids, positions, documents, labels, rows)

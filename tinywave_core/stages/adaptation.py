@@ -115,7 +115,7 @@ def run_teacher(step: Step, output: Output) -> Summary:
     config = step.config
     assert isinstance(config, AdaptationConfig)
     speech = load_speech(step.input("tokens"), config.training.sequence_length)
-    dataset = make_dataset(speech.train, config.training)
+    dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
     model = _start(step, config, speech.vocabulary)
     before = _held_out_nll(model, speech, output)
     trained, merge = _with_adapters(model, config)

@@ -119,7 +119,7 @@ def _one_step(
     return {name: value / batch.targets for name, value in sums.items()} | {"gradient_norm": float(norm)}
 
 
-def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig) -> PackedDataset:
+def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, separate: bool = True) -> PackedDataset:
     """The packed dataset of a training run; TrainingError when there is nothing to train on."""
     if not sequences:
         raise TrainingError(
@@ -127,4 +127,4 @@ def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig) -> 
             "ingestion.held_out_fraction, or pass --ingestion.split_by recording"
         )
     rows = max(1, config.batch_tokens // config.sequence_length)
-    return PackedDataset(sequences, config.sequence_length, rows, config.seed)
+    return PackedDataset(sequences, config.sequence_length, rows, config.seed, separate=separate)

@@ -83,3 +83,14 @@ def test_an_epoch_takes_one_drawing_of_each_utterance_and_all_that_has_none():
     for number, epoch in enumerate(epochs):
         assert sorted(s.utterance_id for s in epoch) == sorted({s.utterance_id for s in [*drawn, *plain]})
         assert {s.variant for s in epoch} == {number % 3, EVERY_EPOCH}
+
+
+def test_with_separators_only_a_row_is_one_document_and_otherwise_nothing_crosses():
+    sequences = [sequence(1, 3), sequence(2, 4)]
+    batch = PackedDataset(sequences, 9, 1, seed=0, separate=False).collate([[0, 1]])
+    assert batch.documents[0].tolist() == [1] * 7 + [0, 0]
+    assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
+    apart = PackedDataset(sequences, 9, 1, seed=0).collate([[0, 1]])
+    assert np.array_equal(batch.labels, apart.labels) and np.array_equal(batch.input_ids, apart.input_ids)
+    assert not block_mask(torch.from_numpy(apart.documents))[0, 0, 3:7, :3].any()
+    assert block_mask(torch.from_numpy(batch.documents))[0, 0, 6, :7].all()
