@@ -109,8 +109,8 @@ def _plan(words: int, random: Floats, config: InterleavingConfig) -> _Plan:
 
 
 def _patterns(words: int, random: Floats) -> _Plan:
-    """One of the five patterns; of one with more spans than there are words, the spans that there are words for."""
-    pattern = PATTERNS[int(random[0] * len(PATTERNS))][:words]
+    """One of the five patterns; of one with more spans than there are words, the first spans, one for each word."""
+    pattern = PATTERNS[int(random[0] * len(PATTERNS))]
     return "speech" if pattern[0] == "S" else "text", _choose(len(pattern) - 1, random[1:words], first=1)
 
 
@@ -145,7 +145,7 @@ def _poisson(words: int, random: Floats, config: InterleavingConfig) -> _Plan:
 
 
 def _choose(count: int, random: Floats, *, first: int) -> list[int]:
-    """`count` different whole numbers from `first` on, one of which each random number stands for; ascending."""
+    """`count` different whole numbers from `first` on, ascending; each random number stands for one, so never more."""
     return np.sort(np.argsort(random, kind="stable")[:count] + first).tolist()
 
 

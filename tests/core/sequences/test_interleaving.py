@@ -205,6 +205,13 @@ def test_a_unit_belongs_to_the_span_in_which_it_begins():
     assert first.style.tolist() == [0] and second.style.tolist() == [1]
 
 
+def test_what_begins_on_a_border_belongs_to_the_span_after_it():
+    spans = [Span("speech", 0, 1, 0, 16_000), Span("text", 1, 2, 16_000, 32_000)]
+    first, second = split_streams(Streams(np.arange(50), np.arange(25), np.arange(2)), spans)
+    assert first.style.tolist() == [0] and second.style.tolist() == [1]
+    assert second.pitch[0] == 13 and second.units[0] == 25  # 12.5 * 1 s, 24.99 * 1 s
+
+
 # Ids --------------------------------------------------------------------------------------------------------------
 
 
