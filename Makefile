@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test bench-tokenization check lock clean
+.PHONY: help setup demo demo-interleaved test bench-tokenization check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,6 +35,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 
 demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./store
 	@$(BIN)/tinywave run pipeline --preset demo --source examples/speech --root store
+
+demo-interleaved: setup  ## The same with speech and text interleaved, into ./store
+	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples/speech --root store
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest

@@ -8,6 +8,7 @@ import json
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.adaptation import teacher_folder
+from tinywave_core.stages.interleaving import check_text
 from tinywave_core.stages.tokenization import check_speech_tokenizer, uses_release
 from tinywave_core.teacher.layer_map import layer_map
 
@@ -20,5 +21,6 @@ def check_run(config: PipelineConfig) -> None:
     if folder is not None:
         layers = int(json.loads((folder / "config.json").read_text()).get("num_hidden_layers", 0))
     layer_map(config.distillation.layer_map, layers, config.distillation.layers)
+    check_text(config)
     if uses_release(config):
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

@@ -51,10 +51,11 @@ class AlignmentConfig(Config):
     """`given`: times that you have (`path`); `pocketsphinx`: English, no download (the extra `alignment`); `ctc`: a
     transformers `Wav2Vec2ForCTC` directory (`path`)."""
     path: str | None = None
-    """For `given`: a folder of .TextGrid, .ctm or .json files named like the recordings, or one table (.csv, .parquet, .ctm,
-    .json). For `ctc`: the model's directory."""
-    min_confidence: float = Field(0.0, ge=0, le=1)
-    """An utterance with a word below this confidence is not interleaved (0: none is refused for it)."""
+    """For `given`: a folder or s3:// prefix of .TextGrid, .ctm or .json files named like the recordings, or one table (.csv,
+    .parquet). For `ctc`: the model's directory."""
+    min_confidence: float | None = Field(None, ge=0, le=1)
+    """Least median confidence of an utterance's words, where they have any; none: what right transcripts were measured to reach
+    with this aligner."""
 
     @model_validator(mode="after")
     def _path_where_one_is_needed(self) -> "AlignmentConfig":

@@ -8,6 +8,7 @@ are read as token shards by everything that follows.
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
-from tinywave_core.errors import MissingInputError, TinyWaveError
+from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS
@@ -64,6 +65,27 @@ def with_text(
     return [*shards, _text(config, shards, text, step, execute)]
 
 
+def check_text(config: PipelineConfig) -> None:
+    """Refuse alignments and texts that are not there, before any speech is tokenized."""
+    tokenization = config.tokenization
+    if tokenization.interleaving.policy != "speech":
+        alignment = tokenization.alignment
+        if alignment.kind == "pocketsphinx" and find_spec("pocketsphinx") is None:
+            raise ConfigError(
+                "tokenization.alignment.kind is pocketsphinx, but the package is not installed: pip install "
+                "'tinywave[alignment]', or choose `given` or `ctc`"
+            )
+        if alignment.kind == "ctc" and not (Path(str(alignment.path)) / "config.json").is_file():
+            raise MissingInputError(
+                f"tokenization.alignment.path {alignment.path!r} has no config.json; expected the directory of a Wav2Vec2ForCTC"
+            )
+    source = tokenization.text.source
+    if source is not None and not Path(source).exists():
+        raise MissingInputError(
+            f"tokenization.text.source {source!r} does not exist; expected a file or folder of text"
+        )
+
+
 def _alignment_step(config: PipelineConfig, audio: Artifact, step: MakeStep) -> Step:
     alignment = config.tokenization.alignment
     return step(
@@ -93,10 +115,15 @@ def _digest_of_alignments(config: AlignmentConfig, audio: Artifact) -> str | Non
         return digest_of(files)
     from tinywave_core.alignment.readers import open_alignments
 
-    alignments = open_alignments(Path(config.path))
-    paths = sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
+    paths = _recordings(audio)
+    alignments = open_alignments(config.path, paths)
     words = [[path, [vars(word) for word in alignments.words(path) or ()]] for path in paths]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def _recordings(audio: Artifact) -> list[str]:
+    """Paths of a shard's recordings, relative to the source."""
+    return sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
 
 
 def run_alignment(step: Step, output: Output) -> Summary:
@@ -106,7 +133,7 @@ def run_alignment(step: Step, output: Output) -> Summary:
     use_one_thread()
     config, audio = step.config, step.input("audio")
     assert isinstance(config, AlignmentConfig)
-    align = _aligner(config, step.context["path"])
+    align = _aligner(config, step.context["path"], audio)
     total = pq.read_metadata(audio.path("audio.parquet")).num_rows
     words, refused = [], []
     aligned_samples = 0
@@ -150,27 +177,24 @@ def _word_row(utterance_id: str, word: "Word", source: str) -> dict[str, Any]:
     }
 
 
-def _aligner(config: AlignmentConfig, path: str | None) -> "Callable[[Utterance], Any]":
+def _aligner(config: AlignmentConfig, path: str | None, audio: Artifact) -> "Callable[[Utterance], Any]":
     """Utterance -> its words, or a refusal."""
     from tinywave_core.alignment.base import Refusal
     from tinywave_core.alignment.checks import check
-
-    def checked(found: Any, utterance: "Utterance") -> Any:
-        if not isinstance(found, list):
-            return found
-        return check(found, len(utterance.samples), min_confidence=config.min_confidence) or found
 
     if config.kind == "given":
         from tinywave_core.alignment.readers import open_alignments, words_of_cut
 
         assert path is not None
-        alignments = open_alignments(Path(path))
+        alignments = open_alignments(path, _recordings(audio))
 
         def given(utterance: "Utterance") -> Any:
             words = alignments.words(utterance.path)
             if words is None:
                 return Refusal("no_alignment", f"{path} has no words for {utterance.path}")
-            return checked(words_of_cut(words, utterance.start_samples, len(utterance.samples)), utterance)
+            samples = len(utterance.samples)
+            inside = words_of_cut(words, utterance.start_samples, samples)
+            return check(inside, samples, min_confidence=config.min_confidence) or inside
 
         return given
     aligner: Aligner
@@ -189,7 +213,12 @@ def _aligner(config: AlignmentConfig, path: str | None) -> "Callable[[Utterance]
             return Refusal(
                 "no_transcript", "the recording has no transcript, or the utterance is a cut of a longer one"
             )
-        return checked(aligner.align(utterance.samples, utterance.transcript), utterance)
+        found = aligner.align(utterance.samples, utterance.transcript)
+        if isinstance(found, Refusal):
+            return found
+        least = aligner.min_confidence if config.min_confidence is None else config.min_confidence
+        fault = check(found, len(utterance.samples), transcript=utterance.transcript, min_confidence=least)
+        return fault or found
 
     return automatic
 
