@@ -75,7 +75,7 @@ def cross_modal_items(
     items: dict[str, list[ClozeItem]] = {}
     for name, (first, second) in DIRECTIONS.items():
         found = [_item(own, other, first, second, vocabulary, encode_text) for own, other in pairs]
-        items[name] = [item for item in found if max(len(item.right), len(item.wrong)) <= max_length]
+        items[name] = [i for i in found if i is not None and max(len(i.right), len(i.wrong)) <= max_length]
     return {name: found for name, found in items.items() if found}
 
 
@@ -85,13 +85,16 @@ def _foreign(own: Timed, other: Timed) -> bool:
 
 def _item(
     own: Timed, other: Timed, first: Modality, second: Modality, vocabulary: Vocabulary, encode_text: EncodeText
-) -> ClozeItem:
+) -> ClozeItem | None:
     prompt = _part(own, first, vocabulary, encode_text, last=False)
     opening = vocabulary.prompt_ids(vocabulary.text_marker if first == "text" else vocabulary.speech_marker)
     marker = vocabulary.text_marker if second == "text" else vocabulary.speech_marker
+    after = " " if first == second == "text" else ""  # between two words of one text
+    right = _part(own, second, vocabulary, encode_text, last=True, after=after)
+    wrong = _part(other, second, vocabulary, encode_text, last=True, after=after)
+    if prompt is None or right is None or wrong is None:
+        return None
     head = np.concatenate([opening, prompt, [] if first == second else [marker]]).astype(np.uint16)
-    right = _part(own, second, vocabulary, encode_text, last=True)
-    wrong = _part(other, second, vocabulary, encode_text, last=True)
     length = min(len(right), len(wrong))
     return ClozeItem(
         own.utterance_id,
@@ -103,19 +106,28 @@ def _item(
 
 
 def _part(
-    utterance: Timed, modality: Modality, vocabulary: Vocabulary, encode_text: EncodeText, *, last: bool
-) -> npt.NDArray[np.uint16]:
-    """Tokens of one half of the words in one modality, without markers; a space goes before text that goes on."""
+    utterance: Timed,
+    modality: Modality,
+    vocabulary: Vocabulary,
+    encode_text: EncodeText,
+    *,
+    last: bool,
+    after: str = "",
+) -> npt.NDArray[np.uint16] | None:
+    """Tokens of one half of the words in one modality, without markers; None for a half too short for a unit of speech."""
     words, half = utterance.words, len(utterance.words) // 2
     if modality == "text":
         text = " ".join(word.text for word in (words[half:] if last else words[:half]))
-        return np.asarray(encode_text((" " if last else "") + text), np.uint16)
+        return np.asarray(encode_text(after + text), np.uint16)
     cut = (words[half - 1].end_samples + words[half].start_samples) // 2
+    modalities: tuple[Modality, Modality] = ("text", "speech") if last else ("speech", "text")
     spans = [
-        Span("speech", 0, half, 0, cut),
-        Span("speech", half, len(words), cut, utterance.num_samples),
+        Span(modalities[0], 0, half, 0, cut),
+        Span(modalities[1], half, len(words), cut, utterance.num_samples),
     ]
     parts = interleaved_ids(utterance.streams, words, spans, vocabulary, encode_text)
+    if len(parts.ranges) < len(spans):
+        return None
     start, end = parts.ranges[int(last)]
     return parts.ids[start:end].astype(np.uint16)
 

@@ -99,7 +99,8 @@ def run_shard(step: Step, output: Output) -> Summary:
     assert isinstance(config, LogitCachingConfig)
     tokens, teacher = step.input("tokens"), step.input("teacher")
     length = step.params["sequence_length"]
-    sequences = load_sequences([tokens], "train", length)
+    # Two drawings of an utterance can be the same sequence.
+    sequences = list({s.id: s for s in load_sequences([tokens], "train", length)}.values())
     use_one_thread()
     device = pick_device(output.runtime)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
