@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | generate | tokens | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | generate | tokens | slamkit | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -97,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     tokens.set_defaults(command=_tokens)
 
     _generate_parser(commands)
+
+    slamkit = commands.add_parser(
+        "slamkit", help="write the tokens of a store as slamkit's features.jsonl and tokens.jsonl"
+    )
+    slamkit.add_argument("artifact", help="id of a `tokens` artifact, or the first characters of one")
+    slamkit.add_argument("folder", help="where the two files go")
+    slamkit.add_argument("--root", default="store", help="the store (default: store)")
+    slamkit.set_defaults(command=_slamkit)
 
     inspect = commands.add_parser("inspect", help="what an artifact is, holds and came from; without one: all of them")
     inspect.add_argument("artifact", nargs="?", help="id, or the first characters of one (distillation/3fa9)")
@@ -252,6 +260,13 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
         options.device,
         options.wav,
     )
+
+
+def _slamkit(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.slamkit import write_slamkit
+
+    return write_slamkit(options.root, options.artifact, options.folder)
 
 
 def _inspect(options: argparse.Namespace, rest: list[str]) -> int:

@@ -26,7 +26,7 @@ SOURCES = sorted(
     for ending in ("py", "toml", "md", "jinja")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
-COMMANDS = ("run", "plan", "serve", "generate", "tokens", "inspect", "lineage")
+COMMANDS = ("run", "plan", "serve", "generate", "tokens", "slamkit", "inspect", "lineage")
 PLACEHOLDERS = {"STAGE": "distillation"}
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.cli import main
 from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.pipeline import Outputs, run_pipeline
+from tinywave_core.sequences.interleaving import text_encoder
+from tinywave_core.sequences.slamkit import read_features, read_tokens
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.tokenizers.speech import Streams, merge
-from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.tokenizers.text import build_tokenizer
+from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 MIXED = {"interleaving": {"policy": "patterns", "variants": 3}}
 FIELDS = ("utterance_id", "split", "ids", "variant", "modalities", "words", "word_starts", "word_ends", "num_samples")
@@ -185,6 +189,26 @@ def test_spiritlm_teachers_read_interleaved_sequences_as_their_own_tokenizer_doe
     for row in mixed:
         string = slow.decode(row["ids"][1:-1], spaces_between_special_tokens=False)
         assert slow(string)["input_ids"] == row["ids"][:-1] and vocabulary.boundary == row["ids"][1]
+
+
+def test_tokens_go_to_slamkits_files_and_come_back(config: PipelineConfig, outputs: Outputs, tmp_path: Path):
+    vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
+    assert main(["slamkit", outputs["tokens"].id, str(tmp_path), "--root", config.root]) == 0
+    streams = dict(read_features(tmp_path / "features.jsonl"))
+    rows = [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]
+    assert {name: each.units.tolist() for name, each in streams.items()} == {
+        row["utterance_id"]: row["units"] for row in rows if row["units"]
+    }
+    encode = text_encoder(build_tokenizer(vocabulary), vocabulary)
+    back = sorted((name, ids.tolist()) for name, ids in read_tokens(tmp_path / "tokens.jsonl", vocabulary, encode))
+    kinds = ("pitch", "style")  # slamkit has neither
+    kept = [[i for i in row["ids"] if KINDS[vocabulary.kinds([i])[0]] not in kinds] for row in rows]
+    assert back == sorted((row["utterance_id"], _without_runs(ids)) for row, ids in zip(rows, kept, strict=True))
+
+
+def _without_runs(ids: list[int]) -> list[int]:
+    """Units that pitch or style stood between are neighbours again: slamkit counts them once."""
+    return [i for n, i in enumerate(ids) if not n or i != ids[n - 1] or i < 261]
 
 
 @pytest.mark.parametrize(

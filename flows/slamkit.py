@@ -1,0 +1,63 @@
+"""`tinywave slamkit`: the tokens of a store as slamkit's features.jsonl and tokens.jsonl."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinywave_core.errors import MissingInputError
+from tinywave_core.sequences.interleaving import text_decoder
+from tinywave_core.sequences.slamkit import write_features, write_tokens
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.tokenizers.speech import Streams
+from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
+
+
+def write_slamkit(root: str, artifact: str, folder: str) -> int:
+    """Write both files of a `tokens` artifact; text needs the tokenizer of bytes or of a teacher trained on these tokens."""
+    store = Store(root, create=False)
+    tokens = store.resolve(artifact)
+    if tokens.part != "tokens":
+        raise MissingInputError(
+            f"{tokens.id} is of the part {tokens.part!r}; expected a `tokens` artifact (`tinywave inspect --root {root}`)"
+        )
+    vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write_features(
+        out / "features.jsonl", ((row["utterance_id"], _streams(row)) for row in _rows(tokens) if row["units"])
+    )
+    sequences: Iterator[tuple[str, Ids]] = (
+        (row["utterance_id"], np.asarray(row["ids"], np.int64)) for row in _rows(tokens)
+    )
+    write_tokens(out / "tokens.jsonl", sequences, vocabulary, text_decoder(_tokenizer(store, vocabulary), vocabulary))
+    print(f"{out / 'features.jsonl'}\n{out / 'tokens.jsonl'}")
+    return 0
+
+
+def _rows(tokens: Artifact) -> Iterator[dict[str, Any]]:
+    for shard in tokens.summary["shards"]:
+        yield from read_table(tokens.store.find(shard["id"]).path("tokens.parquet")).to_pylist()
+
+
+def _streams(row: dict[str, Any]) -> Streams:
+    return Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
+
+
+def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:
+    """The text tokenizer: bytes for a fresh teacher's vocabulary, else that of a teacher in the store."""
+    from tokenizers import Tokenizer
+
+    from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.tokenizers.text import build_tokenizer
+
+    if vocabulary.is_of_bytes:
+        return build_tokenizer(vocabulary)
+    for found in map(store.find, store.artifact_ids("adaptation")):
+        if found.part == "teacher" and read_directory(found.path("teacher")) == vocabulary:
+            return Tokenizer.from_file(str(found.path("teacher") / "tokenizer.json"))
+    raise MissingInputError(
+        f"{store.url} has no teacher with the vocabulary of these tokens, whose tokenizer spells their text: run adaptation first"
+    )
