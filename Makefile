@@ -37,7 +37,7 @@ demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./
 	@$(BIN)/tinywave run pipeline --preset demo --source examples/speech --root store
 
 demo-interleaved: setup  ## The same with speech and text interleaved, into ./store
-	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples/transcribed --root store
+	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples --root store
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest

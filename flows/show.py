@@ -68,7 +68,23 @@ def show_plan(what: str, config: PipelineConfig) -> int:
     table.add_section()
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     _console().print(table)
+    if what == "pipeline":
+        print(_budget(config, hours))
     return 0
+
+
+def _budget(config: PipelineConfig, hours: float) -> str:
+    """What the models take on one data-centre GPU."""
+    from tinywave_core.budget import DOLLARS_PER_GPU_HOUR, budget
+
+    b = budget(config, hours)
+    return (
+        f"models: teacher {b.teacher_parameters / 1e6:,.1f} M, student {b.student_parameters / 1e6:,.1f} M parameters; one pass is "
+        f"{b.train_tokens / 1e6:,.2f} M tokens, cached logits {b.logit_bytes / 1e9:,.3f} GB\n"
+        f"on one data-centre GPU in bfloat16: {b.adaptation_gib:,.1f} GiB for the teacher, {b.distillation_gib:,.1f} GiB for the "
+        f"student, {b.gpu_hours:,.2f} GPU-hours, about ${b.dollars:,.2f} at ${DOLLARS_PER_GPU_HOUR:g} an hour; caching pays from pass "
+        f"{b.passes_that_pay:.2f} on"
+    )
 
 
 def _time(seconds: float) -> str:

@@ -1,0 +1,58 @@
+"""Full-size figures: the formula's parameters against models of the real shapes, and prices worked out by hand."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tinywave_core.budget import budget
+from tinywave_core.config.load import load_config
+from tinywave_core.estimates import vocabulary_rows
+from tinywave_core.models.llama import student_from
+from tinywave_core.teacher.layer_map import layer_map
+
+
+@pytest.mark.parametrize(
+    ("preset", "rows"), [("base-2b", 32_512), ("expressive-2b", 32_768), ("interleaved-2b", 32_768)]
+)
+def test_the_2b_presets_are_built_in_their_real_shapes(preset: str, rows: int):
+    config = load_config(preset, {})
+    shape = config.adaptation.fresh
+    assert vocabulary_rows(config) == rows
+    with torch.device("meta"):
+        teacher = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=rows,
+                hidden_size=shape.width,
+                intermediate_size=shape.intermediate,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+            )
+        )
+        student = student_from(
+            teacher, layer_map(config.distillation.layer_map, shape.layers, config.distillation.layers)
+        )
+    found = budget(config, hours=1000)
+    assert found.teacher_parameters == sum(p.numel() for p in teacher.parameters())
+    assert found.student_parameters == sum(p.numel() for p in student.parameters())
+    assert len(student.model.layers) == 10 and student.config.hidden_size == 4096
+
+
+def test_a_gpu_hour_is_what_400_teraflops_do_in_an_hour():
+    config = load_config("base-2b", {})
+    found = budget(config, hours=0)
+    trained = 2000 * 262_144 * 6 * found.teacher_parameters
+    distilled = 6000 * 524_288 * (12 * found.student_parameters + 2 * found.teacher_parameters)
+    assert found.gpu_hours == pytest.approx((trained + distilled) / 4e14 / 3600)
+    assert found.dollars == pytest.approx(2.5 * found.gpu_hours)
+
+
+def test_cached_logits_pay_from_the_second_pass_on():
+    found = budget(load_config("base-2b", {}), hours=1000)
+    assert 1 < found.passes_that_pay < 2
+
+
+def test_a_live_teacher_costs_its_weights_in_memory():
+    live = load_config("base-2b", {})
+    alone = load_config("base-2b", {"distillation.weights.hidden": "0", "distillation.weights.attention": "0"})
+    difference = budget(live, 1).distillation_gib - budget(alone, 1).distillation_gib
+    assert difference == pytest.approx(2 * budget(live, 1).teacher_parameters / 2**30)
