@@ -23,10 +23,15 @@ class Refusal:
 class Aligner(Protocol):
     """Finds the words of a transcript in the sound of an utterance. Bad input is a `Refusal`, never an exception."""
 
-    name: str
-    """As in the column `source` of the schema WORDS."""
-    min_confidence: float
-    """For `checks.check`: what a right transcript reaches. Confidences of different aligners cannot be compared."""
+    @property
+    def name(self) -> str:
+        """As in the column `source` of the schema WORDS."""
+        ...
+
+    @property
+    def min_confidence(self) -> float:
+        """For `checks.check`: what a right transcript reaches. Confidences of different aligners cannot be compared."""
+        ...
 
     def align(self, samples_N: npt.NDArray[np.float32], transcript: str) -> list[Word] | Refusal:
         """One `Word` for each word of the transcript, as it writes it. Samples are mono, 16 kHz, -1..1."""

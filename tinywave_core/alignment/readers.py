@@ -153,7 +153,9 @@ def textgrid_words(name: str, data: bytes) -> list[Word]:
     tokens = _Tokens(name, text, items)
     if [tokens.string(), tokens.string()] != ["ooTextFile", "TextGrid"]:
         raise SourceError(f"{name}, line 1: expected a TextGrid of Praat, long or short")
-    tokens.number(), tokens.number(), tokens.flag()
+    tokens.number()
+    tokens.number()
+    tokens.flag()
     words, tiers = list[Word](), list[str]()
     for _ in range(int(tokens.number())):
         kind, tier = tokens.string(), tokens.string()
@@ -165,7 +167,7 @@ def textgrid_words(name: str, data: bytes) -> list[Word]:
             times = [tokens.number() for _ in range(2 if kind == "IntervalTier" else 1)]
             mark = tokens.string().replace('""', '"').strip()
             if wanted and mark not in SILENCES:
-                words.append(_word(mark, *times, None, f"{name}, line {line}"))
+                words.append(_word(mark, times[0], times[1], None, f"{name}, line {line}"))
     if not any(tier == "words" or tier.endswith("- words") for tier in tiers):
         raise SourceError(f"{name} has the tiers {', '.join(tiers) or 'none'}; expected one that is called words")
     return sorted(words, key=lambda word: word.start_samples) if len(tiers) > 2 else words
@@ -285,13 +287,13 @@ class _Tokens:
     at: int = 0
 
     def string(self) -> str:
-        return self._next("a string", lambda value, quoted: quoted)
+        return self._next("a string", lambda _, quoted: quoted)
 
     def number(self) -> float:
         return float(self._next("a number", lambda value, quoted: not quoted and value != "<exists>"))
 
     def flag(self) -> None:
-        self._next("<exists>", lambda value, quoted: value == "<exists>")
+        self._next("<exists>", lambda value, _: value == "<exists>")
 
     def line(self) -> int:
         """The line of the next item."""

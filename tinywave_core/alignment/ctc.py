@@ -1,0 +1,193 @@
+"""Sound and a transcript -> words with times, with a transformers `Wav2Vec2ForCTC` directory of any language.
+
+The transcript's characters, in the model's own alphabet, are placed by the most likely path of connectionist temporal
+classification through the model's frames of 20 ms (Graves et al., 2006; Viterbi over characters with blanks between them).
+Several utterances of unequal length go together. torchaudio's `forced_align` takes one at a time and is deprecated.
+
+Shapes: B utterances, T frames, V characters, L characters of a transcript, S = 2 L + 1 states.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tinywave_core.alignment.base import Refusal
+from tinywave_core.alignment.normalize import written_words
+from tinywave_core.alignment.untimed import interpolate
+from tinywave_core.alignment.words import Word
+from tinywave_core.errors import CheckpointError
+
+HOP_SAMPLES = 320
+IMPOSSIBLE = -np.inf
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CtcAligner:
+    """A loaded model; `align_all` takes several utterances at once."""
+
+    model: Any
+    alphabet: dict[str, int]
+    blank: int
+    normalise: bool
+    name: str = "ctc"
+    # Mean probability of a word's characters along the path; what a right transcript reaches depends on the model.
+    min_confidence: float = 0.0
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "CtcAligner":
+        """config.json, vocab.json and weights, nothing unpickled; CheckpointError where something is missing or foreign."""
+        from transformers import Wav2Vec2ForCTC
+
+        alphabet = _json(folder, "vocab.json")
+        try:
+            model, about = Wav2Vec2ForCTC.from_pretrained(
+                folder, local_files_only=True, weights_only=True, output_loading_info=True
+            )
+        except Exception as error:
+            raise CheckpointError(f"{folder} cannot be loaded as a Wav2Vec2ForCTC: {error}") from error
+        faults = [key for name in ("missing_keys", "mismatched_keys") for key in about[name]]
+        if faults or model.config.vocab_size < len(alphabet):
+            raise CheckpointError(
+                f"{folder} is not a whole Wav2Vec2ForCTC: {len(faults)} tensors are missing or of another shape, "
+                f"vocab.json has {len(alphabet)} characters for {model.config.vocab_size} outputs"
+            )
+        model.eval().requires_grad_(False).to(device)
+        preprocessor = folder / "preprocessor_config.json"
+        normalise = json.loads(preprocessor.read_text()).get("do_normalize", True) if preprocessor.is_file() else True
+        return cls(model, alphabet, int(model.config.pad_token_id or 0), bool(normalise))
+
+    def align(self, samples_N: npt.NDArray[np.float32], transcript: str) -> list[Word] | Refusal:
+        """Times of one transcript's words."""
+        return self.align_all([samples_N], [transcript])[0]
+
+    def align_all(
+        self, samples: Sequence[npt.NDArray[np.float32]], transcripts: Sequence[str]
+    ) -> list[list[Word] | Refusal]:
+        """Times of several transcripts' words; the placing goes together, the model's frames one utterance at a time."""
+        spelled = [self._spelled(transcript) for transcript in transcripts]
+        scores = [self._scores(each) for each in samples]
+        paths = best_paths(scores, [[i for word in words for i in word] for _, words in spelled], self.blank)
+        return [
+            self._words(texts, words, path, score, len(each))
+            for (texts, words), path, score, each in zip(spelled, paths, scores, samples, strict=True)
+        ]
+
+    def _spelled(self, transcript: str) -> tuple[list[str], list[list[int]]]:
+        """Words as written, and each one's characters in the alphabet; the delimiter between words is left to the blanks."""
+        written = written_words(transcript)
+        return [word.text for word in written], [
+            self._ids(word.text) or self._ids("".join(word.spoken)) for word in written
+        ]
+
+    def _ids(self, text: str) -> list[int]:
+        for cased in (text, text.upper(), text.lower()):
+            found = [self.alphabet[c] for c in cased if c in self.alphabet and (c.isalpha() or c == "'")]
+            if len(found) >= sum(c.isalpha() for c in text) > 0:
+                return found
+        return []
+
+    @torch.inference_mode()
+    def _scores(self, samples_N: npt.NDArray[np.float32]) -> Scores:
+        """Log-probabilities [T, V]."""
+        if len(samples_N) < 400:
+            return np.zeros((0, self.model.config.vocab_size), np.float32)
+        wave = samples_N - samples_N.mean() if self.normalise else samples_N
+        wave = wave / np.sqrt(wave.var() + 1e-7) if self.normalise else wave
+        logits = self.model(torch.from_numpy(wave)[None].to(self.model.device)).logits[0]
+        return torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+
+    def _words(
+        self,
+        texts: list[str],
+        words: list[list[int]],
+        path: "list[tuple[int, int]] | None",
+        scores: Scores,
+        length: int,
+    ) -> list[Word] | Refusal:
+        characters = sum(map(len, words))
+        if not characters:
+            return Refusal("no_transcript", "the transcript has no word in the model's alphabet")
+        if path is None:
+            return Refusal(
+                "failed", f"{characters} characters do not fit into {len(scores)} frames of 20 ms: another transcript?"
+            )
+        rest = iter(path)
+        found: list[Word | None] = []
+        for text, ids in zip(texts, words, strict=True):
+            own = [next(rest) for _ in ids]
+            if not own:
+                found.append(None)
+                continue
+            probabilities = [float(np.exp(scores[a:b, i]).mean()) for i, (a, b) in zip(ids, own, strict=True)]
+            start, end = own[0][0] * HOP_SAMPLES, min(own[-1][1] * HOP_SAMPLES, length)
+            found.append(Word(text, start, end, float(np.mean(probabilities))))
+        return interpolate(texts, found, length)
+
+
+def best_paths(
+    scores: Sequence[Scores], characters: Sequence[Sequence[int]], blank: int
+) -> list[list[tuple[int, int]] | None]:
+    """For every utterance the frames [first, last) of each of its characters on the most likely path; None if none fits."""
+    states = [np.array([blank, *(x for c in each for x in (c, blank))]) for each in characters]
+    width, frames = max(map(len, states)), max(map(len, scores))
+    labels_BS = np.full((len(states), width), blank)
+    for row, each in enumerate(states):
+        labels_BS[row, : len(each)] = each
+    # A character may follow the one before it without a blank between, unless they are the same.
+    skips_BS = np.zeros(labels_BS.shape, bool)
+    skips_BS[:, 3::2] = labels_BS[:, 3::2] != labels_BS[:, 1:-2:2]
+    total_BS = np.full(labels_BS.shape, IMPOSSIBLE)
+    total_BS[:, :2] = 0.0  # a path begins in the first blank or the first character
+    back_TBS = np.zeros((frames, *labels_BS.shape), np.int8)
+    for frame in range(frames):
+        if frame:
+            one, two = _moved(total_BS, 1), np.where(skips_BS, _moved(total_BS, 2), IMPOSSIBLE)
+            choices = np.stack([total_BS, one, two])
+            back_TBS[frame] = choices.argmax(axis=0)
+            reached = choices.max(axis=0)
+        else:
+            reached = total_BS
+        for row, each in enumerate(scores):
+            if frame < len(each):  # a shorter utterance stays as it ended
+                total_BS[row] = reached[row] + each[frame, labels_BS[row]]
+    return [
+        _traced(total_BS[row], back_TBS[: len(each), row], len(states[row])) if len(each) else None
+        for row, each in enumerate(scores)
+    ]
+
+
+def _moved(total_BS: npt.NDArray[np.float64], by: int) -> npt.NDArray[np.float64]:
+    return np.pad(total_BS, ((0, 0), (by, 0)), constant_values=IMPOSSIBLE)[:, : total_BS.shape[1]]
+
+
+def _traced(
+    total_S: npt.NDArray[np.float64], back_TS: npt.NDArray[np.int8], states: int
+) -> list[tuple[int, int]] | None:
+    """Back from the better of the last character and the blank after it."""
+    last = states - 1
+    state = last if states == 1 or total_S[last] >= total_S[last - 1] else last - 1
+    if not np.isfinite(total_S[state]):
+        return None
+    path = np.zeros(len(back_TS), np.int64)
+    for frame in range(len(back_TS) - 1, -1, -1):
+        path[frame] = state
+        state -= int(back_TS[frame, state])
+    places = [np.flatnonzero(path == 2 * n + 1) for n in range(states // 2)]
+    return [(int(each[0]), int(each[-1]) + 1) for each in places]
+
+
+def _json(folder: Path, name: str) -> dict[str, int]:
+    try:
+        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / name} cannot be read ({error}): expected the model's characters there"
+        ) from error
