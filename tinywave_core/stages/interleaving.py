@@ -20,13 +20,14 @@ from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
+from tinywave_core.sequences.statistics import shard_summary
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS
-from tinywave_core.storage.shards import column_bytes, read_table, write_table
+from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import use_one_thread
-from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.alignment.base import Aligner
@@ -280,7 +281,7 @@ def run_interleaved(step: Step, output: Output) -> Summary:
     table = pa.Table.from_pylist(rows, schema=INTERLEAVED)
     _write(table, vocabulary, output)
     ids = [np.asarray(row["ids"]) for row in rows]
-    return _summary(rows, vocabulary, output) | {
+    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
         "drawings": config.drawings,
         "patterns": _counts([row["modalities"] for row in rows]),
         "modalities": np.bincount(
@@ -313,29 +314,6 @@ def _write(table: pa.Table, vocabulary: Vocabulary, output: Output) -> None:
 
 def _counts(names: list[str]) -> dict[str, int]:
     return {name: names.count(name) for name in sorted(set(names))}
-
-
-def _summary(rows: list[dict[str, Any]], vocabulary: Vocabulary, output: Output) -> Summary:
-    """What the `tokens` artifact adds up: figures of one epoch, that is of one drawing."""
-    first = [row for row in rows if row["variant"] <= 0]
-    summary: Summary = {
-        "vocabulary": vocabulary.to_json(),
-        "unvoiced_chunks": sum(row["unvoiced_chunks"] for row in first),
-        "ids_bytes": column_bytes(output.folder / TOKENS_FILE, "ids") * len(first) // max(len(rows), 1),
-    }
-    for split in ("train", "held_out"):
-        inside = [row for row in first if row["split"] == split]
-        summary[f"{split}_utterances"] = len(inside)
-        summary[f"{split}_tokens"] = sum(len(row["ids"]) for row in inside)
-        summary[f"{split}_seconds"] = sum(row["num_samples"] for row in inside) / SAMPLE_RATE
-    ids = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row["ids"], np.int64) for row in first)])
-    kinds = np.bincount(vocabulary.kinds(ids), minlength=len(KINDS))
-    summary["kinds"] = {kind: int(count) for kind, count in zip(KINDS, kinds, strict=True)}
-    sizes = {"units": vocabulary.hubert, "pitch": vocabulary.pitch, "style": vocabulary.style}
-    for name, size in sizes.items():
-        codes = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row[name], np.int64) for row in first)])
-        summary[f"{name}_counts"] = np.bincount(codes, minlength=size).tolist()
-    return summary
 
 
 # Plain text ----------------------------------------------------------------------------------------------------------
@@ -405,7 +383,7 @@ def run_text(step: Step, output: Output) -> Summary:
         )
     _write(pa.Table.from_pylist(rows, schema=INTERLEAVED), vocabulary, output)
     output.progress(len(rows), len(rows), "documents")
-    return _summary(rows, vocabulary, output) | {
+    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
         "documents": len(rows),
         "documents_read": len(documents),
         "rows_refused": len(refused),

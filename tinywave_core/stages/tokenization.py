@@ -20,13 +20,14 @@ import pyarrow.parquet as pq
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
+from tinywave_core.sequences.statistics import shard_summary
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.ingestion import corpus_key
 from tinywave_core.stages.interleaving import with_text
 from tinywave_core.stages.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
-from tinywave_core.storage.shards import column_bytes, read_table, write_table
+from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, KINDS, Vocabulary
@@ -308,7 +309,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     path = output.folder / TOKENS_FILE
     write_table(pa.Table.from_pylist(rows, schema=TOKENS).replace_schema_metadata(about), path)
     (output.folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary.to_json(), indent=1, sort_keys=True) + "\n")
-    return _shard_summary(rows, vocabulary) | {"ids_bytes": column_bytes(path, "ids")}
+    return shard_summary(rows, vocabulary, path)
 
 
 Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
@@ -370,26 +371,6 @@ def _row(utterance: "Utterance", streams: "Streams", vocabulary: Vocabulary) -> 
         "unvoiced_chunks": streams.unvoiced_chunks,
         "ids": encode_utterance(streams, vocabulary).astype(np.uint16),
     }
-
-
-def _shard_summary(rows: list[dict[str, Any]], vocabulary: Vocabulary) -> Summary:
-    summary: Summary = {
-        "vocabulary": vocabulary.to_json(),
-        "unvoiced_chunks": sum(row["unvoiced_chunks"] for row in rows),
-    }
-    for split in ("train", "held_out"):
-        inside = [row for row in rows if row["split"] == split]
-        summary[f"{split}_utterances"] = len(inside)
-        summary[f"{split}_tokens"] = sum(len(row["ids"]) for row in inside)
-        summary[f"{split}_seconds"] = sum(row["num_samples"] for row in inside) / SAMPLE_RATE
-    ids = np.concatenate([np.zeros(0, np.uint16), *(row["ids"] for row in rows)])
-    kinds = np.bincount(vocabulary.kinds(ids), minlength=len(KINDS))
-    summary["kinds"] = {kind: int(count) for kind, count in zip(KINDS, kinds, strict=True)}
-    sizes = {"units": vocabulary.hubert, "pitch": vocabulary.pitch, "style": vocabulary.style}
-    for name, size in sizes.items():
-        codes = np.concatenate([np.zeros(0, np.uint16), *(row[name] for row in rows)])
-        summary[f"{name}_counts"] = np.bincount(codes, minlength=size).tolist()
-    return summary
 
 
 # Tokens --------------------------------------------------------------------------------------------------------------
