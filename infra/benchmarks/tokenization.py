@@ -146,7 +146,7 @@ def _result(child: "subprocess.Popen[str]") -> dict[str, Any]:
 def _child(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     number, count = map(int, options.part.split("/"))
-    waves = list(_waves(options))[number::count]
+    waves = _share(list(_waves(options)), number, count)
     models = _ours(options.spiritlm_dir) if options.child == "ours" else _straight(options.spiritlm_dir)
     cpu_s = dict.fromkeys(STREAMS, 0.0)
     units: dict[str, list[list[int]]] = {"hubert": [], "pitch": [], "style": []}
@@ -188,6 +188,14 @@ def _waves(options: argparse.Namespace) -> "Iterator[np.ndarray[Any, np.dtype[np
         yield wave
         if total >= options.minutes * 60 * RATE:
             return
+
+
+def _share(waves: list[Any], number: int, count: int) -> list[Any]:
+    """One of `count` parts of about the same length: each file goes, longest first, to the part that has least."""
+    parts: list[list[Any]] = [[] for _ in range(count)]
+    for wave in sorted(waves, key=len, reverse=True):
+        min(parts, key=lambda part: sum(map(len, part))).append(wave)
+    return parts[number]
 
 
 def _ours(root: Path) -> dict[str, Callable[..., Any]]:
