@@ -47,3 +47,7 @@ class TokenError(TinyWaveError):
 
 class TrainingError(TinyWaveError):
     """Training cannot go on: a loss that is not finite, a teacher that does not fit, no data."""
+
+
+class PausedError(TinyWaveError):
+    """Training stopped where it was told to, with a checkpoint: the same command goes on from there."""

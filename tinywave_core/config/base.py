@@ -21,9 +21,19 @@ class RuntimeConfig(Config):
     workers: int = Field(2, ge=1, le=64)
     """Shards that are worked on at the same time (threads of the Prefect task runner)."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
-    """Packed rows of a training batch that go through the model at once; gradients are accumulated over the rest."""
+    """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
+    rest."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimiser steps between two training checkpoints: what a crash can cost."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the decoder blocks and compute the rest again in the backward pass: the same gradients, less
+    memory, about a third more time."""
+    compile: bool = False
+    """Compile the decoder blocks (torch.compile): faster steps on a GPU after minutes of compiling; differs in the last digits."""
+    stop_after_hours: float | None = Field(None, gt=0)
+    """Hours after which one training run stops with a checkpoint; the same command goes on from there."""
+    tensorboard_dir: str | None = None
+    """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     decode_timeout_s: float = Field(120.0, gt=0)
     """Seconds after which the decoding of one audio file is given up (the file is rejected)."""
     decode_memory_mb: int = Field(2048, ge=256)
@@ -37,6 +47,9 @@ class TrainingConfig(Config):
 
     steps: int = Field(..., ge=1)
     """Optimiser steps."""
+    stop_after_tokens: int | None = Field(None, ge=1)
+    """Stop after the step that reaches this many tokens, padding included, if that is before `steps`; the learning rate
+    follows `steps` all the same."""
     batch_tokens: int = Field(4096, ge=64)
     """Tokens in one optimiser step, padding included: rows of `sequence_length` tokens."""
     sequence_length: int = Field(512, ge=32, le=8192)

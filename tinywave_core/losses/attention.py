@@ -9,7 +9,7 @@ Legend: B batch rows, H heads, h sampled heads, T positions, r sampled query pos
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,15 @@ def tapping(tap: AttentionTap) -> Iterator[AttentionTap]:
         yield tap
     finally:
         _current.reset(token)
+
+
+def again() -> contextlib.AbstractContextManager[object]:
+    """For blocks that are run a second time in the backward pass: the tap of this moment, into a copy that nobody reads.
+
+    The rows must be computed anew, for autograd wants the same tensors, and must not be counted twice.
+    """
+    tap = _current.get()
+    return contextlib.nullcontext() if tap is None else tapping(replace(tap, log_maps={}))
 
 
 def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:

@@ -1,7 +1,8 @@
 """Training checkpoints that survive kill -9: safetensors and JSON in a new folder each, the newest valid one is used.
 
 A checkpoint is whole when its folder has its final name (it is written under another one and renamed); its files'
-digests are checked all the same before it is used. Nothing is overwritten, nothing is unpickled.
+digests are checked all the same before it is used. Nothing is overwritten, nothing is unpickled. Tensors are whole, however
+many processes hold them: the first one writes, all read, and any number of processes can go on.
 """
 
 import json
@@ -13,33 +14,49 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tinywave_core.storage.store import describe_files, sha256_of
+from tinywave_core.training.processes import is_first, wait_for_all
 
 _KEPT = 2
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after `step` steps, with the curves so far."""
+    """Where a run stands after `step` steps."""
 
     step: int
     curves: list[dict[str, float]]
+    """One record per step."""
+    left_out: list[int]
+    """Numbers of the batches whose loss or gradient was not finite."""
 
 
 def save_checkpoint(
     folder: Path, state: TrainingState, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
     """Write `step-NNNNNN` below `folder` and drop the oldest ones."""
+    weights = {name: _whole(p) for name, p in parameters.items()}
+    moments = {f"{name}/{key}": _whole(m) for name, p in parameters.items() for key, m in optimizer.state[p].items()}
+    if is_first():
+        _write(folder, state, weights, moments)
+    wait_for_all()
+
+
+def _write(
+    folder: Path, state: TrainingState, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
+) -> None:
     final = folder / f"step-{state.step:08d}"
     partial = folder / f".writing-{state.step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: p.detach().contiguous().cpu() for name, p in parameters.items()}, partial / "model.safetensors")
-    save_file(_moments(parameters, optimizer), partial / "optimizer.safetensors")
+    save_file(weights, partial / "model.safetensors")
+    save_file(moments, partial / "optimizer.safetensors")
     (partial / "curves.json").write_text(json.dumps(state.curves))
     digests = {entry.name: entry.sha256 for entry in describe_files(partial)}
-    (partial / "state.json").write_text(json.dumps({"step": state.step, "sha256": digests}))
+    about = {"step": state.step, "left_out": state.left_out, "sha256": digests}
+    (partial / "state.json").write_text(json.dumps(about))
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -54,20 +71,38 @@ def load_checkpoint(
 ) -> TrainingState | None:
     """Restore the newest valid checkpoint into model and optimiser; None when there is none."""
     for path in _checkpoints(folder):
-        state = _valid_state(path)
-        if state is None:
+        about = _valid_state(path)
+        if about is None:
             continue
         weights = load_file(path / "model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(weights[name])
-                optimizer.state[parameter] = {
-                    key: moments[f"{name}/{key}"].to(parameter.device if key != "step" else "cpu")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-        return TrainingState(state["step"], json.loads((path / "curves.json").read_text()))
+                parameter.copy_(_share(weights[name], parameter))
+                optimizer.state[parameter] = _state_of(name, parameter, moments)
+        return TrainingState(about["step"], json.loads((path / "curves.json").read_text()), about["left_out"])
     return None
+
+
+def _state_of(name: str, parameter: torch.nn.Parameter, moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter; empty, as AdamW wants it, before the first step."""
+    if f"{name}/step" not in moments:
+        return {}
+    shares = {key: _share(moments[f"{name}/{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
+    return {"step": moments[f"{name}/step"], **shares}
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU, put together from all processes' shards; only the first process gets it."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().contiguous().cpu() if is_first() else torch.empty(0)
+
+
+def _share(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that is laid out as `like`."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    return whole.to(like.device)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -77,15 +112,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _valid_state(path: Path) -> dict[str, Any] | None:
     try:
         state = json.loads((path / "state.json").read_text())
-        whole = all(sha256_of(path / name) == digest for name, digest in state["sha256"].items())
+        whole = "left_out" in state and all(
+            sha256_of(path / name) == digest for name, digest in state["sha256"].items()
+        )
     except (OSError, ValueError, KeyError):
         return None
     return state if whole else None
-
-
-def _moments(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().contiguous().cpu()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state[parameter].items()
-    }

@@ -1,25 +1,34 @@
 """One training loop for teacher, student and control: it knows batches and steps, the objective knows the loss.
 
 Exact resume: data order, sampled attention rows and learning rate are functions of the step, so weights, optimiser
-moments and the step number are the whole state; on a CPU the curve after kill -9 is bit-equal to an undisturbed one.
+moments, the step number and the batches that were left out are the whole state; on a CPU the curve after kill -9 is
+bit-equal to an undisturbed one. Under `torchrun` every process calls `train` with the same arguments
+(infra/decisions/0005-own-training-loop.md).
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
-from tinywave_core.errors import TrainingError
-from tinywave_core.models.llama import on_device, pick_device
+from tinywave_core.errors import PausedError, TrainingError
+from tinywave_core.models.llama import pick_device
 from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.stages.base import Progress
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from tinywave_core.training.log import tensorboard_log
+from tinywave_core.training.module import TrainedModule, gather, trained_module
+from tinywave_core.training.processes import is_first, own_rows, summed
+
+_MOST_LEFT_OUT = 3  # batches whose loss is not finite; more mean that it is not the batches
 
 
 @dataclass(frozen=True)
@@ -51,28 +60,67 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `model` in place from the newest checkpoint in `resume` and return its curve, one record per step.
 
-    Raises TrainingError when the loss is not finite: the last good checkpoint stays.
+    A batch whose loss or gradient is not finite is left out and training goes on from the last checkpoint; TrainingError when
+    that happens too often. PausedError, with a checkpoint, when `runtime.stop_after_hours` are over.
     """
     use_threads(runtime)
     device = pick_device(runtime)
-    on_device(model, device).train()
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    module = trained_module(model, objective, runtime, device)
+    parameters, steps = module.trainable(), planned_steps(config)
     optimizer = _optimizer(parameters, config)
     state = load_checkpoint(resume, parameters, optimizer)
-    first, curves = (state.step, state.curves) if state else (0, [])
-    for step in range(first, config.steps):
-        rate = learning_rate(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        terms = _one_step(model, dataset.batch(step), objective, optimizer, parameters, config, runtime, step)
-        curves.append({"step": step + 1, "learning_rate": rate, **terms})
-        if (step + 1) % runtime.checkpoint_every == 0 and step + 1 < config.steps:
-            save_checkpoint(resume, TrainingState(step + 1, curves), parameters, optimizer)
-        progress(step + 1, config.steps, f"loss {terms['loss']:.3f}")
-        if on_step:
-            on_step(step + 1)
+    if state is None:
+        state = TrainingState(0, [], [])
+        save_checkpoint(resume, state, parameters, optimizer)
+    started = time.monotonic()
+    log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
+    with tensorboard_log(log_folder, state.step) as log:
+        while state.step < steps:
+            began = time.monotonic()
+            step, number = state.step, batch_number(state.step, state.left_out)
+            rate = learning_rate(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = dataset.batch(number)
+            terms = _gradient(module, batch, parameters, config, runtime, step, device)
+            if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
+                state = _without(number, state, terms, resume, parameters, optimizer)
+                continue
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
+            state = replace(state, step=step + 1, curves=[*state.curves, record])
+            over = _is_over(started, runtime, device)
+            if state.step < steps and (over or state.step % runtime.checkpoint_every == 0):
+                save_checkpoint(resume, state, parameters, optimizer)
+            speed = batch.targets / (time.monotonic() - began)
+            log(state.step, {**record, "tokens_per_second": speed})
+            progress(state.step, steps, f"loss {terms['loss']:.3f}, {speed:,.0f} tokens/s")
+            if on_step:
+                on_step(state.step)
+            if state.step < steps and over:
+                raise PausedError(
+                    f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
+                    f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
+                )
+    gather(module, model)
     model.eval()
-    return curves
+    return _curves(state)
+
+
+def planned_steps(config: TrainingConfig) -> int:
+    """Optimiser steps of a run: all, or those that stop_after_tokens allows."""
+    if config.stop_after_tokens is None:
+        return config.steps
+    return min(config.steps, -(-config.stop_after_tokens // (_rows(config) * config.sequence_length)))
+
+
+def batch_number(step: int, left_out: Sequence[int]) -> int:
+    """The batch of a step: the next one in order that was not left out."""
+    number = step
+    for left in sorted(left_out):
+        number += left <= number
+    return number
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -91,32 +139,63 @@ def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=(0.9, 0.95))
 
 
-def _one_step(
-    model: LlamaForCausalLM,
+def _gradient(
+    module: TrainedModule,
     batch: Batch,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
     parameters: dict[str, torch.nn.Parameter],
     config: TrainingConfig,
     runtime: RuntimeConfig,
     step: int,
+    device: torch.device,
 ) -> dict[str, float]:
+    """Leave the clipped gradient of the whole batch in the parameters; means per target and the norm before clipping."""
     sums: dict[str, float] = {}
-    for micro in batch.split(runtime.micro_batch_rows):
-        with torch.autocast("cuda", torch.bfloat16, enabled=next(model.parameters()).is_cuda):
-            loss = objective(model, micro, step)
-        (loss.total / batch.targets).backward()
-        for name, value in {"loss": float(loss.total.detach()), **loss.terms}.items():
+    for micro in own_rows(batch).split(runtime.micro_batch_rows):
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            total, terms = module(micro, step)
+        (total / batch.targets).backward()
+        for name, value in {"loss": float(total.detach()), **terms}.items():
             sums[name] = sums.get(name, 0.0) + value
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.clip_norm)
-    if not math.isfinite(sums["loss"]) or not torch.isfinite(norm):
+    whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    means = {name: value / batch.targets for name, value in summed(sums, device).items()}
+    return means | {"gradient_norm": float(whole)}
+
+
+def _without(
+    number: int,
+    state: TrainingState,
+    terms: dict[str, float],
+    resume: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> TrainingState:
+    """Back to the last good checkpoint, to go on without batch `number`; TrainingError if that did not help before."""
+    if len(state.left_out) == _MOST_LEFT_OUT:
         raise TrainingError(
-            f"at step {step + 1} the loss is {sums['loss'] / batch.targets:.3g} and the gradient's norm {float(norm):.3g}: "
-            "training stops before bad weights are kept. Lower training.learning_rate or training.clip_norm and run again"
+            f"at step {state.step + 1} the loss is {terms['loss']:.3g} and the gradient's norm {terms['gradient_norm']:.3g}, "
+            f"after {_MOST_LEFT_OUT} other batches were left out for the same: training stops before bad weights are kept. "
+            "Lower training.learning_rate or training.clip_norm and run again"
         )
-    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {name: value / batch.targets for name, value in sums.items()} | {"gradient_norm": float(norm)}
+    good = load_checkpoint(resume, parameters, optimizer)
+    assert good is not None, "the start is a checkpoint"
+    return replace(good, left_out=[*state.left_out, number])
+
+
+def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bool:
+    """Whether the time is up for any process."""
+    if runtime.stop_after_hours is None:
+        return False
+    over = time.monotonic() - started >= runtime.stop_after_hours * 3600
+    return summed({"over": float(over)}, device)["over"] > 0
+
+
+def _curves(state: TrainingState) -> list[dict[str, float]]:
+    """The records, without the count of batches left out if there are none."""
+    if state.left_out:
+        return state.curves
+    return [{name: value for name, value in r.items() if name != "batches_left_out"} for r in state.curves]
 
 
 def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, separate: bool = True) -> PackedDataset:
@@ -126,5 +205,8 @@ def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, 
             "there is no training sequence: every recording was held out or rejected. Add recordings, lower "
             "ingestion.held_out_fraction, or pass --ingestion.split_by recording"
         )
-    rows = max(1, config.batch_tokens // config.sequence_length)
-    return PackedDataset(sequences, config.sequence_length, rows, config.seed, separate=separate)
+    return PackedDataset(sequences, config.sequence_length, _rows(config), config.seed, separate=separate)
+
+
+def _rows(config: TrainingConfig) -> int:
+    return max(1, config.batch_tokens // config.sequence_length)

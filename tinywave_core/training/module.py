@@ -1,0 +1,89 @@
+"""Model and objective as the one module that a training step calls: sharded, compiled and checkpointed as the runtime says.
+
+Under `torchrun` it is FSDP2's root: whatever the objective reads of the model, inside its blocks or beside them, is whole
+while the objective runs, and its gradient is summed over all processes. (A model that is called past its wrapper trains
+replicas that drift apart.) The blocks are wrapped in a copy that shares the weights; the caller's model stays plain.
+"""
+
+import contextlib
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM
+
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.losses.attention import again
+from tinywave_core.models.llama import on_device
+from tinywave_core.sequences.dataset import Batch
+from tinywave_core.training.processes import process_count
+
+
+class TrainedModule(torch.nn.Module):
+    """Calls the objective on its model; `model` is a copy of the caller's that shares its weights or holds a shard of them."""
+
+    def __init__(self, model: LlamaForCausalLM, objective: Any) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves."""
+        loss = self.objective(self.model, batch, step)
+        return loss.total, loss.terms
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Parameters that are trained, by their names in the caller's model."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def trained_module(
+    model: LlamaForCausalLM, objective: Any, runtime: RuntimeConfig, device: torch.device
+) -> TrainedModule:
+    """The module to train; with several processes each holds its shard, on `device`, and `model` stays where it is."""
+    sharded = process_count() > 1
+    if not sharded:
+        on_device(model, device)
+    # In a copy, for FSDP2 cannot be taken off a module again. The weights are not copied: a shard takes its own memory.
+    weights = {id(p): _alias(p) if sharded else p for p in model.parameters()}
+    module = TrainedModule(copy.deepcopy(model, weights), objective)
+    for block in module.model.model.layers:
+        if runtime.compile:
+            block.forward = torch.compile(block.forward)
+        if runtime.activation_checkpointing:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
+    if sharded:
+        _shard(module, device)
+    return module.train()
+
+
+def gather(module: TrainedModule, model: LlamaForCausalLM) -> None:
+    """Put the trained weights back into the caller's model, in every process."""
+    trained = module.trainable()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if isinstance(shard := trained.get(name), DTensor):
+                parameter.copy_(shard.full_tensor())
+
+
+def _alias(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+
+
+def _contexts() -> tuple[Any, Any]:
+    """Contexts of a block's first run and of its second one."""
+    return contextlib.nullcontext(), again()
+
+
+def _shard(module: TrainedModule, device: torch.device) -> None:
+    mesh = init_device_mesh(device.type, (process_count(),))
+    for part in (*module.model.model.layers, module):
+        fully_shard(part, mesh=mesh)
+    for part in module.modules():
+        if isinstance(part, FSDPModule):  # a sum, not a mean: the loss is already divided by the whole batch's targets
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
