@@ -78,7 +78,7 @@ def _confidence(words: Sequence[Word], minimum: float | None) -> Refusal | None:
 
 def _mismatches(words: Sequence[Word], num_samples: int) -> Iterator[Refusal]:
     """The transcript may be of another recording."""
-    lengths = [word.end_samples - word.start_samples for word in words]
+    lengths, num_samples = [word.end_samples - word.start_samples for word in words], max(num_samples, 1)
     low, high = WORDS_PER_SECOND
     if not low <= (rate := len(words) * SAMPLE_RATE / num_samples) <= high:
         yield Refusal("mismatch", f"{rate:.1f} words per second, expected {low} to {high}")

@@ -8,6 +8,7 @@ Shapes: B utterances, T frames, V characters, L characters of a transcript, S = 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.alignment.base import Refusal
-from tinywave_core.alignment.normalize import written_words
+from tinywave_core.alignment.normalize import Written, written_words
 from tinywave_core.alignment.untimed import interpolate
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import CheckpointError
@@ -37,6 +38,8 @@ class CtcAligner:
     alphabet: dict[str, int]
     blank: int
     normalise: bool
+    delimiter: int | None = None
+    """Stands between words; None where the alphabet has none, and blanks do."""
     name: str = "ctc"
     # Mean probability of a word's characters along the path; what a right transcript reaches depends on the model.
     min_confidence: float = 0.0
@@ -46,23 +49,28 @@ class CtcAligner:
         """config.json, vocab.json and weights, nothing unpickled; CheckpointError where something is missing or foreign."""
         from transformers import Wav2Vec2ForCTC
 
-        alphabet = _json(folder, "vocab.json")
+        alphabet, config = _json(folder, "vocab.json"), _config(folder)
+        if not all(isinstance(number, int) and 0 <= number < config.vocab_size for number in alphabet.values()):
+            raise CheckpointError(
+                f"{folder / 'vocab.json'} does not give each character one of the model's {config.vocab_size} outputs: "
+                "expected the flat vocabulary of one language"
+            )
         try:
             model, about = Wav2Vec2ForCTC.from_pretrained(
-                folder, local_files_only=True, weights_only=True, output_loading_info=True
+                folder, config=config, local_files_only=True, weights_only=True, output_loading_info=True
             )
         except Exception as error:
             raise CheckpointError(f"{folder} cannot be loaded as a Wav2Vec2ForCTC: {error}") from error
-        faults = [key for name in ("missing_keys", "mismatched_keys") for key in about[name]]
-        if faults or model.config.vocab_size < len(alphabet):
+        unused = [key for key in about["unexpected_keys"] if not key.endswith("masked_spec_embed")]
+        if faults := [*about["missing_keys"], *about["mismatched_keys"], *unused]:
             raise CheckpointError(
-                f"{folder} is not a whole Wav2Vec2ForCTC: {len(faults)} tensors are missing or of another shape, "
-                f"vocab.json has {len(alphabet)} characters for {model.config.vocab_size} outputs"
+                f"{folder} is not a whole Wav2Vec2ForCTC: {len(faults)} tensors are missing, foreign or of another shape, "
+                f"such as {faults[0]}"
             )
         model.eval().requires_grad_(False).to(device)
-        preprocessor = folder / "preprocessor_config.json"
-        normalise = json.loads(preprocessor.read_text()).get("do_normalize", True) if preprocessor.is_file() else True
-        return cls(model, alphabet, int(model.config.pad_token_id or 0), bool(normalise))
+        normalise = _json(folder, "preprocessor_config.json", {}).get("do_normalize", True)
+        delimiter = _json(folder, "tokenizer_config.json", {}).get("word_delimiter_token", "|")
+        return cls(model, alphabet, config.pad_token_id, bool(normalise), alphabet.get(delimiter))
 
     def align(self, samples_N: npt.NDArray[np.float32], transcript: str) -> list[Word] | Refusal:
         """Times of one transcript's words."""
@@ -74,25 +82,32 @@ class CtcAligner:
         """Times of several transcripts' words; the placing goes together, the model's frames one utterance at a time."""
         spelled = [self._spelled(transcript) for transcript in transcripts]
         scores = [self._scores(each) for each in samples]
-        paths = best_paths(scores, [[i for word in words for i in word] for _, words in spelled], self.blank)
+        paths = best_paths(scores, [self._line(words) for _, words in spelled], self.blank)
         return [
             self._words(texts, words, path, score, len(each))
             for (texts, words), path, score, each in zip(spelled, paths, scores, samples, strict=True)
         ]
 
     def _spelled(self, transcript: str) -> tuple[list[str], list[list[int]]]:
-        """Words as written, and each one's characters in the alphabet; the delimiter between words is left to the blanks."""
+        """Words as written, and each one's characters in the alphabet."""
         written = written_words(transcript)
-        return [word.text for word in written], [
-            self._ids(word.text) or self._ids("".join(word.spoken)) for word in written
-        ]
+        return [word.text for word in written], [self._ids(word) for word in written]
 
-    def _ids(self, text: str) -> list[int]:
-        for cased in (text, text.upper(), text.lower()):
-            found = [self.alphabet[c] for c in cased if c in self.alphabet and (c.isalpha() or c == "'")]
-            if len(found) >= sum(c.isalpha() for c in text) > 0:
-                return found
+    def _ids(self, word: Written) -> list[int]:
+        """Its letters if the alphabet has all of them, else those of what is said for it in English; none if neither fits."""
+        own = "" if any(c.isnumeric() for c in word.text) else word.text.replace("\u2019", "'")
+        for text in (own, "".join(word.spoken)):
+            for cased in (text, text.upper(), text.lower()):
+                found = [self.alphabet[c] for c in cased if c in self.alphabet and (c.isalpha() or c == "'")]
+                if len(found) >= sum(c.isalpha() for c in cased) > 0:
+                    return found
         return []
+
+    def _line(self, words: Sequence[Sequence[int]]) -> list[int]:
+        """The characters of all words, with the delimiter between them."""
+        between = [] if self.delimiter is None else [self.delimiter]
+        line = [i for word in words if word for i in (*between, *word)]
+        return line[len(between) :]
 
     @torch.inference_mode()
     def _scores(self, samples_N: npt.NDArray[np.float32]) -> Scores:
@@ -121,11 +136,15 @@ class CtcAligner:
             )
         rest = iter(path)
         found: list[Word | None] = []
+        begun = False
         for text, ids in zip(texts, words, strict=True):
-            own = [next(rest) for _ in ids]
-            if not own:
+            if not ids:
                 found.append(None)
                 continue
+            if begun and self.delimiter is not None:
+                next(rest)
+            begun = True
+            own = [next(rest) for _ in ids]
             probabilities = [float(np.exp(scores[a:b, i]).mean()) for i, (a, b) in zip(ids, own, strict=True)]
             start, end = own[0][0] * HOP_SAMPLES, min(own[-1][1] * HOP_SAMPLES, length)
             found.append(Word(text, start, end, float(np.mean(probabilities))))
@@ -184,10 +203,37 @@ def _traced(
     return [(int(each[0]), int(each[-1]) + 1) for each in places]
 
 
-def _json(folder: Path, name: str) -> dict[str, int]:
+def _config(folder: Path) -> Any:
+    from transformers import Wav2Vec2Config
+
     try:
-        return dict(json.loads((folder / name).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind
         raise CheckpointError(
-            f"{folder / name} cannot be read ({error}): expected the model's characters there"
+            f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
         ) from error
+    found = {
+        "model_type": (config.model_type, "wav2vec2"),
+        "samples per frame": (math.prod(config.conv_stride), HOP_SAMPLES),
+        "pad_token_id (the blank)": (isinstance(config.pad_token_id, int), True),
+        "adapter_attn_dim": (config.adapter_attn_dim, None),
+    }
+    for name, (value, expected) in found.items():
+        if value != expected:
+            raise CheckpointError(f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}")
+    # Released models lack the vector that masks frames in training, and loading would report it as missing.
+    config.mask_time_prob = config.mask_feature_prob = 0.0
+    return config
+
+
+def _json(folder: Path, name: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a file of the directory says; the default where it is not there."""
+    if default is not None and not (folder / name).is_file():
+        return default
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / name} cannot be read ({error}): expected a model's {name} there") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{folder / name} holds a {type(found).__name__}, expected a JSON object")
+    return found

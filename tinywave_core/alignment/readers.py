@@ -19,6 +19,7 @@ import json
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -286,6 +287,9 @@ class _Tokens:
     items: list[tuple[str, bool, int]]
     at: int = 0
 
+    def __post_init__(self) -> None:
+        self.breaks = [match.start() for match in re.finditer("\n", self.text)]
+
     def string(self) -> str:
         return self._next("a string", lambda _, quoted: quoted)
 
@@ -298,7 +302,7 @@ class _Tokens:
     def line(self) -> int:
         """The line of the next item."""
         place = self.items[self.at][2] if self.at < len(self.items) else len(self.text)
-        return self.text.count("\n", 0, place) + 1
+        return bisect_left(self.breaks, place) + 1
 
     def _next(self, expected: str, fits: Callable[[str, bool], bool]) -> str:
         if self.at == len(self.items):

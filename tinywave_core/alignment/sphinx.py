@@ -71,7 +71,7 @@ class SphinxAligner:
         if len(unknown) / len(written) > self._max_out_of_dictionary:
             return Refusal(
                 "out_of_dictionary_share",
-                f"{len(unknown)} of {len(written)} words are not in the English dictionary, such as {unknown[0]!r}; "
+                f"{len(unknown)} of {len(written)} words are not in the English dictionary, such as {unknown[0][:40]!r}; "
                 f"expected up to {self._max_out_of_dictionary:.0%}",
             )
         found = self._segments(samples_N, flat)
@@ -79,6 +79,8 @@ class SphinxAligner:
 
     def _segments(self, samples_N: npt.NDArray[np.float32], parts: list[str]) -> list[tuple[int, int, float]] | Refusal:
         """First frame, frame after the last, and log-likelihood of each part."""
+        if not len(samples_N) or not np.isfinite(samples_N).all():
+            return Refusal("failed", f"the {len(samples_N)} samples are none, or not all of them numbers")
         sound = (np.clip(samples_N, -1, 1) * 32767).astype("<i2").tobytes()
         # What the front end has learned of the noise in earlier utterances must not change this one.
         self._decoder.reinit_feat()
@@ -92,12 +94,15 @@ class SphinxAligner:
             segments = list(self._decoder.seg() or ())
         except (RuntimeError, ValueError) as error:
             return Refusal(
-                "failed", f"pocketsphinx found no path through the audio ({error}): the transcript may be of another"
+                "failed",
+                f"pocketsphinx found no path through the audio ({error}): the transcript may be of another recording",
             )
         segments = [segment for segment in segments if segment.word[0] not in "<[("]
         names = [VARIANT.sub("", segment.word) for segment in segments]
         if not names:
-            return Refusal("failed", "pocketsphinx found no path through the audio: the transcript may be of another")
+            return Refusal(
+                "failed", "pocketsphinx found no path through the audio: the transcript may be of another recording"
+            )
         if names != parts:  # the last word may be lost without an error
             return Refusal(
                 "word_count", f"pocketsphinx timed {len(names)} of {len(parts)} words, the last is {names[-1]!r}"

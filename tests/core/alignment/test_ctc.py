@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ import torch
 import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.ctc import CtcAligner, best_paths
+from tinywave_core.alignment.normalize import written_words
+from tinywave_core.alignment.words import Word
 from tinywave_core.errors import CheckpointError
 
 ALPHABET = {"<pad>": 0, "|": 1, "A": 2, "B": 3, "C": 4, "'": 5, "E": 6, "T": 7, "W": 8, "O": 9, "N": 10}
@@ -75,7 +80,10 @@ def test_the_path_is_as_likely_as_that_of_torchaudio():
         )
     assert spans is not None
     assert score_of(spans, of, characters) == pytest.approx(float(found.sum()), abs=1e-3)
-    assert path.shape == (1, 60)
+    labels = [0] * 60
+    for character, (start, end) in zip(characters, spans, strict=True):
+        labels[start:end] = [character] * (end - start)
+    assert path[0].tolist() == labels
 
 
 @pytest.fixture(scope="module")
@@ -140,4 +148,92 @@ def test_a_directory_that_is_no_ctc_model_is_refused(folder: Path, tmp_path: Pat
     (tmp_path / "vocab.json").write_text(json.dumps(ALPHABET))
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(CheckpointError, match="cannot be loaded as a Wav2Vec2ForCTC"):
+        CtcAligner.load(tmp_path)
+
+
+class Heard:
+    """A model that hears one character in each frame, with probability 0.9."""
+
+    config = SimpleNamespace(vocab_size=len(ALPHABET))
+    device = torch.device("cpu")
+
+    def __init__(self, frames: str) -> None:
+        self.frames = [ALPHABET["<pad>"] if c == "." else ALPHABET[c] for c in frames]
+
+    def __call__(self, wave: torch.Tensor) -> SimpleNamespace:
+        others = 0.1 / (len(ALPHABET) - 1)
+        likely = torch.full((1, len(self.frames), len(ALPHABET)), others)
+        likely[0, torch.arange(len(self.frames)), self.frames] = 0.9
+        return SimpleNamespace(logits=likely.log())
+
+
+def hearing(frames: str) -> tuple[CtcAligner, np.ndarray]:
+    aligner = CtcAligner(Heard(frames), ALPHABET, blank=0, normalise=False, delimiter=ALPHABET["|"])
+    return aligner, np.zeros(320 * len(frames), np.float32)
+
+
+def test_words_last_from_their_first_to_their_last_character_in_frames_of_20_ms():
+    aligner, silence = hearing("...CCA.B||..BE..T..")
+    assert aligner.align(silence, "Cab, beat...") == [
+        Word("Cab,", 3 * 320, 8 * 320, pytest.approx(0.9)),
+        Word("beat...", 12 * 320, 17 * 320, pytest.approx((3 * 0.9 + 0.01) / 4)),
+    ]
+
+
+def test_the_confidence_is_the_mean_probability_of_the_characters():
+    aligner, silence = hearing("..CAB|..TWO.")
+    found = aligner.align(silence, "cab ten")
+    assert isinstance(found, list)
+    assert [word.confidence for word in found] == [pytest.approx(0.9), pytest.approx((0.9 + 0.01 + 0.01) / 3)]
+
+
+def test_numbers_with_letters_are_placed_as_they_are_said():
+    aligner = hearing("..TEN..")[0]
+    assert aligner._ids(written_words("10th")[0]) == aligner._ids(written_words("tenth")[0]) == []
+    assert aligner._ids(written_words("10")[0]) == [ALPHABET[c] for c in "TEN"]
+
+
+def test_a_released_model_without_the_mask_of_training_and_with_old_names_is_loaded(folder: Path, tmp_path: Path):
+    """As facebook/wav2vec2-base-960h is: `masked_spec_embed` is missing, the weight norm is under weight_g and weight_v."""
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    weights = {}
+    for key, value in load_file(folder / "model.safetensors").items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        weights[key] = value
+    del weights["wav2vec2.masked_spec_embed"]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert CtcAligner.load(tmp_path).align(noise(1.0), "a cab") == CtcAligner.load(folder).align(noise(1.0), "a cab")
+
+
+@pytest.mark.parametrize("change", ["missing", "foreign", "shape"])
+def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path: Path, change: str):
+    weights = load_file(folder / "model.safetensors")
+    match change:
+        case "missing":
+            del weights["lm_head.bias"]
+        case "foreign":
+            weights["quantizer.codevectors"] = torch.zeros(1)
+        case "shape":
+            weights["lm_head.bias"] = torch.zeros(3)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError):
+        CtcAligner.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "hubert"}, "has model_type 'hubert', expected 'wav2vec2'"),
+        ({"conv_stride": [5, 2, 2, 2, 2, 2, 1]}, "has samples per frame 160, expected 320"),
+        ({"vocab_size": 5}, "does not give each character one of the model's 5 outputs"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_named(folder: Path, tmp_path: Path, config: dict, said: str):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    own = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(own | config))
+    with pytest.raises(CheckpointError, match=said):
         CtcAligner.load(tmp_path)

@@ -1,0 +1,132 @@
+"""Which file or row belongs to which recording, and the forms that ready alignments come in."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tinywave_core.alignment.readers import open_alignments, textgrid_words, words_of_cut
+from tinywave_core.alignment.words import Word
+from tinywave_core.errors import SourceError
+
+HELLO = [Word("hello", 8000, 16_000)]
+CTM = "{} 1 0.5 0.5 hello\n"
+
+
+def written(folder: Path, **files: str) -> str:
+    """Text files by their name in the folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["1-2-3.ctm", "2/1-2-3.ctm", "LibriSpeech/1/2/1-2-3.ctm", "out/LibriSpeech/1/2/1-2-3.ctm"]
+)
+def test_the_last_parts_of_a_path_are_enough(tmp_path: Path, name: str):
+    place = written(tmp_path, **{name: CTM.format("1-2-3")})
+    assert open_alignments(place, ["LibriSpeech/1/2/1-2-3.flac"]).words("LibriSpeech/1/2/1-2-3.flac") == HELLO
+
+
+def test_a_file_of_another_folder_is_not_taken(tmp_path: Path):
+    place = written(tmp_path, **{"a/001.ctm": CTM.format("001")})
+    assert open_alignments(place, ["a/001.wav", "b/001.wav"]).words("b/001.wav") is None
+
+
+def test_a_bare_name_that_two_recordings_bear_is_refused(tmp_path: Path):
+    alignments = open_alignments(written(tmp_path, **{"001.ctm": CTM.format("001")}), ["a/001.wav", "b/001.wav"])
+    with pytest.raises(SourceError, match=r"001 fits a/001.wav and b/001"):
+        alignments.words("a/001.wav")
+
+
+def test_two_files_that_fit_one_recording_equally_are_refused(tmp_path: Path):
+    place = written(tmp_path, **{"x/a/001.ctm": CTM.format("001"), "y/a/001.ctm": CTM.format("001")})
+    with pytest.raises(SourceError, match=r"x/a/001 and y/a/001 both fit a/001.wav"):
+        open_alignments(place, ["a/001.wav"]).words("a/001.wav")
+
+
+def test_one_ctm_has_the_words_of_many_recordings(tmp_path: Path):
+    place = written(
+        tmp_path, **{"all.ctm": ";; a comment\n" + CTM.format("a") + CTM.format("b") + "b 1 1.0 0.25 there 0.75\n"}
+    )
+    alignments = open_alignments(str(Path(place) / "all.ctm"), ["x/a.flac", "x/b.flac"])
+    assert alignments.words("x/a.flac") == HELLO
+    assert alignments.words("x/b.flac") == [*HELLO, Word("there", 16_000, 20_000, 0.75)]
+
+
+def test_a_json_of_another_use_beside_the_audio_is_no_alignment(tmp_path: Path):
+    place = written(tmp_path, **{"a.json": '{"speaker": "14"}'})
+    assert open_alignments(place, ["a.flac"]).words("a.flac") is None
+
+
+def test_words_of_slamkit_lose_the_space_that_it_puts_before_them(tmp_path: Path):
+    place = written(tmp_path, **{"a.json": '{"text": " hello", "aligned_text": [[" hello", 0.5, 1.0]]}'})
+    assert open_alignments(place, ["a.flac"]).words("a.flac") == HELLO
+
+
+def test_a_parquet_table_has_words_by_path_with_and_without_confidence(tmp_path: Path):
+    columns = {"path": ["x/a.flac", "x/b.flac", "x/a.flac"], "word": ["one", "two", "three"]}
+    times = {"start_s": [0.0, 0.0, 1.0], "end_s": [0.5, 0.5, 1.5], "confidence": [0.5, None, None]}
+    pq.write_table(pa.table(columns | times), tmp_path / "words.parquet")
+    alignments = open_alignments(str(tmp_path / "words.parquet"), ["x/a.flac", "x/b.flac"])
+    assert alignments.words("x/a.flac") == [Word("one", 0, 8000, 0.5), Word("three", 16_000, 24_000)]
+    assert alignments.words("x/b.flac") == [Word("two", 0, 8000)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,word\na,hello\n", "words.csv has the columns path, word; expected also start_s or start, end_s or end"),
+        ("path,word,start,end\na,hello,0,1\na,,1,2\n", "words.csv, line 3: has the path 'a' and the word ''"),
+        ("path,word,start,end\na,hello,0,nan\n", "line 2: has the time 'nan', expected a number"),
+        ("path,word,start,end,confidence\na,hello,0,1,85\n", "line 2: has the confidence 85, expected 0 to 1"),
+    ],
+)
+def test_a_table_that_is_malformed_is_named_with_its_line(tmp_path: Path, text: str, said: str):
+    with pytest.raises(SourceError, match=said):
+        open_alignments(written(tmp_path, **{"words.csv": text}) + "/words.csv", ["a.flac"])
+
+
+def test_a_place_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(SourceError, match="nowhere do not exist; expected a folder or table"):
+        open_alignments(str(tmp_path / "nowhere"), [])
+
+
+def short_textgrid(*tiers: tuple[str, str]) -> str:
+    body = "".join(f'"IntervalTier" "{name}" 0 2 1\n{interval}\n' for name, interval in tiers)
+    return f'"ooTextFile"\n"TextGrid"\n0 2 <exists> {len(tiers)}\n{body}'
+
+
+def test_only_the_words_are_read_of_a_textgrid_with_phones():
+    text = short_textgrid(("words", '0.5 1 "hello"'), ("phones", '0.5 1 "HH"'))
+    assert textgrid_words("a.TextGrid", text.encode()) == HELLO
+
+
+def test_words_of_two_speakers_come_in_the_order_of_time():
+    text = short_textgrid(("anna - words", '1 2 "world"'), ("ben - words", '0.5 1 "hello"'), ("ben - phones", '0 2 ""'))
+    assert textgrid_words("a.TextGrid", text.encode()) == [*HELLO, Word("world", 16_000, 32_000)]
+
+
+def test_a_textgrid_in_utf_16_as_praat_saves_it_is_read():
+    assert textgrid_words("a.TextGrid", short_textgrid(("words", '0.5 1 "hello"')).encode("utf-16")) == HELLO
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (short_textgrid(("phones", '0 1 "HH"')), "has the tiers phones; expected one that is called words"),
+        (short_textgrid(("words", '0 "hello"')), "line 5: found 'hello', expected a number"),
+        ("0.0 1.0 hello\n", "a.TextGrid, line 1"),
+    ],
+)
+def test_a_textgrid_without_words_is_refused(text: str, said: str):
+    with pytest.raises(SourceError, match=said):
+        textgrid_words("a.TextGrid", text.encode())
+
+
+def test_a_word_that_passes_the_cut_by_a_frame_ends_with_it_and_by_more_is_left_out():
+    words = [Word("in", 1000, 2000), Word("frame", 2000, 3300), Word("out", 3300, 9000)]
+    assert words_of_cut(words, 1000, 2000) == [Word("in", 0, 1000), Word("frame", 1000, 2000)]
