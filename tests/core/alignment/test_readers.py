@@ -128,5 +128,7 @@ def test_a_textgrid_without_words_is_refused(text: str, said: str):
 
 
 def test_a_word_that_passes_the_cut_by_a_frame_ends_with_it_and_by_more_is_left_out():
-    words = [Word("in", 1000, 2000), Word("frame", 2000, 3300), Word("out", 3300, 9000)]
-    assert words_of_cut(words, 1000, 2000) == [Word("in", 0, 1000), Word("frame", 1000, 2000)]
+    words = [Word("before", 700, 1000), Word("in", 1000, 2000), Word("last", 2000, 3300)]
+    assert words_of_cut(words, 1000, 2000) == [Word("in", 0, 1000), Word("last", 1000, 2000)]
+    assert words_of_cut(words, 1000, 1900) == [Word("in", 0, 1000)]
+    assert words_of_cut(words, 1400, 1900) == [Word("last", 600, 1900)]

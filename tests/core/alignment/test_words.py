@@ -49,17 +49,23 @@ def test_impossible_alignments_are_refused_by_name(words: list[Word], reason: st
     assert found is not None and found.reason == reason
 
 
+def row(number: int, every: float, lasting: float) -> list[Word]:
+    return [word(str(n), every * n, every * n + lasting) for n in range(number)]
+
+
 @pytest.mark.parametrize(
-    "words",
+    ("words", "seconds", "said"),
     [
-        [word(str(n), 0.01 * n, 0.01 * (n + 1)) for n in range(12)],  # no room
-        [word(str(n), 2.0 * n, 2.0 * n + 1.5) for n in range(6)],  # words of 1.5 s
-        [word(str(n), 0.3 * n, 0.3 * n + 0.2) for n in range(5)],  # little of a long clip
+        (row(8, 1.8, 0.9), 16, "0.5 words per second"),
+        (row(40, 0.125, 0.12), 5, "8.0 words per second"),
+        (row(10, 0.4, 0.3), 10, "words cover 30% of the audio"),
+        ([*row(4, 0.05, 0.04), word("a", 0.2, 1.1), word("b", 1.1, 2.0)], 2, "67% of the words are under 50 ms"),
+        (row(8, 1.3, 1.2), 11, "100% of the words are over 1 s"),
     ],
 )
-def test_a_transcript_of_something_else_shows_in_its_durations(words: list[Word]):
-    found = check(words, 12 * SECOND)
-    assert found is not None and found.reason == "mismatch"
+def test_a_transcript_of_something_else_shows_in_its_durations(words: list[Word], seconds: int, said: str):
+    found = check(words, seconds * SECOND)
+    assert found is not None and found.reason == "mismatch" and said in found.detail
 
 
 # Files -------------------------------------------------------------------------------------------------------------
