@@ -20,7 +20,7 @@ from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
-from tinywave_core.sequences.statistics import shard_summary
+from tinywave_core.sequences.summary import shard_summary
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
-from tinywave_core.sequences.statistics import shard_summary
+from tinywave_core.sequences.summary import shard_summary
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.ingestion import corpus_key
