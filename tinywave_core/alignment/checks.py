@@ -7,7 +7,8 @@ have none, only gross mismatches are noticed.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from statistics import median
+
+import numpy as np
 
 from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.normalize import written_words
@@ -37,8 +38,9 @@ def check(
 ) -> Refusal | None:
     """None if the words may be used, else the first reason against them.
 
-    `transcript` is what was aligned, for the count of its words; the median of the words' confidences, where they have any,
-    must reach `min_confidence`.
+    `transcript` is what was aligned, for the count of its words. Three quarters of the words that have a confidence must reach
+    `min_confidence`: at the same loss of right transcripts (1 in 100) the lower quartile lets through 119 of 330 transcripts
+    that lack a third, and the median 201; none of another recording either way.
     """
     faults = (_count(words, transcript), _order(words, num_samples), _confidence(words, min_confidence))
     return next((fault for fault in faults if fault), None) or next(_mismatches(words, num_samples), None)
@@ -71,9 +73,11 @@ def _order(words: Sequence[Word], num_samples: int) -> Refusal | None:
 
 def _confidence(words: Sequence[Word], minimum: float | None) -> Refusal | None:
     known = [word.confidence for word in words if word.confidence is not None]
-    if minimum is None or not known or median(known) >= minimum:
+    if minimum is None or not known or (quartile := float(np.quantile(known, 0.25))) >= minimum:
         return None
-    return Refusal("low_confidence", f"the median confidence is {median(known):.3f}, expected at least {minimum:g}")
+    return Refusal(
+        "low_confidence", f"a quarter of the words have a confidence up to {quartile:.3f}, expected {minimum:g}"
+    )
 
 
 def _mismatches(words: Sequence[Word], num_samples: int) -> Iterator[Refusal]:

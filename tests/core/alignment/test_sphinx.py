@@ -62,6 +62,12 @@ def test_a_word_of_another_script_lies_between_its_neighbours_without_confidence
     assert words[0].end_samples <= words[1].start_samples < words[1].end_samples <= words[2].start_samples
 
 
+def test_plurals_and_possessives_of_words_in_the_dictionary_are_known(sphinx: SphinxAligner, clips: list):
+    found = sphinx.align(clips[0][0], "churchyards aardvark's churchyard")
+    assert not isinstance(found, Refusal) or found.reason != "out_of_dictionary_share"
+    assert not {"churchyards", "aardvark's"} & sphinx._rough
+
+
 def test_a_transcript_in_words_that_nobody_knows_is_refused(sphinx: SphinxAligner, clips: list):
     found = sphinx.align(clips[0][0], "Sie ist nach der Kreisstadt Weißenburg benannt und liegt weitab")
     assert isinstance(found, Refusal) and found.reason == "out_of_dictionary_share"

@@ -1,5 +1,6 @@
 """Words with times from files and from pocketsphinx, and what is refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,13 @@ def test_words_in_order_that_fill_their_clip_are_accepted():
 def test_impossible_alignments_are_refused_by_name(words: list[Word], reason: str):
     found = check(words, 2 * SECOND, transcript="one two three four", min_confidence=0.1)
     assert found is not None and found.reason == reason
+
+
+@pytest.mark.parametrize(("unsure", "reason"), [(1, None), (2, "low_confidence")])
+def test_one_word_in_four_may_be_unsure(unsure: int, reason: str | None):
+    words = [replace(each, confidence=0.01 if n < unsure else 0.5) for n, each in enumerate(GOOD)]
+    found = check(words, 2 * SECOND, min_confidence=0.1)
+    assert (found and found.reason) == reason
 
 
 def row(number: int, every: float, lasting: float) -> list[Word]:
