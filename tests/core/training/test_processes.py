@@ -1,0 +1,84 @@
+"""Two processes train as one: the same gradients, steps and checkpoints (gloo, CPU, started through torchrun).
+
+Sums are taken in another order, so numbers agree to float32's rounding: 1e-5 of gradients, and 2e-3 of weights after nine
+steps, for AdamW divides small gradients by their own size.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.fixtures.training import CONFIG, RUNTIME, BreaksOn, distilled, gradients, run, sequences
+from tinywave_core.errors import TrainingError
+from tinywave_core.training import processes
+from tinywave_core.training.trainer import make_dataset
+
+ROW_BY_ROW = RUNTIME.model_copy(update={"micro_batch_rows": 1})  # as two processes cut a batch of two rows
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, "-m", "tests.fixtures.two_processes", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> bool:
+    assert found.keys() == expected.keys()
+    return all(torch.allclose(found[name], expected[name], rtol=tolerance, atol=tolerance) for name in expected)
+
+
+@pytest.mark.parametrize("what", ["gradients", "whole", "broken"])
+def test_both_processes_have_bit_equal_gradients_and_weights(two: Path, what: str):
+    first, second = (load_file(two / f"{what}-{rank}.safetensors") for rank in (0, 1))
+    assert first and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_gradient_of_all_terms_is_that_of_one_process_with_the_whole_batch(two: Path):
+    assert close(load_file(two / "gradients-0.safetensors"), gradients(ROW_BY_ROW), 1e-5)
+
+
+def test_training_takes_the_steps_of_one_process(two: Path, tmp_path: Path):
+    student, objective = distilled()
+    curve, weights = run(tmp_path, runtime=ROW_BY_ROW, model=student, objective=objective)
+    for found, expected in zip(json.loads((two / "whole-0.json").read_text()), curve, strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    assert close(load_file(two / "whole-0.safetensors"), weights, 2e-3)
+
+
+def test_one_process_goes_on_from_a_checkpoint_of_two(two: Path, tmp_path: Path):
+    assert sorted(path.name for path in (two / "cut").iterdir()) == ["step-00000002", "step-00000004"]
+    done: list[int] = []
+    curve, weights = run(two / "cut", on_step=done.append)
+    whole_curve, whole = run(tmp_path)
+    assert done == [5, 6, 7, 8, 9]
+    assert [r["loss"] for r in curve] == pytest.approx([r["loss"] for r in whole_curve], rel=2e-3)
+    assert close(weights, whole, 2e-3)
+
+
+def test_a_loss_that_breaks_in_one_process_sends_both_back(two: Path, tmp_path: Path):
+    curve, weights = run(tmp_path, objective=BreaksOn(3))
+    found = json.loads((two / "broken-0.json").read_text())
+    assert [r["batches_left_out"] for r in found] == [r["batches_left_out"] for r in curve] == [0] * 3 + [1] * 6
+    assert close(load_file(two / "broken-0.safetensors"), weights, 2e-3)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch):
+    monkeypatch.setattr(processes, "process_count", lambda: 3)
+    with pytest.raises(TrainingError, match="2 rows cannot be shared equally by 3 processes"):
+        processes.own_rows(make_dataset(sequences(), CONFIG).batch(0))
