@@ -6,17 +6,17 @@ without training sequences needs no logits. Files: logits.parquet ("tw-logits/1"
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
-from tinywave_core.storage.fingerprint import canonical_json
+from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.teacher.logit_cache import Captured
 
-VERSION = 1
+VERSION = 2
 FORMAT = "tw-logits/1"
+SWITCH = "switch"  # tokens at a change of modality, counted under their own kind as well
 # Rows that go through the teacher at once: part of the method, not of the runtime, because the last bits of a
 # probability can depend on the shape of the batch and would move a sampled entry.
 _CAPTURE_ROWS = 8
@@ -89,8 +91,7 @@ def run_shard(step: Step, output: Output) -> Summary:
 
     from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
-    from tinywave_core.storage.shards import write_table
-    from tinywave_core.teacher.logit_cache import LOGITS, encode
+    from tinywave_core.teacher.logit_cache import write_shard
     from tinywave_core.threads import use_one_thread
     from tinywave_core.tokenizers.directory import read_directory
     from tinywave_core.training.objective import forward
@@ -114,7 +115,7 @@ def run_shard(step: Step, output: Output) -> Summary:
 
     dataset = PackedDataset(sequences, length, _CAPTURE_ROWS, seed=0)
     rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length)
-    captured: dict[str, _Captured] = {}
+    captured: dict[str, _Sequence] = {}
     done = 0
     for start in range(0, len(rows), _CAPTURE_ROWS):
         batch = dataset.collate(rows[start : start + _CAPTURE_ROWS])
@@ -129,49 +130,45 @@ def run_shard(step: Step, output: Output) -> Summary:
                 done += len(sequence.ids)
         output.progress(done, sum(len(s.ids) for s in sequences), "tokens")
 
-    records = [
-        {
-            "seq_id": s.id,
-            "n_tokens": len(s.ids),
-            "input_ids": s.ids.astype("<u2").tobytes(),
-            **encode(captured[s.id].ids_LK, captured[s.id].weights_LK),
-            "target_logp": captured[s.id].target_logp_L.astype("<f2").tobytes(),
-            "entropy": captured[s.id].entropy_L.astype("<f2").tobytes(),
-        }
-        for s in sequences
-    ]
-    about = {
+    path = output.folder / "logits.parquet"
+    about = _about(step, teacher, vocabulary) | {"dtype": str(dtype).removeprefix("torch.")}
+    write_shard((captured[s.id].captured for s in sequences), about, path)
+    n_tokens = sum(len(s.ids) for s in sequences)
+    return {
+        "sequences": len(sequences),
+        "tokens": n_tokens,
+        "bytes": path.stat().st_size,
+        "bytes_per_token": path.stat().st_size / max(n_tokens, 1),
+        "kinds": by_kind([captured[s.id] for s in sequences], [s.ids for s in sequences], vocabulary),
+    }
+
+
+def _about(step: Step, teacher: Artifact, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a shard says of itself."""
+    config = step.config
+    assert isinstance(config, LogitCachingConfig)
+    assert teacher.manifest is not None
+    weights = {f.name: f.sha256 for f in teacher.manifest.files if f.name.endswith(".safetensors")}
+    return {
         "format": FORMAT,
         "entries": config.entries,
         "temperature": config.temperature,
         "seed": config.seed,
         "vocabulary": vocabulary.to_json(),
+        "vocabulary_tokens": vocabulary.tokens,
         "teacher": teacher.id,
-        "tokens": tokens.id,
-        "sequence_length": length,
-        "capture_dtype": str(dtype).removeprefix("torch."),
-    }
-    schema = LOGITS.with_metadata({"tinywave": canonical_json(about)})
-    path = output.folder / "logits.parquet"
-    write_table(pa.Table.from_pylist(records, schema=schema), path, compression="none", row_group_rows=64)
-    n_tokens = sum(len(s.ids) for s in sequences)
-    return {
-        "sequences": len(sequences),
-        "tokens": n_tokens,
-        "bytes_per_token": path.stat().st_size / max(n_tokens, 1),
-        "kinds": _by_kind(list(captured.values()), sequences, vocabulary),
+        "teacher_weights": fingerprint(weights),
+        "tokens": step.input("tokens").id,
+        "sequence_length": step.params["sequence_length"],
+        "code_version": version("tinywave"),
     }
 
 
 @dataclass(frozen=True)
-class _Captured:
-    """Targets and diagnostics of one sequence of L tokens, K entries each."""
+class _Sequence:
+    """Targets of one sequence of L tokens, and what only the summary needs."""
 
-    ids_LK: "torch.Tensor"
-    weights_LK: "torch.Tensor"
-    target_logp_L: npt.NDArray[np.float64]
-    """Teacher's log-probability of the true next token; the last is 0."""
-    entropy_L: npt.NDArray[np.float64]
+    captured: "Captured"
     beyond_L: npt.NDArray[np.float64]
     """Mass beyond the K likeliest tokens."""
 
@@ -182,11 +179,11 @@ def _capture(
     sequence: "TokenSequence",
     config: LogitCachingConfig,
     vocabulary: Vocabulary,
-) -> _Captured:
+) -> _Sequence:
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     import torch
 
-    from tinywave_core.teacher.logit_cache import sample_offsets, sparse_targets
+    from tinywave_core.teacher.logit_cache import Captured, sample_offsets, sparse_targets
 
     ids = sequence.ids
     logits = model.lm_head(hidden_LD)[:, : vocabulary.tokens].double()
@@ -199,39 +196,42 @@ def _capture(
     target = torch.zeros(len(ids), dtype=torch.float64)
     target[:-1] = plain[:-1].gather(-1, following[:, None])[:, 0].cpu()
     top = p.topk(config.entries, dim=-1).values.sum(-1)
-    return _Captured(
-        ids_LK=chosen,
-        weights_LK=weights,
-        target_logp_L=target.numpy(),
-        entropy_L=-(p * log_p).sum(-1).cpu().numpy(),
-        beyond_L=(1 - top).cpu().numpy(),
+    captured = Captured(
+        seq_id=sequence.id,
+        input_ids=ids,
+        ids_LK=chosen.cpu().numpy(),
+        weights_LK=weights.cpu().numpy(),
+        target_logp=target.numpy(),
+        entropy=-(p * log_p).sum(-1).cpu().numpy(),
     )
+    return _Sequence(captured, (1 - top).cpu().numpy())
 
 
-def _by_kind(
-    captured: Sequence[_Captured], sequences: "Sequence[TokenSequence]", vocabulary: Vocabulary
+def by_kind(
+    captured: "Sequence[_Sequence]", ids: "Sequence[npt.NDArray[np.uint16]]", vocabulary: Vocabulary
 ) -> dict[str, dict[str, float]]:
     """Per kind of the token that is to be predicted: count, teacher NLL, entropy, mass beyond the K likeliest."""
-    target_logp = _targets_only([c.target_logp_L for c in captured])
-    entropy = _targets_only([c.entropy_L for c in captured])
-    beyond = _targets_only([c.beyond_L for c in captured])
-    kinds = vocabulary.kinds(np.concatenate([s.ids[1:] for s in sequences] or [np.zeros(0, np.uint16)]))
-    out: dict[str, dict[str, float]] = {}
-    for index, kind in enumerate(KINDS):
-        own = kinds == index
-        if own.any():
-            out[kind] = {
-                "tokens": int(own.sum()),
-                "teacher_nll": -float(target_logp[own].mean()),
-                "entropy": float(entropy[own].mean()),
-                "mass_beyond_k": float(beyond[own].mean()),
-            }
-    return out
+    from tinywave_core.sequences.interleaving import switches
 
-
-def _targets_only(columns: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """All values of a column but the last of every sequence, which has no next token."""
-    return np.concatenate([column[:-1] for column in columns] or [np.zeros(0)])
+    if not captured:
+        return {}
+    # The last position of a sequence has no next token; the first token is predicted by none.
+    target_logp = np.concatenate([c.captured.target_logp[:-1] for c in captured])
+    entropy = np.concatenate([c.captured.entropy[:-1] for c in captured])
+    beyond = np.concatenate([c.beyond_L[:-1] for c in captured])
+    kinds = vocabulary.kinds(np.concatenate([each[1:] for each in ids]))
+    own: dict[str, npt.NDArray[np.bool_]] = {kind: kinds == index for index, kind in enumerate(KINDS)}
+    own[SWITCH] = np.concatenate([switches(each, vocabulary)[1:] for each in ids])
+    return {
+        kind: {
+            "tokens": int(which.sum()),
+            "teacher_nll": -float(target_logp[which].mean()),
+            "entropy": float(entropy[which].mean()),
+            "mass_beyond_k": float(beyond[which].mean()),
+        }
+        for kind, which in own.items()
+        if which.any()
+    }
 
 
 def run_logits(step: Step, _: Output) -> Summary:
@@ -239,7 +239,7 @@ def run_logits(step: Step, _: Output) -> Summary:
     summaries = [shard.summary for shard in step.inputs["shards"]]
     tokens = sum(s["tokens"] for s in summaries)
     kinds: dict[str, dict[str, float]] = {}
-    for kind in KINDS:
+    for kind in (*KINDS, SWITCH):
         parts = [s["kinds"][kind] for s in summaries if kind in s["kinds"]]
         count = sum(p["tokens"] for p in parts)
         if count:
@@ -249,6 +249,7 @@ def run_logits(step: Step, _: Output) -> Summary:
         "shards": [shard.id for shard in step.inputs["shards"]],
         "sequences": sum(s["sequences"] for s in summaries),
         "tokens": tokens,
-        "bytes_per_token": sum(s["bytes_per_token"] * s["tokens"] for s in summaries) / max(tokens, 1),
+        "bytes": sum(s["bytes"] for s in summaries),
+        "bytes_per_token": sum(s["bytes"] for s in summaries) / max(tokens, 1),
         "kinds": kinds,
     }

@@ -1,12 +1,27 @@
 """Sparse teacher targets: exactly K, exact head, unbiased, independent of batch and order, small."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinywave_core.teacher.logit_cache import decode, encode, sample_offsets, sparse_targets
+from tinywave_core.errors import TrainingError
+from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.teacher.logit_cache import (
+    Captured,
+    LogitCache,
+    encode,
+    read_about,
+    read_blocks,
+    require,
+    sample_offsets,
+    sparse_targets,
+    write_shard,
+)
 
 
 def peaky(rows: int, vocabulary: int, scale: float = 2.5) -> torch.Tensor:
@@ -30,17 +45,58 @@ def test_the_head_is_kept_as_it_is():
     assert torch.equal(weights[:, 0], p.max(-1).values)
 
 
+DRAWS = 1000
+
+
+def estimates_of(p: torch.Tensor, entries: int, seed: int) -> torch.Tensor:
+    """Dense estimates [DRAWS, V] of one distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.rand(DRAWS, dtype=torch.float64, generator=generator)
+    ids, weights = sparse_targets(p.expand(DRAWS, -1), entries, offsets)
+    return torch.zeros(DRAWS, p.shape[-1], dtype=torch.float64).scatter_(1, ids, weights)
+
+
+def multinomial_estimates(p: torch.Tensor, entries: int, seed: int) -> torch.Tensor:
+    """RS-KD (arXiv 2503.16870): as many draws as leave `entries` different ids on average, each of weight 1 / draws."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = entries
+    while (1 - (1 - p) ** draws).sum() < entries:  # expected number of different ids
+        draws += 1
+    found = torch.multinomial(p.expand(DRAWS, -1), draws, replacement=True, generator=generator)
+    return torch.zeros(DRAWS, p.shape[-1], dtype=torch.float64).scatter_add_(
+        1, found, torch.full(found.shape, 1 / draws, dtype=torch.float64)
+    )
+
+
+def renormalised(p: torch.Tensor, entries: int) -> torch.Tensor:
+    top = p.topk(entries)
+    return torch.zeros_like(p).scatter_(-1, top.indices, top.values / top.values.sum(-1, keepdim=True))
+
+
 def test_the_estimate_is_unbiased_within_monte_carlo_error():
-    """A renormalised top-k misses its own tail by construction; this must not."""
-    p, draws = peaky(1, 300), 4000
-    generator = torch.Generator().manual_seed(2)
-    ids, weights = sparse_targets(p.expand(draws, -1), 12, torch.rand(draws, dtype=torch.float64, generator=generator))
-    sums = torch.zeros(300, dtype=torch.float64).index_add_(0, ids.flatten(), weights.flatten())
-    threshold = weights[0, -1]
-    error = (p[0] * (threshold - p[0]).clamp(min=0) / draws).sqrt()  # of a value c drawn with probability p / c
-    assert ((sums / draws - p[0]).abs() <= 5 * error + 1e-9).all()
-    top = p[0].topk(12)
-    assert 1 - top.values.sum() > 0.1  # there is a tail to be missed
+    p = peaky(1, 300)
+    threshold = sparse_targets(p, 12, torch.zeros(1, dtype=torch.float64))[1][0, -1]
+    error = (p[0] * (threshold - p[0]).clamp(min=0) / DRAWS).sqrt()  # of a value c drawn with probability p / c
+    assert ((estimates_of(p, 12, seed=2).mean(0) - p[0]).abs() <= 5 * error + 1e-9).all()
+    assert 1 - p[0].topk(12).values.sum() > 0.1  # there is a tail to be missed
+
+
+@pytest.mark.parametrize("entries", [8, 12, 16])
+def test_the_error_power_is_at_most_0_8_of_multinomial_sampling_with_as_many_entries(entries):
+    ours, theirs = [], []
+    for number, p in enumerate(peaky(12, 300)):
+        ours.append(((estimates_of(p[None], entries, number) - p) ** 2).sum(-1).mean())
+        theirs.append(((multinomial_estimates(p[None], entries, number) - p) ** 2).sum(-1).mean())
+    assert sum(ours) <= 0.8 * sum(theirs)
+
+
+def test_a_renormalised_top_16_is_biased_beyond_anything_that_chance_does_to_ours():
+    """Our mean over draws goes to p; a renormalised top 16 stays where it is, and gives the tail nothing."""
+    p = peaky(1, 300)
+    bias = (renormalised(p, 16) - p).abs().sum()
+    ours = (estimates_of(p, 16, seed=3).mean(0) - p[0]).abs().sum()
+    assert bias > 0.2
+    assert ours < bias / 5
 
 
 def test_one_certain_token_is_not_divided_by_zero():
@@ -54,14 +110,112 @@ def test_the_sampler_depends_on_sequence_and_position_only():
     assert not np.array_equal(sample_offsets(7, "abc", 5), sample_offsets(8, "abc", 5))
 
 
-@pytest.mark.parametrize("entries", [8, 12, 16])
-def test_coding_keeps_ids_and_weights_within_three_percent_at_three_bytes_an_entry(entries):
-    ids, weights = sparse_targets(peaky(20, 500), entries, torch.rand(20, dtype=torch.float64))
-    row = encode(ids, weights) | {
-        "entropy": np.zeros(20, "<f2").tobytes(),
-        "target_logp": np.zeros(20, "<f2").tobytes(),
-    }
-    found = decode(row, 20)
-    assert np.array_equal(found.ids, ids.numpy())
-    np.testing.assert_allclose(found.weights, weights.numpy(), rtol=0.03)
-    assert sum(len(row[name]) for name in ("ids", "logw", "head")) == 20 * (2 * entries + entries - 1 + 4)
+def test_a_tokens_targets_are_the_same_alone_in_any_batch_and_in_any_order():
+    p, offsets = peaky(40, 300), torch.rand(40, dtype=torch.float64)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(4))
+    whole = encode(*(x.numpy() for x in sparse_targets(p, 12, offsets)))
+    shuffled = encode(*(x.numpy() for x in sparse_targets(p[order], 12, offsets[order])))
+    alone = [encode(*(x.numpy() for x in sparse_targets(p[i : i + 1], 12, offsets[i : i + 1]))) for i in range(40)]
+    for part in range(3):
+        assert np.array_equal(shuffled[part], whole[part][order])
+        assert np.array_equal(np.concatenate([each[part] for each in alone]), whole[part])
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def captured(sequences: int, length: int, entries: int, seed: int = 0) -> list[Captured]:
+    """Made-up sequences of different lengths around `length`, of 501 units in a vocabulary of 32,503."""
+    rng = np.random.default_rng(seed)
+    p, offsets = peaky(2000, 501), torch.from_numpy(rng.random(2000))
+    ids, weights = (x.numpy() for x in sparse_targets(p, entries, offsets))
+    found = []
+    for number in range(sequences):
+        at = rng.integers(0, 2000, int(length * rng.uniform(0.5, 1.5)))
+        entropy = -(p * p.log()).sum(-1).numpy()[at]
+        about = {"target_logp": -rng.gamma(2, 1, len(at)), "entropy": entropy}
+        units = (32_002 + rng.integers(0, 501, len(at))).astype(np.uint16)
+        found.append(Captured(f"{seed:016x}{number:016x}", units, ids[at] + 32_002, weights[at], **about))
+    return found
+
+
+ABOUT = {"format": "tw-logits/1", "entries": 12, "temperature": 1.0, "teacher": "adaptation/a", "sequence_length": 64}
+
+
+@pytest.mark.parametrize("entries", [2, 8, 12, 16])
+def test_a_file_gives_back_ids_and_weights_within_three_percent(tmp_path: Path, entries):
+    given = captured(70, 30, entries)
+    write_shard(given, ABOUT, tmp_path / "logits.parquet")
+    blocks = list(read_blocks(tmp_path / "logits.parquet"))
+    assert [len(block.seq_ids) for block in blocks] == [64, 6]
+    assert [i for block in blocks for i in block.seq_ids] == [c.seq_id for c in given]
+    assert np.concatenate([b.lengths for b in blocks]).tolist() == [len(c.ids_LK) for c in given]
+    ids, weights = torch.cat([b.ids_NK for b in blocks]), torch.cat([b.weights_NK for b in blocks])
+    assert np.array_equal(ids, np.concatenate([c.ids_LK for c in given]))
+    np.testing.assert_allclose(weights, np.concatenate([c.weights_LK for c in given]), rtol=0.03)
+    entropy, target = torch.cat([b.entropy_N for b in blocks]), torch.cat([b.target_logp_N for b in blocks])
+    np.testing.assert_allclose(entropy, np.concatenate([c.entropy for c in given]), rtol=1e-3)
+    np.testing.assert_allclose(target, np.concatenate([c.target_logp for c in given]), rtol=1e-3, atol=1e-6)
+
+
+def test_a_sequence_is_found_by_its_id_and_is_what_its_row_group_holds(tmp_path: Path):
+    for shard in range(2):
+        write_shard(captured(70, 30, 8, seed=shard), ABOUT, tmp_path / f"{shard}.parquet")
+    cache = LogitCache([read_table(tmp_path / f"{shard}.parquet") for shard in range(2)])
+    assert len(cache) == 140 and "0" * 32 in cache and "f" * 32 not in cache
+    for shard in range(2):
+        for block in read_blocks(tmp_path / f"{shard}.parquet"):
+            starts = np.cumsum(block.lengths) - block.lengths
+            for seq_id, start, length in zip(block.seq_ids, starts, block.lengths, strict=True):
+                alone, part = cache[seq_id], slice(start, start + length)
+                assert np.array_equal(alone.ids, block.ids_NK[part])
+                assert np.array_equal(alone.weights, block.weights_NK[part])
+                assert np.array_equal(alone.entropy, block.entropy_N[part])
+
+
+def test_a_token_costs_at_most_45_bytes_all_in(tmp_path: Path):
+    given = captured(200, 250, 12)
+    write_shard(given, ABOUT, tmp_path / "logits.parquet")
+    assert (tmp_path / "logits.parquet").stat().st_size <= 45 * sum(len(c.ids_LK) for c in given)
+
+
+def test_the_same_targets_give_the_same_bytes(tmp_path: Path):
+    for name in "ab":
+        write_shard(iter(captured(70, 30, 8)), ABOUT, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_empty_shard_can_be_written_and_read(tmp_path: Path):
+    write_shard([], ABOUT, tmp_path / "logits.parquet")
+    assert list(read_blocks(tmp_path / "logits.parquet")) == []
+    assert len(LogitCache([read_table(tmp_path / "logits.parquet")])) == 0
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_is_not_read(tmp_path: Path, at):
+    path = tmp_path / "logits.parquet"
+    write_shard(captured(64, 200, 12), ABOUT, path)
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="checksum|CRC"):
+        list(read_blocks(path))
+
+
+def test_opening_needs_no_settings_and_a_wrong_teacher_is_named_beside_the_right_one(tmp_path: Path):
+    write_shard(captured(1, 9, 8), ABOUT, tmp_path / "logits.parquet")
+    about = read_about(tmp_path / "logits.parquet")
+    assert about == ABOUT
+    require(about, {"format": "tw-logits/1", "teacher": "adaptation/a"}, "shard 7")
+    with pytest.raises(TrainingError, match="shard 7 .*teacher 'adaptation/a'.*'adaptation/b' is needed"):
+        require(about, {"teacher": "adaptation/b"}, "shard 7")
+    with pytest.raises(TrainingError, match="sequence_length 64, but 2048 is needed"):
+        require(about, {"sequence_length": 2048}, "shard 7")
+    with pytest.raises(TrainingError, match="vocabulary None"):
+        require(about, {"vocabulary": {"text": 259}}, "shard 7")
+
+
+def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path):
+    write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(TrainingError, match="other.parquet does not say what it is"):
+        read_about(tmp_path / "other.parquet")
