@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -189,6 +190,16 @@ def test_the_confidence_is_the_mean_probability_of_the_characters():
 def test_numbers_with_letters_are_placed_as_they_are_said():
     aligner, silence = hearing("..TENB..")
     assert aligner.align(silence, "10b.") == [Word("10b.", 2 * 320, 6 * 320, pytest.approx(0.9))]
+
+
+def test_a_whole_model_is_loaded_without_a_word(folder: Path, caplog: pytest.LogCaptureFixture):
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.addHandler(caplog.handler)
+    try:
+        CtcAligner.load(folder)
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 def test_a_released_model_without_the_mask_of_training_and_with_old_names_is_loaded(folder: Path, tmp_path: Path):

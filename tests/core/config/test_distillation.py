@@ -1,0 +1,70 @@
+"""Regimes of distillation: which steps are live, and settings that contradict each other are refused."""
+
+import pytest
+from pydantic import ValidationError
+
+from tinywave_core.config.base import TrainingConfig
+from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
+
+STEPS = TrainingConfig(steps=400)
+NO_LAYERS = LossWeightsConfig(hidden=0.0, attention=0.0)
+
+
+def live(**settings) -> list[int]:
+    config = DistillationConfig(training=STEPS, **settings)
+    steps = [step for step in range(STEPS.steps) if config.is_live(step)]
+    assert config.live_until == (steps[-1] + 1 if steps else 0)
+    return steps
+
+
+def test_the_default_runs_the_teacher_in_every_step_and_reads_the_cache():
+    assert live() == list(range(400))
+    assert DistillationConfig().needs_cache
+
+
+def test_a_warm_up_is_15_percent_of_the_steps_and_at_least_one():
+    assert live(regime="aligned-warmup") == list(range(60))
+    assert live(regime="aligned-warmup", aligned_share=1e-6) == [0]
+
+
+def test_every_nth_step_is_live():
+    assert live(aligned_every=150) == [0, 150, 300]
+    assert live(regime="aligned-warmup", aligned_every=25) == [0, 25, 50]
+
+
+def test_without_terms_that_need_it_the_teacher_never_runs():
+    assert live(regime="cached", weights=NO_LAYERS) == live(weights=NO_LAYERS) == []
+
+
+def test_only_live_logits_in_every_step_need_no_cache():
+    assert not DistillationConfig(logit_signal="live").needs_cache
+    assert DistillationConfig(logit_signal="live", aligned_every=2).needs_cache
+    assert DistillationConfig(logit_signal="live", regime="aligned-warmup").needs_cache
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"regime": "cached"}, "weights.hidden and weights.attention would need it"),
+        ({"regime": "cached", "weights": NO_LAYERS, "logit_signal": "live"}, "logit_signal = live would need it"),
+        ({"regime": "aligned-warmup", "weights": NO_LAYERS}, "no term needs the teacher"),
+        (
+            {"aligned_every": 2, "weights": LossWeightsConfig(language_model=0.0, logits=0.0)},
+            "nothing to learn from: give weights.language_model",
+        ),
+        ({"layer_map": "explicit"}, "which needs the pairs"),
+        ({"layer_pairs": "0:4"}, "belong to layer_map = explicit"),
+        ({"copied_blocks": "4"}, "belong to layer_map = explicit"),
+        ({"layer_map": "explicit", "layer_pairs": "0-4"}, "should match pattern"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_refused(settings, says):
+    with pytest.raises(ValidationError, match=says):
+        DistillationConfig(**settings)
+
+
+def test_how_the_teacher_signals_does_not_change_the_control():
+    settings = {"regime": "aligned-warmup", "logit_signal": "live", "hidden_form": "mse", "attention_rows": 7}
+    assert DistillationConfig(**settings).control() == DistillationConfig().control()
+    assert DistillationConfig(layers=3).control() != DistillationConfig().control()
