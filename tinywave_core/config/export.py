@@ -14,3 +14,6 @@ class ExportConfig(Config):
     """Name in the model card."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the exported weights."""
+    vocabulary: Literal["full", "speech"] = "full"
+    """`full`: all that the teacher knows. `speech`: only markers and units, for a model that neither reads nor writes text;
+    its ids are renumbered (the directory's tokenizer and speech.json have the new ones), its speech is the same."""

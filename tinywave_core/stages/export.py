@@ -16,7 +16,7 @@ from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.store import MANIFEST, Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-VERSION = 2
+VERSION = 3
 SPEECH_TOKENIZER = "speech_tokenizer"
 
 
@@ -49,26 +49,33 @@ def run_model(step: Step, output: Output) -> Summary:
 
     from tinywave_core.exporters.model_card import model_card
     from tinywave_core.models.llama import load_llama
-    from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory
+    from tinywave_core.models.trim import trim
+    from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
 
     config = step.config
     assert isinstance(config, ExportConfig)
     folder = output.folder / "model"
     teacher, tokenizer = step.input("teacher").path("teacher"), step.input("tokenizer")
-    vocabulary = read_directory(teacher)
+    trained = vocabulary = read_directory(teacher)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     student = load_llama(step.input("student").path("model"), dtype=dtype)
+    if config.vocabulary == "speech":
+        student, vocabulary, _ = trim(student, trained)
     sampling = student.generation_config
     assert sampling is not None
     sampling.do_sample, sampling.temperature, sampling.top_p = True, step.params["temperature"], step.params["top_p"]
     sampling.pad_token_id = 0
     student.save_pretrained(folder, safe_serialization=True)
-    copy_tokenizer(teacher, folder, vocabulary)
+    if config.vocabulary == "speech":
+        write_speech_tokenizer(folder, vocabulary)
+    else:
+        copy_tokenizer(teacher, folder, vocabulary)
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     shutil.copytree(tokenizer.path(), folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
-    (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, step), indent=1))
+    (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, trained, step), indent=1))
     lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
-    card = model_card(config.name, step.input("student").summary, step.input("scores").summary, vocabulary, lineage)
+    about = step.input("student").summary | {"parameters": sum(p.numel() for p in student.parameters())}
+    card = model_card(config.name, about, step.input("scores").summary, vocabulary, lineage)
     (folder / "README.md").write_text(card)
 
     output.progress(1, 2, "checking that it loads")
@@ -80,15 +87,19 @@ def run_model(step: Step, output: Output) -> Summary:
         "parameters": parameters,
         "dtype": config.dtype,
         "bytes": size,
+        "vocabulary": config.vocabulary,
         "vocabulary_rows": vocabulary.rows,
+        "trained_rows": trained.rows,
+        "trained_parameters": step.input("student").summary["parameters"],
     }
 
 
-def _speech(vocabulary: Vocabulary, step: Step) -> dict[str, Any]:
+def _speech(vocabulary: Vocabulary, trained: Vocabulary, step: Step) -> dict[str, Any]:
     first = vocabulary.first
     return {
         "format": "tinywave-speech/1",
         "vocabulary": vocabulary.to_json(),
+        "trained_vocabulary": trained.to_json(),  # of the token shards; another one where the text was left out here
         "text_marker": vocabulary.text_marker,
         "speech_marker": vocabulary.speech_marker,
         "first_id": first,
@@ -116,5 +127,5 @@ def _check(folder: Path, vocabulary: Vocabulary) -> int:
         f"the exported tokenizer gives {found} for {golden['string']}, expected {golden['ids']}"
     )
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    assert model.config.vocab_size >= vocabulary.tokens
+    assert model.config.vocab_size == vocabulary.rows
     return sum(p.numel() for p in model.parameters())

@@ -67,9 +67,10 @@ def run_samples(step: Step, output: Output) -> Summary:
     config = step.config
     assert isinstance(config, GenerationConfig)
     folder = step.input("model").path("model")
-    vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
+    about = json.loads((folder / "speech.json").read_text())
+    vocabulary, trained = (Vocabulary.from_json(about[name]) for name in ("vocabulary", "trained_vocabulary"))
     for shard in step.inputs["tokens"]:
-        vocabulary.require_same(
+        trained.require_same(
             Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
         )
     use_threads(output.runtime)

@@ -12,6 +12,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from tinywave_core.errors import CheckpointError
+from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
+from tinywave_core.tokenizers.text import save_tokenizer
 from tinywave_core.tokenizers.vocabulary import Convention, Vocabulary
 
 VOCABULARY, SENTENCEPIECE, FAST = "vocabulary.json", "tokenizer.model", "tokenizer.json"
@@ -56,6 +58,12 @@ def copy_tokenizer(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
         for name in (*_FAST_FILES, SENTENCEPIECE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
+
+
+def write_speech_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
+    """Give the model in `folder` the tokenizer of a vocabulary without text, and the vocabulary."""
+    save_tokenizer(build_speech_tokenizer(vocabulary), folder)
     (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
 
 

@@ -6,7 +6,7 @@ marker, as the tokenizer that SpiritLM was trained with puts it. `boundary` says
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from tinywave_core.errors import ConfigError, TokenError
 Convention = Literal["slow", "fast"]
 Kind = Literal["text", "marker", "hubert", "pitch", "style"]
 KINDS: tuple[Kind, ...] = ("text", "marker", "hubert", "pitch", "style")
-BOS_ID, EOS_ID = 1, 2  # as in Llama's tokenizers: 0 <unk>, 1 <s>, 2 </s>
+UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # <unk>, <s>, </s> as in Llama's tokenizers
 BYTE_TEXT = 259  # <unk>, <s>, </s> and the 256 bytes: the text part of a fresh teacher
 # ASCII digits only, at most four: \d would accept other scripts, and long ids would reach the integer parser.
 _TOKEN = re.compile(r"\[(?:(Text|Speech)|(Hu|Pi|St)([0-9]{1,4}))\]")
@@ -52,6 +52,22 @@ class Vocabulary:
     def is_of_bytes(self) -> bool:
         """Whether it is a fresh teacher's: bytes as text, no padding, the fast convention."""
         return (self.text, self.padded, self.boundary) == (BYTE_TEXT, 0, None)
+
+    def speech_only_ids(self) -> list[int]:
+        """Ids that a model for speech alone needs: <unk>, <s>, </s>, the boundary of the slow convention, markers, units."""
+        boundary = [] if self.boundary is None else [self.boundary]
+        return [UNK_ID, BOS_ID, EOS_ID, *boundary, *range(self.text, self.tokens)]
+
+    def speech_only(self) -> "Vocabulary":
+        """The vocabulary of `speech_only_ids`, renumbered in that order, without padding."""
+        kept = EOS_ID + 1
+        boundary = None if self.boundary is None else kept
+        return replace(self, text=kept + (boundary is not None), padded=0, boundary=boundary)
+
+    @property
+    def is_speech_only(self) -> bool:
+        """Whether there is no text in it."""
+        return self == self.speech_only()
 
     def require_same(self, other: "Vocabulary", own: str, others: str) -> None:
         """ConfigError, naming both, where another vocabulary gives other ids."""
