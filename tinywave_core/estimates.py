@@ -4,6 +4,7 @@ Rates of the CPU stages are measured ones (seconds per hour of speech on one cor
 point operations: 6 per parameter and token for training, 2 for a forward pass. Good to a factor of about two.
 """
 
+import math
 from dataclasses import dataclass
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
@@ -24,6 +25,9 @@ TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
 FLOPS = {"cpu": 3e10, "cuda": 4e14}
 FLAC_BYTES_PER_S = 17_000
 TOKEN_BYTES = 3
+# Of a logit shard (measured): what input ids, target and entropy take packed, and what a sequence and a file add.
+LOGIT_SIDE_BYTES, LOGIT_SEQUENCE_BYTES, LOGIT_FILE_BYTES = 4.5, 55, 2700
+UTTERANCE_S = 12.0
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -52,11 +56,21 @@ def vocabulary_rows(config: PipelineConfig) -> int:
     return 259 + 2 + sum(sizes if tokens.tokens == "expressive" else sizes[:1])
 
 
+def exported_rows(config: PipelineConfig) -> int:
+    """Rows of the exported embedding: all, or <unk>, <s>, </s>, the boundary of SpiritLM's convention, markers, units."""
+    if config.export.vocabulary == "full":
+        return vocabulary_rows(config)
+    if config.adaptation.teacher == "fresh":
+        return vocabulary_rows(config) - 256
+    return 4 + 2 + 501 + (64 + 100 if config.tokenization.tokens == "expressive" else 0)
+
+
 def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Estimate]:
     """Seconds and bytes of every stage for a corpus of `hours`."""
     shape, rows = config.adaptation.fresh, vocabulary_rows(config)
     teacher = llama_parameters(shape, shape.layers, rows)
     student = llama_parameters(shape, config.distillation.layers, rows)
+    exported = llama_parameters(shape, config.distillation.layers, exported_rows(config))
     tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
     train, held_out = tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction
     flops, cores = FLOPS[device], max(1, config.runtime.workers)
@@ -66,10 +80,10 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
         "ingestion": Estimate(hours * INGESTION_S_PER_H / cores, hours * 3600 * FLAC_BYTES_PER_S),
         "tokenization": Estimate(_tokenization(config, hours, device), tokens * TOKEN_BYTES),
         "adaptation": Estimate(_training(config.adaptation.training) * 6 * teacher / flops, 4 * teacher),
-        "logit_caching": Estimate(train * 2 * teacher / flops, train * logit_bytes(config.logit_caching.entries)),
+        "logit_caching": Estimate(train * 2 * teacher / flops, _logits(config, hours, train)),
         "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
         "evaluation": Estimate(3 * held_out * 2 * (teacher + 2 * student) / flops, held_out / 10),
-        "export": Estimate(student / 2e8, student * WEIGHT_BYTES[config.export.dtype]),
+        "export": Estimate(student / 2e8, exported * WEIGHT_BYTES[config.export.dtype]),
         "generation": Estimate(
             config.generation.samples * (config.generation.max_new_tokens * max(2 * student / flops, 0.01) + 1),
             config.generation.samples * 600_000,
@@ -87,9 +101,17 @@ def _tokenization(config: PipelineConfig, hours: float, device: str) -> float:
     return hours * RELEASE_S_PER_H[tokenization.tokens] / speed + alignment
 
 
-def logit_bytes(entries: int) -> int:
-    """Bytes of one cached token: K ids of 2 and K - 1 weights of 1, head 4, target 2, entropy 2, own id 2."""
-    return 3 * entries - 1 + 10
+def logit_bytes(entries: int, tokens: float = 1, sequences: float = 0, shards: float = 0) -> float:
+    """Bytes of cached logits: per token K ids of 2, K - 1 weights of 1 and a head of 4; what is packed; what files add."""
+    per_token = 2 * entries + (entries - 1) + 4 + LOGIT_SIDE_BYTES
+    return tokens * per_token + sequences * LOGIT_SEQUENCE_BYTES + shards * LOGIT_FILE_BYTES
+
+
+def _logits(config: PipelineConfig, hours: float, tokens: float) -> float:
+    utterance = UTTERANCE_S * TOKENS_PER_S[config.tokenization.tokens]
+    sequences = tokens / min(utterance, config.distillation.training.sequence_length)
+    shards = math.ceil(hours * 3600 * FLAC_BYTES_PER_S / (config.ingestion.shard_megabytes * 1e6))
+    return logit_bytes(config.logit_caching.entries, tokens, sequences, shards)
 
 
 def _training(config: TrainingConfig) -> int:

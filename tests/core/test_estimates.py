@@ -1,10 +1,15 @@
 """What a plan promises, against counts worked out by hand and the measured demo."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.conftest import Finished
+from tests.core.teacher.test_logit_cache import ABOUT, captured
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.estimates import estimate, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.estimates import TOKENS_PER_S, estimate, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.teacher.logit_cache import write_shard
 
 
 def test_the_released_shapes_have_their_published_numbers_of_parameters():
@@ -20,8 +25,38 @@ def test_the_demo_models_are_as_large_as_the_demo_makes_them():
     assert llama_parameters(config.adaptation.fresh, 2, 409) == 506_752
 
 
-def test_cached_logits_cost_45_bytes_a_token_for_base_and_57_for_expressive():
-    assert (logit_bytes(12), logit_bytes(16)) == (45, 57)
+@pytest.mark.parametrize("entries", [4, 8, 12, 16])
+@pytest.mark.parametrize(("sequences", "length"), [(40, 60), (200, 250), (12, 2048)])
+def test_planned_bytes_of_logits_are_those_of_a_shard_within_five_percent(
+    tmp_path: Path, entries: int, sequences: int, length: int
+):
+    given = captured(sequences, length, entries)
+    write_shard(given, ABOUT, tmp_path / "logits.parquet")
+    found = (tmp_path / "logits.parquet").stat().st_size
+    planned = logit_bytes(entries, sum(len(c.input_ids) for c in given), sequences, shards=1)
+    assert planned == pytest.approx(found, rel=0.05)
+
+
+def test_planned_bytes_of_logits_are_those_of_a_finished_run_within_five_percent(finished: Finished):
+    made = finished.outputs["logits"].summary
+    entries = finished.config.logit_caching.entries
+    planned = logit_bytes(entries, made["tokens"], made["sequences"], len(made["shards"]))
+    assert planned == pytest.approx(made["bytes"], rel=0.05)
+
+
+def test_cached_logits_cost_at_most_45_bytes_a_token_for_base_and_57_for_expressive():
+    for preset, limit in (("base-2b", 45), ("expressive-2b", 57)):
+        config = load_config(preset, {})
+        train = 3600 * 1000 * TOKENS_PER_S[config.tokenization.tokens] * (1 - config.ingestion.held_out_fraction)
+        assert limit - 2 < estimate(config, 1000, "cuda")["logit_caching"].bytes / train <= limit
+
+
+def test_an_export_of_speech_alone_is_planned_about_11_percent_smaller():
+    full, speech = (
+        estimate(load_config("base-2b", {"export.vocabulary": kind}), 1, "cuda")["export"].bytes
+        for kind in ("full", "speech")
+    )
+    assert 1 - speech / full == pytest.approx(0.1145, abs=0.001)
 
 
 @pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b"])
