@@ -197,8 +197,8 @@ def _terms(key: str, outputs: Outputs) -> None:
     rows = [
         {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
-        for name, values in curves_of(outputs[part]).items()
-        if name != "step" and values
+        for name, column in curves_of(outputs[part]).items()
+        if name != "step" and (values := [v for v in column if v is not None])
     ]
     if rows:
         create_table_artifact(rows, key=key, description="loss terms at the first and the last step")

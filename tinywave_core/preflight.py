@@ -20,7 +20,8 @@ def check_run(config: PipelineConfig) -> None:
     layers = config.adaptation.fresh.layers
     if folder is not None:
         layers = int(json.loads((folder / "config.json").read_text()).get("num_hidden_layers", 0))
-    layer_map(config.distillation.layer_map, layers, config.distillation.layers)
+    student = config.distillation
+    layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
     check_text(config)
     if uses_release(config):
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

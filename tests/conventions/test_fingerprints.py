@@ -26,10 +26,10 @@ GOLDEN = {
     "adaptation/teacher": "6b0a8cdfd932dfc4b6e82ae9c234b28d",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
-    "distillation/student": "facc8a3992b602795a88655fda50b147",
-    "distillation/control": "34e02e65057c0858ac582232d03a57c4",
+    "distillation/student": "17958624ed24b384f11ac0433950d218",
+    "distillation/control": "4b191eca88d76dce45abc61c31dc307f",
     "evaluation/scores": "4abf35660acecd2d268a07e8d5dd5402",
-    "export/model": "29568804b18248f4a45ceb97edf2ce62",
+    "export/model": "b4585dae8e82e389b286482ee9404d39",
     "generation/samples": "467fa897973653055f8ad0d932b4c640",
 }
 

@@ -13,9 +13,9 @@ class LossWeightsConfig(Config):
     language_model: float = Field(0.1, ge=0)
     """Cross-entropy on the true tokens."""
     logits: float = Field(0.9, ge=0)
-    """Forward KL from the teacher's cached distribution, times temperature squared."""
+    """Forward KL from the teacher's distribution, times temperature squared; see `logit_signal`."""
     hidden: float = Field(0.5, ge=0)
-    """1 - cosine between mapped hidden states; needs the teacher in the training step."""
+    """Distance between mapped hidden states, see `hidden_form`; needs the teacher in the training step."""
     attention: float = Field(0.1, ge=0)
     """KL between mapped attention maps on sampled rows; needs the teacher in the training step."""
 
@@ -31,11 +31,31 @@ class DistillationConfig(Config):
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
-    layer_map: Literal["paper", "segment_end"] = "paper"
+    layer_map: Literal["paper", "segment_end", "last-2", "explicit"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
-    at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one."""
+    at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one.
+    `last-2`: evenly spaced blocks; only the last but one learns, from its like. `explicit`: as `layer_pairs` says."""
+    layer_pairs: str = Field("", pattern=r"^(\d+:\d+(,\d+:\d+)*)?$")
+    """Of an `explicit` map: pairs student block:teacher block that are aligned, as in "0:4,1:7"; from 0. A last block goes
+    with a last block only."""
+    copied_blocks: str = Field("", pattern=r"^(\d+(,\d+)*)?$")
+    """Of an `explicit` map: the teacher blocks that the student's blocks start as, as in "4,7", from 0 and ascending. Empty: those
+    of `layer_pairs`, which must then name each student block once."""
+    regime: Literal["cached", "aligned", "aligned-warmup"] = "aligned"
+    """When the teacher runs beside the student. `cached`: never; logits come from the cache, and the weights of hidden states
+    and attention must be 0. `aligned`: in all steps that need it. `aligned-warmup`: in the first of them, then as `cached`."""
+    aligned_share: float = Field(0.15, gt=0, le=1)
+    """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
+    aligned_every: int = Field(1, ge=1)
+    """Where the teacher runs, it does so in every so-manieth step; in the others hidden states and attention are not
+    compared, and logits come from the cache."""
+    logit_signal: Literal["cached", "live"] = "cached"
+    """Where the logit term comes from in steps in which the teacher runs: its `cached` sparse targets, or its whole
+    distribution (`live`). In the other steps it is the cache."""
     weights: LossWeightsConfig = LossWeightsConfig()
     """Weights of the loss terms."""
+    hidden_form: Literal["cosine", "mse"] = "cosine"
+    """`cosine`: 1 - cosine of two hidden states. `mse`: their squared distance relative to the teacher's squared length."""
     attention_rows: int = Field(32, ge=1)
     """Query rows sampled per sequence and step for the attention term."""
     attention_heads: int = Field(4, ge=1)
@@ -43,7 +63,71 @@ class DistillationConfig(Config):
     training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same."""
 
+    @property
+    def live_terms(self) -> list[str]:
+        """Names of the terms that need the teacher in the training step."""
+        weights = self.weights
+        live = {
+            "weights.hidden": weights.hidden,
+            "weights.attention": weights.attention,
+            "logit_signal = live": weights.logits * (self.logit_signal == "live"),
+        }
+        return [name for name, weight in live.items() if weight]
+
+    @property
+    def live_until(self) -> int:
+        """The first step, from 0, from which on the teacher never runs again."""
+        if not self.live_terms:
+            return 0
+        steps = self.training.steps
+        first = steps if self.regime == "aligned" else max(1, round(self.aligned_share * steps))
+        return (first - 1) // self.aligned_every * self.aligned_every + 1
+
+    def is_live(self, step: int) -> bool:
+        """Whether the teacher runs in a step, counted from 0."""
+        return step < self.live_until and step % self.aligned_every == 0
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether some step takes its logit term from the cache."""
+        always_live = self.regime == "aligned" and self.aligned_every == 1 and self.logit_signal == "live"
+        return self.weights.logits > 0 and not always_live
+
+    @model_validator(mode="after")
+    def _teacher_where_it_is_needed(self) -> "DistillationConfig":
+        if self.regime == "cached" and self.live_terms:
+            raise ValueError(
+                f"regime is cached, so the teacher never runs, but {' and '.join(self.live_terms)} would need it: set the weight "
+                "to 0 and logit_signal to cached, or take regime aligned or aligned-warmup"
+            )
+        if self.regime == "aligned-warmup" and not self.live_terms:
+            raise ValueError(
+                "regime is aligned-warmup, but no term needs the teacher: give weights.hidden, weights.attention or logit_signal "
+                "= live, or take regime cached"
+            )
+        if (self.regime == "aligned-warmup" or self.aligned_every > 1) and not (
+            self.weights.language_model or self.weights.logits
+        ):
+            raise ValueError(
+                "in steps without the teacher there would be nothing to learn from: give weights.language_model or "
+                "weights.logits, or take regime aligned with aligned_every 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_where_they_are_used(self) -> "DistillationConfig":
+        if (self.layer_map == "explicit") != bool(self.layer_pairs) or (self.copied_blocks and not self.layer_pairs):
+            raise ValueError("layer_pairs (and copied_blocks) belong to layer_map = explicit, which needs the pairs")
+        return self
+
     def control(self) -> "DistillationConfig":
-        """The same student, start and steps, learning from the true tokens only."""
-        alone = LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0)
-        return self.model_copy(update={"weights": alone})
+        """The same student, start and steps, learning from the true tokens only; how a teacher would signal is left out."""
+        return DistillationConfig(
+            layers=self.layers,
+            layer_map=self.layer_map,
+            layer_pairs=self.layer_pairs,
+            copied_blocks=self.copied_blocks,
+            regime="cached",
+            weights=LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0),
+            training=self.training,
+        )

@@ -390,5 +390,7 @@ def _figure(x_label: str, y_label: str) -> Iterator[tuple["Axes", io.BytesIO]]:
 
 
 def series_of(table: Mapping[str, Sequence[float]], column: str) -> tuple[Values, Values]:
-    """(step, value) of one column of a training curve."""
-    return np.asarray(table["step"], np.float64), np.asarray(table[column], np.float64)
+    """(step, value) of one column of a training curve; steps without the term, as without a live teacher, are left out."""
+    steps, values = np.asarray(table["step"], np.float64), np.asarray(table[column], np.float64)
+    there = ~np.isnan(values)
+    return steps[there], values[there]

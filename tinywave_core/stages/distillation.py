@@ -4,6 +4,7 @@ Two artifacts come out: the `student`, and the `control`, the same start and ste
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,9 +17,13 @@ from tinywave_core.stages.logit_caching import FORMAT, training_shards
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
     from tinywave_core.teacher.logit_cache import LogitCache
 
-VERSION = 1
+VERSION = 2
+_CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
 
 
 def build(
@@ -30,8 +35,9 @@ def build(
 
     def step(part: str, settings: DistillationConfig) -> Step:
         inputs = {"tokens": shards, "teacher": [teacher]}
-        if settings.weights.logits:
+        if settings.needs_cache:
             inputs["logits"] = cached
+        live_only = settings.weights.logits and not settings.needs_cache  # else the cache has its temperature
         return Step(
             store=tokens.store,
             stage="distillation",
@@ -39,6 +45,7 @@ def build(
             version=VERSION,
             run=run_student,
             config=settings,
+            params={"temperature": config.logit_caching.temperature} if live_only else {},
             inputs=inputs,
             runtime=config.runtime,
         )
@@ -50,9 +57,9 @@ def build(
 
 
 def run_student(step: Step, output: Output) -> Summary:
-    """Train one student; the teacher is in memory only while hidden or attention terms need it."""
+    """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, on_device, pick_device, save_llama, student_from
+    from tinywave_core.models.llama import load_llama, save_llama, student_from
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
@@ -71,18 +78,18 @@ def run_student(step: Step, output: Output) -> Summary:
             Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
         )
     teacher = load_llama(step.input("teacher").path("teacher"))
-    layers = layer_map(config.layer_map, teacher.config.num_hidden_layers, config.layers)
+    layers = layer_map(
+        config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
+    )
     student = student_from(teacher, layers)
     teacher_parameters = sum(p.numel() for p in teacher.parameters())
-    needs_teacher = bool(config.weights.hidden or config.weights.attention)
     cache, temperature = _cache(step, config)
+    start = _require_better_teacher(teacher, student, cache, dataset, config, output)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
-    if needs_teacher:
-        on_device(teacher, pick_device(output.runtime)).eval().requires_grad_(False)
-    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher if needs_teacher else None)
-    if not needs_teacher:
-        del teacher
+    rows = vocabulary.tokens
+    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows)
+    del teacher, model  # the objective holds it while it needs it, and nobody else
     curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
 
     student.set_attn_implementation("sdpa")
@@ -96,11 +103,60 @@ def run_student(step: Step, output: Output) -> Summary:
         "layers_copied": list(layers.copied),
         "layers_aligned": [list(pair) for pair in layers.targets],
         "weights": config.weights.model_dump(),
+        "live_steps": sum(map(config.is_live, range(len(curves)))),
+        "nll_at_start": start,
         "steps": config.training.steps,
         "tokens_seen": config.training.steps * dataset.batch_rows * dataset.row_length,
         "train_sequences": len(sequences),
         "final": {name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
     }
+
+
+def _require_better_teacher(
+    teacher: "LlamaForCausalLM",
+    student: "LlamaForCausalLM",
+    cache: "LogitCache | None",
+    dataset: "PackedDataset",
+    config: DistillationConfig,
+    output: Output,
+) -> dict[str, float]:
+    """Both models' NLL on rows of the first batch, in nats per token; TrainingError unless the teacher is better.
+
+    Training speech, for with held-out speech as an input new held-out recordings would train every student anew. The
+    teacher's NLL comes from the cache if it is there: a cached run needs no forward pass of the teacher.
+    """
+    from tinywave_core.evals.scoring import mean_nll
+
+    if not (config.weights.logits or config.live_terms):
+        return {}
+    sequences = [dataset.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
+    if cache is None:
+        teacher_nll = _nll(teacher, sequences, output)
+    else:
+        teacher_nll = mean_nll([cache[s.id].target_logp[:-1] for s in sequences])
+    student_nll = _nll(student, sequences, output)
+    if not teacher_nll < student_nll:
+        raise TrainingError(
+            f"the teacher is no better than the untrained student that was copied from it: {teacher_nll:.4f} nats per token on "
+            f"training speech, the copy of some of its blocks {student_nll:.4f}. There is nothing to learn from it: raise "
+            "adaptation.training.steps, or take another teacher"
+        )
+    return {"teacher": teacher_nll, "student": student_nll}
+
+
+def _nll(model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", output: Output) -> float:
+    """On the run's device; the model is on the CPU again afterwards."""
+    import torch
+
+    from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
+    from tinywave_core.models.llama import on_device, pick_device
+    from tinywave_core.threads import use_threads
+
+    use_threads(output.runtime)
+    on_device(model, pick_device(output.runtime)).eval()
+    scores = token_log_probabilities(model, [s.ids for s in sequences])
+    on_device(model, torch.device("cpu"))
+    return mean_nll(scores)
 
 
 def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, float]":
@@ -110,8 +166,8 @@ def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, 
     from tinywave_core.storage.shards import read_table
     from tinywave_core.teacher.logit_cache import LogitCache
 
-    if not config.weights.logits:
-        return None, 1.0
+    if not config.needs_cache:
+        return None, step.params.get("temperature", 1.0)
     tables, temperatures = [], set()
     for shard in step.inputs["logits"]:
         table = read_table(shard.path("logits.parquet"))

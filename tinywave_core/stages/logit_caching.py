@@ -115,7 +115,7 @@ def run_shard(step: Step, output: Output) -> Summary:
 
     dataset = PackedDataset(sequences, length, _CAPTURE_ROWS, seed=0)
     rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length)
-    captured: dict[str, _Sequence] = {}
+    captured: dict[str, CapturedSequence] = {}
     done = 0
     for start in range(0, len(rows), _CAPTURE_ROWS):
         batch = dataset.collate(rows[start : start + _CAPTURE_ROWS])
@@ -165,7 +165,7 @@ def _about(step: Step, teacher: Artifact, vocabulary: Vocabulary) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class _Sequence:
+class CapturedSequence:
     """Targets of one sequence of L tokens, and what only the summary needs."""
 
     captured: "Captured"
@@ -179,7 +179,7 @@ def _capture(
     sequence: "TokenSequence",
     config: LogitCachingConfig,
     vocabulary: Vocabulary,
-) -> _Sequence:
+) -> CapturedSequence:
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     import torch
 
@@ -204,11 +204,11 @@ def _capture(
         target_logp=target.numpy(),
         entropy=-(p * log_p).sum(-1).cpu().numpy(),
     )
-    return _Sequence(captured, (1 - top).cpu().numpy())
+    return CapturedSequence(captured, (1 - top).cpu().numpy())
 
 
 def by_kind(
-    captured: "Sequence[_Sequence]", ids: "Sequence[npt.NDArray[np.uint16]]", vocabulary: Vocabulary
+    captured: "Sequence[CapturedSequence]", ids: "Sequence[npt.NDArray[np.uint16]]", vocabulary: Vocabulary
 ) -> dict[str, dict[str, float]]:
     """Per kind of the token that is to be predicted: count, teacher NLL, entropy, mass beyond the K likeliest."""
     from tinywave_core.sequences.interleaving import switches

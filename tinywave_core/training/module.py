@@ -15,10 +15,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaForCausalLM
+from transformers import AttentionInterface, LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.losses.attention import again
+from tinywave_core.losses.attention import IMPLEMENTATION, again
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.processes import process_count
@@ -51,6 +51,8 @@ def trained_module(
     # In a copy, for FSDP2 cannot be taken off a module again. The weights are not copied: a shard takes its own memory.
     weights = {id(p): _alias(p) if sharded else p for p in model.parameters()}
     module = TrainedModule(copy.deepcopy(model, weights), objective)
+    if runtime.compile:  # the tap is another one in every step and layer: traced, it would be compiled anew for each
+        AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(AttentionInterface()[IMPLEMENTATION]))
     for block in module.model.model.layers:
         if runtime.compile:
             block.forward = torch.compile(block.forward)

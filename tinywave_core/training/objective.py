@@ -3,6 +3,7 @@
 Legend: B rows, T row length, N = B * T positions, D width, K entries of a sparse target.
 """
 
+import gc
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, attention_loss, sample_tap, tapping
-from tinywave_core.losses.hidden import cosine_loss
-from tinywave_core.losses.logits import TeacherTargets, fused_logit_loss
-from tinywave_core.models.llama import block_mask
+from tinywave_core.losses.hidden import cosine_loss, mse_loss
+from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets, fused_logit_loss
+from tinywave_core.models.llama import block_mask, on_device
 from tinywave_core.sequences.dataset import IGNORED, Batch, TokenSequence
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.teacher.logit_cache import LogitCache
@@ -64,8 +65,8 @@ class LanguageModelObjective:
 class DistillationObjective:
     """Language modelling + softened logits + hidden states + attention maps (arXiv 2506.23670), each weighted.
 
-    Logits come from the cache; hidden states and attention maps from the live teacher, which is needed only if one of
-    their weights is above 0.
+    In a step with the live teacher all terms count, and the logits may come from it; in a step without one, language
+    modelling and cached logits. When no later step needs the teacher it is let go, so the caller must not keep it either.
     """
 
     def __init__(
@@ -76,53 +77,99 @@ class DistillationObjective:
         cache: LogitCache | None,
         temperature: float,
         teacher: LlamaForCausalLM | None,
+        vocabulary_rows: int | None = None,
     ) -> None:
+        """`vocabulary_rows`: tokens that have a name; teacher rows beyond them are padding and no live target."""
         weights = config.weights
         self.config, self.layers, self.sequences = config, layers, sequences
-        self.cache, self.temperature, self.teacher = cache, temperature, teacher
-        if (weights.hidden or weights.attention) and teacher is None:
-            raise TrainingError("hidden and attention terms need the teacher in the training step, and none was given")
+        self.cache, self.temperature, self.vocabulary_rows = cache, temperature, vocabulary_rows
+        self.teacher = teacher if config.live_terms else None
+        if config.live_terms and teacher is None:
+            raise TrainingError(
+                f"{' and '.join(config.live_terms)}: such terms need the teacher in the training step, and none was given"
+            )
         if (weights.hidden or weights.attention) and not layers.targets:
             raise TrainingError(
                 "this layer map pairs no blocks: use more student layers, or set both layer weights to 0"
             )
-        if weights.logits and cache is None:
+        if config.needs_cache and cache is None:
             raise TrainingError("the logit term needs the teacher's cached logits, and none were given")
 
     def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
+        if step >= self.config.live_until:
+            self._let_go()
+        if self.config.is_live(step):
+            return self._with_teacher(model, batch, step)
+        out = forward(model, batch)
+        signal = self._targets(batch, model, out.last_BTD.device) if self.config.weights.logits else None
+        return self._logit_terms(model, out, batch, signal)
+
+    def _with_teacher(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
         weights = self.config.weights
         student_tap, teacher_tap = self._taps(model, batch, step)
         with tapping(student_tap):
             out = forward(model, batch, hidden=bool(weights.hidden))
         device = out.last_BTD.device
-        labels = torch.from_numpy(batch.labels).to(device)
-        loss = fused_logit_loss(
-            out.last_BTD.flatten(0, 1),
-            model.lm_head.weight,
-            labels.flatten(),
-            self._targets(batch, device) if weights.logits else None,
-            language_model=weights.language_model,
-            logits=weights.logits,
-            temperature=self.temperature,
-        )
-        total, terms = loss.total, {"language_model": float(loss.language_model)}
-        if weights.logits:
-            terms["logits"] = float(loss.logits)
-        if not (weights.hidden or weights.attention):
-            return LossTerms(total, terms)
-
-        assert self.teacher is not None
+        teacher = self._teacher_on(device)
         with torch.no_grad(), tapping(teacher_tap):
-            goal = forward(self.teacher, batch, hidden=bool(weights.hidden))
+            goal = forward(teacher, batch, hidden=bool(weights.hidden))
+        signal: LogitSignal | None = None
+        if weights.logits and self.config.logit_signal == "live":
+            rows = [
+                len(teacher.lm_head.weight),
+                model.config.vocab_size,
+                self.vocabulary_rows or model.config.vocab_size,
+            ]
+            signal = LiveTeacher(goal.last_BTD.flatten(0, 1), teacher.lm_head.weight, min(rows))
+        elif weights.logits:
+            signal = self._targets(batch, model, device)
+        loss = self._logit_terms(model, out, batch, signal)
+        total, terms = loss.total, dict(loss.terms)
         if weights.hidden:
-            term = self._hidden(out, goal, labels != IGNORED)
+            term = self._hidden(out, goal, torch.from_numpy(batch.labels != IGNORED).to(device))
             total, terms["hidden"] = total + weights.hidden * term, float(term.detach())
         if weights.attention:
             term = self._attention(student_tap, teacher_tap, batch) * batch.targets
             total, terms["attention"] = total + weights.attention * term, float(term.detach())
         return LossTerms(total, terms)
 
-    def _targets(self, batch: Batch, device: torch.device) -> TeacherTargets:
+    def _logit_terms(
+        self, model: LlamaForCausalLM, out: Forward, batch: Batch, signal: LogitSignal | None
+    ) -> LossTerms:
+        """The terms at the head: language modelling, and the KL if there is a signal, wherever it came from."""
+        loss = fused_logit_loss(
+            out.last_BTD.flatten(0, 1),
+            model.lm_head.weight,
+            torch.from_numpy(batch.labels).to(out.last_BTD.device).flatten(),
+            signal,
+            language_model=self.config.weights.language_model,
+            logits=self.config.weights.logits,
+            temperature=self.temperature,
+        )
+        terms = {"language_model": float(loss.language_model)}
+        if signal is not None:
+            terms["logits"] = float(loss.logits)
+        return LossTerms(loss.total, terms)
+
+    def _teacher_on(self, device: torch.device) -> LlamaForCausalLM:
+        """The teacher, frozen, where the student is; on a GPU in bfloat16, as its logits are captured there."""
+        assert self.teacher is not None, "is_live is false from live_until on"
+        if self.teacher.device != device:
+            self.teacher.to(dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)  # type: ignore[call-arg]
+            on_device(self.teacher, device)
+        if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
+            self.teacher.eval().requires_grad_(False)
+        return self.teacher
+
+    def _let_go(self) -> None:
+        """Free the teacher's memory now: its modules refer to one another, which only the collector resolves."""
+        if self.teacher is not None:
+            self.teacher = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _targets(self, batch: Batch, model: LlamaForCausalLM, device: torch.device) -> TeacherTargets:
         assert self.cache is not None
         rows, length = batch.input_ids.shape
         entries = self.cache[self.sequences[batch.rows[0][0]].id].ids.shape[1]
@@ -137,6 +184,11 @@ class DistillationObjective:
                 ids[r, start:end], weights[r, start:end] = target.ids, target.weights
                 entropy[r, start:end] = target.entropy
                 start = end
+        if ids.max() >= model.config.vocab_size:  # what was drawn for other tokens cannot be made up for
+            raise TrainingError(
+                f"the cached logits name token {ids.max()}, the student has {model.config.vocab_size} rows: use the cache of a "
+                "teacher with the student's vocabulary, or logit_signal = live"
+            )
         flat = (torch.from_numpy(a).to(device).flatten(0, 1) for a in (ids, weights, entropy))
         return TeacherTargets(*flat)
 
@@ -156,10 +208,14 @@ class DistillationObjective:
 
     def _hidden(self, out: Forward, goal: Forward, valid_BT: torch.Tensor) -> torch.Tensor:
         pairs = self.layers.targets
-        return sum(
-            (cosine_loss(out.hidden[s], goal.hidden[t].to(out.hidden[s].device), valid_BT) for s, t in pairs),
-            torch.zeros((), device=valid_BT.device),
-        ) / len(pairs)
+        missing = [pair for pair in pairs if pair[0] >= len(out.hidden) or pair[1] >= len(goal.hidden)]
+        if missing:
+            raise TrainingError(
+                f"hidden alignment was asked for, but no hidden states came from the block pairs {missing}: the student gave "
+                f"those of {len(out.hidden)} blocks, the teacher of {len(goal.hidden)}"
+            )
+        distance = cosine_loss if self.config.hidden_form == "cosine" else mse_loss
+        return torch.stack([distance(out.hidden[s], goal.hidden[t], valid_BT) for s, t in pairs]).sum() / len(pairs)
 
     def _attention(self, student: AttentionTap, teacher: AttentionTap, batch: Batch) -> torch.Tensor:
         missing = [

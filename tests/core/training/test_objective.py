@@ -1,17 +1,22 @@
 """The four terms of distillation: zero when student equals teacher, and refused when what they need is not there."""
 
+import copy
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION
 from tinywave_core.models.llama import fresh_llama, student_from
 from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
 from tinywave_core.teacher.layer_map import LayerMap, layer_map
-from tinywave_core.training.objective import DistillationObjective, forward
+from tinywave_core.teacher.logit_cache import SparseTargets
+from tinywave_core.training.objective import DistillationObjective, LanguageModelObjective, forward
 
 SEQUENCES = [
     TokenSequence(f"{n:032x}", f"u{n}", f"r{n}", None, (np.arange(12 + n) * (n + 3) % 30).astype(np.uint16), 1.0)
@@ -29,6 +34,29 @@ def teacher():
 
 def objective(teacher, layers, weights=LAYERS_ONLY) -> DistillationObjective:
     return DistillationObjective(DistillationConfig(layers=2, weights=weights), layers, SEQUENCES, None, 1.0, teacher)
+
+
+def full_cache(teacher) -> dict[str, SparseTargets]:
+    """The teacher's whole distribution as a cache."""
+    cache = {}
+    for sequence in SEQUENCES:
+        log_p = torch.log_softmax(teacher(torch.from_numpy(sequence.ids.astype(np.int64))[None]).logits[0], -1)
+        ids = np.arange(30)[None].repeat(len(log_p), 0)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        cache[sequence.id] = SparseTargets(ids, log_p.exp().numpy(), entropy.numpy(), entropy.numpy())
+    return cache
+
+
+def prepared(teacher, config: DistillationConfig, **options):
+    """A student, and its objective with a cache of the whole distribution."""
+    layers = layer_map("paper", 4, 2)
+    student = student_from(teacher, layers)
+    for model in (teacher, student):
+        model.set_attn_implementation(IMPLEMENTATION)
+    cache = options.pop("cache", None) or full_cache(teacher)
+    return student, DistillationObjective(
+        config, layers, SEQUENCES, cache, 1.0, options.pop("live", teacher), **options
+    )
 
 
 def test_layer_terms_are_zero_when_the_student_is_the_teacher(teacher):
@@ -81,3 +109,130 @@ def test_a_student_of_all_blocks_is_its_teacher(teacher):
     student = student_from(teacher, LayerMap((0, 1, 2, 3), ()))
     ids = torch.arange(10)[None]
     assert torch.equal(student(ids).logits, teacher(ids).logits)
+
+
+STEPS = TrainingConfig(steps=20)
+CACHED = LossWeightsConfig(hidden=0.0, attention=0.0)
+
+
+def test_a_step_costs_the_same_with_live_logits_as_with_the_whole_distribution_cached(teacher):
+    values = []
+    for signal in ("cached", "live"):
+        student, goal = prepared(teacher, DistillationConfig(layers=2, logit_signal=signal))
+        values.append(goal(student, BATCH, step=0).terms)
+    assert values[0] == pytest.approx(values[1], abs=2e-4)
+
+
+def test_live_logits_in_every_step_need_no_cache(teacher):
+    config = DistillationConfig(layers=2, logit_signal="live", weights=CACHED)
+    goal = DistillationObjective(config, layer_map("paper", 4, 2), SEQUENCES, None, 1.0, teacher)
+    student = student_from(teacher, layer_map("paper", 4, 2))
+    assert goal(student, BATCH, step=0).terms["logits"] > 0
+
+
+def test_live_logits_leave_out_the_padding_rows_of_the_teachers_head(teacher):
+    config = DistillationConfig(layers=2, logit_signal="live", weights=CACHED)
+    values = []
+    for bias in (0.0, 30.0):
+        changed = copy.deepcopy(teacher)
+        student, goal = prepared(changed, config, vocabulary_rows=29)
+        changed.lm_head.weight.data[29] += bias
+        values.append(goal(student, BATCH, step=0).terms["logits"])
+    assert values[0] == values[1]
+
+
+def test_a_cached_run_holds_no_teacher_and_learns_from_tokens_and_logits(teacher):
+    config = DistillationConfig(layers=2, regime="cached", weights=CACHED)
+    student, goal = prepared(teacher, config)
+    assert goal.teacher is None
+    assert set(goal(student, BATCH, step=0).terms) == {"language_model", "logits"}
+
+
+def test_a_warm_up_is_aligned_first_and_then_cached_and_the_teacher_is_gone(teacher):
+    config = DistillationConfig(layers=2, regime="aligned-warmup", training=STEPS)
+    live = copy.deepcopy(teacher)
+    live.set_attn_implementation(IMPLEMENTATION)
+    student, goal = prepared(teacher, config, live=live)
+    gone = weakref.ref(live)
+    del live
+    terms = [set(goal(student, BATCH, step=step).terms) for step in range(3)]
+    assert all(term == {"language_model", "logits", "hidden", "attention"} for term in terms)
+    assert gone() is not None
+    assert set(goal(student, BATCH, step=3).terms) == {"language_model", "logits"}
+    assert gone() is None
+
+
+def test_a_step_without_the_teacher_is_the_step_of_a_cached_run(teacher):
+    warm = DistillationConfig(layers=2, regime="aligned-warmup", training=STEPS)
+    cached = DistillationConfig(layers=2, regime="cached", weights=CACHED, training=STEPS)
+    totals = []
+    for config in (warm, cached):
+        student, goal = prepared(teacher, config)
+        totals.append(goal(student, BATCH, step=7).total)
+    assert torch.equal(*totals)
+
+
+def test_with_every_third_step_live_the_others_take_the_cache(teacher):
+    config = DistillationConfig(layers=2, aligned_every=3, training=STEPS)
+    student, goal = prepared(teacher, config)
+    assert ["hidden" in goal(student, BATCH, step=step).terms for step in range(7)] == [s % 3 == 0 for s in range(7)]
+    assert config.live_until == 19  # the last live step is 18
+
+
+def test_both_forms_of_the_hidden_term_reach_the_student(teacher):
+    for form in ("cosine", "mse"):
+        only = LossWeightsConfig(language_model=0.0, logits=0.0, hidden=1.0, attention=0.0)
+        student, goal = prepared(teacher, DistillationConfig(layers=2, hidden_form=form, weights=only))
+        loss = goal(student, BATCH, step=0)
+        loss.total.backward()
+        assert loss.terms["hidden"] > 0 and student.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_padding_has_no_say_in_the_hidden_term(teacher):
+    only = LossWeightsConfig(language_model=0.0, logits=0.0, hidden=1.0, attention=0.0)
+    student, goal = prepared(teacher, DistillationConfig(layers=2, weights=only))
+    other = copy.deepcopy(BATCH)
+    other.input_ids[other.documents == 0] = 7
+    assert (other.documents == 0).any()
+    assert goal(student, other, step=0).terms == goal(student, BATCH, step=0).terms
+
+
+def test_hidden_alignment_that_gets_no_states_fails_instead_of_skipping(teacher):
+    student = student_from(teacher, layer_map("paper", 4, 2))
+    for model in (teacher, student):
+        model.set_attn_implementation(IMPLEMENTATION)
+    with pytest.raises(TrainingError, match="no hidden states came"):
+        objective(teacher, LayerMap((1, 3), ((0, 1), (1, 4))))(student, BATCH, step=0)
+
+
+def test_a_map_without_pairs_is_refused_when_layer_terms_are_asked_for(teacher):
+    with pytest.raises(TrainingError, match="pairs no blocks"):
+        objective(teacher, layer_map("segment_end", 4, 1))
+
+
+def test_a_narrower_teacher_is_refused(teacher):
+    shape = FreshTeacherConfig(layers=4, width=16, heads=4, intermediate=64)
+    only = LossWeightsConfig(language_model=0.0, logits=0.0, hidden=1.0, attention=0.0)
+    student = student_from(teacher, layer_map("paper", 4, 2))
+    with pytest.raises(TrainingError, match="use a student of the teacher's width"):
+        objective(fresh_llama(shape, 30, 64, seed=0), layer_map("paper", 4, 2), only)(student, BATCH, step=0)
+
+
+def test_a_cache_of_tokens_that_the_student_lacks_is_refused(teacher):
+    cache = full_cache(teacher)
+    config = DistillationConfig(layers=2, regime="cached", weights=CACHED)
+    student, goal = prepared(teacher, config, cache=cache)
+    cache[SEQUENCES[BATCH.rows[0][0]].id].ids[0, 0] = 31
+    with pytest.raises(TrainingError, match="token 31, the student has 30 rows"):
+        goal(student, BATCH, step=0)
+
+
+def test_attention_rows_leave_the_step_of_the_student_bit_identical(teacher):
+    plain = student_from(teacher, layer_map("paper", 4, 2))
+    student, goal = prepared(teacher, DistillationConfig(layers=2))
+    tapped = goal(student, BATCH, step=0)
+    assert tapped.terms["language_model"] == prepared_language_model(plain)
+
+
+def prepared_language_model(model) -> float:
+    return LanguageModelObjective()(model, BATCH, 0).terms["language_model"]

@@ -1,59 +1,29 @@
 """Training: exact resume from any step, no damaged checkpoint used, nothing trained on a loss that is not finite."""
 
 import math
+from functools import partial
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tinywave_core.config.adaptation import FreshTeacherConfig
-from tinywave_core.config.base import RuntimeConfig, TrainingConfig
-from tinywave_core.errors import TrainingError
-from tinywave_core.models.llama import fresh_llama
-from tinywave_core.sequences.dataset import TokenSequence
-from tinywave_core.stages.base import no_progress
-from tinywave_core.training.objective import LanguageModelObjective
-from tinywave_core.training.trainer import learning_rate, make_dataset, train
-
-CONFIG = TrainingConfig(steps=9, batch_tokens=128, sequence_length=64, learning_rate=1e-2, warmup_steps=2)
-RUNTIME = RuntimeConfig(checkpoint_every=2, device="cpu")
-
-
-def sequences() -> list[TokenSequence]:
-    rng = np.random.default_rng(0)
-    draw = lambda n: np.cumsum(rng.integers(1, 3, n)).astype(np.uint16) % 40
-    return [TokenSequence(f"{n:032x}", f"u{n}", f"r{n}", None, draw(20 + n), 1.0) for n in range(12)]
-
-
-def fresh():
-    return fresh_llama(FreshTeacherConfig(layers=2, width=32, heads=2, intermediate=64), 40, 64, seed=0)
-
-
-def run(folder, config=CONFIG, runtime=RUNTIME, on_step=None):
-    model = fresh()
-    curve = train(
-        model,
-        make_dataset(sequences(), config),
-        LanguageModelObjective(),
-        config,
-        runtime,
-        folder,
-        no_progress,
-        on_step=on_step,
-    )
-    return curve, {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(step):
-    def on_step(done):
-        if done == step:
-            raise Stop
-
-    return on_step
+from tests.fixtures.training import (
+    CONFIG,
+    RUNTIME,
+    BreaksOn,
+    Stop,
+    distilled,
+    fresh,
+    gradients,
+    run,
+    sequences,
+    stop_at,
+)
+from tinywave_core.config.base import TrainingConfig
+from tinywave_core.errors import PausedError, TrainingError
+from tinywave_core.storage.store import sha256_of
+from tinywave_core.training.trainer import batch_number, learning_rate, make_dataset, planned_steps
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 8])
@@ -93,14 +63,121 @@ def test_gradient_accumulation_changes_rounding_only(tmp_path):
     assert [p["loss"] for p in parts] == pytest.approx([w["loss"] for w in whole], rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_lower(tmp_path):
+def test_weights_that_are_not_finite_stop_the_run_after_three_returns_and_say_what_to_lower(tmp_path):
     model = fresh()
     with torch.no_grad():
         model.lm_head.weight[0, 0] = math.inf
-    with pytest.raises(TrainingError, match="at step 1 the loss is.*Lower training.learning_rate"):
-        train(
-            model, make_dataset(sequences(), CONFIG), LanguageModelObjective(), CONFIG, RUNTIME, tmp_path, no_progress
-        )
+    with pytest.raises(
+        TrainingError, match="at step 1 the loss is.*after 3 other batches.*Lower training.learning_rate"
+    ):
+        run(tmp_path, model=model)
+
+
+def test_a_batch_that_breaks_the_loss_is_left_out_as_if_it_had_never_been_there(tmp_path, monkeypatch):
+    curve, weights = run(tmp_path / "broken", objective=BreaksOn(4))
+    dataset = make_dataset(sequences(), CONFIG)
+    monkeypatch.setattr("tests.fixtures.training.make_dataset", lambda *_: dataset)
+    every = dataset.batch
+    dataset.batch = lambda step: every(step + (step >= 4))
+    expected_curve, expected = run(tmp_path / "without")
+    assert [{k: v for k, v in r.items() if k != "batches_left_out"} for r in curve] == expected_curve
+    assert [r["batches_left_out"] for r in curve] == [0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_training_returns_to_the_last_checkpoint_when_a_batch_breaks_the_loss(tmp_path):
+    done: list[int] = []
+    run(tmp_path, objective=BreaksOn(3), on_step=done.append)
+    assert done == [1, 2, 3, 3, 4, 5, 6, 7, 8, 9]  # checkpoint at step 2
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 8])
+def test_a_resumed_run_leaves_out_the_same_batches(tmp_path, step):
+    curve, weights = run(tmp_path / "whole", objective=BreaksOn(0, 3, 6))
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", objective=BreaksOn(0, 3, 6), on_step=stop_at(step))
+    resumed_curve, resumed = run(tmp_path / "cut", objective=BreaksOn(0, 3, 6))
+    assert resumed_curve == curve and curve[-1]["batches_left_out"] == 3
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_batches_after_those_left_out_move_up():
+    assert [batch_number(step, [4, 1, 2]) for step in range(4)] == [0, 3, 5, 6]
+
+
+def test_training_stops_with_the_step_that_reaches_the_tokens(tmp_path):
+    config = CONFIG.model_copy(update={"stop_after_tokens": 300})  # 128 in a step
+    assert run(tmp_path / "short", config)[0] == run(tmp_path / "whole")[0][:3]
+    assert planned_steps(CONFIG.model_copy(update={"stop_after_tokens": 10_000})) == CONFIG.steps
+
+
+def test_a_run_that_paused_after_its_hours_goes_on_to_bit_equal_weights(tmp_path):
+    hasty = RUNTIME.model_copy(update={"stop_after_hours": 1e-9, "checkpoint_every": 100})
+    curve, weights = run(tmp_path / "whole")
+    for step in range(1, CONFIG.steps):
+        with pytest.raises(PausedError, match=f"after step {step} of 9.*run the same command again"):
+            run(tmp_path / "cut", runtime=hasty)
+    resumed_curve, resumed = run(tmp_path / "cut", runtime=hasty)
+    assert resumed_curve == curve
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_recomputing_activations_leaves_every_gradient_bit_equal(monkeypatch):
+    expected = gradients()
+    blocks_run = count_blocks(monkeypatch)
+    found = gradients(RUNTIME.model_copy(update={"activation_checkpointing": True}))
+    assert blocks_run.count("student") == 4, "two blocks, each run again in the backward pass"
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def count_blocks(monkeypatch) -> list[str]:
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    run_once, seen = LlamaAttention.forward, []
+
+    def counted(self, *args, **kwargs):
+        seen.append("student" if self.q_proj.weight.requires_grad else "teacher")
+        return run_once(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    return seen
+
+
+def test_attention_rows_are_counted_once_when_activations_are_recomputed(tmp_path):
+    model, objective = distilled()
+    expected, _ = run(tmp_path / "kept", model=model, objective=objective)
+    model, objective = distilled()
+    runtime = RUNTIME.model_copy(update={"activation_checkpointing": True})
+    assert run(tmp_path / "again", runtime=runtime, model=model, objective=objective)[0] == expected
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch looks at it, and hides it from print only
+def test_compiled_blocks_give_the_gradient_of_plain_ones_to_1e_5(monkeypatch):
+    # Traced and differentiated by the compiler, without the minute that its code generation takes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    found, expected = gradients(RUNTIME.model_copy(update={"compile": True})), gradients()
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+
+
+def test_tensorboard_shows_every_number_of_a_step_and_the_checkpoints_do_not_change(tmp_path):
+    runtime = RUNTIME.model_copy(update={"tensorboard_dir": str(tmp_path / "logs")})
+    curve, _ = run(tmp_path / "student" / "resume", runtime=runtime)
+    run(tmp_path / "plain" / "resume")
+    events = EventAccumulator(str(tmp_path / "logs" / "student")).Reload()
+    names = {"loss", "language_model", "learning_rate", "gradient_norm", "tokens_per_second"}
+    assert names < set(events.Tags()["scalars"])
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in curve])
+    assert digests(tmp_path / "student") == digests(tmp_path / "plain")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_progress_tells_the_loss_and_the_speed(tmp_path):
+    notes: list[str] = []
+    run(tmp_path, progress=lambda done, total, note="": notes.append(note))
+    assert len(notes) == 9 and all(note.startswith("loss ") and note.endswith(" tokens/s") for note in notes)
 
 
 def test_no_training_speech_is_said_with_what_to_do():
