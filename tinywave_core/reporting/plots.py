@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Values = npt.NDArray[np.float64]
 
-# CSS variables of report.html.jinja, and the same colours for a PNG. After Okabe and Ito: for colour-blind eyes too.
+# CSS variables of style.css, and the same colours for a PNG. After Okabe and Ito: for colour-blind eyes too.
 COLOURS = {
     "teacher": "#3b8fd1",
     "student": "#e07b39",
