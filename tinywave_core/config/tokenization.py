@@ -54,7 +54,7 @@ class AlignmentConfig(Config):
     """For `given`: a folder or s3:// prefix of .TextGrid, .ctm or .json files named like the recordings, or one table (.csv,
     .parquet). For `ctc`: the model's directory."""
     min_confidence: float | None = Field(None, ge=0, le=1)
-    """Least median confidence of an utterance's words, where they have any; none: what right transcripts were measured to reach
+    """Least lower quartile of the confidences of an utterance's words, where they have any; none: what right transcripts were measured to reach
     with this aligner."""
 
     @model_validator(mode="after")
