@@ -20,7 +20,7 @@ from tinywave_core.tokenizers.speech import Streams, encode_utterance
 from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-ADAPTED = {"teacher": "spiritlm", "method": "lora", "training": {"learning_rate": 1e-4}}
+ADAPTED = {"teacher": "spiritlm", "method": "lora", "training": {"learning_rate": 1e-2, "steps": 12}}
 
 
 @pytest.fixture(scope="module", params=["expressive", "base"])
