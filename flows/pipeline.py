@@ -1,5 +1,6 @@
 """The whole DAG. Every stage is a flow of its own, over cached tasks; what is in the store is not computed again."""
 
+import copy
 import time
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
 
 
 def with_workers(stage_flow: Flow[..., RETURNED], config: PipelineConfig) -> Flow[..., RETURNED]:
-    """The flow with as many task threads as the runtime asks for."""
-    runner = ThreadPoolTaskRunner[Any](max_workers=config.runtime.workers)
-    return stage_flow.with_options(task_runner=cast(TaskRunner[PrefectFuture[Any]], runner))
+    """The flow with as many task threads as the runtime asks for: a copy, for `with_options` works out the form's schema anew."""
+    own = copy.copy(stage_flow)
+    own.task_runner = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner[Any](config.runtime.workers))
+    return own

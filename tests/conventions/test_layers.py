@@ -1,6 +1,7 @@
 """Imports run one way, flows → tasks → tinywave_core, and nothing that runs code from a data file is used anywhere."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,9 @@ def test_the_check_sees_what_it_looks_for(source: str):
     call = ast.parse(source, mode="eval").body
     assert isinstance(call, ast.Call)
     assert _unpickles(call)
+
+
+def test_a_run_in_which_nothing_is_new_never_imports_torch():
+    """The DAG and its flows are imported by every run and every worker; torch is seconds of it."""
+    code = "import sys, flows.pipeline; print([n for n in ('torch', 'transformers', 'onnxruntime', 'matplotlib') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -24,8 +24,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torchaudio.functional
 
 from tinywave_core.audio import decoder_process
 from tinywave_core.audio.decoder_process import Verdict
@@ -208,6 +206,8 @@ class Decoder:
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """torch on one thread: for a few seconds of sound a second one only waits (8 ms against 160 ms a file)."""
+    import torch
+
     with _ONE_THREAD:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -232,6 +232,9 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
     orig, new = ratio(rate)
     if orig == new:
         return _read_as_is(read, frames, block_s * rate)
+    import torch
+    import torchaudio.functional
+
     margin = orig * (1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig))
     block = orig * max(1, block_s * rate // orig)
     out_N = np.empty(math.ceil(frames * new / orig), dtype=np.int16)

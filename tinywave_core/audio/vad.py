@@ -10,12 +10,15 @@ import itertools
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from tinywave_core.storage.schemas import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 WINDOW = 512
 CONTEXT = 64
@@ -34,7 +37,9 @@ def vad_name() -> str:
 
 
 @cache
-def _session() -> onnxruntime.InferenceSession:
+def _session() -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
     package = importlib.util.find_spec("silero_vad")
     assert package is not None
     assert package.submodule_search_locations is not None
