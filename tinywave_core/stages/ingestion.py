@@ -28,6 +28,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.forgotten import forgotten
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact, Log, Store, sha256_of
@@ -56,13 +57,14 @@ class NewFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a source holds today, seen from the corpus: found = new + known + copies + unreadable."""
+    """What a source holds today, seen from the corpus: found = new + known + copies + forgotten + unreadable."""
 
     source: str | None
     found: int = 0
     new: int = 0  # files with content that the corpus does not have
     known: int = 0  # files with content that it has
     copies: int = 0  # further files with the content of a new one
+    forgotten: int = 0  # files with content that `tinywave forget` removed: never taken again
     absent: int = 0  # contents of the corpus that the source does not hold today
     hashed: int = 0  # files that were read, because their name, size or time was not known
     unreadable: tuple[str, ...] = ()
@@ -85,12 +87,22 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
     if all(shard.complete for shard in made):
         _remember(log, today, made)
     by_id = {shard.id: shard for shard in made}
+    contents, gone = _contents(log), forgotten(store)
     ids = dict.fromkeys([*_shard_ids(log), *by_id])
-    shards = [by_id.get(i) or store.find(i, "shard") for i in ids]
+    shards = [by_id.get(i) or store.find(i, "shard") for i in ids if not contents.get(i, set()) & gone]
     # A lost shard that came out under another id (another decoder version, say) has been replaced.
     live = [shard for shard in shards if shard.complete or shard.id in by_id]
+    params = {"forgotten": sorted(gone)} if gone else {}
     step = Step(
-        store, "ingestion", "corpus", VERSION, run_corpus, config.ingestion, {"shards": live}, runtime=config.runtime
+        store,
+        "ingestion",
+        "corpus",
+        VERSION,
+        run_corpus,
+        config.ingestion,
+        {"shards": live},
+        params,
+        runtime=config.runtime,
     )
     return execute([step])[0]
 
@@ -111,11 +123,10 @@ def scan(config: PipelineConfig, store: Store) -> Scan:
     stats = {(f["path"], f["bytes"], f["stamp"]): f["sha256"] for record in log.records() for f in record["files"]}
     unknown = [file for file in listing.audio if (file.path, file.bytes, file.stamp) not in stats]
     hashes = dict(zip((file.path for file in unknown), source.hashes(unknown), strict=True))
-    readable: list[tuple[SourceFile, str]] = []
-    for file in listing.audio:
-        digest = hashes[file.path] if file.path in hashes else stats[file.path, file.bytes, file.stamp]
-        if digest is not None:
-            readable.append((file, digest))
+    digests = {**hashes, **{f.path: stats[f.path, f.bytes, f.stamp] for f in listing.audio if f.path not in hashes}}
+    gone = forgotten(store)
+    # A forgotten file is not noted either, so it is read again in each look: the price of keeping only its digest.
+    readable = [(f, digest) for f in listing.audio if (digest := digests[f.path]) is not None and digest not in gone]
     by_content: dict[str, list[SourceFile]] = {}
     for file, digest in readable:
         by_content.setdefault(digest, []).append(file)
@@ -129,6 +140,7 @@ def scan(config: PipelineConfig, store: Store) -> Scan:
         new=len(new),
         known=sum(len(files) for digest, files in by_content.items() if digest in known),
         copies=sum(len(files) - 1 for files in fresh.values()),
+        forgotten=sum(digest in gone for digest in digests.values()),
         absent=len(known - by_content.keys()),
         hashed=len(unknown),
         unreadable=(*listing.unreadable, *(path for path, digest in hashes.items() if digest is None)),
@@ -193,16 +205,25 @@ def _shard_ids(log: Log) -> list[str]:
 
 
 def _known_content(log: Log, store: Store) -> tuple[set[str], list[list[str]]]:
-    """Content that whole shards hold, and the content of each shard that is lost and not replaced."""
+    """Content that whole shards hold, and the content of each shard that is lost and not replaced.
+
+    A shard that holds a forgotten recording counts as lost; what else it held goes into a new one.
+    """
+    contents, gone = _contents(log), forgotten(store)
+    whole = {shard for shard, held in contents.items() if not held & gone and store.find(shard, "shard").complete}
+    known = set().union(*(contents[shard] for shard in whole))
+    lost = dict.fromkeys(tuple(sorted(contents[shard] - known - gone)) for shard in contents if shard not in whole)
+    return known, [list(digests) for digests in lost if digests]
+
+
+def _contents(log: Log) -> dict[str, set[str]]:
+    """Digests of the files in each shard of the catalog."""
     contents: dict[str, set[str]] = {}
     for record in log.records():
         for file in record["files"]:
             if file["shard"] is not None:
                 contents.setdefault(record["shards"][file["shard"]], set()).add(file["sha256"])
-    whole = {shard for shard in contents if store.find(shard, "shard").complete}
-    known = set().union(*(contents[shard] for shard in whole))
-    lost = [sorted(contents[shard] - known) for shard in contents if shard not in whole]
-    return known, [digests for digests in lost if digests]
+    return contents
 
 
 def _check_lost(lost: Sequence[Sequence[str]], present: set[str], store: Store) -> None:
@@ -421,11 +442,18 @@ def run_corpus(step: Step, output: Output) -> Summary:
         utterances += fresh
         shards += [shard.id] if fresh else []
         duplicates.update({shard.id: again} if again else {})
+    files += map(_forgotten_row, step.params.get("forgotten", []))
     write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
     counts = _counts(files)
     if not utterances:
         raise _nothing_accepted(counts, files)
     return {"shards": shards, "duplicates": duplicates, **counts, **_speech(utterances)}
+
+
+def _forgotten_row(digest: str) -> Row:
+    detail = "removed by `tinywave forget`; nothing but this digest is kept"
+    row = {**dict.fromkeys(FILES.names), "path": "", "sha256": digest, "bytes": 0}
+    return {**row, "status": "rejected", "reason": "forgotten", "detail": detail, "utterances": 0, "speech_samples": 0}
 
 
 def _without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
