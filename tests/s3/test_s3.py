@@ -1,6 +1,8 @@
 """The whole pipeline with source and store on S3 gives what it gives locally, and runs nothing twice."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,13 @@ from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, t
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, StoreError
 from tinywave_core.pipeline import Outputs
+from tinywave_core.stages.base import compute
+from tinywave_core.stages.ingestion import scan
+from tinywave_core.storage.care.census import take_census
+from tinywave_core.storage.care.collect import collect, find_garbage
+from tinywave_core.storage.care.forget import find_heard, forget
+from tinywave_core.storage.care.repair import repair
+from tinywave_core.storage.care.verify import verify
 from tinywave_core.storage.store import Store
 
 
@@ -71,6 +80,48 @@ def test_a_lost_object_is_computed_again_with_the_same_bytes(finished: Finished,
     _, computed = run_tiny(config)
     assert computed.parts() == ["distillation/student"]
     assert digests(Store(config.root)) == digests(finished.store)
+
+
+def copy_objects(s3: Any, prefix: str) -> Store:
+    """A copy of the first run's store under another prefix."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket="tiny-store", Prefix="runs/one/"):
+        for found in page["Contents"]:
+            key = found["Key"].replace("runs/one", prefix)
+            s3.copy_object(Bucket="tiny-store", Key=key, CopySource={"Bucket": "tiny-store", "Key": found["Key"]})
+    return Store(f"s3://tiny-store/{prefix}")
+
+
+def test_a_store_on_s3_is_verified_and_repaired_and_old_uploads_are_aborted(finished: Finished, s3: Any, remote: tuple):
+    _, outputs, computed = remote
+    store = copy_objects(s3, "care/repair")
+    assert verify(take_census(store)) == []
+    outputs["scores"].path("")  # a copy on this machine hides nothing
+    entry = outputs["scores"].manifest.files[0]
+    key = f"care/repair/{outputs['scores'].id}/{entry.name}"
+    s3.put_object(Bucket="tiny-store", Key=key, Body=bytes(entry.bytes))
+    s3.create_multipart_upload(Bucket="tiny-store", Key="care/repair/export/abandoned")
+    s3.create_multipart_upload(Bucket="tiny-store", Key="elsewhere")
+    census = take_census(store)
+    findings = verify(census)
+    assert [(f.where, f.what) for f in findings] == [(outputs["scores"].id, "wrong digest")]
+    repair(census, findings, now=time.time() + 2 * 86_400)
+    assert [upload["Key"] for upload in s3.list_multipart_uploads(Bucket="tiny-store")["Uploads"]] == ["elsewhere"]
+    assert not store.find(outputs["scores"].id).complete
+    (step,) = [step for step in computed.steps if step.part == "scores"]
+    assert compute(replace(step, store=store)) == outputs["scores"]
+    assert digests(store) == digests(finished.store)
+
+
+def test_gc_and_forget_on_s3_remove_what_they_say(s3: Any, remote: tuple):
+    store = copy_objects(s3, "care/forget")
+    garbage = find_garbage(take_census(store), keep=0, grace_s=0, now=time.time() + 10)
+    collect(take_census(store), garbage)
+    assert not store.artifact_ids("generation") and verify(take_census(store)) == []
+    heard = find_heard(take_census(store), CLIPS[3])
+    forget(take_census(store), heard)
+    left = {found["Key"] for found in s3.list_objects_v2(Bucket="tiny-store", Prefix="care/forget/")["Contents"]}
+    assert not [key for key in left for folder in heard.artifacts if folder.id in key]
+    assert scan(remote[0], store).forgotten == 1
 
 
 def test_a_changed_object_is_found_on_read(s3: Any, remote: tuple):

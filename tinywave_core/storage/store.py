@@ -165,9 +165,9 @@ class Store:
             if self.local and not Path(self.root).is_dir():
                 raise StoreError(f"--root {self.url} is a file; expected a folder") from error
         except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
-            self._refuse(error, "written", "write")
+            self.refuse(error, "written", "write")
 
-    def _refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
+    def refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
         """One clear sentence for a root that cannot be used; a fault that is not about the root stays what it is."""
         if self.local and not isinstance(error, OSError):
             raise error
@@ -185,7 +185,7 @@ class Store:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._refuse(error, "read", "read")
+            self.refuse(error, "read", "read")
         except ValueError as error:
             raise StoreError(
                 f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root"
@@ -356,12 +356,10 @@ class Store:
         _fsync_folder(target.parent)
 
     def _set_damaged_aside(self, artifact_id: str) -> None:
-        """A manifest whose files are gone or cut would block the new commit: keep it, under another name."""
+        """A manifest whose files are gone or cut would block the new commit: keep it elsewhere."""
         manifest = f"{artifact_id}/{MANIFEST}"
         if self.exists(manifest) and not self.find(artifact_id).complete:
-            self.filesystem.makedirs(self._at(".damaged"), exist_ok=True)
-            aside = f".damaged/{artifact_id.replace('/', '-')}-{time.time_ns()}.json"
-            self.filesystem.mv(self._at(manifest), self._at(aside))
+            self.set_aside(manifest)
 
     def checked_path(self, artifact_id: str, name: str, entries: list[FileEntry]) -> Path:
         """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""
@@ -375,6 +373,32 @@ class Store:
                 os.replace(partial, path)
             self._verify(path, entry, artifact_id)
         return base / name if name else base
+
+    def discard(self, artifact_id: str) -> None:
+        """Delete an artifact, its manifest first: whatever stops this, no reader takes the rest for whole."""
+        for name in (f"{artifact_id}/{MANIFEST}", artifact_id):
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.rm(self._at(name), recursive=True)
+        self.drop_copy(artifact_id)
+
+    def set_aside(self, name: str) -> str:
+        """Move an artifact, or one file below the root, to where no reader looks; its new name."""
+        aside = f".damaged/{time.time_ns()}/{name}"
+        if self.local:
+            Path(self._at(aside)).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(self._at(name), self._at(aside))
+            return aside
+        place = self._at(name)
+        for path in sorted(self.filesystem.find(place), key=lambda path: path != f"{place}/{MANIFEST}"):
+            self.filesystem.mv(path, self._at(aside) + path.removeprefix(place))
+        self.drop_copy(name)
+        return aside
+
+    def drop_copy(self, artifact_id: str) -> None:
+        """Forget what reads of a remote artifact left on this machine."""
+        if not self.local:
+            shutil.rmtree(self._scratch("read") / artifact_id, ignore_errors=True)
+            self._verified.clear()
 
     def _scratch(self, purpose: str) -> Path:
         """Folder of this machine for what a store on a remote filesystem needs locally."""
@@ -393,6 +417,8 @@ class Store:
             return
         digest = sha256_of(path)
         if status.st_size != entry.bytes or digest != entry.sha256:
+            if not self.local:  # the next read takes it from the store again, where it may have been mended
+                path.unlink()
             raise DamagedArtifactError(
                 f"{artifact_id}/{entry.name} is damaged: it has {status.st_size} bytes and SHA-256 {digest[:12]}…, its "
                 f"manifest says {entry.bytes} and {entry.sha256[:12]}…: delete {self.url_of(artifact_id)} and run again"

@@ -1,0 +1,255 @@
+"""What lies below a store's root, from one listing and the manifests: artifacts, logs, and what is neither.
+
+Nothing here reads the files of an artifact. The manifests come without their parameters, which for a large corpus hold
+every transcript.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from graphlib import TopologicalSorter
+from typing import Any
+
+from pydantic import ValidationError
+
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.store import MANIFEST, STORE_VERSION, Manifest, Store
+
+LOGS = ("catalog", "pins", "runs", "forgotten")
+ASIDE = ".damaged"
+RECORD = re.compile(r"\d{6}\.json")
+NEWER = "newer manifest"
+_NO_ARTIFACTS = (*LOGS, "reports")
+_READERS = 8  # manifests read at a time: on an object store each is a round trip
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An artifact's folder. `manifest` is None where there is none, or where it is of no use, which `fault` says."""
+
+    id: str
+    files: Mapping[str, int] = field(repr=False)  # bytes by name, without the manifest
+    changed: float  # seconds since 1970, of the newest file
+    manifest: Manifest | None = field(default=None, repr=False)
+    fault: str = ""
+
+    @property
+    def stage(self) -> str:
+        return self.id.partition("/")[0]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        return frozenset(i for ids in self.manifest.inputs.values() for i in ids) if self.manifest else frozenset()
+
+    @property
+    def whole(self) -> bool:
+        """Whether a reader takes it for an artifact: a manifest, and every file of it there in its size."""
+        return self.manifest is not None and all(self.files.get(e.name) == e.bytes for e in self.manifest.files)
+
+
+@dataclass(frozen=True)
+class Records:
+    """A numbered log: what each number holds (None: missing or not a record), and files that are no records."""
+
+    name: str
+    records: tuple[dict[str, Any] | None, ...]
+    foreign: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def readable(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record is not None]
+
+    def path(self, index: int) -> str:
+        return f"{self.name}/{index + 1:06d}.json"
+
+
+@dataclass(frozen=True)
+class Census:
+    """Everything below the root."""
+
+    store: Store = field(repr=False)
+    folders: Mapping[str, Folder]  # by artifact id
+    logs: Mapping[str, Records]  # by name
+    aside: Mapping[str, tuple[int, float]]  # bytes and time of what was set aside, by name below the root
+
+    @property
+    def artifacts(self) -> dict[str, Folder]:
+        """Folders with a manifest that can be read."""
+        return {i: folder for i, folder in self.folders.items() if folder.manifest is not None}
+
+    def of(self, kind: str) -> list[Records]:
+        return [log for log in self.logs.values() if log.kind == kind]
+
+
+def take_census(store: Store) -> Census:
+    """List the store once and read its manifests and logs."""
+    below: dict[str, dict[str, tuple[int, float]]] = {}
+    logs: dict[str, list[str]] = {}
+    aside: dict[str, tuple[int, float]] = {}
+    for name, size, changed in _listing(store):
+        top, *rest = name.split("/")
+        if top in LOGS and rest:
+            logs.setdefault("/".join([top, *rest[:-1]]), []).append(rest[-1])
+        elif top == ASIDE and rest:
+            before, _ = aside.get(f"{ASIDE}/{rest[0]}", (0, 0.0))
+            since = int(rest[0]) / 1e9 if rest[0].isdecimal() else 0.0
+            aside[f"{ASIDE}/{rest[0]}"] = (before + size, since)
+        elif len(rest) > 1 and top not in _NO_ARTIFACTS and not top.startswith("."):
+            below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
+    with ThreadPoolExecutor(_READERS) as pool:
+        folders = list(pool.map(lambda item: _folder(store, *item), sorted(below.items())))
+    return Census(
+        store,
+        {folder.id: folder for folder in folders},
+        {name: _records(store, name, files) for name, files in sorted(logs.items())},
+        dict(sorted(aside.items())),
+    )
+
+
+def _listing(store: Store) -> Iterable[tuple[str, int, float]]:
+    """Name below the root, bytes and time of last change of every file."""
+    store.filesystem.invalidate_cache()
+    try:
+        found = store.filesystem.find(store.root, detail=True)
+    except Exception as error:  # noqa: BLE001 - as in Store: each filesystem has its own errors
+        store.refuse(error, "read", "read")
+    for path, info in sorted(found.items()):
+        if not path.endswith("/"):
+            yield path[len(store.root) :].strip("/"), int(info["size"] or 0), _changed(info)
+
+
+def _changed(info: Mapping[str, Any]) -> float:
+    when = info.get("mtime") or info.get("LastModified") or info.get("created")
+    return when.timestamp() if isinstance(when, datetime) else float(when or 0)
+
+
+def _folder(store: Store, artifact_id: str, files: dict[str, tuple[int, float]]) -> Folder:
+    sizes = {name: size for name, (size, _) in files.items() if name != MANIFEST}
+    changed = max(time for _, time in files.values())
+    if MANIFEST not in files:
+        return Folder(artifact_id, sizes, changed)
+    try:
+        manifest = read_manifest(store, artifact_id)
+    except FileNotFoundError:  # gone since the listing
+        return Folder(artifact_id, sizes, changed)
+    except ManifestFault as fault:
+        return Folder(artifact_id, sizes, changed, None, str(fault))
+    return Folder(artifact_id, sizes, changed, manifest.model_copy(update={"params": {}}))
+
+
+class ManifestFault(ValueError):
+    """A manifest that cannot be relied on; the message says why."""
+
+
+def read_manifest(store: Store, artifact_id: str) -> Manifest:
+    """The manifest in full; ManifestFault unless it parses and its contents hash to the name of its folder."""
+    try:
+        raw = json.loads(store.read(f"{artifact_id}/{MANIFEST}"))
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise ManifestFault("it is not JSON") from error
+    if isinstance(raw, dict) and isinstance(raw.get("store_version"), int) and raw["store_version"] > STORE_VERSION:
+        raise ManifestFault(NEWER)
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise ManifestFault(f"it is not a manifest ({error.error_count()} faults)") from error
+    names = ("stage", "part", "version", "config", "params", "inputs")
+    if artifact_id != f"{manifest.stage}/{fingerprint({name: getattr(manifest, name) for name in names})}":
+        raise ManifestFault("its settings and inputs do not hash to the name of its folder")
+    return manifest
+
+
+# Logs ------------------------------------------------------------------------------------------------------------
+
+
+def _records(store: Store, name: str, files: list[str]) -> Records:
+    numbers = [int(file[:6]) for file in files if RECORD.fullmatch(file) and int(file[:6])]
+    foreign = tuple(sorted(file for file in files if not RECORD.fullmatch(file) or not int(file[:6])))
+    found = [_record(store, name, number) for number in range(1, max(numbers, default=0) + 1)]
+    return Records(name, tuple(found), foreign)
+
+
+def _record(store: Store, name: str, number: int) -> dict[str, Any] | None:
+    try:
+        record = json.loads(store.read(f"{name}/{number:06d}.json"))
+        return record if _IS_RECORD[name.partition("/")[0]](record) else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None
+
+
+def _is_catalog(record: dict[str, Any]) -> bool:
+    shards = record["shards"]
+    return all(isinstance(i, str) for i in shards) and all(
+        {"path", "bytes", "stamp", "sha256"} <= file.keys() and (file["shard"] is None or shards[file["shard"]])
+        for file in record["files"]
+    )
+
+
+def _is_pin(record: dict[str, Any]) -> bool:
+    ids = [i for ids in record["inputs"].values() for i in ids]
+    return all(isinstance(i, str) for i in [record["artifact"], *ids]) and float(record["hours"]) >= 0
+
+
+_IS_RECORD: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "catalog": _is_catalog,
+    "pins": _is_pin,
+    "runs": lambda record: isinstance(record["artifacts"], dict),
+    "forgotten": lambda record: all(isinstance(digest, str) for digest in record["sha256"]),
+}
+
+
+def shard_contents(catalog: Records) -> dict[str, set[str]]:
+    """Digests of the files in each shard that a catalog names."""
+    contents: dict[str, set[str]] = {}
+    for record in catalog.readable:
+        for file in record["files"]:
+            if file["shard"] is not None:
+                contents.setdefault(record["shards"][file["shard"]], set()).add(file["sha256"])
+    return contents
+
+
+# The graph -------------------------------------------------------------------------------------------------------
+
+
+def lineage(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
+    """`roots` and everything that they were made from, as far as it is in the store."""
+    seen: set[str] = set()
+    ahead = [i for i in roots if i in folders]
+    while ahead:
+        if (current := ahead.pop()) not in seen:
+            seen.add(current)
+            ahead += [i for i in folders[current].inputs if i in folders]
+    return seen
+
+
+def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
+    """`roots` and everything that was made from them."""
+    users: dict[str, list[str]] = {}
+    for folder in folders.values():
+        for upstream in folder.inputs:
+            users.setdefault(upstream, []).append(folder.id)
+    seen: set[str] = set()
+    ahead = list(roots)
+    while ahead:
+        if (current := ahead.pop()) not in seen:
+            seen.add(current)
+            ahead += users.get(current, [])
+    return seen & folders.keys()
+
+
+def dependants_first(folders: Mapping[str, Folder], ids: Iterable[str]) -> list[str]:
+    """`ids` in an order in which nothing comes before what was made from it."""
+    wanted = sorted(ids)
+    sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(wanted)) for i in wanted})
+    return list(sorter.static_order())[::-1]

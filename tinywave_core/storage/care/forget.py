@@ -1,0 +1,168 @@
+"""Forget: one recording and everything that heard it leave the store, and ingestion never takes it again.
+
+A recording is known by the SHA-256 of its file; files with the same decoded samples are the same recording. What stays of
+it is the digest in the log `forgotten`. The order is such that a run after an interruption is safe and `forget` can go on.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tinywave_core.errors import DamagedArtifactError, MissingInputError
+from tinywave_core.storage.care.census import ASIDE, Census, Folder, Records, dependants, dependants_first
+from tinywave_core.storage.care.verify import work_folders
+from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
+
+FILES_FILE = "files.parquet"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording and what heard it."""
+
+    digests: tuple[str, ...]  # of its file and of every file with the same samples
+    paths: tuple[str, ...]
+    artifacts: tuple[Folder, ...]  # dependants before inputs
+    pins: tuple[str, ...]  # logs whose pins point to those
+    reports: tuple[str, ...]  # reports of runs that used them: these hold pictures and sound
+    beside: int  # further files in the same shards: the next run needs them in its source
+
+
+def find_heard(census: Census, name: str) -> Heard:
+    """Which artifacts heard the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
+    shards = {i: list(_rows(census, i)) for i in _shards(census)}
+    catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
+    rows = [row for held in shards.values() for row in held] + catalog
+    digests = _digests(census.store, name, rows)
+    samples = {row["recording_id"] for row in rows if row["sha256"] in digests} - {None}
+    digests |= {row["sha256"] for row in rows if row["recording_id"] in samples}
+
+    holding = {i for i, held in shards.items() if any(row["sha256"] in digests for row in held)}
+    # The shard itself may have gone in a call that was interrupted: the catalog still names it.
+    named = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
+    reached = dependants(census.artifacts, named)
+    beside = {row["sha256"] for i in holding for row in shards[i]} - digests
+    return Heard(
+        tuple(sorted(digests)),
+        tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
+        tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
+        tuple(log.name for log in census.of("pins") if any(r["artifact"] in reached for r in log.readable)),
+        tuple(_reports(census, reached)),
+        len(beside),
+    )
+
+
+def forget(census: Census, heard: Heard) -> None:
+    """Remove it all. Run it under the store's lock; after an interruption, run it again with the digest."""
+    store = census.store
+    if set(heard.digests) - forgotten(store):
+        store.log(FORGOTTEN).append({"sha256": list(heard.digests)})
+    gone = {folder.id for folder in heard.artifacts}
+    for name in heard.pins:
+        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if r["artifact"] not in gone])
+    for name in heard.reports:
+        _delete(store, name)
+    # Checkpoints and what was set aside do not say what they heard.
+    for work in work_folders(store):
+        shutil.rmtree(work)
+    _delete(store, ASIDE)
+    for folder in heard.artifacts:
+        store.discard(folder.id)
+    for log in census.of("catalog"):
+        _scrub(store, log, set(heard.digests))
+
+
+# Finding it ------------------------------------------------------------------------------------------------------
+
+
+def _shards(census: Census) -> list[str]:
+    return [i for i, f in census.artifacts.items() if f.manifest is not None and (f.stage, f.manifest.part) == AUDIO]
+
+
+AUDIO = ("ingestion", "shard")
+
+
+def _rows(census: Census, artifact_id: str) -> Iterator[Row]:
+    try:
+        path = census.store.find(artifact_id).path(FILES_FILE)
+    except (DamagedArtifactError, MissingInputError) as error:
+        raise DamagedArtifactError(
+            f"{artifact_id} is damaged, so nobody knows which recordings it holds; nothing was removed: run `tinywave "
+            "repair` first"
+        ) from error
+    yield from read_table(path, ["path", "sha256", "recording_id"]).to_pylist()
+
+
+def _catalog_rows(record: Row) -> Iterator[Row]:
+    for file in record["files"]:
+        shard = None if file["shard"] is None else record["shards"][file["shard"]]
+        yield {"path": file["path"], "sha256": file["sha256"], "recording_id": None, "shard": shard}
+
+
+def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
+    """The one digest that is meant by `name`."""
+    if len(name) >= 8 and (found := {d for d in forgotten(store) if d.startswith(name.lower())}):
+        return found  # of a call that was interrupted
+    by_digest = {row["sha256"] for row in rows if len(name) >= 8 and row["sha256"].startswith(name.lower())}
+    by_path = {row["sha256"] for row in rows if row["path"] and _is_path(name, row["path"])}
+    found = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
+    if not found:
+        raise MissingInputError(
+            f"no recording in {store.url} is called {name!r}; expected its path in the source, its file name or its "
+            "SHA-256: see `tinywave lineage`"
+        )
+    if len(found) > 1:
+        paths = sorted({f"{row['sha256'][:12]}…  {row['path']}" for row in rows if row["sha256"] in found})
+        shown = "\n  ".join(paths[:12])
+        raise MissingInputError(f"{len(found)} recordings are called {name!r}; name one of:\n  {shown}")
+    return found
+
+
+def _is_path(name: str, path: str) -> bool:
+    """Whether a name as a person types it means a path below a source."""
+    return path.endswith(f"/{name}") or name.endswith(f"/{path}")
+
+
+def _reports(census: Census, reached: set[str]) -> Iterator[str]:
+    for log in census.of("runs"):
+        for run in log.readable:
+            used = {i for ids in run["artifacts"].values() for i in ids} | set(run.get("outputs", {}).values())
+            if used & reached and run.get("report"):
+                yield f"reports/{run['report'].rpartition('/')[2]}"
+
+
+# Removing it -----------------------------------------------------------------------------------------------------
+
+
+def _scrub(store: Store, catalog: Records, digests: set[str]) -> None:
+    """Write the catalog's records again without the rows of these files."""
+    for index, record in enumerate(catalog.records):
+        if record is None:
+            continue
+        files = [file for file in record["files"] if file["sha256"] not in digests]
+        if len(files) < len(record["files"]):
+            store.replace(catalog.path(index), _json({**record, "files": files}))
+
+
+def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
+    """Make `records` the whole of a log: each step leaves one that can be counted up."""
+    for index, record in enumerate(records):
+        if log.records[index] != record:
+            store.replace(log.path(index), _json(record))
+    for index in range(len(log.records) - 1, len(records) - 1, -1):
+        _delete(store, log.path(index))
+
+
+def _json(record: Row) -> bytes:
+    return json.dumps(record, indent=1, sort_keys=True).encode()
+
+
+def _delete(store: Store, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        store.filesystem.rm(f"{store.root.rstrip('/')}/{name}", recursive=True)

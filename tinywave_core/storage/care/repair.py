@@ -1,0 +1,185 @@
+"""Repair: what `verify` found damaged is moved to `.damaged/`, so that the next run computes it again.
+
+Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
+found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tinywave_core.storage.care.census import Census, ManifestFault, Records, read_manifest
+from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.store import Manifest, Store
+
+DAY_S = 86_400.0
+# A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
+STALE_WORK_S = 30 * DAY_S
+
+
+@dataclass(frozen=True)
+class Done:
+    """One thing that repair did, or left for a reason."""
+
+    where: str
+    what: str
+
+
+def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Done]:
+    """Move damage out of the way and sweep leftovers. Run it under the store's lock."""
+    now = time.time() if now is None else now
+    findings = list(findings)
+    done = [
+        *_artifacts(census, findings, now),
+        *_foreign(census.store, findings),
+        *(each for log in census.logs.values() for each in _log(census, log)),
+        *_work(census, now),
+    ]
+    return done + _uploads(census.store, now)
+
+
+def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done]:
+    damaged = sorted({f.where for f in findings if f.what in DAMAGE})
+    done = [Done(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
+    for finding in findings:
+        folder = census.folders.get(finding.where)
+        if finding.what != "half-written" or folder is None:
+            continue
+        if not census.store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
+            done.append(Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on"))
+        else:
+            done.append(Done(folder.id, f"half-written, moved to {census.store.set_aside(folder.id)}"))
+    return done
+
+
+def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
+    """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
+    moved = {f.where for f in findings if f.what in DAMAGE}
+    done = []
+    for finding in findings:
+        if finding.what == "foreign file" and finding.where not in moved:
+            name = f"{finding.where}/{finding.detail}"
+            done.append(Done(name, f"foreign, moved to {store.set_aside(name)}"))
+    return done
+
+
+# Logs ------------------------------------------------------------------------------------------------------------
+
+
+def _log(census: Census, log: Records) -> list[Done]:
+    """Fill every number whose record is lost, or drop it at the end of a log that says nothing of the store."""
+    done = []
+    for name in (name for name in log.foreign if name.startswith(".new-")):
+        census.store.filesystem.rm(f"{census.store.root.rstrip('/')}/{log.name}/{name}")
+        done.append(Done(f"{log.name}/{name}", "left over from a killed run, deleted"))
+    lost = [index for index, record in enumerate(log.records) if record is None]
+    for index in reversed(lost):
+        path = log.path(index)
+        aside = f", moved to {census.store.set_aside(path)}" if census.store.exists(path) else ""
+        filling = _filling(census, log, index)
+        if filling is not None:
+            census.store.create(path, json.dumps(filling, indent=1, sort_keys=True).encode())
+        done.append(Done(path, f"unreadable{aside}{'' if filling is None else ', written anew'}"))
+    return done
+
+
+def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
+    """What stands in for a lost record; None where the log may just end before it."""
+    later = [record for record in log.records[index + 1 :] if record is not None]
+    match log.kind:
+        case "pins":  # only the newest is followed
+            return later[0] if later else None
+        case "runs":
+            return {"artifacts": {}} if later else None
+        case "forgotten":
+            return {"sha256": _forgotten_by_corpora(census)}
+    return _shards_outside(census, log)
+
+
+def _forgotten_by_corpora(census: Census) -> list[str]:
+    """Every corpus lists what was forgotten when it was made."""
+    corpora = [i for i, f in census.artifacts.items() if f.manifest is not None and f.manifest.part == "corpus"]
+    return sorted({digest for i in corpora for digest in _params(census, i).get("forgotten", [])})
+
+
+def _params(census: Census, artifact_id: str) -> dict[str, Any]:
+    try:
+        return read_manifest(census.store, artifact_id).params
+    except (ManifestFault, FileNotFoundError):  # moved away a moment ago
+        return {}
+
+
+def _shards_outside(census: Census, catalog: Records) -> dict[str, Any]:
+    """A catalog's record of the shards of its corpus that no other record names. Without stamps: files are hashed again."""
+    listed = {shard for record in catalog.readable for shard in record["shards"]}
+    made = [f.manifest for f in census.artifacts.values() if f.manifest is not None and f.stage == "ingestion"]
+    corpora = sorted((m for m in made if m.part == "corpus"), key=lambda m: m.created_at)
+    # The order in which the corpus has them is part of its identity.
+    order = {shard: place for corpus in corpora for place, shard in enumerate(corpus.inputs["shards"])}
+    files: list[dict[str, Any]] = []
+    shards: list[str] = []
+    for m in sorted((m for m in made if m.part == "shard"), key=lambda m: order.get(_id(m), len(order))):
+        key = f"{m.config.get('corpus')}-{fingerprint([m.version, m.config])[:12]}"
+        if _id(m) in listed or catalog.name != f"catalog/{key}":
+            continue
+        if held := _params(census, _id(m)).get("files", []):
+            files += [{"path": "", "bytes": -1, "stamp": "", "sha256": f["sha256"], "shard": len(shards)} for f in held]
+            shards.append(_id(m))
+    return {"files": files, "shards": shards}
+
+
+def _id(manifest: Manifest) -> str:
+    return f"{manifest.stage}/{manifest.fingerprint}"
+
+
+# Leftovers of killed runs ------------------------------------------------------------------------------------------
+
+
+def _work(census: Census, now: float) -> list[Done]:
+    """Sweep work folders that no run can go on from; checkpoints stay."""
+    done = []
+    for folder in work_folders(census.store):
+        where = f".work/{folder.name}"
+        idle = now - max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
+        if not census.store.local and idle < DAY_S:  # no lock tells whether its run goes on
+            done.append(Done(where, "left: changed less than a day ago, perhaps by a run that goes on"))
+        elif idle > STALE_WORK_S or not _resumable(census, folder):
+            shutil.rmtree(folder)
+            done.append(Done(where, "deleted: no run can go on from it"))
+        else:
+            done.append(Done(where, "left: the next run of this step goes on from it"))
+    return done
+
+
+def _resumable(census: Census, folder: Path) -> bool:
+    stage, _, digest = folder.name.rpartition("-")
+    artifact = census.folders.get(f"{stage}/{digest}")
+    return not (artifact and artifact.whole) and any(path.is_file() for path in (folder / "resume").rglob("*"))
+
+
+def _uploads(store: Store, now: float) -> list[Done]:
+    """Abort multipart uploads on S3 that began more than a day ago: their parts cost money and are in no listing."""
+    if "s3" not in store.filesystem.protocol:
+        return []
+    bucket, _, prefix = store.root.partition("/")
+    done, after = [], dict[str, str]()
+    while True:
+        page = store.filesystem.call_s3(
+            "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after
+        )
+        for upload in page.get("Uploads", []):
+            begun: datetime = upload["Initiated"]
+            if now - begun.timestamp() > DAY_S:
+                store.filesystem.call_s3(
+                    "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+                done.append(Done(upload["Key"], f"upload of {begun:%Y-%m-%d} aborted"))
+        if not page.get("IsTruncated"):
+            return done
+        after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -1,0 +1,192 @@
+"""Verify: everything that a reader would rely on, checked; what is wrong comes out as findings, nothing is changed.
+
+Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest. Of the logs the
+records are parsed, pins and catalogs are followed. Runs are history: what they name may have been collected since.
+"""
+
+import errno
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tinywave_core.storage.care.census import NEWER, Census, Folder, Records, shard_contents
+from tinywave_core.storage.forgotten import FORGOTTEN
+from tinywave_core.storage.store import FileEntry, Store
+
+BLOCK_BYTES = 8 << 20
+_READERS = 4  # files read at a time; each holds one or two blocks
+
+# What a finding can be, and what a person does about it.
+ADVICE = {
+    "missing file": "tinywave repair, then run",
+    "wrong size": "tinywave repair, then run",
+    "wrong digest": "tinywave repair, then run",
+    "unreadable file": "check the disk; tinywave repair, then run",
+    "bad manifest": "tinywave repair, then run",
+    NEWER: "update TinyWave",
+    "foreign file": "tinywave repair moves it away",
+    "dangling input": "run with the settings that made it",
+    "bad record": "tinywave repair",
+    "lost pin": "run: it is made again",
+    "lost shard": "run with the source that has its files",
+    "half-written": "harmless: tinywave repair sweeps it",
+    "unfinished work": "harmless: the next run goes on from it",
+}
+HARMLESS = ("half-written", "unfinished work")
+DAMAGE = ("missing file", "wrong size", "wrong digest", "unreadable file", "bad manifest")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be. `where` is an artifact id, a record or a folder below the root."""
+
+    where: str
+    what: str
+    detail: str
+
+    @property
+    def harmless(self) -> bool:
+        return self.what in HARMLESS
+
+    @property
+    def advice(self) -> str:
+        return ADVICE[self.what]
+
+
+Hear = Callable[[int, int], None]
+"""Hears bytes checked and bytes in all."""
+
+
+def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Finding]:
+    """Everything that is wrong in the store, by artifact; an empty list for a sound store without leftovers."""
+    return _sorted([*_contents(census, hear), *look(census)])
+
+
+def look(census: Census) -> list[Finding]:
+    """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
+    return _sorted([*_folders(census), *_logs(census), *_work(census)])
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: (f.harmless, f.where, f.what, f.detail))
+
+
+def _folders(census: Census) -> Iterator[Finding]:
+    """What the listing and the manifests tell."""
+    for folder in census.folders.values():
+        if folder.manifest is None:
+            if not folder.fault:
+                yield Finding(folder.id, "half-written", f"{len(folder.files)} files without a manifest")
+            elif folder.fault == NEWER:
+                yield Finding(folder.id, NEWER, "written by a newer TinyWave")
+            else:
+                yield Finding(folder.id, "bad manifest", folder.fault)
+            continue
+        listed = {entry.name: entry.bytes for entry in folder.manifest.files}
+        for name, size in listed.items():
+            if name not in folder.files:
+                yield Finding(folder.id, "missing file", name)
+            elif folder.files[name] != size:
+                yield Finding(folder.id, "wrong size", f"{name} has {folder.files[name]:,} B, expected {size:,} B")
+        yield from (Finding(folder.id, "foreign file", name) for name in folder.files if name not in listed)
+        for upstream in sorted(folder.inputs):
+            if upstream not in census.artifacts and not _of_newer(census, upstream):
+                yield Finding(folder.id, "dangling input", upstream)
+
+
+def _of_newer(census: Census, artifact_id: str) -> bool:
+    return artifact_id in census.folders and census.folders[artifact_id].fault == NEWER
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def _contents(census: Census, hear: Hear) -> Iterator[Finding]:
+    """Digests of all files that are there in their size."""
+    todo = [
+        (folder, entry)
+        for folder in census.artifacts.values()
+        for entry in (folder.manifest.files if folder.manifest else [])
+        if folder.files.get(entry.name) == entry.bytes
+    ]
+    total, done = sum(entry.bytes for _, entry in todo), 0
+    with ThreadPoolExecutor(_READERS) as pool:
+        for (_, entry), finding in zip(todo, pool.map(partial(_check, census.store), todo), strict=True):
+            done += entry.bytes
+            hear(done, total)
+            if finding is not None:
+                yield finding
+
+
+def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
+    folder, entry = item
+    try:
+        digest = _digest(store, f"{folder.id}/{entry.name}")
+    except FileNotFoundError:
+        return Finding(folder.id, "missing file", entry.name)
+    except OSError as error:
+        if store.local and error.errno == errno.EIO:
+            return Finding(folder.id, "unreadable file", f"{entry.name}: {error.strerror}")
+        store.refuse(error, "read", "read")
+    if digest == entry.sha256:
+        return None
+    return Finding(folder.id, "wrong digest", f"{entry.name} has {digest[:12]}…, expected {entry.sha256[:12]}…")
+
+
+def _digest(store: Store, name: str) -> str:
+    """SHA-256 of a file, read in blocks; never from a copy that an earlier read left on this machine."""
+    digest = hashlib.sha256()
+    place = f"{store.root.rstrip('/')}/{name}"
+    options: dict[str, Any] = {} if store.local else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
+    with store.filesystem.open(place, "rb", **options) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# Logs and leftovers ----------------------------------------------------------------------------------------------
+
+
+def _logs(census: Census) -> Iterator[Finding]:
+    for log in census.logs.values():
+        for index, record in enumerate(log.records):
+            if record is None:
+                yield Finding(log.path(index), "bad record", "missing, or not a record: hides all that follow it")
+        for name in log.foreign:
+            what = "half-written" if name.startswith(".new-") else "foreign file"
+            yield Finding(log.name, what, name)
+    yield from (finding for log in census.of("pins") for finding in _pin(census, log))
+    gone = {digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]}
+    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, gone))
+
+
+def _pin(census: Census, log: Records) -> Iterator[Finding]:
+    """Only the newest pin is ever followed."""
+    if log.readable and (artifact := log.readable[-1]["artifact"]) not in census.artifacts:
+        yield Finding(log.name, "lost pin", artifact)
+
+
+def _catalog(census: Census, log: Records, gone: set[str]) -> Iterator[Finding]:
+    """Content of the corpus that no whole shard holds; a shard that was lost and replaced is missed by nobody."""
+    contents = shard_contents(log)
+    whole = {i for i in contents if i in census.folders and census.folders[i].whole}
+    known = gone.union(*(contents[i] for i in whole))
+    for shard, held in contents.items():
+        if shard not in whole and held - known:
+            yield Finding(log.name, "lost shard", f"{shard}: {len(held - known)} recordings")
+
+
+def _work(census: Census) -> Iterator[Finding]:
+    for folder in work_folders(census.store):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        yield Finding(f".work/{folder.name}", "unfinished work", f"{size / 1e6:,.1f} MB in {folder}")
+
+
+def work_folders(store: Store) -> list[Path]:
+    """Work folders of this store on this machine."""
+    parent = store.work_folder("any/any").parent
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
