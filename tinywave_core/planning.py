@@ -25,10 +25,15 @@ def explain(step: Step, found: Artifact) -> Reason:
     if found.complete:
         return Reason(True, "same settings and inputs as before")
     before = _in_last_run(step)
-    if not before:
-        return Reason(False, "never computed in this store")
     if step.id in before:
         return Reason(False, "its output is missing or damaged")
+    if "restarted" in step.context:
+        return Reason(False, f"from the teacher again: {step.context['restarted']}")
+    if "previous" in step.inputs:
+        new = len(step.inputs["tokens"])
+        return Reason(False, f"goes on from {step.input('previous').id[:21]}… with {new} new shard{'s' * (new > 1)}")
+    if not before:
+        return Reason(False, "never computed in this store")
     if step.part == "shard":
         return (
             Reason(False, "new shard") if _same_settings(step, before) else Reason(False, _difference(step, before[-1]))

@@ -26,6 +26,18 @@ class LossWeightsConfig(Config):
         return self
 
 
+class ContinuationConfig(Config):
+    """How a student that has been trained goes on with new speech; all else is as in its first training."""
+
+    steps: int = Field(100, ge=1)
+    """Optimiser steps, in place of `training.steps` and `training.stop_after_tokens`."""
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    """Peak learning rate, in place of `training.learning_rate`: well below it, or what was learned is lost."""
+    replay: float = Field(0.5, ge=0, lt=1)
+    """Share of the training tokens that is speech which the student has heard already, drawn anew for each continuation; less where
+    there is not as much. 0 trains on the new speech alone, which forgets the old."""
+
+
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
@@ -62,6 +74,11 @@ class DistillationConfig(Config):
     """Heads sampled per step for the attention term."""
     training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same."""
+    on_new_audio: Literal["restart", "continue"] = "restart"
+    """How a student is trained again. `restart`: from the teacher's blocks, on all speech; one run or five give the same bytes.
+    `continue`: from the student before it, on the new speech and a replay of what it heard; after a new teacher it restarts."""
+    continuation: ContinuationConfig = ContinuationConfig()
+    """The training run of on_new_audio = continue; it identifies continued students only."""
 
     @property
     def live_terms(self) -> list[str]:
@@ -130,4 +147,16 @@ class DistillationConfig(Config):
             regime="cached",
             weights=LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0),
             training=self.training,
+            on_new_audio=self.on_new_audio,
+            continuation=self.continuation,
         )
+
+    def first(self) -> "DistillationConfig":
+        """The settings of a student that starts from its teacher: how it might go on is no part of them."""
+        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig()})
+
+    def continued(self) -> "DistillationConfig":
+        """The settings of a student that goes on from the one before it: `training` is the continuation's."""
+        other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
+        training = self.training.model_copy(update={**other, "stop_after_tokens": None})
+        return self.model_copy(update={"on_new_audio": "continue", "training": training})

@@ -12,6 +12,7 @@ from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.logit_caching import LogitCachingConfig
+from tinywave_core.config.promotion import PromotionConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 
 STAGES = (
@@ -36,6 +37,9 @@ class RefreshConfig(Config):
     """`pinned`: keep the first fit; `growth`: fit again when the corpus grew enough; `always`: fit on what is there."""
     teacher: RefreshPolicy = "pinned"
     """The same for the adapted teacher."""
+    student: RefreshPolicy = "always"
+    """The same for the student and its control, except that `always` trains again only when there is other training speech, another
+    teacher or other targets; `distillation.on_new_audio` says from where."""
     growth_fraction: float = Field(0.5, gt=0)
     """Growth in hours of speech since the last fit at which `growth` fits again (0.5: half as much again)."""
 
@@ -66,6 +70,8 @@ class PipelineConfig(Config):
     """The student as a transformers directory."""
     generation: GenerationConfig = GenerationConfig()
     """Continuations of held-out prompts."""
+    promotion: PromotionConfig = PromotionConfig()
+    """When a new student takes the place of the published one."""
     refresh: RefreshConfig = RefreshConfig()
     """Pinning policies."""
     runtime: RuntimeConfig = RuntimeConfig()

@@ -100,7 +100,8 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
         case "distillation":
             student = s["student"]
             out = f"student of {student['parameters'] / 1e6:.2f} M in {student['layers']} blocks, and its control"
-            return f"{student['train_sequences']} sequences, {student['steps']} steps", out
+            replayed = f", {student['replayed_sequences']} of them again" if student.get("continuations") else ""
+            return f"{student['train_sequences']} sequences{replayed}, {student['steps']} steps", out
         case "evaluation":
             scores = s["scores"]
             nll = ", ".join(f"{name} {scores['models'][name]['nll']:.3f}" for name in ("teacher", "student", "control"))

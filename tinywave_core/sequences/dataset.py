@@ -72,6 +72,28 @@ def _cut(row: dict, max_length: int) -> list[TokenSequence]:
     ]
 
 
+def replayed(
+    heard: Sequence[TokenSequence], new: Sequence[TokenSequence], share: float, key: str
+) -> list[TokenSequence]:
+    """So many of the heard sequences that `share` of all tokens is theirs, drawn by a hash of (key, sequence id); or all.
+
+    A token counts as often as epochs bring it until all drawings have come: what has no drawings comes in each of them.
+    """
+    drawings = max([1, *(s.variant + 1 for s in (*heard, *new))])
+
+    def tokens(sequence: TokenSequence) -> int:
+        return len(sequence.ids) * (drawings if sequence.variant == EVERY_EPOCH else 1)
+
+    room = share / (1 - share) * sum(map(tokens, new))
+    drawn: list[TokenSequence] = []
+    for sequence in sorted(heard, key=lambda s: hashlib.sha256(f"{key}/{s.id}".encode()).digest()):
+        if room < tokens(sequence) / 2:  # the nearest total, over or under
+            break
+        drawn.append(sequence)
+        room -= tokens(sequence)
+    return drawn
+
+
 @dataclass(frozen=True)
 class Batch:
     """Packed rows; arrays [R, T] of int64."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -46,10 +46,25 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         runtime=config.runtime,
     )
 
-    def hours() -> float:
-        return float(sum(shard["train_seconds"] for shard in tokens.summary["shards"])) / 3600
+    return pinned(
+        step,
+        config.refresh.teacher,
+        config.refresh,
+        lambda: training_hours(tokens),
+        execute,
+        corpus=_lineage(config),
+    )
 
-    return pinned(step, config.refresh.teacher, config.refresh, hours, execute, corpus=_lineage(config))
+
+def training_hours(tokens: Artifact) -> float:
+    """Hours of training speech behind a `tokens` artifact."""
+    return float(sum(shard["train_seconds"] for shard in tokens.summary["shards"])) / 3600
+
+
+def teacher_identity(config: PipelineConfig) -> list[Any]:
+    """What a teacher is, whatever speech it was fitted on: what other pins belong to."""
+    folder = teacher_folder(config)
+    return [VERSION, _without_path(config.adaptation), None if folder is None else checkpoint_digest(folder)]
 
 
 def _lineage(config: PipelineConfig) -> str:

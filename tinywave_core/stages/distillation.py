@@ -1,25 +1,33 @@
 """Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
 
-Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals.
+Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
+from the teacher's blocks or, where on_new_audio is `continue`, from the one before it (infra/decisions/0012-warm-start.md).
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
+from tinywave_core.stages.adaptation import teacher_identity, training_hours
 from tinywave_core.stages.base import Execute, Output, Step, Summary
+from tinywave_core.stages.ingestion import corpus_key
 from tinywave_core.stages.logit_caching import FORMAT, training_shards
+from tinywave_core.stages.pins import Pin, as_pinned, ids_of, obtainable, pinned
+from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
+    from tinywave_core.teacher.layer_map import LayerMap
     from tinywave_core.teacher.logit_cache import LogitCache
 
 VERSION = 2
@@ -29,38 +37,102 @@ _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are co
 def build(
     config: PipelineConfig, tokens: Artifact, teacher: Artifact, logits: Artifact, execute: Execute
 ) -> tuple[Artifact, Artifact]:
-    """The `student` and the `control`."""
+    """The `student` and the `control`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
     cached = [tokens.store.find(i, "shard") for i in logits.summary["shards"]]
 
-    def step(part: str, settings: DistillationConfig) -> Step:
+    def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
         if settings.needs_cache:
             inputs["logits"] = cached
         live_only = settings.weights.logits and not settings.needs_cache  # else the cache has its temperature
-        return Step(
+        first = Step(
             store=tokens.store,
             stage="distillation",
             part=part,
             version=VERSION,
             run=run_student,
-            config=settings,
+            config=settings.first(),
             params={"temperature": config.logit_caching.temperature} if live_only else {},
             inputs=inputs,
             runtime=config.runtime,
         )
+        fit = _Fit(first, settings, execute)
+        return pinned(
+            first,
+            config.refresh.student,
+            config.refresh,
+            lambda: training_hours(tokens),
+            execute,
+            corpus=_lineage(config, tokens, settings),
+            again=fit.again,
+            refit=fit.refit,
+        )
 
     # One after the other: each takes the whole machine.
-    (student,) = execute([step("student", config.distillation)])
-    (control,) = execute([step("control", config.distillation.control())])
-    return student, control
+    return fitted("student", config.distillation), fitted("control", config.distillation.control())
+
+
+def _lineage(config: PipelineConfig, tokens: Artifact, settings: DistillationConfig) -> str:
+    """What a student's pin belongs to besides its own config: corpus, tokens, how the teacher is made and captured."""
+    capture = config.logit_caching if settings.needs_cache else None
+    tokenizer = tokens.summary["tokenizer"]
+    return fingerprint([corpus_key(config), config.tokenization, tokenizer, teacher_identity(config), capture])
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The steps that a student can take from what is pinned."""
+
+    first: Step
+    """From the teacher, on all speech of today."""
+    settings: DistillationConfig
+    execute: Execute
+
+    def again(self, pin: Pin) -> Step:
+        """The step that made what is pinned, with the continuation's settings of today if it was one."""
+        step = as_pinned(self.first, pin)
+        return replace(step, config=self.settings.continued()) if "previous" in step.inputs else step
+
+    def refit(self, pin: Pin) -> Step:
+        """From the teacher; or on from what is pinned, unless nothing changed since or something forbids it."""
+        if self.settings.on_new_audio == "restart":
+            return self.first
+        then, now = pin["inputs"], ids_of(self.first)
+        heard = {*then["tokens"], *then.get("heard", [])}
+        names = ("teacher", "logits")
+        if heard == set(now["tokens"]) and all(set(then.get(n, [])) == set(now.get(n, [])) for n in names):
+            again = self.again(pin)
+            return again if obtainable(again) else self._restarted("the student before it is gone")
+        if then["teacher"] != now["teacher"]:
+            return self._restarted("the teacher is another")
+        # Text is drawn anew as speech grows: it is replayed, never new.
+        if any(self.first.store.find(i).part != "text" for i in heard - set(now["tokens"])):
+            return self._restarted("speech that it heard was removed")
+        new = [shard for shard in self.first.inputs["tokens"] if shard.id not in heard and shard.part != "text"]
+        if not new:
+            return self._restarted("what it learned from changed, and no speech is new")
+        previous = self.first.store.find(pin["artifact"], self.first.part)
+        if not previous.complete:
+            if not obtainable(again := self.again(pin)):
+                return self._restarted("the student before it is gone")
+            (previous,) = self.execute([again])
+        return self._on_from(previous, new)
+
+    def _on_from(self, previous: Artifact, new: list[Artifact]) -> Step:
+        ids = {shard.id for shard in new}
+        old = [shard for shard in self.first.inputs["tokens"] if shard.id not in ids]
+        inputs = {**self.first.inputs, "tokens": new, "heard": old, "previous": [previous]}
+        return replace(self.first, config=self.settings.continued(), inputs=inputs)
+
+    def _restarted(self, why: str) -> Step:
+        return replace(self.first, context={"restarted": why})
 
 
 def run_student(step: Step, output: Output) -> Summary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, save_llama, student_from
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.models.llama import load_llama, save_llama
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
@@ -70,10 +142,11 @@ def run_student(step: Step, output: Output) -> Summary:
 
     config = step.config
     assert isinstance(config, DistillationConfig)
-    sequences = load_sequences(step.inputs["tokens"], "train", config.training.sequence_length)
+    material = _material(step, config)
+    sequences = material.sequences
     dataset = make_dataset(sequences, config.training)
     vocabulary = read_directory(step.input("teacher").path("teacher"))
-    for shard in step.inputs["tokens"]:
+    for shard in _shards(step):
         vocabulary.require_same(
             Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
         )
@@ -81,10 +154,12 @@ def run_student(step: Step, output: Output) -> Summary:
     layers = layer_map(
         config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
     )
-    student = student_from(teacher, layers)
+    student = _start(step, teacher, layers)
     teacher_parameters = sum(p.numel() for p in teacher.parameters())
-    cache, temperature = _cache(step, config)
-    start = _require_better_teacher(teacher, student, cache, dataset, config, output)
+    cache, temperature = _cache(step, config, sequences)
+    start = _nll_at_start(teacher, student, cache, dataset, config, output)
+    if start and "previous" not in step.inputs:
+        _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
     rows = vocabulary.tokens
@@ -107,12 +182,73 @@ def run_student(step: Step, output: Output) -> Summary:
         "nll_at_start": start,
         "steps": config.training.steps,
         "tokens_seen": config.training.steps * dataset.batch_rows * dataset.row_length,
+        "started_from": step.input("previous").id if "previous" in step.inputs else "teacher",
+        "continuations": _continuations(step),
         "train_sequences": len(sequences),
+        "new_sequences": len(material.new),
+        "new_tokens": sum(len(s.ids) for s in material.new),
+        "replayed_sequences": len(material.replayed),
+        "replayed_tokens": sum(len(s.ids) for s in material.replayed),
+        **{name: step.context[name] for name in ("restarted",) if name in step.context},
         "final": {name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
     }
 
 
-def _require_better_teacher(
+def _continuations(step: Step) -> int:
+    """How many continuations led to this student."""
+    return 1 + step.input("previous").summary.get("continuations", 0) if "previous" in step.inputs else 0
+
+
+def _shards(step: Step) -> list[Artifact]:
+    """All token shards whose speech a student may be trained on."""
+    return [*step.inputs["tokens"], *step.inputs.get("heard", [])]
+
+
+@dataclass(frozen=True)
+class _Material:
+    """The sequences that a student is trained on."""
+
+    new: "list[TokenSequence]"
+    replayed: "list[TokenSequence]"
+
+    @property
+    def sequences(self) -> "list[TokenSequence]":
+        return sorted(self.new + self.replayed, key=lambda s: s.id)
+
+
+def _material(step: Step, config: DistillationConfig) -> _Material:
+    """All sequences of the step's tokens, and of what was heard before as many as are replayed."""
+    from tinywave_core.sequences.dataset import load_sequences, replayed
+
+    length = config.training.sequence_length
+    new = load_sequences(step.inputs["tokens"], "train", length)
+    if "previous" not in step.inputs:
+        return _Material(new, [])
+    heard = load_sequences(step.inputs["heard"], "train", length)
+    key = f"{config.training.seed}/replay/{_continuations(step)}"
+    return _Material(new, replayed(heard, new, config.continuation.replay, key))
+
+
+def _start(step: Step, teacher: "LlamaForCausalLM", layers: "LayerMap") -> "LlamaForCausalLM":
+    """The student before its first step: blocks of the teacher, or the student before it."""
+    from tinywave_core.models.llama import load_llama, student_from
+
+    if "previous" not in step.inputs:
+        return student_from(teacher, layers)
+    previous = step.input("previous")
+    student = load_llama(previous.path("model"))
+    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        found = getattr(student.config, name)
+        wanted = len(layers.copied) if name == "num_hidden_layers" else getattr(teacher.config, name)
+        if found != wanted:
+            raise TrainingError(
+                f"{previous.id} has {name} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
+                "--distillation.on_new_audio restart"
+            )
+    return student
+
+
+def _nll_at_start(
     teacher: "LlamaForCausalLM",
     student: "LlamaForCausalLM",
     cache: "LogitCache | None",
@@ -120,7 +256,7 @@ def _require_better_teacher(
     config: DistillationConfig,
     output: Output,
 ) -> dict[str, float]:
-    """Both models' NLL on rows of the first batch, in nats per token; TrainingError unless the teacher is better.
+    """Both models' NLL on rows of the first batch, in nats per token; none for a student without a teacher's signals.
 
     Training speech, for with held-out speech as an input new held-out recordings would train every student anew. The
     teacher's NLL comes from the cache if it is there: a cached run needs no forward pass of the teacher.
@@ -134,14 +270,17 @@ def _require_better_teacher(
         teacher_nll = _nll(teacher, sequences, output)
     else:
         teacher_nll = mean_nll([cache[s.id].target_logp[:-1] for s in sequences])
-    student_nll = _nll(student, sequences, output)
-    if not teacher_nll < student_nll:
+    return {"teacher": teacher_nll, "student": _nll(student, sequences, output)}
+
+
+def _require_better_teacher(teacher: float, student: float) -> None:
+    """TrainingError unless the teacher's NLL is below that of the copy of some of its blocks."""
+    if not teacher < student:
         raise TrainingError(
-            f"the teacher is no better than the untrained student that was copied from it: {teacher_nll:.4f} nats per token on "
-            f"training speech, the copy of some of its blocks {student_nll:.4f}. There is nothing to learn from it: raise "
+            f"the teacher is no better than the untrained student that was copied from it: {teacher:.4f} nats per token on "
+            f"training speech, the copy of some of its blocks {student:.4f}. There is nothing to learn from it: raise "
             "adaptation.training.steps, or take another teacher"
         )
-    return {"teacher": teacher_nll, "student": student_nll}
 
 
 def _nll(model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", output: Output) -> float:
@@ -159,8 +298,11 @@ def _nll(model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", output
     return mean_nll(scores)
 
 
-def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, float]":
-    """The teacher's cached targets and their temperature; TrainingError when they are another teacher's or format's."""
+def _cache(
+    step: Step, config: DistillationConfig, sequences: "Sequence[TokenSequence]"
+) -> "tuple[LogitCache | None, float]":
+    """The teacher's cached targets of the sequences and their temperature; TrainingError when they are another teacher's or
+    format's, or not there."""
     import json
 
     from tinywave_core.storage.shards import read_table
@@ -168,6 +310,7 @@ def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, 
 
     if not config.needs_cache:
         return None, step.params.get("temperature", 1.0)
+    used = pa.array([bytes.fromhex(s.id) for s in sequences], pa.binary(16))
     tables, temperatures = [], set()
     for shard in step.inputs["logits"]:
         table = read_table(shard.path("logits.parquet"))
@@ -183,7 +326,14 @@ def _cache(step: Step, config: DistillationConfig) -> "tuple[LogitCache | None, 
                     f"{shard.id} was captured with {name} {about[name]!r}, this student is trained with {expected!r}: "
                     "run logit_caching again with the same settings"
                 )
-        tables.append(table)
+        tables.append(table.filter(pc.is_in(table["seq_id"], used)) if "previous" in step.inputs else table)
         temperatures.add(about["temperature"])
     (temperature,) = temperatures
-    return LogitCache(tables), temperature
+    cache = LogitCache(tables)
+    missing = [s.id for s in sequences if s.id not in cache]
+    if missing:
+        raise TrainingError(
+            f"{len(missing)} of {len(sequences)} training sequences have no cached logits, such as {missing[0]}: run logit_caching "
+            "again with the same settings"
+        )
+    return cache, temperature
