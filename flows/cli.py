@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | generate | tokens | slamkit | inspect | lineage`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | generate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -114,7 +114,32 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("artifact", help="artifact id or its beginning, or an audio file (its path or its SHA-256)")
     lineage.add_argument("--root", default="store", help="the store (default: store)")
     lineage.set_defaults(command=_lineage)
+    _care_parsers(commands)
     return parser
+
+
+def _care_parsers(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    """The commands that check and clean a store."""
+
+    def add(name: str, text: str, command: object) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        parser.add_argument("--root", default="store", help="the store (default: store)")
+        parser.set_defaults(command=command)
+        return parser
+
+    add("verify", "check every file and record of a store against its digest; exit status 2 if one is wrong", _verify)
+    add(
+        "repair",
+        "move what is damaged out of the way, so that the next run computes it again; sweep leftovers",
+        _repair,
+    )
+    gc = add("gc", "what no pin, no corpus and none of the newest results needs; with --yes it is removed", _gc)
+    gc.add_argument("--keep", type=int, default=3, metavar="N", help="final artifacts that stay (default: 3)")
+    gc.add_argument("--older-than", type=float, default=1.0, metavar="HOURS", help="leave what is younger (default: 1)")
+    forget = add("forget", "what heard a recording; with --yes all of it is removed, the recording for ever", _forget)
+    forget.add_argument("file", help="a source recording: its path, file name or SHA-256")
+    for parser in (gc, forget):
+        parser.add_argument("--yes", action="store_true", help="do it; otherwise only say what would be done")
 
 
 def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -281,6 +306,34 @@ def _lineage(options: argparse.Namespace, rest: list[str]) -> int:
     from flows.show import show_lineage
 
     return show_lineage(options.root, options.artifact)
+
+
+def _verify(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.care import verify_store
+
+    return verify_store(options.root)
+
+
+def _repair(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.care import repair_store
+
+    return repair_store(options.root)
+
+
+def _gc(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.care import collect_garbage
+
+    return collect_garbage(options.root, options.keep, options.older_than, options.yes)
+
+
+def _forget(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.care import forget_recording
+
+    return forget_recording(options.root, options.file, options.yes)
 
 
 def _no_more(rest: list[str]) -> None:

@@ -41,7 +41,8 @@ def show_plan(what: str, config: PipelineConfig) -> int:
         look, known, problem = Look(), True, ""
         if stage == "ingestion" and config.source is not None:
             today = scan(config, store)
-            print(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known")
+            forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
+            print(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
         try:
             if blocked:
                 raise NotYetComputedError(done[blocked])

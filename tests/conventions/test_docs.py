@@ -26,7 +26,10 @@ SOURCES = sorted(
     for ending in ("py", "toml", "md", "jinja")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
-COMMANDS = ("run", "plan", "serve", "generate", "tokens", "slamkit", "inspect", "lineage")
+COMMANDS = (
+    *("run", "plan", "serve", "generate", "tokens", "slamkit"),
+    *("inspect", "lineage", "verify", "repair", "gc", "forget"),
+)
 PLACEHOLDERS = {"STAGE": "distillation"}
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -13,7 +13,19 @@ SHARED = {
     "tinywave_core/stages": {"base", "interleaving", "pins"},
     "tinywave_core/config": {"base", "interleaving", "load", "pipeline"},
     "tasks": {"artifacts", "base", "progress", "stopping"},
-    "flows": {"base", "cli", "deployments", "environment", "generate", "pipeline", "run", "show", "slamkit", "tokens"},
+    "flows": {
+        "base",
+        "care",
+        "cli",
+        "deployments",
+        "environment",
+        "generate",
+        "pipeline",
+        "run",
+        "show",
+        "slamkit",
+        "tokens",
+    },
 }
 MODULES = sorted(path for layer in ("flows", "tasks", "tinywave_core") for path in (ROOT / layer).rglob("*.py"))
 

@@ -1,0 +1,165 @@
+"""`tinywave verify`, `repair`, `gc` and `forget`: a store that is checked, mended, cleaned, and rid of a recording."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tinywave_core.config.pipeline import STAGES
+from tinywave_core.errors import ConfigError, MissingInputError
+from tinywave_core.storage.care.census import Census, Folder, take_census
+from tinywave_core.storage.care.collect import collect, find_garbage
+from tinywave_core.storage.care.forget import Heard, find_heard, forget
+from tinywave_core.storage.care.repair import repair
+from tinywave_core.storage.care.verify import Finding, look, verify
+from tinywave_core.storage.store import Store
+
+_MOST_ROWS = 60  # findings that a table lists
+
+
+def verify_store(root: str) -> int:
+    """Check everything; a table of what is wrong. Exit status 2 if something is."""
+    census = take_census(_open(root))
+    findings = verify(census, _Progress())
+    wrong = [finding for finding in findings if not finding.harmless]
+    if findings:
+        _show_findings(findings)
+    number = len(census.artifacts)
+    if not wrong:
+        print(f"{number} artifacts in {census.store.url} are as they were made")
+        return 0
+    places = len({finding.where for finding in wrong})
+    print(f"{places} places of {census.store.url} are wrong; the other artifacts of {number} are as they were made")
+    return 2
+
+
+def repair_store(root: str) -> int:
+    """Move damage out of the way, and say what was done and how the rest comes back."""
+    store = _open(root)
+    with store.lock("tinywave repair"):
+        census = take_census(store)
+        findings = verify(census, _Progress())
+        done = repair(census, findings)
+        for each in done:
+            print(f"{each.where}: {each.what}")
+        left = [finding for finding in look(take_census(store)) if not finding.harmless]
+    if not done:
+        print(f"nothing to repair in {store.url}")
+    if left:
+        _show_findings(left)
+        print(f"the next run computes what is missing again, with the same ids:\n  {_run_again(census)}")
+    return 0
+
+
+def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) -> int:
+    """What nothing needs any more, by stage; removed with --yes."""
+    if keep < 0 or older_than_hours < 0:
+        raise ConfigError(f"--keep is {keep} and --older-than {older_than_hours:g}; expected 0 or more")
+    store = _open(root)
+    with store.lock("tinywave gc"):
+        census = take_census(store)
+        garbage = find_garbage(census, keep, older_than_hours * 3600)
+        _show_by_stage(garbage.artifacts, garbage.leftovers.values())
+        number = len(garbage.artifacts) + len(garbage.leftovers)
+        if yes:
+            collect(census, garbage)
+    what = f"{number} artifacts and leftovers, {garbage.bytes / 1e6:,.1f} MB; {garbage.kept} artifacts stay"
+    print(f"removed {what}" if yes else f"would remove {what}" + (": add --yes to do it" if number else ""))
+    return 0
+
+
+def forget_recording(root: str, name: str, yes: bool) -> int:
+    """What heard a recording; with --yes all of it is removed, and the recording is never taken in again."""
+    store = _open(root)
+    with store.lock("tinywave forget"):
+        census = take_census(store)
+        heard = find_heard(census, name)
+        _show_heard(heard)
+        if not yes:
+            print("nothing was removed: add --yes to do it")
+            return 0
+        forget(census, heard)
+    print(f"forgotten: {len(heard.artifacts)} artifacts are removed, only the digest of the file is kept")
+    print(f"the next run makes what is missing without it:\n  {_run_again(census)}")
+    return 0
+
+
+def _show_heard(heard: Heard) -> None:
+    for digest in heard.digests:
+        print(f"{digest}")
+    for path in heard.paths:
+        print(f"  {path}")
+    print(f"\nwent into {len(heard.artifacts)} artifacts, {sum(f.bytes for f in heard.artifacts) / 1e6:,.1f} MB:")
+    for folder in reversed(heard.artifacts):
+        print(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
+    for pin in heard.pins:
+        print(f"  {pin}  pinned one of them")
+    for report in heard.reports:
+        print(f"  {report}  shows one of them")
+    print("  unfinished work and everything that was set aside, for they do not say what they heard")
+    if heard.beside:
+        print(
+            f"\n{heard.beside} other files lie in the same shards: the next run takes them from its source again, so "
+            "pass one that still has them"
+        )
+
+
+def _show_findings(findings: Sequence[Finding]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("where", "what", "", "what to do"):
+        table.add_column(column, overflow="fold")
+    for finding in findings[:_MOST_ROWS]:
+        table.add_row(finding.where, finding.what, finding.detail, finding.advice)
+    _console().print(table)
+    if len(findings) > _MOST_ROWS:
+        print(f"and {len(findings) - _MOST_ROWS} more")
+
+
+def _show_by_stage(folders: Sequence[Folder], leftovers: Iterable[int]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage")
+    for column in ("artifacts", "MB"):
+        table.add_column(column, justify="right")
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    for stage in sorted({folder.stage for folder in folders}, key=lambda stage: order.get(stage, len(order))):
+        sizes = [folder.bytes for folder in folders if folder.stage == stage]
+        table.add_row(stage, str(len(sizes)), f"{sum(sizes) / 1e6:,.1f}")
+    if left := list(leftovers):
+        table.add_row("leftovers", str(len(left)), f"{sum(left) / 1e6:,.1f}")
+    if table.rows:
+        _console().print(table)
+
+
+def _run_again(census: Census) -> str:
+    """The command that computes the rest; the source of the last run where there is a record of one."""
+    runs = [run for log in census.of("runs") for run in log.readable]
+    source = (runs[-1].get("config", {}).get("source") if runs else None) or "SOURCE"
+    return f"tinywave run --source {source} --root {census.store.url}  (and the settings of the run before)"
+
+
+def _open(root: str) -> Store:
+    store = Store(root, create=False)
+    if not store.exists("store.json"):
+        raise MissingInputError(f"there is no store at {store.url}: pass --root")
+    return store
+
+
+class _Progress:
+    """A line on a terminal that says how far the check is, at most five times a second."""
+
+    def __init__(self) -> None:
+        self._said = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty() and (done == total or time.monotonic() - self._said > 0.2):
+            self._said = time.monotonic()
+            end = "\n" if done == total else ""
+            print(f"\rchecked {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=150)
