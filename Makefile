@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved test study bench-tokenization check lock clean
+.PHONY: help setup demo demo-interleaved test study bench-tokenization bench-distillation check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ test: setup  ## Pass the whole test suite
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)
+
+bench-distillation: setup  ## Measure what the teacher's signals cost and bring (minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/distillation.py $(BENCH_ARGS)
 
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
 	@$(BIN)/python infra/benchmarks/study.py $(STUDY_ARGS)
