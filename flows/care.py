@@ -96,7 +96,7 @@ def _show_heard(heard: Heard) -> None:
     for folder in reversed(heard.artifacts):
         print(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
     for pin in heard.pins:
-        print(f"  {pin}  pinned one of them")
+        print(f"  {pin}  points to one of them")
     for report in heard.reports:
         print(f"  {report}  shows one of them")
     print("  unfinished work and everything that was set aside, for they do not say what they heard")

@@ -321,6 +321,19 @@ def test_gc_of_a_pipelines_store_keeps_the_corpus_the_pins_and_a_cached_run(fini
     assert outputs == finished.outputs
 
 
+def test_what_is_published_is_kept_missed_when_it_is_gone_and_forgotten_with_the_rest(finished, config):
+    store, outputs = Store(config.root), finished.outputs
+    record = {"model": outputs["model"].id, "student": outputs["student"].id, "replaces": None}
+    store.log("published").append(record)
+    goes = {folder.id for folder in garbage(store, keep=0).artifacts}
+    assert outputs["model"].id not in goes and outputs["samples"].id in goes
+    store.discard(outputs["samples"].id)
+    store.discard(outputs["model"].id)
+    assert kinds(store) == {"published": ["lost model"]}
+    forget(take_census(store), find_heard(take_census(store), CLIPS[3]))
+    assert store.log("published").records() == []
+
+
 def test_gc_removes_nothing_while_a_manifest_cannot_be_read(local):
     Path(local.root, made(local, "a").id, "manifest.json").write_text("{")
     with pytest.raises(DamagedArtifactError, match="nothing was removed: run `tinywave repair` first"):

@@ -15,14 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tinywave_core.config.pipeline import STAGES
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import MANIFEST, STORE_VERSION, Manifest, Store
 
-LOGS = ("catalog", "pins", "runs", "forgotten")
+LOGS = ("catalog", "pins", "published", "runs", "forgotten")
+POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
 ASIDE = ".damaged"
 RECORD = re.compile(r"\d{6}\.json")
 NEWER = "newer manifest"
-_NO_ARTIFACTS = (*LOGS, "reports")
 _READERS = 8  # manifests read at a time: on an object store each is a round trip
 
 
@@ -88,8 +89,8 @@ class Census:
         """Folders with a manifest that can be read."""
         return {i: folder for i, folder in self.folders.items() if folder.manifest is not None}
 
-    def of(self, kind: str) -> list[Records]:
-        return [log for log in self.logs.values() if log.kind == kind]
+    def of(self, *kinds: str) -> list[Records]:
+        return [log for log in self.logs.values() if log.kind in kinds]
 
 
 def take_census(store: Store) -> Census:
@@ -105,7 +106,7 @@ def take_census(store: Store) -> Census:
             before, _ = aside.get(f"{ASIDE}/{rest[0]}", (0, 0.0))
             since = int(rest[0]) / 1e9 if rest[0].isdecimal() else 0.0
             aside[f"{ASIDE}/{rest[0]}"] = (before + size, since)
-        elif len(rest) > 1 and top not in _NO_ARTIFACTS and not top.startswith("."):
+        elif len(rest) > 1 and top in STAGES:
             below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
     with ThreadPoolExecutor(_READERS) as pool:
         folders = list(pool.map(lambda item: _folder(store, *item), sorted(below.items())))
@@ -204,9 +205,15 @@ def _is_pin(record: dict[str, Any]) -> bool:
 _IS_RECORD: dict[str, Callable[[dict[str, Any]], bool]] = {
     "catalog": _is_catalog,
     "pins": _is_pin,
+    "published": lambda record: all(isinstance(i, str) for i in pointed_at(record)),
     "runs": lambda record: isinstance(record["artifacts"], dict),
     "forgotten": lambda record: all(isinstance(digest, str) for digest in record["sha256"]),
 }
+
+
+def pointed_at(record: dict[str, Any]) -> list[str]:
+    """Artifacts that a record of `pins` or `published` names."""
+    return [record["artifact"]] if "artifact" in record else [record["model"], record["student"]]
 
 
 def shard_contents(catalog: Records) -> dict[str, set[str]]:

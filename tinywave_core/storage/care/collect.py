@@ -1,6 +1,6 @@
 """Garbage collection: what no pin, no corpus and none of the newest results needs any more, dependants before inputs.
 
-Kept are, each with its whole lineage: the newest pin of every log, the audio shards of every catalog (their files may have
+Kept are, each with its whole lineage: what is pinned or published today, the audio shards of every catalog (their files may have
 left the source), the newest results (what a run came to), and whatever is younger than the grace period.
 """
 
@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.storage.care.census import NEWER, Census, Folder, dependants_first, lineage, shard_contents
+from tinywave_core.storage.care.census import (
+    NEWER,
+    POINTERS,
+    Census,
+    Folder,
+    dependants_first,
+    lineage,
+    pointed_at,
+    shard_contents,
+)
 from tinywave_core.storage.care.repair import DAY_S
 
 
@@ -58,7 +67,7 @@ def _check_lineage_is_known(census: Census) -> None:
 
 
 def _pinned(census: Census) -> list[str]:
-    return [log.readable[-1]["artifact"] for log in census.of("pins") if log.readable]
+    return [i for log in census.of(*POINTERS) if log.readable for i in pointed_at(log.readable[-1])]
 
 
 def _corpora(census: Census) -> list[str]:

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
-from tinywave_core.storage.care.census import ASIDE, Census, Folder, Records, dependants, dependants_first
+from tinywave_core.storage.care.census import (
+    ASIDE,
+    POINTERS,
+    Census,
+    Folder,
+    Records,
+    dependants,
+    dependants_first,
+    pointed_at,
+)
 from tinywave_core.storage.care.verify import work_folders
 from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
 from tinywave_core.storage.shards import read_table
@@ -29,7 +38,7 @@ class Heard:
     digests: tuple[str, ...]  # of its file and of every file with the same samples
     paths: tuple[str, ...]
     artifacts: tuple[Folder, ...]  # dependants before inputs
-    pins: tuple[str, ...]  # logs whose pins point to those
+    pins: tuple[str, ...]  # logs that pin or publish one of those
     reports: tuple[str, ...]  # reports of runs that used them: these hold pictures and sound
     beside: int  # further files in the same shards: the next run needs them in its source
 
@@ -52,7 +61,7 @@ def find_heard(census: Census, name: str) -> Heard:
         tuple(sorted(digests)),
         tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
         tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
-        tuple(log.name for log in census.of("pins") if any(r["artifact"] in reached for r in log.readable)),
+        tuple(log.name for log in census.of(*POINTERS) if any(reached & {*pointed_at(r)} for r in log.readable)),
         tuple(_reports(census, reached)),
         len(beside),
     )
@@ -65,7 +74,7 @@ def forget(census: Census, heard: Heard) -> None:
         store.log(FORGOTTEN).append({"sha256": list(heard.digests)})
     gone = {folder.id for folder in heard.artifacts}
     for name in heard.pins:
-        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if r["artifact"] not in gone])
+        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not gone & {*pointed_at(r)}])
     for name in heard.reports:
         _delete(store, name)
     # Checkpoints and what was set aside do not say what they heard.

@@ -93,7 +93,7 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
     """What stands in for a lost record; None where the log may just end before it."""
     later = [record for record in log.records[index + 1 :] if record is not None]
     match log.kind:
-        case "pins":  # only the newest is followed
+        case "pins" | "published":  # only the newest is followed
             return later[0] if later else None
         case "runs":
             return {"artifacts": {}} if later else None

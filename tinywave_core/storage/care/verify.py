@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinywave_core.storage.care.census import NEWER, Census, Folder, Records, shard_contents
+from tinywave_core.storage.care.census import NEWER, POINTERS, Census, Folder, Records, pointed_at, shard_contents
 from tinywave_core.storage.forgotten import FORGOTTEN
 from tinywave_core.storage.store import FileEntry, Store
 
@@ -32,6 +32,7 @@ ADVICE = {
     "dangling input": "run with the settings that made it",
     "bad record": "tinywave repair",
     "lost pin": "run: it is made again",
+    "lost model": "run with the settings that made it: what is published is gone",
     "lost shard": "run with the source that has its files",
     "half-written": "harmless: tinywave repair sweeps it",
     "unfinished work": "harmless: the next run goes on from it",
@@ -159,15 +160,16 @@ def _logs(census: Census) -> Iterator[Finding]:
         for name in log.foreign:
             what = "half-written" if name.startswith(".new-") else "foreign file"
             yield Finding(log.name, what, name)
-    yield from (finding for log in census.of("pins") for finding in _pin(census, log))
+    yield from (finding for log in census.of(*POINTERS) for finding in _pointer(census, log))
     gone = {digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]}
     yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, gone))
 
 
-def _pin(census: Census, log: Records) -> Iterator[Finding]:
-    """Only the newest pin is ever followed."""
-    if log.readable and (artifact := log.readable[-1]["artifact"]) not in census.artifacts:
-        yield Finding(log.name, "lost pin", artifact)
+def _pointer(census: Census, log: Records) -> Iterator[Finding]:
+    """Only the newest record is ever followed."""
+    for artifact in pointed_at(log.readable[-1]) if log.readable else []:
+        if artifact not in census.artifacts and not _of_newer(census, artifact):
+            yield Finding(log.name, "lost pin" if log.kind == "pins" else "lost model", artifact)
 
 
 def _catalog(census: Census, log: Records, gone: set[str]) -> Iterator[Finding]:
