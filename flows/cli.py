@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | generate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | deploy | generate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -50,9 +50,9 @@ def _flag(key: str) -> str:
 
 def _check_flags(words: list[str]) -> None:
     """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
-    if not words or words[0] not in ("run", "plan", "serve"):
+    if not words or words[0] not in ("run", "plan", "serve", "deploy"):
         return
-    known = {_flag(key) for key, _ in fields()} | {"--preset", "--help"}
+    known = {_flag(key) for key, _ in fields()} | {"--preset", "--help", "--pool", "--image"}
     for word in words[1:]:
         flag = word.partition("=")[0]
         if word.startswith("--") and flag not in known:
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     plan = _configured(commands, "plan", "what would run, what is cached and why, with time and bytes", _plan)
     plan.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
     _configured(commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve)
+    deploy = _configured(commands, "deploy", "register the deployments in a work pool, for workers to run", _deploy)
+    deploy.add_argument("--pool", default="tinywave", help="the work pool; made if absent (default: tinywave)")
+    deploy.add_argument("--image", help="image with TinyWave, for a pool that starts containers (default: none)")
 
     tokens = commands.add_parser(
         "tokens",
@@ -243,6 +246,15 @@ def _serve(options: argparse.Namespace, rest: list[str]) -> int:
     from flows.deployments import serve
 
     serve(options.preset, settings)
+    return 0
+
+
+def _deploy(options: argparse.Namespace, rest: list[str]) -> int:
+    settings = _settings(options, rest)
+    load_config(options.preset, settings)
+    from flows.deployments import deploy
+
+    deploy(options.preset, settings, options.pool, options.image)
     return 0
 
 

@@ -1,5 +1,7 @@
-"""`tinywave serve`: a local Prefect server, if none is configured, and a deployment of every flow."""
+"""`tinywave serve`: a local Prefect server, if none is configured, and a deployment of every flow, run by this process.
+`tinywave deploy`: the same deployments registered in a work pool, for workers on any machine that has TinyWave."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -7,11 +9,17 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
 from flows import environment
+from tinywave_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
 
 PORT = 4200
+GPU_STAGES = ("adaptation", "logit_caching", "distillation")
+"""What a GPU is worth having for; infra/decisions/0013-work-pools.md says how runs get to their workers."""
 
 
 def serve(preset: str, settings: dict[str, str]) -> None:
@@ -21,26 +29,98 @@ def serve(preset: str, settings: dict[str, str]) -> None:
         if "PREFECT_API_URL" not in os.environ:
             stack.callback(_start_server().terminate)
         from prefect import serve as prefect_serve
-        from prefect.deployments.runner import RunnerDeployment
 
-        from flows.pipeline import STAGE_FLOWS, pipeline
-        from tinywave_core.config.load import load_config
-
-        config = load_config(preset, settings)
-        config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
-        defaults = {"config": config.model_dump(mode="json")}
-        deployments = [
-            # `to_deployment` is a coroutine only where an event loop runs; here none does.
-            cast(
-                RunnerDeployment,
-                each.to_deployment(name=preset, parameters=defaults, tags=["tinywave"], concurrency_limit=1),
-            )
-            for each in (pipeline, *STAGE_FLOWS)
-        ]
+        deployments = _deployments(preset, settings)
         print(
             f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset} and one per stage; Ctrl-C stops)", flush=True
         )
         prefect_serve(*deployments, pause_on_shutdown=False)
+
+
+def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None) -> None:
+    """Register the pipeline and every stage in a work pool: made for processes if it is not there yet.
+
+    A worker imports the flows from the TinyWave that it has installed; nothing is uploaded. `image` is for pools that
+    start containers.
+    """
+    environment.prepare(quiet=False)
+    from prefect.client.schemas.objects import VersionInfo
+
+    _ensure_pool(pool, image)
+    deployments = _deployments(preset, settings)
+    # A worker does not pass through `prepare`: its runs get their threads from here.
+    threads = {name: os.environ[name] for name in environment.THREADS}
+    # Prefect would call git for each deployment; what counts is the TinyWave that the worker has.
+    version = VersionInfo(type="prefect:simple", version=importlib.metadata.version("tinywave"))
+    for deployment in deployments:
+        deployment.work_queue_name = queue_of(deployment.flow_name or "")
+        deployment.job_variables = {"env": threads}
+        deployment.apply(work_pool_name=pool, image=image, version_info=version)
+    print(f"work pool {pool}: " + ", ".join(f"{each.full_name} ({each.work_queue_name})" for each in deployments))
+
+
+def queue_of(flow_name: str) -> str:
+    """The work queue of a flow: `gpu` or `cpu` for a stage, `default` for the whole pipeline."""
+    if flow_name == "pipeline":
+        return "default"
+    return "gpu" if flow_name in GPU_STAGES else "cpu"
+
+
+def _deployments(preset: str, settings: dict[str, str]) -> "list[RunnerDeployment]":
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.pipeline import STAGE_FLOWS, pipeline
+    from tinywave_core.config.load import load_config
+
+    config = load_config(preset, settings)
+    config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
+    defaults: dict[str, Any] = {"config": config.model_dump(mode="json")}
+    return [
+        RunnerDeployment.from_flow(
+            each,
+            name=preset,
+            parameters=defaults,
+            tags=["tinywave"],
+            concurrency_limit=1,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for each in (pipeline, *STAGE_FLOWS)
+    ]
+
+
+def _ensure_pool(pool: str, image: str | None) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+    from prefect.settings import get_current_settings
+    from prefect.workers.process import ProcessWorker
+
+    url = get_current_settings().api.url
+    if not url:
+        raise ConfigError("no Prefect server is named: set PREFECT_API_URL to the address of its API")
+    with get_client(sync_client=True) as client:
+        if client.api_healthcheck() is not None:
+            raise ConfigError(f"the Prefect server at {url} does not answer: start it, or set PREFECT_API_URL")
+        try:
+            kind = client.read_work_pool(pool).type
+        except ObjectNotFound:
+            kind = None
+        except PrefectHTTPStatusError as error:
+            raise ConfigError(
+                f"the Prefect server refuses us (status {error.response.status_code}): set PREFECT_API_AUTH_STRING to "
+                "the user:password that it was started with"
+            ) from error
+        if kind is None and image is None:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+            kind = "process"
+    if (kind == "process") != (image is None):
+        found = f"has the type {kind}" if kind else "is not there"
+        raise ConfigError(
+            f"the work pool {pool} {found}: --image is for pools that start containers, which "
+            f"`prefect work-pool create --type docker NAME` makes, and a pool of processes takes none"
+        )
 
 
 def _whole(path: str | None) -> str | None:

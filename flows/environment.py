@@ -3,17 +3,20 @@ the user's own."""
 
 import os
 
+THREADS = {
+    # Threads that wait must soon sleep: endless spinning made a training step up to ten times slower as soon as
+    # anything else (Prefect's server, another run) wanted one of two cores. See infra/LAB_LOG.md.
+    "GOMP_SPINCOUNT": "1000",
+    # numpy's matrices are small here: threads of its own would only take cores from the shards beside.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 DEFAULTS = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # A busy machine with two cores can take longer than the default 20 s to start the embedded server.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Threads that wait must soon sleep: endless spinning made a training step up to ten times slower as soon as
-    # anything else (Prefect's server, another run) wanted one of two cores. See infra/LAB_LOG.md.
-    "GOMP_SPINCOUNT": "1000",
-    # numpy's matrices are small here: threads of its own would only take cores from the shards beside.
-    "OPENBLAS_NUM_THREADS": "1",
+    **THREADS,
 }
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
 QUIET = {
