@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved test study bench-tokenization bench-distillation check lock clean
+.PHONY: help setup demo demo-interleaved stack test study bench-tokenization bench-distillation check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,9 @@ demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./
 
 demo-interleaved: setup  ## The same with speech and text interleaved, into ./store
 	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples --root store
+
+stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (needs PostgreSQL): infra/README.md
+	@$(BIN)/python -m infra.native.stack $(STACK_ARGS)
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest
