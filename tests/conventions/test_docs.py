@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 
 from flows.cli import _parser, _settings
@@ -27,7 +26,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
 COMMANDS = (
-    *("run", "plan", "serve", "generate", "tokens", "slamkit"),
+    *("run", "plan", "serve", "deploy", "generate", "tokens", "slamkit"),
     *("inspect", "lineage", "verify", "repair", "gc", "forget"),
 )
 PLACEHOLDERS = {"STAGE": "distillation"}
@@ -66,7 +65,7 @@ def test_tinywave_command_parses(words: list[str]):
         return
     options, unknown = _parser().parse_known_args(words)
     assert not unknown, f"the CLI does not know {unknown}"
-    if command in ("run", "plan", "serve"):
+    if command in ("run", "plan", "serve", "deploy"):
         preset = options.preset if options.preset in preset_names() else "demo"  # a file of the reader's own
         load_config(preset, _settings(options, unknown))
 
@@ -101,7 +100,7 @@ def test_decisions_are_numbered_once_and_short():
     assert not [page.name for page in pages if len(page.read_text().splitlines()) > 40]
 
 
-# The lock and the containers ---------------------------------------------------------------------------------------
+# The lock and continuous integration -------------------------------------------------------------------------------
 
 
 def requirements() -> list[Requirement]:
@@ -118,41 +117,6 @@ def test_lock_pins_every_dependency_with_hashes():
 
 def test_lock_names_no_host():
     assert "://" not in (ROOT / "requirements.lock").read_text()
-
-
-@pytest.fixture(scope="module")
-def services() -> dict:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-
-
-def test_compose_services_are_built_and_mounted_from_what_exists(services: dict):
-    assert set(services) == {"prefect", "tinywave"}
-    build = services["tinywave"]["build"]
-    assert (ROOT / build["context"] / build["dockerfile"]).is_file()
-    mounts = [volume.split(":")[0] for service in services.values() for volume in service["volumes"]]
-    declared = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["volumes"]
-    assert not [m for m in mounts if not (ROOT / m).is_dir() and m not in declared]
-
-
-def test_compose_publishes_on_this_machine_only(services: dict):
-    ports = [port for service in services.values() for port in service.get("ports", [])]
-    assert ports == ["127.0.0.1:4200:4200"]
-
-
-def test_compose_runs_commands_that_exist(services: dict):
-    options, unknown = _parser().parse_known_args(services["tinywave"]["command"])
-    load_config(options.preset, _settings(options, unknown))
-    assert services["prefect"]["command"][:3] == ["prefect", "server", "start"]
-    assert "prefecthq/prefect:3.8.8-" in services["prefect"]["image"]
-
-
-def test_dockerfile_copies_what_exists():
-    text = (ROOT / "infra" / "Dockerfile").read_text()
-    copied = [word for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE) for word in line.split()[:-1]]
-    paths = [word for word in copied if not word.startswith("--")]
-    assert paths
-    assert not [path for path in paths if not (ROOT / path).exists()]
-    assert 'ENTRYPOINT ["tinywave"]' in text
 
 
 def test_continuous_integration_runs_the_tests_and_nothing_else():

@@ -1,0 +1,146 @@
+"""The set of docker-compose.yml, natively: server and services on PostgreSQL and Redis, an S3 store, and a process worker
+that runs the pipeline's deployment. What it leaves in the store is what a local run leaves."""
+
+import base64
+import json
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3fs import S3FileSystem
+
+from infra.native.stack import ROOT, Stack, StackError, find_postgres, find_redis
+from tests.conftest import Finished
+from tests.fixtures.tiny import digests, tiny_config
+from tinywave_core.config.pipeline import STAGES
+from tinywave_core.reporting.stages import StageRow
+from tinywave_core.storage.store import Store
+
+pytestmark = pytest.mark.timeout(600)  # eight processes start one after the other: minutes, on a busy machine
+DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Api:
+    """Prefect's REST API, as any client sees it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.authorization = "Basic " + base64.b64encode(stack.login.encode()).decode()
+
+    def __call__(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.stack.api}/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": self.authorization, "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def run(self, deployment: str, parameters: dict[str, Any], patience_s: float = 150) -> tuple[str, float]:
+        """Ask for a run of a deployment and wait until it ends: its id, and seconds from asking to the end."""
+        started = time.monotonic()
+        found = self(f"deployments/name/{deployment}")
+        run = self(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        while time.monotonic() < started + patience_s:
+            if failed := self.stack.failed():
+                pytest.fail(f"{failed} ended:\n{self.stack.said(failed)}")
+            state = self(f"flow_runs/{run['id']}")["state"]
+            if state["type"] in DONE:
+                assert state["type"] == "COMPLETED", f"{state}\n{self.stack.said('worker', 8000)}"
+                return run["id"], time.monotonic() - started
+            time.sleep(0.2)
+        pytest.fail(f"the run did not end in {patience_s} s:\n{self.stack.said('worker', 8000)}")
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Started by root, PostgreSQL runs as nobody, who must be able to reach its folder: pytest's own are closed to him."""
+    try:
+        find_postgres(), find_redis()
+    except StackError as missing:
+        pytest.skip(str(missing))
+    folder = Path(tempfile.mkdtemp(prefix="tinywave-stack-"))
+    folder.chmod(0o711)
+    try:
+        with Stack(folder, worker_environment={"PREFECT_WORKER_QUERY_SECONDS": "1"}) as started:
+            started.deploy("--preset", "demo", "--root", ROOT)
+            yield started
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def api(stack: Stack) -> Api:
+    return Api(stack)
+
+
+@pytest.fixture(scope="module")
+def store(stack: Stack) -> Iterator[Store]:
+    """The store in the stack's S3, as a client of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.client.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        yield Store(ROOT)
+        S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def config(tiny_source: Path) -> dict[str, Any]:
+    return tiny_config(tiny_source, ROOT).model_dump(mode="json")
+
+
+@pytest.fixture(scope="module")
+def first(api: Api, config: dict[str, Any]) -> tuple[str, float]:
+    """The pipeline, run by the worker: id of the run and its seconds."""
+    return api.run("pipeline/demo", {"config": config})
+
+
+def test_the_store_holds_what_a_local_run_leaves(first: tuple[str, float], store: Store, finished: Finished):
+    assert digests(store) == digests(finished.store)
+
+
+def test_the_run_was_the_workers_and_every_stage_is_in_postgresql(first: tuple[str, float], api: Api):
+    run = api(f"flow_runs/{first[0]}")
+    assert (run["work_pool_name"], run["work_queue_name"]) == ("tinywave", "default")
+    flow_runs = api("flow_runs/filter", {"flow_runs": {"tags": {"all_": []}}})
+    names = {run["name"].partition(" ")[0] for run in flow_runs if run["state"]["type"] == "COMPLETED"}
+    assert names == {"pipeline", *STAGES}
+
+
+def test_a_second_run_computes_nothing_and_is_quicker(
+    first: tuple[str, float], api: Api, config: dict[str, Any], store: Store
+):
+    before = digests(store)
+    _, seconds = api.run("pipeline/demo", {"config": config})
+    assert digests(store) == before
+    assert seconds < first[1]
+    rows = [StageRow.model_validate(row) for row in store.log("runs").records()[-1]["rows"]]
+    assert {row.stage: row.computed for row in rows} == dict.fromkeys(STAGES, 0)
+
+
+def test_stages_wait_in_the_queue_of_what_they_need(stack: Stack, api: Api):
+    queues = {
+        found["name"]: api(f"deployments/name/{found['name']}/demo")["work_queue_name"]
+        for found in api("flows/filter", {})
+    }
+    gpu = {"adaptation", "logit_caching", "distillation"}
+    assert queues == {"pipeline": "default"} | {stage: "gpu" if stage in gpu else "cpu" for stage in STAGES}
+
+
+def test_deployments_name_a_module_and_fetch_no_code(stack: Stack, api: Api):
+    deployment = api("deployments/name/distillation/demo")
+    assert deployment["entrypoint"] == "flows.distillation.distillation"
+    assert not deployment["pull_steps"]
+
+
+def test_a_client_without_the_password_is_refused(stack: Stack):
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{stack.api}/flows/paginate", timeout=10, data=b"{}")
