@@ -17,9 +17,12 @@ from flows.generation import generation
 from flows.ingestion import ingestion
 from flows.logit_caching import logit_caching
 from flows.tokenization import tokenization
+from tasks import evaluation as evaluation_task
 from tasks.artifacts import publish_run
+from tasks.base import PrefectExecute
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.preflight import check_run
+from tinywave_core.promotion import promote
 from tinywave_core.reporting.run import finish_run
 from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
@@ -53,7 +56,9 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
             returned = with_workers(stage_flow, config)(config, outputs)
             outputs |= returned["outputs"]
             rows.append(StageRow.model_validate(returned["row"]))
-        run = finish_run(store, config, rows, find_outputs(store, outputs), time.monotonic() - started)
+        found = find_outputs(store, outputs)
+        promotion = promote(config, store, found, PrefectExecute(evaluation_task.evaluation))
+        run = finish_run(store, config, rows, found, promotion, time.monotonic() - started)
     publish_run(run)
     return run.model_dump(mode="json")
 

@@ -37,6 +37,7 @@ def show_record(record: RunRecord, wall: float) -> None:
     inside = sum(row.seconds for row in record.rows)
     steps = sum(step.seconds for row in record.rows for step in row.steps)
     print(f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing")
+    print(record.promotion.sentence)
     print(f"student  {record.student}")
     print(f"report   {record.report}")
     for sample in record.samples:

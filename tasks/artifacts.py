@@ -273,7 +273,7 @@ def run_markdown(run: RunRecord, scores: dict[str, Any], edges: Sequence[tuple[s
         table(stages),
         "## Teacher, student, undistilled control",
         table(verdict.comparison_rows(scores)),
-        "\n".join(f"- {sentence}" for sentence in verdict.verdict(scores)),
+        "\n".join(f"- {sentence}" for sentence in [*verdict.verdict(scores), run.promotion.sentence]),
         "## Where it lies",
         "\n".join(f"- {name}: `{cell(place)}`" for name, place in places if place),
     ]

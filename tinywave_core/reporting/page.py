@@ -46,7 +46,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
     return _template().render(
         record=record,
         headline=verdict.headline(outputs),
-        verdict=verdict.verdict(scores),
+        verdict=[*verdict.verdict(scores), record.promotion.sentence],
         comparison=verdict.comparison_rows(scores),
         held_out=scores["held_out"],
         samples=shown,

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.planning import record_run
+from tinywave_core.promotion import Promotion
 from tinywave_core.reporting.page import render_report
 from tinywave_core.reporting.stages import Outputs, StageRow
 from tinywave_core.storage.store import Store, utc_now
@@ -27,12 +28,19 @@ class RunRecord(BaseModel):
     """Where the exported student lies."""
     samples: list[str]
     """Where the generated wav files lie."""
+    promotion: Promotion
+    """Whether its student is published, and why."""
     report: str = ""
     """Where the HTML report lies."""
 
 
 def finish_run(
-    store: Store, config: PipelineConfig, rows: list[StageRow], outputs: Outputs, seconds: float
+    store: Store,
+    config: PipelineConfig,
+    rows: list[StageRow],
+    outputs: Outputs,
+    promotion: Promotion,
+    seconds: float,
 ) -> RunRecord:
     """Write the report and append the record to the log of runs."""
     artifacts: dict[str, list[str]] = {}
@@ -48,6 +56,7 @@ def finish_run(
         outputs={part: artifact.id for part, artifact in outputs.items()},
         artifacts=artifacts,
         student=f"{outputs['model'].url}/model",
+        promotion=promotion,
         samples=[f"{samples.url}/{name}" for name in samples.files if name.endswith("-continuation.wav")],
     )
     html = render_report(record, outputs)

@@ -49,6 +49,83 @@ def build(
     return scores
 
 
+def against(
+    config: PipelineConfig, tokens: Artifact, student: Artifact, published: Artifact, execute: Execute
+) -> Artifact:
+    """The `against` artifact: a paired test of a new student and the published one on today's held-out speech."""
+    (test,) = execute(
+        [
+            Step(
+                store=tokens.store,
+                stage="evaluation",
+                part="against",
+                version=VERSION,
+                run=run_against,
+                config=config.evaluation,
+                params={"sequence_length": config.distillation.training.sequence_length},
+                inputs={"tokens": held_out_shards(tokens), "student": [student], "published": [published]},
+                runtime=config.runtime,
+            )
+        ]
+    )
+    return test
+
+
+def run_against(step: Step, output: Output) -> Summary:
+    """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
+    published student was trained on tokens of another vocabulary or of other codebooks."""
+    from tinywave_core.evals.intervals import bootstrap_interval
+    from tinywave_core.evals.scoring import token_log_probabilities
+    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.threads import use_threads
+
+    config = step.config
+    assert isinstance(config, EvaluationConfig)
+    if why := _other_tokens(step):
+        return {"comparable": False, "why": why}
+    sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    use_threads(output.runtime)
+    nll: dict[str, np.ndarray] = {}
+    for number, name in enumerate(("student", "published")):
+        model = on_device(load_llama(step.input(name).path("model")), pick_device(output.runtime)).eval()
+        scores = token_log_probabilities(
+            model,
+            [s.ids for s in sequences],
+            lambda d, t, _="", k=number: output.progress(k * t + d, 2 * t, "sequences scored"),
+        )
+        nll[name] = np.array([-s.sum(dtype=np.float64) for s in scores])
+    lengths = np.array([len(s.ids) - 1 for s in sequences])
+    utterances, at = np.unique([s.utterance_id for s in sequences], return_inverse=True)
+    gaps = np.bincount(at, weights=nll["student"] - nll["published"])
+    return {
+        "comparable": True,
+        "difference": float(gaps.sum() / lengths.sum()),
+        "interval": bootstrap_interval(gaps, np.bincount(at, weights=lengths), config.seed),
+        "utterances": len(utterances),
+        "tokens": int(lengths.sum()),
+        "nll": {name: float(values.sum() / lengths.sum()) for name, values in nll.items()},
+    }
+
+
+def _other_tokens(step: Step) -> str | None:
+    """Why the published student's NLL cannot be compared on these tokens."""
+    shards = step.inputs["tokens"]
+    manifest = step.input("published").manifest
+    assert manifest is not None
+    store = shards[0].store
+    heard = [store.find(i, "shard") for i in manifest.inputs["tokens"]]
+    tokenizers = [
+        {i for shard in some if shard.manifest for i in shard.manifest.inputs.get("tokenizer", ())}
+        for some in (heard, shards)
+    ]
+    if shards[0].summary["vocabulary"] != next((s.summary["vocabulary"] for s in heard if s.complete), None):
+        return "the published student has another vocabulary"
+    if tokenizers[0] != tokenizers[1]:
+        return "the published student was trained on tokens of another speech tokenizer"
+    return None
+
+
 def run_scores(step: Step, output: Output) -> Summary:
     """Score every held-out utterance and every cloze item under the three models."""
     from tinywave_core.evals.continuation_cloze import cloze_items, credits

@@ -1,0 +1,132 @@
+"""A new student is published only if held-out speech shows that it is no worse than the one before."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Finished
+from tests.fixtures.tiny import Computed, copy_store
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.pipeline import Outputs, run_pipeline
+from tinywave_core.promotion import LOG, Promotion, promote, publish, published
+from tinywave_core.storage.store import Store
+
+LONGER = {"steps": 60, "learning_rate": 5e-3}
+RUINOUS = {"learning_rate": 1.0, "warmup_steps": 0}
+
+
+@pytest.fixture
+def config(finished: Finished, tmp_path: Path) -> PipelineConfig:
+    """A store with a finished run whose student is published."""
+    config = copy_store(finished.config, tmp_path / "store")
+    assert decide(config)[1].outcome == "published"
+    return config
+
+
+def decide(config: PipelineConfig, **promotion: Any) -> tuple[Outputs, Promotion]:
+    store, execute = Store(config.root), Computed()
+    outputs = run_pipeline(config, store, execute)
+    config = config.model_copy(update={"promotion": config.promotion.model_copy(update=promotion)})
+    return outputs, promote(config, store, outputs, execute)
+
+
+def trained(config: PipelineConfig, **training: Any) -> PipelineConfig:
+    """The same with another training of the student."""
+    changed = config.distillation.training.model_copy(update=training)
+    return config.model_copy(update={"distillation": config.distillation.model_copy(update={"training": changed})})
+
+
+def test_the_first_student_is_published(finished: Finished, tmp_path: Path):
+    config = copy_store(finished.config, tmp_path / "store")
+    assert published(Store(config.root)) is None
+    outputs, promotion = decide(config)
+    assert (promotion.outcome, promotion.model) == ("published", outputs["model"].id)
+    now = published(Store(config.root))
+    assert now is not None and (now.number, now.student, now.replaces) == (1, outputs["student"].id, None)
+
+
+def test_a_run_with_nothing_new_publishes_nothing_again(config: PipelineConfig):
+    _, promotion = decide(config)
+    assert promotion.outcome == "already"
+    assert len(Store(config.root).log(LOG).records()) == 1
+
+
+def test_a_better_student_takes_the_place(config: PipelineConfig):
+    before = published(Store(config.root))
+    outputs, promotion = decide(trained(config, **LONGER))
+    assert promotion.outcome == "published" and promotion.test is not None
+    assert promotion.test["interval"][1] < 0 and "better" in promotion.why
+    now = published(Store(config.root))
+    assert now is not None and before is not None
+    assert (now.model, now.replaces, now.number) == (outputs["model"].id, before.model, 2)
+
+
+def test_a_worse_student_does_not(config: PipelineConfig):
+    before = published(Store(config.root))
+    outputs, promotion = decide(trained(config, **RUINOUS))
+    assert promotion.outcome == "kept" and promotion.test is not None and before is not None
+    assert promotion.test["interval"][0] > 0 and promotion.why.startswith("worse: ")
+    assert promotion.model == before.model != outputs["model"].id
+    assert published(Store(config.root)) == before
+
+
+def test_the_difference_is_the_difference_of_both_evaluations(config: PipelineConfig):
+    first, _ = decide(config)
+    second, promotion = decide(trained(config, **RUINOUS))
+    nll = [outputs["scores"].summary["models"]["student"]["nll"] for outputs in (second, first)]
+    assert promotion.test is not None
+    assert promotion.test["difference"] == pytest.approx(nll[0] - nll[1], abs=1e-5)
+
+
+def test_a_margin_of_nothing_keeps_what_is_not_shown_to_be_better(config: PipelineConfig):
+    """One more step at a rate of nearly nothing: a difference far below the margin in both directions."""
+    nearly = trained(config, seed=1)
+    _, promotion = decide(nearly, margin=0.0)
+    assert promotion.test is not None
+    low, high = promotion.test["interval"]
+    assert (promotion.outcome == "published") == (high <= 0)
+    assert low <= promotion.test["difference"] <= high
+
+
+def test_a_decision_is_computed_once(config: PipelineConfig):
+    worse = trained(config, **RUINOUS)
+    decide(worse)
+    store, execute = Store(config.root), Computed()
+    promote(worse, store, run_pipeline(worse, store, execute), execute)
+    assert execute.ran == []
+
+
+def test_codebooks_that_were_fitted_again_cannot_be_compared(config: PipelineConfig):
+    tokenization = config.tokenization.model_copy(
+        update={"units": config.tokenization.units.model_copy(update={"clusters": 19})}
+    )
+    _, promotion = decide(config.model_copy(update={"tokenization": tokenization}))
+    assert promotion.outcome == "kept"
+    assert "another vocabulary" in promotion.why and "publish by hand" in promotion.why
+
+
+@pytest.mark.parametrize(("policy", "outcome"), [("always", "published"), ("never", "kept")])
+def test_policies_that_ask_no_test(config: PipelineConfig, policy: str, outcome: str):
+    _, promotion = decide(trained(config, **RUINOUS), policy=policy)
+    assert promotion.outcome == outcome and promotion.test is None
+
+
+def test_a_published_student_that_is_gone_is_replaced(config: PipelineConfig):
+    now = published(Store(config.root))
+    assert now is not None
+    better = trained(config, **LONGER)
+    shutil.rmtree(Path(config.root, now.student))
+    _, promotion = decide(better)
+    assert promotion.outcome == "published" and "no longer in the store" in promotion.why
+
+
+def test_publishing_by_hand_takes_any_whole_export_and_nothing_else(config: PipelineConfig):
+    outputs, promotion = decide(trained(config, **RUINOUS))
+    assert promotion.outcome == "kept"
+    store = Store(config.root)
+    assert publish(store, outputs["model"], "by hand").model == outputs["model"].id
+    with pytest.raises(MissingInputError, match="is no whole export"):
+        publish(store, outputs["student"], "by hand")
