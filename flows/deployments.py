@@ -115,7 +115,7 @@ def _ensure_pool(pool: str, image: str | None) -> None:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
             kind = "process"
-    if (kind == "process") != (image is None):
+    if kind is None or (kind == "process") != (image is None):
         found = f"has the type {kind}" if kind else "is not there"
         raise ConfigError(
             f"the work pool {pool} {found}: --image is for pools that start containers, which "

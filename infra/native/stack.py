@@ -358,7 +358,8 @@ def main() -> int:
     parser.add_argument("--api-port", type=int, default=4200, help="Prefect's server (default: 4200)")
     parser.add_argument("--s3-port", type=int, default=8333, help="S3 (default: 8333)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us in the background
+        signal.signal(number, signal.default_int_handler)
     try:
         with Stack(options.folder, api_port=options.api_port, s3_port=options.s3_port) as stack:
             stack.deploy("--preset", "demo", "--source", options.source, "--root", options.root)
