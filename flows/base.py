@@ -1,13 +1,17 @@
 """What all stage flows share: inputs found, steps sent through the stage's task, artifacts published, a line printed."""
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import Task
 from prefect.logging import get_run_logger
 
+from flows.schedules import store_slot
 from tasks.artifacts import publish_stage
 from tasks.base import PrefectExecute
+from tasks.runners import Workers
+from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.pipeline import Outputs, build_stage, outputs_before
 from tinywave_core.reporting.stages import StageRow, stage_row
@@ -22,10 +26,12 @@ def run_stage(
     """Run one stage inside its flow; returns {"outputs": {part: artifact id}, "row": StageRow as JSON}."""
     started = time.monotonic()
     store = Store(config.root)
-    with store.lock(f"tinywave {stage}"):
+    # Inside the pipeline the slot is the pipeline's.
+    with store_slot(config) if inputs is None else nullcontext(), on_sigterm(), store.lock(f"tinywave {stage}"):
         done = outputs_before(stage, config, store) if inputs is None else find_outputs(store, inputs)
-        execute = PrefectExecute(run_step)
-        made = build_stage(stage, config, store, done, execute)
+        with Workers(config.runtime) as workers:
+            execute = PrefectExecute(run_step, workers)
+            made = build_stage(stage, config, store, done, execute)
     row = stage_row(
         stage, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     )

@@ -5,11 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tasks import stopping
 from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import TinyWaveError
+
+if TYPE_CHECKING:
+    from flows.schedules import When
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +56,8 @@ def _check_flags(words: list[str]) -> None:
     """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
     if not words or words[0] not in ("run", "plan", "serve", "deploy"):
         return
-    known = {_flag(key) for key, _ in fields()} | {"--preset", "--help", "--pool", "--image"}
+    own = {"--preset", "--help", "--pool", "--image", "--cron", "--every", "--timezone", "--watch"}
+    known = {_flag(key) for key, _ in fields()} | own
     for word in words[1:]:
         flag = word.partition("=")[0]
         if word.startswith("--") and flag not in known:
@@ -76,8 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
     plan = _configured(commands, "plan", "what would run, what is cached and why, with time and bytes", _plan)
     plan.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
-    _configured(commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve)
+    serve = _configured(
+        commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve
+    )
     deploy = _configured(commands, "deploy", "register the deployments in a work pool, for workers to run", _deploy)
+    for parsers in (serve, deploy):
+        parsers.add_argument("--cron", help='when the pipeline runs by itself, as in "0 3 * * *" (default: never)')
+        parsers.add_argument("--every", type=float, metavar="MINUTES", help="minutes between two runs of the pipeline")
+        parsers.add_argument("--timezone", default="UTC", help="IANA time zone of --cron (default: UTC)")
+        parsers.add_argument(
+            "--watch",
+            type=float,
+            metavar="MINUTES",
+            help="minutes between two looks for new audio, which starts the pipeline",
+        )
     deploy.add_argument("--pool", default="tinywave", help="the work pool; made if absent (default: tinywave)")
     deploy.add_argument("--image", help="image with TinyWave, for a pool that starts containers (default: none)")
 
@@ -117,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("artifact", help="artifact id or its beginning, or an audio file (its path or its SHA-256)")
     lineage.add_argument("--root", default="store", help="the store (default: store)")
     lineage.set_defaults(command=_lineage)
+    publish = commands.add_parser("publish", help="which student is published; with an export: publish that one")
+    publish.add_argument("artifact", nargs="?", help="id of an export, or the first characters of one")
+    publish.add_argument("--root", default="store", help="the store (default: store)")
+    publish.set_defaults(command=_publish)
     _care_parsers(commands)
     return parser
 
@@ -245,7 +266,7 @@ def _serve(options: argparse.Namespace, rest: list[str]) -> int:
     load_config(options.preset, settings)  # a wrong flag is said before a server starts
     from flows.deployments import serve
 
-    serve(options.preset, settings)
+    serve(options.preset, settings, _when(options))
     return 0
 
 
@@ -254,8 +275,14 @@ def _deploy(options: argparse.Namespace, rest: list[str]) -> int:
     load_config(options.preset, settings)
     from flows.deployments import deploy
 
-    deploy(options.preset, settings, options.pool, options.image)
+    deploy(options.preset, settings, options.pool, options.image, _when(options))
     return 0
+
+
+def _when(options: argparse.Namespace) -> "When":
+    from flows.schedules import When
+
+    return When(options.cron, options.every, options.timezone, options.watch)
 
 
 def _tokens(options: argparse.Namespace, rest: list[str]) -> int:
@@ -297,6 +324,13 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
         options.device,
         options.wav,
     )
+
+
+def _publish(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows.publish import publish_model
+
+    return publish_model(options.root, options.artifact)
 
 
 def _slamkit(options: argparse.Namespace, rest: list[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import environment
+from flows.schedules import When, crash_zombies
 from tinywave_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ GPU_STAGES = ("adaptation", "logit_caching", "distillation")
 """What a GPU is worth having for; infra/decisions/0013-work-pools.md says how runs get to their workers."""
 
 
-def serve(preset: str, settings: dict[str, str]) -> None:
+def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
     with ExitStack() as stack:
@@ -30,14 +31,16 @@ def serve(preset: str, settings: dict[str, str]) -> None:
             stack.callback(_start_server().terminate)
         from prefect import serve as prefect_serve
 
-        deployments = _deployments(preset, settings)
+        deployments = deployments_of(preset, settings, when)
+        crash_zombies()
         print(
-            f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset} and one per stage; Ctrl-C stops)", flush=True
+            f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)",
+            flush=True,
         )
         prefect_serve(*deployments, pause_on_shutdown=False)
 
 
-def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None) -> None:
+def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, when: When) -> None:
     """Register the pipeline and every stage in a work pool: made for processes if it is not there yet.
 
     A worker imports the flows from the TinyWave that it has installed; nothing is uploaded. `image` is for pools that
@@ -47,11 +50,12 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None) 
     from prefect.client.schemas.objects import VersionInfo
 
     _ensure_pool(pool, image)
-    deployments = _deployments(preset, settings)
+    deployments = deployments_of(preset, settings, when)
     # A worker does not pass through `prepare`: its runs get their threads from here.
     threads = {name: os.environ[name] for name in environment.THREADS}
     # Prefect would call git for each deployment; what counts is the TinyWave that the worker has.
     version = VersionInfo(type="prefect:simple", version=importlib.metadata.version("tinywave"))
+    crash_zombies()
     for deployment in deployments:
         deployment.work_queue_name = queue_of(deployment.flow_name or "")
         deployment.job_variables = {"env": threads}
@@ -66,26 +70,30 @@ def queue_of(flow_name: str) -> str:
     return "gpu" if flow_name in GPU_STAGES else "cpu"
 
 
-def _deployments(preset: str, settings: dict[str, str]) -> "list[RunnerDeployment]":
+def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[RunnerDeployment]":
+    """A deployment of every flow; the preset and settings are the form's defaults."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
     from flows.pipeline import STAGE_FLOWS, pipeline
+    from flows.watch import watch
     from tinywave_core.config.load import load_config
 
     config = load_config(preset, settings)
     config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
+    when.check(config.source)
     defaults: dict[str, Any] = {"config": config.model_dump(mode="json")}
     return [
         RunnerDeployment.from_flow(
             each,
             name=preset,
             parameters=defaults,
-            tags=["tinywave"],
+            tags=["tinywave", each.name],
             concurrency_limit=1,
             entrypoint_type=EntrypointType.MODULE_PATH,
+            **when.of(each.name, config),
         )
-        for each in (pipeline, *STAGE_FLOWS)
+        for each in (pipeline, *STAGE_FLOWS, watch)
     ]
 
 

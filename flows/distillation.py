@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import distillation as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="distillation", flow_run_name="distillation of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="distillation", flow_run_name="distillation of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def distillation(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Distil the student from the teacher, and train the same student without it.
 

@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import evaluation as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="evaluation", flow_run_name="evaluation of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="evaluation", flow_run_name="evaluation of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def evaluation(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Measure likelihood and continuation cloze with intervals.
 

@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import export as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="export", flow_run_name="export of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="export", flow_run_name="export of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def export(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Write safetensors, tokenizer, codebooks and model card.
 

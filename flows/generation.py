@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import generation as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="generation", flow_run_name="generation of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="generation", flow_run_name="generation of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def generation(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Continue held-out speech as tokens and as audio.
 

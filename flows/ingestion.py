@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import ingestion as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="ingestion", flow_run_name="ingestion of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="ingestion", flow_run_name="ingestion of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def ingestion(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Take new audio files from the source into the corpus.
 

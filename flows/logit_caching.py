@@ -3,11 +3,14 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import logit_caching as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="logit_caching", flow_run_name="logit_caching of {config.ingestion.corpus}", validate_parameters=True)
+@flow(
+    name="logit_caching", flow_run_name="logit_caching of {config.ingestion.corpus}", validate_parameters=True, **HOOKS
+)
 def logit_caching(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Capture sparse teacher targets for every training sequence.
 

@@ -14,12 +14,15 @@ from flows.distillation import distillation
 from flows.evaluation import evaluation
 from flows.export import export
 from flows.generation import generation
+from flows.hooks import HOOKS
 from flows.ingestion import ingestion
 from flows.logit_caching import logit_caching
+from flows.schedules import store_slot
 from flows.tokenization import tokenization
 from tasks import evaluation as evaluation_task
 from tasks.artifacts import publish_run
 from tasks.base import PrefectExecute
+from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.preflight import check_run
 from tinywave_core.promotion import promote
@@ -39,7 +42,7 @@ STAGE_FLOWS: tuple[Flow[..., RETURNED], ...] = (
 )
 
 
-@flow(name="pipeline", flow_run_name="pipeline of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="pipeline", flow_run_name="pipeline of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Turn a folder of speech into a distilled speech language model, with its scores, samples and report.
 
@@ -51,7 +54,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     check_run(config)
     outputs: dict[str, str] = {}
     rows: list[StageRow] = []
-    with store.lock("tinywave pipeline"):
+    with store_slot(config), on_sigterm(), store.lock("tinywave pipeline"):
         for stage_flow in STAGE_FLOWS:
             returned = with_workers(stage_flow, config)(config, outputs)
             outputs |= returned["outputs"]

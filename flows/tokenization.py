@@ -3,11 +3,12 @@
 from prefect import flow
 
 from flows.base import RETURNED, run_stage
+from flows.hooks import HOOKS
 from tasks import tokenization as task_module
 from tinywave_core.config.pipeline import PipelineConfig
 
 
-@flow(name="tokenization", flow_run_name="tokenization of {config.ingestion.corpus}", validate_parameters=True)
+@flow(name="tokenization", flow_run_name="tokenization of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
 def tokenization(config: PipelineConfig, inputs: dict[str, str] | None = None) -> RETURNED:
     """Turn every utterance into units, pitch and style tokens.
 

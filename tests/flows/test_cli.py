@@ -141,6 +141,20 @@ with Store({config.root!r}).lock("tinywave pipeline"):
     assert f"in use by tinywave pipeline (process {holder.pid}" in error
 
 
+# Publishing -------------------------------------------------------------------------------------------------------
+
+
+def test_publishing_by_hand_prints_the_directory_to_load(
+    capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path
+):
+    root = copy_store(finished.config, tmp_path / "store").root
+    assert "nothing is published" in said(capsys, "publish", "--root", root)
+    printed = said(capsys, "publish", "export", "--root", root)
+    assert "by hand" in printed
+    assert printed.splitlines()[-1] == f"{root}/{finished.outputs['model'].id}/model"
+    assert said(capsys, "publish", "--root", root) == printed
+
+
 # Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 

@@ -190,3 +190,19 @@ def test_the_learning_rate_warms_up_and_ends_at_its_final_share():
     assert learning_rate(0, config) == pytest.approx(0.1)
     assert learning_rate(9, config) == learning_rate(10, config) == 1.0
     assert learning_rate(99, config) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_a_run_that_is_told_to_stop_loses_no_step(tmp_path, step):
+    """Ctrl-C, a cancelled run, a worker that is shut down: each arrives with the call of `progress`."""
+
+    def told_at(done: int, total: int, note: str = "") -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    curve, _ = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", progress=told_at)
+    steps: list[int] = []
+    assert run(tmp_path / "cut", on_step=steps.append)[0] == curve
+    assert steps[0] == step + 1

@@ -1,0 +1,28 @@
+"""`tinywave publish`: which student is published and what was before; with an export, that one from now on."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tinywave_core.promotion import LOG, Published, publish, published
+from tinywave_core.storage.store import Store
+
+
+def publish_model(root: str, artifact: str | None) -> int:
+    """Publish an export by hand, or show the log; the last line is the directory to load."""
+    store = Store(root, create=False)
+    if artifact is not None:
+        publish(store, store.resolve(artifact), "by hand")
+    now = published(store)
+    if now is None:
+        print(f"nothing is published in {store.url} yet: `tinywave run pipeline` does it, or `tinywave publish EXPORT`")
+        return 0
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("number", "published", "export", "why"):
+        shown.add_column(name, overflow="fold")
+    for record in map(Published.model_validate, store.log(LOG).records()):
+        shown.add_row(str(record.number), record.published_at, record.model, record.why)
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(shown)
+    print(store.url_of(f"{now.model}/model"))
+    return 0
