@@ -56,7 +56,7 @@ def _check_flags(words: list[str]) -> None:
     """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
     if not words or words[0] not in ("run", "plan", "serve", "deploy"):
         return
-    own = {"--preset", "--help", "--pool", "--image", "--cron", "--every", "--timezone", "--watch"}
+    own = {"--preset", "--help", "--pool", "--image", "--cron", "--every", "--timezone", "--watch", "--explain"}
     known = {_flag(key) for key, _ in fields()} | own
     for word in words[1:]:
         flag = word.partition("=")[0]
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
     plan = _configured(commands, "plan", "what would run, what is cached and why, with time and bytes", _plan)
     plan.add_argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
+    plan.add_argument("--explain", action="store_true", help="say of every step why it is cached or has to run")
     serve = _configured(
         commands, "serve", "a local Prefect server with the deployments, and the address of its UI", _serve
     )
@@ -258,7 +259,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
     config = load_config(options.preset, _settings(options, rest))
     from flows.show import show_plan
 
-    return show_plan(options.what, config)
+    return show_plan(options.what, config, explained=options.explain)
 
 
 def _serve(options: argparse.Namespace, rest: list[str]) -> int:

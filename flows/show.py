@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,11 +14,15 @@ from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
+if TYPE_CHECKING:
+    from tinywave_core.planning import Reason
+    from tinywave_core.stages.base import Step
+
 _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 
-def show_plan(what: str, config: PipelineConfig) -> int:
-    """Per stage: steps cached and to run, why, and what the missing part will cost."""
+def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
+    """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
     from tinywave_core.estimates import estimate
     from tinywave_core.pipeline import Look, Outputs, build_stage
     from tinywave_core.planning import explain
@@ -35,6 +40,7 @@ def show_plan(what: str, config: PipelineConfig) -> int:
         table.add_column(name, justify="right")
 
     done: Outputs = {}
+    every: list[tuple[Step, Reason]] = []
     blocked = ""
     seconds = size = 0.0
     for stage in STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]:
@@ -55,13 +61,10 @@ def show_plan(what: str, config: PipelineConfig) -> int:
         except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
             known, problem = False, str(error)
         reasons = [explain(step, artifact) for step, artifact in look.steps]
+        every += zip((step for step, _ in look.steps), reasons, strict=True)
         missing = [reason for reason in reasons if not reason.cached]
         share = len(missing) / len(reasons) if reasons and known else 1.0
-        cost = costs[stage]
-        why = missing[0].why if missing else reasons[0].why if reasons else "depends on what comes before"
-        if not known and reasons and not missing:
-            why = "depends on what comes before"
-        why = problem or why
+        cost, why = costs[stage], problem or _why(reasons, missing, known)
         seconds, size = seconds + share * cost.seconds, size + share * cost.bytes
         steps = str(len(reasons)) if known else f"{len(reasons)} or more"
         to_run = str(len(missing)) if known else "all that is not cached"
@@ -69,9 +72,31 @@ def show_plan(what: str, config: PipelineConfig) -> int:
     table.add_section()
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     _console().print(table)
+    if explained:
+        _console().print(_explained(every))
     if what == "pipeline":
         print(_budget(config, hours))
     return 0
+
+
+def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:
+    if missing:
+        return missing[0].why
+    return reasons[0].why if reasons and known else "depends on what comes before"
+
+
+def _explained(steps: "Sequence[tuple[Step, Reason]]") -> Table:
+    """Why each step is cached or has to run; steps of one part with the same answer are one row."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title="every step", title_justify="left")
+    for name in ("step", "number", "cached", "why", "artifact"):
+        table.add_column(name, overflow="fold")
+    rows: dict[tuple[str, bool, str], list[str]] = {}
+    for step, reason in steps:
+        rows.setdefault((f"{step.stage}/{step.part}", reason.cached, reason.why), []).append(step.id)
+    for (name, cached, why), ids in rows.items():
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        table.add_row(name, str(len(ids)), "yes" if cached else "no", why, ids[0] + more)
+    return table
 
 
 def _budget(config: PipelineConfig, hours: float) -> str:

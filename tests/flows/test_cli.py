@@ -196,6 +196,13 @@ def test_a_plan_of_a_fresh_store(capsys: pytest.CaptureFixture[str], finished: F
     assert not Store(config.root).artifact_ids()
 
 
+def test_a_plan_explains_every_step(capsys: pytest.CaptureFixture[str], finished: Finished):
+    plan = " ".join(said(capsys, "plan", "--explain", *flags(finished.config)).split())
+    assert "every step" in plan
+    assert "logit_caching/shard 2 yes same settings and inputs as before" in plan
+    assert f"distillation/student 1 yes same settings and inputs as before {finished.outputs['student'].id}" in plan
+
+
 def test_a_plan_of_a_finished_store_has_nothing_to_run(capsys: pytest.CaptureFixture[str], finished: Finished):
     plan = said(capsys, "plan", *flags(finished.config))
     rows = [line.split() for line in plan.splitlines() if line.split() and line.split()[0] in STAGES]
