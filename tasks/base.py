@@ -1,8 +1,8 @@
 """One Prefect task per stage, and how a flow sends steps through it.
 
 The task's cache key is the step's fingerprint; it is refreshed when the manifest is missing, so Prefect never says
-Cached about an output that is gone. What is in the store is not mapped again: a fan-out submits the missing shards only.
-Tasks return small JSON, never data.
+Cached about an output that is gone. What is in the store is not mapped again: a fan-out submits the missing shards only, to
+the workers that the runtime asks for. Tasks return small JSON, never data.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 from prefect.utilities.annotations import quote
 
 from tasks.progress import HoursProgress, step_progress
+from tasks.runners import Workers
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.planning import Reason, explain
 from tinywave_core.stages.base import Step, compute
@@ -35,8 +36,8 @@ def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
         retry_jitter_factor=0.5,
         retry_condition_fn=_worth_retrying,
     )
-    def run_step(label: str, fingerprint: str, step: Step) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
-        with step_progress(step) as progress:
+    def run_step(label: str, fingerprint: str, step: Step, elsewhere: bool = False) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
+        with step_progress(step, in_terminal=not elsewhere) as progress:
             artifact = compute(step, progress)
         assert artifact.manifest is not None
         return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
@@ -77,6 +78,8 @@ class PrefectExecute:
     """An `execute` for the core's builders: what is missing goes through the stage's Prefect task."""
 
     run_step: Task[..., dict[str, Any]]
+    workers: Workers | None = None
+    """Where the shards of a fan-out go; none: threads of the flow, as all single steps."""
     runs: list[StepRun] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
@@ -84,7 +87,9 @@ class PrefectExecute:
         reasons = [explain(step, artifact) for step, artifact in zip(steps, found, strict=True)]
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
         sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
-        futures = {i: self._submit(steps[i], refresh=not found[i].complete) for i in sent}
+        elsewhere = self.workers is not None and self.workers.elsewhere and len(steps) > 1
+        submit = self._send if elsewhere else self._submit
+        futures = {i: submit(steps[i], self._task(steps[i], refresh=not found[i].complete)) for i in sent}
         self._wait(steps, futures)
         for future in futures.values():
             future.result()  # raises what the task raised
@@ -101,9 +106,16 @@ class PrefectExecute:
             assert progress is not None
             progress.add(steps[i].hours)
 
-    def _submit(self, step: Step, *, refresh: bool) -> Any:
-        run_step = self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)
+    def _task(self, step: Step, *, refresh: bool) -> Task[..., dict[str, Any]]:
+        return self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)
+
+    def _submit(self, step: Step, run_step: Task[..., dict[str, Any]]) -> Any:
         return run_step.submit(_label(step), step.fingerprint, quote(step))
+
+    def _send(self, step: Step, run_step: Task[..., dict[str, Any]]) -> Any:
+        assert self.workers is not None
+        about = {"label": _label(step), "fingerprint": step.fingerprint, "step": step, "elsewhere": True}
+        return self.workers.submit(run_step, about)
 
 
 def _label(step: Step) -> str:

@@ -31,10 +31,9 @@ _running = 0
 
 
 @contextlib.contextmanager
-def step_progress(step: Step) -> Iterator[StepProgress]:
-    """A `Progress` for one step; short steps leave no trace in the UI."""
-    console = Console(stderr=True)
-    bar = _Bar(step) if console.is_terminal else _Lines(step)
+def step_progress(step: Step, *, in_terminal: bool = True) -> Iterator[StepProgress]:
+    """A `Progress` for one step; short steps leave no trace in the UI, and a worker's steps none in its terminal."""
+    bar = _Quiet() if not in_terminal else _Bar(step) if Console(stderr=True).is_terminal else _Lines(step)
     artifact = _ProgressArtifact(step)
 
     def progress(done: int, total: int, note: str = "") -> None:
@@ -106,6 +105,16 @@ class _Lines:
             self.last = now
             left = (now - self.started) * (total - done) / max(done, 1)
             print(f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Quiet:
+    """Nothing: other workers write to the same terminal, or there is none."""
+
+    def update(self, done: int, total: int, note: str) -> None:
+        pass
 
     def close(self) -> None:
         pass

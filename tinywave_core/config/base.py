@@ -1,8 +1,8 @@
 """What all configs share. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -19,7 +19,17 @@ class RuntimeConfig(Config):
     threads: int = Field(0, ge=0, le=256)
     """CPU threads of one process; 0 takes all cores."""
     workers: int = Field(2, ge=1, le=64)
-    """Shards that are worked on at the same time (threads of the Prefect task runner)."""
+    """Shards that are worked on at the same time; each takes one CPU thread. A running cluster has its own number."""
+    runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Where shards are worked on (Prefect's task runner): `threads` of this process, for most runs; `processes` of this
+    machine where many small shards keep the threads from using all cores; a `dask` or `ray` cluster past one machine, with a
+    store that all of them reach. Workers take seconds to start and each shard half a second more: shards of minutes."""
+    cluster: str | None = None
+    """Address of the running cluster: Dask's scheduler (tcp://host:8786) or Ray (ray://host:10001); none: a local one with
+    `workers` workers."""
+    training_processes: int = Field(1, ge=1, le=64)
+    """Processes of one training run, started by torchrun on the machine that runs the stage: one per GPU. They share each
+    batch, whose rows must be a multiple of them."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
     rest."""
@@ -40,6 +50,12 @@ class RuntimeConfig(Config):
     """Address space of the child process that decodes audio, in MiB."""
     retries: int = Field(1, ge=0, le=10)
     """How often Prefect runs a failed task again; errors about the user's input are never tried again."""
+
+    @model_validator(mode="after")
+    def _cluster_has_a_runner(self) -> Self:
+        if self.cluster and self.runner not in ("dask", "ray"):
+            raise ValueError(f"cluster is {self.cluster}, but runner is {self.runner}: choose the runner dask or ray")
+        return self
 
 
 class TrainingConfig(Config):
