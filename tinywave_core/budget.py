@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.estimates import FLOPS, TOKENS_PER_S, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.estimates import FLOPS, TOKENS_PER_S, exported_rows, llama_parameters, logit_bytes, vocabulary_rows
 
 DOLLARS_PER_GPU_HOUR = 2.5
 DOLLARS_PER_BYTE_MONTH = 2.3e-11
@@ -42,7 +42,8 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
     """The budget for a corpus of so many hours."""
     shape, rows = config.adaptation.fresh, vocabulary_rows(config)
     teacher = llama_parameters(shape, shape.layers, rows)
-    student = llama_parameters(shape, config.distillation.layers, rows)
+    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else rows
+    student = llama_parameters(shape, config.distillation.layers, kept)
     tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens] * (1 - config.ingestion.held_out_fraction)
     adaptation, distillation = config.adaptation.training, config.distillation.training
     weights = config.distillation.weights

@@ -58,7 +58,7 @@ def vocabulary_rows(config: PipelineConfig) -> int:
 
 def exported_rows(config: PipelineConfig) -> int:
     """Rows of the exported embedding: all, or <unk>, <s>, </s>, the boundary of SpiritLM's convention, markers, units."""
-    if config.export.vocabulary == "full":
+    if config.export.vocabulary == config.distillation.vocabulary == "full":
         return vocabulary_rows(config)
     if config.adaptation.teacher == "fresh":
         return vocabulary_rows(config) - 256
@@ -69,7 +69,8 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
     """Seconds and bytes of every stage for a corpus of `hours`."""
     shape, rows = config.adaptation.fresh, vocabulary_rows(config)
     teacher = llama_parameters(shape, shape.layers, rows)
-    student = llama_parameters(shape, config.distillation.layers, rows)
+    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else rows
+    student = llama_parameters(shape, config.distillation.layers, kept)
     exported = llama_parameters(shape, config.distillation.layers, exported_rows(config))
     tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
     train, held_out = tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction

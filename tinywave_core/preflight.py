@@ -7,6 +7,7 @@ import json
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError
 from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.interleaving import check_text
 from tinywave_core.stages.tokenization import check_speech_tokenizer, uses_release
@@ -22,6 +23,11 @@ def check_run(config: PipelineConfig) -> None:
         layers = int(json.loads((folder / "config.json").read_text()).get("num_hidden_layers", 0))
     student = config.distillation
     layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
+    if student.vocabulary == "speech" and config.tokenization.interleaving.policy != "speech":
+        raise ConfigError(
+            f"distillation.vocabulary is speech, a student without text, but tokenization.interleaving.policy is "
+            f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
+        )
     check_text(config)
     if uses_release(config):
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

@@ -74,6 +74,9 @@ class DistillationConfig(Config):
     """Heads sampled per step for the attention term."""
     training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same."""
+    vocabulary: Literal["full", "speech"] = "full"
+    """`speech`: a student for speech alone, whose embeddings and head have no rows for text (an eighth of the parameters at full size);
+    what the teacher says is taken over those rows. Not for speech and text interleaved."""
     on_new_audio: Literal["restart", "continue"] = "restart"
     """How a student is trained again. `restart`: from the teacher's blocks, on all speech; one run or five give the same bytes.
     `continue`: from the student before it, on the new speech and a replay of what it heard; after a new teacher it restarts."""
@@ -146,6 +149,7 @@ class DistillationConfig(Config):
             copied_blocks=self.copied_blocks,
             regime="cached",
             weights=LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0),
+            vocabulary=self.vocabulary,
             training=self.training,
             on_new_audio=self.on_new_audio,
             continuation=self.continuation,

@@ -5,11 +5,15 @@ Of SpiritLM's 32,000 text pieces a model that neither reads nor writes text need
 """
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import LlamaForCausalLM
 
-from tinywave_core.errors import CheckpointError
+from tinywave_core.errors import CheckpointError, TokenError
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
@@ -36,3 +40,31 @@ def trim(model: LlamaForCausalLM, vocabulary: Vocabulary) -> tuple[LlamaForCausa
     trimmed.model.rotary_emb = model.model.rotary_emb  # its frequencies are no weights, and would stay without values
     trimmed.generation_config = copy.deepcopy(model.generation_config)
     return trimmed.train(model.training), vocabulary.speech_only(), kept
+
+
+def new_ids(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """For each id of `vocabulary` its id in `vocabulary.speech_only()`, -1 for those that are not kept: [rows]."""
+    table = np.full(vocabulary.rows, -1, dtype=np.int64)
+    kept = vocabulary.speech_only_ids()
+    table[kept] = np.arange(len(kept))
+    return table
+
+
+def in_ids_of(
+    model: LlamaForCausalLM, vocabulary: Vocabulary, sequences: Sequence[npt.NDArray[Any]]
+) -> list[npt.NDArray[Any]]:
+    """Token sequences of `vocabulary` [L] as the model has them: as they are, or renumbered for a model of speech alone.
+
+    TokenError where such a model would have to read text.
+    """
+    if model.config.vocab_size != vocabulary.speech_only().rows or vocabulary.is_speech_only:
+        return list(sequences)
+    table = new_ids(vocabulary)
+    renumbered = [table[np.asarray(ids, dtype=np.int64)] for ids in sequences]
+    for ids, new in zip(sequences, renumbered, strict=True):
+        if len(new) and new.min() < 0:
+            raise TokenError(
+                f"the model has no text, and the sequence has the text token {int(ids[int(new.argmin())])} in it: take "
+                "distillation.vocabulary full for speech and text"
+            )
+    return [new.astype(np.uint16) for new in renumbered]

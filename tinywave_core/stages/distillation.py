@@ -26,9 +26,10 @@ from tinywave_core.storage.store import Artifact
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-    from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
+    from tinywave_core.sequences.dataset import TokenSequence
     from tinywave_core.teacher.layer_map import LayerMap
     from tinywave_core.teacher.logit_cache import LogitCache
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 VERSION = 2
 _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
@@ -132,7 +133,7 @@ class _Fit:
 def run_student(step: Step, output: Output) -> Summary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, save_llama
+    from tinywave_core.models.llama import load_llama, save_llama, student_from
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
@@ -143,8 +144,6 @@ def run_student(step: Step, output: Output) -> Summary:
     config = step.config
     assert isinstance(config, DistillationConfig)
     material = _material(step, config)
-    sequences = material.sequences
-    dataset = make_dataset(sequences, config.training)
     vocabulary = read_directory(step.input("teacher").path("teacher"))
     for shard in _shards(step):
         vocabulary.require_same(
@@ -154,16 +153,21 @@ def run_student(step: Step, output: Output) -> Summary:
     layers = layer_map(
         config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
     )
-    student = _start(step, teacher, layers)
+    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
+    sequences = _in_ids_of(student, vocabulary, material.sequences)
+    dataset = make_dataset(sequences, config.training)
     teacher_parameters = sum(p.numel() for p in teacher.parameters())
     cache, temperature = _cache(step, config, sequences)
-    start = _nll_at_start(teacher, student, cache, dataset, config, output)
+    first_rows = [material.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
+    # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
+    compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
+    start = _nll_at_start(teacher, compared, cache, first_rows, vocabulary, config, output)
     if start and "previous" not in step.inputs:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
-    rows = vocabulary.tokens
-    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows)
+    rows = len(kept) if kept else vocabulary.tokens
+    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
     del teacher, model  # the objective holds it while it needs it, and nobody else
     curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
 
@@ -174,6 +178,7 @@ def run_student(step: Step, output: Output) -> Summary:
     return {
         "parameters": parameters,
         "teacher_parameters": teacher_parameters,
+        "vocabulary": config.vocabulary,
         "layers": config.layers,
         "layers_copied": list(layers.copied),
         "layers_aligned": [list(pair) for pair in layers.targets],
@@ -229,30 +234,46 @@ def _material(step: Step, config: DistillationConfig) -> _Material:
     return _Material(new, replayed(heard, new, config.continuation.replay, key))
 
 
-def _start(step: Step, teacher: "LlamaForCausalLM", layers: "LayerMap") -> "LlamaForCausalLM":
-    """The student before its first step: blocks of the teacher, or the student before it."""
+def _start(
+    step: Step, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
+) -> "tuple[LlamaForCausalLM, list[int] | None]":
+    """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
+    teacher's vocabulary, and then with the teacher's ids of its tokens."""
     from tinywave_core.models.llama import load_llama, student_from
+    from tinywave_core.models.trim import trim
 
+    student, kept = student_from(teacher, layers), None
+    if trimmed is not None:
+        student, _, kept = trim(student, trimmed)
     if "previous" not in step.inputs:
-        return student_from(teacher, layers)
-    previous = step.input("previous")
+        return student, kept
+    previous, first = step.input("previous"), student.config
     student = load_llama(previous.path("model"))
     for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
-        found = getattr(student.config, name)
-        wanted = len(layers.copied) if name == "num_hidden_layers" else getattr(teacher.config, name)
+        found, wanted = getattr(student.config, name), getattr(first, name)
         if found != wanted:
             raise TrainingError(
                 f"{previous.id} has {name} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
                 "--distillation.on_new_audio restart"
             )
-    return student
+    return student, kept
+
+
+def _in_ids_of(
+    student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "list[TokenSequence]"
+) -> "list[TokenSequence]":
+    from tinywave_core.models.trim import in_ids_of
+
+    renumbered = in_ids_of(student, vocabulary, [s.ids for s in sequences])
+    return [replace(s, ids=ids) for s, ids in zip(sequences, renumbered, strict=True)]
 
 
 def _nll_at_start(
     teacher: "LlamaForCausalLM",
     student: "LlamaForCausalLM",
     cache: "LogitCache | None",
-    dataset: "PackedDataset",
+    sequences: "list[TokenSequence]",
+    vocabulary: "Vocabulary",
     config: DistillationConfig,
     output: Output,
 ) -> dict[str, float]:
@@ -265,12 +286,11 @@ def _nll_at_start(
 
     if not (config.weights.logits or config.live_terms):
         return {}
-    sequences = [dataset.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
     if cache is None:
-        teacher_nll = _nll(teacher, sequences, output)
+        teacher_nll = _nll(teacher, sequences, vocabulary, output)
     else:
         teacher_nll = mean_nll([cache[s.id].target_logp[:-1] for s in sequences])
-    return {"teacher": teacher_nll, "student": _nll(student, sequences, output)}
+    return {"teacher": teacher_nll, "student": _nll(student, sequences, vocabulary, output)}
 
 
 def _require_better_teacher(teacher: float, student: float) -> None:
@@ -283,17 +303,20 @@ def _require_better_teacher(teacher: float, student: float) -> None:
         )
 
 
-def _nll(model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", output: Output) -> float:
+def _nll(
+    model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", vocabulary: "Vocabulary", output: Output
+) -> float:
     """On the run's device; the model is on the CPU again afterwards."""
     import torch
 
     from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
     from tinywave_core.models.llama import on_device, pick_device
+    from tinywave_core.models.trim import in_ids_of
     from tinywave_core.threads import use_threads
 
     use_threads(output.runtime)
     on_device(model, pick_device(output.runtime)).eval()
-    scores = token_log_probabilities(model, [s.ids for s in sequences])
+    scores = token_log_probabilities(model, in_ids_of(model, vocabulary, [s.ids for s in sequences]))
     on_device(model, torch.device("cpu"))
     return mean_nll(scores)
 

@@ -77,6 +77,7 @@ def run_against(step: Step, output: Output) -> Summary:
     from tinywave_core.evals.intervals import bootstrap_interval
     from tinywave_core.evals.scoring import token_log_probabilities
     from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.models.trim import in_ids_of
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.threads import use_threads
 
@@ -85,13 +86,14 @@ def run_against(step: Step, output: Output) -> Summary:
     if why := _other_tokens(step):
         return {"comparable": False, "why": why}
     sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     use_threads(output.runtime)
     nll: dict[str, np.ndarray] = {}
     for number, name in enumerate(("student", "published")):
         model = on_device(load_llama(step.input(name).path("model")), pick_device(output.runtime)).eval()
         scores = token_log_probabilities(
             model,
-            [s.ids for s in sequences],
+            in_ids_of(model, vocabulary, [s.ids for s in sequences]),
             lambda d, t, _="", k=number: output.progress(k * t + d, 2 * t, "sequences scored"),
         )
         nll[name] = np.array([-s.sum(dtype=np.float64) for s in scores])
@@ -131,6 +133,7 @@ def run_scores(step: Step, output: Output) -> Summary:
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.scoring import token_log_probabilities
     from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.models.trim import in_ids_of
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.threads import use_threads
@@ -154,7 +157,9 @@ def run_scores(step: Step, output: Output) -> Summary:
         model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
         parameters[name] = sum(p.numel() for p in model.parameters())
         scores = token_log_probabilities(
-            model, texts, lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored")
+            model,
+            in_ids_of(model, vocabulary, texts),
+            lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored"),
         )
         nll[name] = [-s for s in scores[:n]]
         cloze[name] = credits(items, scores[n : n + m], scores[n + m : n + 2 * m])

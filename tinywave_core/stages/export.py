@@ -59,14 +59,17 @@ def run_model(step: Step, output: Output) -> Summary:
     trained = vocabulary = read_directory(teacher)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     student = load_llama(step.input("student").path("model"), dtype=dtype)
-    if config.vocabulary == "speech":
+    trimmed = step.input("student").summary["vocabulary"] == "speech"  # trained so; else all its rows are there
+    if trimmed:
+        vocabulary = trained.speech_only()
+    elif config.vocabulary == "speech":
         student, vocabulary, _ = trim(student, trained)
     sampling = student.generation_config
     assert sampling is not None
     sampling.do_sample, sampling.temperature, sampling.top_p = True, step.params["temperature"], step.params["top_p"]
     sampling.pad_token_id = 0
     student.save_pretrained(folder, safe_serialization=True)
-    if config.vocabulary == "speech":
+    if vocabulary != trained:
         write_speech_tokenizer(folder, vocabulary)
     else:
         copy_tokenizer(teacher, folder, vocabulary)
@@ -87,7 +90,7 @@ def run_model(step: Step, output: Output) -> Summary:
         "parameters": parameters,
         "dtype": config.dtype,
         "bytes": size,
-        "vocabulary": config.vocabulary,
+        "vocabulary": "full" if vocabulary == trained else "speech",
         "vocabulary_rows": vocabulary.rows,
         "trained_rows": trained.rows,
         "trained_parameters": step.input("student").summary["parameters"],

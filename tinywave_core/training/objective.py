@@ -4,7 +4,8 @@ Legend: B rows, T row length, N = B * T positions, D width, K entries of a spars
 """
 
 import gc
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,11 +79,17 @@ class DistillationObjective:
         temperature: float,
         teacher: LlamaForCausalLM | None,
         vocabulary_rows: int | None = None,
+        kept: Sequence[int] | None = None,
     ) -> None:
-        """`vocabulary_rows`: tokens that have a name; teacher rows beyond them are padding and no live target."""
+        """`vocabulary_rows`: tokens that have a name; teacher rows beyond them are padding and no live target.
+
+        `kept`: the teacher's ids of the student's tokens, for a student whose vocabulary is a part of the teacher's; sequences
+        and batches are in the student's ids, the cache is in the teacher's.
+        """
         weights = config.weights
         self.config, self.layers, self.sequences = config, layers, sequences
         self.cache, self.temperature, self.vocabulary_rows = cache, temperature, vocabulary_rows
+        self.kept = None if kept is None else np.asarray(kept, dtype=np.int64)
         self.teacher = teacher if config.live_terms else None
         if config.live_terms and teacher is None:
             raise TrainingError(
@@ -112,15 +119,14 @@ class DistillationObjective:
         device = out.last_BTD.device
         teacher = self._teacher_on(device)
         with torch.no_grad(), tapping(teacher_tap):
-            goal = forward(teacher, batch, hidden=bool(weights.hidden))
+            goal = forward(teacher, self._for_teacher(batch), hidden=bool(weights.hidden))
         signal: LogitSignal | None = None
         if weights.logits and self.config.logit_signal == "live":
-            rows = [
-                len(teacher.lm_head.weight),
-                model.config.vocab_size,
-                self.vocabulary_rows or model.config.vocab_size,
-            ]
-            signal = LiveTeacher(goal.last_BTD.flatten(0, 1), teacher.lm_head.weight, min(rows))
+            head = teacher.lm_head.weight
+            if self.kept is not None:
+                head = head[torch.from_numpy(self.kept).to(head.device)]
+            rows = [len(head), model.config.vocab_size, self.vocabulary_rows or model.config.vocab_size]
+            signal = LiveTeacher(goal.last_BTD.flatten(0, 1), head, min(rows))
         elif weights.logits:
             signal = self._targets(batch, model, device)
         loss = self._logit_terms(model, out, batch, signal)
@@ -150,6 +156,10 @@ class DistillationObjective:
         if signal is not None:
             terms["logits"] = float(loss.logits)
         return LossTerms(loss.total, terms)
+
+    def _for_teacher(self, batch: Batch) -> Batch:
+        """The batch in the teacher's ids; padding is some token, which nothing attends to."""
+        return batch if self.kept is None else replace(batch, input_ids=self.kept[batch.input_ids])
 
     def _teacher_on(self, device: torch.device) -> LlamaForCausalLM:
         """The teacher, frozen, where the student is; on a GPU in bfloat16, as its logits are captured there."""
@@ -184,6 +194,13 @@ class DistillationObjective:
                 ids[r, start:end], weights[r, start:end] = target.ids, target.weights
                 entropy[r, start:end] = target.entropy
                 start = end
+        if (
+            self.kept is not None
+        ):  # what was drawn for text goes: the rest is the teacher's share of the student's tokens
+            table = np.full(max(ids.max(), self.kept.max()) + 1, -1, dtype=np.int64)
+            table[self.kept] = np.arange(len(self.kept))
+            ids = table[ids]
+            weights, ids = np.where(ids < 0, np.float32(0), weights), np.maximum(ids, 0)
         if ids.max() >= model.config.vocab_size:  # what was drawn for other tokens cannot be made up for
             raise TrainingError(
                 f"the cached logits name token {ids.max()}, the student has {model.config.vocab_size} rows: use the cache of a "

@@ -10,13 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from tests.conftest import Finished
-from tests.fixtures.tiny import CLIPS, copy_store, run_tiny
+from tests.fixtures.tiny import CLIPS, copy_store, run_tiny, tiny_config
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.generation import GenerationConfig
-from tinywave_core.errors import CheckpointError, TokenError
+from tinywave_core.errors import CheckpointError, ConfigError, TokenError
 from tinywave_core.models.llama import fresh_llama
-from tinywave_core.models.trim import trim
+from tinywave_core.models.trim import in_ids_of, trim
 from tinywave_core.pipeline import Outputs
+from tinywave_core.preflight import check_run
 from tinywave_core.synthesis.generator import Audio, Generator
 from tinywave_core.tokenizers.directory import read_directory, write_speech_tokenizer
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
@@ -173,3 +174,54 @@ def test_the_generator_continues_a_recording_with_it(speech: Outputs, tiny_sourc
     made = generator([Audio(str(tiny_source / CLIPS[1]))], "speech", few)
     assert made.prompt.startswith("[Speech][") and [run.modality for run in made.runs] == ["speech"]
     assert np.abs(made.audio).max() > 0
+
+
+# Trained without text -------------------------------------------------------------------------------------------
+
+
+def test_token_sequences_are_renumbered_for_a_model_without_text_and_left_alone_for_others():
+    full = model_of(SLOW)
+    trimmed, new, _ = trim(full, SLOW)
+    ids = np.array([*SLOW.prompt_ids(SLOW.speech_marker), *SLOW.encode("[Hu1][Hu29]"), 2], dtype=np.uint16)
+    (same,), (renumbered,) = in_ids_of(full, SLOW, [ids]), in_ids_of(trimmed, SLOW, [ids])
+    assert same is ids
+    assert renumbered.tolist() == [*new.prompt_ids(new.speech_marker), *new.encode("[Hu1][Hu29]"), 2]
+
+
+def test_text_for_a_model_without_text_is_refused():
+    trimmed, _, _ = trim(model_of(SLOW), SLOW)
+    with pytest.raises(TokenError, match="the sequence has the text token 77 in it"):
+        in_ids_of(trimmed, SLOW, [np.array([1, 77], dtype=np.uint16)])
+
+
+@pytest.fixture(scope="module")
+def trained(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """A run whose student is trained on speech alone."""
+    config = copy_store(finished.config, tmp_path_factory.mktemp("trained") / "store")
+    distillation = config.distillation.model_copy(update={"vocabulary": "speech"})
+    return run_tiny(config.model_copy(update={"distillation": distillation}))[0]
+
+
+def test_a_student_of_speech_alone_is_trained_scored_exported_and_continues(finished: Finished, trained: Outputs):
+    vocabulary = read_directory(finished.outputs["teacher"].path("teacher"))
+    model = AutoModelForCausalLM.from_pretrained(trained["student"].path("model"), local_files_only=True)
+    assert model.config.vocab_size == vocabulary.speech_only().rows < vocabulary.rows
+    assert trained["control"].summary["vocabulary"] == trained["student"].summary["vocabulary"] == "speech"
+    assert trained["student"].summary["parameters"] < finished.outputs["student"].summary["parameters"]
+    assert (
+        trained["teacher"].id == finished.outputs["teacher"].id
+        and trained["logits"].id == finished.outputs["logits"].id
+    )
+    assert read_directory(trained["model"].path("model")) == vocabulary.speech_only()
+    assert trained["samples"].summary["samples"] == finished.outputs["samples"].summary["samples"]
+
+
+def test_it_is_measured_against_its_teacher_as_the_whole_copy_is(finished: Finished, trained: Outputs):
+    """The rows that it lacks would make an untrained copy look better than its teacher."""
+    assert trained["student"].summary["nll_at_start"] == finished.outputs["student"].summary["nll_at_start"]
+
+
+def test_a_student_without_text_is_refused_for_speech_and_text(finished: Finished):
+    settings = {"distillation": {"vocabulary": "speech"}, "tokenization": {"interleaving": {"policy": "poisson"}}}
+    with pytest.raises(ConfigError, match="distillation.vocabulary is speech, a student without text"):
+        check_run(tiny_config(finished.config.source, finished.config.root, **settings))

@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,10 +37,18 @@ def objective(teacher, layers, weights=LAYERS_ONLY) -> DistillationObjective:
     return DistillationObjective(DistillationConfig(layers=2, weights=weights), layers, SEQUENCES, None, 1.0, teacher)
 
 
+def replace_signal(config: DistillationConfig, signal: str) -> DistillationConfig:
+    return DistillationConfig.model_validate(config.model_dump() | {"logit_signal": signal})
+
+
 def full_cache(teacher) -> dict[str, SparseTargets]:
     """The teacher's whole distribution as a cache."""
+    return cache_of(teacher, SEQUENCES)
+
+
+def cache_of(teacher, sequences) -> dict[str, SparseTargets]:
     cache = {}
-    for sequence in SEQUENCES:
+    for sequence in sequences:
         log_p = torch.log_softmax(teacher(torch.from_numpy(sequence.ids.astype(np.int64))[None]).logits[0], -1)
         ids = np.arange(30)[None].repeat(len(log_p), 0)
         entropy = -(log_p.exp() * log_p).sum(-1)
@@ -139,6 +148,43 @@ def test_live_logits_leave_out_the_padding_rows_of_the_teachers_head(teacher):
         changed.lm_head.weight.data[29] += bias
         values.append(goal(student, BATCH, step=0).terms["logits"])
     assert values[0] == values[1]
+
+
+KEPT = [0, 1, 2, *range(7, 30)]
+"""The tokens of a student; 3 to 6 are taken for text."""
+
+
+@pytest.mark.parametrize("signal", ["cached", "live"])
+def test_a_student_of_some_tokens_learns_the_teachers_distribution_over_them(teacher, signal):
+    """Against the same step with a teacher whose head has those rows only."""
+    layers, config = layer_map("paper", 4, 2), DistillationConfig(layers=2, logit_signal=signal, weights=CACHED)
+    new = {old: i for i, old in enumerate(KEPT)}
+    speech = [
+        replace(s, ids=np.array([i if i in new else 7 for i in s.ids.tolist()], dtype=np.uint16)) for s in SEQUENCES
+    ]
+    own = [replace(s, ids=np.array([new[i] for i in s.ids.tolist()], dtype=np.uint16)) for s in speech]
+    batch = PackedDataset(own, 32, 2, seed=0).batch(0)
+    cut = copy.deepcopy(teacher)  # the teacher that never had the other rows
+    cut.resize_token_embeddings(len(KEPT))
+    for module in ("model.embed_tokens", "lm_head"):
+        cut.get_submodule(module).weight.data = teacher.get_submodule(module).weight.data[KEPT].clone()
+    student, alone = student_from(cut, layers), student_from(cut, layers)
+    want = DistillationObjective(replace_signal(config, "live"), layers, own, None, 1.0, cut)(student, batch, step=0)
+    got = DistillationObjective(config, layers, own, cache_of(teacher, speech), 1.0, teacher, len(KEPT), KEPT)(
+        alone, batch, step=0
+    )
+    assert got.terms["language_model"] == pytest.approx(want.terms["language_model"], rel=1e-5)
+    if signal == "live":
+        assert got.terms["logits"] == pytest.approx(want.terms["logits"], rel=1e-4)
+    want.total.backward()
+    got.total.backward()
+    pairs = [
+        (p.grad.flatten(), q.grad.flatten()) for p, q in zip(student.parameters(), alone.parameters(), strict=True)
+    ]
+    cosine = torch.cosine_similarity(*(torch.cat(side) for side in zip(*pairs, strict=True)), dim=0)
+    assert cosine > (
+        0.99999 if signal == "live" else 0.99
+    )  # cached: each token counts by its share of the student's tokens
 
 
 def test_a_cached_run_holds_no_teacher_and_learns_from_tokens_and_logits(teacher):
