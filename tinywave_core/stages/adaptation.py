@@ -124,9 +124,13 @@ def run_teacher(step: Step, output: Output) -> Summary:
     """Train or fine-tune the teacher; TrainingError if a fine-tuned checkpoint got worse on held-out speech."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table
+    from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import LanguageModelObjective
+    from tinywave_core.training.processes import is_first
     from tinywave_core.training.trainer import make_dataset, train
 
+    if output.runtime.training_processes > 1:
+        return run_in_processes(step, output)
     config = step.config
     assert isinstance(config, AdaptationConfig)
     speech = load_speech(step.input("tokens"), config.training.sequence_length)
@@ -137,6 +141,8 @@ def run_teacher(step: Step, output: Output) -> Summary:
     curves = train(
         trained, dataset, LanguageModelObjective(), config.training, output.runtime, output.resume, output.progress
     )
+    if not is_first():
+        return {}
     model = merge()
     after = _held_out_nll(model, speech, output)
     if config.teacher and before is not None and after is not None and after > before:

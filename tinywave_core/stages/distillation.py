@@ -138,9 +138,13 @@ def run_student(step: Step, output: Output) -> Summary:
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
     from tinywave_core.tokenizers.vocabulary import Vocabulary
+    from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import DistillationObjective
+    from tinywave_core.training.processes import is_first
     from tinywave_core.training.trainer import make_dataset, train
 
+    if output.runtime.training_processes > 1:
+        return run_in_processes(step, output)
     config = step.config
     assert isinstance(config, DistillationConfig)
     material = _material(step, config)
@@ -170,6 +174,8 @@ def run_student(step: Step, output: Output) -> Summary:
     objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
     del teacher, model  # the objective holds it while it needs it, and nobody else
     curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
+    if not is_first():
+        return {}
 
     student.set_attn_implementation("sdpa")
     save_llama(student.cpu(), output.folder / "model")

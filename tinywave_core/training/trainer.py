@@ -26,7 +26,7 @@ from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, trained_module
-from tinywave_core.training.processes import is_first, own_rows, process_count, summed
+from tinywave_core.training.processes import is_first, own_rows, summed
 
 _MOST_LEFT_OUT = 3  # batches whose loss is not finite; more mean that it is not the batches
 
@@ -97,8 +97,8 @@ def train(
             log(state.step, {**record, "tokens_per_second": speed})
             try:
                 progress(state.step, steps, f"loss {terms['loss']:.3f}, {speed:,.0f} tokens/s")
-            except KeyboardInterrupt:  # told to stop: what was learned since the last checkpoint is kept
-                if state.step < steps and process_count() == 1:
+            except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
+                if state.step < steps:
                     save_checkpoint(resume, state, parameters, optimizer)
                 raise
             if on_step:

@@ -1,0 +1,139 @@
+"""A training step in two gloo processes: the artifact of one process, whole; its errors; its death."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import Finished
+from tests.fixtures.tiny import copy_store
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import ConfigError, SchemaVersionError
+from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.store import Store
+from tinywave_core.training import launch
+
+TWO = {"training_processes": 2, "micro_batch_rows": 1}
+MANY_STEPS = 200  # so that a step still trains when something happens to it
+Told = list[tuple[int, int]]
+
+
+def again(finished: Finished, part: str, root: Path, **runtime: int) -> Step:
+    """A training step of the finished run, in a copy of its store that does not have its output."""
+    config = copy_store(finished.config, root)
+    (step,) = [step for step in finished.computed.of("distillation") if step.part == part]
+    shutil.rmtree(root / step.id)
+    store = Store(config.root)
+    inputs = {name: [store.find(a.id) for a in artifacts] for name, artifacts in step.inputs.items()}
+    return replace(step, store=store, inputs=inputs, runtime=step.runtime.model_copy(update={**TWO, **runtime}))
+
+
+def trained(step: Step, **training: int) -> Step:
+    """The step with other settings of its training."""
+    changed = step.config.training.model_copy(update=training)
+    return replace(step, config=step.config.model_copy(update={"training": changed}))
+
+
+def processes() -> dict[str, int]:
+    """The processes of a training that this process has started, by rank, and `torchrun` above them."""
+    (torchrun,) = children(os.getpid(), "torch.distributed.run")
+    return {"torchrun": torchrun} | {environment(pid)["RANK"]: pid for pid in children(torchrun, launch.__name__)}
+
+
+def children(parent: int, command: str) -> list[int]:
+    pids = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")).split()
+    return [int(pid) for pid in pids if command in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def environment(pid: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def checkpoints(step: Step) -> list[int]:
+    states = step.store.work_folder(step.id).glob("resume/step-*/state.json")
+    return sorted(json.loads(path.read_text())["step"] for path in states)
+
+
+def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finished, tmp_path: Path):
+    step = again(finished, "student", tmp_path / "store")
+    told: Told = []
+    made = compute(step, lambda done, total, note="": told.append((done, total)))
+    # Row by row too, as two processes cut a batch of two rows: AdamW turns another rounding into 1e-4 of the weights.
+    expected = compute(again(finished, "student", tmp_path / "one", training_processes=1))
+    assert made.files == expected.files
+    weights, of_one = (load_file(a.path("model/model.safetensors")) for a in (made, expected))
+    assert weights.keys() == of_one.keys()
+    assert all(torch.allclose(weights[name], of_one[name], rtol=0, atol=1e-4) for name in of_one)
+    losses, losses_of_one = (pq.read_table(a.path("curves.parquet"))["loss"].to_pylist() for a in (made, expected))
+    assert losses == pytest.approx(losses_of_one, rel=1e-4)
+    summary, summary_of_one = ({**a.summary, "final": None, "nll_at_start": None} for a in (made, expected))
+    assert summary == summary_of_one
+    assert [done for done, total in dict.fromkeys(told) if total == 6] == [1, 2, 3, 4, 5, 6]
+    assert not list(Path(step.store.root, ".work").iterdir())
+
+
+def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_them(finished: Finished, tmp_path: Path):
+    step = trained(again(finished, "control", tmp_path / "store"), steps=MANY_STEPS)
+
+    killed: list[int] = []
+
+    def kill_the_second(done: int, total: int, note: str = "") -> None:
+        if total == MANY_STEPS and done >= 5 and not killed:
+            killed.append(processes()["1"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"failed or was killed(.|\n)*Signal 9 \(SIGKILL\) received"):
+        compute(step, kill_the_second)
+    assert not step.find().complete
+    before = checkpoints(step)[-1]
+    assert before >= 4
+
+    told: list[int] = []
+    started: dict[str, int] = {}
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        """As Ctrl-C and SIGTERM arrive: with a call of `progress`."""
+        if total == MANY_STEPS:
+            told.append(done)
+            started.update(processes())
+            raise KeyboardInterrupt
+
+    never = step.runtime.model_copy(update={"checkpoint_every": 10**6})
+    with pytest.raises(KeyboardInterrupt):
+        compute(replace(step, runtime=never), stop)
+    assert told == [before + 1]
+    assert started.keys() == {"torchrun", "0", "1"}
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started.values())
+    assert before < checkpoints(step)[-1] < MANY_STEPS
+
+
+def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_path: Path):
+    step = again(finished, "control", tmp_path / "store")
+    Path(step.store.root, "store.json").write_text('{"format": "tinywave-store", "version": 99}')
+    with pytest.raises(SchemaVersionError, match="has version 99, this TinyWave reads up to 1: update TinyWave"):
+        compute(step)
+
+
+def test_a_step_survives_its_way_to_the_processes(finished: Finished, tmp_path: Path):
+    for stage in ("adaptation", "distillation"):
+        for step in finished.computed.of(stage):
+            output = Output(tmp_path / "output", tmp_path / "resume", step.runtime)
+            found = launch.rebuilt(json.loads(json.dumps(launch._described(step, output))))
+            assert (found.fingerprint, found.run, found.context) == (step.fingerprint, step.run, step.context)
+            assert isinstance(found.config, type(step.config))
+
+
+def test_more_processes_than_gpus_are_refused(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    runtime = RuntimeConfig(training_processes=2)
+    with pytest.raises(ConfigError, match="training_processes is 2, but torch sees 1 GPUs here"):
+        launch.run_in_processes(finished.computed.of("distillation")[0], Output(tmp_path, tmp_path, runtime))

@@ -1,0 +1,238 @@
+"""One training step in several processes: the task's process starts them through torchrun, waits, and commits.
+
+`python -m tinywave_core.training.launch FOLDER` is what each of them runs. The folder holds `step.json`, from which the
+step is built again (nothing is pickled; the fingerprint must come out the same); what comes back are lines of progress on
+standard output, `summary.json`, and an `error-RANK.json` of each process that failed. The first process writes the step's
+output and checkpoints, the others only compute. Their standard input closes when the task's process dies, however it dies:
+then they end, so that no orphan writes into a folder that the next run takes up.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel
+
+from tinywave_core import errors
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError, TinyWaveError
+from tinywave_core.stages.base import Output, Progress, Step, Summary
+from tinywave_core.storage.store import Store
+
+_LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
+_LAST_LINES = 60  # of the processes' log, shown with a fault of ours: tracebacks, and torchrun's word on who died first
+
+
+# In the task's process --------------------------------------------------------------------------------------------
+
+
+def run_in_processes(step: Step, output: Output) -> Summary:
+    """`step.run` in runtime.training_processes processes; their error if one of them fails.
+
+    Whatever ends the wait (Ctrl-C, SIGTERM, an error here) ends the processes, at a checkpoint if they still react.
+    """
+    _require_a_gpu_each(output.runtime)
+    with tempfile.TemporaryDirectory(prefix="tinywave-launch-") as name:
+        folder = Path(name)
+        (folder / "step.json").write_text(json.dumps(_described(step, output)))
+        with (folder / "log").open("wb") as log:
+            processes = _start(output.runtime.training_processes, folder, log)
+            try:
+                _forward(processes, output.progress)
+            finally:
+                _end(processes)
+        if processes.returncode:
+            raise _error(folder, processes.returncode)
+        summary: Summary = json.loads((folder / "summary.json").read_text())
+        return summary
+
+
+def _described(step: Step, output: Output) -> dict[str, Any]:
+    """The step as JSON; the context of a training step is plain."""
+    runtime = output.runtime
+    threads = runtime.threads or max(1, len(os.sched_getaffinity(0)) // runtime.training_processes)
+    return {
+        "root": step.store.url,
+        "stage": step.stage,
+        "part": step.part,
+        "version": step.version,
+        "run": step.run.__name__,
+        "config": step.config.model_dump(mode="json"),
+        "inputs": {name: [artifact.id for artifact in artifacts] for name, artifacts in step.inputs.items()},
+        "params": step.params,
+        "context": step.context,
+        "runtime": runtime.model_copy(update={"training_processes": 1, "threads": threads}).model_dump(mode="json"),
+        "fingerprint": step.fingerprint,
+        "output": str(output.folder.resolve()),
+        "resume": str(output.resume.resolve()),
+    }
+
+
+def _start(count: int, folder: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    # Not torchrun itself: a script of that name need not be on the path.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.Popen(
+        [*command, "-m", __name__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        bufsize=0,  # a line that waits in a buffer would not wake `select`
+        start_new_session=True,  # Ctrl-C in the terminal is for the task's process, which stops them in order
+    )
+
+
+def _forward(processes: "subprocess.Popen[bytes]", progress: Progress) -> None:
+    """Tell what the first process tells, until all have ended; meanwhile give `progress` the chance to stop the step."""
+    assert processes.stdout is not None
+    told: tuple[int, int, str] = (0, 1, "starting processes")
+    with processes.stdout as lines:
+        while True:
+            if select.select([lines], [], [], _LOOK_EVERY_S)[0]:
+                line = lines.readline()
+                if not line:
+                    break
+                with contextlib.suppress(ValueError, TypeError):  # a library's own line
+                    done, total, note = json.loads(line)
+                    told = (done, total, note)
+            progress(*told)
+    processes.wait()
+
+
+def _end(processes: "subprocess.Popen[bytes]") -> None:
+    if processes.poll() is None:
+        processes.terminate()  # torchrun hands it on, and kills after 30 s what has not ended by then
+        processes.wait()
+    assert processes.stdin is not None
+    processes.stdin.close()
+
+
+def _error(folder: Path, status: int) -> Exception:
+    """The error of the process that failed first: the others only lost their partner."""
+    found = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
+    first = min(found, key=lambda fault: fault["at"], default={"kind": "", "text": ""})
+    kind = getattr(errors, first["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, TinyWaveError):
+        return kind(first["text"])
+    last = (folder / "log").read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    return RuntimeError(
+        f"a process of the training failed or was killed (torchrun's exit status is {status}); run again and training goes on "
+        "from its last checkpoint. The end of their log:\n" + "\n".join(last)
+    )
+
+
+def _require_a_gpu_each(runtime: RuntimeConfig) -> None:
+    import torch
+
+    from tinywave_core.models.llama import pick_device
+
+    gpus = torch.cuda.device_count()
+    if pick_device(runtime).type == "cuda" and gpus < runtime.training_processes:
+        raise ConfigError(
+            f"runtime.training_processes is {runtime.training_processes}, but torch sees {gpus} GPUs here: pass at most "
+            f"{gpus}, or --runtime.device cpu"
+        )
+
+
+# In each training process ------------------------------------------------------------------------------------------
+
+
+def main(folder: Path) -> None:
+    """Run the step of `folder` as one process of torchrun."""
+    told = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print goes to the log
+    threading.Thread(target=_end_with_the_task, daemon=True).start()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        _run(json.loads((folder / "step.json").read_text()), folder, told, stop.is_set)
+    except Exception as error:
+        fault = {"at": time.time(), "kind": type(error).__name__, "text": str(error)}
+        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(fault))
+        raise
+
+
+def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callable[[], bool]) -> None:
+    from tinywave_core.training.processes import is_first
+
+    step = rebuilt(described)
+    with _group(step.runtime):
+        first = is_first()
+
+        def progress(done: int, total: int, note: str = "") -> None:
+            if first:
+                print(json.dumps([done, total, note]), file=told)
+            _stop_together(stopped(), step.runtime)
+
+        output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
+        summary = step.run(step, output)
+        if first:
+            (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def rebuilt(described: dict[str, Any]) -> Step:
+    """The step that `_described` described."""
+    store = Store(described["root"], create=False)
+    stage = described["stage"]
+    kind = PipelineConfig.model_fields[stage].annotation
+    assert isinstance(kind, type)
+    assert issubclass(kind, BaseModel)
+    step = Step(
+        store=store,
+        stage=stage,
+        part=described["part"],
+        version=described["version"],
+        run=getattr(importlib.import_module(f"tinywave_core.stages.{stage}"), described["run"]),
+        config=kind.model_validate(described["config"]),
+        inputs={name: [store.find(i) for i in ids] for name, ids in described["inputs"].items()},
+        params=described["params"],
+        context=described["context"],
+        runtime=RuntimeConfig.model_validate(described["runtime"]),
+    )
+    assert step.fingerprint == described["fingerprint"], "the step did not survive its way through JSON"
+    return step
+
+
+@contextlib.contextmanager
+def _group(runtime: RuntimeConfig) -> Iterator[None]:
+    import torch
+    import torch.distributed as dist
+
+    from tinywave_core.models.llama import pick_device
+
+    gpu = pick_device(runtime).type == "cuda"
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if gpu else "gloo")
+    yield
+    dist.destroy_process_group()  # not after an error: it could wait for a partner that is gone
+
+
+def _stop_together(stopped: bool, runtime: RuntimeConfig) -> None:
+    """KeyboardInterrupt in all processes, after the same optimiser step, as soon as one of them was told to stop."""
+    from tinywave_core.models.llama import pick_device
+    from tinywave_core.training.processes import summed
+
+    if summed({"stopped": float(stopped)}, pick_device(runtime))["stopped"]:
+        raise KeyboardInterrupt
+
+
+def _end_with_the_task() -> None:
+    while os.read(0, 1):  # not `sys.stdin`: Python aborts when it ends while a thread holds that
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
