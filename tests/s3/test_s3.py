@@ -1,15 +1,11 @@
 """The whole pipeline with source and store on S3 gives what it gives locally, and runs nothing twice."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, tiny_config
@@ -23,33 +19,8 @@ from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget
 from tinywave_core.storage.care.repair import repair
 from tinywave_core.storage.care.verify import verify
+from tinywave_core.storage.s3 import S3, Patience
 from tinywave_core.storage.store import Store
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A bucket with the recordings and an empty one for stores; downloads go to a temporary folder."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("downloads")))
-        S3FileSystem.clear_instance_cache()
-        client = boto3.client("s3")
-        for bucket in ("tiny-speech", "tiny-store"):
-            client.create_bucket(Bucket=bucket)
-        yield client
-        client.close()
-        S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +39,7 @@ def test_bytes_and_numbers_are_those_of_the_local_run(finished: Finished, remote
 
 def test_a_second_run_computes_nothing(remote: tuple):
     config, outputs, _ = remote
-    S3FileSystem.clear_instance_cache()
+    S3.clear_instance_cache()
     again, computed = run_tiny(config)
     assert not computed.ran
     assert again == outputs
@@ -162,8 +133,8 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line_and_not_made(s3: Any):
 
 def test_a_service_that_cannot_be_reached_is_said_in_one_line(s3: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    S3FileSystem.clear_instance_cache()
-    with pytest.raises(StoreError, match=r"s3://tiny-store/x cannot be written .*check the credentials"):
+    monkeypatch.setattr(S3, "patience", Patience(tries=2, pause_s=0.01))
+    with pytest.raises(
+        StoreError, match=r"s3://tiny-store/x/store.json: .* 2 times .*Could not connect.*AWS_ENDPOINT_URL"
+    ):
         Store("s3://tiny-store/x")
-    monkeypatch.undo()
-    S3FileSystem.clear_instance_cache()

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from tinywave_core.audio.source import Source, SourceFile
 from tinywave_core.audio.utterances import read_utterances
@@ -22,6 +21,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages import ingestion
 from tinywave_core.stages.base import Step, compute, compute_all
+from tinywave_core.storage.s3 import S3
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "speech"
@@ -314,13 +314,13 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    S3FileSystem.clear_instance_cache()
+    S3.clear_instance_cache()
     client = boto3.client("s3")
     client.create_bucket(Bucket="corpus")
     yield client
     client.close()
     server.stop()
-    S3FileSystem.clear_instance_cache()
+    S3.clear_instance_cache()
 
 
 def test_a_bucket_gives_the_same_corpus_as_a_folder(source: Path, tmp_path: Path, bucket: Any) -> None:

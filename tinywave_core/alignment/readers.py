@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -35,8 +34,8 @@ import pyarrow.parquet as pq
 from tinywave_core.alignment.checks import TOLERANCE_SAMPLES
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import SourceError
+from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.store import S3_OPTIONS
 
 # Where a recording has several files, the first of these is read.
 ENDINGS = (".alignment.json", ".textgrid", ".ctm", ".json")
@@ -54,7 +53,7 @@ SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 
 def open_alignments(place: str, recordings: Iterable[str]) -> "Alignments":
     """The alignments in a folder or table, a path or fsspec URL, for recordings by their path relative to the source."""
-    filesystem, root = fsspec.url_to_fs(place, **(S3_OPTIONS if place.startswith(("s3://", "s3a://")) else {}))
+    filesystem, root = open_url(place)
     try:
         if filesystem.isfile(root):
             found = {PurePosixPath(root).name: root}

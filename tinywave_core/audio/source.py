@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tinywave_core.errors import SourceError
-from tinywave_core.storage.store import S3_OPTIONS, sha256_of
+from tinywave_core.errors import SourceError, StoreError
+from tinywave_core.storage.filesystem import open_url
+from tinywave_core.storage.store import sha256_of
 
 SIDECAR = re.compile(
     r".*\.(txt|csv|tsv|json|jsonl|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
@@ -54,9 +54,8 @@ class Source:
     """A folder or URL that is only read."""
 
     def __init__(self, url: str) -> None:
-        options = S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
         try:
-            self.filesystem, root = fsspec.url_to_fs(url, **options)
+            self.filesystem, root = open_url(url)
         except (ImportError, ValueError) as error:
             raise SourceError(f"--source {url!r} is not a folder or URL that fsspec knows: {error}") from error
         self.url = url
@@ -117,9 +116,9 @@ class Source:
 
     def _find(self) -> Iterator[SourceFile]:
         try:
-            if self.filesystem.isfile(self.root):
-                raise SourceError(f"--source {self.url} is a file; expected a folder with audio files: pass its folder")
             found = self.filesystem.find(self.root, detail=True)
+            if list(found) == [self.root]:
+                raise SourceError(f"--source {self.url} is a file; expected a folder with audio files: pass its folder")
             if not found:
                 self.filesystem.ls(self.root)  # a missing bucket has no files either: this one tells
         except SourceError:
@@ -134,6 +133,8 @@ class Source:
 
     def _refuse(self, error: Exception) -> NoReturn:
         """One clear sentence for what went wrong with a remote source."""
+        if isinstance(error, StoreError):  # it says where, how long, and what to do
+            raise SourceError(f"--source {self.url} cannot be read: {error}") from error
         what = f"{type(error).__name__}: {error}".rstrip(". ")
         if isinstance(error, FileNotFoundError):
             advice = "expected an existing bucket and prefix: check the URL"

@@ -8,11 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from tinywave_core.checkpoints.digests import cache_folder
 from tinywave_core.errors import CheckpointError
-from tinywave_core.storage.store import S3_OPTIONS
+from tinywave_core.storage.filesystem import open_url
 
 ABANDONED_S = 3600.0  # a fetch that goes on writes all the time
 
@@ -23,10 +21,9 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
     The tuple names the least that a folder must have; CheckpointError where one of them is not there. Files that are gone
     from the store go from here, too: a folder is never a mixture of two releases.
     """
-    options = S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
     root = cache_folder() / "releases" / hashlib.sha256(url.encode()).hexdigest()[:16]
     try:
-        filesystem, base = fsspec.url_to_fs(url, **options)
+        filesystem, base = open_url(url)
         for folder, needed in folders.items():
             found = _files(filesystem, f"{base.rstrip('/')}/{folder}")
             missing = [name for name in needed if name not in found]

@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,17 +31,13 @@ from tinywave_core.errors import (
     StoreError,
     StoreFullError,
 )
+from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.fingerprint import canonical_json
 
 STORE_VERSION = 1
 MANIFEST = "manifest.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
-# Bounded waits: botocore's defaults are 60 s for each of five tries. No cached listings: other runs write, too.
-S3_OPTIONS: dict[str, Any] = {
-    "use_listings_cache": False,
-    "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2, "mode": "standard"}},
-}
 _locked: set[str] = set()  # roots that this process holds
 
 
@@ -135,9 +130,8 @@ class Store:
 
     def __init__(self, root: str, *, create: bool = True) -> None:
         """Open `root`, a folder or fsspec URL; raises StoreError when it cannot be made, read or understood."""
-        options = S3_OPTIONS if root.startswith(("s3://", "s3a://")) else {}
         try:
-            self.filesystem, self.root = fsspec.url_to_fs(root, **options)
+            self.filesystem, self.root = open_url(root)
         except (ImportError, ValueError) as error:
             raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
@@ -169,7 +163,7 @@ class Store:
 
     def refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
         """One clear sentence for a root that cannot be used; a fault that is not about the root stays what it is."""
-        if self.local and not isinstance(error, OSError):
+        if isinstance(error, StoreError) or (self.local and not isinstance(error, OSError)):
             raise error
         self.explain(error)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -181,11 +175,13 @@ class Store:
 
     def _check_version(self) -> None:
         try:
-            found = json.loads(self.read("store.json"))
+            data = self.read("store.json")
         except FileNotFoundError:
             return
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - as in `_create`
             self.refuse(error, "read", "read")
+        try:
+            found = json.loads(data)
         except ValueError as error:
             raise StoreError(
                 f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root"
@@ -290,7 +286,13 @@ class Store:
         return Artifact(self, stage, manifest.part, digest, manifest)
 
     def _read_manifest(self, artifact_id: str) -> Manifest:
-        raw = json.loads(self.read(f"{artifact_id}/{MANIFEST}"))
+        data = self.read(f"{artifact_id}/{MANIFEST}")
+        try:
+            raw = json.loads(data)
+        except ValueError as error:
+            raise DamagedArtifactError(
+                f"{self.url_of(artifact_id)}/{MANIFEST} is not JSON ({len(data):,} bytes): tinywave repair, then run again"
+            ) from error
         if raw.get("store_version", 0) > STORE_VERSION:
             raise SchemaVersionError(
                 f"{artifact_id} was written with store version {raw['store_version']}, this TinyWave reads up to "
@@ -339,11 +341,28 @@ class Store:
         """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
         artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
         self._set_damaged_aside(artifact_id)
+        if self.exists(f"{artifact_id}/{MANIFEST}"):
+            return self._made_by_another(manifest)
         for entry in manifest.files:
             self._place(output / entry.name, f"{artifact_id}/{entry.name}")
-        with contextlib.suppress(FileExistsError):  # another run made the same artifact from the same inputs
+        try:
             self.create(f"{artifact_id}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+        except FileExistsError:
+            return self._made_by_another(manifest)
         return self.find(artifact_id)
+
+    def _made_by_another(self, ours: Manifest) -> Artifact:
+        """What another run committed meanwhile from the same inputs; StoreError where its files are not ours."""
+        artifact_id = f"{ours.stage}/{ours.fingerprint}"
+        theirs = self._read_manifest(artifact_id)
+        if theirs.files == ours.files:
+            return self.find(artifact_id)
+        differ = ", ".join(sorted({entry.name for entry in set(theirs.files) ^ set(ours.files)}))
+        raise StoreError(
+            f"two runs made {artifact_id} from the same inputs with different bytes in {differ}: one finished at "
+            f"{theirs.created_at} with TinyWave {theirs.code_version} and is in {self.url}, this one at {ours.created_at} with "
+            f"{ours.code_version} is not; run `tinywave verify --root {self.url}`, then go on from what is there"
+        )
 
     def _place(self, source: Path, name: str) -> None:
         if not self.local:

@@ -11,11 +11,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from tinywave_core.checkpoints import fetch as module
 from tinywave_core.checkpoints.spiritlm import PARTS, Release, open_release
 from tinywave_core.errors import CheckpointError
+from tinywave_core.storage.s3 import S3
 
 HUBERT = PARTS["hubert"].folder
 QUANTIZER = f"{HUBERT}/L11_quantizer_500.pt"
@@ -193,14 +193,14 @@ def s3(small_release: Path) -> Iterator[Any]:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        S3FileSystem.clear_instance_cache()
+        S3.clear_instance_cache()
         client = boto3.client("s3")
         client.create_bucket(Bucket="weights")
         for path in (small_release / HUBERT).iterdir():
             client.upload_file(str(path), "weights", f"spirit/{HUBERT}/{path.name}")
         yield client
         client.close()
-        S3FileSystem.clear_instance_cache()
+        S3.clear_instance_cache()
     server.stop()
 
 

@@ -155,8 +155,9 @@ class ManifestFault(ValueError):
 
 def read_manifest(store: Store, artifact_id: str) -> Manifest:
     """The manifest in full; ManifestFault unless it parses and its contents hash to the name of its folder."""
+    data = store.read(f"{artifact_id}/{MANIFEST}")  # a service that is silent is no fault of the manifest
     try:
-        raw = json.loads(store.read(f"{artifact_id}/{MANIFEST}"))
+        raw = json.loads(data)
     except ValueError as error:  # also bytes that are no UTF-8
         raise ManifestFault("it is not JSON") from error
     if isinstance(raw, dict) and isinstance(raw.get("store_version"), int) and raw["store_version"] > STORE_VERSION:
@@ -183,9 +184,13 @@ def _records(store: Store, name: str, files: list[str]) -> Records:
 
 def _record(store: Store, name: str, number: int) -> dict[str, Any] | None:
     try:
-        record = json.loads(store.read(f"{name}/{number:06d}.json"))
+        data = store.read(f"{name}/{number:06d}.json")
+    except FileNotFoundError:
+        return None
+    try:
+        record = json.loads(data)
         return record if _IS_RECORD[name.partition("/")[0]](record) else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return None
 
 

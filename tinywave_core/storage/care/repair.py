@@ -4,6 +4,7 @@ Ids follow from content, so what was made from a damaged artifact stays valid an
 found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
 """
 
+import contextlib
 import json
 import shutil
 import time
@@ -168,17 +169,21 @@ def _uploads(store: Store, now: float) -> list[Done]:
     if "s3" not in store.filesystem.protocol:
         return []
     bucket, _, prefix = store.root.partition("/")
-    done, after = [], dict[str, str]()
+    done, after = list[Done](), dict[str, str]()
     while True:
-        page = store.filesystem.call_s3(
-            "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after
-        )
+        try:
+            page = store.filesystem.call_s3(
+                "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after
+            )
+        except OSError as error:  # a right of its own, and not every server has the call
+            return [*done, Done(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
         for upload in page.get("Uploads", []):
             begun: datetime = upload["Initiated"]
             if now - begun.timestamp() > DAY_S:
-                store.filesystem.call_s3(
-                    "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+                with contextlib.suppress(FileNotFoundError):  # another repair was faster
+                    store.filesystem.call_s3(
+                        "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
                 done.append(Done(upload["Key"], f"upload of {begun:%Y-%m-%d} aborted"))
         if not page.get("IsTruncated"):
             return done

@@ -129,8 +129,8 @@ def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
         digest = _digest(store, f"{folder.id}/{entry.name}")
     except FileNotFoundError:
         return Finding(folder.id, "missing file", entry.name)
-    except OSError as error:
-        if store.local and error.errno == errno.EIO:
+    except Exception as error:  # noqa: BLE001 - as in Store: each filesystem has its own errors
+        if store.local and isinstance(error, OSError) and error.errno == errno.EIO:
             return Finding(folder.id, "unreadable file", f"{entry.name}: {error.strerror}")
         store.refuse(error, "read", "read")
     if digest == entry.sha256:

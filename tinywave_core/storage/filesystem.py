@@ -1,0 +1,18 @@
+"""A path or fsspec URL -> its filesystem and the path there; S3 with deadlines, whoever opens it."""
+
+import os
+from typing import Any
+
+import fsspec
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Filesystem and path; ImportError or ValueError where fsspec does not know the URL."""
+    if not url.startswith(("s3://", "s3a://")):
+        filesystem, path = fsspec.url_to_fs(url)
+        return filesystem, str(path)
+    from tinywave_core.storage.s3 import OPTIONS, S3
+
+    # Credentials are botocore's matter. The endpoint is, too, but fsspec keeps filesystems by their arguments.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    return S3(endpoint_url=endpoint, **OPTIONS), str(S3._strip_protocol(url))
