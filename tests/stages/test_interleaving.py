@@ -155,14 +155,19 @@ def test_the_same_spans_are_drawn_however_the_corpus_is_sharded(
 def test_given_word_times_are_used_and_those_of_other_recordings_change_nothing(source: Path, tmp_path: Path):
     given = tmp_path / "words"
     given.mkdir()
-    (given / "2033-164914-0005.ctm").write_text(
-        "2033-164914-0005 1 0.10 0.60 one\n2033-164914-0005 1 0.75 0.70 two\n2033-164914-0005 1 1.50 0.70 three\n"
-    )
+    said = "TELL ME WHAT HAPPENED QUOTH ZAU AL MAKAN".split()
+    times = [round(0.1 + 0.25 * number, 2) for number in range(len(said))]
+    # MFA writes lower case, and <unk> for what its dictionary lacks; the words come out as the transcript has them.
+    aligned_as = ["<unk>" if word == "ZAU" else word.lower() for word in said]
+    ctm = [f"2033-164914-0005 1 {at} 0.2 {word}" for at, word in zip(times, aligned_as, strict=True)]
+    (given / "2033-164914-0005.ctm").write_text("\n".join(ctm))
+    # Times of other words than the transcript's are refused.
+    (given / "2414-128291-0006.ctm").write_text("2414-128291-0006 1 0.1 0.4 nobody\n2414-128291-0006 1 0.6 0.4 said\n")
     aligned = {"kind": "given", "path": str(given)}
     settings = tiny_config(source, tmp_path / "store", tokenization={**MIXED, "alignment": aligned})
     outputs, _ = run_tiny(settings, "tokenization")
     (row,) = [row for row in rows_of(outputs["tokens"]) if row["words"]]
-    assert row["words"] == ["one", "two", "three"] and row["word_starts"] == [1600, 12000, 24000]
+    assert row["words"] == said and row["word_starts"] == [round(16_000 * at) for at in times]
     (given / "somebody-else.ctm").write_text("somebody-else 1 0.0 0.5 hello\n")
     again = Computed()
     run_pipeline(settings, Store(settings.root), again, "tokenization")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
     from tinywave_core.sequences.interleaving import EncodeText
 
-VERSION = 1
+VERSION = 2
 TOKENS_FILE, WORDS_FILE, REFUSED_FILE = "tokens.parquet", "words.parquet", "refused.parquet"
 MakeStep = Callable[..., Step]
 
@@ -184,6 +184,7 @@ def _aligner(config: AlignmentConfig, path: str | None, audio: Artifact) -> "Cal
     from tinywave_core.alignment.checks import check
 
     if config.kind == "given":
+        from tinywave_core.alignment.normalize import as_written
         from tinywave_core.alignment.readers import open_alignments, words_of_cut
 
         assert path is not None
@@ -195,6 +196,11 @@ def _aligner(config: AlignmentConfig, path: str | None, audio: Artifact) -> "Cal
                 return Refusal("no_alignment", f"{path} has no words for {utterance.path}")
             samples = len(utterance.samples)
             inside = words_of_cut(words, utterance.start_samples, samples)
+            if utterance.transcript:  # the alignment may be of another writing: upper case, no punctuation
+                written = as_written(inside, utterance.transcript)
+                if isinstance(written, Refusal):
+                    return written
+                inside = written
             return check(inside, samples, min_confidence=config.min_confidence) or inside
 
         return given
