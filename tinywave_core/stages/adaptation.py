@@ -158,7 +158,7 @@ def run_teacher(step: Step, output: Output) -> Summary:
         "layers": model.config.num_hidden_layers,
         "width": model.config.hidden_size,
         "method": config.method,
-        "started_from": "checkpoint" if config.teacher else "random weights",
+        "started_from": "random weights" if config.teacher == "fresh" else "checkpoint",
         "train_sequences": len(speech.train),
         "train_tokens": sum(len(s.ids) for s in speech.train),
         "train_hours": sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
