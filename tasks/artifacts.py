@@ -11,28 +11,32 @@ from urllib.parse import quote
 
 from prefect.artifacts import (
     create_image_artifact,
-    create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
 from prefect.logging import get_run_logger
 
 from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import (
     curves_of,
     data_uri,
     duration_bins,
     loss_lines,
     nll_by_kind,
+    rejects,
     stage_edges,
     teacher_lines,
 )
 from tinywave_core.reporting.run import RunRecord
 from tinywave_core.reporting.stages import Outputs, StageRow, duration
-from tinywave_core.storage.store import Store
+from tinywave_core.storage.store import Artifact, Store
 
 Row = dict[str, Any]
-_MOST_STEPS = 20  # rows of a stage's steps that its page lists
+# Rows of a table that a page lists; the rest is a number.
+_MOST_STEPS, _MOST_FILES, _MOST_REJECTS = 20, 40, 100
+_LONGEST_CELL = 240
+_STATUS = {"run": "computed"}
 
 
 def publish_stage(row: StageRow, outputs: Outputs) -> None:
@@ -61,11 +65,16 @@ def _attempt(what: str, publish: Callable[[], Any]) -> None:
 
 
 def _page(key: str, row: StageRow, outputs: Outputs) -> None:
-    create_markdown_artifact(stage_markdown(row, outputs), key=key, description=f"{row.status}: {row.came_out}")
+    latest = next(iter(outputs.values())).store.log("runs").latest()
+    page = stage_markdown(row, outputs, latest or {})
+    create_markdown_artifact(page, key=key, description=f"{_status(row)}: {row.came_out}")
 
 
-def stage_markdown(row: StageRow, outputs: Outputs) -> str:
-    """What came in, what went out, cached or computed and why, what was rejected, where it lies."""
+def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> str:
+    """What came in, what went out, cached or computed and why, what was rejected, from what and for what, where it lies.
+
+    `latest` is the record of the latest run that ended: it knows what was made from an artifact that was there before.
+    """
     facts = [
         ("came in", row.came_in),
         ("went out", row.came_out),
@@ -74,13 +83,49 @@ def stage_markdown(row: StageRow, outputs: Outputs) -> str:
         *_facts(row.stage, outputs),
     ]
     own = [artifact for artifact in outputs.values() if artifact.stage == row.stage]
-    places = [f"- {cell(artifact.part)}: `{cell(artifact.url)}`" for artifact in own]
     parts = [
-        f"# {row.stage.replace('_', ' ').capitalize()}: {row.status}",
+        f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
+        *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
+        *("## Files", _files(own)),
+        *("## Steps", _steps(row)),
     ]
-    parts += ["## Where it lies", "\n".join(places), "## Steps", _steps(row)]
     return "\n\n".join(parts) + "\n"
+
+
+def _status(row: StageRow) -> str:
+    return _STATUS.get(row.status, row.status.replace("run", "computed"))
+
+
+def _lineage(artifact: Artifact, latest: dict[str, Any]) -> Row:
+    """From what, and for what: the latter is known of artifacts that the latest run had."""
+    label = f"{artifact.stage}/{artifact.part}"
+    known = artifact.id in latest.get("artifacts", {}).get(label, [])
+    used = latest.get("used_by", {}).get(label, []) if known else []
+    if not used:
+        used = ["nothing yet"] if known else ["the page `run` tells when the run has ended"]
+    return {
+        "part": artifact.part,
+        "made from": ", ".join(made_from(artifact)) or "the source",
+        "used by": ", ".join(used),
+    }
+
+
+def _files(artifacts: Sequence[Artifact]) -> str:
+    """Every file with its place in the store."""
+    rows = [
+        {"file": f"`{artifact.url}/{entry.name}`", "size": verdict.size(entry.bytes)}
+        for artifact in artifacts
+        if artifact.manifest
+        for entry in artifact.manifest.files
+    ]
+    if not rows:
+        return "\n".join(f"- `{cell(artifact.url)}`: figures alone, in manifest.json" for artifact in artifacts)
+    return table(rows[:_MOST_FILES]) + _more(len(rows) - _MOST_FILES)
+
+
+def _more(number: int) -> str:
+    return f"\n\n… and {number} more." if number > 0 else ""
 
 
 def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
@@ -112,16 +157,60 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
                 if before is None or after is None
                 else f"{before:.3f} → {after:.3f} nats per token"
             )
-            return [("started from", s["started_from"]), ("held-out NLL", scored)]
+            trained = f"{s['method']}, {s['steps']} steps on {duration(s['train_hours'])} of speech"
+            return [
+                ("started from", s["started_from"]),
+                ("trained", trained),
+                ("held-out NLL, before → after", scored),
+                ("training loss of the last step", f"{s['train_loss']:.3f}"),
+            ]
+        case "logit_caching":
+            return _target_facts(outputs["logits"])
         case "distillation":
-            s = outputs["student"].summary
-            final = ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())
-            return [("blocks copied from the teacher", ", ".join(map(str, s["layers_copied"]))), ("last step", final)]
+            return _student_facts(outputs["student"])
         case "evaluation":
             return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
+        case "export":
+            return [("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})")]
         case "generation":
-            return [("vocoder", outputs["samples"].summary["vocoder"])]
+            report = "players and spectrograms are in the report of the run, below reports/ in the store"
+            return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
     return []
+
+
+def _target_facts(logits: Artifact) -> list[tuple[str, str]]:
+    """How much of the teacher's probability a plain top-K would have lost, over all kinds of token."""
+    s = logits.summary
+    config = logits.manifest.config if logits.manifest else {}
+    # Switches are counted among the other kinds already.
+    kinds = [figures for kind, figures in s["kinds"].items() if kind != "switch"]
+    tokens = sum(figures["tokens"] for figures in kinds)
+    beyond = sum(figures["mass_beyond_k"] * figures["tokens"] for figures in kinds) / max(tokens, 1)
+    return [
+        ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
+        ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
+        ("size", f"{verdict.size(s['bytes'])} in all"),
+    ]
+
+
+def _student_facts(student: Artifact) -> list[tuple[str, str]]:
+    """From where, with the teacher how often beside it, and where it ended."""
+    s = student.summary
+    config = student.manifest.config if student.manifest else {}
+    blocks = ", ".join(map(str, s["layers_copied"]))
+    if s["started_from"] == "teacher":
+        began = f"blocks {blocks} of the teacher"
+    else:
+        replay = f"{s['new_sequences']} new sequences and {s['replayed_sequences']} heard before"
+        began = f"{s['started_from']}, continued on {replay} (time {s['continuations']})"
+    start = ", ".join(f"{model} {nll:.3f}" for model, nll in s["nll_at_start"].items())
+    return [
+        ("started from", began),
+        ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
+        ("regime", f"{config['regime']}: the teacher ran beside it in {s['live_steps']} of {s['steps']} steps"),
+        ("weights", ", ".join(f"{_words(k)} {v:g}" for k, v in s["weights"].items())),
+        ("last step", ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())),
+    ]
 
 
 def _words(name: str) -> str:
@@ -141,19 +230,24 @@ def _steps(row: StageRow) -> str:
         }
         for step in steps[:_MOST_STEPS]
     ]
-    more = len(steps) - len(rows)
-    return (table(rows) if rows else "none") + (f"\n\n… and {more} more." if more else "")
+    return (table(rows) if rows else "none") + _more(len(steps) - len(rows))
 
 
 # Stages: tables, pictures, links -----------------------------------------------------------------------------------
 
 
-def _reasons(key: str, outputs: Outputs) -> None:
-    reasons = outputs["corpus"].summary["reasons"]
-    if reasons:
-        create_table_artifact(
-            [{"reason": r, "files": n} for r, n in reasons.items()], key=key, description="files not used"
+def _rejects(key: str, outputs: Outputs) -> None:
+    found = rejects(outputs["corpus"])
+    rows = [{name: _short(row[name] or "") for name in ("path", "status", "reason", "detail")} for row in found]
+    if rows:
+        about = f"{len(rows)} files without speech, and why" + (
+            f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
         )
+        create_table_artifact(rows[:_MOST_REJECTS], key=key, description=about)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
 
 
 def _durations(key: str, outputs: Outputs) -> None:
@@ -198,7 +292,7 @@ def _terms(key: str, outputs: Outputs) -> None:
         {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
         for name, column in curves_of(outputs[part]).items()
-        if name != "step" and (values := [v for v in column if v is not None])
+        if name not in ("step", "learning_rate") and (values := [v for v in column if v is not None])
     ]
     if rows:
         create_table_artifact(rows, key=key, description="loss terms at the first and the last step")
@@ -230,7 +324,9 @@ def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
 
 def _place(key: str, url: str, text: str) -> None:
     """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
-    create_link_artifact(link_of(url), link_text=text, key=key, description=f"{text}: {url}")
+    how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
+    page = f"[{text}]({link_of(url)})\n\n`{cell(url)}`\n\n{how}: browsers open no such link from this page.\n"
+    create_markdown_artifact(page, key=key, description=f"{text}: {url}")
 
 
 def _image(key: str, png: bytes, about: str) -> None:
@@ -239,7 +335,7 @@ def _image(key: str, png: bytes, about: str) -> None:
 
 
 _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
-    "ingestion": {"reasons": _reasons, "durations": _durations},
+    "ingestion": {"rejects": _rejects, "durations": _durations},
     "tokenization": {"units": _units},
     "adaptation": {"loss": _teacher_loss},
     "logit_caching": {"targets": _targets},
@@ -253,20 +349,30 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
 # The run ---------------------------------------------------------------------------------------------------------
 
 
-def run_markdown(run: RunRecord, scores: dict[str, Any], edges: Sequence[tuple[str, str]]) -> str:
-    """The DAG as a diagram, the stages as a table, the three models, and where things lie."""
+def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, str]]) -> str:
+    """The DAG as a diagram, the stages as a table, the three models, lineage both ways, and where things lie."""
+    scores = outputs["scores"].summary
     stages = [
         {
             "stage": row.stage.replace("_", " "),
             "came in": row.came_in,
             "went out": row.came_out,
             "s": f"{row.seconds:.1f}",
-            "computed or cached": row.status,
+            "computed or cached": _status(row),
             "why": row.why,
         }
         for row in run.rows
     ]
     places = [("report", run.report), ("student", run.student), *(("sample", wav) for wav in run.samples[:8])]
+    origins = [
+        {
+            "part": f"{_words(row.stage)}, {row.part}",
+            "artifact": f"`{row.ids[0]}`" + (f" and {len(row.ids) - 1} more" if len(row.ids) > 1 else ""),
+            "made from": ", ".join(row.made_from) or "the source",
+            "used by": ", ".join(row.used_by) or "nothing in this run",
+        }
+        for row in lineage(run.rows, outputs, run.used_by)
+    ]
     parts = [
         f"# {_about(run)}",
         _mermaid(run, edges),
@@ -274,6 +380,8 @@ def run_markdown(run: RunRecord, scores: dict[str, Any], edges: Sequence[tuple[s
         "## Teacher, student, undistilled control",
         table(verdict.comparison_rows(scores)),
         "\n".join(f"- {sentence}" for sentence in [*verdict.verdict(scores), run.promotion.sentence]),
+        "## Lineage",
+        table(origins),
         "## Where it lies",
         "\n".join(f"- {name}: `{cell(place)}`" for name, place in places if place),
     ]
@@ -282,7 +390,8 @@ def run_markdown(run: RunRecord, scores: dict[str, Any], edges: Sequence[tuple[s
 
 def _run_page(run: RunRecord) -> None:
     store = Store(str(run.config["root"]), create=False)
-    page = run_markdown(run, store.find(run.outputs["scores"]).summary, stage_edges(store, run.rows))
+    outputs = {part: store.find(artifact, part) for part, artifact in run.outputs.items()}
+    page = run_markdown(run, outputs, stage_edges(store, run.rows))
     create_markdown_artifact(page, key="run", description=_about(run))
 
 
@@ -298,7 +407,7 @@ def _about(run: RunRecord) -> str:
 def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
     """The DAG; stages that computed something stand out."""
     nodes = [
-        f'  {row.stage}["{row.stage.replace("_", " ")}<br/>{row.seconds:.1f} s, {row.status}"]'
+        f'  {row.stage}["{row.stage.replace("_", " ")}<br/>{row.seconds:.1f} s, {_status(row)}"]'
         + (":::fresh" if row.computed else "")
         for row in run.rows
     ]

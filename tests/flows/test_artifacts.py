@@ -1,5 +1,6 @@
 """Artifacts in the Prefect UI: each stage has its page, small and escaped; a failure is a warning, not a lost run."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_a_stage_has_at_most_three_artifacts(published: Published):
 def test_tables_and_pictures_are_where_they_are_natural(published: Published):
     tables = {key for key, artifact in published.items() if artifact["type"] == "table"}
     pictures = {key for key, artifact in published.items() if artifact["type"] == "image"}
-    assert tables == {"ingestion-reasons", "logit-caching-targets", "distillation-terms", "evaluation-comparison"}
+    assert tables == {"ingestion-rejects", "logit-caching-targets", "distillation-terms", "evaluation-comparison"}
     assert pictures == {
         "ingestion-durations",
         "tokenization-units",
@@ -72,6 +73,54 @@ def test_the_page_says_what_came_in_what_went_out_and_why(published: Published):
         assert expected in page
 
 
+def test_every_file_without_speech_is_a_row_with_its_reason(published: Published):
+    rows = json.loads(published["ingestion-rejects"]["data"])
+    assert len(rows) == 60
+    assert {row["reason"] for row in rows} == {"undecodable"}
+    assert rows[0]["detail"] == "expected <audio>, found text | more"
+
+
+@pytest.mark.parametrize(
+    ("page", "facts"),
+    [
+        ("adaptation", ("5.900 → 3.200 nats per token", "random weights", "full, 450 steps")),
+        # (0.12 · 26000 + 0.031 · 11000) / 37000
+        ("logit-caching", ("9.4% of the teacher's probability", "K = 12 per token")),
+        (
+            "distillation",
+            ("blocks 3, 6, 9, 12, 15 of the teacher", "in 300 of 300 steps", "logits 0.9", "student 4.600"),
+        ),
+        ("export", ("AutoModelForCausalLM.from_pretrained",)),
+        ("run", ("Published: the first student of this store",)),
+    ],
+)
+def test_a_page_answers_what_is_asked_of_its_stage_first(published: Published, page: str, facts: tuple[str, ...]):
+    assert [fact for fact in facts if fact not in published[page]["data"]] == []
+
+
+def test_a_student_that_went_on_says_from_where(tmp_path: Path):
+    went_on = {"started_from": "distillation/aa", "new_sequences": 7, "replayed_sequences": 5, "continuations": 2}
+    record, outputs = small_run(tmp_path, student=went_on)
+    (row,) = [row for row in record.rows if row.stage == "distillation"]
+    assert "distillation/aa, continued on 7 new sequences and 5 heard before" in stage_markdown(row, outputs, {})
+
+
+def test_every_file_of_a_stage_has_its_place(published: Published, run: tuple[RunRecord, Outputs]):
+    for part, artifact in run[1].items():
+        page = published[artifact.stage.replace("_", "-")]["data"]
+        assert all(f"{artifact.url}/{name}" in page for name in artifact.files), part
+
+
+def test_lineage_goes_both_ways(published: Published, run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    (teacher,) = [line for line in published["run"]["data"].splitlines() if line.startswith("| adaptation, teacher")]
+    assert f"tokens: {outputs['tokens'].id}" in teacher
+    assert "logit_caching/logits, distillation/student, distillation/control, evaluation/scores" in teacher
+    (row,) = [row for row in record.rows if row.stage == "adaptation"]
+    assert "logit_caching/logits, distillation/student" in stage_markdown(row, outputs, record.model_dump())
+    assert "tells when the run has ended" in published["adaptation"]["data"]
+
+
 def test_the_run_is_a_diagram_and_a_comparison(published: Published):
     page = str(published["run"]["data"])
     assert "```mermaid" in page
@@ -90,8 +139,8 @@ def test_base_tokens_and_an_empty_run_have_pages(tmp_path: Path):
     record, outputs = small_run(
         tmp_path, corpus=absent, tokens={"pitch_histogram": [], "drift": {}}, logits={"kinds": {}}
     )
-    assert all(stage_markdown(row, outputs) for row in record.rows)
-    assert run_markdown(record, outputs["scores"].summary, [])
+    assert all(stage_markdown(row, outputs, {}) for row in record.rows)
+    assert run_markdown(record, outputs, [])
 
 
 def test_a_failure_to_publish_is_a_warning_that_names_what_failed(

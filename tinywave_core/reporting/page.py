@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting.lineage import lineage
 from tinywave_core.reporting.stages import Outputs, StageRow, duration
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -65,7 +66,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         curves=[Markup(svg) for svg in curve_plots(outputs) if svg],
         targets=verdict.target_rows(outputs["logits"].summary),
         targets_about=outputs["logits"].summary,
-        lineage=lineage(record, outputs),
+        lineage=lineage(record.rows, outputs, record.used_by),
         settings=settings(record.config),
         code_version=_code_versions(outputs),
         duration=duration,
@@ -369,37 +370,7 @@ def _nll_by_kind(scores: dict[str, Any]) -> str:
     return plots.bars_svg(kinds, series, title="Held-out NLL by kind of token", y_label="nats per token")
 
 
-# Lineage and settings --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LineageRow:
-    """All artifacts of one part of a stage."""
-
-    stage: str
-    part: str
-    ids: Sequence[str]
-    bytes: int
-    made_from: Sequence[str]
-
-
-def lineage(record: "RunRecord", outputs: Outputs) -> list[LineageRow]:
-    """Every part in the order of the run: its artifacts, their bytes, and what they were made from."""
-    rows = []
-    for row in record.rows:
-        for part in dict.fromkeys(step.part for step in row.steps):
-            steps = [step for step in row.steps if step.part == part]
-            inputs = _inputs(outputs[part]) if part in outputs else []
-            rows.append(LineageRow(row.stage, part, [s.artifact for s in steps], sum(s.bytes for s in steps), inputs))
-    return rows
-
-
-def _inputs(artifact: Artifact) -> list[str]:
-    assert artifact.manifest is not None
-    return [
-        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {len(ids)}"
-        for name, ids in artifact.manifest.inputs.items()
-    ]
+# Settings --------------------------------------------------------------------------------------------------------
 
 
 def _code_versions(outputs: Outputs) -> str:

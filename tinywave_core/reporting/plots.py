@@ -353,6 +353,8 @@ def histogram_png(counts: Sequence[float], *, x_label: str, y_label: str, labels
         axes.bar(np.arange(len(counts)), np.asarray(counts, np.float64), width=0.88, color=COLOURS["accent"])
         if labels is not None:
             axes.set_xticks(np.arange(len(labels)), labels)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
     return out.getvalue()
 
 
@@ -365,7 +367,10 @@ def bars_png(groups: Sequence[str], series: Sequence[Bars], *, y_label: str) -> 
             places = np.arange(len(groups)) + width * (s - (len(series) - 1) / 2)
             axes.bar(places, heights, width=width * 0.9, color=COLOURS[bars.colour], label=bars.label)
         axes.set_xticks(np.arange(len(groups)), groups)
-        axes.legend(frameon=False, labelcolor="#808080", fontsize=8)
+        # Above the bars, which would hide it.
+        axes.legend(
+            frameon=False, labelcolor="#808080", fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)
+        )
     return out.getvalue()
 
 

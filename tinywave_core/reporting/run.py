@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.planning import record_run
 from tinywave_core.promotion import Promotion
+from tinywave_core.reporting.lineage import users_of
 from tinywave_core.reporting.page import render_report
 from tinywave_core.reporting.stages import Outputs, StageRow
 from tinywave_core.storage.store import Store, utc_now
@@ -24,6 +25,8 @@ class RunRecord(BaseModel):
     """Artifact id by part."""
     artifacts: dict[str, list[str]]
     """All artifact ids used, by "stage/part"."""
+    used_by: dict[str, list[str]] = {}
+    """By "stage/part", which of them were made from it."""
     student: str
     """Where the exported student lies."""
     samples: list[str]
@@ -55,6 +58,7 @@ def finish_run(
         rows=rows,
         outputs={part: artifact.id for part, artifact in outputs.items()},
         artifacts=artifacts,
+        used_by=users_of(store, artifacts),
         student=f"{outputs['model'].url}/model",
         promotion=promotion,
         samples=[f"{samples.url}/{name}" for name in samples.files if name.endswith("-continuation.wav")],
