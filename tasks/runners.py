@@ -4,6 +4,7 @@ Prefect's runners start their workers when they are entered, which takes seconds
 missing, and single steps stay in the flow (infra/decisions/0015-past-one-machine.md).
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -89,15 +90,16 @@ def task_runner(runtime: RuntimeConfig) -> "TaskRunner[PrefectFuture[Any]]":
             from prefect_dask import DaskTaskRunner
 
             # One thread each: steps set the threads of torch for the whole process.
-            local = {"n_workers": runtime.workers, "threads_per_worker": 1, "dashboard_address": None}
-            runner = DaskTaskRunner(address=runtime.cluster, cluster_kwargs=None if runtime.cluster else local)
+            workers = {"n_workers": runtime.workers, "threads_per_worker": 1, "dashboard_address": None}
+            runner = DaskTaskRunner(address=runtime.cluster, cluster_kwargs=None if runtime.cluster else workers)
         case "ray":
             for name, value in _RAY.items():
                 os.environ.setdefault(name, value)
             from prefect_ray import RayTaskRunner
 
-            own = {"num_cpus": runtime.workers, "include_dashboard": False}
-            runner = RayTaskRunner(runtime.cluster, {"log_to_driver": False, **({} if runtime.cluster else own)})
+            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+            local = {} if runtime.cluster else {"num_cpus": runtime.workers, "include_dashboard": False}
+            runner = RayTaskRunner(runtime.cluster, {**quiet, **local})
         case _:
             runner = ProcessPoolTaskRunner(runtime.workers, initializer=_end_with_parent)
     return runner

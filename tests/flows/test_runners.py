@@ -1,63 +1,29 @@
-"""Shards in other processes: two workers of each runner leave the bytes of one process, and only missing shards are sent."""
+"""Shards in other processes: two of them leave the bytes of one, only missing shards are sent, and none outlives its run."""
 
 import multiprocessing
-import shutil
 import time
 from pathlib import Path
 
 import pytest
-from prefect import Flow, task
+from prefect import task
 
 from flows.ingestion import ingestion
-from flows.logit_caching import logit_caching
-from flows.tokenization import tokenization
 from tasks import runners
 from tasks.runners import Workers
 from tests.conftest import Finished
-from tests.fixtures.tiny import copy_store, digests
+from tests.fixtures.runners import require_the_bytes_of_one_process, without_shards
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, SourceError
-from tinywave_core.reporting.stages import StageRow
-from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-# Each runner takes another of the stages that consist of shards: starting workers is most of what these tests cost.
-RUNNERS = [("processes", ingestion), ("dask", tokenization), ("ray", logit_caching)]
 
-
-def without_shards(finished: Finished, stage: str, root: Path, runner: str) -> PipelineConfig:
-    """A copy of a finished store without the shards of a stage and what is made of them."""
-    if stage == "ingestion":
-        config = finished.config.model_copy(update={"root": str(root)})
-    else:
-        config = copy_store(finished.config, root)
-        for step in finished.computed.of(stage):
-            if step.part in ("shard", "tokens", "logits"):
-                shutil.rmtree(root / step.id)
-    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"runner": runner})})
-
-
-def of_stage(store: Store, stage: str) -> dict[str, dict[str, str]]:
-    return {name: files for name, files in digests(store).items() if name.startswith(f"{stage}/")}
-
-
-@pytest.mark.parametrize(("runner", "stage_flow"), RUNNERS, ids=[runner for runner, _ in RUNNERS])
-def test_two_workers_leave_the_bytes_of_one_process_and_are_not_started_again(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str, stage_flow: Flow
+def test_two_processes_leave_the_bytes_of_one_and_are_not_started_again(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip({"dask": "prefect_dask", "ray": "prefect_ray"}.get(runner, "prefect"))
-    config = without_shards(finished, stage_flow.name, tmp_path / "store", runner)
-    before = digests(Store(config.root))
-    stage_flow(config)
-    made = of_stage(Store(config.root), stage_flow.name)
-    assert len(made.keys() - before.keys()) > 2
-    assert made == of_stage(finished.store, stage_flow.name)
-
-    monkeypatch.setattr(Workers, "submit", lambda *_: pytest.fail("a shard that is in the store was sent"))
-    assert StageRow.model_validate(stage_flow(config)["row"]).status == "cached"
+    config = without_shards(finished, "ingestion", tmp_path / "store", "processes")
+    require_the_bytes_of_one_process(ingestion, config, finished, monkeypatch)
 
 
 @task

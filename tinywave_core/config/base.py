@@ -29,7 +29,7 @@ class RuntimeConfig(Config):
     `workers` workers."""
     training_processes: int = Field(1, ge=1, le=64)
     """Processes of one training run, started by torchrun on the machine that runs the stage: one per GPU. They share each
-    batch, whose rows must be a multiple of them."""
+    batch, whose rows must be a multiple of them; differs in the last digits."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
     rest."""
