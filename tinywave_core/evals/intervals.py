@@ -1,6 +1,7 @@
 """Intervals: a figure without one is not a result."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,4 +24,91 @@ def bootstrap_interval(
     picks = np.random.default_rng(seed).integers(0, len(top), size=(draws, len(top)))
     ratios = top[picks].sum(axis=1) / bottom[picks].sum(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_difference_interval(
+    first: npt.ArrayLike, second: npt.ArrayLike, seed: int, draws: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of mean(first) - mean(second) on the same items, which are resampled together."""
+    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return bootstrap_interval(gaps, np.ones(len(gaps)), seed, draws)
+
+
+def paired_ratio_interval(
+    first: npt.ArrayLike, second: npt.ArrayLike, seed: int, draws: int = 2000
+) -> tuple[float, float] | None:
+    """95 % interval of mean(first) / mean(second) on the same items; None where the second is not surely above 0."""
+    ratios = _ratios(first, second, 0.0, seed, draws)
+    return None if ratios is None else _quantiles(ratios)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same items, by the items on which only one is right."""
+
+    first_only: int
+    second_only: int
+    p: float
+    """Two-sided and exact: how often a fair coin falls at least as unevenly."""
+
+
+def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
+    """McNemar's exact test (1947) of credits of the same items; items with equal credits say nothing.
+
+    An item that is a tie (credit 0.5) for one of them counts for the one with more, as in a sign test.
+    """
+    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    more, less = int((gaps > 0).sum()), int((gaps < 0).sum())
+    n = more + less
+    tail = sum(math.comb(n, k) for k in range(min(more, less) + 1))
+    return McNemar(more, less, float(min(1.0, 2 * tail / 2**n)))
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What a student keeps of its teacher's accuracy on the same items, plainly and above chance."""
+
+    ratio: float | None
+    """Student over teacher: 50 of 60 percent is 0.83, although by chance alone it would be that."""
+    ratio_interval: tuple[float, float] | None
+    above_chance: float | None
+    """(Student - chance) over (teacher - chance); None where the teacher is not surely above chance."""
+    above_chance_interval: tuple[float, float] | None
+    why: str
+    """Why there is no above-chance retention; empty where there is."""
+
+
+def retention(
+    student: npt.ArrayLike, teacher: npt.ArrayLike, chance: float, seed: int, draws: int = 2000
+) -> Retention:
+    """Retention from credits of the same items, with paired bootstrap intervals (95 %)."""
+    own, of_teacher = (np.asarray(x, dtype=np.float64) for x in (student, teacher))
+    s, t = float(own.mean()), float(of_teacher.mean())
+    ratio = s / t if t > 0 else None
+    ratios = _ratios(own, of_teacher, chance, seed, draws)
+    if ratios is None:
+        known = "is not above" if t <= chance else "cannot be told from"
+        why = f"the teacher's {t:.1%} over {len(own)} items {known} chance ({chance:.0%})"
+        return Retention(ratio, paired_ratio_interval(own, of_teacher, seed, draws), None, None, why)
+    above = (s - chance) / (t - chance)
+    return Retention(ratio, paired_ratio_interval(own, of_teacher, seed, draws), above, _quantiles(ratios), "")
+
+
+def _ratios(
+    first: npt.ArrayLike, second: npt.ArrayLike, chance: float, seed: int, draws: int
+) -> npt.NDArray[np.float64] | None:
+    """(mean(first) - chance) / (mean(second) - chance) of every draw; None unless the second's 95 % interval is above chance."""
+    top, bottom = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(top), size=(draws, len(top)))
+    above_D, base_D = top[picks].mean(axis=1) - chance, bottom[picks].mean(axis=1) - chance
+    if bottom.mean() <= chance or _quantiles(base_D)[0] <= 1e-12:
+        return None
+    # The few draws without a ratio (fewer than 2.5 %) stand at the far end, so that they can only widen the interval.
+    positive_D = base_D > 1e-12
+    return np.where(positive_D, above_D / np.where(positive_D, base_D, 1.0), math.inf)
+
+
+def _quantiles(draws: npt.NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
