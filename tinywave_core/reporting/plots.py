@@ -349,12 +349,14 @@ def lines_png(lines: Sequence[Line], *, x_label: str, y_label: str) -> bytes:
 
 def histogram_png(counts: Sequence[float], *, x_label: str, y_label: str, labels: Sequence[str] | None = None) -> bytes:
     """Counts for a Prefect image artifact."""
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(x_label, y_label) as (axes, out):
         axes.bar(np.arange(len(counts)), np.asarray(counts, np.float64), width=0.88, color=COLOURS["accent"])
         if labels is not None:
             axes.set_xticks(np.arange(len(labels)), labels)
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return out.getvalue()
 
 
