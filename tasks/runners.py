@@ -89,8 +89,9 @@ def task_runner(runtime: RuntimeConfig) -> "TaskRunner[PrefectFuture[Any]]":
         case "dask":
             from prefect_dask import DaskTaskRunner
 
+            logging.getLogger("distributed").setLevel(logging.ERROR)  # a line for each worker that comes and goes
             # One thread each: steps set the threads of torch for the whole process.
-            workers = {"n_workers": runtime.workers, "threads_per_worker": 1, "dashboard_address": None}
+            workers = {"n_workers": runtime.workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
             runner = DaskTaskRunner(address=runtime.cluster, cluster_kwargs=None if runtime.cluster else workers)
         case "ray":
             for name, value in _RAY.items():
