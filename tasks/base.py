@@ -17,7 +17,7 @@ from tasks.progress import HoursProgress, step_progress
 from tasks.runners import Workers
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.planning import Reason, explain
-from tinywave_core.stages.base import Step, compute
+from tinywave_core.stages.base import Step, compute, find_steps
 from tinywave_core.storage.store import Artifact
 
 
@@ -83,7 +83,7 @@ class PrefectExecute:
     runs: list[StepRun] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
-        found = [step.find() for step in steps]
+        found = find_steps(steps)
         reasons = [explain(step, artifact) for step, artifact in zip(steps, found, strict=True)]
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
         sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
@@ -93,7 +93,8 @@ class PrefectExecute:
         self._wait(steps, futures)
         for future in futures.values():
             future.result()  # raises what the task raised
-        made = [step.find() if i in futures else found[i] for i, step in enumerate(steps)]
+        now = dict(zip(futures, find_steps([steps[i] for i in futures]), strict=True))
+        made = [now.get(i, artifact) for i, artifact in enumerate(found)]
         for step, reason, artifact in zip(steps, reasons, made, strict=True):
             self.runs.append(StepRun(step, reason, artifact))
         return made

@@ -19,7 +19,7 @@ from tinywave_core.stages import (
     logit_caching,
     tokenization,
 )
-from tinywave_core.stages.base import Execute, Step, compute_all
+from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
@@ -73,7 +73,7 @@ class Look:
     steps: list[tuple[Step, Artifact]] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
-        found = [step.find() for step in steps]
+        found = find_steps(steps)
         self.steps += zip(steps, found, strict=True)
         return found
 

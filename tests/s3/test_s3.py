@@ -138,3 +138,21 @@ def test_a_service_that_cannot_be_reached_is_said_in_one_line(s3: Any, monkeypat
         StoreError, match=r"s3://tiny-store/x/store.json: .* 2 times .*Could not connect.*AWS_ENDPOINT_URL"
     ):
         Store("s3://tiny-store/x")
+
+
+def test_many_artifacts_are_found_with_one_listing_per_stage(remote: tuple, monkeypatch: pytest.MonkeyPatch):
+    """And as they are found one by one: whole, cut, without a manifest, never there."""
+    config = remote[0]
+    store = Store(config.root)
+    ids = [*store.artifact_ids(), "ingestion/" + "0" * 32]
+    one_by_one = [store.find(i, "some") for i in ids]
+    listings: list[str] = []
+    real = store.filesystem.find
+    monkeypatch.setattr(
+        store.filesystem, "find", lambda path, **options: listings.append(path) or real(path, **options)
+    )
+    monkeypatch.setattr(store, "find", None)
+    together = store.find_all(ids, "some")
+    assert [(a, a.manifest) for a in together] == [(a, a.manifest) for a in one_by_one]
+    assert len(listings) == len({i.split("/")[0] for i in ids})
+    assert not together[-1].complete and together[-1].part == "some"

@@ -40,7 +40,7 @@ def build(
 ) -> tuple[Artifact, Artifact]:
     """The `student` and the `control`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
-    cached = [tokens.store.find(i, "shard") for i in logits.summary["shards"]]
+    cached = tokens.store.find_all(logits.summary["shards"], "shard")
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}

@@ -89,7 +89,10 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
     by_id = {shard.id: shard for shard in made}
     contents, gone = _contents(log), forgotten(store)
     ids = dict.fromkeys([*_shard_ids(log), *by_id])
-    shards = [by_id.get(i) or store.find(i, "shard") for i in ids if not contents.get(i, set()) & gone]
+    kept = [i for i in ids if not contents.get(i, set()) & gone]
+    stored = store.find_all([i for i in kept if i not in by_id], "shard")
+    by_id_now = {shard.id: shard for shard in stored} | by_id
+    shards = [by_id_now[i] for i in kept]
     # A lost shard that came out under another id (another decoder version, say) has been replaced.
     live = [shard for shard in shards if shard.complete or shard.id in by_id]
     params = {"forgotten": sorted(gone)} if gone else {}
@@ -210,7 +213,8 @@ def _known_content(log: Log, store: Store) -> tuple[set[str], list[list[str]]]:
     A shard that holds a forgotten recording counts as lost; what else it held goes into a new one.
     """
     contents, gone = _contents(log), forgotten(store)
-    whole = {shard for shard, held in contents.items() if not held & gone and store.find(shard, "shard").complete}
+    sound = [shard for shard, held in contents.items() if not held & gone]
+    whole = {shard.id for shard in store.find_all(sound, "shard") if shard.complete}
     known = set().union(*(contents[shard] for shard in whole))
     lost = dict.fromkeys(tuple(sorted(contents[shard] - known - gone)) for shard in contents if shard not in whole)
     return known, [list(digests) for digests in lost if digests]

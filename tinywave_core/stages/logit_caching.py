@@ -5,7 +5,7 @@ without training sequences needs no logits. Files: logits.parquet ("tw-logits/1"
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -73,16 +73,18 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
 
 def training_shards(tokens: Artifact) -> list[Artifact]:
     """Token shards that hold training speech: what teacher targets and students depend on."""
-    return [tokens.store.find(s["id"], _part(s)) for s in tokens.summary["shards"] if s["train_utterances"]]
+    return _shards(tokens, "train_utterances")
 
 
 def held_out_shards(tokens: Artifact) -> list[Artifact]:
     """Token shards that hold held-out speech: what evaluation depends on."""
-    return [tokens.store.find(s["id"], _part(s)) for s in tokens.summary["shards"] if s["held_out_utterances"]]
+    return _shards(tokens, "held_out_utterances")
 
 
-def _part(shard: dict[str, Any]) -> str:
-    return str(shard.get("part", "shard"))
+def _shards(tokens: Artifact, split: str) -> list[Artifact]:
+    listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
+    found = tokens.store.find_all(list(listed))
+    return [a if a.complete else replace(a, part=listed[a.id]) for a in found]
 
 
 def run_shard(step: Step, output: Output) -> Summary:

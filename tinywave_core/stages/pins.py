@@ -58,7 +58,7 @@ def _refit(policy: RefreshPolicy, refresh: RefreshConfig, then: float, now: Call
 
 def as_pinned(step: Step, pin: Pin) -> Step:
     """The step with the inputs that the pinned fit saw: its fingerprint is the pinned artifact's."""
-    inputs = {name: [step.store.find(i) for i in ids] for name, ids in pin["inputs"].items()}
+    inputs = {name: step.store.find_all(ids) for name, ids in pin["inputs"].items()}
     return replace(step, inputs=inputs, context=step.context | {"pin": pin})
 
 

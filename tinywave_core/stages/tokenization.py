@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 VERSION = 2
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
-_GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
+GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
     """The `tokens` artifact of a corpus."""
     check_speech_tokenizer(config)
     settings = speech_settings(config)
-    context = _places(config)
+    context = places(config)
 
     def step(
         part: str,
@@ -134,7 +134,8 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
     return None if vocabulary is None or vocabulary.is_of_bytes else vocabulary
 
 
-def _places(config: PipelineConfig) -> dict[str, Any]:
+def places(config: PipelineConfig) -> dict[str, Any]:
+    """Where the models lie that `load_tokenizer` reads: a step's context, for they are known by their content."""
     hubert = config.tokenization.hubert
     folder = teacher_folder(config)
     return {
@@ -153,7 +154,7 @@ def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
-    return [corpus.store.find(shard, "shard") for shard in corpus.summary["shards"]]
+    return corpus.store.find_all(corpus.summary["shards"], "shard")
 
 
 # SpiritLM's release -----------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def check_speech_tokenizer(config: PipelineConfig) -> None:
     speech_settings(config)
     vocabulary = teacher_vocabulary(config)
     if uses_release(config):
-        sizes = _source(_places(config), config.tokenization.tokens).sizes(config.tokenization.tokens)
+        sizes = _source(places(config), config.tokenization.tokens).sizes(config.tokenization.tokens)
         if vocabulary is not None:
             sizes.require(vocabulary)
 
@@ -174,7 +175,7 @@ def check_speech_tokenizer(config: PipelineConfig) -> None:
 def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
     """The artifact that stands for the release's models."""
     tokens = config.tokenization.tokens
-    source = _source(_places(config), tokens)
+    source = _source(places(config), tokens)
     params = {"digests": source.digests(tokens), "sizes": asdict(source.sizes(tokens))}
     return execute([step("release", run_release, {}, params)])[0]
 
@@ -294,7 +295,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     total = int(lengths.sum()) // SAMPLE_RATE
     rows = []
     samples = 0
-    for batch in _batches(read_utterances(audio), _GATHERED_SAMPLES):
+    for batch in batches(read_utterances(audio), GATHERED_SAMPLES):
         kept = [utterance for utterance in batch if utterance.utterance_id not in drop]
         for utterance, streams in zip(kept, tokenize(kept), strict=True):
             rows.append(_row(utterance, streams, vocabulary))
@@ -316,22 +317,28 @@ Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
 
 
 def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
-    """What turns utterances into streams, and the vocabulary that their ids are of."""
-    artifact, config = step.input("tokenizer"), step.config
+    config = step.config
     assert isinstance(config, TokenizationConfig)
+    return load_tokenizer(step, config.tokens)
+
+
+def load_tokenizer(step: Step, tokens: TokenKind) -> tuple[Tokenize, Vocabulary]:
+    """What turns utterances into streams, and the vocabulary that their ids are of: from a step's input `tokenizer`, param
+    `vocabulary` (that of a teacher with its own) and context (`places`)."""
+    artifact = step.input("tokenizer")
     of_teacher = step.params.get("vocabulary")
     if artifact.part == "release":
         from tinywave_core.tokenizers.spiritlm import shared_tokenizer
 
         vocabulary = Vocabulary.from_json(of_teacher or artifact.summary["vocabulary"])
-        source = _source(step.context, config.tokens)
-        digests = source.digests(config.tokens)
+        source = _source(step.context, tokens)
+        digests = source.digests(tokens)
         if digests != artifact.summary["digests"]:
             raise CheckpointError(
                 "the files of SpiritLM's release here are not those that this run started with: the release changed, or this "
                 "machine has another one; give all of them the same files"
             )
-        models = shared_tokenizer(source, config.tokens, _device(step), vocabulary, digests.items())
+        models = shared_tokenizer(source, tokens, _device(step), vocabulary, digests.items())
         return lambda utterances: models.streams([u.samples for u in utterances]), vocabulary
 
     from tinywave_core.tokenizers.codebooks import Codebooks
@@ -343,7 +350,7 @@ def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
     return lambda utterances: [codebooks.tokenize(u.samples, u.speaker) for u in utterances], vocabulary
 
 
-def _batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":
+def batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":
     """Utterances in groups of at least so many samples."""
     batch: list[Utterance] = []
     held = 0

@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ STORE_VERSION = 1
 MANIFEST = "manifest.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+_FEW = 3  # artifacts that are looked up one by one
 _locked: set[str] = set()  # roots that this process holds
 
 
@@ -285,8 +286,30 @@ class Store:
             return planned
         return Artifact(self, stage, manifest.part, digest, manifest)
 
+    def find_all(self, artifact_ids: Sequence[str], part: str = "") -> list[Artifact]:
+        """`find` of many; on an object store with one listing per stage, and the manifests read side by side."""
+        if self.local or len(artifact_ids) <= _FEW:
+            return [self.find(artifact_id, part) for artifact_id in artifact_ids]
+        sizes: dict[str, int] = {}
+        for stage in sorted({artifact_id.partition("/")[0] for artifact_id in artifact_ids}):
+            listed = self.filesystem.find(self._at(stage), detail=True)
+            sizes |= {name: int(about["size"]) for name, about in listed.items()}
+        places = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
+        there = {i: place for i, place in places.items() if place in sizes}
+        read = self.filesystem.cat(list(there.values())) if there else {}
+        found = {}
+        for artifact_id, place in there.items():
+            manifest = self._parse_manifest(artifact_id, read[place])
+            stage, _, digest = artifact_id.partition("/")
+            if all(sizes.get(self._at(f"{artifact_id}/{entry.name}")) == entry.bytes for entry in manifest.files):
+                found[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
+        planned = [(i, *i.split("/", 1)) for i in artifact_ids]
+        return [found.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
+
     def _read_manifest(self, artifact_id: str) -> Manifest:
-        data = self.read(f"{artifact_id}/{MANIFEST}")
+        return self._parse_manifest(artifact_id, self.read(f"{artifact_id}/{MANIFEST}"))
+
+    def _parse_manifest(self, artifact_id: str, data: bytes) -> Manifest:
         try:
             raw = json.loads(data)
         except ValueError as error:
