@@ -5,7 +5,7 @@ splitting need not touch the sound.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,13 +56,15 @@ def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
     return np.asarray(samples_N, dtype=np.float32)
 
 
-def read_utterances(artifact: Artifact) -> Iterator[Utterance]:
-    """The utterances of an audio shard, in order, after its digest and page checksums were found right."""
+def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) -> Iterator[Utterance]:
+    """The utterances of an audio shard, or those with the `wanted` ids, in order, after its digest and page checksums were
+    found right."""
     path = artifact.path(AUDIO_FILE)
     try:
         for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
             for row in batch.to_pylist():
-                yield _utterance(row)
+                if wanted is None or row["utterance_id"] in wanted:
+                    yield _utterance(row)
     except (OSError, pa.ArrowException) as error:
         raise DamagedArtifactError(
             f"{artifact.id}/{AUDIO_FILE} cannot be read ({error}): delete it and run again"

@@ -79,9 +79,7 @@ class Retention:
     """Why there is no above-chance retention; empty where there is."""
 
 
-def retention(
-    student: npt.ArrayLike, teacher: npt.ArrayLike, chance: float, seed: int, draws: int = 2000
-) -> Retention:
+def retention(student: npt.ArrayLike, teacher: npt.ArrayLike, chance: float, seed: int, draws: int = 2000) -> Retention:
     """Retention from credits of the same items, with paired bootstrap intervals (95 %)."""
     own, of_teacher = (np.asarray(x, dtype=np.float64) for x in (student, teacher))
     s, t = float(own.mean()), float(of_teacher.mean())

@@ -147,5 +147,5 @@ def _recordings(step: Step, wanted: set[str]) -> "dict[str, npt.NDArray[np.float
 
     found: dict[str, npt.NDArray[np.float32]] = {}
     for shard in step.inputs["audio"]:
-        found |= {u.utterance_id: u.samples for u in read_utterances(shard) if u.utterance_id in wanted}
+        found |= {u.utterance_id: u.samples for u in read_utterances(shard, wanted)}
     return found

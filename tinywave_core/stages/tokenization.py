@@ -35,7 +35,7 @@ from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, KINDS, Vocabulary
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
     from tinywave_core.tokenizers.speech import Streams
-    from tinywave_core.tokenizers.spiritlm import SpeechSource
+    from tinywave_core.tokenizers.spiritlm import Kind, SpeechSource
 
 VERSION = 2
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
@@ -322,7 +322,7 @@ def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
     return load_tokenizer(step, config.tokens)
 
 
-def load_tokenizer(step: Step, tokens: TokenKind) -> tuple[Tokenize, Vocabulary]:
+def load_tokenizer(step: Step, tokens: "Kind") -> tuple[Tokenize, Vocabulary]:
     """What turns utterances into streams, and the vocabulary that their ids are of: from a step's input `tokenizer`, param
     `vocabulary` (that of a teacher with its own) and context (`places`)."""
     artifact = step.input("tokenizer")

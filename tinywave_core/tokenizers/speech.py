@@ -63,6 +63,16 @@ def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[s
     return ids[np.argsort(np.concatenate(times), kind="stable")]
 
 
+def merged_before(streams: Streams, seconds: float) -> int:
+    """How many of the tokens that `merge` gives stand before a time."""
+    times = [
+        np.arange(len(streams.style)) / RATES_HZ["style"],
+        run_starts(streams.pitch) / RATES_HZ["pitch"],
+        run_starts(streams.units) / RATES_HZ["units"],
+    ]
+    return sum(int((each < seconds).sum()) for each in times)
+
+
 def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:
     """The ids of one utterance as models see it: <s> [Speech] merged tokens </s>; slow: <s> ▁ [Speech] … </s>."""
     return np.concatenate([vocabulary.prompt_ids(vocabulary.speech_marker), merge(streams, vocabulary), [EOS_ID]])
