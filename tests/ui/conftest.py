@@ -1,0 +1,128 @@
+"""`tinywave serve` beside a Prefect server of its own, and a browser: the machine's Chromium, driven by Playwright."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, sync_playwright
+
+from tests.fixtures.tiny import SETTINGS, copy_clips
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--autoplay-policy=no-user-gesture-required"]
+PATIENCE_S = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """What runs."""
+
+    url: str
+    """Of the server: its pages; its API is below /api."""
+    store: Path
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[BrowserContext]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+        context.set_default_timeout(60_000)
+        yield context
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def served(browser: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Needs the browser first: without one nothing is started."""
+    folder = tmp_path_factory.mktemp("served")
+    source = copy_clips(folder / "speech")
+    (source / "notes.wav").write_text("this is no audio")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_SERVER_UI_API_URL": f"{url}/api",
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "static"),
+        # Prefect's ten seconds between two looks for a run are long for a test.
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
+    flags = ["--preset", "demo", "--source", str(source), "--root", str(folder / "store"), *_flags(SETTINGS)]
+    with ExitStack() as stack:
+        _start(stack, folder / "server.log", environment, "prefect", "server", "start", "--port", str(port))
+        _wait(lambda: _healthy(url), folder / "server.log")
+        log = folder / "serve.log"
+        _start(stack, log, environment, "flows.cli", "serve", *flags)
+        # `watch` is registered last.
+        _wait(lambda: _answers(f"{url}/api/deployments/name/watch/demo"), log)
+        yield Served(url, folder / "store", log)
+
+
+def _flags(settings: Mapping[str, Any], prefix: str = "--") -> list[str]:
+    """Nested settings as the command line takes them."""
+    found: list[str] = []
+    for name, value in settings.items():
+        found += _flags(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}", str(value)]
+    return found
+
+
+def _start(stack: ExitStack, log: Path, environment: dict[str, str], module: str, *arguments: str) -> None:
+    """A Python module as a process that ends with `stack`, its children too."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    stack.callback(_stop, process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """SIGINT as from Ctrl-C, then kill what is left of its session."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(15)
+
+
+def _healthy(url: str) -> bool:
+    return _answers(f"{url}/api/health")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _wait(ready: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{log.name} after {PATIENCE_S} s:\n{log.read_text(errors='replace')[-4000:]}")
+        time.sleep(0.2)
