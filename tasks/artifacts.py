@@ -112,16 +112,15 @@ def _lineage(artifact: Artifact, latest: dict[str, Any]) -> Row:
 
 
 def _files(artifacts: Sequence[Artifact]) -> str:
-    """Every file with its place in the store."""
-    rows = [
-        {"file": f"`{artifact.url}/{entry.name}`", "size": verdict.size(entry.bytes)}
-        for artifact in artifacts
-        if artifact.manifest
-        for entry in artifact.manifest.files
-    ]
-    if not rows:
-        return "\n".join(f"- `{cell(artifact.url)}`: figures alone, in manifest.json" for artifact in artifacts)
-    return table(rows[:_MOST_FILES]) + _more(len(rows) - _MOST_FILES)
+    """Where each artifact lies and every file in it; whole paths in a table would push it out of the page."""
+    return "\n\n".join(_place_of(artifact) for artifact in artifacts)
+
+
+def _place_of(artifact: Artifact) -> str:
+    files = artifact.manifest.files if artifact.manifest else []
+    rows = [{"file": f"`{entry.name}`", "size": verdict.size(entry.bytes)} for entry in files[:_MOST_FILES]]
+    shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
+    return f"{artifact.part}: `{cell(artifact.url)}`\n\n{shown}"
 
 
 def _more(number: int) -> str:

@@ -108,7 +108,7 @@ def test_a_student_that_went_on_says_from_where(tmp_path: Path):
 def test_every_file_of_a_stage_has_its_place(published: Published, run: tuple[RunRecord, Outputs]):
     for part, artifact in run[1].items():
         page = published[artifact.stage.replace("_", "-")]["data"]
-        assert all(f"{artifact.url}/{name}" in page for name in artifact.files), part
+        assert artifact.url in page and all(f"`{name}`" in page for name in artifact.files), part
 
 
 def test_lineage_goes_both_ways(published: Published, run: tuple[RunRecord, Outputs]):

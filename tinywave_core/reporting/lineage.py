@@ -37,7 +37,7 @@ def made_from(artifact: Artifact) -> list[str]:
     """An artifact's inputs: the id of a single one, the number of many."""
     assert artifact.manifest is not None
     return [
-        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {len(ids)}"
+        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {len(ids)} artifacts"
         for name, ids in artifact.manifest.inputs.items()
     ]
 
