@@ -1,0 +1,61 @@
+"""SALMon (arXiv 2409.07437): does a model notice that speaker, gender, mood, background or room change, or do not fit the words?
+
+A folder per part with `sample_<i>_<j>.wav`; j = 0 is the right version, another j the wrong one. The parts are the subsets.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from tinywave_core.errors import SourceError
+from tinywave_core.evals.suites.base import MANIFEST_ADVICE, Pair, Suite, audio_files, folders, no_audio, some
+
+CONSISTENCY = (
+    "bg_all_consistency",
+    "bg_domain_consistency",
+    "gender_consistency",
+    "rir_consistency",
+    "sentiment_consistency",
+    "speaker_consistency",
+)
+ALIGNMENT = ("bg_alignment", "sentiment_alignment")
+PARTS = (*CONSISTENCY, *ALIGNMENT)
+_NAME = re.compile(r"sample_([0-9]+)_([0-9]+)")
+
+
+def open_salmon(folder: Path) -> Suite:
+    """All parts in `folder`, or the one part that it is."""
+    parts = [folder] if folder.name in PARTS else [folder / name for name in PARTS if (folder / name).is_dir()]
+    if not parts:
+        raise SourceError(
+            f"{folder} has no part of SALMon, but {some(p.name for p in folders(folder)) or 'no folders'}; expected some of "
+            f"{', '.join(PARTS)}: pass the folder that holds them"
+        )
+    pairs = [pair for part in parts for pair in _part(part)]
+    return Suite.of("salmon", pairs, {"consistency": CONSISTENCY, "alignment": ALIGNMENT})
+
+
+def _part(folder: Path) -> list[Pair]:
+    files = audio_files(folder)
+    if not files:
+        raise no_audio(folder, "sample_<i>_<j>.wav")
+    versions: dict[int, list[tuple[int, Path]]] = defaultdict(list)
+    for path in files:
+        match = _NAME.fullmatch(path.stem)
+        if not match:
+            raise SourceError(
+                f"{path} is not named sample_<i>_<j>, so nothing says whether it is right (j = 0) or wrong: rename it or take it "
+                f"out, {MANIFEST_ADVICE}"
+            )
+        versions[int(match[1])].append((int(match[2]), path))
+    for number, found in versions.items():
+        if len(found) != 2 or min(found)[0] != 0 or max(found)[0] == 0:
+            names = some(path.name for _, path in sorted(found))
+            raise SourceError(
+                f"{folder}: sample {number} has {names}; expected sample_{number}_0 and one other, the wrong one: complete it or "
+                f"remove what is too many, {MANIFEST_ADVICE}"
+            )
+    return [
+        Pair(f"{folder.name}/{number}", min(found)[1], max(found)[1], subset=folder.name)
+        for number, found in sorted(versions.items())
+    ]
