@@ -1,6 +1,6 @@
 """Log-probabilities of token sequences under a model; padding never changes a score beyond rounding.
 
-Legend: L tokens of one sequence.
+Legend: L tokens of one sequence, V ids of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,16 @@ _ROWS = 16
 
 @torch.no_grad()
 def token_log_probabilities(
-    model: LlamaForCausalLM, sequences: Sequence[npt.NDArray], progress: Progress = no_progress
+    model: LlamaForCausalLM,
+    sequences: Sequence[npt.NDArray],
+    progress: Progress = no_progress,
+    classes_V: npt.NDArray[np.int8] | None = None,
 ) -> list[npt.NDArray[np.float32]]:
-    """For every sequence [L], the log-probability of tokens 1 … L - 1 given those before: [L - 1] each."""
+    """For every sequence [L], the log-probability of tokens 1 … L - 1 given those before: [L - 1] each.
+
+    With `classes_V`, the class of every id, a token competes with those of its own class only.
+    """
+    classes = None if classes_V is None else torch.from_numpy(classes_V).to(model.device)
     scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
     by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(by_length), _ROWS):
@@ -33,10 +40,19 @@ def token_log_probabilities(
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         for r, index in enumerate(rows):
             length = len(sequences[index])
-            log_p = torch.log_softmax(model.lm_head(hidden[r, : length - 1]).float(), dim=-1)
+            logits = model.lm_head(hidden[r, : length - 1]).float()
+            log_p = _log_softmax(logits, None if classes is None else classes[ids[r, 1:length]], classes)
             scores[index] = log_p.gather(-1, ids[r, 1:length, None])[:, 0].cpu().numpy()
         progress(min(start + _ROWS, len(sequences)), len(sequences), "sequences scored")
     return scores
+
+
+def _log_softmax(
+    logits_LV: torch.Tensor, wanted_L: torch.Tensor | None, classes_V: torch.Tensor | None
+) -> torch.Tensor:
+    if wanted_L is None or classes_V is None:
+        return torch.log_softmax(logits_LV, dim=-1)
+    return torch.log_softmax(logits_LV.masked_fill(wanted_L[:, None] != classes_V, -torch.inf), dim=-1)
 
 
 def mean_nll(scores: Sequence[npt.NDArray[np.float32]]) -> float:

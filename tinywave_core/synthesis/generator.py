@@ -23,11 +23,10 @@ from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.models.llama import load_llama, on_device, pick_device
 from tinywave_core.synthesis.sampling import continue_tokens
-from tinywave_core.synthesis.speaking import RELEASE_FILE, Speak, load_speak
-from tinywave_core.tokenizers.codebooks import Codebooks
+from tinywave_core.synthesis.speaking import Speak, load_speak
+from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, load_hearing
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run, build_prompt, runs, units_in
 from tinywave_core.tokenizers.speech import Streams, to_string
-from tinywave_core.tokenizers.spiritlm import SpeechSource, SpiritLMTokenizer
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 MIN_RUN_UNITS = 25  # shorter runs of speech in a mixed output are not spoken: about a second
@@ -87,13 +86,13 @@ class Generator:
             )
         vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
         place = pick_device(RuntimeConfig.model_validate({"device": device}))
-        speech = folder / "speech_tokenizer"
+        hearing = load_hearing(folder, vocabulary, spiritlm_dir, place.type)
         return cls(
             on_device(load_llama(folder), place).eval(),
             vocabulary,
             Tokenizer.from_file(str(folder / "tokenizer.json")),
-            _streams_of(speech, vocabulary, spiritlm_dir, place.type),
-            load_speak(speech, vocabulary, spiritlm_dir, place),
+            lambda samples: hearing.streams([samples])[0],
+            load_speak(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
         )
 
     def __call__(
@@ -155,19 +154,3 @@ class Generator:
 def _with_examples(inputs: Sequence[Input], examples: Sequence[tuple[Input, Input]]) -> list[Input]:
     newline = Text("\n")
     return [each for first, second in examples for each in (first, second, newline)] + list(inputs)
-
-
-def _streams_of(
-    folder: Path, vocabulary: Vocabulary, spiritlm_dir: str | None, device: str
-) -> Callable[[npt.NDArray[np.float32]], Streams]:
-    if not (folder / RELEASE_FILE).is_file():
-        return Codebooks.load(folder).tokenize
-    about = json.loads((folder / RELEASE_FILE).read_text())
-    source = SpeechSource.of(spiritlm_dir, about["tokens"])
-    if source.digests(about["tokens"]) != about["digests"]:
-        raise CheckpointError(
-            "the model was trained on tokens of other files than those of the release given: pass --spiritlm-dir with the one "
-            f"that {folder / RELEASE_FILE} describes"
-        )
-    tokenizer = SpiritLMTokenizer.of(source, about["tokens"], device, vocabulary)
-    return lambda samples: tokenizer.streams([samples])[0]

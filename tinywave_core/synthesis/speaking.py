@@ -10,10 +10,10 @@ import torch
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.synthesis.hifigan import HifiganVocoder
 from tinywave_core.synthesis.vocoder import DraftVocoder
+from tinywave_core.tokenizers.hearing import RELEASE_FILE
 from tinywave_core.tokenizers.speech import positions
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-RELEASE_FILE = "release.json"
 DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
 Speak = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]

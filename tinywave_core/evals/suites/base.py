@@ -12,6 +12,7 @@ from pathlib import Path
 from tinywave_core.errors import SourceError
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+WHOLE, MACRO = RESERVED = "all", "macro"  # figures over all pairs, and over all subsets
 MANIFESTS = ("pairs.jsonl", "pairs.csv")
 MANIFEST_ADVICE = "or write a pairs.jsonl into the folder, one line {id, pos, neg} per pair"
 
@@ -33,7 +34,7 @@ class Pair:
     voice: str | None = None
     text: str | None = None
     """What the positive version says, for people."""
-    subset: str = "all"
+    subset: str = WHOLE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from tinywave_core.errors import SourceError
-from tinywave_core.evals.suites.base import AUDIO, Content, Pair, Suite, some
+from tinywave_core.evals.suites.base import AUDIO, RESERVED, WHOLE, Content, Pair, Suite, some
 
 REQUIRED = ("id", "pos", "neg")
 OPTIONAL = ("prompt", "group", "voice", "text", "subset")
@@ -28,6 +28,11 @@ def open_manifest(name: str, path: Path) -> Suite:
         pairs[pair.id] = pair
     if not pairs:
         raise SourceError(f"{path} lists no pairs: expected lines with {', '.join(REQUIRED)}")
+    unnamed = [pair.id for pair in pairs.values() if pair.subset == WHOLE]
+    if 0 < len(unnamed) < len(pairs):
+        raise SourceError(
+            f"{path}: some lines have a subset and {some(unnamed)} have none; expected it in all lines or in none"
+        )
     return Suite.of(name, list(pairs.values()))
 
 
@@ -62,12 +67,14 @@ def _pair(folder: Path, place: str, row: dict[str, object]) -> Pair:
         raise SourceError(f"{place} has {found}; expected {', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)}")
     if given["pos"] == given["neg"]:
         raise SourceError(f"{place}: pos and neg are both {given['pos']!r}; expected two versions")
+    if given.get("subset") in RESERVED:
+        raise SourceError(f"{place}: {given['subset']!r} is the name of a figure here; expected another subset")
     positive, negative = (_content(folder, place, given[name]) for name in ("pos", "neg"))
     if isinstance(positive, Path) != isinstance(negative, Path):
         raise SourceError(f"{place}: one version is a recording and the other a text; expected both in one modality")
     prompt = _content(folder, place, given["prompt"]) if "prompt" in given else None
     group, voice, text = (given.get(name) for name in ("group", "voice", "text"))
-    return Pair(given["id"], positive, negative, prompt, group, voice, text, given.get("subset", "all"))
+    return Pair(given["id"], positive, negative, prompt, group, voice, text, given.get("subset", WHOLE))
 
 
 def _content(folder: Path, place: str, value: str) -> Content:

@@ -17,12 +17,17 @@ def test_recordings_are_relative_to_the_manifest_and_all_else_is_text(place):
     folder = write(
         place(["right.wav", "in/wrong.WAV"]),
         '{"id": 1, "pos": "right.wav", "neg": "in/wrong.WAV", "prompt": "Once", "group": "g", "voice": "v", "text": "t"}\n\n'
-        '{"id": "b", "pos": "He slept.", "neg": "He flew.", "subset": "text"}\n',
+        '{"id": "b", "pos": "He slept.", "neg": "He flew."}\n',
     )
     first, second = open_suite(None, folder).pairs
     assert (first.positive, first.negative) == (folder / "right.wav", folder / "in" / "wrong.WAV")
     assert (first.id, first.prompt, first.group, first.voice, first.text) == ("1", "Once", "g", "v", "t")
-    assert (second.positive, second.negative, second.group, second.subset) == ("He slept.", "He flew.", None, "text")
+    assert (second.positive, second.negative, second.group, second.subset) == ("He slept.", "He flew.", None, "all")
+
+
+def test_a_subset_may_be_named_in_every_line(place):
+    lines = ['{"id": 1, "pos": "a", "neg": "b", "subset": "x"}', '{"id": 2, "pos": "a", "neg": "b", "subset": "y"}']
+    assert list(open_suite(None, write(place(["a.txt"]), "\n".join(lines))).subsets) == ["x", "y"]
 
 
 def test_a_csv_says_the_same(place):
@@ -49,6 +54,11 @@ def test_a_manifest_settles_a_folder_whose_names_do_not(place):
         (
             '{"id": "1", "pos": "a", "neg": "b"}\n{"id": "1", "pos": "a", "neg": "c"}',
             "jsonl:2: the id '1' is there already",
+        ),
+        ('{"id": "1", "pos": "a", "neg": "b", "subset": "macro"}', "'macro' is the name of a figure here"),
+        (
+            '{"id": "1", "pos": "a", "neg": "b", "subset": "x"}\n{"id": "2", "pos": "a", "neg": "b"}',
+            "some lines have a subset and 2 have none",
         ),
         ("[1]", "is no JSON object"),
         ("{", "is no JSON"),
