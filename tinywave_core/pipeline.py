@@ -17,13 +17,14 @@ from tinywave_core.stages import (
     generation,
     ingestion,
     logit_caching,
+    probes,
     tokenization,
 )
 from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
-"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, model, samples."""
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, model, samples."""
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -45,7 +46,8 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
             return {"student": student, "control": control}
         case "evaluation":
             models = (done["teacher"], done["student"], done["control"])
-            return {"scores": evaluation.build(config, done["tokens"], *models, execute)}
+            scores = evaluation.build(config, done["tokens"], *models, execute)
+            return {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
         case "export":
             described = (done["teacher"], done["student"], done["scores"])
             return {"model": export.build(config, done["tokens"], *described, execute)}

@@ -13,7 +13,7 @@ import pytest
 
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.pipeline import build_stage
-from tinywave_core.stages import ingestion
+from tinywave_core.stages import ingestion, probes
 from tinywave_core.stages.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 
@@ -28,7 +28,9 @@ GOLDEN = {
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "ecfa1e48bcdc98cd0313478583595d26",
     "distillation/control": "63d27f7b6d4358cb060fdb2635705aa7",
-    "evaluation/scores": "4abf35660acecd2d268a07e8d5dd5402",
+    "evaluation/scores": "4c83be4bb3533a4ab47fb8a3ac25c3fa",
+    "evaluation/probes": "b5e220fd37d1eb0a74115b9a852bf90d",
+    "evaluation/probe_scores": "c74391fe96f61d89d0982fd859a2a4fe",
     "export/model": "b4585dae8e82e389b286482ee9404d39",
     "generation/samples": "467fa897973653055f8ad0d932b4c640",
 }
@@ -107,6 +109,7 @@ def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:  # versions of libraries are the lock file's business
         patch.setattr(ingestion, "decoder_name", lambda: "decoder")
         patch.setattr(ingestion, "vad_name", lambda: "vad")
+        patch.setattr(probes, "vad_name", lambda: "vad")
         for stage in STAGES:
             done |= build_stage(stage, config, store, done, note)
     return {f"{step.stage}/{step.part}": step.fingerprint for step in steps}

@@ -31,6 +31,7 @@ AFTER_THE_TEACHER = [
     "distillation/student",
     "distillation/control",
     "evaluation/scores",
+    "evaluation/probe_scores",
     "export/model",
     "generation/samples",
 ]
@@ -89,6 +90,8 @@ def test_new_held_out_speech_costs_no_training(finished: Finished, tmp_path: Pat
         "tokenization/shard",
         "tokenization/tokens",
         "evaluation/scores",
+        "evaluation/probes",
+        "evaluation/probe_scores",
         "export/model",
         "generation/samples",
     ]

@@ -5,6 +5,32 @@ from pydantic import Field
 from tinywave_core.config.base import Config
 
 
+class ProbesConfig(Config):
+    """Pairs of recordings made from held-out speech, of which a model should find the right one likelier (after SALMon)."""
+
+    items: int = Field(40, ge=0, le=1000)
+    """Most pairs per probe; 0 makes no probes."""
+    max_s: float = Field(6.0, ge=2, le=30)
+    """Longest recording of a pair, in seconds: longer utterances are used up to there."""
+    min_part_s: float = Field(0.8, gt=0.1, le=10)
+    """Shortest part before and after the splice, in seconds."""
+    min_pause_s: float = Field(0.12, ge=0.064, le=1)
+    """Shortest pause at which recordings are spliced, in seconds; utterances without one in their middle are skipped."""
+    snr_db: float = Field(10.0, ge=-10, le=40)
+    """Level of the speech over the noise of the probe `background_noise`, in decibels."""
+    genders: str = Field("", pattern=r"^(\s*[^=,\s][^=,]*=\s*[^=,\s]+\s*(,|$))*$")
+    """Gender of speakers as the corpus names them, such as `84=f,1272=m`: no layout of recordings tells it. The probe
+    `gender_swap` needs two that differ."""
+    seed: int = Field(0, ge=0)
+    """Seed of all that is drawn: utterances, partners, noises, rooms, and the bootstrap of the scores."""
+
+    @property
+    def gender_of(self) -> dict[str, str]:
+        """Gender by speaker."""
+        pairs = [pair.partition("=") for pair in self.genders.split(",") if pair.strip()]
+        return {speaker.strip(): gender.strip() for speaker, _, gender in pairs}
+
+
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
@@ -18,3 +44,5 @@ class EvaluationConfig(Config):
     """Fewest words in either half of an item of the cross-modal cloze, which needs transcribed held-out speech."""
     seed: int = Field(0, ge=0)
     """Seed of the wrong continuations and of the bootstrap."""
+    probes: ProbesConfig = ProbesConfig()
+    """Probes of voice, order, background and room."""

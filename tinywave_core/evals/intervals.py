@@ -85,7 +85,8 @@ def retention(student: npt.ArrayLike, teacher: npt.ArrayLike, chance: float, see
     s, t = float(own.mean()), float(of_teacher.mean())
     ratio = s / t if t > 0 else None
     ratios = _ratios(own, of_teacher, chance, seed, draws)
-    if ratios is None:
+    # Resampling a handful of right answers gives nothing but right answers, so that alone does not show much.
+    if ratios is None or wilson_interval(float(of_teacher.sum()), len(of_teacher))[0] <= chance:
         known = "is not above" if t <= chance else "cannot be told from"
         why = f"the teacher's {t:.1%} over {len(own)} items {known} chance ({chance:.0%})"
         return Retention(ratio, paired_ratio_interval(own, of_teacher, seed, draws), None, None, why)

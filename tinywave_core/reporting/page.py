@@ -32,6 +32,7 @@ MAX_SAMPLES = 12
 MAX_EMBEDDED_BYTES = 4_000_000
 MAX_REJECTS = 50
 MAX_ALIGNED, MAX_ALIGNED_S = 3, 8.0
+MAX_PROBE_PAIRS = 2  # of each probe
 TERMS = {
     "loss": "total, weighted",
     "language_model": "true tokens",
@@ -60,6 +61,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         words=verdict.alignment_text(outputs["tokens"].summary),
         aligned=aligned_examples(outputs["tokens"]),
         directions=verdict.direction_rows(scores),
+        **probe_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
@@ -226,6 +228,46 @@ def _aligned(samples: Any, rows: list[dict[str, Any]]) -> Aligned:
         for row in rows
     ]
     return Aligned(len(samples) / SAMPLE_RATE, sound, picture, words)
+
+
+# Probes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProbePair:
+    """The right and the wrong recording of one item."""
+
+    probe: str
+    speaker: str
+    about: str
+    clips: list[Clip]
+
+
+def probe_section(outputs: Outputs) -> dict[str, Any]:
+    """Table, text and players of the probes; empty where a run has none."""
+    if "probe_scores" not in outputs:
+        return {"probe_text": "", "probe_rows": [], "probe_pairs": []}
+    made, scores = outputs["probes"], outputs["probe_scores"].summary
+    text, rows = verdict.probes_text(made.summary, scores), verdict.probe_rows(scores)
+    return {"probe_text": text, "probe_rows": rows, "probe_pairs": probe_pairs(made)}
+
+
+def probe_pairs(probes: Artifact) -> list[ProbePair]:
+    """Players of the first pairs of every probe."""
+    from tinywave_core.stages.probes import read_index
+
+    shown: list[ProbePair] = []
+    for row in read_index(probes):
+        probe = row["probe"].replace("_", " ")
+        embedded = sum(len(clip.audio) + len(clip.picture) for pair in shown for clip in pair.clips)
+        if sum(pair.probe == probe for pair in shown) < MAX_PROBE_PAIRS and embedded < MAX_EMBEDDED_BYTES:
+            seconds, clips = row["samples"] / SAMPLE_RATE, []
+            for version, title in (("positive", "Right"), ("negative", f"Wrong: {row['about']}")):
+                audio, picture = clip_data(probes.path(row[version]).read_bytes())
+                cut = row[f"{version}_splice_samples"] / row["samples"]
+                clips.append(Clip(title, seconds, 1.0, cut, audio, picture))
+            shown.append(ProbePair(probe, row["speaker"], row["about"], clips))
+    return shown
 
 
 # The DAG ---------------------------------------------------------------------------------------------------------

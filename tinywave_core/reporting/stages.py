@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 from tinywave_core.planning import Reason
-from tinywave_core.stages.base import Step
+from tinywave_core.stages.base import Step, Summary
 from tinywave_core.storage.store import Artifact
 
 Outputs = dict[str, Artifact]
@@ -105,7 +105,7 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
         case "evaluation":
             scores = s["scores"]
             nll = ", ".join(f"{name} {scores['models'][name]['nll']:.3f}" for name in ("teacher", "student", "control"))
-            return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}"
+            return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}{_probes(s)}"
         case "export":
             model = s["model"]
             return f"student of {model['parameters'] / 1e6:.2f} M", f"{model['name']}, {model['bytes'] / 1e6:.1f} MB"
@@ -114,6 +114,14 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
             out = f"{samples['new_tokens']} tokens, {samples['seconds']:.1f} s of audio"
             return f"{samples['samples']} prompts", out
     raise AssertionError(stage)
+
+
+def _probes(summaries: dict[str, Summary]) -> str:
+    probes = summaries.get("probe_scores")
+    if not probes or not probes["items"]:
+        return ""
+    right = ", ".join(f"{name} {each['accuracy']:.0%}" for name, each in probes["overall"].items())
+    return f"; of {probes['items']} probes right: {right}"
 
 
 def duration(hours: float) -> str:

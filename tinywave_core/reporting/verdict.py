@@ -171,6 +171,40 @@ def direction_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
+def probe_rows(probes: Summary) -> list[dict[str, str]]:
+    """The probes, a dict per probe: accuracies, what is kept of the teacher's above chance, and the paired tests."""
+    rows = []
+    for probe, figures in probes["probes"].items():
+        row = {"probe": probe.replace("_", " "), "pairs": str(figures["items"])}
+        for name, label in MODELS.items():
+            low, high = figures["models"][name]["interval"]
+            row[label] = f"{figures['models'][name]['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+        kept = figures["retention"]
+        if kept["above_chance"] is None:
+            row["kept above chance"] = "undefined: teacher at chance"
+        else:
+            low, high = kept["above_chance_interval"]
+            row["kept above chance"] = f"{kept['above_chance']:.0%} ({low:.0%} to {high:.0%})"
+        ratio = kept["ratio"]
+        row["student / teacher"] = "–" if ratio is None else f"{ratio:.0%}"
+        for name, label in (("control", "against undistilled"), ("teacher", "against teacher")):
+            test = figures["mcnemar"][name]
+            row[label] = f"{test['first_only']} : {test['second_only']}, p = {test['p']:.2g}"
+        rows.append(row)
+    return rows
+
+
+def probes_text(made: Summary, probes: Summary) -> str:
+    """How many pairs, of what, what could not be made and why, and how many are right in all."""
+    total = ", ".join(f"{name} {probes['overall'][name]['accuracy']:.1%}" for name in probes["overall"])
+    absent = "; ".join(f"no {probe.replace('_', ' ')}: {why}" for probe, why in probes["absent"].items())
+    return (
+        f"{probes['items']} pairs, {made['seconds'] / 60:.1f} min, from {made['utterances'] - made['without_pause']} held-out "
+        f"utterances; {made['without_pause']} more have no pause near their middle"
+        f"{f' ({absent})' if absent else ''}.{f' Right in all: {total}.' if total else ''}"
+    )
+
+
 def millions(parameters: int) -> str:
     """A parameter count for people."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"

@@ -79,6 +79,7 @@ def test_retention_above_chance_leaves_out_what_a_coin_gets():
     [
         (50, 100, "the teacher's 50.0% over 100 items is not above chance (50%)"),
         (54, 100, "the teacher's 54.0% over 100 items cannot be told from chance (50%)"),
+        (2, 2, "the teacher's 100.0% over 2 items cannot be told from chance (50%)"),
     ],
 )
 def test_retention_of_a_teacher_at_chance_is_undefined_and_says_so(right: int, of: int, why: str):

@@ -75,7 +75,15 @@ def test_the_page_needs_no_network_and_no_file(html: str):
 
 
 def test_sections_come_in_order(html: str):
-    assert re.findall(r'<section id="(\w+)"', html) == ["headline", "listen", "stages", "data", "curves", "lineage"]
+    assert re.findall(r'<section id="(\w+)"', html) == [
+        "headline",
+        "listen",
+        "probes",
+        "stages",
+        "data",
+        "curves",
+        "lineage",
+    ]
 
 
 def test_paths_and_transcripts_are_text(html: str):
@@ -84,15 +92,41 @@ def test_paths_and_transcripts_are_text(html: str):
     assert "speech/&lt;b&gt;of mine&lt;/b&gt;" in html
 
 
+def section(html: str, name: str) -> str:
+    return html.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
 def test_each_sample_has_three_players_and_pictures(html: str):
-    assert html.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') == 6
-    assert html.count('src="data:image/png;base64,') == 6
+    listen = section(html, "listen")
+    assert listen.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') == 6
+    assert listen.count('src="data:image/png;base64,') == 6
+
+
+def test_two_pairs_of_each_probe_have_players_with_their_splice(html: str):
+    probes = section(html, "probes")
+    assert probes.count("<audio controls") == probes.count('style="left:50.00%"') == 4
+    assert "Wrong: another &lt;b&gt;speaker&lt;/b&gt;" in probes
+
+
+def test_probes_are_told_above_chance_and_with_paired_tests(html: str):
+    probes = section(html, "probes")
+    assert "65.0% (49.5% to 77.9%)" in probes
+    assert ">50% (" in probes and ">81%</td>" in probes  # (65 - 50) / (80 - 50), and 65 / 80
+    assert "6 : 0, p = 0.031" in probes
+    assert "no gender swap: nobody said who is a &lt;woman&gt;" in probes
+
+
+def test_a_run_without_probes_has_no_section_for_them(run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    without = {part: artifact for part, artifact in outputs.items() if not part.startswith("probe")}
+    assert '<section id="probes">' not in render_report(record, without)
 
 
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page_module, "MAX_EMBEDDED_BYTES", 1)
     page = render_report(*run)
-    assert page.count("<audio") == 3
+    assert section(page, "listen").count("<audio") == 3
+    assert section(page, "probes").count("<audio") == 2
     assert "1 more in the store" in page
 
 
