@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | deploy | generate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | deploy | generate | evaluate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -118,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     tokens.set_defaults(command=_tokens)
 
     _generate_parser(commands)
+    _evaluate_parser(commands)
 
     slamkit = commands.add_parser(
         "slamkit", help="write the tokens of a store as slamkit's features.jsonl and tokens.jsonl"
@@ -202,6 +203,48 @@ def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ign
     )
     generate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     generate.set_defaults(command=_generate)
+
+
+def _evaluate_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="an exported or released model on public benchmarks, or on pairs of your own",
+        description="Which of two versions does a model give the higher score, and is it the right one? Print accuracies with 95 % "
+        "intervals per suite; chance is 50 %. Suites are read as they are distributed: sSC and tSC (spoken StoryCloze, slamkit's "
+        "layouts), salmon, swuggy and sblimp (ZeroSpeech 2021 with gold.csv, or slamkit's names), pairs (pairs.jsonl with id, pos, "
+        "neg and, if wanted, prompt, group, voice, text, subset).",
+    )
+    evaluate.add_argument("model", help="model/ directory of an export, or a Llama directory with SpiritLM's tokenizer")
+    evaluate.add_argument(
+        "--suite",
+        action="append",
+        required=True,
+        metavar="KIND=DIR",
+        help="a benchmark's kind and folder; KIND= can be left out where the folder tells; may be repeated",
+    )
+    evaluate.add_argument("--reduction", choices=("mean", "sum"), default="mean", help="over tokens (default: mean)")
+    evaluate.add_argument(
+        "--over", choices=("all", "continuation"), default="all", help="whether a prompt's tokens count (default: all)"
+    )
+    evaluate.add_argument(
+        "--streams", choices=("all", "hubert"), default="all", help="whether pitch and style count (default: all)"
+    )
+    evaluate.add_argument(
+        "--vocabulary",
+        choices=("all", "own"),
+        default="all",
+        help="whether a token competes with all others, or with those of its own modality (default: all)",
+    )
+    evaluate.add_argument("--against", metavar="MODEL", help="another model, for paired differences on the same pairs")
+    evaluate.add_argument("--out", metavar="FOLDER", help="where scores (Parquet) and evaluation.json go")
+    evaluate.add_argument(
+        "--submission", action="store_true", help="write score files of swuggy and sblimp too; needs no gold.csv"
+    )
+    evaluate.add_argument(
+        "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
+    )
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    evaluate.set_defaults(command=_evaluate)
 
 
 def _configured(commands: argparse._SubParsersAction, name: str, text: str, command: object) -> argparse.ArgumentParser:  # type: ignore[type-arg]
@@ -324,6 +367,26 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
         options.spiritlm_dir,
         options.device,
         options.wav,
+    )
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from flows.evaluate import evaluate
+    from tinywave_core.evals.pair_scores import Definition
+
+    return evaluate(
+        options.model,
+        options.suite,
+        Definition(options.reduction, options.over, options.streams, options.vocabulary),
+        options.spiritlm_dir,
+        options.device,
+        options.out,
+        options.against,
+        submission=options.submission,
     )
 
 

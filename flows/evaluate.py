@@ -1,0 +1,222 @@
+"""`tinywave evaluate`: a speech language model on public benchmarks, or your own pairs, with intervals, alone or beside another."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tinywave_core.errors import ConfigError
+from tinywave_core.evals.suites.base import Suite
+from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite
+
+if TYPE_CHECKING:
+    from tinywave_core.evals.benchmark import Pool, Result
+    from tinywave_core.evals.pair_scores import Accuracy, Definition
+    from tinywave_core.evals.suites.zerospeech import Task
+    from tinywave_core.stages.base import Progress
+
+_LINE_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One --suite: what to score, and under which name."""
+
+    label: str
+    kind: Kind
+    folder: Path
+    suite: Suite | None
+    """None where there are recordings to score for a submission, but no gold.csv to pair them."""
+
+    @property
+    def task(self) -> "Task | None":
+        return _task(self.kind)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model on all suites."""
+
+    about: dict[str, Any]
+    results: dict[str, "Result"]
+    """By label."""
+    files: list[str]
+
+
+def evaluate(
+    model: str,
+    suites: Sequence[str],
+    definition: "Definition",
+    spiritlm_dir: str | None,
+    device: str,
+    out: str | None,
+    against: str | None,
+    *,
+    submission: bool,
+) -> int:
+    """Print a table per suite; with `out` write scores as Parquet, evaluation.json and, where asked for, score files to submit."""
+    asked = ask(suites, submission=submission)
+    if submission and not (out and any(each.task for each in asked)):
+        raise ConfigError("--submission writes score files of swuggy and sblimp: pass such a --suite, and --out FOLDER")
+    folder = Path(out).expanduser() if out else None
+    pool: Pool = {}
+    own = _score(model, asked, definition, spiritlm_dir, device, pool, folder, submission=submission)
+    other = _score(against, asked, definition, spiritlm_dir, device, pool, None) if against else None
+    told: list[dict[str, Any]] = []
+    console = Console()
+    for each in asked:
+        if each.suite is not None:
+            result, beside = own.results[each.label], other.results[each.label] if other else None
+            gaps = _gaps(result, beside, each.suite)
+            print(f"{each.label} ({each.folder}): {_told(result)}")
+            (console if console.is_terminal else Console(width=140)).print(_shown(result, beside, gaps))
+            told.append(_summary(each, result, beside, gaps))
+    if folder:
+        about = {"definition": asdict(definition), "model": own.about, "against": other and other.about}
+        _write(folder, own, other, about | {"suites": told})
+    return 0
+
+
+def ask(suites: Sequence[str], *, submission: bool = False) -> list[Asked]:
+    """Open every KIND=DIR or DIR before a model is loaded, so that what is wrong with one is said at once."""
+    from tinywave_core.evals.suites.zerospeech import has_pairs
+
+    asked: list[Asked] = []
+    for word in suites:
+        name, equals, place = word.partition("=")
+        named = bool(equals) and re.fullmatch(r"[A-Za-z]\w*", name) is not None
+        folder = Path(place if named else word).expanduser()
+        kind = kind_of(name) if named else None
+        if kind is None and folder.exists():
+            kind = detect(folder)
+        task = _task(kind)
+        unpaired = submission and task is not None and folder.is_dir() and not has_pairs(task, folder)
+        suite = None if unpaired else open_suite(kind, folder)
+        assert kind is not None
+        before = sum(each.kind == kind for each in asked)
+        asked.append(Asked(f"{kind}-{before + 1}" if before else kind, kind, folder, suite))
+    return asked
+
+
+def _task(kind: Kind | None) -> "Task | None":
+    return kind if kind == "swuggy" or kind == "sblimp" else None  # noqa: PLR1714 (mypy narrows these only)
+
+
+def _score(
+    model: str,
+    asked: Sequence[Asked],
+    definition: "Definition",
+    spiritlm_dir: str | None,
+    device: str,
+    pool: "Pool",
+    out: Path | None,
+    *,
+    submission: bool = False,
+) -> Scored:
+    from tinywave_core.evals.benchmark import SpeechLM, run_suite, score_recordings
+    from tinywave_core.evals.suites.zerospeech import FOLDER, recordings, score_lines
+
+    lm = SpeechLM.load(model, spiritlm_dir, device, pool)
+    results: dict[str, Result] = {}
+    files: list[str] = []
+    for each in asked:
+        progress = _progress(f"{Path(model).name}, {each.label}")
+        if each.suite is not None:
+            results[each.label] = run_suite(lm, each.suite, definition, progress)
+        if submission and out and each.task:
+            part, wavs = recordings(each.task, each.folder)
+            path = out / "submission" / FOLDER[each.task] / f"{part}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(score_lines(wavs, score_recordings(lm, wavs, definition, progress)))
+            print(f"{len(wavs)} scores to submit: {path}")
+            files.append(str(path.relative_to(out)))
+    return Scored({"folder": model, "digest": lm.digest, "parameters": lm.parameters}, results, files)
+
+
+def _gaps(result: "Result", beside: "Result | None", suite: Suite) -> "dict[str, Accuracy]":
+    from tinywave_core.evals.pair_scores import differences
+
+    return differences(result.table, beside.table, suite.subsets) if beside else {}
+
+
+def _shown(result: "Result", beside: "Result | None", gaps: "dict[str, Accuracy]") -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("subset", overflow="fold")
+    for name in ("items", "pairs", "accuracy", "95 %", *(("against", "difference", "95 %, paired") if beside else ())):
+        table.add_column(name, justify="right")
+    for name, found in result.accuracies.items():
+        cells = [name, f"{found.items:,}", f"{found.pairs:,}", _percent(found.value), _interval(found.interval)]
+        if beside:
+            gap = gaps.get(name)
+            other = beside.accuracies.get(name)
+            cells.append(_percent(other.value) if other else "–")
+            cells += [f"{100 * gap.value:+.1f}", _points(gap.interval)] if gap else ["–", "–"]
+        table.add_row(*cells)
+    return table
+
+
+def _told(result: "Result") -> str:
+    out, pairs = result.left_out, result.table.num_rows
+    left_out = f"; {out} of {pairs} pairs left out, the Parquet file of --out has their reasons" if out else ""
+    return f"{result.definition}; chance is 50 %{left_out}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _points(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
+
+
+def _summary(each: Asked, result: "Result", beside: "Result | None", gaps: "dict[str, Accuracy]") -> dict[str, Any]:
+    about = {"label": each.label, "folder": str(each.folder)} | result.to_json()
+    if beside:
+        about["against"] = beside.to_json()
+        about["differences"] = {name: asdict(gap) for name, gap in gaps.items()}
+    return about
+
+
+def _write(folder: Path, own: Scored, other: Scored | None, summary: dict[str, Any]) -> None:
+    from tinywave_core.storage.shards import write_table
+
+    files = list(own.files)
+    for place, scored in (("scores", own), ("against", other)):
+        for label, result in (scored.results if scored else {}).items():
+            path = folder / place / f"{label}.{result.definition.slug}.parquet"
+            about = json.dumps(result.to_json() | {"model": scored.about if scored else None})
+            write_table(result.table.replace_schema_metadata({"tinywave": about}), path)
+            files.append(str(path.relative_to(folder)))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary | {"files": files}, ensure_ascii=False, indent=1)
+    (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+    print(f"scores and evaluation.json: {folder}")
+
+
+def _progress(label: str) -> "Progress":
+    """A line that is written over in a terminal; a line now and then elsewhere."""
+    last = time.monotonic()
+    live = sys.stderr.isatty()
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if live:
+            print(f"\r\033[K{label}: {done} of {total} {note}", end="" if done < total else "\r\033[K", file=sys.stderr)
+            sys.stderr.flush()
+        elif time.monotonic() - last >= _LINE_EVERY_S and done < total:
+            last = time.monotonic()
+            print(f"    {label}: {done} of {total} {note}", file=sys.stderr, flush=True)
+
+    return progress
