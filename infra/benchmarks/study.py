@@ -53,7 +53,7 @@ CONTROL = "control"
 TITLES = {name: title for name, (title, _) in ARMS.items()} | {CONTROL: "undistilled control"}
 MAIN = "full"  # the paper's objective: the arm that the goals are about
 CHOICES = ("cloze", "order")
-SHARES, FOILS = (0.35, 0.5, 0.65), 4
+SHARES, FOILS = (0.35, 0.5, 0.65), 2
 DRAWS = 2000
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     )
     started = time.monotonic()
     study.train(options.workers)
-    results = study.compare()
+    results = study.compare(options.workers)
     results["minutes"] = (time.monotonic() - started) / 60
     folder = Path(options.root)
     (folder / "study.json").write_text(json.dumps(results, indent=1))
@@ -129,14 +129,27 @@ class Study:
                 arm, seed = jobs[job]
                 print(f"[{done}/{len(jobs)}] {TITLES[arm]}, seed {seed}: {job.result():.0f} s", flush=True)
 
-    def compare(self) -> dict[str, Any]:
+    def compare(self, workers: int) -> dict[str, Any]:
         """Figures of every arm with intervals, and the goals."""
-        test = HeldOut.of(self)
-        teacher = test.measure(self.shared["teacher"].path("teacher"))
+        test, runs = HeldOut.of(self), self.runs()
+        folders = [self.shared["teacher"].path("teacher"), *(artifact.path("model") for artifact in runs.values())]
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            found = []
+            for folder, one in zip(folders, pool.map(_measure, [self] * len(folders), folders), strict=True):
+                found.append(one)
+                print(f"[{len(found)}/{len(folders)}] compared {folder.parent.name[:8]}", flush=True)
         measured: dict[str, list[Measured]] = {}
-        for (arm, _), artifact in self.runs().items():
-            measured.setdefault(arm, []).append(test.measure(artifact.path("model")))
-        return summarise(test, teacher, measured)
+        for (arm, _), one in zip(runs, found[1:], strict=True):
+            measured.setdefault(arm, []).append(one)
+        return summarise(test, found[0], measured)
+
+
+def _measure(study: Study, folder: Path) -> "Measured":
+    """One model in a process of its own, on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    return HeldOut.of(study).measure(folder)
 
 
 def _train(study: Study, arm: str, seed: int) -> float:
@@ -240,7 +253,7 @@ class HeldOut:
 
 
 def _cloze(sequences: list[Any], config: PipelineConfig) -> list[Any]:
-    """True continuations against those of other speakers: three prompts of each utterance, four foils of each."""
+    """True continuations against those of other speakers: three prompts of each utterance, two foils of each."""
     from tinywave_core.evals.continuation_cloze import cloze_items
 
     return [
