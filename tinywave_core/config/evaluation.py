@@ -11,7 +11,7 @@ class ProbesConfig(Config):
     items: int = Field(40, ge=0, le=1000)
     """Most pairs per probe; 0 makes no probes."""
     max_s: float = Field(6.0, ge=2, le=30)
-    """Longest recording of a pair, in seconds: longer utterances are used up to there."""
+    """Longest recording of a pair, in seconds: of a longer utterance a stretch between pauses is taken."""
     min_part_s: float = Field(0.8, gt=0.1, le=10)
     """Shortest part before and after the splice, in seconds."""
     min_pause_s: float = Field(0.12, ge=0.064, le=1)

@@ -26,7 +26,7 @@ SPEECH = 0.5  # probability from which a window is speech; a pause stays below i
 LEVEL = 0.05  # RMS of every recording of a pair, and of the speech in every utterance: -26 dB of full scale
 FADE = SAMPLE_RATE // 100  # crossfade at a splice, and fades at both ends
 BEFORE_THE_END = SAMPLE_RATE // 10  # what is cut off the last word
-MIDDLE = (0.25, 0.75)  # where the splice may lie, as a share of what is used of the utterance
+MIDDLE = (0.25, 0.75)  # where the splice may lie, as a share of the utterance
 POOL = 3  # utterances that are looked at per item wanted
 VOICES = (2, 6)  # fewest and most other recordings in a babble
 NOISES = ("pink", "babble")
@@ -35,18 +35,18 @@ REVERBERATION_S = (0.4, 0.9)
 
 @dataclass(frozen=True)
 class Speech:
-    """The beginning of a held-out utterance, at LEVEL, with a pause near its middle."""
+    """A stretch of a held-out utterance, at LEVEL, that begins in silence and has a pause inside."""
 
     utterance_id: str
     recording_id: str
     speaker: str | None
     samples: Samples  # [N]
     splice: int
-    """The quietest place of the longest pause near the middle."""
+    """The quietest place of the longest pause in the middle half of the utterance that leaves room on both sides."""
     end: int
     """Shortly before the last speech ends."""
     close: int | None
-    """Where it can end in silence: its own end, or the last pause; None where there is none."""
+    """Where it can end in silence: the utterance's end, or the last pause; None where there is none."""
 
     @property
     def rest(self) -> int:
@@ -98,36 +98,36 @@ def chosen(rows: Iterable[Mapping[str, Any]], config: ProbesConfig) -> list[str]
 
 
 def prepare(utterance: Utterance, config: ProbesConfig) -> Speech | None:
-    """An utterance ready for splicing; None where no pause lies near its middle."""
-    most = round(config.max_s * SAMPLE_RATE)
-    samples_N = utterance.samples[:most] - utterance.samples[:most].mean()
-    probabilities_W = speech_probabilities(_int16(utterance.samples[:most]))
-    spoken_W = np.flatnonzero(probabilities_W >= SPEECH)
-    if not len(spoken_W):
-        return None
-    end = min(int(spoken_W[-1] + 1) * WINDOW, len(samples_N)) - BEFORE_THE_END
-    pauses = _pauses(probabilities_W, config.min_pause_s)
-    shortest = round(config.min_part_s * SAMPLE_RATE)
-    earliest, latest = max(MIDDLE[0] * end, shortest), min(MIDDLE[1] * end, end - shortest)
-    near = [pause for pause in pauses if earliest <= sum(pause) / 2 <= latest]
-    if not near:
-        return None
-    splice = _quietest(samples_N, max(near, key=lambda p: (p[1] - p[0], -abs(sum(p) / 2 - end / 2))))
-    late = [sum(pause) // 2 for pause in pauses if sum(pause) / 2 >= splice + shortest]
-    close = len(samples_N) if len(utterance.samples) <= most else (late[-1] if late else None)
+    """A stretch of an utterance ready for splicing; None where no pause lies in its middle."""
+    samples_N = utterance.samples - utterance.samples.mean()
+    probabilities_W = speech_probabilities(_int16(utterance.samples))
     speech_N = np.repeat(probabilities_W >= SPEECH, WINDOW)[: len(samples_N)]
-    level = _rms(samples_N[speech_N])
-    if level == 0:
-        return None
-    return Speech(
-        utterance.utterance_id,
-        utterance.recording_id,
-        utterance.speaker,
-        (samples_N * (LEVEL / level)).astype(np.float32),
-        splice,
-        end,
-        close,
-    )
+    pauses = _pauses(probabilities_W, config.min_pause_s)
+    places = {_quietest(samples_N, pause): pause[1] - pause[0] for pause in pauses}
+    most, shortest = (round(seconds * SAMPLE_RATE) for seconds in (config.max_s, config.min_part_s))
+    middle = [place for place in places if MIDDLE[0] <= place / len(samples_N) <= MIDDLE[1]]
+    for splice in sorted(middle, key=lambda place: (-places[place], place)):
+        starts = [start for start in (0, *places) if shortest <= splice - start <= most - shortest]
+        if not starts:
+            continue
+        start = min(starts, key=lambda start: abs(splice - start - most / 2))
+        stop = min(start + most, len(samples_N))
+        spoken = np.flatnonzero(speech_N[start:stop])
+        end = int(spoken[-1]) + 1 - BEFORE_THE_END if len(spoken) else 0
+        if end - (splice - start) < shortest:
+            continue
+        late = [place for place in places if splice + shortest <= place <= stop]
+        close = stop if stop == len(samples_N) else (late[-1] if late else None)
+        return Speech(
+            utterance.utterance_id,
+            utterance.recording_id,
+            utterance.speaker,
+            (samples_N[start:stop] * (LEVEL / _rms(samples_N[start:stop][spoken]))).astype(np.float32),
+            splice - start,
+            end,
+            None if close is None else close - start,
+        )
+    return None
 
 
 def _pauses(probabilities_W: npt.NDArray[np.float32], shortest_s: float) -> list[tuple[int, int]]:
