@@ -155,7 +155,7 @@ def test_the_same_spans_are_drawn_however_the_corpus_is_sharded(
 def test_given_word_times_are_used_and_those_of_other_recordings_change_nothing(source: Path, tmp_path: Path):
     given = tmp_path / "words"
     given.mkdir()
-    said = "TELL ME WHAT HAPPENED QUOTH ZAU AL MAKAN".split()
+    said = ["TELL", "ME", "WHAT", "HAPPENED", "QUOTH", "ZAU", "AL", "MAKAN"]
     times = [round(0.1 + 0.25 * number, 2) for number in range(len(said))]
     # MFA writes lower case, and <unk> for what its dictionary lacks; the words come out as the transcript has them.
     aligned_as = ["<unk>" if word == "ZAU" else word.lower() for word in said]

@@ -106,7 +106,7 @@ def coverage(interval, truth: float) -> float:
         (lambda s, t: paired_difference_interval(s, t, 0, 300), -0.1),
         (lambda s, t: paired_ratio_interval(s, t, 0, 300), 0.7 / 0.8),
         (lambda s, t: retention(s, t, 0.5, 0, 300).above_chance_interval, 0.2 / 0.3),
-        (lambda s, t: wilson_interval(float(s.sum()), len(s)), 0.7),  # noqa: ARG005
+        (lambda s, t: wilson_interval(float(s.sum()), len(s)), 0.7),
     ],
     ids=["difference", "ratio", "retention", "wilson"],
 )
