@@ -387,7 +387,7 @@ def _shown(name: str, figure: list[float] | None) -> str:
         return ""
     scale, digits = (100, 1) if name in _SHARES else (1, 3)
     value, low, high = (f"{x * scale:.{digits}f}" for x in figure)
-    return value if low == high else f"{value} ({low}–{high})"
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 def goals(results: dict[str, Any]) -> list[dict[str, str]]:
@@ -491,11 +491,14 @@ def pictures(results: dict[str, Any], study: Study) -> list[str]:
     title = "Training: cross-entropy on the true tokens, mean of the seeds"
     figures = [(title, plots.line_svg(lines, title=title, x_label="optimiser step", y_label="nats per token"))]
     order = [arm for arm in (*study.arms, CONTROL) if arm in results["arms"]]
-    for name, title in (("gap", "Held-out NLL above the teacher's"), ("kl", "Held-out KL from the teacher")):
-        base = results["arms"]["teacher"]["nll"][0] if name == "gap" else 0.0
-        values = [results["arms"][arm]["nll" if name == "gap" else name][0] - base for arm in order]
-        bars = [plots.Bars("", list(values), "student")]
-        figures.append((title, plots.bars_svg(order, bars, title=title, y_label="nats per token")))
+    bars = {
+        "gap_closed": ("NLL gap between control and teacher that was closed", "per cent", 100),
+        "kl": ("Held-out KL from the teacher", "nats per token", 1),
+    }
+    for name, (title, unit, scale) in bars.items():
+        values = [results["arms"][arm][name][0] * scale for arm in order]
+        picture = plots.bars_svg(order, [plots.Bars("", list(values), "student")], title=title, y_label=unit)
+        figures.append((title, picture))
     return [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in figures]
 
 
