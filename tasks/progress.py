@@ -35,10 +35,16 @@ def step_progress(step: Step, *, in_terminal: bool = True) -> Iterator[StepProgr
     """A `Progress` for one step; short steps leave no trace in the UI, and a worker's steps none in its terminal."""
     bar = _Quiet() if not in_terminal else _Bar(step) if Console(stderr=True).is_terminal else _Lines(step)
     artifact = _ProgressArtifact(step)
+    hours, started = step.runtime.step_timeout_hours, time.monotonic()
 
     def progress(done: int, total: int, note: str = "") -> None:
         if stopping.requested.is_set():
             raise KeyboardInterrupt
+        if hours is not None and time.monotonic() - started > hours * 3600:
+            raise TimeoutError(
+                f"{step.stage} {step.part} was still at {done} of {total} after runtime.step_timeout_hours, {hours:g} hours: it is "
+                "given up and, if retries are left, tried again"
+            )
         bar.update(done, total, note)
         artifact.update(done, total, note)
 

@@ -49,6 +49,9 @@ class RuntimeConfig(Config):
     """Compile the decoder blocks (torch.compile): faster steps on a GPU after minutes of compiling; differs in the last digits."""
     stop_after_hours: float | None = Field(None, gt=0)
     """Hours after which one training run stops with a checkpoint; the same command goes on from there."""
+    step_timeout_hours: float | None = Field(None, gt=0)
+    """Hours after which a shard or any other step that is still at work is given up: its task fails, is tried again as `retries`
+    says, and goes on from what it kept. None: never."""
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     decode_timeout_s: float = Field(120.0, gt=0)

@@ -1,0 +1,58 @@
+"""A step hears of a stop and of its time limit when it tells how far it is."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks import progress, stopping
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.base import Output, Step, Summary
+from tinywave_core.storage.store import Store
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a task run there is no page to tell."""
+    for name in ("update", "finish"):
+        monkeypatch.setattr(progress._ProgressArtifact, name, lambda *_: None)
+
+
+def nothing(step: Step, output: Output) -> Summary:
+    return {}
+
+
+def step_of(root: Path, **runtime: float) -> Step:
+    limits = RuntimeConfig.model_validate(runtime)
+    return Step(Store(str(root)), "ingestion", "shard", 1, nothing, PipelineConfig(), runtime=limits)
+
+
+def test_a_step_that_is_still_at_work_after_its_hours_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with pytest.raises(
+        TimeoutError, match=r"ingestion shard was still at 7 of 9 after runtime.step_timeout_hours, 2 hours"
+    ):
+        with progress.step_progress(step_of(tmp_path, step_timeout_hours=2), in_terminal=False) as tell:
+            now[0] += 7199
+            tell(6, 9)
+            now[0] += 2
+            tell(7, 9)
+
+
+def test_without_a_limit_a_step_takes_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.step_progress(step_of(tmp_path), in_terminal=False) as tell:
+        now[0] += 1e9
+        tell(7, 9)
+
+
+def test_a_process_that_is_told_to_stop_stops_at_the_next_progress(tmp_path: Path):
+    stopping.requested.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            with progress.step_progress(step_of(tmp_path), in_terminal=False) as tell:
+                tell(1, 2)
+    finally:
+        stopping.requested.clear()
