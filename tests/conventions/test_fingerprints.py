@@ -29,8 +29,8 @@ GOLDEN = {
     "distillation/student": "ecfa1e48bcdc98cd0313478583595d26",
     "distillation/control": "63d27f7b6d4358cb060fdb2635705aa7",
     "evaluation/scores": "4c83be4bb3533a4ab47fb8a3ac25c3fa",
-    "evaluation/probes": "b5e220fd37d1eb0a74115b9a852bf90d",
-    "evaluation/probe_scores": "c74391fe96f61d89d0982fd859a2a4fe",
+    "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
+    "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "export/model": "b4585dae8e82e389b286482ee9404d39",
     "generation/samples": "467fa897973653055f8ad0d932b4c640",
 }

@@ -30,7 +30,7 @@ MIDDLE = (0.25, 0.75)  # where the splice may lie, as a share of the utterance
 POOL = 3  # utterances that are looked at per item wanted
 VOICES = (2, 6)  # fewest and most other recordings in a babble
 NOISES = ("pink", "babble")
-REVERBERATION_S = (0.4, 0.9)
+REVERBERATION_S = {"small": (0.2, 0.3), "large": (0.8, 1.1)}
 
 
 @dataclass(frozen=True)
@@ -221,18 +221,23 @@ def _background_noise(probe: str, own: Speech, others: Sequence[Speech], config:
 
 
 def _room(probe: str, own: Speech, others: Sequence[Speech], config: ProbesConfig) -> Pair | str:
+    """A small and a large room in either order: against no room at all, the drier end would be the likelier one."""
     del others
     rng = _generator(config, probe, own)
-    seconds = float(rng.uniform(*REVERBERATION_S))
-    response = room_response(seconds, rng)
-    speech = own.samples[: own.end]
-    after = _step(own.end, own.splice)
-    wet = _convolved(speech, response)
-    scale = _rms(speech) / _rms(wet)
+    names = rng.permutation(list(REVERBERATION_S)).tolist()
+    lengths = [float(rng.uniform(*REVERBERATION_S[name])) for name in names]
+    speech, after = own.samples[: own.end], _step(own.end, own.splice)
+    first, second = (_in_room(speech, room_response(seconds, rng)) for seconds in lengths)
     # The room of the first part dies away under the second: nothing is cut off.
-    negative = scale * _convolved(speech * (1 - after), response) + speech * after
-    about = f"a room with {seconds:.2f} s of reverberation, then none"
-    return _pair(probe, own, (), about, scale * wet, negative)
+    negative = first(speech * (1 - after)) + second(speech * after)
+    about = " then ".join(f"a {name} room ({seconds:.2f} s)" for name, seconds in zip(names, lengths, strict=True))
+    return _pair(probe, own, (), about, first(speech), negative)
+
+
+def _in_room(speech: Samples, response: Samples) -> Callable[[Samples], Samples]:
+    """What puts a part of `speech` into a room that leaves the level of the whole as it was."""
+    scale = _rms(speech) / _rms(_convolved(speech, response))
+    return lambda part: scale * _convolved(part, response)
 
 
 PROBES: dict[str, Callable[[str, Speech, Sequence[Speech], ProbesConfig], Pair | str]] = {

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.probe_scores import Version
     from tinywave_core.evals.probes import Pair, Speech
 
-VERSION = 1
+VERSION = 2
 INDEX, SCORES = "index.csv", "probe_scores.parquet"
 PARTS = ("whole", "continuation")
 COLUMNS = (
