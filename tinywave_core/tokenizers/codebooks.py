@@ -49,7 +49,8 @@ class Codebook:
     def fit(cls, points_ND: _Array, clusters: int, seed: int, what: str) -> "Codebook":
         mean, deviation = np.zeros(points_ND.shape[1]), np.ones(points_ND.shape[1])
         if len(points_ND):
-            mean, deviation = points_ND.mean(axis=0), np.maximum(points_ND.std(axis=0), 1e-3)
+            # Rounded: the last bits of a feature can depend on where its samples lay in memory.
+            mean, deviation = points_ND.mean(axis=0).round(9), np.maximum(points_ND.std(axis=0), 1e-3).round(9)
         return cls(mean, deviation, kmeans.fit(kmeans.snap((points_ND - mean) / deviation), clusters, seed, what=what))
 
     def encode(self, points_ND: _Array) -> kmeans.Codes:
