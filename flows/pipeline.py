@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from prefect import Flow, flow
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.adaptation import adaptation
@@ -56,7 +57,9 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     rows: list[StageRow] = []
     with store_slot(config), on_sigterm(), store.lock("tinywave pipeline"):
         for stage_flow in STAGE_FLOWS:
-            returned = with_workers(stage_flow, config)(config, outputs)
+            # The pipeline's own heartbeat tells that the process lives; each further one costs up to a second at its end.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                returned = with_workers(stage_flow, config)(config, outputs)
             outputs |= returned["outputs"]
             rows.append(StageRow.model_validate(returned["row"]))
         found = find_outputs(store, outputs)
