@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import console
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
@@ -113,7 +113,7 @@ def _show_findings(findings: Sequence[Finding]) -> None:
         table.add_column(column, overflow="fold")
     for finding in findings[:_MOST_ROWS]:
         table.add_row(finding.where, finding.what, finding.detail, finding.advice)
-    _console().print(table)
+    console(width=150).print(table)
     if len(findings) > _MOST_ROWS:
         print(f"and {len(findings) - _MOST_ROWS} more")
 
@@ -130,7 +130,7 @@ def _show_by_stage(folders: Sequence[Folder], leftovers: Iterable[int]) -> None:
     if left := list(leftovers):
         table.add_row("leftovers", str(len(left)), f"{sum(left) / 1e6:,.1f}")
     if table.rows:
-        _console().print(table)
+        console(width=150).print(table)
 
 
 def _run_again(census: Census) -> str:
@@ -158,8 +158,3 @@ class _Progress:
             self._said = time.monotonic()
             end = "\n" if done == total else ""
             print(f"\rchecked {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=150)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import console
 from tinywave_core.errors import ConfigError
 from tinywave_core.evals.suites.base import Suite
 from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite
@@ -71,13 +71,12 @@ def evaluate(
     own = _score(model, asked, definition, spiritlm_dir, device, pool, folder, submission=submission)
     other = _score(against, asked, definition, spiritlm_dir, device, pool, None) if against else None
     told: list[dict[str, Any]] = []
-    console = Console()
     for each in asked:
         if each.suite is not None:
             result, beside = own.results[each.label], other.results[each.label] if other else None
             gaps = _gaps(result, beside, each.suite)
             print(f"{each.label} ({each.folder}): {_told(result)}")
-            (console if console.is_terminal else Console(width=140)).print(_shown(result, beside, gaps))
+            console().print(_shown(result, beside, gaps))
             told.append(_summary(each, result, beside, gaps))
     if folder:
         about = {"definition": asdict(definition), "model": own.about, "against": other and other.about}

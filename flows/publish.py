@@ -1,9 +1,9 @@
 """`tinywave publish`: which student is published and what was before; with an export, that one from now on."""
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import console
 from tinywave_core.promotion import LOG, Published, publish, published
 from tinywave_core.storage.store import Store
 
@@ -22,7 +22,6 @@ def publish_model(root: str, artifact: str | None) -> int:
         shown.add_column(name, overflow="fold")
     for record in map(Published.model_validate, store.log(LOG).records()):
         shown.add_row(str(record.number), record.published_at, record.model, record.why)
-    console = Console()
-    (console if console.is_terminal else Console(width=140)).print(shown)
+    console().print(shown)
     print(store.url_of(f"{now.model}/model"))
     return 0

@@ -3,9 +3,9 @@
 import time
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import console
 from flows.pipeline import STAGE_FLOWS, pipeline, with_workers
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting.run import RunRecord
@@ -24,7 +24,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
         return 0
     (stage_flow,) = [each for each in STAGE_FLOWS if each.name == what]
     returned = with_workers(stage_flow, config)(config)
-    _console().print(_table([StageRow.model_validate(returned["row"])]))
+    console().print(_table([StageRow.model_validate(returned["row"])]))
     for artifact in returned["outputs"].values():
         print(artifact)
     return 0
@@ -32,8 +32,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
 
 def show_record(record: RunRecord, wall: float) -> None:
     """The table of a finished run and where its results lie."""
-    console = _console()
-    console.print(_table(record.rows))
+    console().print(_table(record.rows))
     inside = sum(row.seconds for row in record.rows)
     steps = sum(step.seconds for row in record.rows for step in row.steps)
     print(f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing")
@@ -53,8 +52,3 @@ def _table(rows: list[StageRow]) -> Table:
     for row in rows:
         table.add_row(row.stage, row.came_in, row.came_out, f"{row.seconds:.1f}", f"{row.status}: {row.why}")
     return table
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=140)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from flows.console import console
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
@@ -71,9 +71,9 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         table.add_row(stage, steps, to_run, why, _time(share * cost.seconds), f"{share * cost.bytes / 1e6:,.1f}")
     table.add_section()
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
-    _console().print(table)
+    console(width=150).print(table)
     if explained:
-        _console().print(_explained(every))
+        console(width=150).print(_explained(every))
     if what == "pipeline":
         print(_budget(config, hours))
     return 0
@@ -173,7 +173,7 @@ def show_artifact(root: str, name: str | None) -> int:
             table.add_row(artifact.id, "damaged: files are missing or cut", "", "", "")
         else:
             table.add_row(artifact.id, m.part, m.created_at, f"{m.total_bytes / 1e6:.2f}", f"{m.seconds:.1f}")
-    _console().print(table)
+    console(width=150).print(table)
     return 0
 
 
@@ -260,8 +260,3 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
 
 def _inputs(manifest: Manifest) -> set[str]:
     return {artifact_id for ids in manifest.inputs.values() for artifact_id in ids}
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=150)

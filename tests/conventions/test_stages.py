@@ -17,6 +17,7 @@ SHARED = {
         "base",
         "care",
         "cli",
+        "console",
         "deployments",
         "environment",
         "evaluate",
