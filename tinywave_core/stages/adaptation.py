@@ -112,7 +112,7 @@ def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
     """Sequences of both splits behind a `tokens` artifact, and their vocabulary."""
     from tinywave_core.sequences.dataset import load_sequences
 
-    shards = [tokens.store.find(shard["id"]) for shard in tokens.summary["shards"]]
+    shards = tokens.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
     return Speech(
         load_sequences(shards, "train", sequence_length),
         load_sequences(shards, "held_out", sequence_length),

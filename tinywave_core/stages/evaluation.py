@@ -115,8 +115,7 @@ def _other_tokens(step: Step) -> str | None:
     shards = step.inputs["tokens"]
     manifest = step.input("published").manifest
     assert manifest is not None
-    store = shards[0].store
-    heard = [store.find(i, "shard") for i in manifest.inputs["tokens"]]
+    heard = shards[0].store.find_all(manifest.inputs["tokens"], "shard")
     tokenizers = [
         {i for shard in some if shard.manifest for i in shard.manifest.inputs.get("tokenizer", ())}
         for some in (heard, shards)

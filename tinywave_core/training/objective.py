@@ -90,6 +90,9 @@ class DistillationObjective:
         self.config, self.layers, self.sequences = config, layers, sequences
         self.cache, self.temperature, self.vocabulary_rows = cache, temperature, vocabulary_rows
         self.kept = None if kept is None else np.asarray(kept, dtype=np.int64)
+        if self.kept is not None:
+            self._own_ids = np.full(1 << 16, -1, dtype=np.int64)  # by the teacher's, which are 16 bits; -1: text
+            self._own_ids[self.kept] = np.arange(len(self.kept))
         self.teacher = teacher if config.live_terms else None
         if config.live_terms and teacher is None:
             raise TrainingError(
@@ -197,9 +200,7 @@ class DistillationObjective:
         if (
             self.kept is not None
         ):  # what was drawn for text goes: the rest is the teacher's share of the student's tokens
-            table = np.full(max(ids.max(), self.kept.max()) + 1, -1, dtype=np.int64)
-            table[self.kept] = np.arange(len(self.kept))
-            ids = table[ids]
+            ids = self._own_ids[ids]
             weights, ids = np.where(ids < 0, np.float32(0), weights), np.maximum(ids, 0)
         if ids.max() >= model.config.vocab_size:  # what was drawn for other tokens cannot be made up for
             raise TrainingError(
