@@ -1,0 +1,1 @@
+"""What runs a language model: token ids in, token ids out."""
