@@ -16,7 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting import gap, plots, verdict
 from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import (
     curves_of,
@@ -314,6 +314,31 @@ def _by_kind(key: str, outputs: Outputs) -> None:
         _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
 
 
+def _probes(key: str, outputs: Outputs) -> None:
+    rows = verdict.probe_rows(outputs["probe_scores"].summary) if "probe_scores" in outputs else []
+    if rows:
+        create_table_artifact(rows, key=key, description="pairs of recordings of which one is wrong: who tells them apart")
+
+
+def _gap_streams(key: str, outputs: Outputs) -> None:
+    if "gap" in outputs:
+        summary = outputs["gap"].summary
+        create_table_artifact(gap.stream_rows(summary), key=key, description=gap.gap_text(summary)[0])
+
+
+def _gap_blocks(key: str, outputs: Outputs) -> None:
+    if "gap" in outputs:
+        rows = gap.block_rows(outputs["gap"].summary)
+        create_table_artifact(rows, key=key, description="hidden states and attention, block by block")
+
+
+def _gap_map(key: str, outputs: Outputs) -> None:
+    if "gap" in outputs:
+        cosines = outputs["gap"].summary["cosines"]["student"]
+        png = plots.heatmap_png(cosines, x_label="teacher block", y_label="student block")
+        _image(key, png, "mean cosine of the hidden states of student and teacher blocks")
+
+
 def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
     def publish(key: str, outputs: Outputs) -> None:
         _place(key, f"{outputs[part].url}{file}", text)
@@ -339,7 +364,15 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
     "adaptation": {"loss": _teacher_loss},
     "logit_caching": {"targets": _targets},
     "distillation": {"terms": _terms, "losses": _student_losses},
-    "evaluation": {"comparison": _comparison, "kinds": _by_kind, "directions": _directions},
+    "evaluation": {
+        "comparison": _comparison,
+        "kinds": _by_kind,
+        "directions": _directions,
+        "probes": _probes,
+        "gap-streams": _gap_streams,
+        "gap-blocks": _gap_blocks,
+        "gap-map": _gap_map,
+    },
     "export": {"model": _link("model", "/model", "The student, as transformers loads it")},
     "generation": {"samples": _link("samples", "", "Folder of the generated audio")},
 }

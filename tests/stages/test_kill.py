@@ -27,6 +27,7 @@ MOMENTS = [
     ("distillation/student", 3),
     ("distillation/control", 5),
     ("evaluation/scores", 10),
+    ("evaluation/gap", 2),
     ("export/model", 1),
     ("generation/samples", 1),
 ]

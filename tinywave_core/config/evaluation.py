@@ -31,6 +31,27 @@ class ProbesConfig(Config):
         return {speaker.strip(): gender.strip() for speaker, _, gender in pairs}
 
 
+class GapConfig(Config):
+    """Where the student differs from its teacher: per block, per stream, per position, and in which utterances."""
+
+    utterances: int = Field(200, ge=0, le=100_000)
+    """Most held-out utterances on which the models run side by side, drawn by a hash of their ids; 0 leaves the gap out."""
+    attention_rows: int = Field(32, ge=1, le=4096)
+    """Query positions per utterance whose attention is compared."""
+    attention_heads: int = Field(8, ge=1, le=256)
+    """Heads per block whose attention is compared."""
+    worst: int = Field(4, ge=0, le=50)
+    """Utterances with the largest loss against the teacher that are kept to listen to."""
+    worst_min_tokens: int = Field(30, ge=1)
+    """Shortest of these, in tokens: the mean over a handful is chance."""
+    costly_tokens: int = Field(12, ge=0, le=1000)
+    """Tokens whose predictions cost the student most against the teacher that are listed."""
+    costly_min_count: int = Field(5, ge=1)
+    """How often such a token must have come."""
+    seed: int = Field(0, ge=0)
+    """Seed of the utterances, of positions and heads, and of the bootstrap."""
+
+
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
@@ -46,3 +67,9 @@ class EvaluationConfig(Config):
     """Seed of the wrong continuations and of the bootstrap."""
     probes: ProbesConfig = ProbesConfig()
     """Probes of voice, order, background and room."""
+    gap: GapConfig = GapConfig()
+    """Where the student differs from its teacher."""
+
+    def without_parts(self) -> "EvaluationConfig":
+        """The settings that identify `scores`: probes and gap are parts of their own, which these do not touch."""
+        return self.model_copy(update={"probes": ProbesConfig(), "gap": GapConfig()})

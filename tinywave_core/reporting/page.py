@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
 from tinywave_core.reporting.stages import Outputs, StageRow, duration
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -62,6 +63,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         aligned=aligned_examples(outputs["tokens"]),
         directions=verdict.direction_rows(scores),
         **probe_section(outputs),
+        **gap_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],

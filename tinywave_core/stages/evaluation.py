@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from tinywave_core.config.evaluation import EvaluationConfig, ProbesConfig
+from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.stages.base import Execute, Output, Step, Summary
@@ -39,7 +39,7 @@ def build(
                 part="scores",
                 version=VERSION,
                 run=run_scores,
-                config=config.evaluation.model_copy(update={"probes": ProbesConfig()}),  # these have parts of their own
+                config=config.evaluation.without_parts(),
                 params={"sequence_length": config.distillation.training.sequence_length},
                 inputs={"tokens": shards, "teacher": [teacher], "student": [student], "control": [control]},
                 runtime=config.runtime,
@@ -61,7 +61,7 @@ def against(
                 part="against",
                 version=VERSION,
                 run=run_against,
-                config=config.evaluation.model_copy(update={"probes": ProbesConfig()}),
+                config=config.evaluation.without_parts(),
                 params={"sequence_length": config.distillation.training.sequence_length},
                 inputs={"tokens": held_out_shards(tokens), "student": [student], "published": [published]},
                 runtime=config.runtime,

@@ -47,10 +47,7 @@ class Positions:
 
 def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[str] = DEDUPLICATE) -> Ids:
     """Ids of the merged tokens, without <s>, [Speech] and </s>; `deduplicate` names streams that keep a run's first."""
-    units_at, pitch_at, style_at = (
-        run_starts(stream) if name in deduplicate else np.arange(len(stream))
-        for name, stream in [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
-    )
+    units_at, pitch_at, style_at = _kept(streams, deduplicate)
     first = vocabulary.first
     ids = np.concatenate(
         [
@@ -59,18 +56,31 @@ def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[s
             _shifted(streams.units[units_at], first["hubert"], vocabulary.hubert),
         ]
     )
-    times = [style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]]
-    return ids[np.argsort(np.concatenate(times), kind="stable")]
+    return ids[np.argsort(_times_s(units_at, pitch_at, style_at), kind="stable")]
+
+
+def merged_times_s(streams: Streams) -> npt.NDArray[np.float64]:
+    """When each of the tokens that `merge` gives begins, in seconds."""
+    return np.sort(_times_s(*_kept(streams, DEDUPLICATE)), kind="stable")
 
 
 def merged_before(streams: Streams, seconds: float) -> int:
     """How many of the tokens that `merge` gives stand before a time."""
-    times = [
-        np.arange(len(streams.style)) / RATES_HZ["style"],
-        run_starts(streams.pitch) / RATES_HZ["pitch"],
-        run_starts(streams.units) / RATES_HZ["units"],
-    ]
-    return sum(int((each < seconds).sum()) for each in times)
+    return int((merged_times_s(streams) < seconds).sum())
+
+
+def _kept(streams: Streams, deduplicate: Collection[str]) -> tuple[Units, Units, Units]:
+    """Indices of the units, pitches and styles that become tokens."""
+    named = [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
+    units_at, pitch_at, style_at = (
+        run_starts(stream) if name in deduplicate else np.arange(len(stream)) for name, stream in named
+    )
+    return units_at, pitch_at, style_at
+
+
+def _times_s(units_at: Units, pitch_at: Units, style_at: Units) -> npt.NDArray[np.float64]:
+    """Their times in the order in which equal times are merged: style, pitch, units."""
+    return np.concatenate([style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]])
 
 
 def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:
