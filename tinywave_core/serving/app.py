@@ -144,7 +144,7 @@ class Server:
     async def _asked(self, request: Request) -> Asked:
         head = Message()
         head["content-type"] = request.headers.get("content-type", "")
-        body = await _body(request, self.limits.body_bytes)
+        body = await _body(request, self.limits)
         kind = head.get_content_type()
         values: dict[str, Any]
         if kind == "application/json":
@@ -182,13 +182,17 @@ class Server:
         return RequestError(f"there is no model {model!r}; there are {', '.join(self.hosts)}", "unknown_model", 404)
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """All of the body, unless it is too long."""
+async def _body(request: Request, limits: Limits) -> bytes:
+    """All of the body, unless it is too long or too slow."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise RequestError(f"the body is longer than {most:,} bytes", "body_too_long", 413)
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.body_bytes:
+                    raise RequestError(f"the body is longer than {limits.body_bytes:,} bytes", "body_too_long", 413)
+    except TimeoutError as error:
+        raise RequestError(f"the body did not come within {limits.body_s:g} s", "body_too_slow", 408) from error
     return bytes(body)
 
 
@@ -260,7 +264,10 @@ async def _collected(events: AsyncGenerator[Event, None]) -> Mapping[str, Any]:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, TinyWaveError)
-    headers = {"retry-after": "1"} if status_of(error) == 429 else None
+    # One who still writes a body that nobody reads is cut off.
+    headers = {408: {"connection": "close"}, 413: {"connection": "close"}, 429: {"retry-after": "1"}}.get(
+        status_of(error)
+    )
     return JSONResponse({"error": told(error)}, status_of(error), headers=headers)
 
 

@@ -24,6 +24,8 @@ class Limits:
     """WebSockets at a time."""
     message_bytes: int = 1 << 20
     """Longest message of a WebSocket: 16 s of PCM in base64."""
+    body_s: float = 30.0
+    """Longest time for the body of a request to arrive in seconds."""
     idle_s: float = 300.0
     """A WebSocket that says nothing for so many seconds, while nothing is made for it, is closed."""
     faults: int = 20
