@@ -31,8 +31,8 @@ GOLDEN = {
     "evaluation/scores": "4c83be4bb3533a4ab47fb8a3ac25c3fa",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
-    "export/model": "bf4c9d3d93283c31c4da066779817246",
-    "generation/samples": "467fa897973653055f8ad0d932b4c640",
+    "export/model": "7a2bfdbef2df5c041b4650179c55ed87",
+    "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
 }
 
 ADVICE = (
