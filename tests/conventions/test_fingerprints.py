@@ -32,7 +32,7 @@ GOLDEN = {
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
-    "export/model": "bf4c9d3d93283c31c4da066779817246",
+    "export/model": "7a2bfdbef2df5c041b4650179c55ed87",
     "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
 }
 

@@ -17,13 +17,12 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
-from safetensors import safe_open
 
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import pieces_of
+from tinywave_core.exporters.weights import EMBEDDING, HEAD, Weights
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
 VOCABULARY_KEY = "tinywave.vocabulary"
@@ -33,7 +32,6 @@ _TYPES: dict[Quantization, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -77,47 +75,21 @@ def write_gguf(
     writer.close()
 
 
-class Weights:
-    """The safetensors of a model directory, one tensor at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            self._file_of = {k: folder / v for k, v in json.loads(index.read_text())["weight_map"].items()}
-        else:
-            with safe_open(folder / "model.safetensors", "pt") as file:
-                self._file_of = dict.fromkeys(file.keys(), folder / "model.safetensors")
-
-    def names(self) -> list[str]:
-        """Names of all tensors, in no particular order."""
-        return list(self._file_of)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, which is not read."""
-        with safe_open(self._file_of[name], "pt") as file:
-            return tuple(file.get_slice(name).get_shape())
-
-    def read(self, name: str) -> torch.Tensor:
-        """A tensor as float32; the file is closed again, so that none of it stays mapped."""
-        with safe_open(self._file_of[name], "pt") as file:
-            return file.get_tensor(name).float()
-
-
 def _tensors(
     weights: Weights, config: dict[str, Any], vocabulary: Vocabulary, quantization: Quantization
 ) -> Iterator[_Tensor]:
     """In a fixed order: embedding, blocks, norm, head."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    order = [_EMBEDDING, *sorted((n for n in weights.names() if n.startswith("model.layers.")), key=_position)]
-    for source in [*order, "model.norm.weight", *(n for n in (_HEAD,) if n in weights.names())]:
+    order = [EMBEDDING, *sorted((n for n in weights.names() if n.startswith("model.layers.")), key=_position)]
+    for source in [*order, "model.norm.weight", *(n for n in (HEAD,) if n in weights.names())]:
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise CheckpointError(f"the tensor {source} has no place in a GGUF file of the architecture llama")
         shape = weights.shape(source)
-        if source in (_EMBEDDING, _HEAD):
+        if source in (EMBEDDING, HEAD):
             shape = (vocabulary.tokens, *shape[1:])  # no id names the padding rows
-        tied = source == _EMBEDDING and _HEAD not in weights.names()
-        yield _Tensor(source, name, shape, _kind(shape, quantization, head=source == _HEAD or tied))
+        tied = source == EMBEDDING and HEAD not in weights.names()
+        yield _Tensor(source, name, shape, _kind(shape, quantization, head=source == HEAD or tied))
 
 
 def _position(name: str) -> tuple[int, str]:

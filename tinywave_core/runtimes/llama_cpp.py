@@ -86,9 +86,9 @@ class LlamaCppRuntime:
         request = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "top_k": 0,
+            "top_k": len(allowed),  # drops nothing but what is banned: the steps after it have less to sort
             "min_p": 0.0,
-            "samplers": ["temperature", "top_p"],
+            "samplers": ["top_k", "temperature", "top_p"],
             "seed": sampling.seed % _RANDOM_SEED,
             "cache_prompt": self._is_prefilled,
         }

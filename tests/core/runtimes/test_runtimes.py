@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers.generation.logits_process import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from tests.core.runtimes.conftest import VOCABULARY, write_model
+from tests.fixtures.gguf_model import VOCABULARY, write_model
 from tests.fixtures.release import STRINGS
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError, TokenError
 from tinywave_core.models.llama import load_llama
@@ -26,15 +26,15 @@ FREE = Sampling(temperature=1.0, max_new_tokens=60, min_new_tokens=60, seed=7)
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
-def runtime(request: pytest.FixtureRequest, folder: Path) -> Iterator[Runtime]:
-    opened = open_runtime(folder, request.param, "f16" if request.param == "llama.cpp" else None, "cpu", threads=1)
+def runtime(request: pytest.FixtureRequest, gguf_folder: Path) -> Iterator[Runtime]:
+    opened = open_runtime(gguf_folder, request.param, "f16" if request.param == "llama.cpp" else None, "cpu", threads=1)
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Path) -> TransformersRuntime:
-    return TransformersRuntime(load_llama(folder), VOCABULARY)
+def reference(gguf_folder: Path) -> TransformersRuntime:
+    return TransformersRuntime(load_llama(gguf_folder), VOCABULARY)
 
 
 # Both ----------------------------------------------------------------------------------------------------------------
@@ -99,15 +99,17 @@ def test_what_cannot_be_continued_is_refused_before_anything_runs(runtime: Runti
 # One beside the other ------------------------------------------------------------------------------------------------
 
 
-def test_the_likeliest_tokens_of_llama_cpp_are_those_of_transformers(folder: Path, reference: TransformersRuntime):
-    other = open_runtime(folder, "llama.cpp", "f16", threads=1)
+def test_the_likeliest_tokens_of_llama_cpp_are_those_of_transformers(gguf_folder: Path, reference: TransformersRuntime):
+    other = open_runtime(gguf_folder, "llama.cpp", "f16", threads=1)
     assert list(other.stream(PROMPT, LIKELIEST, "speech")) == list(reference.stream(PROMPT, LIKELIEST, "speech"))
 
 
 @pytest.mark.parametrize("quantization", ["bf16", "f16"])
-def test_llama_cpps_probabilities_are_those_of_transformers(folder: Path, reference: TransformersRuntime, quantization):
+def test_llama_cpps_probabilities_are_those_of_transformers(
+    gguf_folder: Path, reference: TransformersRuntime, quantization
+):
     ids = [*PROMPT, *reference.stream(PROMPT, FREE, "arbitrary")][:64]
-    other = open_runtime(folder, "llama.cpp", quantization, threads=1)
+    other = open_runtime(gguf_folder, "llama.cpp", quantization, threads=1)
     theirs = np.array([other.logprobs(ids[: n + 1]) for n in range(len(ids))])
     ours = reference.model(torch.tensor([ids])).logits[0].log_softmax(-1).detach().numpy()
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] >= 0.9999
@@ -163,15 +165,15 @@ def test_text_from_a_model_without_text_is_refused(name: str, tmp_path: Path):
 
 
 @pytest.fixture
-def copied(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "model"))
+def copied(gguf_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(gguf_folder, tmp_path / "model"))
 
 
-def test_without_a_choice_the_first_file_is_taken(folder: Path):
+def test_without_a_choice_the_first_file_is_taken(gguf_folder: Path):
     from tinywave_core.runtimes.llama_cpp import find_gguf
 
-    assert find_gguf(folder, None).name == "tiny-bf16.gguf"
-    assert find_gguf(folder, "f16").name == "tiny-f16.gguf"
+    assert find_gguf(gguf_folder, None).name == "tiny-bf16.gguf"
+    assert find_gguf(gguf_folder, "f16").name == "tiny-f16.gguf"
 
 
 @pytest.mark.parametrize(
@@ -181,9 +183,9 @@ def test_without_a_choice_the_first_file_is_taken(folder: Path):
         (("transformers", "q8_0"), "q8_0 files are for the runtime llama.cpp"),
     ],
 )
-def test_an_unknown_runtime_is_refused(folder: Path, arguments, said: str):
+def test_an_unknown_runtime_is_refused(gguf_folder: Path, arguments, said: str):
     with pytest.raises(ConfigError, match=said):
-        open_runtime(folder, *arguments)
+        open_runtime(gguf_folder, *arguments)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
@@ -197,10 +199,10 @@ def test_a_missing_file_says_how_to_get_it(copied: Path):
         open_runtime(copied, "llama.cpp", "q4_0")
 
 
-def test_a_package_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_package_that_is_not_installed_is_named(gguf_folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingInputError, match=r"pip install 'tinywave\[llama-cpp\]'"):
-        open_runtime(folder, "llama.cpp")
+        open_runtime(gguf_folder, "llama.cpp")
 
 
 def test_a_file_of_another_vocabulary_is_refused_with_both(copied: Path, tmp_path: Path):
@@ -223,8 +225,8 @@ def test_a_truncated_file_is_refused(copied: Path, share: float):
         LlamaCppRuntime(path, VOCABULARY)
 
 
-def test_a_closed_runtime_says_so(folder: Path):
-    opened = open_runtime(folder, "llama.cpp", "q4_0")
+def test_a_closed_runtime_says_so(gguf_folder: Path):
+    opened = open_runtime(gguf_folder, "llama.cpp", "q4_0")
     opened.close()
     with pytest.raises(ConfigError, match="the runtime has been closed"):
         list(opened.stream(PROMPT, FREE, "speech"))
