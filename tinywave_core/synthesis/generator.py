@@ -232,7 +232,7 @@ class Generator:
                 audio_s=audio_samples / SAMPLE_RATE,
                 first_token_s=tokens.first_s,
                 first_audio_s=first_audio_s,
-                model_s=tokens.model_s,
+                last_token_s=tokens.last_s,
                 total_s=tokens.now_s(),
             ),
         )
@@ -299,7 +299,7 @@ class _Tokens:
         self._is_stopped = self._is_over = False
         self.count = 0
         self.first_s: float | None = None
-        self.model_s = 0.0
+        self.last_s: float | None = None
 
     def now_s(self) -> float:
         return time.perf_counter() - self._started
@@ -308,13 +308,11 @@ class _Tokens:
         """The next id, which stays; None at the end."""
         if self._next is None and not self._is_over:
             self._is_stopped = self._stopped()
-            asked_s = self.now_s()
             self._next = None if self._is_stopped else next(self._made, None)
             self._is_over = self._next is None
-            if self.first_s is None:
-                self.first_s = None if self._is_over else self.now_s()
-            else:
-                self.model_s += self.now_s() - asked_s
+            if not self._is_over:
+                self.last_s = self.now_s()
+                self.first_s = self.last_s if self.first_s is None else self.first_s
         return self._next
 
     def take(self) -> int | None:
