@@ -35,7 +35,7 @@ from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 MIN_RUN_UNITS = 25  # shorter runs of speech in a mixed output are not spoken: about a second
-CONTEXT_TOKENS = 25  # of the prompt that the vocoder hears again where no [St] token says when a second began
+CONTEXT_TOKENS = 10  # of the prompt that the vocoder hears again where no [St] token says when a second began
 
 Samples = npt.NDArray[np.float32]
 

@@ -2,6 +2,7 @@
 
 import json
 import wave
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from tests.fixtures.tiny import CLIPS
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.errors import CheckpointError, ConfigError, TokenError
 from tinywave_core.runtimes.base import Sampling
-from tinywave_core.synthesis.events import AudioMade, Done, TokenMade
+from tinywave_core.synthesis.events import AudioMade, Done, TextMade, TokenMade
 from tinywave_core.synthesis.generator import Audio, Continuation, Generator, Sound, Text
 from tinywave_core.synthesis.prompting import Reading
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 FEW = Sampling(max_new_tokens=24, min_new_tokens=20)
 
@@ -166,3 +168,64 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
 def test_what_cannot_be_generated_is_refused(capsys, finished: Finished, arguments: list[str], said: str):
     assert main(["generate", str(finished.outputs["model"].path("model")), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+# What is spoken of an output, with a runtime that says what it is told ------------------------------------------------
+
+
+class Scripted:
+    """A runtime whose continuation is known."""
+
+    def __init__(self, vocabulary: Vocabulary, ids: list[int]) -> None:
+        self.name, self.vocabulary, self.context, self.ids = "scripted", vocabulary, 2048, ids
+
+    def stream(self, *_) -> Iterator[int]:
+        yield from self.ids
+
+
+def spoken(generator: Generator, prompt: list[int], output: str, ids: list[int]) -> list[object]:
+    """Pieces of text and seconds of speech in order, pieces of speech joined."""
+    found: list[object] = []
+    scripted = replace(generator, runtime=Scripted(generator.vocabulary, ids))
+    for event in scripted.continue_ids(prompt, output, Sampling(max_new_tokens=1000)):
+        if isinstance(event, TextMade):
+            found.append(event.text)
+        elif isinstance(event, AudioMade):
+            before = found.pop() if found and not isinstance(found[-1], str) else 0.0
+            found.append(before + len(event.samples) / 16_000)
+    return found
+
+
+def test_short_runs_of_speech_in_a_mixed_output_are_not_spoken_unless_they_are_all(generator: Generator):
+    v, tokens = generator.vocabulary, generator.prompting
+    units = [v.first["hubert"] + n % 2 for n in range(30)]
+    mixed = [
+        *tokens.text_ids("ab"),
+        v.speech_marker,
+        *units,
+        v.text_marker,
+        *tokens.text_ids("c"),
+        v.speech_marker,
+        *units[:5],
+    ]
+    prompt = tokens.ids(["so "], "arbitrary")
+    first, second, sound, third = spoken(generator, prompt, "arbitrary", mixed)
+    assert (first, second, third) == ("a", "b", "c") and sound > 30 * 0.04 - 0.01
+    (alone,) = spoken(generator, prompt, "arbitrary", units[:5])
+    assert 0 < alone < sound
+
+
+def test_speech_that_goes_on_is_as_long_as_both_together_less_the_prompt(generator: Generator, clip: str):
+    prompt = generator.prompt_ids([Audio(clip)], "speech")
+    new = generator.prompt_ids([Audio(clip)], "speech")[2:]
+    (sound,) = spoken(generator, prompt, "speech", new)
+    both, alone = (len(generator.speaker(np.array(ids))) / 16_000 for ids in (prompt + new, prompt))
+    assert sound == pytest.approx(both - alone, abs=0.25)
+
+
+def test_what_the_vocoder_hears_again_begins_with_the_pitch_and_style_in_force(generator: Generator):
+    v = generator.vocabulary
+    units, pitch, style = (lambda n, kind=kind: v.first[kind] + n for kind in ("hubert", "pitch", "style"))
+    said = [style(0), pitch(1), units(1), pitch(2), units(2), style(1), units(3), units(4)]
+    assert generator._context([1, v.speech_marker, *said]) == [pitch(2), style(1), units(3), units(4)]
+    assert generator._context([1, v.speech_marker, *said, v.text_marker]) == []
