@@ -86,6 +86,7 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
+        *(_further_scores(outputs) if row.stage == "evaluation" else ()),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
@@ -175,6 +176,18 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
             report = "players and spectrograms are in the report of the run, below reports/ in the store"
             return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
     return []
+
+
+def _further_scores(outputs: Outputs) -> list[str]:
+    """Sections of what evaluation measures beside the comparison."""
+    sections = []
+    if rows := verdict.probe_rows(outputs["probe_scores"].summary) if "probe_scores" in outputs else []:
+        sections += ["## Probes: which of two recordings is right", table(rows)]
+    if "gap" in outputs:
+        summary = outputs["gap"].summary
+        sections += ["## The gap to the teacher", *gap.gap_text(summary), table(gap.stream_rows(summary))]
+        sections.append(table(gap.block_rows(summary)))
+    return sections
 
 
 def _target_facts(logits: Artifact) -> list[tuple[str, str]]:
@@ -314,24 +327,6 @@ def _by_kind(key: str, outputs: Outputs) -> None:
         _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
 
 
-def _probes(key: str, outputs: Outputs) -> None:
-    rows = verdict.probe_rows(outputs["probe_scores"].summary) if "probe_scores" in outputs else []
-    if rows:
-        create_table_artifact(rows, key=key, description="pairs of recordings of which one is wrong: who tells them apart")
-
-
-def _gap_streams(key: str, outputs: Outputs) -> None:
-    if "gap" in outputs:
-        summary = outputs["gap"].summary
-        create_table_artifact(gap.stream_rows(summary), key=key, description=gap.gap_text(summary)[0])
-
-
-def _gap_blocks(key: str, outputs: Outputs) -> None:
-    if "gap" in outputs:
-        rows = gap.block_rows(outputs["gap"].summary)
-        create_table_artifact(rows, key=key, description="hidden states and attention, block by block")
-
-
 def _gap_map(key: str, outputs: Outputs) -> None:
     if "gap" in outputs:
         cosines = outputs["gap"].summary["cosines"]["student"]
@@ -368,9 +363,6 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
         "comparison": _comparison,
         "kinds": _by_kind,
         "directions": _directions,
-        "probes": _probes,
-        "gap-streams": _gap_streams,
-        "gap-blocks": _gap_blocks,
         "gap-map": _gap_map,
     },
     "export": {"model": _link("model", "/model", "The student, as transformers loads it")},

@@ -110,10 +110,14 @@ def gap_plots(gap: Summary) -> list[tuple[str, str]]:
     """(caption, SVG): block against block for student and control, and predictions by position."""
     pairs = {(student, teacher) for student, teacher in gap["pairs"]}
     labels = {"x_label": "teacher block", "y_label": "student block"}
+    values = [value for rows in gap["cosines"].values() for row in rows for value in row]
+    limits = min(values), max(values)  # of both pictures, so that they can be compared
     pictures = [
         (
             f"Hidden states, mean cosine: {LABELS[name]}",
-            plots.heatmap_svg(gap["cosines"][name], pairs, title=f"Cosine of hidden states, {LABELS[name]}", **labels),
+            plots.heatmap_svg(
+                gap["cosines"][name], pairs, limits, title=f"Cosine of hidden states, {LABELS[name]}", **labels
+            ),
         )
         for name in LABELS
     ]
