@@ -33,7 +33,7 @@ GOLDEN = {
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
     "export/model": "b4585dae8e82e389b286482ee9404d39",
-    "generation/samples": "467fa897973653055f8ad0d932b4c640",
+    "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
 }
 
 ADVICE = (

@@ -7,7 +7,7 @@ token the latest pitch and style: run lengths are gone, so how long a unit lasts
 Shapes: U, P, S lengths of the streams; N [Hu] tokens after deduplication.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,6 +119,36 @@ def positions(
     if len(pitch) and not len(style) and default_style is not None:
         style = np.full(len(pitch), default_style, np.int64)
     return Positions(units, pitch, style)
+
+
+def positions_of_stream(
+    ids: Iterable[int], vocabulary: Vocabulary, *, default_style: int | None = None, repeat_for_pitch: bool = False
+) -> Iterator[Positions]:
+    """The `positions` of ids that come one by one, in pieces.
+
+    Units that come before the first pitch and the first style, where the vocabulary has them, wait until both are known.
+    """
+    missing = {kind for kind, size in [(PITCH, vocabulary.pitch), (STYLE, vocabulary.style)] if size}
+    waiting: list[int] = []
+    last: dict[
+        int, int
+    ] = {}  # the latest id of each kind, in the order in which they came: all that what follows depends on
+    for i in map(int, ids):
+        kind = int(vocabulary.kinds(i))
+        state, heard = [*last.values()], int(HUBERT in last)
+        if kind in (HUBERT, PITCH, STYLE):
+            last = {k: v for k, v in last.items() if k != kind} | {kind: i}
+        if missing:
+            waiting.append(i)
+            missing.discard(kind)
+            if not missing:
+                yield positions(waiting, vocabulary, repeat_for_pitch=repeat_for_pitch)
+            continue
+        found = positions([*state, i], vocabulary, repeat_for_pitch=repeat_for_pitch)
+        if len(found.units) > heard:
+            yield Positions(found.units[heard:], found.pitch[heard:], found.style[heard:])
+    if missing:
+        yield positions(waiting, vocabulary, default_style=default_style, repeat_for_pitch=repeat_for_pitch)
 
 
 def run_starts(values: Units) -> Units:
