@@ -28,7 +28,7 @@ GOLDEN = {
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "ecfa1e48bcdc98cd0313478583595d26",
     "distillation/control": "63d27f7b6d4358cb060fdb2635705aa7",
-    "evaluation/scores": "4c83be4bb3533a4ab47fb8a3ac25c3fa",
+    "evaluation/scores": "f82ef084d7cbbd896855f297eecd625a",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "export/model": "b4585dae8e82e389b286482ee9404d39",
