@@ -86,11 +86,29 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
+        *(_evaluation_tables(outputs) if row.stage == "evaluation" else ()),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluation_tables(outputs: Outputs) -> list[str]:
+    """Likelihood by stream and after a prompt, probes, and continuations as text, as far as there are any."""
+    scores = outputs["scores"].summary
+    tables = {"By stream, and after a prompt": (verdict.continuation_text(scores), verdict.likelihood_rows(scores))}
+    if "probe_scores" in outputs:
+        probes = outputs["probe_scores"].summary
+        tables["Probes"] = (verdict.probes_text(outputs["probes"].summary, probes), verdict.probe_rows(probes))
+    if "generated" in outputs:
+        generated = outputs["generated"].summary
+        tables["Continuations as text"] = (verdict.generated_text(generated), verdict.generated_rows(generated))
+    return [
+        part
+        for title, (text, rows) in tables.items()
+        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+    ]
 
 
 def _status(row: StageRow) -> str:
