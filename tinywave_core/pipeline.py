@@ -52,8 +52,7 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
             made = {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
             return made | generated.build(config, done["tokens"], *models, execute)
         case "export":
-            described = (done["teacher"], done["student"], done["scores"])
-            return {"model": export.build(config, done["tokens"], *described, execute)}
+            return {"model": export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

@@ -31,7 +31,7 @@ GOLDEN = {
     "evaluation/scores": "f82ef084d7cbbd896855f297eecd625a",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
-    "export/model": "b4585dae8e82e389b286482ee9404d39",
+    "export/model": "ed1a4326c145971007235ee295766127",
     "generation/samples": "467fa897973653055f8ad0d932b4c640",
 }
 

@@ -48,8 +48,9 @@ def ran(
 def test_only_what_is_generated_is_computed_and_the_card_that_tells_of_it(
     ran: tuple[PipelineConfig, Outputs, Computed],
 ):
-    config, _, computed = ran
-    assert computed.parts() == ["evaluation/generated"]
+    config, outputs, computed = ran
+    assert computed.parts() == ["evaluation/generated", "export/model", "generation/samples"]
+    assert "| How the recordings really went on |" in (outputs["model"].path("model") / "README.md").read_text()
     assert run_tiny(config)[1].parts() == []
 
 
