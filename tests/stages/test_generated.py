@@ -21,6 +21,7 @@ from tinywave_core.preflight import check_run
 from tinywave_core.stages.generated import FILE, SOURCES
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 SETTINGS = {"items": 3, "prompt_s": 1.0, "max_new_tokens": 24}
 
@@ -106,6 +107,19 @@ def test_a_ctc_recogniser_writes_small_letters(finished: Finished, judges: dict[
     outputs, _ = run_tiny(with_judges(config, judges["ctc"], judges["text"]))
     texts = read_table(outputs["generated"].path(FILE))["transcript"].to_pylist()
     assert any(texts) and all(text == text.lower() for text in texts)
+
+
+def test_a_student_without_text_continues_in_the_ids_of_the_shards(
+    finished: Finished, judges: dict[str, str], tmp_path: Path
+):
+    config = copy_store(finished.config, tmp_path / "store")
+    config = config.model_copy(update={"distillation": config.distillation.model_copy(update={"vocabulary": "speech"})})
+    outputs, _ = run_tiny(with_judges(config, judges["ctc"], judges["text"]), until="evaluation")
+    vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
+    rows = read_table(outputs["generated"].path(FILE)).to_pylist()
+    ids = {i for row in rows if row["source"] == "student" for i in row["ids"]}
+    assert ids and ids <= set(vocabulary.speech_ids())
+    assert max(ids) >= vocabulary.first["pitch"] > vocabulary.speech_only().tokens - 12
 
 
 def test_speech_too_short_to_continue_has_a_reason(finished: Finished, judges: dict[str, str], tmp_path: Path):

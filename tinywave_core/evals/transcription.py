@@ -38,14 +38,7 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
     model = load_whole(WhisperForConditionalGeneration, folder).to(device)
     extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    asked: dict[str, Any] = {}
-    if getattr(model.generation_config, "is_multilingual", False):
-        asked = {"task": "transcribe", **({"language": language} if language else {})}
-    elif language not in ("", "en"):
-        raise ConfigError(
-            f"evaluation.generated.language is {language}, but {folder} is a Whisper of English alone: leave it empty, or give "
-            "a multilingual one"
-        )
+    asked = _asked(model.generation_config, language, folder)
 
     @torch.inference_mode()
     def transcribe(samples: npt.NDArray[np.float32]) -> str:
@@ -60,6 +53,22 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
         return str(tokenizer.decode(ids[0], skip_special_tokens=True))
 
     return transcribe
+
+
+def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:
+    """What a multilingual Whisper is told besides the sound; ConfigError where it does not know the language."""
+    spoken = getattr(generation, "lang_to_id", None) or {}
+    if not getattr(generation, "is_multilingual", False):
+        spoken, known = {}, language in ("", "en")
+    else:
+        known = not language or f"<|{language}|>" in spoken
+    if not known:
+        heard = ", ".join(sorted(each.strip("<|>") for each in spoken)) or "en"
+        raise ConfigError(
+            f"evaluation.generated.language is {language}, which {folder} does not know: it hears {heard}; leave it empty, or give "
+            "another recogniser"
+        )
+    return {"task": "transcribe", **({"language": language} if language else {})} if spoken else {}
 
 
 def load_whole(kind: Any, folder: Path) -> Any:

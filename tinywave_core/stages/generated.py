@@ -121,11 +121,15 @@ def _check(name: str, folder: Path, fault: Callable[[Path, dict[str, Any]], str]
 
 
 def _recogniser_fault(folder: Path, about: dict[str, Any]) -> str:
-    needed = {"whisper": ("preprocessor_config.json", "tokenizer_config.json"), "wav2vec2": ("vocab.json",)}
-    kind = about.get("model_type")
-    if kind not in needed:
+    known = {
+        "whisper": ("WhisperForConditionalGeneration", ("preprocessor_config.json", "tokenizer_config.json")),
+        "wav2vec2": ("Wav2Vec2ForCTC", ("vocab.json",)),
+    }
+    kind, found = about.get("model_type"), about.get("architectures")
+    if kind not in known:
         return f"a model of type {kind!r}"
-    return _lacking(folder, needed[kind])
+    architecture, needed = known[kind]
+    return f"the architectures {found}" if found and architecture not in found else _lacking(folder, needed)
 
 
 def _text_fault(folder: Path, about: dict[str, Any]) -> str:

@@ -109,9 +109,13 @@ def test_nothing_is_heard_in_nothing_and_the_same_in_the_same(judges: dict[str, 
     assert transcribe(noise) == transcribe(noise)
 
 
-def test_an_english_whisper_is_asked_for_no_other_language(judges: dict[str, str]):
-    with pytest.raises(ConfigError, match="Whisper of English alone"):
-        load_recogniser(Path(judges["whisper"]), "fr")
+def test_whisper_hears_the_language_it_is_told_and_refuses_one_it_does_not_know(judges: dict[str, str]):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    assert load_recogniser(Path(judges["whisper"]), "en")(noise) != load_recogniser(Path(judges["whisper"]), "fr")(
+        noise
+    )
+    with pytest.raises(ConfigError, match="language is de, which .* does not know: it hears en, fr"):
+        load_recogniser(Path(judges["whisper"]), "de")
 
 
 def test_weights_that_are_not_all_there_are_refused(judges: dict[str, str], tmp_path: Path):
