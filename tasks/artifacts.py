@@ -86,12 +86,33 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
-        *(_further_scores(outputs) if row.stage == "evaluation" else ()),
+        *(_evaluation_tables(outputs) if row.stage == "evaluation" else ()),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluation_tables(outputs: Outputs) -> list[str]:
+    """Likelihood by stream and after a prompt, probes, the gap, and continuations as text, as far as there are any."""
+    scores = outputs["scores"].summary
+    tables = {"By stream, and after a prompt": (verdict.continuation_text(scores), verdict.likelihood_rows(scores))}
+    if "probe_scores" in outputs:
+        probes = outputs["probe_scores"].summary
+        tables["Probes"] = (verdict.probes_text(outputs["probes"].summary, probes), verdict.probe_rows(probes))
+    if "gap" in outputs:
+        summary = outputs["gap"].summary
+        tables["The gap to the teacher"] = (gap.gap_text(summary), gap.stream_rows(summary))
+        tables["Block by block"] = ("Hidden states and attention.", gap.block_rows(summary))
+    if "generated" in outputs:
+        generated = outputs["generated"].summary
+        tables["Continuations as text"] = (verdict.generated_text(generated), verdict.generated_rows(generated))
+    return [
+        part
+        for title, (text, rows) in tables.items()
+        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+    ]
 
 
 def _status(row: StageRow) -> str:
@@ -176,18 +197,6 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
             report = "players and spectrograms are in the report of the run, below reports/ in the store"
             return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
     return []
-
-
-def _further_scores(outputs: Outputs) -> list[str]:
-    """Sections of what evaluation measures beside the comparison."""
-    sections = []
-    if rows := verdict.probe_rows(outputs["probe_scores"].summary) if "probe_scores" in outputs else []:
-        sections += ["## Probes: which of two recordings is right", table(rows)]
-    if "gap" in outputs:
-        summary = outputs["gap"].summary
-        sections += ["## The gap to the teacher", *gap.gap_text(summary), table(gap.stream_rows(summary))]
-        sections.append(table(gap.block_rows(summary)))
-    return sections
 
 
 def _target_facts(logits: Artifact) -> list[tuple[str, str]]:

@@ -28,11 +28,11 @@ GOLDEN = {
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "ecfa1e48bcdc98cd0313478583595d26",
     "distillation/control": "63d27f7b6d4358cb060fdb2635705aa7",
-    "evaluation/scores": "6145f1ff2f0910661c8ed9e0c9b572cf",
+    "evaluation/scores": "fc71e308187a824bcabb0b2d98c7adf2",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
-    "export/model": "b4585dae8e82e389b286482ee9404d39",
+    "export/model": "ed1a4326c145971007235ee295766127",
     "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
 }
 

@@ -178,6 +178,6 @@ def test_local_places_are_links_that_a_browser_opens(url: str, link: str):
 def test_the_page_of_evaluation_has_probes_and_the_gap(finished: Finished):
     row = StageRow(stage="evaluation", came_in="", came_out="", seconds=0.0, steps=[])
     page = stage_markdown(row, finished.outputs, {})
-    assert "## Probes: which of two recordings is right" in page
+    assert "## Probes\n" in page
     assert "nats (KL) from the teacher's" in page
     assert "| 0 ← 1 |" in page and "| units |" in page

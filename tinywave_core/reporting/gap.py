@@ -32,7 +32,7 @@ class WorstClip:
     """What each token costs it beyond the teacher, over the time of the picture; empty where the times are not known."""
 
 
-def gap_text(gap: Summary) -> list[str]:
+def gap_text(gap: Summary) -> str:
     """How far the predictions of student and undistilled control are from the teacher's, and whether that differs."""
     own, other = (_figure(gap, model, "logit_kl") for model in LABELS)
     closer = _closer(gap, "logit_kl", "all")
@@ -40,11 +40,11 @@ def gap_text(gap: Summary) -> list[str]:
     told = (
         "closer to the teacher than" if low > 0 else "further from the teacher than" if high < 0 else "within noise of"
     )
-    return [
+    return (
         f"Over {gap['utterances']} held-out utterances and {gap['tokens']:,} tokens the student's predictions are {_with_interval(own)} "
         f"nats (KL) from the teacher's, those of its undistilled control {_with_interval(other)}: {told} it, by "
         f"{closer['value']:+.3f} ({low:+.3f} to {high:+.3f}, paired over utterances)."
-    ]
+    )
 
 
 def block_rows(gap: Summary) -> list[dict[str, str]]:

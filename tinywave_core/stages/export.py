@@ -2,29 +2,43 @@
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, speech.json (token ids, rates,
 convention), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's release turn audio into prompts and
-units into audio), README.md (the model card).
+units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
 """
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
-from tinywave_core.storage.store import MANIFEST, Artifact
+from tinywave_core.stages.tokenization import uses_release
+from tinywave_core.storage.store import MANIFEST, Artifact, sha256_of
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-VERSION = 3
+if TYPE_CHECKING:
+    from tinywave_core.exporters.model_card import Data
+
+VERSION = 4
+DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
 SPEECH_TOKENIZER = "speech_tokenizer"
 
 
 def build(
-    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, scores: Artifact, execute: Execute
+    config: PipelineConfig,
+    tokens: Artifact,
+    teacher: Artifact,
+    student: Artifact,
+    evaluated: dict[str, Artifact],
+    execute: Execute,
 ) -> Artifact:
-    """The `model` artifact."""
+    """The `model` artifact; its card tells of what was evaluated."""
     tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    licence, text = _licence(config, tokens)
     (model,) = execute(
         [
             Step(
@@ -34,8 +48,19 @@ def build(
                 version=VERSION,
                 run=run_model,
                 config=config.export,
-                params={"temperature": config.generation.temperature, "top_p": config.generation.top_p},
-                inputs={"student": [student], "teacher": [teacher], "tokenizer": [tokenizer], "scores": [scores]},
+                params={
+                    "temperature": config.generation.temperature,
+                    "top_p": config.generation.top_p,
+                    "licence": asdict(licence),
+                    "licence_sha256": None if text is None else sha256_of(text),
+                },
+                context={"licence_file": text},
+                inputs={
+                    "student": [student],
+                    "teacher": [teacher],
+                    "tokenizer": [tokenizer],
+                    **{part: [evaluated[part]] for part in DESCRIBED if part in evaluated},
+                },
                 runtime=config.runtime,
             )
         ]
@@ -43,11 +68,21 @@ def build(
     return model
 
 
+def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | None]:
+    """What the student's licence is, and the text of it that its teacher came with."""
+    teacher, folder = config.adaptation.teacher, teacher_folder(config)
+    # A release may have it at its top, two folders above its language models.
+    places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
+    text, known = licence_file(places), tokens.summary.get("vocabulary")
+    vocabulary = None if known is None else Vocabulary.from_json(known)
+    return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
+
+
 def run_model(step: Step, output: Output) -> Summary:
     """Write the directory, then open it with plain transformers as its users will."""
     import torch
 
-    from tinywave_core.exporters.model_card import model_card
+    from tinywave_core.exporters.model_card import Card, model_card
     from tinywave_core.models.llama import load_llama
     from tinywave_core.models.trim import trim
     from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
@@ -76,10 +111,22 @@ def run_model(step: Step, output: Output) -> Summary:
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     shutil.copytree(tokenizer.path(), folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
     (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, trained, step), indent=1))
-    lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
     about = step.input("student").summary | {"parameters": sum(p.numel() for p in student.parameters())}
-    card = model_card(config.name, about, step.input("scores").summary, vocabulary, lineage)
-    (folder / "README.md").write_text(card)
+    evaluated = {part: step.inputs[part][0].summary if part in step.inputs else {} for part in DESCRIBED}
+    card = Card(
+        config.name,
+        about,
+        vocabulary,
+        evaluated["scores"],
+        _data(step.input("student")),
+        Licence(**step.params["licence"]),
+        {name: artifacts[0].id for name, artifacts in step.inputs.items()},
+        evaluated["probe_scores"],
+        evaluated["generated"],
+    )
+    (folder / "README.md").write_text(model_card(card), encoding="utf-8")
+    if step.context["licence_file"] is not None:
+        shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
 
     output.progress(1, 2, "checking that it loads")
     parameters = _check(folder, vocabulary)
@@ -95,6 +142,24 @@ def run_model(step: Step, output: Output) -> Summary:
         "trained_rows": trained.rows,
         "trained_parameters": step.input("student").summary["parameters"],
     }
+
+
+def _data(student: Artifact) -> "Data":
+    """The training speech behind a student, by its lineage: what it heard in this training and in those before it."""
+    from tinywave_core.audio.utterances import UTTERANCES_FILE
+    from tinywave_core.exporters.model_card import Data
+    from tinywave_core.stages.tokenization import audio_of
+    from tinywave_core.storage.shards import read_table
+
+    inputs = student.manifest.inputs if student.manifest else {}
+    shards = student.store.find_all([i for name in ("tokens", "heard") for i in inputs.get(name, [])])
+    spoken = [shard for shard in shards if shard.manifest and shard.manifest.part != "text"]
+    recordings: set[str] = set()
+    for audio in audio_of(spoken):
+        for row in read_table(audio.path(UTTERANCES_FILE), ["recording_id", "split"]).to_pylist():
+            recordings |= {row["recording_id"]} if row["split"] == "train" else set()
+    hours = sum(shard.summary["train_seconds"] for shard in spoken) / 3600
+    return Data(hours, sum(shard.summary["train_utterances"] for shard in spoken), len(recordings))
 
 
 def _speech(vocabulary: Vocabulary, trained: Vocabulary, step: Step) -> dict[str, Any]:

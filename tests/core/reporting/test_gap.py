@@ -32,7 +32,7 @@ def gap(finished: Finished) -> dict:
 def test_closer_is_said_only_beyond_noise(gap: dict, interval: tuple[float, float], said: str):
     for figure in gap["closer"]:
         figure |= {"interval": interval, "value": 0.2}
-    assert said in gap_text(gap)[0]
+    assert said in gap_text(gap)
 
 
 def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: dict):
