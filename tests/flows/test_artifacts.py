@@ -91,6 +91,15 @@ def test_every_file_without_speech_is_a_row_with_its_reason(published: Published
             "distillation",
             ("blocks 3, 6, 9, 12, 15 of the teacher", "in 300 of 300 steps", "logits 0.9", "student 4.600"),
         ),
+        (
+            "evaluation",
+            (
+                "## By stream, and after a prompt",
+                "| 90.0 (85.0 to 95.0) |",
+                "6 : 0, p = 0.031",
+                "| 180.0 (170.0 to 190.0) |",
+            ),
+        ),
         ("export", ("AutoModelForCausalLM.from_pretrained",)),
         ("run", ("Published: the first student of this store",)),
     ],

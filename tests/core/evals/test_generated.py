@@ -1,5 +1,6 @@
 """Auto-BLEU and generative perplexity by hand; continuations that belong to their seed; texts under a model of text."""
 
+import json
 import math
 from pathlib import Path
 
@@ -127,3 +128,32 @@ def test_weights_that_are_not_all_there_are_refused(judges: dict[str, str], tmp_
     save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="not a whole AutoModelForCausalLM: 1 tensors.*model.norm.weight"):
         TextModel.load(Path(folder))
+
+
+def test_neither_pickles_nor_code_of_a_directory_are_run(tmp_path: Path):
+    canary = tmp_path / "canary"
+    folders = write_judges(tmp_path)
+    spring = f"__import__('pathlib').Path({str(canary)!r}).touch()"
+    for folder in map(Path, folders.values()):
+        (folder / "model.safetensors").unlink()
+        torch.save({"lm_head.weight": _Touches(spring)}, folder / "pytorch_model.bin")
+        (folder / "modeling_own.py").write_text(spring)
+        about = json.loads((folder / "config.json").read_text())
+        auto = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "modeling_own.Own")
+        (folder / "config.json").write_text(json.dumps(about | {"auto_map": auto}))
+    with pytest.raises(CheckpointError):
+        TextModel.load(Path(folders["text"]))
+    for name in ("whisper", "ctc"):
+        with pytest.raises(CheckpointError):
+            load_recogniser(Path(folders[name]))
+    assert not canary.exists()
+
+
+class _Touches:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __reduce__(self) -> tuple:
+        return exec, (self.code,)
