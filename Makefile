@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test study bench-tokenization bench-distillation bench-orchestration check lock clean
+.PHONY: help setup demo demo-interleaved stack test study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -50,6 +50,9 @@ bench-tokenization: setup  ## Measure the speech tokenizer beside the straightfo
 
 bench-distillation: setup  ## Measure what the teacher's signals cost and bring (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/distillation.py $(BENCH_ARGS)
+
+bench-generation: setup  ## Measure students of real shapes in llama.cpp: speed, memory, export (20 minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/generation.py $(BENCH_ARGS)
 
 bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,000 shards per stage (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/orchestration.py $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | deploy | generate | evaluate | tokens | slamkit | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | deploy | generate | evaluate | tokens | slamkit | bench-device | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -136,12 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     lineage.add_argument("artifact", help="artifact id or its beginning, or an audio file (its path or its SHA-256)")
     lineage.add_argument("--root", default="store", help="the store (default: store)")
     lineage.set_defaults(command=_lineage)
+    _bench_device_parser(commands)
     publish = commands.add_parser("publish", help="which student is published; with an export: publish that one")
     publish.add_argument("artifact", nargs="?", help="id of an export, or the first characters of one")
     publish.add_argument("--root", default="store", help="the store (default: store)")
     publish.set_defaults(command=_publish)
     _care_parsers(commands)
     return parser
+
+
+def _bench_device_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    text = "how fast this machine reads its memory, and which presets' students would speak in real time on it"
+    bench = commands.add_parser("bench-device", help=text, description=f"Measure {text}. Downloads and loads nothing.")
+    bench.add_argument("--threads", type=int, default=0, metavar="N", help="most threads (default: all cores)")
+    bench.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
+    bench.set_defaults(command=_bench_device)
 
 
 def _care_parsers(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -395,6 +404,17 @@ def _publish(options: argparse.Namespace, rest: list[str]) -> int:
     from flows.publish import publish_model
 
     return publish_model(options.root, options.artifact)
+
+
+def _bench_device(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from tinywave_core.errors import ConfigError
+
+    if not 0 <= options.threads <= 256:
+        raise ConfigError(f"--threads is {options.threads}; expected 1 to 256, or 0 for all cores")
+    from flows.bench_device import bench_device
+
+    return bench_device(options.threads, as_json=options.as_json)
 
 
 def _slamkit(options: argparse.Namespace, rest: list[str]) -> int:

@@ -29,7 +29,7 @@ from tinywave_core.reporting.page import (
     teacher_lines,
 )
 from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import Outputs, StageRow, duration
+from tinywave_core.reporting.stages import Outputs, StageRow, duration, rounding_losses
 from tinywave_core.storage.store import Artifact, Store
 
 Row = dict[str, Any]
@@ -192,7 +192,11 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
         case "evaluation":
             return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
         case "export":
-            return [("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})")]
+            lost = rounding_losses(outputs["model"].summary).removeprefix("; perplexity of GGUF ")
+            return [
+                ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
+                *([("perplexity that GGUF files lose", lost)] if lost else []),
+            ]
         case "generation":
             report = "players and spectrograms are in the report of the run, below reports/ in the store"
             return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]

@@ -29,6 +29,8 @@ TOKEN_BYTES = 3
 LOGIT_SIDE_BYTES, LOGIT_SEQUENCE_BYTES, LOGIT_FILE_BYTES = 4.5, 55, 2700
 UTTERANCE_S = 12.0
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
+GGUF_BYTES = {"bf16": 2, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # blocks of 32 weights share a scale
+EXPORTED_PARAMETERS_PER_S = 3e7  # read, rounded and written; per GGUF file (measured)
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,20 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
         "logit_caching": Estimate(train * 2 * teacher / flops, _logits(config, hours, train)),
         "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
         "evaluation": Estimate(3 * held_out * 2 * (teacher + 2 * student) / flops, held_out / 10),
-        "export": Estimate(student / 2e8, exported * WEIGHT_BYTES[config.export.dtype]),
+        "export": _export(config, exported, held_out, flops),
         "generation": Estimate(
             config.generation.samples * (config.generation.max_new_tokens * max(2 * student / flops, 0.01) + 1),
             config.generation.samples * 600_000,
         ),
     }
+
+
+def _export(config: PipelineConfig, parameters: int, held_out: float, flops: float) -> Estimate:
+    files = config.export.gguf
+    measured = min(held_out, config.export.perplexity_tokens) * (len(files) + 1 if files else 0)
+    per_parameter = WEIGHT_BYTES[config.export.dtype] + sum(GGUF_BYTES[name] for name in files)
+    written = parameters / 2e8 + len(files) * parameters / EXPORTED_PARAMETERS_PER_S
+    return Estimate(written + measured * 2 * parameters / flops, parameters * per_parameter)
 
 
 def _tokenization(config: PipelineConfig, hours: float, device: str) -> float:

@@ -32,7 +32,7 @@ GOLDEN = {
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
-    "export/model": "ed1a4326c145971007235ee295766127",
+    "export/model": "36ffe122b89b676b305d94d67bcf483f",
     "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
 }
 

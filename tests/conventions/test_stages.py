@@ -15,6 +15,7 @@ SHARED = {
     "tasks": {"artifacts", "base", "progress", "runners", "stopping"},
     "flows": {
         "base",
+        "bench_device",
         "care",
         "cli",
         "console",

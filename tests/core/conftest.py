@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.fixtures import gguf_model
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.tokenizers.codebooks import Codebooks
 
@@ -51,3 +53,9 @@ def codebooks(utterances: list[Spoken]) -> Codebooks:
 @pytest.fixture(scope="session")
 def config() -> Callable[..., TokenizationConfig]:
     return small_config
+
+
+@pytest.fixture(scope="session")
+def gguf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with GGUF files in all forms."""
+    return gguf_model.write_model(tmp_path_factory.mktemp("gguf"), gguf_model.VOCABULARY, gguf_model.ALL)

@@ -211,7 +211,7 @@ def test_a_plan_of_a_finished_store_has_nothing_to_run(capsys: pytest.CaptureFix
     assert "12 files, 0 new, 12 known" in plan and "pinned" in plan
 
 
-@pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b"])
+@pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b", "small"])
 def test_a_plan_of_the_papers_presets(
     capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path, preset: str
 ):

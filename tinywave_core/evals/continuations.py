@@ -12,11 +12,23 @@ import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
+from tinywave_core.runtimes.base import allowed_ids
 from tinywave_core.stages.base import Progress, no_progress
-from tinywave_core.synthesis.sampling import OutputMask
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Ids, Vocabulary
 
 _ROWS = 8
+
+
+class SpeechAlone(LogitsProcessor):
+    """Leaves what a continuation in speech may hold."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.allowed = allowed_ids(vocabulary, "speech")
+
+    def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        left = torch.full_like(scores, -torch.inf)
+        left[:, self.allowed] = scores[:, self.allowed]
+        return left  # type: ignore[return-value]
 
 
 class GumbelTopK(LogitsProcessor):
@@ -61,7 +73,7 @@ def continuations(
             attention_mask=mask.to(model.device),
             generation_config=config,
             use_model_defaults=False,
-            logits_processor=LogitsProcessorList([OutputMask(vocabulary, "speech"), sampled]),
+            logits_processor=LogitsProcessorList([SpeechAlone(vocabulary), sampled]),
         )
         found += [_until_end(new) for new in out[:, ids.shape[1] :].cpu().numpy()]
         progress(len(found), len(prompts), "continuations")

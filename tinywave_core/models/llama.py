@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,8 +52,11 @@ def fresh_llama(shape: FreshTeacherConfig, vocabulary_rows: int, max_length: int
         return LlamaForCausalLM(config)
 
 
-def load_llama(folder: Path, *, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
-    """A LlamaForCausalLM from a directory in Hugging Face layout; weights only, nothing is unpickled or fetched."""
+def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> LlamaForCausalLM:
+    """A LlamaForCausalLM from a directory in Hugging Face layout; weights only, nothing is unpickled or fetched.
+
+    `auto` keeps the type of the stored weights.
+    """
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "

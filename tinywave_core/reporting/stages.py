@@ -108,12 +108,22 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
             return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}{_probes(s)}{_generated(s)}"
         case "export":
             model = s["model"]
-            return f"student of {model['parameters'] / 1e6:.2f} M", f"{model['name']}, {model['bytes'] / 1e6:.1f} MB"
+            return (
+                f"student of {model['parameters'] / 1e6:.2f} M",
+                f"{model['name']}, {model['bytes'] / 1e6:.1f} MB{rounding_losses(model)}",
+            )
         case "generation":
             samples = s["samples"]
             out = f"{samples['new_tokens']} tokens, {samples['seconds']:.1f} s of audio"
             return f"{samples['samples']} prompts", out
     raise AssertionError(stage)
+
+
+def rounding_losses(model: Summary) -> str:
+    """What the GGUF files of an export lose in perplexity, as in "; GGUF Q8_0 +0.01%"."""
+    losses = model.get("perplexity") or {}
+    told = ", ".join(f"{name.upper()} {loss:+.2%}" for name, loss in losses.get("loss", {}).items())
+    return f"; perplexity of GGUF {told}" if told else ""
 
 
 def _probes(summaries: dict[str, Summary]) -> str:

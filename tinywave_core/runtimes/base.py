@@ -6,10 +6,17 @@ excluded by id, before the softmax, in every runtime.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
-from tinywave_core.tokenizers.prompts import OutputModality
-from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.config.export import Quantization
+from tinywave_core.errors import CheckpointError, ConfigError, TokenError
+from tinywave_core.tokenizers.prompts import OutputModality, forbidden_ids
+from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
+
+RuntimeName = Literal["transformers", "llama.cpp"]
+RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
 
 
 @dataclass(frozen=True)
@@ -48,3 +55,78 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give back memory and threads."""
+
+
+def open_runtime(
+    folder: str | Path,
+    name: str = "transformers",
+    quantization: Quantization | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int = 0,
+    context: int | None = None,
+) -> Runtime:
+    """The model in `folder`, the model/ directory of an export, in the runtime `name`.
+
+    `quantization` chooses among its GGUF files (llama.cpp; none: the first that speech.json lists), `device` where transformers runs
+    (llama.cpp here runs on the CPU), `threads` 0 takes all cores; a smaller `context` saves llama.cpp memory.
+    """
+    folder = Path(folder)
+    if name not in RUNTIMES:
+        raise ConfigError(f"there is no runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
+    if name == "transformers" and quantization is not None:
+        raise ConfigError(
+            f"transformers runs the weights as they are; {quantization} files are for the runtime llama.cpp"
+        )
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json; expected the model/ directory of an export (`tinywave inspect` lists them)"
+        )
+    if name == "llama.cpp":
+        from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
+
+        return LlamaCppRuntime.open(folder, quantization, threads, context)
+    from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
+
+    return TransformersRuntime.open(folder, RuntimeConfig(device=device, threads=threads))
+
+
+def allowed_ids(vocabulary: Vocabulary, output: OutputModality) -> list[int]:
+    """Ids that may be sampled for this kind of output, ascending: those that SpiritLM does not ban, and </s> always.
+
+    The rows of padding are never among them, though SpiritLM leaves them in: no tokenizer can name them.
+    """
+    forbidden = forbidden_ids(vocabulary, output)
+    return [i for i in range(vocabulary.tokens) if i == EOS_ID or i not in forbidden]
+
+
+def check_request(
+    vocabulary: Vocabulary, context: int, prompt: Sequence[int], sampling: Sampling, output: OutputModality
+) -> None:
+    """ConfigError or TokenError where a prompt cannot be continued so; every runtime says it in the same words."""
+    check_prompt(vocabulary, prompt)
+    if not (sampling.temperature > 0 and 0 < sampling.top_p <= 1 and sampling.max_new_tokens >= 1):
+        raise ConfigError(
+            f"temperature {sampling.temperature}, top_p {sampling.top_p} and max_new_tokens {sampling.max_new_tokens}: expected a "
+            "temperature above 0 (0.01 comes close to the likeliest token), top_p above 0 and at most 1, and 1 token or more"
+        )
+    if len(prompt) + sampling.max_new_tokens > context:
+        raise ConfigError(
+            f"the prompt has {len(prompt)} tokens and {sampling.max_new_tokens} are to follow, the model reads {context}: give a "
+            "shorter prompt, fewer examples or fewer new tokens"
+        )
+    if output == "text" and vocabulary.is_speech_only:
+        raise ConfigError(
+            "this model has no text in its vocabulary, so it cannot write: ask for speech, or export with "
+            "--export.vocabulary full and a student of --distillation.vocabulary full"
+        )
+
+
+def check_prompt(vocabulary: Vocabulary, ids: Sequence[int]) -> None:
+    """TokenError where an id has no meaning in the vocabulary, or there is none at all."""
+    if not len(ids):
+        raise TokenError("the prompt has no tokens; expected <s> and a marker at least (`Vocabulary.prompt_ids`)")
+    wrong = next((i for i in ids if not 0 <= i < vocabulary.tokens), None)
+    if wrong is not None:
+        raise TokenError(
+            f"the prompt has the id {wrong}, this model's are 0 to {vocabulary.tokens - 1}: take the ids of the tokenizer beside it"
+        )

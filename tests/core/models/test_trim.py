@@ -159,7 +159,7 @@ def test_speech_json_has_the_new_vocabulary_and_the_one_that_was_trained_on(spee
     assert about["trained_vocabulary"] == trained.to_json()
     assert Vocabulary.from_json(about["vocabulary"]) == trained.speech_only()
     assert read_directory(speech["model"].path("model")) == trained.speech_only()
-    assert about["golden_prompt"]["ids"] == [1, 4, 5, 6]
+    assert about["golden_prompts"][0]["ids"] == [1, 4, 5, 6]
 
 
 def test_the_stage_generation_continues_with_it(speech: Outputs):

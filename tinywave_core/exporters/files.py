@@ -1,0 +1,46 @@
+"""The part of the model card about files: which there are, what they need per token, and what rounding the weights costs."""
+
+from typing import Any
+
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+
+def files_section(files: list[dict[str, Any]], losses: dict[str, Any], vocabulary: Vocabulary, dtype: str) -> str:
+    """Markdown; nothing where there are no GGUF files."""
+    if not files:
+        return ""
+    before = ", one space before the prompt" if vocabulary.convention == "slow" else ""
+    return f"""
+## Files
+
+| file | weights | size | perplexity |
+|---|---|---|---|
+| `*.safetensors` | {dtype} | for transformers and vLLM | {_perplexity(losses, None)} |
+{chr(10).join(_row(file, losses) for file in files)}
+
+{_how(losses)}GGUF files are for llama.cpp. Give it prompts as **lists of ids**: `speech.json` has golden prompts with theirs. Its own
+tokenizer agrees where units are plain text in the prompt{before}; [Text] in the fast convention and text in a model without any are
+its own business. Speech alone is had by banning the ids below {vocabulary.first["hubert"]} but 2 (`logit_bias`).
+"""
+
+
+def _row(file: dict[str, Any], losses: dict[str, Any]) -> str:
+    name = file["quantization"]
+    return f"| `{file['file']}` | {name.upper()} | {file['bytes'] / 1e6:,.1f} MB | {_perplexity(losses, name)} |"
+
+
+def _perplexity(losses: dict[str, Any], name: str | None) -> str:
+    if not losses:
+        return "not measured"
+    if name is None:
+        return f"{losses['exported']:.3f}"
+    return f"{losses['gguf'][name]:.3f} ({losses['loss'][name]:+.2%})"
+
+
+def _how(losses: dict[str, Any]) -> str:
+    if not losses:
+        return ""
+    return (
+        f"Perplexity is on {losses['tokens']:,} held-out tokens, with the rounded weights read back as float32; llama.cpp also\nrounds "
+        "activations to 8 bits, which is not in it.\n\n"
+    )

@@ -1,0 +1,95 @@
+"""Perplexity on token sequences, block by block: a model of any size in the memory of its largest tensor and the hidden states.
+
+So the loss of each GGUF file is measured on the very machine that exports it. The file's tensors are read back as float32: what
+is measured is the rounding of the weights. llama.cpp rounds activations to 8 bits besides, which is not in it.
+Legend: B 1, T tokens, D width, V ids.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+
+from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors
+from tinywave_core.stages.base import Progress, no_progress
+
+_POSITIONS = 256  # whose logits are held at once
+
+
+class GgufTensors:
+    """The tensors of a GGUF file that `exporters.gguf` wrote, as float32 under transformers' names."""
+
+    def __init__(self, path: Path, config: LlamaConfig) -> None:
+        self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+        self._config = config
+        self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+
+    def names(self) -> list[str]:
+        """See `Tensors`; head or none, as the file has it."""
+        return [HEAD] if "output.weight" in self._tensors else []
+
+    def read(self, name: str) -> torch.Tensor:
+        """See `Tensors`."""
+        tensor = self._tensors[self._names.get_name(name, try_suffixes=(".weight",)) or name]
+        values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1].tolist())
+        heads = {"q_proj": self._config.num_attention_heads, "k_proj": self._config.num_key_value_heads}
+        if (count := heads.get(name.split(".")[-2])) is not None:
+            pairs = values.reshape(count, len(values) // count // 2, 2, -1)
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        return torch.from_numpy(np.array(values, dtype=np.float32))  # a copy: the file is mapped
+
+
+@torch.no_grad()
+def perplexity(
+    tensors: Tensors,
+    config: LlamaConfig,
+    sequences: Sequence[npt.NDArray[np.int64]],
+    device: torch.device,
+    progress: Progress = no_progress,
+) -> float:
+    """exp of the mean negative log-likelihood of all tokens but the first of each sequence."""
+    head = HEAD if HEAD in tensors.names() else EMBEDDING
+    config = LlamaConfig.from_dict({**config.to_dict(), "attn_implementation": "sdpa"})
+    config._attn_implementation = "sdpa"
+    embedding_VD = tensors.read(EMBEDDING)
+    hidden = [embedding_VD[torch.from_numpy(ids[:-1])][None].to(device) for ids in sequences]
+    del embedding_VD
+    rotary = LlamaRotaryEmbedding(config).to(device)
+    for number in range(config.num_hidden_layers):
+        block = _filled(LlamaDecoderLayer, f"model.layers.{number}.", tensors, config, device)
+        for index, hidden_BTD in enumerate(hidden):
+            positions_BT = torch.arange(hidden_BTD.shape[1], device=device)[None]
+            hidden[index] = block(
+                hidden_BTD,
+                position_ids=positions_BT,
+                position_embeddings=rotary(hidden_BTD, positions_BT),
+                use_cache=False,
+            )
+        progress(number + 1, config.num_hidden_layers, "perplexity")
+    norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps).to(device)
+    norm.weight.copy_(tensors.read("model.norm.weight"))
+    head_VD = tensors.read(head).to(device)
+    total = sum(_nll(norm(h)[0], head_VD, ids) for h, ids in zip(hidden, sequences, strict=True))
+    return math.exp(total / sum(len(ids) - 1 for ids in sequences))
+
+
+def _filled(
+    kind: type[LlamaDecoderLayer], prefix: str, tensors: Tensors, config: LlamaConfig, device: torch.device
+) -> LlamaDecoderLayer:
+    with torch.device("meta"):
+        block = kind(config, layer_idx=0)
+    state = {name: tensors.read(prefix + name).to(device) for name in block.state_dict()}
+    block.load_state_dict(state, assign=True)
+    return block.eval()
+
+
+def _nll(hidden_TD: torch.Tensor, head_VD: torch.Tensor, ids: npt.NDArray[np.int64]) -> float:
+    wanted_T = torch.from_numpy(ids[1:]).to(hidden_TD.device)
+    parts = zip(hidden_TD.split(_POSITIONS), wanted_T.split(_POSITIONS), strict=True)
+    return sum(float(torch.nn.functional.cross_entropy(h @ head_VD.T, w, reduction="sum").double()) for h, w in parts)

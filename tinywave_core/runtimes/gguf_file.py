@@ -1,0 +1,79 @@
+"""What a GGUF file says of itself, read and checked before llama.cpp gets it, which would end the process or say little."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinywave_core.errors import CheckpointError
+from tinywave_core.exporters.gguf import VOCABULARY_KEY
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A whole file of the architecture llama."""
+
+    path: Path
+    context: int
+    tokens: int
+    vocabulary: Vocabulary | None
+    """None in files that TinyWave did not write."""
+    partial_characters: list[int]
+    """Ids of tokens that are a byte of a longer character."""
+
+    @classmethod
+    def read(cls, path: Path) -> "GgufFile":
+        """Read keys and the table of tensors; CheckpointError where it is no GGUF, is truncated, or is no Llama."""
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} does not exist: expected a GGUF file, which `--export.gguf q8_0,q4_0` writes"
+            )
+        from gguf import GGUFReader
+
+        try:
+            reader = GGUFReader(path)
+        except (ValueError, OSError, IndexError, KeyError) as error:
+            raise CheckpointError(f"{path} is no GGUF file, or a truncated one ({error}): copy it again") from error
+        if (kind := _value(reader, "general.architecture")) != "llama":
+            raise CheckpointError(f"{path} is a model of the architecture {kind!r}; expected 'llama'")
+        about = _value(reader, VOCABULARY_KEY)
+        return cls(
+            path,
+            int(_value(reader, "llama.context_length")),
+            len(reader.fields["tokenizer.ggml.tokens"].data),
+            Vocabulary.from_json(json.loads(about)) if about else None,
+            _partial_characters(reader),
+        )
+
+    def require(self, vocabulary: Vocabulary) -> None:
+        """CheckpointError where the file's ids are not those of `vocabulary`."""
+        found = self.vocabulary or self.tokens
+        if found != (vocabulary if self.vocabulary else vocabulary.tokens):
+            raise CheckpointError(
+                f"{self.path} has another vocabulary than the speech.json beside it: found {_told(self.vocabulary, self.tokens)}, "
+                f"expected {_told(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "
+                "this export"
+            )
+
+
+def _told(vocabulary: Vocabulary | None, tokens: int) -> str:
+    parts = vocabulary.to_json() if vocabulary else {}
+    return f"{tokens} tokens" + (f" ({', '.join(f'{k} {v}' for k, v in parts.items())})" if parts else "")
+
+
+def _value(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _partial_characters(reader: Any) -> list[int]:
+    from gguf import TokenType
+    from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
+
+    bytes_of = {name.encode(): byte for byte, name in bytes_to_unicode().items()}
+    field, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"].contents()
+    pieces = enumerate(zip((bytes(field.parts[part]) for part in field.data), types, strict=True))
+    if _value(reader, "tokenizer.ggml.model") == "gpt2":
+        return [i for i, (piece, kind) in pieces if kind == TokenType.NORMAL and bytes_of.get(piece, 0) > 0x7F]
+    return [i for i, (piece, kind) in pieces if kind == TokenType.BYTE and int(piece[1:-1], 16) > 0x7F]
