@@ -1,4 +1,4 @@
-"""`tinywave run | plan | serve | deploy | generate | evaluate | tokens | slamkit | bench-device | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
+"""`tinywave run | plan | serve | deploy | generate | talk | evaluate | tokens | slamkit | bench-device | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import TinyWaveError
 
 if TYPE_CHECKING:
+    from flows.generate import Loading
     from flows.schedules import When
 
 
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     tokens.set_defaults(command=_tokens)
 
     _generate_parser(commands)
+    _talk_parser(commands)
     _evaluate_parser(commands)
 
     slamkit = commands.add_parser(
@@ -182,7 +184,7 @@ def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ign
         "generate",
         help="continue audio or text with an exported model",
         description="Continue a prompt of audio and text, in the order given, and print JSON: prompt and output as token strings, "
-        "text, and the length of the speech, which goes to --wav.",
+        "text, what it took, and the length of the speech, which goes to --wav.",
     )
     generate.add_argument("model", help="the model/ directory of an export")
     for kind, text in (("audio", "audio file that the prompt holds"), ("text", "text that the prompt holds")):
@@ -202,16 +204,58 @@ def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ign
         metavar=("AUDIO", "TEXT"),
         help="a few-shot pair before the prompt: audio then text for an audio prompt (writing down), else text then audio",
     )
-    generate.add_argument("--wav", help="where the speech of the continuation goes")
+    generate.add_argument("--wav", help="where the speech of the continuation goes; - is raw 16-bit 16 kHz to stdout")
+    generate.add_argument(
+        "--stream", action="store_true", help="print text and write speech as they are made, in place of the JSON"
+    )
+    generate.add_argument("--voice", help="a voice of the vocoder (default: its own)")
     generate.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
+    generate.add_argument("--min-new-tokens", type=int, default=0, help="it does not end before; default: 0")
     generate.add_argument("--temperature", type=float, default=0.8, help="default: 0.8")
     generate.add_argument("--top-p", type=float, default=0.95, help="default: 0.95")
     generate.add_argument("--seed", type=int, default=0, help="default: 0")
-    generate.add_argument(
+    _loading_arguments(generate)
+    generate.set_defaults(command=_generate)
+
+
+def _talk_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+    talk = commands.add_parser(
+        "talk",
+        help="speak with exported models in a browser, or over HTTP and WebSocket",
+        description="A local server with a page to speak, type or drop a file, and to hear the answer while it is made; "
+        "POST /v1/audio/generate and WS /v1/realtime for programs. Ctrl-C ends it.",
+    )
+    talk.add_argument("model", nargs="+", help="model/ directory of an export; several can be chosen from")
+    talk.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    talk.add_argument("--port", type=int, default=7860, help="0 takes a free one (default: 7860)")
+    talk.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name besides localhost by which browsers may reach the server; may be repeated",
+    )
+    talk.add_argument("--max-prompt", type=float, default=60, metavar="SECONDS", help="longest prompt (default: 60)")
+    talk.add_argument(
+        "--max-wall", type=float, default=60, metavar="SECONDS", help="longest work on an answer (default: 60)"
+    )
+    talk.add_argument("--queue", type=int, default=4, metavar="N", help="answers of a model that may wait (default: 4)")
+    _loading_arguments(talk)
+    talk.set_defaults(command=_talk)
+
+
+def _loading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model runs."""
+    parser.add_argument(
+        "--runtime", choices=("transformers", "llama.cpp"), default="transformers", help="default: transformers"
+    )
+    parser.add_argument("--quantization", help="which GGUF file llama.cpp takes (default: the first in speech.json)")
+    parser.add_argument(
         "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
     )
-    generate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    generate.set_defaults(command=_generate)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
 def _evaluate_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -358,25 +402,52 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
 
     if not options.prompts:
         raise ConfigError("there is nothing to continue: pass --prompt-audio FILE or --prompt-text TEXT")
-    settings = {name: getattr(options, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-    config = check(GenerationConfig, {"min_new_tokens": 0, **settings})
+    names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "seed")
+    settings = {name: getattr(options, name) for name in names}
+    check(GenerationConfig, settings)
     from flows import environment
 
     environment.prepare(quiet=True)
     from flows.generate import generate
+    from tinywave_core.runtimes.base import Sampling
     from tinywave_core.tokenizers.prompts import OutputModality
 
     output: OutputModality = "arbitrary" if options.output == "mixed" else options.output
     return generate(
-        options.model,
+        _loading(options, options.model),
         options.prompts,
         options.example,
         output,
-        config,
-        options.spiritlm_dir,
-        options.device,
+        Sampling(**settings),
+        options.voice,
         options.wav,
+        stream=options.stream,
     )
+
+
+def _talk(options: argparse.Namespace, rest: list[str]) -> int:
+    _no_more(rest)
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from flows.talk import talk
+
+    models = [_loading(options, model) for model in options.model]
+    return talk(
+        models,
+        options.host,
+        options.port,
+        options.allow_host,
+        max_prompt_s=options.max_prompt,
+        max_wall_s=options.max_wall,
+        queue=options.queue,
+    )
+
+
+def _loading(options: argparse.Namespace, model: str) -> "Loading":
+    from flows.generate import Loading
+
+    return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:

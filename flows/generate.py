@@ -1,47 +1,139 @@
-"""`tinywave generate`: an exported model continues audio and text with text, speech or both."""
+"""`tinywave generate`: an exported model continues audio and text with text, speech or both, whole or as it is made."""
 
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.tokenizers.prompts import OutputModality
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from tinywave_core.runtimes.base import Sampling
+    from tinywave_core.synthesis.events import Event, Timings
+
+    Write = Callable[[npt.NDArray[np.float32]], None]
+
+PIPE = "-"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Which model, and how it runs."""
+
+    model: str
+    spiritlm_dir: str | None
+    device: str
+    runtime: str
+    quantization: str | None
 
 
 def generate(
-    model: str,
+    loading: Loading,
     prompts: Sequence[tuple[str, str]],
     examples: Sequence[tuple[str, str]],
     output: OutputModality,
-    config: GenerationConfig,
-    spiritlm_dir: str | None,
-    device: str,
+    sampling: "Sampling",
+    voice: str | None,
     wav: str | None,
+    *,
+    stream: bool,
 ) -> int:
-    """Print {prompt, output, text, new_tokens, seconds, wav} as JSON; write the speech of the continuation to `wav`."""
-    import soundfile
+    """Print {prompt, output, text, new_tokens, seconds, wav, timings} as JSON, and what it took on stderr; speech goes to `wav`.
 
-    from tinywave_core.storage.schemas import SAMPLE_RATE
+    With `stream` text is printed and speech written as it comes, in place of the JSON. `-` is raw 16-bit PCM to stdout, and
+    everything else goes to stderr then.
+    """
     from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
 
     def given(kind: str, value: str) -> Input:
         return Audio(value) if kind == "audio" else Text(value)
 
-    generator = Generator.load(model, spiritlm_dir, device)
+    generator = Generator.load(
+        loading.model,
+        loading.spiritlm_dir,
+        loading.device,
+        loading.runtime,
+        loading.quantization,  # type: ignore[arg-type]
+    )
     # Examples are audio and text; the prompt says which of them comes first.
     writes_down = prompts[-1][0] == "audio"
     pairs = [(Audio(audio), Text(text)) if writes_down else (Text(text), Audio(audio)) for audio, text in examples]
-    made = generator([given(*each) for each in prompts], output, config, pairs)
-    if wav and len(made.audio):
-        Path(wav).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(wav, made.audio, SAMPLE_RATE, subtype="PCM_16")
+    started = time.perf_counter()
+    prompt = generator.prompt_ids([given(*each) for each in prompts], output, pairs)
+    said = sys.stderr if wav == PIPE else sys.stdout
+    with _speech_to(wav) as write:
+        events = generator.continue_ids(prompt, output, sampling, voice, started=started)
+        made = generator.collect(prompt, _as_it_comes(events, write, said if stream else None))
     about = {
         "prompt": made.prompt,
         "output": made.output,
         "text": made.text,
         "new_tokens": made.new_tokens,
-        "seconds": round(len(made.audio) / SAMPLE_RATE, 3),
+        "seconds": made.timings.to_json()["audio_s"],
         "wav": wav if wav and len(made.audio) else None,
+        "timings": made.timings.to_json(),
     }
-    print(json.dumps(about, ensure_ascii=False, indent=1))
+    print("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
+    print(summary(made.timings), file=sys.stderr)
     return 0
+
+
+def summary(timings: "Timings") -> str:
+    """What a continuation took, in one line."""
+    parts = [f"{timings.new_tokens} tokens after {timings.prompt_tokens}"]
+    if timings.tokens_per_second:
+        parts.append(f"{timings.tokens_per_second:.0f} tokens/s")
+    if timings.first_audio_s is not None:
+        parts.append(f"first audio after {timings.first_audio_s:.2f} s")
+        parts.append(
+            f"{timings.audio_s:.1f} s of speech in {timings.total_s:.1f} s (real-time factor {timings.real_time_factor:.2f})"
+        )
+    return ", ".join(parts)
+
+
+def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) -> Iterator["Event"]:
+    """The events, with speech written and text printed on the way."""
+    from tinywave_core.synthesis.events import AudioMade, TextMade
+
+    for event in events:
+        if isinstance(event, AudioMade):
+            write(event.samples)
+        elif isinstance(event, TextMade) and out:
+            print(event.text, end="", file=out, flush=True)
+        yield event
+
+
+@contextmanager
+def _speech_to(wav: str | None) -> Iterator["Write"]:
+    """Where speech goes; a file is made with the first of it."""
+    from tinywave_core.audio.pcm import to_pcm16
+
+    files: list[Any] = []
+
+    def to_file(samples: "npt.NDArray[np.float32]") -> None:
+        import soundfile
+
+        from tinywave_core.storage.schemas import SAMPLE_RATE
+
+        if not files:
+            Path(str(wav)).parent.mkdir(parents=True, exist_ok=True)
+            files.append(soundfile.SoundFile(str(wav), "w", SAMPLE_RATE, 1, "PCM_16", format="WAV"))
+        files[0].buffer_write(to_pcm16(samples), "int16")
+        files[0].flush()
+
+    def to_pipe(samples: "npt.NDArray[np.float32]") -> None:
+        sys.stdout.buffer.write(to_pcm16(samples))
+        sys.stdout.buffer.flush()
+
+    try:
+        yield to_pipe if wav == PIPE else to_file if wav else lambda _: None
+    finally:
+        for file in files:
+            file.close()

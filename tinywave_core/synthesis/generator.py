@@ -2,41 +2,56 @@
 
     generator = Generator.load("store/export/…/model")
     result = generator([Audio("question.wav")], "text")
+    for event in generator.stream([Text("Once upon a time")], "speech"): ...
 
-Prompts are SpiritLM's: a marker before every change of modality and nothing else. Few-shot examples come first, each pair
-ended by a newline, as for reading aloud (text to speech) or writing down (speech to text).
+Whole and streamed are one path: a runtime makes ids, the speaker speaks them as they come, the call collects the events. Few-shot
+examples come first, each pair ended by a newline, as for reading aloud (text to speech) or writing down (speech to text).
 """
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
 
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.config.generation import GenerationConfig
+from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError
-from tinywave_core.models.llama import load_llama, on_device, pick_device
-from tinywave_core.synthesis.sampling import continue_tokens
+from tinywave_core.models.llama import pick_device
+from tinywave_core.runtimes.base import Runtime, Sampling, open_runtime
+from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
+from tinywave_core.synthesis.prompting import Part, Prompting, Reading
 from tinywave_core.synthesis.speaking import Speaker, load_speaker
-from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, load_hearing
-from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run, build_prompt, runs, units_in
-from tinywave_core.tokenizers.speech import Streams, to_string
-from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
+from tinywave_core.tokenizers.directory import load_tokenizer
+from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, Hearing, load_hearing
+from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
+from tinywave_core.tokenizers.speech import merge
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 MIN_RUN_UNITS = 25  # shorter runs of speech in a mixed output are not spoken: about a second
+CONTEXT_TOKENS = 25  # of the prompt that the vocoder hears again where no [St] token says when a second began
+
+Samples = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Audio:
-    """A prompt that is heard."""
+    """A prompt that is heard, from a file."""
 
     path: str
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A prompt that is heard, as samples (mono, 16 kHz)."""
+
+    samples: Samples = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Text:
     text: str
 
 
-Input = Audio | Text
+Input = Audio | Sound | Text
 
 
 @dataclass(frozen=True)
@@ -62,22 +77,34 @@ class Continuation:
     runs: list[Run]
     """Its stretches of text and speech in order."""
     new_tokens: int
-    audio: npt.NDArray[np.float32] = field(repr=False)
+    audio: Samples = field(repr=False)
     """Speech of the continuation at 16 kHz, all runs in order; empty where there is none."""
+    timings: Timings
+
+
+def never() -> bool:
+    """Nobody stops it."""
+    return False
 
 
 @dataclass(frozen=True)
 class Generator:
     """A loaded export with everything that turns audio into prompts and tokens into audio."""
 
-    model: LlamaForCausalLM
-    vocabulary: Vocabulary
-    tokenizer: Tokenizer
-    streams_of: Callable[[npt.NDArray[np.float32]], Streams]
+    runtime: Runtime
+    prompting: Prompting
+    hearing: Hearing
     speaker: Speaker
 
     @classmethod
-    def load(cls, folder: str | Path, spiritlm_dir: str | None = None, device: str = "auto") -> "Generator":
+    def load(
+        cls,
+        folder: str | Path,
+        spiritlm_dir: str | None = None,
+        device: str = "auto",
+        runtime: str = "transformers",
+        quantization: Quantization | None = None,
+    ) -> "Generator":
         """Open a directory that the stage `export` wrote; CheckpointError where it is not one."""
         folder = Path(folder)
         if not (folder / "speech.json").is_file():
@@ -86,71 +113,234 @@ class Generator:
             )
         vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
         place = pick_device(RuntimeConfig.model_validate({"device": device}))
-        hearing = load_hearing(folder, vocabulary, spiritlm_dir, place.type)
         return cls(
-            on_device(load_llama(folder), place).eval(),
-            vocabulary,
-            Tokenizer.from_file(str(folder / "tokenizer.json")),
-            lambda samples: hearing.streams([samples])[0],
+            open_runtime(folder, runtime, quantization, place.type),  # type: ignore[arg-type]
+            Prompting(load_tokenizer(folder, vocabulary), vocabulary),
+            load_hearing(folder, vocabulary, spiritlm_dir, place.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
         )
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.prompting.vocabulary
 
     def __call__(
         self,
         inputs: Sequence[Input],
         output: OutputModality,
-        config: GenerationConfig | None = None,
+        sampling: Sampling | None = None,
         examples: Sequence[tuple[Input, Input]] = (),
+        voice: str | None = None,
     ) -> Continuation:
         """Continue `inputs` in the modality `output` (arbitrary: whatever comes), after few-shot `examples`."""
-        config = config or GenerationConfig()
-        prompt = build_prompt([self._written(each) for each in _with_examples(inputs, examples)], output)
-        ids = np.asarray(self.tokenizer.encode(prompt).ids, dtype=np.int64)
-        room = self.model.config.max_position_embeddings - len(ids)
-        if room < config.max_new_tokens:
-            raise ConfigError(
-                f"the prompt has {len(ids)} tokens and {config.max_new_tokens} are to follow, the model reads "
-                f"{self.model.config.max_position_embeddings}: give a shorter prompt, fewer examples or fewer new tokens"
-            )
-        new = continue_tokens(self.model, ids, self.vocabulary, config, config.seed, output)
-        spoken = self.string_of(new)
-        found = runs(spoken)
+        started = time.perf_counter()
+        prompt = self.prompt_ids(inputs, output, examples)
+        return self.collect(prompt, self.continue_ids(prompt, output, sampling, voice, started=started))
+
+    def stream(
+        self,
+        inputs: Sequence[Input],
+        output: OutputModality,
+        sampling: Sampling | None = None,
+        examples: Sequence[tuple[Input, Input]] = (),
+        voice: str | None = None,
+        stopped: Callable[[], bool] = never,
+    ) -> Iterator[Event]:
+        """The same as it is made: tokens, text and audio, `Done` last. Closing the iterator, or `stopped`, ends the work."""
+        started = time.perf_counter()
+        prompt = self.prompt_ids(inputs, output, examples)
+        return self.continue_ids(prompt, output, sampling, voice, stopped, started)
+
+    def collect(self, prompt: Sequence[int], events: Iterator[Event]) -> Continuation:
+        """The events of a continuation of `prompt` as one result."""
+        seen = list(events)
+        new = [event.id for event in seen if isinstance(event, TokenMade)]
+        (done,) = (event for event in seen if isinstance(event, Done))
+        waves = [event.samples for event in seen if isinstance(event, AudioMade)]
         return Continuation(
-            prompt=prompt,
-            output=spoken,
-            text="".join(run.content for run in found if run.modality == "text").strip(),
-            runs=found,
+            prompt=self.prompting.prompt_string(prompt),
+            output=self.prompting.string(new),
+            text="".join(event.text for event in seen if isinstance(event, TextMade)).strip(),
+            runs=self._runs(new),
             new_tokens=len(new),
-            audio=self._audio(prompt, found),
+            audio=np.concatenate([np.zeros(0, np.float32), *waves]),
+            timings=done.timings,
         )
 
-    def string_of(self, ids: Ids) -> str:
-        """Ids in the middle of a sequence as a string: text as it stands after a marker, units by name."""
-        head = self.vocabulary.prompt_ids(self.vocabulary.text_marker)
-        decoded = self.tokenizer.decode([*head, *ids.tolist()], skip_special_tokens=True)
-        return decoded.removeprefix("[Text]")
+    def unit_ids(self, samples: Samples) -> list[int]:
+        """Ids of speech, without a marker."""
+        return [int(i) for i in merge(self.hearing.streams([samples])[0], self.vocabulary)]
 
-    def _written(self, given: Input) -> tuple[Modality, str]:
+    def prompt_ids(
+        self, inputs: Sequence[Input], output: OutputModality, examples: Sequence[tuple[Input, Input]] = ()
+    ) -> list[int]:
+        """The prompt as the model reads it."""
+        newline = Text("\n")
+        all_inputs = [each for first, second in examples for each in (first, second, newline)] + list(inputs)
+        return self.prompting.ids([self._part(each) for each in all_inputs], output)
+
+    def continue_ids(
+        self,
+        prompt: list[int],
+        output: OutputModality,
+        sampling: Sampling | None = None,
+        voice: str | None = None,
+        stopped: Callable[[], bool] = never,
+        started: float | None = None,
+    ) -> Iterator[Event]:
+        """Events of the continuation of a prompt; `started` is when it was asked for (time.perf_counter)."""
+        sampling = sampling or Sampling()
+        if voice is not None and voice not in self.speaker.voices:
+            known = ", ".join(self.speaker.voices) or "one voice without a name"
+            raise ConfigError(f"there is no voice {voice!r}: this model's vocoder has {known}")
+        made = self.runtime.stream(prompt, sampling, output)  # what cannot be continued is said here
+        return self._events(_Tokens(made, stopped, started), prompt, output, sampling, voice)
+
+    def _events(
+        self, tokens: "_Tokens", prompt: list[int], output: OutputModality, sampling: Sampling, voice: str | None
+    ) -> Iterator[Event]:
+        """Events as they come; text and speech each have their own way, markers none."""
+        reading = Reading(self.prompting)
+        audio_samples, first_audio_s = 0, None
+        enough = MIN_RUN_UNITS if output == "arbitrary" else 1
+        context = self._context(prompt)
+        try:
+            while (i := tokens.peek()) is not None:
+                modality = self.prompting.modality(i)
+                if modality == "speech":
+                    for event in self._spoken(tokens, context, voice, enough):
+                        if isinstance(event, AudioMade):
+                            audio_samples += len(event.samples)
+                            first_audio_s = event.at_s if first_audio_s is None else first_audio_s
+                        yield event
+                else:
+                    text = reading.end() if modality is None else reading.add(i)
+                    tokens.take()
+                    yield from tokens.noted()
+                    if text:
+                        yield TextMade(text, tokens.now_s())
+                context = []
+            if text := reading.end():
+                yield TextMade(text, tokens.now_s())
+        finally:
+            tokens.close()
+        yield Done(
+            tokens.reason(sampling),
+            Timings(
+                prompt_tokens=len(prompt),
+                new_tokens=tokens.count,
+                audio_s=audio_samples / SAMPLE_RATE,
+                first_token_s=tokens.first_s,
+                first_audio_s=first_audio_s,
+                model_s=tokens.model_s,
+                total_s=tokens.now_s(),
+            ),
+        )
+
+    def _spoken(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
+        """One run of speech, spoken as it comes once it has `enough` units; a shorter one only where it is all there is.
+
+        Where the prompt spoke too, the vocoder hears its end again, and that part is cut off.
+        """
+        is_first = not tokens.count
+        ids = tokens.run(lambda i: self.prompting.modality(i) == "speech")
+        begun: list[int] = []
+        units = 0
+        while units < enough and (i := next(ids, None)) is not None:
+            begun.append(i)
+            units += i < self.vocabulary.first["pitch"]
+        if units < enough and not (is_first and units and tokens.peek() is None):
+            yield from tokens.noted()
+            return
+        cut = len(self.speaker(np.asarray(context, np.int64), voice)) if context else 0
+        for samples in self.speaker.stream(chain(context, begun, ids), voice):
+            yield from tokens.noted()
+            kept = samples[cut:]
+            cut = max(cut - len(samples), 0)
+            if len(kept):
+                yield AudioMade(kept, tokens.now_s())
+        yield from tokens.noted()
+
+    def _context(self, prompt: Sequence[int]) -> list[int]:
+        """What the vocoder must hear of a prompt that ends in speech: its last second, and the pitch that it began with."""
+        first = self.vocabulary.first
+        begin = next((n for n in range(len(prompt), 0, -1) if prompt[n - 1] < first["hubert"]), 0)
+        spoken = list(prompt[begin:])
+        styles = [n for n, i in enumerate(spoken) if i >= first["style"]]
+        start = styles[-1] if styles else max(len(spoken) - CONTEXT_TOKENS, 0)
+        pitch = [i for i in spoken[:start] if first["pitch"] <= i < first["style"]][-1:]
+        return [*pitch, *spoken[start:]]
+
+    def _part(self, given: Input) -> Part:
         if isinstance(given, Text):
-            return "text", given.text
-        return "speech", to_string(self.streams_of(read_waveform(given.path)), self.vocabulary)
+            return given.text
+        return self.unit_ids(given.samples if isinstance(given, Sound) else read_waveform(given.path))
 
-    def _audio(self, prompt: str, found: Sequence[Run]) -> npt.NDArray[np.float32]:
-        """Speech of the runs; one that goes on where the prompt spoke is made with it, and the prompt's part is cut off."""
-        waves = [np.zeros(0, np.float32)]
-        before = runs(prompt)
-        for number, run in enumerate(found):
-            units = units_in(run.content) if run.modality == "speech" else ""
-            heard = units_in(before[-1].content) if not number and before and before[-1].modality == "speech" else ""
-            enough = len(found) == 1 or units.count("[Hu") >= MIN_RUN_UNITS
-            if not units or not enough:
-                continue
-            wave = self.speaker(np.asarray(self.vocabulary.encode(heard + units)))
-            share = heard.count("[Hu") / ((heard + units).count("[Hu") + 1)
-            waves.append(wave[int(np.ceil(len(wave) * share)) :])
-        return np.concatenate(waves)
+    def _runs(self, ids: Sequence[int]) -> list[Run]:
+        """Text and speech in order; what markers kept apart in one modality is joined."""
+        found: list[tuple[Modality, list[int]]] = []
+        for i in ids:
+            modality = self.prompting.modality(i)
+            if modality and found and found[-1][0] == modality:
+                found[-1][1].append(i)
+            elif modality:
+                found.append((modality, [i]))
+        return [Run(modality, self.prompting.string(run)) for modality, run in found]
 
 
-def _with_examples(inputs: Sequence[Input], examples: Sequence[tuple[Input, Input]]) -> list[Input]:
-    newline = Text("\n")
-    return [each for first, second in examples for each in (first, second, newline)] + list(inputs)
+class _Tokens:
+    """Ids while they are made: whoever pulls one leaves a note of it, and somebody may stop it in between."""
+
+    def __init__(self, made: Iterator[int], stopped: Callable[[], bool], started: float | None) -> None:
+        self._made, self._stopped = made, stopped
+        self._started = time.perf_counter() if started is None else started
+        self._next: int | None = None
+        self._notes: deque[TokenMade] = deque()
+        self._is_stopped = self._is_over = False
+        self.count = 0
+        self.first_s: float | None = None
+        self.model_s = 0.0
+
+    def now_s(self) -> float:
+        return time.perf_counter() - self._started
+
+    def peek(self) -> int | None:
+        """The next id, which stays; None at the end."""
+        if self._next is None and not self._is_over:
+            self._is_stopped = self._stopped()
+            asked_s = self.now_s()
+            self._next = None if self._is_stopped else next(self._made, None)
+            self._is_over = self._next is None
+            if self.first_s is None:
+                self.first_s = None if self._is_over else self.now_s()
+            else:
+                self.model_s += self.now_s() - asked_s
+        return self._next
+
+    def take(self) -> int | None:
+        """The next id."""
+        i, self._next = self.peek(), None
+        if i is not None:
+            self.count += 1
+            self._notes.append(TokenMade(i, self.now_s()))
+        return i
+
+    def run(self, wanted: Callable[[int], bool]) -> Iterator[int]:
+        """Ids for as long as they are wanted; the first other one stays."""
+        while (i := self.peek()) is not None and wanted(i):
+            self.take()
+            yield i
+
+    def noted(self) -> Iterator[TokenMade]:
+        """Notes of the ids that were taken since the last time."""
+        while self._notes:
+            yield self._notes.popleft()
+
+    def reason(self, sampling: Sampling) -> Reason:
+        if self._is_stopped:
+            return "stopped"
+        return "length" if self.count >= sampling.max_new_tokens else "end"
+
+    def close(self) -> None:
+        if isinstance(self._made, Iterator) and hasattr(self._made, "close"):
+            self._made.close()

@@ -1,6 +1,8 @@
 """An exported model continues audio and text with what is asked for, from prompts as SpiritLM writes them."""
 
 import json
+import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,14 @@ import pytest
 from flows.cli import main
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS
-from tinywave_core.config.generation import GenerationConfig
-from tinywave_core.errors import CheckpointError, ConfigError
-from tinywave_core.synthesis.generator import Audio, Continuation, Generator, Text
+from tinywave_core.audio.waveform import read_waveform
+from tinywave_core.errors import CheckpointError, ConfigError, TokenError
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.synthesis.events import AudioMade, Done, TokenMade
+from tinywave_core.synthesis.generator import Audio, Continuation, Generator, Sound, Text
+from tinywave_core.synthesis.prompting import Reading
 
-FEW = GenerationConfig(max_new_tokens=24, min_new_tokens=20)
+FEW = Sampling(max_new_tokens=24, min_new_tokens=20)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +61,45 @@ def test_a_mixed_output_is_split_into_runs_that_together_are_it(generator: Gener
 
 def test_the_same_seed_gives_the_same_continuation(generator: Generator, clip: str):
     first, again = (generator([Audio(clip)], "speech", FEW) for _ in range(2))
-    other = generator([Audio(clip)], "speech", FEW.model_copy(update={"seed": 1}))
+    other = generator([Audio(clip)], "speech", replace(FEW, seed=1))
     assert first.output == again.output != other.output
+
+
+def test_a_stream_is_the_whole_in_pieces(generator: Generator, clip: str):
+    whole = generator([Audio(clip)], "speech", replace(FEW, max_new_tokens=80, min_new_tokens=80))
+    events = list(generator.stream([Audio(clip)], "speech", replace(FEW, max_new_tokens=80, min_new_tokens=80)))
+    waves = [event.samples for event in events if isinstance(event, AudioMade)]
+    assert len(waves) > 1
+    np.testing.assert_array_equal(np.concatenate(waves), whole.audio)
+    assert sum(isinstance(event, TokenMade) for event in events) == whole.new_tokens == 80
+    assert isinstance(events[-1], Done) and events[-1].reason == "length"
+    # Speech comes while there are tokens to be made.
+    kinds = [type(event) for event in events]
+    assert kinds.index(AudioMade) < len(kinds) - 1 - kinds[::-1].index(TokenMade)
+
+
+def test_a_stream_that_is_stopped_ends_at_the_next_token(generator: Generator, clip: str):
+    seen: list[object] = []
+    for event in generator.stream([Audio(clip)], "speech", FEW, stopped=lambda: bool(seen)):
+        seen.append(event)
+    assert isinstance(seen[-1], Done) and seen[-1].reason == "stopped" and seen[-1].timings.new_tokens < 24
+
+
+def test_samples_are_heard_as_their_file_is(generator: Generator, clip: str):
+    assert generator.prompt_ids([Sound(read_waveform(clip))], "speech") == generator.prompt_ids([Audio(clip)], "speech")
+
+
+@pytest.mark.parametrize("text", ["[Speech][Hu3]", "the end</s>", "[Text]"])
+def test_text_that_spells_a_token_is_refused(generator: Generator, text: str):
+    with pytest.raises(TokenError, match="spells the token"):
+        generator.prompt_ids([Text(text)], "speech")
+
+
+def test_text_comes_in_whole_characters(generator: Generator):
+    reading = Reading(generator.prompting)
+    pieces = [reading.add(i) for i in generator.prompting.text_ids("aü世🙂")]
+    assert [piece for piece in pieces if piece] == ["a", "ü", "世", "🙂"]
+    assert pieces[-4:] == ["", "", "", "🙂"]
 
 
 def test_few_shot_examples_come_first_each_ended_by_a_newline(generator: Generator, clip: str):
@@ -71,7 +113,7 @@ def test_few_shot_examples_come_first_each_ended_by_a_newline(generator: Generat
 
 def test_a_prompt_that_leaves_no_room_is_refused(generator: Generator, clip: str):
     with pytest.raises(ConfigError, match=r"the prompt has \d+ tokens and 4096 are to follow, the model reads 2048"):
-        generator([Audio(clip)], "speech", GenerationConfig(max_new_tokens=4096))
+        generator([Audio(clip)], "speech", Sampling(max_new_tokens=4096))
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
@@ -86,6 +128,22 @@ def test_the_command_prints_json_and_writes_the_speech(capsys, finished: Finishe
     about = json.loads(capsys.readouterr().out)
     assert about["wav"] == wav and Path(wav).stat().st_size > 44
     assert about["output"].startswith("[")
+    assert about["timings"]["first_audio_s"] > 0 < about["timings"]["real_time_factor"]
+
+
+def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
+    capfdbinary, finished: Finished, clip: str, tmp_path: Path
+):
+    folder = str(finished.outputs["model"].path("model"))
+    arguments = [folder, "--prompt-audio", clip, "--max-new-tokens", "60", "--min-new-tokens", "60", "--device", "cpu"]
+    waves = []
+    for name, more in (("whole.wav", []), ("stream.wav", ["--stream"])):
+        assert main(["generate", *arguments, *more, "--wav", str(tmp_path / name)]) == 0
+        with wave.open(str(tmp_path / name)) as file:
+            waves.append(file.readframes(file.getnframes()))
+    capfdbinary.readouterr()
+    assert main(["generate", *arguments, "--stream", "--wav", "-"]) == 0
+    assert capfdbinary.readouterr().out == waves[0] == waves[1] != b""
 
 
 @pytest.mark.parametrize(

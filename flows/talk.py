@@ -1,0 +1,83 @@
+"""`tinywave talk`: exported models behind a page on this machine, and behind HTTP and WebSocket for programs."""
+
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.generate import Loading
+
+CONNECTIONS = 64
+"""Open at a time; more are told to come back."""
+
+
+def talk(
+    models: Sequence[Loading],
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str],
+    *,
+    max_prompt_s: float,
+    max_wall_s: float,
+    queue: int,
+) -> int:
+    """Load the models and serve them until Ctrl-C."""
+    import uvicorn
+
+    from tinywave_core.errors import ConfigError
+    from tinywave_core.serving.app import Server
+    from tinywave_core.serving.host import ModelHost
+    from tinywave_core.serving.limits import Limits
+    from tinywave_core.synthesis.generator import Generator
+
+    limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
+    hosts = []
+    for name, each in zip(names([each.model for each in models]), models, strict=True):
+        generator = Generator.load(
+            each.model,
+            each.spiritlm_dir,
+            each.device,
+            each.runtime,
+            each.quantization,  # type: ignore[arg-type]
+        )
+        hosts.append(ModelHost(name, generator, limits))
+        print(f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on ({error}): pass another --port, or 0 for a free one"
+        ) from error
+    config = uvicorn.Config(
+        Server(hosts, limits).app(allowed_hosts),
+        log_level="warning",
+        ws="websockets-sansio",
+        ws_max_size=limits.message_bytes,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+    )
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def names(folders: Sequence[str]) -> list[str]:
+    """A short name for each model: as much of its path as tells them apart."""
+    paths = [Path(folder).resolve() for folder in folders]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        found = ["/".join(_telling(path)[-length:]) for path in paths]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{name} {number}" for number, name in enumerate(found, start=1)]
+
+
+def _telling(path: Path) -> list[str]:
+    """The path without the folder `model` that every export has, and its id cut short."""
+    parts = [part[:12] if len(part) == 32 else part for part in path.parts]
+    return parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts

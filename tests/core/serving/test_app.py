@@ -1,0 +1,218 @@
+"""HTTP: wav or JSON in, speech as it is made or JSON out; a clear error for what cannot be, and the next one is served."""
+
+import base64
+import io
+import socket
+import threading
+import wave
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from tests.fixtures.serving import Serving, until
+from tinywave_core.audio.pcm import from_pcm16, to_pcm16
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.synthesis.generator import Generator, Sound, Text
+
+FEW = {"max_new_tokens": 30, "min_new_tokens": 30, "seed": 3}
+LONG = {"max_new_tokens": 1500, "min_new_tokens": 1500}
+
+
+def wav_of(samples: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16", **options)
+    return file.getvalue()
+
+
+def post(serving: Serving, body: Any, query: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+    where = f"{serving.url}/v1/audio/generate"
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    if isinstance(body, dict):
+        return httpx.post(where, json=body, headers=headers, timeout=60)
+    return httpx.post(where, content=body, params=query, headers=headers, timeout=60)
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> str:
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+    return str(answer.json()["error"]["message"])
+
+
+def test_health_and_models_say_what_there_is(serving: Serving):
+    assert httpx.get(f"{serving.url}/health").json() == {
+        "status": "ok",
+        "models": ["student", "another"],
+        "sessions": 0,
+    }
+    models = httpx.get(f"{serving.url}/v1/models").json()
+    assert [each["id"] for each in models["data"]] == ["student", "another"]
+    assert models["data"][0]["outputs"] == ["speech", "text", "mixed"] and models["data"][0]["prompt_s"] == 10
+
+
+def test_the_page_needs_nothing_else(serving: Serving):
+    page = httpx.get(serving.url)
+    assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "") and "https://" not in page.text
+
+
+def test_a_wav_goes_on_as_the_generator_goes_on(serving: Serving, student: Generator, speech: np.ndarray):
+    answer = post(serving, wav_of(speech), FEW)
+    assert answer.status_code == 200 and answer.headers["content-type"] == "audio/wav"
+    heard = from_pcm16(to_pcm16(speech))
+    made = student([Sound(heard)], "speech", Sampling(max_new_tokens=30, min_new_tokens=30, seed=3))
+    assert answer.content[:4] == b"RIFF" and answer.content[44:] == to_pcm16(made.audio) != b""
+    pcm = post(serving, to_pcm16(speech), FEW | {"response_format": "pcm"}, content_type="audio/pcm;rate=16000")
+    assert pcm.content == answer.content[44:]
+
+
+def test_a_wav_of_another_rate_with_two_channels_is_heard(serving: Serving, speech: np.ndarray):
+    twice = np.repeat(np.repeat(speech, 2)[:, None], 2, axis=1)
+    answer = post(serving, wav_of(twice, 32_000), FEW | {"response_format": "json"})
+    assert answer.status_code == 200
+    alone = post(serving, wav_of(speech), FEW | {"response_format": "json"}).json()
+    assert answer.json()["usage"]["input_tokens"] == pytest.approx(alone["usage"]["input_tokens"], rel=0.15)
+
+
+def test_text_goes_on_as_speech_and_as_text(serving: Serving, student: Generator):
+    spoken = post(serving, {"input": "once upon", "response_format": "json", **FEW}).json()
+    with wave.open(io.BytesIO(base64.b64decode(spoken["audio"]))) as file:
+        assert file.getnframes() / 16_000 == pytest.approx(spoken["timings"]["audio_s"], abs=1e-3)
+    written = post(serving, {"input": "once upon", "output": "text", **FEW}).json()
+    made = student([Text("once upon")], "text", Sampling(max_new_tokens=30, min_new_tokens=30, seed=3))
+    assert written["audio"] is None and written["text"].strip() == made.text
+
+
+def test_text_and_audio_are_one_prompt(serving: Serving, speech: np.ndarray):
+    audio = base64.b64encode(wav_of(speech)).decode()
+    both, one = (
+        post(serving, body | {"response_format": "json", **FEW}).json()["usage"]["input_tokens"]
+        for body in ({"input": "it said ", "audio": audio}, {"audio": audio})
+    )
+    assert both == one + len("it said ") + 1
+
+
+def test_speech_comes_while_it_is_made(serving: Serving, speech: np.ndarray):
+    where = f"{serving.url}/v1/audio/generate"
+    with httpx.stream(
+        "POST", where, content=wav_of(speech), params=LONG | {"response_format": "pcm"}, timeout=60
+    ) as answer:
+        next(answer.iter_raw())
+        assert not serving.idle()  # the first of it is here, and the rest is being made
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 415, "unsupported_audio"),
+        (b"ID3 this is something else", 415, "unsupported_audio"),
+        (b"RIFF\x10\x00\x00\x00WAVEfmt ", 400, "invalid_audio"),
+        (wav_of(np.zeros(16_000)), 400, "audio_silent"),
+        (wav_of(np.ones(100) / 2), 400, "audio_too_short"),
+        (wav_of(np.ones(16_000 * 11) / 2), 413, "audio_too_long"),
+        (wav_of(np.ones((16_000, 3)) / 2), 400, "invalid_audio"),
+        ({"input": ""}, 400, "invalid_text"),
+        ({"input": 3}, 400, "invalid_text"),
+        ({"input": "a" * 201}, 413, "text_too_long"),
+        ({"input": "[Speech][Hu3]"}, 400, "invalid_request"),
+        ({"audio": "not base64!"}, 400, "invalid_audio"),
+        ({"audio": ["AAAA"]}, 400, "invalid_audio"),
+        ({}, 400, "prompt_empty"),
+        ({"input": "a", "temperature": 0}, 400, "invalid_settings"),
+        ({"input": "a", "top_p": "much"}, 400, "invalid_settings"),
+        ({"input": "a", "max_new_tokens": 1501}, 400, "invalid_settings"),
+        ({"input": "a", "colour": "red"}, 400, "invalid_settings"),
+        ({"input": "a", "voice": "nobody"}, 400, "invalid_request"),
+        ({"input": "a", "response_format": "mp3"}, 400, "invalid_settings"),
+        ({"input": "a", "model": "../../etc/passwd"}, 404, "unknown_model"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_the_next_one_is_served(serving: Serving, body: Any, status: int, code: str):
+    refused(post(serving, body), status, code)
+    assert post(serving, {"input": "a", **FEW}).status_code == 200
+
+
+def test_a_body_that_is_no_json_or_has_no_rate_is_refused(serving: Serving):
+    assert "not JSON" in refused(post(serving, b"{", content_type="application/json"), 400, "invalid_json")
+    refused(post(serving, b"[" * 100_000, content_type="application/json"), 400, "invalid_json")
+    refused(post(serving, b"\0" * 100, content_type="audio/pcm;rate=fast"), 400, "invalid_audio")
+    refused(post(serving, b"\0" * 101, content_type="audio/pcm"), 400, "invalid_audio")
+
+
+def test_a_body_without_an_end_is_cut_off(serving: Serving):
+    most = serving.server.limits.body_bytes
+
+    def endless() -> Any:
+        while True:
+            yield b"\0" * (1 << 20)
+
+    try:
+        answer = httpx.post(f"{serving.url}/v1/audio/generate", content=endless(), timeout=60)
+    except httpx.TransportError:  # the server answered and closed while we still wrote
+        pass
+    else:
+        assert f"{most:,}" in refused(answer, 413, "body_too_long")
+    assert httpx.get(f"{serving.url}/health").status_code == 200
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(serving: Serving, speech: np.ndarray):
+    long = wav_of(np.concatenate([speech, speech, speech])[: 16_000 * 9])
+    context = serving.host.generator.runtime.context
+    body = {"audio": base64.b64encode(long).decode(), "input": "a" * 200, "max_new_tokens": 1500}
+    answer = post(serving, body)
+    assert answer.status_code == (400 if context < 1500 + 200 + 300 else 200)
+
+
+def test_one_who_goes_away_in_the_middle_is_no_longer_worked_for(serving: Serving, speech: np.ndarray):
+    where, query = f"{serving.url}/v1/audio/generate", LONG | {"response_format": "pcm"}
+    with httpx.stream("POST", where, content=wav_of(speech), params=query, timeout=60) as answer:
+        next(answer.iter_raw())
+    until(serving.idle)
+    assert post(serving, wav_of(speech), FEW).status_code == 200
+
+
+def test_one_who_goes_away_before_the_answer_is_no_longer_worked_for(serving: Serving, speech: np.ndarray):
+    where, query = f"{serving.url}/v1/audio/generate", LONG | {"response_format": "json"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(where, content=wav_of(speech), params=query, timeout=httpx.Timeout(60, read=0.3))
+    until(serving.idle)
+    assert post(serving, wav_of(speech), FEW).status_code == 200
+
+
+def test_one_answer_at_a_time_a_short_queue_and_no_more(serving: Serving, speech: np.ndarray):
+    statuses: list[int] = []
+
+    def ask() -> None:
+        query = {"max_new_tokens": 300, "min_new_tokens": 300}
+        statuses.append(post(serving, wav_of(speech), query).status_code)
+
+    askers = [threading.Thread(target=ask) for _ in range(6)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert set(statuses) == {200, 429} and statuses.count(200) >= 2
+    assert post(serving, {"input": "a", **FEW}).status_code == 200
+
+
+def test_pages_of_others_and_foreign_names_are_refused(serving: Serving):
+    assert "may not use" in refused(post(serving, {"input": "a"}, origin="https://evil.example"), 403, "forbidden")
+    refused(post(serving, {"input": "a"}, origin="null"), 403, "forbidden")
+    refused(httpx.get(f"{serving.url}/health", headers={"host": "evil.example"}), 403, "forbidden")
+    for name in ("localhost:1", "127.0.0.1", "[::1]:80", "box.example"):
+        assert httpx.get(f"{serving.url}/health", headers={"host": name}).status_code == 200
+    assert post(serving, {"input": "a", **FEW}, origin=serving.url).status_code == 200
+
+
+def test_nothing_else_is_there(serving: Serving):
+    assert httpx.get(f"{serving.url}/etc/passwd").status_code == 404
+    assert httpx.get(f"{serving.url}/docs").status_code == 404
+    assert httpx.get(f"{serving.url}/v1/audio/generate").status_code == 405
+
+
+def test_bytes_that_are_no_http_harm_nobody(serving: Serving):
+    with socket.create_connection(("127.0.0.1", int(serving.url.rpartition(":")[2]))) as raw:
+        raw.sendall(bytes(range(256)))
+        raw.recv(1000)
+    assert httpx.get(f"{serving.url}/health").status_code == 200

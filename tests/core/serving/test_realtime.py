@@ -1,0 +1,219 @@
+"""WS /v1/realtime: speech in as it is spoken, the answer as it is made; errors for one client, never the end of the server."""
+
+import time
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.fixtures.serving import Serving, serve, until
+from tinywave_core.audio.pcm import to_pcm16
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.serving.limits import Limits
+from tinywave_core.synthesis.generator import Generator, Sound
+from tinywave_core.synthesis.prompting import Prompting
+
+FEW = {"max_output_tokens": 40, "min_output_tokens": 40, "seed": 3}
+LONG = {"max_output_tokens": 1500, "min_output_tokens": 1500}
+
+
+def test_what_is_said_goes_on_as_the_generator_goes_on(serving: Serving, student: Generator, speech: np.ndarray):
+    with serving.talk() as client:
+        assert client.hear()["session"]["model"] == "student"
+        client.speak(speech, **FEW)
+        committed = client.hear("input_audio_buffer.committed")
+        assert committed["seconds"] == pytest.approx(len(speech) / 16_000, abs=1e-3)
+        sound, text, response = client.answer()
+    heard = np.frombuffer(to_pcm16(speech), "<i2").astype(np.float32) / 32768
+    made = student([Sound(heard)], "speech", Sampling(max_new_tokens=40, min_new_tokens=40, seed=3))
+    assert sound == to_pcm16(made.audio) != b"" and text == ""
+    assert response["status"] == "completed" and response["usage"]["output_tokens"] == 40
+    assert response["timings"]["first_audio_s"] > 0
+
+
+def test_the_model_reads_while_it_listens(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        read = 0
+        for start in range(0, len(speech), 4000):
+            client.append(speech[start : start + 4000])
+            client.say("input_audio_buffer.nothing")  # an answer: all before it has arrived
+            client.fault()
+            client.say("session.update", session={})
+            client.hear("session.updated")
+            until(lambda: serving.host._ear._work_queue.empty())
+            time.sleep(0.02)
+        client.say("input_audio_buffer.commit")
+        read = client.hear("input_audio_buffer.committed")["read_while_listening"]
+        client.say("response.create", response=FEW)
+        _, _, response = client.answer()
+    assert read > 0 and response["usage"]["input_tokens_read_while_listening"] == read
+
+
+def test_settings_stay_for_the_session_and_change_for_a_response(serving: Serving):
+    with serving.talk("?model=another") as client:
+        client.say("session.update", session={"output_modalities": ["text"], "temperature": 1.2, **FEW})
+        session = client.hear("session.updated")["session"]
+        assert (session["model"], session["output_modalities"], session["temperature"]) == ("another", ["text"], 1.2)
+        texts = []
+        for more in ({}, {}, {"seed": 4}):
+            client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "and then"}]})
+            client.say("response.create", response=more)
+            sound, text, response = client.answer()
+            assert sound == b"" and response["status"] == "completed"
+            texts.append(text)
+        assert texts[0] == texts[1] != texts[2]
+
+
+def test_speech_of_a_declared_rate_is_heard(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.say("session.update", session={"audio": {"input": {"format": {"type": "audio/pcm", "rate": 32_000}}}})
+        client.speak(np.repeat(speech, 2), **FEW)
+        seconds = client.hear("input_audio_buffer.committed")["seconds"]
+        assert seconds == pytest.approx(len(speech) / 16_000, abs=0.01)
+        assert client.answer()[2]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "invalid_json"),
+        ("[]", "invalid_json"),
+        ("[" * 50_000, "invalid_json"),
+        (b"\x00\x01", "invalid_json"),
+        ('{"type": 3}', "invalid_json"),
+        ('{"type": "response.sing"}', "unknown_event"),
+        ('{"type": "input_audio_buffer.append"}', "invalid_audio"),
+        ('{"type": "input_audio_buffer.append", "audio": "%%%"}', "invalid_audio"),
+        ('{"type": "input_audio_buffer.commit"}', "input_audio_buffer_commit_empty"),
+        ('{"type": "response.create"}', "prompt_empty"),
+        ('{"type": "response.create", "response": 3}', "invalid_event"),
+        ('{"type": "response.cancel"}', "response_not_active"),
+        ('{"type": "session.update"}', "invalid_event"),
+        ('{"type": "session.update", "session": {"model": "/etc/passwd"}}', "unknown_model"),
+        ('{"type": "session.update", "session": {"temperature": -1}}', "invalid_settings"),
+        ('{"type": "session.update", "session": {"temperature": NaN}}', "invalid_settings"),
+        ('{"type": "session.update", "session": {"output_modalities": ["smell"]}}', "invalid_settings"),
+        ('{"type": "session.update", "session": {"audio": {"input": {"format": {"rate": 4}}}}}', "invalid_audio"),
+        ('{"type": "conversation.item.create", "item": {"content": [{"type": "input_image"}]}}', "invalid_item"),
+        (
+            '{"type": "conversation.item.create", "item": {"content": [{"type": "input_text", "text": ""}]}}',
+            "invalid_text",
+        ),
+        (
+            '{"type": "conversation.item.create", "item": {"content": [{"type": "input_text", "text": "[Hu3]"}]}}',
+            "invalid_request",
+        ),
+    ],
+)
+def test_a_wrong_event_is_an_error_and_the_next_one_is_answered(
+    serving: Serving, speech: np.ndarray, message: str | bytes, code: str
+):
+    with serving.talk() as client:
+        client.socket.send(message)
+        assert client.fault()["code"] == code
+        client.speak(speech, **FEW)
+        assert client.answer()[2]["status"] == "completed"
+
+
+def test_silence_and_too_much_are_refused(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.append(np.zeros(16_000, np.float32))
+        client.say("input_audio_buffer.commit")
+        assert client.fault()["code"] == "audio_silent"
+        for _ in range(3):
+            client.append(np.full(16_000 * 4, 0.1, np.float32))
+        assert client.fault()["code"] == "audio_too_long"
+        client.say("input_audio_buffer.clear")
+        client.hear("input_audio_buffer.cleared")
+        client.speak(speech, **FEW)
+        assert client.answer()[2]["status"] == "completed"
+
+
+def test_an_answer_is_cancelled_at_once_and_only_one_is_made(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.speak(speech, **LONG)
+        client.hear("response.output_audio.delta")
+        client.say("response.create")
+        assert client.fault()["code"] == "response_active"
+        client.say("response.cancel")
+        assert client.answer()[2]["status"] == "cancelled"
+        until(serving.idle)
+        client.speak(speech, **FEW)
+        assert client.answer()[2]["status"] == "completed"
+
+
+def test_one_who_goes_away_is_no_longer_worked_for(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.speak(speech, **LONG)
+        client.hear("response.output_audio.delta")
+        client.socket.socket.close()  # without a word
+    until(serving.idle)
+    until(lambda: serving.server.sessions == 0)
+    with serving.talk() as client:
+        client.speak(speech, **FEW)
+        assert client.answer()[2]["status"] == "completed"
+
+
+def test_one_who_only_makes_errors_is_sent_away(serving: Serving):
+    with serving.talk() as client:
+        with pytest.raises(ConnectionClosed) as closed:
+            for _ in range(100_000):
+                client.socket.send("{")
+                client.hear()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
+    assert httpx.get(f"{serving.url}/health").status_code == 200
+
+
+def test_a_message_that_is_too_long_ends_the_connection(serving: Serving):
+    with serving.talk() as client:
+        client.say("input_audio_buffer.append", audio="A" * (2 << 20))
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                client.hear()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+    assert httpx.get(f"{serving.url}/health").status_code == 200
+
+
+def test_more_clients_than_there_is_room_for_are_told(serving: Serving):
+    until(lambda: serving.server.sessions == 0)
+    with serving.talk() as one, serving.talk() as two, serving.talk() as three:
+        for client in (one, two, three):
+            assert client.hear()["type"] == "session.created"
+        with serving.talk() as fourth:
+            assert fourth.fault()["code"] == "busy"
+    until(lambda: serving.server.sessions == 0)
+    with serving.talk() as client:
+        assert client.hear()["type"] == "session.created"
+
+
+def test_a_model_that_is_not_there_is_told(serving: Serving):
+    with serving.talk("?model=nobody") as client:
+        assert client.fault()["code"] == "unknown_model"
+
+
+def test_a_page_of_another_site_gets_no_connection(serving: Serving):
+    with pytest.raises(InvalidStatus):
+        with serving.talk(origin="https://evil.example"):
+            pass
+    with serving.talk(origin=serving.url) as client:
+        assert client.hear()["type"] == "session.created"
+
+
+def test_silent_connections_and_long_answers_end(student: Generator, speech: np.ndarray):
+    with serve({"student": student}, Limits(idle_s=0.4, wall_s=0.5, new_tokens=1500)) as serving:
+        with serving.talk() as client:
+            client.speak(speech, **LONG)
+            _, _, response = client.answer()
+            assert response["status"] == "incomplete" and response["usage"]["output_tokens"] < 1500
+            assert client.fault()["code"] == "closed"
+            with pytest.raises(ConnectionClosed):
+                client.hear()
+
+
+def test_a_model_of_speech_alone_refuses_text(student: Generator):
+    mute = replace(student, prompting=Prompting(student.prompting.tokenizer, student.vocabulary.speech_only()))
+    with serve({"mute": mute}, Limits()) as running, running.talk() as client:
+        client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "a"}]})
+        assert "no text in its vocabulary" in client.fault()["message"]

@@ -1,0 +1,147 @@
+"""What a client asks of a model: settings, checked, and audio, decoded and bounded."""
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tinywave_core.audio.pcm import from_pcm16
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.serving.errors import RequestError
+from tinywave_core.serving.limits import Limits
+from tinywave_core.synthesis.events import SAMPLE_RATE
+from tinywave_core.tokenizers.prompts import OutputModality
+
+RATES_HZ = (8_000, 48_000)
+SILENCE = 1e-3  # of full scale: -60 dB, less than the noise of a microphone that is on
+SHORTEST_S = 0.08  # of which a tokenizer makes a unit
+
+Samples = npt.NDArray[np.float32]
+
+
+class Settings(BaseModel):
+    """How an answer is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    output: Literal["speech", "text", "mixed"] = "speech"
+    temperature: float = Field(0.8, gt=0, le=5)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_new_tokens: int = Field(300, ge=1)
+    min_new_tokens: int = Field(0, ge=0)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    """None: another one each time."""
+    voice: str | None = Field(None, max_length=100)
+
+    @property
+    def modality(self) -> OutputModality:
+        return "arbitrary" if self.output == "mixed" else self.output
+
+    def sampling(self) -> Sampling:
+        """With a seed drawn where none is given."""
+        seed = secrets.randbelow(2**31) if self.seed is None else self.seed
+        return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens, seed)
+
+    def changed(self, values: Mapping[str, Any], limits: Limits) -> "Settings":
+        """These with other values; RequestError names what is wrong with one."""
+        try:
+            found = Settings.model_validate({**self.model_dump(), **values})
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            raise RequestError("; ".join(faults), "invalid_settings") from error
+        if found.max_new_tokens > limits.new_tokens:
+            raise RequestError(
+                f"max_new_tokens: {found.max_new_tokens} is more than this server makes, {limits.new_tokens}",
+                "invalid_settings",
+            )
+        return found
+
+
+def from_base64(data: object) -> bytes:
+    """Bytes; RequestError where it is not base64."""
+    if not isinstance(data, str):
+        raise RequestError("audio: expected a string of base64", "invalid_audio")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"audio: this is not base64 ({error})", "invalid_audio") from error
+
+
+def checked_rate(rate: object) -> int:
+    """A declared sample rate."""
+    if isinstance(rate, bool) or not isinstance(rate, int) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
+        raise RequestError(
+            f"rate: {rate!r} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
+            "invalid_audio",
+        )
+    return rate
+
+
+def pcm(data: bytes, rate: int, limits: Limits) -> Samples:
+    """16-bit mono PCM -> samples at 16 kHz."""
+    if len(data) % 2:
+        raise RequestError("audio: 16-bit PCM has an even number of bytes", "invalid_audio")
+    require_length(len(data) / 2 / rate, limits)
+    return resampled(from_pcm16(data)[:, None], rate)
+
+
+def wav(data: bytes, limits: Limits) -> Samples:
+    """A wav file -> samples at 16 kHz. Other formats are not decoded for strangers: their decoders are large, and their headers lie."""
+    import soundfile
+
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        raise RequestError("audio: expected a wav file (RIFF); convert other formats first", "unsupported_audio", 415)
+    try:
+        with soundfile.SoundFile(BytesIO(data)) as file:
+            rate, channels = file.samplerate, file.channels
+            if not 4000 <= rate <= 192_000 or channels > 2:
+                raise RequestError(
+                    f"audio: {rate} Hz and {channels} channels; expected 4 to 192 kHz and one or two", "invalid_audio"
+                )
+            require_length(file.frames / rate, limits)
+            samples_NC = file.read(int(limits.prompt_s * rate) + 1, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise RequestError(f"audio: this wav cannot be read ({error})", "invalid_audio") from error
+    return resampled(samples_NC, rate)
+
+
+def resampled(samples_NC: Samples, rate: int) -> Samples:
+    """Mono at 16 kHz."""
+    from tinywave_core.audio.waveform import to_mono_16k
+
+    return to_mono_16k(samples_NC, rate, "audio")
+
+
+def require_length(seconds: float, limits: Limits) -> None:
+    """RequestError where audio is longer than the server takes."""
+    if seconds > limits.prompt_s:
+        raise RequestError(
+            f"audio: {seconds:.1f} s; this server takes {limits.prompt_s:g} s at most", "audio_too_long", 413
+        )
+
+
+def require_text(text: object, limits: Limits) -> str:
+    """Text of a prompt."""
+    if not isinstance(text, str) or not text:
+        raise RequestError("text: expected a string that is not empty", "invalid_text")
+    if len(text) > limits.prompt_characters:
+        raise RequestError(
+            f"text: {len(text)} characters; this server takes {limits.prompt_characters} at most", "text_too_long", 413
+        )
+    return text
+
+
+def require_sound(samples: Samples) -> None:
+    """RequestError where there is nothing to hear."""
+    if len(samples) < SHORTEST_S * SAMPLE_RATE:
+        raise RequestError(
+            f"audio: {len(samples) / SAMPLE_RATE:.2f} s is too short to hear anything in it", "audio_too_short"
+        )
+    if np.abs(samples).max() < SILENCE:
+        raise RequestError("audio: it is silent; is the microphone on, and the right one?", "audio_silent")

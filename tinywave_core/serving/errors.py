@@ -1,0 +1,30 @@
+"""What a client is told when something cannot be done, the same over HTTP and WebSocket."""
+
+from typing import Any
+
+from tinywave_core.errors import TinyWaveError
+
+
+class RequestError(TinyWaveError):
+    """A request that is wrong or comes at a bad time; `status` is HTTP's, `code` is for programs."""
+
+    def __init__(self, message: str, code: str = "invalid_request", status: int = 400) -> None:
+        super().__init__(message)
+        self.code, self.status = code, status
+
+
+def busy(waiting: int) -> RequestError:
+    """A model that has too much to do."""
+    return RequestError(f"{waiting} answers of this model are waiting already: try again in a moment", "busy", 429)
+
+
+def told(error: TinyWaveError) -> dict[str, Any]:
+    """The `error` of an answer."""
+    code = error.code if isinstance(error, RequestError) else "invalid_request"
+    kind = "server_error" if status_of(error) >= 500 else "invalid_request_error"
+    return {"type": kind, "code": code, "message": str(error)}
+
+
+def status_of(error: TinyWaveError) -> int:
+    """HTTP's status for an error."""
+    return error.status if isinstance(error, RequestError) else 400

@@ -1,0 +1,78 @@
+"""Who may ask: only pages of this server, under a name that cannot be somebody else's.
+
+A page of another site can reach servers on this machine through its visitor's browser. The Host must be an address, localhost or a
+name that was allowed (else a foreign name could be made to point here), and where there is an Origin it must be this server's own.
+"""
+
+import ipaddress
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# The page brings everything along: nothing of another server is loaded, and nothing is sent to one.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; "
+    "connect-src 'self'; media-src blob:; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "permissions-policy": "microphone=(self)",
+}
+
+
+class Guard:
+    """An ASGI middleware: refuses strangers, adds headers."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str] = ()) -> None:
+        self.app, self.allowed = app, {name.lower() for name in allowed}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        why = self.refusal(headers.getlist("host"), headers.getlist("origin"))
+        if why is None:
+            await self.app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": why})
+        else:
+            error: dict[str, Any] = {"type": "invalid_request_error", "code": "forbidden", "message": why}
+            await JSONResponse({"error": error}, 403)(scope, receive, send)
+
+    def refusal(self, hosts: list[str], origins: list[str]) -> str | None:
+        """Why a request with these headers is refused; None where it is not."""
+        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+            return f"the host {', '.join(hosts) or 'is missing and'} is not this server's: pass --allow-host with it"
+        if origins and (len(origins) > 1 or urlsplit(origins[0]).netloc.lower() != hosts[0].lower()):
+            return f"pages of {', '.join(origins)} may not use this server"
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name == "localhost" or name in self.allowed or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_more(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await send(message)
+
+    return send_more

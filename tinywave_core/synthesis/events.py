@@ -1,0 +1,85 @@
+"""What happens while a continuation is made, in order; times are seconds since it was asked for."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+
+Reason = Literal["end", "length", "stopped"]
+"""The model ended it, it is as long as was asked for, or somebody stopped it."""
+
+
+@dataclass(frozen=True)
+class TokenMade:
+    """One more id."""
+
+    id: int
+    at_s: float
+
+
+@dataclass(frozen=True)
+class TextMade:
+    """One more piece of text, in whole characters."""
+
+    text: str
+    at_s: float
+
+
+@dataclass(frozen=True)
+class AudioMade:
+    """More speech, at 16 kHz."""
+
+    samples: npt.NDArray[np.float32] = field(repr=False)
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What a continuation took."""
+
+    prompt_tokens: int
+    new_tokens: int
+    audio_s: float
+    """Length of its speech."""
+    first_token_s: float | None
+    first_audio_s: float | None
+    """None where nothing was said."""
+    model_s: float
+    """Spent on the tokens after the first one."""
+    total_s: float
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the model alone, without the prompt and the vocoder."""
+        return (self.new_tokens - 1) / self.model_s if self.new_tokens > 1 and self.model_s > 0 else None
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work per second of speech, everything counted; below 1 it is faster than it is heard."""
+        return self.total_s / self.audio_s if self.audio_s else None
+
+    def to_json(self) -> dict[str, Any]:
+        """For people and programs: rounded, with what follows from it."""
+        values = {
+            "first_token_s": self.first_token_s,
+            "first_audio_s": self.first_audio_s,
+            "total_s": self.total_s,
+            "audio_s": self.audio_s,
+            "tokens_per_second": self.tokens_per_second,
+            "real_time_factor": self.real_time_factor,
+        }
+        return {name: None if value is None else round(value, 3) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end; nothing follows."""
+
+    reason: Reason
+    timings: Timings
+
+
+Event = TokenMade | TextMade | AudioMade | Done

@@ -1,0 +1,99 @@
+"""Text and speech -> the ids of a prompt, and ids -> text as it comes; units go by their ids and never through a string.
+
+SpiritLM's way: a marker goes before every change of modality and nothing else is added. Text is text: where it spells a unit,
+a marker or the end, it is refused, so that nobody's words can change what the prompt is.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from tokenizers import Tokenizer
+
+from tinywave_core.errors import ConfigError, TokenError
+from tinywave_core.tokenizers.prompts import Modality, OutputModality
+from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
+
+LONGEST_CHARACTER = 4  # bytes in UTF-8, each of which may be a token
+
+Part = str | list[int]
+"""Of a prompt: text, or ids of units."""
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """A model directory's tokenizer with its vocabulary."""
+
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+
+    def ids(self, parts: Sequence[Part], output: OutputModality) -> list[int]:
+        """The prompt that continues `parts` in the modality `output`."""
+        marker = {"text": self.vocabulary.text_marker, "speech": self.vocabulary.speech_marker}
+        found: list[int] = []
+        last: Modality | None = None
+        for modality, same in groupby(parts, lambda part: "text" if isinstance(part, str) else "speech"):
+            last = modality  # type: ignore[assignment]
+            found += [marker[modality]] if found else self.vocabulary.prompt_ids(marker[modality])
+            found += self._joined(list(same))
+        if not found:
+            raise ConfigError("there is nothing to continue: give text or speech")
+        return found if output in ("arbitrary", last) else [*found, marker[output]]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of text as it stands behind a marker; ConfigError or TokenError where it is none for this model."""
+        if self.vocabulary.is_speech_only:
+            raise ConfigError("this model has no text in its vocabulary, so it cannot read: give it speech")
+        head = self.vocabulary.prompt_ids(self.vocabulary.text_marker)
+        ids: list[int] = self.tokenizer.encode("[Text]" + text).ids[len(head) :]
+        control = next((i for i in ids if i >= self.vocabulary.text or i in (BOS_ID, EOS_ID)), None)
+        if control is not None:
+            raise TokenError(
+                f"the text spells the token {self.tokenizer.id_to_token(control)}, which would not be read as text: write it "
+                "another way"
+            )
+        return ids
+
+    def string(self, ids: Sequence[int]) -> str:
+        """Ids in the middle of a sequence as a string: text as it stands after a marker, units by name."""
+        head = self.vocabulary.prompt_ids(self.vocabulary.text_marker)
+        decoded: str = self.tokenizer.decode([*head, *ids], skip_special_tokens=True)
+        return decoded.removeprefix("[Text]")
+
+    def prompt_string(self, ids: Sequence[int]) -> str:
+        """A whole prompt as a string."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def modality(self, i: int) -> Modality | None:
+        """What an id is; None for markers and what no output has (<s>)."""
+        if i >= self.vocabulary.first["hubert"]:
+            return "speech"
+        return None if i >= self.vocabulary.text or i in (BOS_ID, EOS_ID, self.vocabulary.boundary) else "text"
+
+    def _joined(self, parts: list[Part]) -> Iterator[int]:
+        if isinstance(parts[0], str):
+            return iter(self.text_ids("".join(map(str, parts))))
+        return (i for part in parts for i in part if isinstance(i, int))
+
+
+@dataclass
+class Reading:
+    """Text ids as they come -> text in whole characters."""
+
+    prompting: Prompting
+    waiting: list[int] = field(default_factory=list)
+
+    def add(self, i: int) -> str:
+        """What one more id makes readable; empty in the middle of a character."""
+        self.waiting.append(i)
+        text = self.prompting.string(self.waiting)
+        if text.endswith("�") and len(self.waiting) < LONGEST_CHARACTER:
+            return ""
+        self.waiting.clear()
+        return text
+
+    def end(self) -> str:
+        """What is left where the text ends in the middle of a character."""
+        text = self.prompting.string(self.waiting) if self.waiting else ""
+        self.waiting.clear()
+        return text
