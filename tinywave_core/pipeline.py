@@ -19,12 +19,14 @@ from tinywave_core.stages import (
     logit_caching,
     probes,
     tokenization,
+    vocoder,
 )
 from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
-"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, model, samples."""
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, model, samples; and
+`vocoder` where one was trained."""
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -50,7 +52,8 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
             return {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
         case "export":
             described = (done["teacher"], done["student"], done["scores"])
-            return {"model": export.build(config, done["tokens"], *described, execute)}
+            spoken = vocoder.build(config, done["tokens"], execute)
+            return {**spoken, "model": export.build(config, done["tokens"], *described, spoken.get("vocoder"), execute)}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

@@ -32,7 +32,7 @@ GOLDEN = {
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "export/model": "b4585dae8e82e389b286482ee9404d39",
-    "generation/samples": "da3c41dc9035ddc6b2161a98786d7eaf",
+    "generation/samples": "0dd92f8d8b6621a0ff5d3ac5497dcb0e",
 }
 
 ADVICE = (

@@ -2,7 +2,7 @@
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, speech.json (token ids, rates,
 convention), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's release turn audio into prompts and
-units into audio), README.md (the model card).
+units into audio; with a light vocoder where one was trained), README.md (the model card).
 """
 
 import json
@@ -21,7 +21,13 @@ SPEECH_TOKENIZER = "speech_tokenizer"
 
 
 def build(
-    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, scores: Artifact, execute: Execute
+    config: PipelineConfig,
+    tokens: Artifact,
+    teacher: Artifact,
+    student: Artifact,
+    scores: Artifact,
+    vocoder: Artifact | None,
+    execute: Execute,
 ) -> Artifact:
     """The `model` artifact."""
     tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
@@ -35,7 +41,10 @@ def build(
                 run=run_model,
                 config=config.export,
                 params={"temperature": config.generation.temperature, "top_p": config.generation.top_p},
-                inputs={"student": [student], "teacher": [teacher], "tokenizer": [tokenizer], "scores": [scores]},
+                inputs={
+                    **{"student": [student], "teacher": [teacher], "tokenizer": [tokenizer], "scores": [scores]},
+                    **({} if vocoder is None else {"vocoder": [vocoder]}),
+                },
                 runtime=config.runtime,
             )
         ]
@@ -50,6 +59,7 @@ def run_model(step: Step, output: Output) -> Summary:
     from tinywave_core.exporters.model_card import model_card
     from tinywave_core.models.llama import load_llama
     from tinywave_core.models.trim import trim
+    from tinywave_core.synthesis import light
     from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
 
     config = step.config
@@ -75,6 +85,9 @@ def run_model(step: Step, output: Output) -> Summary:
         copy_tokenizer(teacher, folder, vocabulary)
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     shutil.copytree(tokenizer.path(), folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in step.inputs.get("vocoder", []):
+        for name in (light.TENSORS, light.DESCRIPTION):
+            shutil.copyfile(vocoder.path(name), folder / SPEECH_TOKENIZER / name)
     (folder / "speech.json").write_text(json.dumps(_speech(vocabulary, trained, step), indent=1))
     lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items()}
     about = step.input("student").summary | {"parameters": sum(p.numel() for p in student.parameters())}
