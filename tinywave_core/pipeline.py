@@ -21,13 +21,14 @@ from tinywave_core.stages import (
     logit_caching,
     probes,
     tokenization,
+    vocoder,
 )
 from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
-"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores,
-gap, generated, model, samples."""
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, gap, model, samples; and
+`generated` and `vocoder` where they are wanted."""
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -54,7 +55,9 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
             made |= gap.build(config, done["tokens"], *models, execute)
             return made | generated.build(config, done["tokens"], *models, execute)
         case "export":
-            return {"model": export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)}
+            done = {**done, **(spoken := vocoder.build(config, done["tokens"], execute))}
+            model = export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)
+            return {**spoken, "model": model}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

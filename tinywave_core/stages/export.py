@@ -40,10 +40,10 @@ def build(
     tokens: Artifact,
     teacher: Artifact,
     student: Artifact,
-    evaluated: dict[str, Artifact],
+    done: dict[str, Artifact],
     execute: Execute,
 ) -> Artifact:
-    """The `model` artifact; its card tells of what was evaluated."""
+    """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
     tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
     licence, text = _licence(config, tokens)
     (model,) = execute(
@@ -66,7 +66,7 @@ def build(
                     "student": [student],
                     "teacher": [teacher],
                     "tokenizer": [tokenizer],
-                    **{part: [evaluated[part]] for part in DESCRIBED if part in evaluated},
+                    **{part: [done[part]] for part in (*DESCRIBED, "vocoder") if part in done},
                     "tokens": held_out_shards(tokens) if config.export.perplexity_tokens else [],
                 },
                 runtime=config.runtime,
@@ -93,6 +93,7 @@ def run_model(step: Step, output: Output) -> Summary:
     from tinywave_core.exporters.files import files_section
     from tinywave_core.exporters.model_card import Card, model_card
     from tinywave_core.exporters.weights import copy_weights
+    from tinywave_core.synthesis import light
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
 
@@ -119,6 +120,9 @@ def run_model(step: Step, output: Output) -> Summary:
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     speech_tokenizer = step.input("tokenizer").path()
     shutil.copytree(speech_tokenizer, folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in step.inputs.get("vocoder", []):
+        for name in (light.TENSORS, light.DESCRIPTION):
+            shutil.copyfile(vocoder.path(name), folder / SPEECH_TOKENIZER / name)
     licence = Licence(**step.params["licence"])
     files = _write_gguf(folder, vocabulary, config, licence)
     output.progress(2, 4, "GGUF files")

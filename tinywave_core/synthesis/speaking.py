@@ -1,4 +1,5 @@
-"""Token ids -> audio for an exported model: the vocoder of SpiritLM's release where it speaks its tokens, else the draft one.
+"""Token ids -> audio for an exported model: with the light vocoder where the export carries one, else with that of SpiritLM's
+release where it speaks its tokens, else with the draft one.
 
 A speaker speaks whole sequences and streams, and both are the same audio: it goes one way only, chunk by chunk.
 """
@@ -12,7 +13,9 @@ import torch
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.errors import TinyWaveError
+from tinywave_core.synthesis import light
 from tinywave_core.synthesis.hifigan import SPEAKER, HifiganVocoder, Samples
+from tinywave_core.synthesis.light import LightVocoder
 from tinywave_core.synthesis.vocoder import DraftVocoder
 from tinywave_core.tokenizers.hearing import RELEASE_FILE
 from tinywave_core.tokenizers.speech import positions, positions_of_stream
@@ -50,6 +53,8 @@ def load_speaker(
     iterations: int = 16,
 ) -> Speaker:
     """What speaks ids of an export whose folder `speech_tokenizer` this is."""
+    if (speech_tokenizer / light.DESCRIPTION).is_file():
+        return LightSpeaker(LightVocoder.load(speech_tokenizer, device), vocabulary)
     if not (speech_tokenizer / RELEASE_FILE).is_file():
         return DraftSpeaker(DraftVocoder.load(speech_tokenizer), vocabulary, iterations)
     part = vocoder_part("expressive" if vocabulary.pitch else "base")
@@ -74,6 +79,28 @@ class DraftSpeaker:
         require_voice(self, voice)
         require_chunk(chunk_frames)
         return self.draft.stream(ids, self.vocabulary, self.iterations, chunk_frames)
+
+
+@dataclass(frozen=True)
+class LightSpeaker:
+    """The vocoder that was trained on the user's speech."""
+
+    light: LightVocoder = field(repr=False)
+    vocabulary: Vocabulary
+    name: str = "light"
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return self.light.voices
+
+    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
+        require_voice(self, voice)
+        return self.light.synthesize(ids, self.vocabulary, voice)
+
+    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+        require_voice(self, voice)
+        require_chunk(chunk_frames)
+        return self.light.stream(ids, self.vocabulary, voice, chunk_frames)
 
 
 @dataclass(frozen=True)
