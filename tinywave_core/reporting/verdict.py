@@ -59,7 +59,9 @@ def _gap(scores: Summary) -> str:
         return "The undistilled control is as good as the teacher, so there is no gap that distillation could close."
     if closed < 0:
         return f"The student is further from the teacher than its undistilled control{noise}."
-    return f"It closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}."
+    interval = comparison["nll_gap_closed_interval"]
+    between = "" if interval is None else f" (95% interval {interval[0]:.0%} to {interval[1]:.0%})"
+    return f"It closed {closed:.0%}{between} of the gap between the undistilled control and the teacher{noise}."
 
 
 def _cloze(scores: Summary) -> str:
@@ -68,17 +70,17 @@ def _cloze(scores: Summary) -> str:
     if "cloze" not in models["student"]:
         return "No cloze item could be built from the held-out speech, so there is no cloze accuracy."
     accuracy = models["student"]["cloze"]
-    kept = comparison["cloze_above_chance_retention"]
-    chance = models["teacher"]["cloze_interval"][0] <= 0.5
-    if kept is None or chance:
+    kept = comparison["cloze_retention"]
+    if kept["above_chance"] is None:
         return (
-            f"Cloze retention is not meaningful here: over {items} items the teacher's own accuracy of "
-            f"{models['teacher']['cloze']:.1%} cannot be told from chance (50%); the student's is {accuracy:.1%}."
+            f"Cloze retention above chance is undefined here: {kept['why']}; the student's accuracy is {accuracy:.1%}."
         )
+    kept_low, kept_high = kept["above_chance_interval"]
     low, high = comparison["cloze_gain_interval"]
     against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
     return (
-        f"It keeps {kept:.0%} of the teacher's cloze accuracy above chance ({accuracy:.1%} against "
+        f"It keeps {kept['above_chance']:.0%} (95% interval {kept_low:.0%} to {kept_high:.0%}) of the teacher's cloze accuracy "
+        f"above chance ({accuracy:.1%} against "
         f"{models['teacher']['cloze']:.1%} over {items} items), {against} its undistilled control."
     )
 

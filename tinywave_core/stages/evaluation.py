@@ -5,7 +5,7 @@ what comes after a prompt, each over the teacher's, continuation cloze. Files: u
 every model, by stream and after the prompt), cloze.parquet (every item's credits).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -389,23 +389,26 @@ def _cloze(credits: np.ndarray) -> dict[str, Any]:
 
 def _comparison(nll: dict, cloze: dict, models: dict, config: EvaluationConfig) -> dict:
     """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
-    from tinywave_core.evals.intervals import bootstrap_interval
+    from tinywave_core.evals.intervals import bootstrap_interval, retention
 
     lengths = [len(x) for x in nll["student"]]
     totals = {name: np.array([x.sum(dtype=np.float64) for x in nll[name]]) for name in MODELS}
     gain = bootstrap_interval(totals["control"] - totals["student"], lengths, config.seed)
     gap = models["control"]["nll"] - models["teacher"]["nll"]
+    gaps = totals["control"] - totals["teacher"]
+    there_is_one = bootstrap_interval(gaps, lengths, config.seed)[0] > 0
     out = {
         "distillation_gain_nll": models["control"]["nll"] - models["student"]["nll"],
         "distillation_gain_nll_interval": gain,
         "distillation_helps": gain[0] > 0,
         "nll_gap_closed": (models["control"]["nll"] - models["student"]["nll"]) / gap if gap > 0 else None,
+        "nll_gap_closed_interval": bootstrap_interval(totals["control"] - totals["student"], gaps, config.seed)
+        if there_is_one
+        else None,
         "student_is_better_than_teacher": models["student"]["nll"] < models["teacher"]["nll"],
     }
     if len(cloze["student"]):
-        above = {name: models[name]["cloze"] - 0.5 for name in MODELS}
-        out["cloze_retention"] = models["student"]["cloze"] / models["teacher"]["cloze"]
-        out["cloze_above_chance_retention"] = above["student"] / above["teacher"] if above["teacher"] > 0 else None
+        out["cloze_retention"] = asdict(retention(cloze["student"], cloze["teacher"], 0.5, config.seed))
         out["cloze_gain_interval"] = bootstrap_interval(
             cloze["student"] - cloze["control"], np.ones(len(cloze["student"])), config.seed
         )

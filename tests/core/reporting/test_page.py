@@ -56,6 +56,15 @@ def scores(**comparison: Any) -> dict[str, Any]:
     return base | {"comparison": base["comparison"] | comparison}
 
 
+AT_CHANCE = {
+    "ratio": 0.9,
+    "ratio_interval": None,
+    "above_chance": None,
+    "above_chance_interval": None,
+    "why": "the teacher's 52.0% over 60 items cannot be told from chance (50%)",
+}
+
+
 def without_cloze() -> dict[str, Any]:
     base = SUMMARIES["scores"]
     models = {name: {k: v for k, v in m.items() if "cloze" not in k} for name, m in base["models"].items()}
@@ -188,7 +197,7 @@ def test_the_dag_is_what_the_manifests_say(run: tuple[RunRecord, Outputs]):
         {"scores": without_cloze()},
         {"logits": {"kinds": {}}},
         {"corpus": {"duration_histogram": {}, "reasons": {}}},
-        {"scores": scores(nll_gap_closed=None, cloze_above_chance_retention=None)},
+        {"scores": scores(nll_gap_closed=None, cloze_retention=AT_CHANCE)},
     ],
     ids=["base tokens", "no cloze", "no targets", "no histogram", "no gap"],
 )
@@ -224,9 +233,18 @@ def test_a_student_better_than_its_teacher_is_said_to_be():
 
 
 def test_cloze_of_a_teacher_at_chance_means_nothing():
-    base = scores()
-    teacher = base["models"]["teacher"] | {"cloze": 0.55, "cloze_interval": [0.45, 0.65]}
-    assert "not meaningful" in verdict(base | {"models": base["models"] | {"teacher": teacher}})[2]
+    said = verdict(scores(cloze_retention=AT_CHANCE))[2]
+    assert "undefined here: the teacher's 52.0% over 60 items cannot be told from chance (50%)" in said
+
+
+def test_what_is_kept_and_closed_has_its_interval():
+    _, gap, cloze = verdict(scores())
+    assert "closed 60% (95% interval 40% to 80%) of the gap" in gap
+    assert "keeps 83% (95% interval 50% to 110%) of the teacher's cloze accuracy above chance" in cloze
+
+
+def test_a_gap_that_may_be_none_has_no_interval():
+    assert "closed 60% of the gap" in verdict(scores(nll_gap_closed_interval=None))[1]
 
 
 def test_the_table_has_a_row_per_model_with_its_interval():
