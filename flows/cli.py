@@ -208,6 +208,9 @@ def _generate_parser(commands: argparse._SubParsersAction) -> None:  # type: ign
     generate.add_argument(
         "--stream", action="store_true", help="print text and write speech as they are made, in place of the JSON"
     )
+    generate.add_argument(
+        "--bandwidth", action="store_true", help="measure which share of the memory's bandwidth the tokens took (CPU)"
+    )
     generate.add_argument("--voice", help="a voice of the vocoder (default: its own)")
     generate.add_argument("--max-new-tokens", type=int, default=200, help="default: 200")
     generate.add_argument("--min-new-tokens", type=int, default=0, help="it does not end before; default: 0")
@@ -422,6 +425,7 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
         options.voice,
         options.wav,
         stream=options.stream,
+        bandwidth=options.bandwidth,
     )
 
 

@@ -1,6 +1,7 @@
 """`tinywave generate`: an exported model continues audio and text with text, speech or both, whole or as it is made."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
     from tinywave_core.runtimes.base import Sampling
     from tinywave_core.synthesis.events import Event, Timings
+    from tinywave_core.synthesis.generator import Generator
 
     Write = Callable[[npt.NDArray[np.float32]], None]
 
 PIPE = "-"
+TIMED = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ def generate(
     wav: str | None,
     *,
     stream: bool,
+    bandwidth: bool = False,
 ) -> int:
     """Print {prompt, output, text, new_tokens, seconds, wav, timings} as JSON, and what it took on stderr; speech goes to `wav`.
 
     With `stream` text is printed and speech written as it comes, in place of the JSON. `-` is raw 16-bit PCM to stdout, and
-    everything else goes to stderr then.
+    everything else goes to stderr then. `bandwidth` measures the memory afterwards, and says what share of it the tokens took.
     """
     from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
 
@@ -71,18 +75,50 @@ def generate(
     with _speech_to(wav) as write:
         events = generator.continue_ids(prompt, output, sampling, voice, started=started)
         made = generator.collect(prompt, _as_it_comes(events, write, said if stream else None))
+    timings = made.timings.to_json()
+    if bandwidth:
+        timings["bandwidth_share"] = round(bandwidth_share(loading, generator, prompt, output), 3)
     about = {
         "prompt": made.prompt,
         "output": made.output,
         "text": made.text,
         "new_tokens": made.new_tokens,
-        "seconds": made.timings.to_json()["audio_s"],
+        "seconds": timings["audio_s"],
         "wav": wav if wav and len(made.audio) else None,
-        "timings": made.timings.to_json(),
+        "timings": timings,
     }
     print("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
-    print(summary(made.timings), file=sys.stderr)
+    share = timings.get("bandwidth_share")
+    print(summary(made.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr)
     return 0
+
+
+def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int], output: OutputModality) -> float:
+    """Bytes of weights that a continuation of `prompt` reads per second, without a vocoder beside it, over what this machine's
+    memory gives, measured now (a few seconds). Above 1 the weights are small enough for the caches.
+    """
+    from tinywave_core.config.adaptation import FreshTeacherConfig
+    from tinywave_core.estimates import llama_parameters
+    from tinywave_core.ondevice import Student, read_bandwidth
+    from tinywave_core.runtimes.base import Sampling
+
+    folder = Path(loading.model)
+    config = json.loads((folder / "config.json").read_text())
+    shape = FreshTeacherConfig(
+        layers=config["num_hidden_layers"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        intermediate=config["intermediate_size"],
+    )
+    parameters = llama_parameters(shape, shape.layers, config["vocab_size"])
+    head = config["vocab_size"] * shape.width
+    student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, parameters - head, head)
+    form = "float32"
+    if generator.runtime.name == "llama.cpp":
+        form = loading.quantization or json.loads((folder / "speech.json").read_text())["gguf"][0]["quantization"]
+    read = read_bandwidth(len(os.sched_getaffinity(0)))
+    times_s = [time.perf_counter() for _ in generator.runtime.stream(prompt, Sampling(1.0, 1.0, TIMED, TIMED), output)]
+    return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
 
 
 def summary(timings: "Timings") -> str:

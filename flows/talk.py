@@ -40,6 +40,7 @@ def talk(
             each.runtime,
             each.quantization,  # type: ignore[arg-type]
         )
+        generator.warm_up()
         hosts.append(ModelHost(name, generator, limits))
         print(f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True)
     try:

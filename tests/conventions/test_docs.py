@@ -26,7 +26,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
 COMMANDS = (
-    *("run", "plan", "serve", "deploy", "publish", "generate", "evaluate", "tokens", "slamkit", "bench-device"),
+    *("run", "plan", "serve", "deploy", "publish", "generate", "talk", "evaluate", "tokens", "slamkit", "bench-device"),
     *("inspect", "lineage", "verify", "repair", "gc", "forget"),
 )
 PLACEHOLDERS = {"STAGE": "distillation"}

@@ -30,6 +30,7 @@ SHARED = {
         "schedules",
         "show",
         "slamkit",
+        "talk",
         "tokens",
         "watch",
     },

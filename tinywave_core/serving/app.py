@@ -133,6 +133,7 @@ class Server:
             await asyncio.to_thread(host.close)
 
     async def _answered(self, asked: Asked, started: float) -> AsyncGenerator[Event, None]:
+        asked.host.require_room()
         parts: list[Part] = [] if asked.text is None else [asked.text]
         if asked.samples is not None:
             parts.append(await asked.host.hear(asked.samples))

@@ -48,6 +48,11 @@ class ModelHost:
             "inputs": ["speech"] if vocabulary.is_speech_only else ["speech", "text"],
         }
 
+    def require_room(self) -> None:
+        """RequestError where too many answers wait already."""
+        if self._turn.locked() and self._waiting >= self.limits.waiting:
+            raise busy(self._waiting)
+
     async def hear(self, samples: Samples) -> list[int]:
         """Ids of speech."""
         return await self._in(self._ear, lambda: self.generator.unit_ids(samples))
@@ -113,8 +118,7 @@ class ModelHost:
 
     @asynccontextmanager
     async def _its_turn(self) -> AsyncIterator[None]:
-        if self._turn.locked() and self._waiting >= self.limits.waiting:
-            raise busy(self._waiting)
+        self.require_room()
         self._waiting += 1
         try:
             await self._turn.acquire()

@@ -38,11 +38,10 @@ class Listening:
         """More audio; RequestError, and nothing is kept, where it is too much."""
         require_length((len(self._data) + len(data)) / 2 / self.rate, self.host.limits)
         self._data += data
-        if self._task is None or self._task.done():
-            if self._task is not None and not self._task.cancelled():
-                self._task.exception()  # a round that failed: the whole is tried again at the end, and says so
-            if self._new_s() >= max(EVERY_S, 2 * self._round_s):
-                self._task = asyncio.create_task(self._round())
+        is_free = self._task is None or self._task.done()
+        if is_free and self._new_s() >= max(EVERY_S, 2 * self._round_s):
+            self._task = asyncio.create_task(self._round())
+            self._task.add_done_callback(_failure)
 
     async def end(self) -> tuple[Samples, list[int]]:
         """All of the audio, and its ids."""
@@ -75,6 +74,12 @@ class Listening:
         if len(prompt) >= self.read + FEWEST and await self.host.prefill(prompt):
             self.read = len(prompt)
         self._round_s = time.perf_counter() - started
+
+
+def _failure(round_: "asyncio.Task[None]") -> None:
+    """Take note of how a round failed: the whole is tried again at the end, and says so."""
+    if not round_.cancelled():
+        round_.exception()
 
 
 def common(first: list[int], second: list[int]) -> int:

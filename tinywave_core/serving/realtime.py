@@ -182,7 +182,11 @@ class Session:
         if listening is None:
             raise RequestError("no audio was appended since the last commit", "input_audio_buffer_commit_empty")
         self.listening = None
-        require_sound(listening.samples())
+        try:
+            require_sound(listening.samples())
+        except TinyWaveError:
+            await listening.drop()
+            raise
         samples, ids = await listening.end()
         self.prompt.parts.append(ids)
         self.prompt.seconds += len(samples) / SAMPLE_RATE

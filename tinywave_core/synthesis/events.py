@@ -47,14 +47,14 @@ class Timings:
     first_token_s: float | None
     first_audio_s: float | None
     """None where nothing was said."""
-    model_s: float
-    """Spent on the tokens after the first one."""
+    last_token_s: float | None
     total_s: float
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the model alone, without the prompt and the vocoder."""
-        return (self.new_tokens - 1) / self.model_s if self.new_tokens > 1 and self.model_s > 0 else None
+        """After the first one, while what they say is spoken."""
+        took = (self.last_token_s or 0.0) - (self.first_token_s or 0.0)
+        return (self.new_tokens - 1) / took if took > 0 else None
 
     @property
     def real_time_factor(self) -> float | None:

@@ -22,12 +22,12 @@ import numpy.typing as npt
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.export import Quantization
-from tinywave_core.errors import CheckpointError, ConfigError
+from tinywave_core.errors import CheckpointError
 from tinywave_core.models.llama import pick_device
 from tinywave_core.runtimes.base import Runtime, Sampling, open_runtime
 from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
 from tinywave_core.synthesis.prompting import Part, Prompting, Reading
-from tinywave_core.synthesis.speaking import Speaker, load_speaker
+from tinywave_core.synthesis.speaking import Speaker, load_speaker, require_voice
 from tinywave_core.tokenizers.directory import load_tokenizer
 from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, Hearing, load_hearing
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
@@ -167,6 +167,12 @@ class Generator:
             timings=done.timings,
         )
 
+    def warm_up(self) -> None:
+        """Use everything once, so that the first answer is as quick as the others."""
+        noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
+        for _ in self.stream([Sound(noise)], "speech", Sampling(max_new_tokens=40, min_new_tokens=40)):
+            pass
+
     def unit_ids(self, samples: Samples) -> list[int]:
         """Ids of speech, without a marker."""
         return [int(i) for i in merge(self.hearing.streams([samples])[0], self.vocabulary)]
@@ -190,9 +196,7 @@ class Generator:
     ) -> Iterator[Event]:
         """Events of the continuation of a prompt; `started` is when it was asked for (time.perf_counter)."""
         sampling = sampling or Sampling()
-        if voice is not None and voice not in self.speaker.voices:
-            known = ", ".join(self.speaker.voices) or "one voice without a name"
-            raise ConfigError(f"there is no voice {voice!r}: this model's vocoder has {known}")
+        require_voice(self.speaker, voice)
         made = self.runtime.stream(prompt, sampling, output)  # what cannot be continued is said here
         return self._events(_Tokens(made, stopped, started), prompt, output, sampling, voice)
 
@@ -232,7 +236,7 @@ class Generator:
                 audio_s=audio_samples / SAMPLE_RATE,
                 first_token_s=tokens.first_s,
                 first_audio_s=first_audio_s,
-                model_s=tokens.model_s,
+                last_token_s=tokens.last_s,
                 total_s=tokens.now_s(),
             ),
         )
@@ -299,7 +303,7 @@ class _Tokens:
         self._is_stopped = self._is_over = False
         self.count = 0
         self.first_s: float | None = None
-        self.model_s = 0.0
+        self.last_s: float | None = None
 
     def now_s(self) -> float:
         return time.perf_counter() - self._started
@@ -308,13 +312,11 @@ class _Tokens:
         """The next id, which stays; None at the end."""
         if self._next is None and not self._is_over:
             self._is_stopped = self._stopped()
-            asked_s = self.now_s()
             self._next = None if self._is_stopped else next(self._made, None)
             self._is_over = self._next is None
-            if self.first_s is None:
-                self.first_s = None if self._is_over else self.now_s()
-            else:
-                self.model_s += self.now_s() - asked_s
+            if not self._is_over:
+                self.last_s = self.now_s()
+                self.first_s = self.last_s if self.first_s is None else self.first_s
         return self._next
 
     def take(self) -> int | None:

@@ -123,11 +123,24 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
 
 def test_the_command_prints_json_and_writes_the_speech(capsys, finished: Finished, clip: str, tmp_path: Path):
     folder, wav = str(finished.outputs["model"].path("model")), str(tmp_path / "out.wav")
-    arguments = ["--prompt-audio", clip, "--max-new-tokens", "20", "--wav", wav, "--device", "cpu", "--seed", "3"]
+    arguments = [
+        "--prompt-audio",
+        clip,
+        "--max-new-tokens",
+        "20",
+        "--wav",
+        wav,
+        "--device",
+        "cpu",
+        "--seed",
+        "3",
+        "--bandwidth",
+    ]
     assert main(["generate", folder, *arguments]) == 0
     about = json.loads(capsys.readouterr().out)
     assert about["wav"] == wav and Path(wav).stat().st_size > 44
     assert about["output"].startswith("[")
+    assert about["timings"]["bandwidth_share"] > 0
     assert about["timings"]["first_audio_s"] > 0 < about["timings"]["real_time_factor"]
 
 

@@ -1,0 +1,50 @@
+"""`tinywave talk` as a person starts and ends it."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.cli import main
+from flows.talk import names
+from tests.conftest import Finished
+
+
+def test_it_says_where_it_is_and_ends_with_ctrl_c(finished: Finished):
+    folder = str(finished.outputs["model"].path("model"))
+    command = [sys.executable, "-m", "flows.cli", "talk", folder, folder, "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        lines = [process.stdout.readline() for _ in range(3)]
+        address = re.search(r"http://127\.0\.0\.1:\d+", lines[-1])
+        assert address, lines
+        models = httpx.get(f"{address[0]}/v1/models", timeout=60).json()["data"]
+        assert len({each["id"] for each in models}) == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        errors = process.stderr.read()
+    assert "stopped" in errors and "Traceback" not in errors
+
+
+def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], finished: Finished):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["talk", str(finished.outputs["model"].path("model")), "--port", port, "--device", "cpu"]) == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_export_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["talk", str(tmp_path)]) == 2
+    assert "has no speech.json" in capsys.readouterr().err
+
+
+def test_models_are_named_by_what_tells_them_apart(tmp_path: Path):
+    ids = "a" * 32, "b" * 32
+    assert names([f"/s/export/{each}/model" for each in ids]) == ["a" * 12, "b" * 12]
+    assert names(["/one/export/x/model", "/two/export/x/model"]) == ["one/export/x", "two/export/x"]
+    assert names(["/s/x/model", "/s/x/model"])[0] != names(["/s/x/model", "/s/x/model"])[1]
