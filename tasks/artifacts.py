@@ -16,7 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting import gap, plots, verdict
 from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import (
     curves_of,
@@ -86,11 +86,33 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
+        *(_evaluation_tables(outputs) if row.stage == "evaluation" else ()),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluation_tables(outputs: Outputs) -> list[str]:
+    """Likelihood by stream and after a prompt, probes, the gap, and continuations as text, as far as there are any."""
+    scores = outputs["scores"].summary
+    tables = {"By stream, and after a prompt": (verdict.continuation_text(scores), verdict.likelihood_rows(scores))}
+    if "probe_scores" in outputs:
+        probes = outputs["probe_scores"].summary
+        tables["Probes"] = (verdict.probes_text(outputs["probes"].summary, probes), verdict.probe_rows(probes))
+    if "gap" in outputs:
+        summary = outputs["gap"].summary
+        tables["The gap to the teacher"] = (gap.gap_text(summary), gap.stream_rows(summary))
+        tables["Block by block"] = ("Hidden states and attention.", gap.block_rows(summary))
+    if "generated" in outputs:
+        generated = outputs["generated"].summary
+        tables["Continuations as text"] = (verdict.generated_text(generated), verdict.generated_rows(generated))
+    return [
+        part
+        for title, (text, rows) in tables.items()
+        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+    ]
 
 
 def _status(row: StageRow) -> str:
@@ -318,6 +340,13 @@ def _by_kind(key: str, outputs: Outputs) -> None:
         _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
 
 
+def _gap_map(key: str, outputs: Outputs) -> None:
+    if "gap" in outputs:
+        cosines = outputs["gap"].summary["cosines"]["student"]
+        png = plots.heatmap_png(cosines, x_label="teacher block", y_label="student block")
+        _image(key, png, "mean cosine of the hidden states of student and teacher blocks")
+
+
 def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
     def publish(key: str, outputs: Outputs) -> None:
         _place(key, f"{outputs[part].url}{file}", text)
@@ -343,7 +372,12 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
     "adaptation": {"loss": _teacher_loss},
     "logit_caching": {"targets": _targets},
     "distillation": {"terms": _terms, "losses": _student_losses},
-    "evaluation": {"comparison": _comparison, "kinds": _by_kind, "directions": _directions},
+    "evaluation": {
+        "comparison": _comparison,
+        "kinds": _by_kind,
+        "directions": _directions,
+        "gap-map": _gap_map,
+    },
     "export": {"model": _link("model", "/model", "The student, as transformers loads it")},
     "generation": {"samples": _link("samples", "", "Folder of the generated audio")},
 }

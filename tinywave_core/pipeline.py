@@ -14,6 +14,8 @@ from tinywave_core.stages import (
     distillation,
     evaluation,
     export,
+    gap,
+    generated,
     generation,
     ingestion,
     logit_caching,
@@ -24,7 +26,8 @@ from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
-"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, model, samples."""
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores,
+gap, generated, model, samples."""
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -47,10 +50,11 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
         case "evaluation":
             models = (done["teacher"], done["student"], done["control"])
             scores = evaluation.build(config, done["tokens"], *models, execute)
-            return {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
+            made = {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
+            made |= gap.build(config, done["tokens"], *models, execute)
+            return made | generated.build(config, done["tokens"], *models, execute)
         case "export":
-            described = (done["teacher"], done["student"], done["scores"])
-            return {"model": export.build(config, done["tokens"], *described, execute)}
+            return {"model": export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

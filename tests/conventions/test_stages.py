@@ -10,7 +10,7 @@ from tinywave_core.config.pipeline import STAGES, PipelineConfig
 ROOT = Path(__file__).parents[2]
 # What each layer has beside one module per stage.
 SHARED = {
-    "tinywave_core/stages": {"base", "interleaving", "pins", "probes"},
+    "tinywave_core/stages": {"base", "gap", "generated", "interleaving", "pins", "probes"},
     "tinywave_core/config": {"base", "interleaving", "load", "pipeline", "promotion"},
     "tasks": {"artifacts", "base", "progress", "runners", "stopping"},
     "flows": {

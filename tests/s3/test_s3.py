@@ -1,5 +1,6 @@
 """The whole pipeline with source and store on S3 gives what it gives locally, and runs nothing twice."""
 
+import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_a_store_on_s3_is_verified_and_repaired_and_old_uploads_are_aborted(fini
     (step,) = [step for step in computed.steps if step.part == "scores"]
     assert compute(replace(step, store=store)) == outputs["scores"]
     assert digests(store) == digests(finished.store)
+
+
+def test_copies_of_another_store_at_the_same_url_are_not_taken_for_this_ones(s3: Any, remote: tuple):
+    store = copy_objects(s3, "same/url")
+    scores = remote[1]["scores"]
+    entry = next(entry for entry in scores.manifest.files if entry.name == "cloze.parquet")
+    assert store.find(scores.id).path(entry.name).read_bytes()  # as the emptied bucket's store left it here
+    body = bytes(entry.bytes)
+    changed = entry.model_copy(update={"sha256": hashlib.sha256(body).hexdigest()})
+    files = [changed if each.name == entry.name else each for each in scores.manifest.files]
+    manifest = scores.manifest.model_copy(update={"files": files})
+    for name, data in (("cloze.parquet", body), ("manifest.json", manifest.model_dump_json().encode())):
+        s3.put_object(Bucket="tiny-store", Key=f"same/url/{scores.id}/{name}", Body=data)
+    assert Store(store.url).find(scores.id).path(entry.name).read_bytes() == body
 
 
 def test_gc_and_forget_on_s3_remove_what_they_say(s3: Any, remote: tuple):

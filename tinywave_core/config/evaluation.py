@@ -1,6 +1,8 @@
 """Settings of evaluation on the held-out recordings."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
 
@@ -31,6 +33,61 @@ class ProbesConfig(Config):
         return {speaker.strip(): gender.strip() for speaker, _, gender in pairs}
 
 
+class GapConfig(Config):
+    """Where the student differs from its teacher: per block, per stream, per position, and in which utterances."""
+
+    utterances: int = Field(200, ge=0, le=100_000)
+    """Most held-out utterances on which the models run side by side, drawn by a hash of their ids; 0 leaves the gap out."""
+    attention_rows: int = Field(32, ge=1, le=4096)
+    """Query positions per utterance whose attention is compared."""
+    attention_heads: int = Field(8, ge=1, le=256)
+    """Heads per block whose attention is compared."""
+    worst: int = Field(4, ge=0, le=50)
+    """Utterances with the largest loss against the teacher that are kept to listen to."""
+    worst_min_tokens: int = Field(30, ge=1)
+    """Shortest of these, in tokens: the mean over a handful is chance."""
+    costly_tokens: int = Field(12, ge=0, le=1000)
+    """Tokens whose predictions cost the student most against the teacher that are listed."""
+    costly_min_count: int = Field(5, ge=1)
+    """How often such a token must have come."""
+    seed: int = Field(0, ge=0)
+    """Seed of the utterances, of positions and heads, and of the bootstrap."""
+
+
+class GeneratedConfig(Config):
+    """Continuations of held-out prompts, spoken, written down by a recogniser, and judged by a language model of text."""
+
+    asr: str = ""
+    """Directory of a speech recogniser that transformers loads, with safetensors: WhisperForConditionalGeneration or
+    Wav2Vec2ForCTC. Empty, as `language_model`: nothing is generated here."""
+    language_model: str = ""
+    """Directory of a causal language model of text that transformers loads, with safetensors and its tokenizer."""
+    language: str = Field("", pattern=r"^([a-z]{2,3})?$")
+    """Language that Whisper is told to expect, such as `en`; empty: it guesses one for each continuation."""
+    items: int = Field(100, ge=1, le=10_000)
+    """Most held-out utterances that are continued (drawn by utterance id); slamkit takes 1000."""
+    prompt_s: float = Field(3.0, gt=0.2, le=60)
+    """Length of the prompt in seconds; utterances twice as long are continued."""
+    max_new_tokens: int = Field(150, ge=1, le=1000)
+    """Longest continuation in tokens; recognisers hear at most 30 s of it."""
+    temperature: float = Field(0.8, gt=0, le=5)
+    """Softmax temperature of sampling."""
+    top_k: int = Field(25, ge=1)
+    """Tokens that are sampled from: the likeliest ones."""
+    seed: int = Field(0, ge=0)
+    """Seed of the sampling, mixed with the utterance id, and of the bootstrap."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.asr) != bool(self.language_model):
+            missing, given = ("language_model", "asr") if self.asr else ("asr", "language_model")
+            raise ValueError(
+                f"{given} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
+                "recogniser (asr) and a language model of text (language_model)"
+            )
+        return self
+
+
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
@@ -42,7 +99,28 @@ class EvaluationConfig(Config):
     """Most cloze items (drawn by utterance id); each pits the true continuation against one of another utterance."""
     cloze_min_words: int = Field(4, ge=1)
     """Fewest words in either half of an item of the cross-modal cloze, which needs transcribed held-out speech."""
+    continuation_prompt_s: float = Field(3.0, gt=0.2, le=60)
+    """Length of the prompt in seconds where likelihood is counted on what comes after a prompt only."""
+    continuation_min_s: float = Field(6.0, gt=0.2, le=120)
+    """Shortest utterance, in seconds, of which the continuation is counted; longer than the prompt."""
     seed: int = Field(0, ge=0)
     """Seed of the wrong continuations and of the bootstrap."""
     probes: ProbesConfig = ProbesConfig()
     """Probes of voice, order, background and room."""
+    gap: GapConfig = GapConfig()
+    """Where the student differs from its teacher."""
+    generated: GeneratedConfig = GeneratedConfig()
+    """Generative perplexity and auto-BLEU, where models are given."""
+
+    def without_parts(self) -> Self:
+        """The settings that identify `scores`: probes, gap and generated continuations are parts of their own."""
+        return self.model_copy(update={"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()})
+
+    @model_validator(mode="after")
+    def _continuations_have_a_length(self) -> Self:
+        if self.continuation_min_s <= self.continuation_prompt_s:
+            raise ValueError(
+                f"continuation_min_s is {self.continuation_min_s:g} and continuation_prompt_s {self.continuation_prompt_s:g}: "
+                "an utterance must be longer than its prompt for anything to come after it"
+            )
+        return self

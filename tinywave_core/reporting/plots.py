@@ -6,7 +6,7 @@ they follow the light and the dark scheme. A PNG stands alone, so it has a trans
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -186,6 +186,53 @@ def histogram_svg(
         hint = escape(f"{labels[i] if labels else i}: {count:g}")
         body.append(_bar(x(i) + gap / 2, y(count), room - gap, y(0.0) - y(count), "accent", hint))
     return _svg(title, "".join(body))
+
+
+def heatmap_svg(
+    values: Sequence[Sequence[float]],
+    outlined: Collection[tuple[int, int]],
+    limits: tuple[float, float],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """A cell per (row, column), stronger from the lower limit to the upper one, row 0 at the bottom; `outlined` get a frame."""
+    rows, columns = len(values), len(values[0])
+    low, high = limits
+    x, y = _Scale(0.0, float(columns), _LEFT, _WIDTH - _RIGHT), _Scale(0.0, float(rows), _HEIGHT - _BOTTOM, _TOP)
+    width, height = x(1.0) - x(0.0), y(0.0) - y(1.0)
+    body = []
+    for r, row in enumerate(values):
+        body.append(_text(_LEFT - 8, y(r + 0.5) + 4, str(r), "end"))
+        for c, value in enumerate(row):
+            share = (value - low) / (high - low) if high > low else 1.0
+            hint = f"<title>{escape(f'{y_label} {r}, {x_label} {c}: {value:.3f}')}</title>"
+            frame = "stroke:var(--ink);stroke-width:2" if (r, c) in outlined else "stroke:none"
+            place = f'x="{x(c) + 1.5:.1f}" y="{y(r + 1) + 1.5:.1f}" width="{width - 3:.1f}" height="{height - 3:.1f}"'
+            paint = f"fill:var(--accent);fill-opacity:{0.06 + 0.84 * share:.2f};{frame}"
+            body.append(f'<rect {place} rx="2" style="{paint}">{hint}</rect>')
+            if width >= 30 and height >= 12:
+                body.append(_text(x(c + 0.5), y(r + 0.5) + 4, f"{value:.2f}", "middle"))
+    step = max(1, round(columns / 12))
+    body += [_text(x(c + 0.5), _HEIGHT - _BOTTOM + 16, str(c), "middle") for c in range(0, columns, step)]
+    body.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle", muted=True))
+    middle = (_TOP + _HEIGHT - _BOTTOM) / 2
+    body.append(f'<g transform="rotate(-90 14 {middle})">{_text(14, middle, y_label, "middle", muted=True)}</g>')
+    return _svg(title, "".join(body))
+
+
+def strip_svg(times_s: Sequence[float], values: Sequence[float], seconds: float, *, title: str) -> str:
+    """Steps over the time of a recording, as wide as the picture above them; above the line: positive."""
+    edges = [*times_s, seconds]
+    reach = max(map(abs, values), default=0.0) or 1.0
+    body = ['<line x1="0" x2="480" y1="30" y2="30" style="stroke:var(--line)"/>']
+    for start, end, value in zip(edges, edges[1:], values, strict=False):
+        height = 28 * abs(value) / reach
+        left, width = 480 * start / seconds, max(480 * (end - start) / seconds, 0.8)
+        colour = "student" if value > 0 else "teacher"
+        body.append(_bar(left, 30 - height if value > 0 else 30, width, height, colour, f"{start:.2f} s: {value:+.2f}"))
+    return _svg(title, "".join(body), 480, 60, "strip").replace("<svg ", '<svg preserveAspectRatio="none" ', 1)
 
 
 _ROW, _DAG_WIDTH = 50, 440
@@ -373,6 +420,14 @@ def bars_png(groups: Sequence[str], series: Sequence[Bars], *, y_label: str) -> 
         axes.legend(
             frameon=False, labelcolor="#808080", fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)
         )
+    return out.getvalue()
+
+
+def heatmap_png(values: Sequence[Sequence[float]], *, x_label: str, y_label: str) -> bytes:
+    """Cells for a Prefect image artifact, the lowest row at the bottom."""
+    with _figure(x_label, y_label) as (axes, out):
+        picture = axes.imshow(np.asarray(values, np.float64), origin="lower", aspect="auto", cmap="viridis")
+        axes.figure.colorbar(picture).ax.tick_params(colors="#808080", labelsize=8)
     return out.getvalue()
 
 

@@ -105,6 +105,70 @@ def comparison_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
+def likelihood_rows(scores: Summary) -> list[dict[str, str]]:
+    """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model."""
+    continuation, rows = scores["continuation"], []
+    for name, label in MODELS.items():
+        row = {"model": label, "NLL / teacher's": _ratio(scores["ratios"].get(name), "nll")}
+        for stream, figures in scores["models"][name]["by_stream"].items():
+            row[f"bits per second, {stream}"] = _with_interval(figures, "bits_per_second", ".1f")
+        if continuation["models"]:
+            row["NLL after the prompt"] = _with_interval(continuation["models"][name], "nll", ".3f")
+            row["bits per second after it"] = _with_interval(continuation["models"][name], "bits_per_second", ".1f")
+            row["perplexity after it / teacher's"] = _ratio(continuation["ratios"].get(name), "perplexity")
+        rows.append(row)
+    return rows
+
+
+def continuation_text(scores: Summary) -> str:
+    """Over what the figures after a prompt are."""
+    found = scores["continuation"]
+    if not found["models"]:
+        return (
+            f"No held-out utterance has {found['min_s']:g} s, so nothing is said of what comes after a prompt of "
+            f"{found['prompt_s']:g} s."
+        )
+    return (
+        f"After the prompt: {found['tokens']:,} tokens in {found['seconds'] / 60:.1f} min of {found['utterances']} utterances of at "
+        f"least {found['min_s']:g} s, whose first {found['prompt_s']:g} s are the prompt."
+    )
+
+
+def generated_rows(generated: Summary) -> list[dict[str, str]]:
+    """Continuations judged as text, a dict per source."""
+    labels = {**MODELS, "recording": "How it really went on"}
+    rows = []
+    for name, figures in generated["sources"].items():
+        row = {"continued by": labels[name], "generative perplexity": _with_interval(figures, "gen_ppl", ".1f")}
+        row["over the teacher's"] = _ratio(generated["ratios"].get(name), "gen_ppl")
+        row["auto-BLEU-2"] = "–" if figures["auto_bleu"] is None else _with_interval(figures, "auto_bleu", ".1%")
+        row["seconds each"] = f"{figures['seconds']:.1f}"
+        row["silent"], row["nothing heard in"] = str(figures["silent"]), str(figures["empty"])
+        row["under two words"] = str(figures["without_bigrams"])
+        rows.append(row)
+    return rows
+
+
+def generated_text(generated: Summary) -> str:
+    """What was continued, or why nothing was."""
+    if not generated["sources"]:
+        return f"Nothing was continued: {generated['why']}."
+    return (
+        f"{generated['items']} held-out prompts of {generated['prompt_s']:g} s, continued by at most "
+        f"{generated['max_new_tokens']} tokens; vocoder: {generated['vocoder']}."
+    )
+
+
+def _with_interval(figures: Summary, name: str, form: str) -> str:
+    low, high = figures[f"{name}_interval"]
+    return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _ratio(ratios: Summary | None, name: str) -> str:
+    """A ratio to the teacher; the teacher has none."""
+    return "1" if ratios is None else "–" if ratios[name] is None else _with_interval(ratios, name, ".3f")
+
+
 def target_rows(logits: Summary) -> list[dict[str, str]]:
     """The teacher's targets per kind of token, a dict per kind."""
     return [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-VERSION = 3
+VERSION = 4
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
@@ -59,7 +59,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     from tinywave_core.stages.export import SPEECH_TOKENIZER
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_tokens
-    from tinywave_core.synthesis.speaking import load_speak
+    from tinywave_core.synthesis.speaking import load_speaker
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.speech import Streams, encode_utterance
     from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -75,7 +75,7 @@ def run_samples(step: Step, output: Output) -> Summary:
         )
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-    speak = load_speak(
+    speaker = load_speaker(
         folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
     )
     rows = _prompts(step, config)
@@ -92,8 +92,8 @@ def run_samples(step: Step, output: Output) -> Summary:
         new = continue_tokens(model, prompt, vocabulary, config, seed)
         waves = {
             "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
-            "continuation": speak(np.concatenate([prompt, new])),
-            "original": speak(encode_utterance(whole, vocabulary)),
+            "continuation": speaker(np.concatenate([prompt, new])),
+            "original": speaker(encode_utterance(whole, vocabulary)),
         }
         for name, wave in waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")

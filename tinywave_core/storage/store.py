@@ -110,7 +110,7 @@ class Artifact:
         entries = [e for e in self._manifest().files if e.name == name or not name or e.name.startswith(f"{name}/")]
         if not entries:
             raise MissingInputError(f"{self.id} has no file {name!r}; it has {self.files}")
-        return self.store.checked_path(self.id, name, entries)
+        return self.store.checked_path(self._manifest(), name, entries)
 
     def _manifest(self) -> Manifest:
         if self.manifest is None:
@@ -403,9 +403,10 @@ class Store:
         if self.exists(manifest) and not self.find(artifact_id).complete:
             self.set_aside(manifest)
 
-    def checked_path(self, artifact_id: str, name: str, entries: list[FileEntry]) -> Path:
+    def checked_path(self, manifest: Manifest, name: str, entries: list[FileEntry]) -> Path:
         """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""
-        base = Path(self._at(artifact_id)) if self.local else self._scratch("read") / artifact_id
+        artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
+        base = Path(self._at(artifact_id)) if self.local else self._scratch("read") / artifact_id / _content(manifest)
         for entry in entries:
             path = base / entry.name
             if not self.local and not path.exists():
@@ -444,8 +445,7 @@ class Store:
 
     def _scratch(self, purpose: str) -> Path:
         """Folder of this machine for what a store on a remote filesystem needs locally."""
-        owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, purpose)
+        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", key_of(self.url), purpose)
 
     def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
         try:
@@ -538,6 +538,17 @@ def describe_files(folder: Path) -> list[FileEntry]:
 def utc_now() -> str:
     """The time now as ISO 8601 in UTC, for people; no decision depends on it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def key_of(root: str) -> str:
+    """A short name for the place of a store, 12 hex digits; of a folder the same however its path is written."""
+    url = root if "://" in root else open_url(root)[1]
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
+
+
+def _content(manifest: Manifest) -> str:
+    """A name for what the files hold: stores that share a URL (another endpoint, an emptied bucket) share no copies."""
+    return hashlib.sha256("".join(entry.sha256 for entry in manifest.files).encode()).hexdigest()[:12]
 
 
 def _fsync_file(path: Path) -> None:

@@ -23,7 +23,7 @@ from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.models.llama import load_llama, on_device, pick_device
 from tinywave_core.synthesis.sampling import continue_tokens
-from tinywave_core.synthesis.speaking import Speak, load_speak
+from tinywave_core.synthesis.speaking import Speaker, load_speaker
 from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, load_hearing
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run, build_prompt, runs, units_in
 from tinywave_core.tokenizers.speech import Streams, to_string
@@ -74,7 +74,7 @@ class Generator:
     vocabulary: Vocabulary
     tokenizer: Tokenizer
     streams_of: Callable[[npt.NDArray[np.float32]], Streams]
-    speak: Speak
+    speaker: Speaker
 
     @classmethod
     def load(cls, folder: str | Path, spiritlm_dir: str | None = None, device: str = "auto") -> "Generator":
@@ -92,7 +92,7 @@ class Generator:
             vocabulary,
             Tokenizer.from_file(str(folder / "tokenizer.json")),
             lambda samples: hearing.streams([samples])[0],
-            load_speak(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
+            load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
         )
 
     def __call__(
@@ -145,7 +145,7 @@ class Generator:
             enough = len(found) == 1 or units.count("[Hu") >= MIN_RUN_UNITS
             if not units or not enough:
                 continue
-            wave = self.speak(np.asarray(self.vocabulary.encode(heard + units)))
+            wave = self.speaker(np.asarray(self.vocabulary.encode(heard + units)))
             share = heard.count("[Hu") / ((heard + units).count("[Hu") + 1)
             waves.append(wave[int(np.ceil(len(wave) * share)) :])
         return np.concatenate(waves)

@@ -1,41 +1,130 @@
-"""Token ids -> audio for an exported model: the vocoder of SpiritLM's release where it speaks its tokens, else the draft one."""
+"""Token ids -> audio for an exported model: the vocoder of SpiritLM's release where it speaks its tokens, else the draft one.
 
-from collections.abc import Callable
+A speaker speaks whole sequences and streams, and both are the same audio: it goes one way only, chunk by chunk.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
-from tinywave_core.synthesis.hifigan import HifiganVocoder
+from tinywave_core.errors import TinyWaveError
+from tinywave_core.synthesis.hifigan import SPEAKER, HifiganVocoder, Samples
 from tinywave_core.synthesis.vocoder import DraftVocoder
 from tinywave_core.tokenizers.hearing import RELEASE_FILE
-from tinywave_core.tokenizers.speech import positions
-from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.tokenizers.speech import positions, positions_of_stream
+from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
-Speak = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+
+class Speaker(Protocol):
+    """What turns token ids into 16 kHz audio. It keeps no state between calls: threads may share it."""
+
+    @property
+    def name(self) -> str:
+        """`draft`, `light` or `hifigan`."""
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """Names of the voices it can speak with; empty: one voice without a name."""
+
+    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
+        """Speech of a whole sequence; text ids and markers are skipped."""
+
+    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+        """The same speech while ids come one by one, in chunks of so many frames of 40 ms (the last one is shorter).
+
+        A chunk comes as soon as its look-ahead is known.
+        """
 
 
-def load_speak(
+def load_speaker(
     speech_tokenizer: Path,
     vocabulary: Vocabulary,
     spiritlm_dir: str | None,
     device: torch.device | str = "cpu",
     iterations: int = 16,
-) -> Speak:
-    """What speaks ids of an export whose folder `speech_tokenizer` this is; text ids and markers are skipped."""
+) -> Speaker:
+    """What speaks ids of an export whose folder `speech_tokenizer` this is."""
     if not (speech_tokenizer / RELEASE_FILE).is_file():
-        draft = DraftVocoder.load(speech_tokenizer)
-        return lambda ids: draft.synthesize(ids, vocabulary, iterations)
+        return DraftSpeaker(DraftVocoder.load(speech_tokenizer), vocabulary, iterations)
     part = vocoder_part("expressive" if vocabulary.pitch else "base")
-    hifigan = HifiganVocoder.load(open_release(spiritlm_dir, [part]).folder(part), device)
+    return HifiganSpeaker(HifiganVocoder.load(open_release(spiritlm_dir, [part]).folder(part), device), vocabulary)
 
-    def speak(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        # As the reference decodes strings: a second pitch in a row says that the unit goes on; durations are predicted.
-        codes = positions(ids, vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
-        return hifigan.synthesize(codes.units, codes.pitch, codes.style, predict_durations=True, deduplicate=False)
 
-    return speak
+@dataclass(frozen=True)
+class DraftSpeaker:
+    """The embedded draft vocoder: one voice, no download."""
+
+    draft: DraftVocoder = field(repr=False)
+    vocabulary: Vocabulary
+    iterations: int = 16
+    name: str = "draft"
+    voices: tuple[str, ...] = ()
+
+    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
+        require_voice(self, voice)
+        return self.draft.synthesize(ids, self.vocabulary, self.iterations)
+
+    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+        require_voice(self, voice)
+        require_chunk(chunk_frames)
+        return self.draft.stream(ids, self.vocabulary, self.iterations, chunk_frames)
+
+
+@dataclass(frozen=True)
+class HifiganSpeaker:
+    """SpiritLM's HiFi-GAN: as the reference decodes strings, a second pitch in a row says that the unit goes on, and
+    durations are predicted."""
+
+    hifigan: HifiganVocoder = field(repr=False)
+    vocabulary: Vocabulary
+    name: str = "hifigan"
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return self.hifigan.speakers
+
+    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
+        codes = positions(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+        return self.hifigan.synthesize(
+            codes.units,
+            codes.pitch,
+            codes.style,
+            speaker=self._speaker(voice),
+            predict_durations=True,
+            deduplicate=False,
+        )
+
+    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+        require_chunk(chunk_frames)
+        codes = positions_of_stream(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+        return self.hifigan.stream(
+            codes,
+            speaker=self._speaker(voice),
+            predict_durations=True,
+            deduplicate=False,
+            chunk_frames=chunk_frames,
+        )
+
+    def _speaker(self, voice: str | None) -> int:
+        require_voice(self, voice)
+        return SPEAKER if voice is None else self.voices.index(voice)
+
+
+def require_voice(speaker: Speaker, voice: str | None) -> None:
+    """TinyWaveError where a speaker has no such voice."""
+    if voice is None or voice in speaker.voices:
+        return
+    known = ", ".join(speaker.voices) or "none by name: leave it out"
+    raise TinyWaveError(f"there is no voice {voice!r}; the vocoder `{speaker.name}` has {known}")
+
+
+def require_chunk(chunk_frames: int) -> None:
+    """TinyWaveError where a chunk would be empty."""
+    if chunk_frames < 1:
+        raise TinyWaveError(f"chunk_frames is {chunk_frames}: expected at least 1")

@@ -1,15 +1,18 @@
 """Draft quality: token ids -> 16 kHz speech with tables that are fitted together with the codebooks, no download.
 
 Each unit has a mean log-mel trajectory (4 x 10 ms) to which its neighbours add their own share (coarticulation). The
-envelope filters an excitation in the manner of a source-filter vocoder: a pulse train at the coded pitch where voiced,
-noise elsewhere. Ids are deduplicated, so run lengths come back from the units' mean lengths and from the [St…] tokens,
-which stand exactly one second apart.
+envelope filters an excitation at the coded pitch (`source_filter`). Ids are deduplicated, so run lengths come back from the
+units' mean lengths and from the [St…] tokens (`durations`).
 
-Shapes: N units of a sequence, K units of the codebook, T frames at 25 Hz, F frames at 100 Hz (4 per T), M mel bands.
+Audio is made as its frames come: what a sample is depends on the frames up to LOOK_AHEAD after it and on none of the later
+ones, so a stream is the whole in pieces. Before the first voiced frame, and in pauses but for their last frame, pitch stays
+where it was.
+
+Shapes: K units of the codebook, T frames at 25 Hz, F rows at 100 Hz (4 per T), M mel bands.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,25 +25,24 @@ import torchaudio
 from safetensors.numpy import load_file, save_file
 
 from tinywave_core.errors import SchemaVersionError
+from tinywave_core.synthesis import source_filter
+from tinywave_core.synthesis.durations import sounds
+from tinywave_core.synthesis.source_filter import FFT_SAMPLES, HOP_SAMPLES, MELS, SAMPLE_RATE, Outline
+from tinywave_core.synthesis.windows import in_chunks, joined, windows
 from tinywave_core.tokenizers import f0, pitch, speech
 from tinywave_core.tokenizers.codebooks import Codebooks
-from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 TENSORS, DESCRIPTION = "vocoder.safetensors", "vocoder.json"
-SAMPLE_RATE = 16_000
-MELS, SUBFRAMES = 80, 4
-FFT_SAMPLES, HOP_SAMPLES = 512, 160
+SUBFRAMES = 4
+FRAME_SAMPLES = SUBFRAMES * HOP_SAMPLES
 LOG_FLOOR = 1e-5
 # Log-mels are summed as whole steps of this size, so that the order of the utterances cannot matter.
 LOG_STEP = 1 / 256
-PEAK = 0.95
 RIDGE = 3.0  # frames of "nothing added" that every unit is thought to have seen in each place
-# Exponent of the harmonics' ripple; 0 is plain Griffin-Lim. Held-out log-mel correlation and share of the voiced frames
-# that have the coded F0, 8 iterations (LibriSpeech, 100 units): 0: 0.81, 0.10; 0.3: 0.82, 0.80; 0.5: 0.81, 0.95; 0.7: 0.79, 0.97.
-HARMONIC_DEPTH = 0.7
-TONAL_BELOW_HZ = 4000.0  # voiced speech is noisy above
-NOISE_MAGNITUDE = 0.5 * float(np.sqrt(np.pi * 0.375 * 512))  # mean STFT magnitude of white noise, Hann window of 512
+SMOOTH = 2  # frames on each side that the contours of a frame depend on
+LOOK_AHEAD = 1 + SMOOTH + source_filter.CONTEXT_ROWS // SUBFRAMES  # frames
 
 _Array = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
@@ -67,11 +69,11 @@ def _mel_transform() -> torchaudio.transforms.MelSpectrogram:
 
 
 @dataclass(frozen=True)
-class Frames:
-    """What is to be heard, frame by frame at 25 Hz."""
+class Frame:
+    """What is to be heard in 40 ms."""
 
-    units: npt.NDArray[np.int64]  # [T]
-    semitones: _Array  # [T] from the speaker's median; NaN where unvoiced
+    unit: int
+    semitones: float  # from the speaker's median; NaN where unvoiced
 
 
 @dataclass(frozen=True)
@@ -116,51 +118,50 @@ class DraftVocoder:
         if isinstance(tokens, speech.Streams):
             frames = self.frames_of_streams(tokens)
         else:
-            frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64), vocabulary or self.vocabulary)
-        if not len(frames.units):
-            return np.zeros(0, np.float32)
-        envelope = self.envelope(frames.units)
-        samples = _filter_excitation(envelope, frames.semitones, median_hz or self.median_hz, iterations)
-        peak = float(np.abs(samples).max())
-        return (samples * min(1.0, PEAK / peak) if peak else samples).astype(np.float32)
+            frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64).tolist(), vocabulary or self.vocabulary)
+        return joined(self.spoken(frames, iterations, median_hz))
 
-    def frames_of_streams(self, streams: speech.Streams) -> Frames:
+    def stream(
+        self, ids: Iterable[int], vocabulary: Vocabulary, iterations: int = 8, chunk_frames: int = 10
+    ) -> Iterator[Samples]:
+        """The same audio while ids come one by one, in chunks of so many frames."""
+        audio = self.spoken(self.frames_of_ids(ids, vocabulary), iterations)
+        return in_chunks(audio, chunk_frames * FRAME_SAMPLES)
+
+    def spoken(self, frames: Iterable[Frame], iterations: int, median_hz: float | None = None) -> Iterator[Samples]:
+        """Audio of frames as they come, in blocks of `source_filter`; 640 samples for each."""
+        return source_filter.speak(self._outlines(frames), median_hz or self.median_hz, iterations)
+
+    def frames_of_streams(self, streams: speech.Streams) -> Iterator[Frame]:
         """Every raw unit is one frame; every pitch code is two."""
-        if not len(streams.pitch):
-            return Frames(streams.units, self._semitones_of_units(streams.units))
-        codes = streams.pitch[np.minimum(np.arange(len(streams.units)) // 2, len(streams.pitch) - 1)]
-        return Frames(streams.units, self.pitch_semitones[codes])
+        for place, unit in enumerate(streams.units):
+            code = streams.pitch[min(place // 2, len(streams.pitch) - 1)] if len(streams.pitch) else None
+            yield Frame(int(unit), self._semitones(int(unit), code))
 
-    def frames_of_ids(self, ids: Ids, vocabulary: Vocabulary) -> Frames:
-        """Give every [Hu] token a length, and its pitch to all its frames."""
-        positions = speech.positions(ids, vocabulary)
-        lengths = self._lengths(vocabulary.kinds(ids), positions.units)
-        units = np.repeat(positions.units, lengths)
-        if not len(positions.pitch):
-            return Frames(units, self._semitones_of_units(units))
-        return Frames(units, self.pitch_semitones[np.repeat(positions.pitch, lengths)])
+    def frames_of_ids(self, ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[Frame]:
+        """Every [Hu] token for as long as it lasts, at the pitch in force; before the first [Pi] token at the unit's own."""
+        for sound in sounds(ids, vocabulary, self.frames_per_run):
+            yield from [Frame(sound.unit, self._semitones(sound.unit, sound.pitch))] * sound.frames
 
-    def envelope(self, units: npt.NDArray[np.int64]) -> _Array:
-        """Log-mel [4 T, M] of units at 25 Hz."""
-        previous, following = _neighbours(units)
-        mel_TSM = self.previous[previous] + self.current[units] + self.following[following] + self.mean_mel
-        return mel_TSM.reshape(-1, MELS)
+    def envelope(self, previous: int, unit: int, following: int) -> _Array:
+        """Log-mel [4, M] of a frame between two others."""
+        return self.previous[previous] + self.current[unit] + self.following[following] + self.mean_mel
 
-    def _semitones_of_units(self, units: npt.NDArray[np.int64]) -> _Array:
-        return np.where(self.voiced_share[units] >= 0.5, self.unit_semitones[units], np.nan)
+    def _semitones(self, unit: int, code: int | None) -> float:
+        if code is not None and len(self.pitch_semitones):
+            return float(self.pitch_semitones[code])
+        return float(self.unit_semitones[unit]) if self.voiced_share[unit] >= 0.5 else np.nan
 
-    def _lengths(self, kinds: npt.NDArray[np.int8], units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Frames of each [Hu] token: mean run lengths, stretched to fill the second between two [St] tokens."""
-        means = self.frames_per_run[units]
-        hubert, style = kinds == speech.HUBERT, kinds == speech.STYLE
-        borders = np.cumsum(hubert)[style]  # [Hu] tokens before each [St]
-        pieces = np.split(means, borders)
-        lengths = [_spread(pieces[0], round(pieces[0].sum()))]
-        for second, piece in enumerate(pieces[1:]):
-            begin, end = (int(np.ceil(s * speech.RATES_HZ["units"])) for s in (second, second + 1))
-            last = second == len(pieces) - 2
-            lengths.append(_spread(piece, round(piece.sum()) if last else end - begin))
-        return np.concatenate(lengths)
+    def _outlines(self, frames: Iterable[Frame]) -> Iterator[Outline]:
+        """Rows of each frame; in front of the first one stands its first row, for row 4 t + 1 is the first one of frame t."""
+        first = True
+        for window, here, _ in windows(_with_pitch(frames), SMOOTH, SMOOTH, 1):
+            near = [window[min(max(here + step, 0), len(window) - 1)][0].unit for step in (-1, 0, 1)]
+            log_mel, (semitones, voiced) = self.envelope(*near), _contour(window, here)
+            if first:
+                yield Outline(log_mel[:1], semitones[[0, 0]], voiced[:1])
+            first = False
+            yield Outline(log_mel, semitones, voiced)
 
     def save(self, folder: Path) -> None:
         """Write vocoder.safetensors and vocoder.json."""
@@ -268,90 +269,26 @@ def _subframes(frames: int) -> npt.NDArray[np.int64]:
     return SUBFRAMES * np.arange(frames)[:, None] + 1 + np.arange(SUBFRAMES)
 
 
-def _spread(means: _Array, total: int) -> npt.NDArray[np.int64]:
-    """Whole lengths of at least 1, in proportion to `means`, that sum to `total` where there is room for it."""
-    spare = max(total - len(means), 0)
-    weights = np.cumsum(np.maximum(means - 1, 1e-3))
-    ends = np.rint(weights / weights[-1] * spare) if len(means) else weights
-    return 1 + np.diff(ends, prepend=0.0).astype(np.int64)
+def _with_pitch(frames: Iterable[Frame]) -> Iterator[tuple[Frame, float]]:
+    """Each frame with a pitch, also where it is unvoiced: that of the next frame if that is voiced, else the last one heard."""
+    heard = 0.0
+    for window, here, _ in windows(frames, 0, 1, 1):
+        frame, following = window[here], window[-1]
+        known = [each.semitones for each in (frame, following) if np.isfinite(each.semitones)]
+        heard = known[0] if known else heard
+        yield frame, heard
 
 
-def _filter_excitation(log_mel_FM: _Array, semitones_T: _Array, median_hz: float, iterations: int) -> _Array:
-    """Samples whose spectrum follows the envelope: harmonics of F0 where voiced (below 4 kHz), noise for the rest."""
-    semitones_F, voiced_F = _contour(semitones_T)
-    # Log-mel frame 4 t + 1 is the first one of frame t: one frame is put in front, one behind.
-    log_mel_FM, semitones_F, voiced_F = (
-        np.concatenate([x[:1], x, x[-1:]]) for x in (log_mel_FM, semitones_F, voiced_F)
-    )
-    length = (len(log_mel_FM) - 1) * HOP_SAMPLES
-    harmonics, noise = _spectrum(_pulses(semitones_F, median_hz, length)), _spectrum(_noise(length))
-    # Only the phase of the noise is kept: its magnitude would ruffle the envelope by 5 dB.
-    noise *= NOISE_MAGNITUDE / np.maximum(np.abs(noise), 1e-9)
-    frequencies = np.arange(FFT_SAMPLES // 2 + 1) * SAMPLE_RATE / FFT_SAMPLES
-    tonal = voiced_F[:, None] / (1 + np.exp((frequencies - TONAL_BELOW_HZ) / 400.0))
-    excitation = harmonics * tonal + noise * (1 - tonal)
-    ripple = np.maximum(np.abs(excitation) / NOISE_MAGNITUDE, 1e-3)
-    spectrum = excitation * np.exp(_linear_envelope(log_mel_FM)) * ripple ** (HARMONIC_DEPTH - 1)
-    magnitude = np.abs(spectrum)
-    for _ in range(iterations):  # Griffin and Lim (1984), from the excitation's phase instead of a random one
-        spectrum = _spectrum(_samples(spectrum, length))
-        spectrum *= magnitude / np.maximum(np.abs(spectrum), 1e-9)
-    return _samples(spectrum, length)
+def _contour(window: list[tuple[Frame, float]], here: int) -> tuple[_Array, _Array]:
+    """Pitch [5], up to the next row, and voicing [4] of one of the frames at 100 Hz: straight lines, the pitch smoothed."""
+    pitches = np.array([pitch for _, pitch in window])
+    voiced = np.array([np.isfinite(frame.semitones) for frame, _ in window], np.float64)
+    rows = SUBFRAMES * here + np.arange(-_REACH, SUBFRAMES + 1 + _REACH)
+    pitch_F = np.interp(rows / SUBFRAMES - 0.375, np.arange(len(window)), pitches)
+    smooth = np.convolve(pitch_F, _KERNEL, "valid")
+    times = here + np.arange(SUBFRAMES) / SUBFRAMES - 0.375
+    return smooth, np.interp(times, np.arange(len(window)), voiced)
 
 
-def _contour(semitones_T: _Array) -> tuple[_Array, _Array]:
-    """Pitch and voicing [4 T] at 100 Hz; pitch runs in straight lines, also below what is unvoiced."""
-    voiced = np.isfinite(semitones_T)
-    times = np.arange(SUBFRAMES * len(semitones_T)) / SUBFRAMES - 0.375
-    if not voiced.any():
-        return np.zeros(len(times)), np.zeros(len(times))
-    pitch_F = np.interp(times, np.flatnonzero(voiced), semitones_T[voiced])
-    kernel = np.hanning(11)[1:-1] / np.hanning(11).sum()
-    smooth = np.convolve(np.pad(pitch_F, 4, "edge"), kernel, "valid")
-    return smooth, np.interp(times, np.arange(len(voiced)), voiced.astype(np.float64))
-
-
-def _pulses(semitones_F: _Array, median_hz: float, length: int) -> _Array:
-    """All harmonics of the contour below 8 kHz, in phase, with the mean STFT magnitude of white noise."""
-    f0 = median_hz * 2 ** (np.interp(np.arange(length) / HOP_SAMPLES, np.arange(len(semitones_F)), semitones_F) / 12)
-    half_phase = np.pi * np.cumsum(f0 / SAMPLE_RATE) + 1e-3
-    count = np.floor(7600.0 / f0)
-    # Closed form of the sum of cos(h phase), h = 1 … count (Dirichlet kernel).
-    sine = np.sin(half_phase)
-    sine = np.where(np.abs(sine) < 1e-6, 1e-6, sine)
-    harmonics = np.sin((2 * count + 1) * half_phase) / (2 * sine) - 0.5
-    # A Hann window of 512 spreads a cosine of amplitude 1 over the spectrum with a mean of 8000 / F0.
-    return harmonics * f0 * NOISE_MAGNITUDE / 8000.0
-
-
-def _noise(length: int) -> _Array:
-    return np.random.default_rng(0).standard_normal(length)
-
-
-def _spectrum(samples: _Array) -> npt.NDArray[np.complex128]:
-    window = torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
-    return torch.stft(torch.from_numpy(samples), FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True).numpy().T
-
-
-def _samples(spectrum: npt.NDArray[np.complex128], length: int) -> _Array:
-    window = torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
-    return torch.istft(torch.from_numpy(spectrum.T), FFT_SAMPLES, HOP_SAMPLES, window=window, length=length).numpy()
-
-
-@cache
-def _bands() -> tuple[_Array, _Array]:
-    """Where each mel band has its middle, as an FFT bin, and the log of its response to a flat spectrum."""
-    bank = torchaudio.functional.melscale_fbanks(
-        FFT_SAMPLES // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, "slaney", "slaney"
-    ).numpy()
-    return (bank * np.arange(len(bank))[:, None]).sum(axis=0) / bank.sum(axis=0), np.log(bank.sum(axis=0))
-
-
-def _linear_envelope(log_mel_FM: _Array) -> _Array:
-    """Log gain [F, 257] that gives a flat excitation this mel spectrum."""
-    middles, response = _bands()
-    flat = log_mel_FM - response - np.log(NOISE_MAGNITUDE)
-    bins = np.arange(FFT_SAMPLES // 2 + 1)
-    right = np.clip(np.searchsorted(middles, bins), 1, MELS - 1)
-    share = np.clip((bins - middles[right - 1]) / (middles[right] - middles[right - 1]), 0.0, 1.0)
-    return flat[:, right - 1] * (1 - share) + flat[:, right] * share
+_KERNEL = np.hanning(11)[1:-1] / np.hanning(11).sum()
+_REACH = len(_KERNEL) // 2

@@ -7,7 +7,7 @@ token the latest pitch and style: run lengths are gone, so how long a unit lasts
 Shapes: U, P, S lengths of the streams; N [Hu] tokens after deduplication.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,10 +47,7 @@ class Positions:
 
 def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[str] = DEDUPLICATE) -> Ids:
     """Ids of the merged tokens, without <s>, [Speech] and </s>; `deduplicate` names streams that keep a run's first."""
-    units_at, pitch_at, style_at = (
-        run_starts(stream) if name in deduplicate else np.arange(len(stream))
-        for name, stream in [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
-    )
+    units_at, pitch_at, style_at = _kept(streams, deduplicate)
     first = vocabulary.first
     ids = np.concatenate(
         [
@@ -59,18 +56,31 @@ def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[s
             _shifted(streams.units[units_at], first["hubert"], vocabulary.hubert),
         ]
     )
-    times = [style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]]
-    return ids[np.argsort(np.concatenate(times), kind="stable")]
+    return ids[np.argsort(_times_s(units_at, pitch_at, style_at), kind="stable")]
+
+
+def merged_times_s(streams: Streams) -> npt.NDArray[np.float64]:
+    """When each of the tokens that `merge` gives begins, in seconds."""
+    return np.sort(_times_s(*_kept(streams, DEDUPLICATE)), kind="stable")
 
 
 def merged_before(streams: Streams, seconds: float) -> int:
     """How many of the tokens that `merge` gives stand before a time."""
-    times = [
-        np.arange(len(streams.style)) / RATES_HZ["style"],
-        run_starts(streams.pitch) / RATES_HZ["pitch"],
-        run_starts(streams.units) / RATES_HZ["units"],
-    ]
-    return sum(int((each < seconds).sum()) for each in times)
+    return int((merged_times_s(streams) < seconds).sum())
+
+
+def _kept(streams: Streams, deduplicate: Collection[str]) -> tuple[Units, Units, Units]:
+    """Indices of the units, pitches and styles that become tokens."""
+    named = [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
+    units_at, pitch_at, style_at = (
+        run_starts(stream) if name in deduplicate else np.arange(len(stream)) for name, stream in named
+    )
+    return units_at, pitch_at, style_at
+
+
+def _times_s(units_at: Units, pitch_at: Units, style_at: Units) -> npt.NDArray[np.float64]:
+    """Their times in the order in which equal times are merged: style, pitch, units."""
+    return np.concatenate([style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]])
 
 
 def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:
@@ -109,6 +119,36 @@ def positions(
     if len(pitch) and not len(style) and default_style is not None:
         style = np.full(len(pitch), default_style, np.int64)
     return Positions(units, pitch, style)
+
+
+def positions_of_stream(
+    ids: Iterable[int], vocabulary: Vocabulary, *, default_style: int | None = None, repeat_for_pitch: bool = False
+) -> Iterator[Positions]:
+    """The `positions` of ids that come one by one, in pieces.
+
+    Units that come before the first pitch and the first style, where the vocabulary has them, wait until both are known.
+    """
+    missing = {kind for kind, size in [(PITCH, vocabulary.pitch), (STYLE, vocabulary.style)] if size}
+    waiting: list[int] = []
+    last: dict[
+        int, int
+    ] = {}  # the latest id of each kind, in the order in which they came: all that what follows depends on
+    for i in map(int, ids):
+        kind = int(vocabulary.kinds(i))
+        state, heard = [*last.values()], int(HUBERT in last)
+        if kind in (HUBERT, PITCH, STYLE):
+            last = {k: v for k, v in last.items() if k != kind} | {kind: i}
+        if missing:
+            waiting.append(i)
+            missing.discard(kind)
+            if not missing:
+                yield positions(waiting, vocabulary, repeat_for_pitch=repeat_for_pitch)
+            continue
+        found = positions([*state, i], vocabulary, repeat_for_pitch=repeat_for_pitch)
+        if len(found.units) > heard:
+            yield Positions(found.units[heard:], found.pitch[heard:], found.style[heard:])
+    if missing:
+        yield positions(waiting, vocabulary, default_style=default_style, repeat_for_pitch=repeat_for_pitch)
 
 
 def run_starts(values: Units) -> Units:

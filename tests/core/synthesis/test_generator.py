@@ -31,7 +31,7 @@ def test_speech_goes_on_as_speech_without_the_prompts_part(generator: Generator,
     assert made.prompt.startswith("[Speech][") and "[Text]" not in made.prompt
     assert [run.modality for run in made.runs] == ["speech"]
     assert made.text == ""
-    whole = generator.speak(np.asarray(generator.vocabulary.encode(made.prompt + made.output)))
+    whole = generator.speaker(np.asarray(generator.vocabulary.encode(made.prompt + made.output)))
     assert 0 < len(made.audio) < len(whole) / 2
 
 

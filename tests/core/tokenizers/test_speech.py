@@ -16,10 +16,11 @@ from tinywave_core.tokenizers.speech import (
     from_string,
     merge,
     positions,
+    positions_of_stream,
     run_starts,
     to_string,
 )
-from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE, Vocabulary
+from tinywave_core.tokenizers.vocabulary import SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
 SPIRITLM = Vocabulary(text=32_000, hubert=501, pitch=64, style=100)
 
@@ -115,6 +116,27 @@ def test_every_deduplicated_unit_comes_back_in_order(speech: Streams) -> None:
     found = positions(encode_utterance(speech, SPIRITLM), SPIRITLM)
     np.testing.assert_array_equal(found.units, speech.units[run_starts(speech.units)])
     assert len(found.pitch) in (0, len(found.units)) and len(found.style) in (0, len(found.units))
+
+
+_KINDS = st.sampled_from([5, 32_001, *SPIRITLM.encode("[Hu1][Hu1][Hu2][Hu2][Pi3][Pi4][St5][St6]")])
+
+
+@given(st.lists(_KINDS, max_size=30), st.sampled_from([SPIRITLM, SPIRITLM_BASE]), st.booleans())
+def test_positions_of_ids_that_come_one_by_one_are_those_of_all(ids: list[int], vocabulary: Vocabulary, repeat: bool):
+    ids = [i for i in ids if i < vocabulary.tokens]
+    whole = positions(ids, vocabulary, default_style=9, repeat_for_pitch=repeat)
+    found = [*positions_of_stream(iter(ids), vocabulary, default_style=9, repeat_for_pitch=repeat)]
+    for kind in ("units", "pitch", "style"):
+        pieces = [np.zeros(0, np.int64), *(getattr(piece, kind) for piece in found)]
+        assert np.concatenate(pieces).tolist() == getattr(whole, kind).tolist()
+
+
+def test_position_comes_with_its_unit_once_pitch_and_style_are_known() -> None:
+    ids = SPIRITLM.encode("[Hu1][Pi2][Hu3][St4][Hu5][Hu6]")
+    asked = iter(ids)
+    found = positions_of_stream(asked, SPIRITLM)
+    assert [next(found).units.tolist() for _ in range(2)] == [[1, 3], [5]]
+    assert [*asked] == ids[-1:]
 
 
 @given(st.text(alphabet="[]HuPiStTexSpch0123456789٣² ", max_size=30))

@@ -1,0 +1,96 @@
+"""One way to speak for every vocoder: whole and as a stream alike, in a voice by name."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fixtures import release
+from tinywave_core.errors import TinyWaveError
+from tinywave_core.synthesis.hifigan import HifiganVocoder
+from tinywave_core.synthesis.speaking import DraftSpeaker, HifiganSpeaker, Speaker
+from tinywave_core.synthesis.vocoder import DraftVocoder
+from tinywave_core.tokenizers.codebooks import Codebooks
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+BASE = release.PARTS["hifigan"]["base"]
+
+
+@pytest.fixture(scope="module")
+def hifigan(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    folder = tmp_path_factory.mktemp("hifigan")
+    torch.save({"generator": release.weights(BASE)}, folder / "generator.pt")
+    (folder / "config.json").write_text(json.dumps(BASE["config"]))
+    (folder / "speakers.txt").write_text("ex01\nex02\nex03\nex04\n")
+    vocoder = HifiganVocoder.load(folder)
+    return HifiganSpeaker(vocoder, Vocabulary(text=10, hubert=vocoder.config.num_embeddings))
+
+
+@pytest.fixture(scope="module")
+def draft(codebooks: Codebooks, utterances: list, tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    vocoder = DraftVocoder.fit(codebooks, ((u.samples, codebooks.tokenize(u.samples)) for u in utterances[:2]))
+    return DraftSpeaker(vocoder, codebooks.vocabulary, iterations=1)
+
+
+@pytest.fixture(params=["draft", "hifigan"])
+def speaker(request: pytest.FixtureRequest) -> Speaker:
+    return request.getfixturevalue(request.param)
+
+
+def _ids(speaker: Speaker, count: int = 90) -> np.ndarray:
+    vocabulary = speaker.vocabulary  # type: ignore[attr-defined]
+    units = np.random.default_rng(0).integers(0, min(vocabulary.hubert, 50), count)
+    return vocabulary.first["hubert"] + units
+
+
+def test_speaker_says_which_it_is(draft: Speaker, hifigan: Speaker):
+    assert (draft.name, draft.voices) == ("draft", ())
+    assert (hifigan.name, hifigan.voices) == ("hifigan", ("ex01", "ex02", "ex03", "ex04"))
+
+
+@pytest.mark.parametrize("chunk_frames", [3, 10])
+def test_stream_is_the_whole(speaker: Speaker, chunk_frames: int):
+    ids = _ids(speaker)
+    whole = speaker(ids)
+    chunks = [*speaker.stream(iter(ids.tolist()), chunk_frames=chunk_frames)]
+    assert whole.dtype == np.float32 and len({len(chunk) for chunk in chunks[:-1]}) == 1
+    noise = np.sum((np.concatenate(chunks) - whole) ** 2)
+    assert noise == 0 or 10 * np.log10(np.sum(whole**2) / noise) >= 40
+
+
+def test_first_chunk_comes_while_there_is_more_to_say(speaker: Speaker):
+    def waiting() -> Iterator[int]:
+        yield from _ids(speaker)
+        raise InterruptedError
+
+    assert len(next(speaker.stream(waiting()))) == 6400
+
+
+def test_text_and_markers_are_skipped(speaker: Speaker):
+    ids = _ids(speaker, 30)
+    np.testing.assert_array_equal(speaker(np.concatenate([[1, 3], ids, [2]])), speaker(ids))
+
+
+def test_nothing_to_say_is_silence(speaker: Speaker):
+    assert len(speaker(np.zeros(0, np.int64))) == 0
+    assert [*speaker.stream(iter([1, 2]))] == []
+
+
+def test_voice_is_chosen_by_name(hifigan: Speaker):
+    ids = _ids(hifigan, 20)
+    np.testing.assert_array_equal(hifigan(ids), hifigan(ids, voice="ex03"))
+    assert np.abs(hifigan(ids) - hifigan(ids, voice="ex01")).max() > 0.01
+    streamed = np.concatenate([*hifigan.stream(ids.tolist(), voice="ex01")])
+    np.testing.assert_allclose(streamed, hifigan(ids, voice="ex01"), atol=1e-5)
+
+
+def test_unknown_voice_and_empty_chunks_are_refused_at_once(speaker: Speaker, tmp_path: Path):
+    with pytest.raises(TinyWaveError, match="no voice 'ex99'; the vocoder `(draft` has none|hifigan` has ex01, ex02)"):
+        speaker(_ids(speaker), voice="ex99")
+    with pytest.raises(TinyWaveError, match="no voice 'ex99'"):
+        speaker.stream(iter([]), voice="ex99")
+    with pytest.raises(TinyWaveError, match="chunk_frames is 0"):
+        speaker.stream(iter([]), chunk_frames=0)
