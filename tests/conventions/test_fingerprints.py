@@ -33,7 +33,7 @@ GOLDEN = {
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
     "export/model": "36ffe122b89b676b305d94d67bcf483f",
-    "generation/samples": "0dd92f8d8b6621a0ff5d3ac5497dcb0e",
+    "generation/samples": "28fb4c33755c0a43d8bdb98808c55fa1",
 }
 
 ADVICE = (

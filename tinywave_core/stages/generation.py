@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-VERSION = 3
+VERSION = 4
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
