@@ -170,7 +170,11 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
         case "evaluation":
             return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
         case "export":
-            return [("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})")]
+            spoken = verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else []
+            return [
+                ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
+                *((row["speech"], f"log-mel correlation {row['log-mel correlation']}") for row in spoken),
+            ]
         case "generation":
             report = "players and spectrograms are in the report of the run, below reports/ in the store"
             return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
