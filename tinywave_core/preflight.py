@@ -29,5 +29,5 @@ def check_run(config: PipelineConfig) -> None:
             f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
         )
     check_text(config)
-    if uses_release(config):
+    if uses_release(config) and config.generation.vocoder.kind != "light":
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])
