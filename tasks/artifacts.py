@@ -193,9 +193,11 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
             return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
         case "export":
             lost = rounding_losses(outputs["model"].summary).removeprefix("; perplexity of GGUF ")
+            spoken = verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else []
             return [
                 ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
                 *([("perplexity that GGUF files lose", lost)] if lost else []),
+                *((row["speech"], f"log-mel correlation {row['log-mel correlation']}") for row in spoken),
             ]
         case "generation":
             report = "players and spectrograms are in the report of the run, below reports/ in the store"

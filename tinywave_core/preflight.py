@@ -31,5 +31,5 @@ def check_run(config: PipelineConfig) -> None:
         )
     check_text(config)
     check_generated(config)
-    if uses_release(config):
+    if uses_release(config) and config.generation.vocoder.kind != "light":
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import Finished
 from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, run_tiny, tiny_config
 from tinywave_core.pipeline import Outputs
+from tinywave_core.reporting.verdict import vocoder_rows
 from tinywave_core.storage.shards import read_table
 
 LIGHT = {
@@ -41,6 +42,12 @@ def test_summary_tells_quality_beside_floor_and_ceiling(spoken: tuple[Outputs, C
     assert list(figures) == ["draft", "light", "floor", "ceiling"]
     assert figures["ceiling"]["likeness"] > figures["draft"]["likeness"] > figures["floor"]["likeness"]
     assert summary["voices"] and summary["utterances"] and summary["look_ahead_frames"] <= 6
+
+
+def test_report_shows_the_figures(spoken: tuple[Outputs, Computed, str]):
+    rows = vocoder_rows(spoken[0]["vocoder"].summary)
+    assert [row["speech"].split(":")[0] for row in rows] == ["draft vocoder", "light vocoder", "floor", "ceiling"]
+    assert all(0 <= float(row["mel-cepstral distance, dB"]) < 20 for row in rows)
 
 
 def test_curve_has_a_record_per_step(spoken: tuple[Outputs, Computed, str]):

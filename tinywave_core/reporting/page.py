@@ -56,6 +56,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         samples=shown,
         further_samples=outputs["samples"].summary["samples"] - len(shown),
         vocoder=outputs["samples"].summary["vocoder"],
+        vocoder_rows=verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,

@@ -185,6 +185,24 @@ def target_rows(logits: Summary) -> list[dict[str, str]]:
     ]
 
 
+def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
+    """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
+    names = {
+        "draft": "draft vocoder",
+        "light": "light vocoder",
+        "floor": "floor: another recording's speech",
+        "ceiling": "ceiling: the recording from its own mel spectrum",
+    }
+    return [
+        {
+            "speech": names[name],
+            "log-mel correlation": f"{figures['likeness']:.3f}",
+            "mel-cepstral distance, dB": f"{figures['cepstral_distance_db']:.2f}",
+        }
+        for name, figures in vocoder.get("quality", {}).get("vocoders", {}).items()
+    ]
+
+
 def drift_text(tokens: Summary) -> str:
     """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
     if tokens.get("tokenizer_kind") == "release":

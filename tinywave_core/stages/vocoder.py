@@ -70,7 +70,7 @@ def run_vocoder(step: Step, output: Output) -> Summary:
     from tinywave_core.synthesis.light import LightVocoder, table_sizes
     from tinywave_core.synthesis.light_model import LightNetwork
     from tinywave_core.threads import use_threads
-    from tinywave_core.training.vocoder import train_vocoder
+    from tinywave_core.training.vocoder import mean_envelopes, train_vocoder
 
     config = step.config
     assert isinstance(config, VocoderConfig)
@@ -81,6 +81,7 @@ def run_vocoder(step: Step, output: Output) -> Summary:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LightNetwork(table_sizes(vocabulary, len(material.voices)), config.channels, config.blocks)
+        network.envelopes.data.copy_(mean_envelopes(material.recordings, vocabulary.hubert))
     curves = train_vocoder(
         network.to(pick_device(output.runtime)),
         material.recordings,

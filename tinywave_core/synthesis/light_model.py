@@ -2,16 +2,18 @@
 
 ConvNeXt blocks (as in Vocos, arXiv 2306.00814) read units, pitch codes, styles and a voice at 100 Hz. Instead of a spectrum
 with phases, which takes an adversary to learn, the head gives the gains of two sources (pulses at the pitch and noise, as in
-DDSP, arXiv 2001.04643): phases come from the sources, so a spectral loss is enough.
+DDSP, arXiv 2001.04643): phases come from the sources, so a spectral loss is enough. Gains start as the mean envelope of a unit
+between its neighbours, which least squares gives in seconds; what is learned is how speech differs from it.
 
-Shapes: B rows of a batch, T frames at 25 Hz, F = 4 T rows at 100 Hz, C channels, K bins of the spectrum, S samples.
+Shapes: B rows of a batch, T frames at 25 Hz, F = 4 T rows at 100 Hz, C channels, M mel bands, K bins of the spectrum, S samples.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinywave_core.synthesis.source_filter import FFT_SAMPLES, HOP_SAMPLES
+from tinywave_core.synthesis.source_filter import FFT_SAMPLES, HOP_SAMPLES, MELS, linear_envelope
 
 ROWS = 4  # of a frame
 BINS = FFT_SAMPLES // 2 + 1
@@ -41,8 +43,17 @@ class Block(nn.Module):
 class LightNetwork(nn.Module):
     """Sizes are those of the tables: units, pitch codes, styles (0: none in these tokens) and voices, the first unnamed."""
 
+    bins: Tensor  # [M, K] of a log-mel in a log gain
+    silence: Tensor  # [K] log gain of log-mels of 0
+
     def __init__(self, sizes: dict[str, int], channels: int, blocks: int) -> None:
         super().__init__()
+        # Log-mels that the previous frame's unit, the unit itself and the next one's add up to.
+        self.envelopes = nn.Parameter(torch.zeros(3, sizes["units"], ROWS * MELS))
+        silence = linear_envelope(np.zeros((1, MELS)))
+        bins_MK = torch.from_numpy(linear_envelope(np.eye(MELS)) - silence).float()
+        self.register_buffer("bins", bins_MK, persistent=False)
+        self.register_buffer("silence", torch.from_numpy(silence[0]).float(), persistent=False)
         self.tables = nn.ModuleDict({kind: nn.Embedding(sizes[kind], channels) for kind in KINDS if sizes[kind]})
         self.near = nn.Conv1d(channels, channels, 3, padding=1)
         self.place = nn.Parameter(torch.randn(ROWS, channels) * 0.1)  # of a row within its frame
@@ -50,7 +61,7 @@ class LightNetwork(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, 2 * BINS + 1)
         nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.constant_(self.head.bias[: 2 * BINS], -5.0)
+        nn.init.constant_(self.head.bias[: 2 * BINS], -0.5)  # two sources share the envelope
 
     @property
     def context(self) -> int:
@@ -65,8 +76,16 @@ class LightNetwork(nn.Module):
         for block in self.blocks:
             x_BFC = block(x_BFC)
         out = self.head(self.norm(x_BFC))
-        gains = LOUDEST - F.softplus(LOUDEST - out[..., : 2 * BINS])  # smoothly below LOUDEST
-        return gains.unflatten(-1, (2, BINS)), SEMITONES * out[..., -1]
+        gains = self._means(codes["units"])[:, :, None] + out[..., : 2 * BINS].unflatten(-1, (2, BINS))
+        return LOUDEST - F.softplus(LOUDEST - gains), SEMITONES * out[..., -1]  # smoothly below LOUDEST
+
+    def _means(self, units_BT: Tensor) -> Tensor:
+        """Log gains [B, F, K] of units between their neighbours; at the ends a unit is its own neighbour."""
+        around = torch.cat([units_BT[:, :1], units_BT, units_BT[:, -1:]], dim=1)
+        length = units_BT.shape[1]
+        mel = sum(table[around[:, place : place + length]] for place, table in enumerate(self.envelopes))
+        assert isinstance(mel, Tensor)
+        return mel.unflatten(-1, (ROWS, MELS)).flatten(1, 2) @ self.bins + self.silence
 
 
 def filtered(gains_BF2K: Tensor, source_B2S: Tensor) -> Tensor:

@@ -22,13 +22,14 @@ from torch import Tensor
 from tinywave_core.errors import TrainingError
 from tinywave_core.stages.base import Progress
 from tinywave_core.synthesis.light_model import KINDS, LightNetwork, filtered, spectrum
-from tinywave_core.synthesis.source_filter import SAMPLE_RATE, Source
+from tinywave_core.synthesis.source_filter import MELS, SAMPLE_RATE, Source
+from tinywave_core.synthesis.vocoder import RIDGE, log_mel
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 
 FRAME_SAMPLES, FRAME_ROWS = 640, 4
 RESOLUTIONS = ((256, 64, 40), (512, 128, 80), (1024, 256, 80))  # window, hop, mel bands
 FLOOR = 1e-4  # magnitudes below are silence
-PITCH_WEIGHT = 0.1
+CONVERGENCE_WEIGHT, PITCH_WEIGHT = 0.1, 0.1  # beside the log-mels' 1
 UNNAMED_SHARE = 0.3  # of the clips, whose voice is not told
 
 
@@ -44,6 +45,29 @@ class Recording:
     @property
     def frames(self) -> int:
         return len(self.codes["units"])
+
+
+def mean_envelopes(recordings: Sequence[Recording], units: int) -> Tensor:
+    """Log-mels [3, units, 4 M] that the previous, this and the next unit of a frame add up to: least squares over all frames, with a
+    light ridge. The mean is shared by all units of the middle table."""
+    shown, heard = np.zeros((3 * units, 3 * units)), np.zeros((3 * units, FRAME_ROWS * MELS))
+    total = sum(recording.frames for recording in recordings)
+    means = sum(_log_mels(recording).sum(axis=0) for recording in recordings) / (FRAME_ROWS * total)
+    for recording in recordings:
+        here = recording.codes["units"]
+        near = (np.append(here[:1], here[:-1]), here, np.append(here[1:], here[-1:]))
+        rows = np.concatenate([np.eye(units)[row] for row in near], axis=1)
+        shown += rows.T @ rows
+        heard += rows.T @ (_log_mels(recording) - means).reshape(recording.frames, -1)
+    # Rounded: the solver's last bits depend on its threads.
+    tables = np.linalg.solve(shown + RIDGE * np.eye(len(shown)), heard).round(3).reshape(3, units, -1)
+    tables[1] += np.tile(means, FRAME_ROWS).round(3)
+    return torch.from_numpy(tables).float()
+
+
+def _log_mels(recording: Recording) -> npt.NDArray[np.float64]:
+    """[4 T, M]"""
+    return log_mel((recording.samples / 32768).astype(np.float32))[: FRAME_ROWS * recording.frames]
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,7 @@ def loss_of(network: LightNetwork, batch: Batch) -> tuple[Tensor, dict[str, floa
     voiced = batch.semitones.isfinite()
     off = (semitones - batch.semitones.nan_to_num()).abs() * voiced
     terms["semitones"] = off.sum() / voiced.sum().clamp(min=1)
-    loss = terms["log_mel"] + terms["convergence"] + PITCH_WEIGHT * terms["semitones"]
+    loss = terms["log_mel"] + CONVERGENCE_WEIGHT * terms["convergence"] + PITCH_WEIGHT * terms["semitones"]
     return loss, {name: float(term.detach()) for name, term in terms.items()}
 
 

