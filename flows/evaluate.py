@@ -19,6 +19,7 @@ from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite
 
 if TYPE_CHECKING:
     from tinywave_core.evals.benchmark import Pool, Result
+    from tinywave_core.evals.intervals import McNemar
     from tinywave_core.evals.pair_scores import Accuracy, Definition
     from tinywave_core.evals.suites.zerospeech import Task
     from tinywave_core.stages.base import Progress
@@ -74,10 +75,10 @@ def evaluate(
     for each in asked:
         if each.suite is not None:
             result, beside = own.results[each.label], other.results[each.label] if other else None
-            gaps = _gaps(result, beside, each.suite)
+            compared = _compared(result, beside, each.suite)
             print(f"{each.label} ({each.folder}): {_told(result)}")
-            console().print(_shown(result, beside, gaps))
-            told.append(_summary(each, result, beside, gaps))
+            console().print(_shown(result, beside, compared))
+            told.append(_summary(each, result, beside, compared))
     if folder:
         about = {"definition": asdict(definition), "model": own.about, "against": other and other.about}
         _write(folder, own, other, about | {"suites": told})
@@ -140,24 +141,37 @@ def _score(
     return Scored({"folder": model, "digest": lm.digest, "parameters": lm.parameters}, results, files)
 
 
-def _gaps(result: "Result", beside: "Result | None", suite: Suite) -> "dict[str, Accuracy]":
-    from tinywave_core.evals.pair_scores import differences
+@dataclass(frozen=True)
+class _Compared:
+    """Two models on the same pairs, by subset; empty where there is one model."""
 
-    return differences(result.table, beside.table, suite.subsets) if beside else {}
+    gaps: "dict[str, Accuracy]"
+    tests: "dict[str, McNemar]"
 
 
-def _shown(result: "Result", beside: "Result | None", gaps: "dict[str, Accuracy]") -> Table:
+def _compared(result: "Result", beside: "Result | None", suite: Suite) -> _Compared:
+    from tinywave_core.evals.pair_scores import differences, paired_tests
+
+    if beside is None:
+        return _Compared({}, {})
+    tables = (result.table, beside.table)
+    return _Compared(differences(*tables, suite.subsets), paired_tests(*tables, suite.subsets))
+
+
+def _shown(result: "Result", beside: "Result | None", compared: _Compared) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("subset", overflow="fold")
-    for name in ("items", "pairs", "accuracy", "95 %", *(("against", "difference", "95 %, paired") if beside else ())):
+    paired = ("against", "difference", "95 %, paired", "McNemar") if beside else ()
+    for name in ("items", "pairs", "accuracy", "95 %", *paired):
         table.add_column(name, justify="right")
     for name, found in result.accuracies.items():
         cells = [name, f"{found.items:,}", f"{found.pairs:,}", _percent(found.value), _interval(found.interval)]
         if beside:
-            gap = gaps.get(name)
+            gap, test = compared.gaps.get(name), compared.tests.get(name)
             other = beside.accuracies.get(name)
             cells.append(_percent(other.value) if other else "–")
             cells += [f"{100 * gap.value:+.1f}", _points(gap.interval)] if gap else ["–", "–"]
+            cells.append(f"{test.first_only} : {test.second_only}, p = {test.p:.2g}" if test else "–")
         table.add_row(*cells)
     return table
 
@@ -180,11 +194,12 @@ def _points(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
 
 
-def _summary(each: Asked, result: "Result", beside: "Result | None", gaps: "dict[str, Accuracy]") -> dict[str, Any]:
+def _summary(each: Asked, result: "Result", beside: "Result | None", compared: _Compared) -> dict[str, Any]:
     about = {"label": each.label, "folder": str(each.folder)} | result.to_json()
     if beside:
         about["against"] = beside.to_json()
-        about["differences"] = {name: asdict(gap) for name, gap in gaps.items()}
+        about["differences"] = {name: asdict(gap) for name, gap in compared.gaps.items()}
+        about["mcnemar"] = {name: asdict(test) for name, test in compared.tests.items()}
     return about
 
 

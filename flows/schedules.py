@@ -1,7 +1,6 @@
 """When flows run by themselves: schedules, the event of new audio, one run per store, and runs whose process died unnoticed."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.storage.store import Store
+from tinywave_core.storage.store import key_of
 
 ZOMBIES = "tinywave: runs whose process died unnoticed"
 _SILENT = timedelta(seconds=540)  # three heartbeats of Prefect's default
@@ -95,8 +94,7 @@ def store_slot(config: PipelineConfig) -> Iterator[None]:
 
 def slot_name(root: str) -> str:
     """The concurrency limit of a store."""
-    url = root if "://" in root else Store(root).url
-    return f"tinywave-store-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    return f"tinywave-store-{key_of(root)}"
 
 
 def crash_zombies() -> None:

@@ -4,7 +4,6 @@ A deployment of the pipeline with the trigger of `flows.deployments` starts on t
 the content of files that are not known; nothing is written to the store.
 """
 
-import hashlib
 from typing import Any
 
 from prefect import flow
@@ -16,7 +15,7 @@ from flows.hooks import HOOKS
 from tasks.artifacts import cell, table
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion import Scan, corpus_key, scan
-from tinywave_core.storage.store import Store
+from tinywave_core.storage.store import Store, key_of
 
 NEW_AUDIO = "tinywave.audio.new"
 
@@ -49,9 +48,8 @@ def watch(config: PipelineConfig) -> dict[str, int]:
 
 def resource(config: PipelineConfig) -> dict[str, str]:
     """What the event is about: this corpus in this store."""
-    store = hashlib.sha256(config.root.encode()).hexdigest()[:8]
     return {
-        "prefect.resource.id": f"tinywave.corpus.{corpus_key(config)}.{store}",
+        "prefect.resource.id": f"tinywave.corpus.{corpus_key(config)}.{key_of(config.root)}",
         "prefect.resource.name": config.ingestion.corpus,
     }
 

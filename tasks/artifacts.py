@@ -86,11 +86,33 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
+        *(_evaluation_tables(outputs) if row.stage == "evaluation" else ()),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluation_tables(outputs: Outputs) -> list[str]:
+    """Likelihood by stream and after a prompt, probes, the gap, and continuations as text, as far as there are any."""
+    scores = outputs["scores"].summary
+    tables = {"By stream, and after a prompt": (verdict.continuation_text(scores), verdict.likelihood_rows(scores))}
+    if "probe_scores" in outputs:
+        probes = outputs["probe_scores"].summary
+        tables["Probes"] = (verdict.probes_text(outputs["probes"].summary, probes), verdict.probe_rows(probes))
+    if "gap" in outputs:
+        summary = outputs["gap"].summary
+        tables["The gap to the teacher"] = (gap.gap_text(summary), gap.stream_rows(summary))
+        tables["Block by block"] = ("Hidden states and attention.", gap.block_rows(summary))
+    if "generated" in outputs:
+        generated = outputs["generated"].summary
+        tables["Continuations as text"] = (verdict.generated_text(generated), verdict.generated_rows(generated))
+    return [
+        part
+        for title, (text, rows) in tables.items()
+        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+    ]
 
 
 def _status(row: StageRow) -> str:
@@ -171,9 +193,11 @@ def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
             return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
         case "export":
             lost = rounding_losses(outputs["model"].summary).removeprefix("; perplexity of GGUF ")
+            spoken = verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else []
             return [
                 ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
                 *([("perplexity that GGUF files lose", lost)] if lost else []),
+                *((row["speech"], f"log-mel correlation {row['log-mel correlation']}") for row in spoken),
             ]
         case "generation":
             report = "players and spectrograms are in the report of the run, below reports/ in the store"
@@ -318,24 +342,6 @@ def _by_kind(key: str, outputs: Outputs) -> None:
         _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
 
 
-def _probes(key: str, outputs: Outputs) -> None:
-    rows = verdict.probe_rows(outputs["probe_scores"].summary) if "probe_scores" in outputs else []
-    if rows:
-        create_table_artifact(rows, key=key, description="pairs of recordings of which one is wrong: who tells them apart")
-
-
-def _gap_streams(key: str, outputs: Outputs) -> None:
-    if "gap" in outputs:
-        summary = outputs["gap"].summary
-        create_table_artifact(gap.stream_rows(summary), key=key, description=gap.gap_text(summary)[0])
-
-
-def _gap_blocks(key: str, outputs: Outputs) -> None:
-    if "gap" in outputs:
-        rows = gap.block_rows(outputs["gap"].summary)
-        create_table_artifact(rows, key=key, description="hidden states and attention, block by block")
-
-
 def _gap_map(key: str, outputs: Outputs) -> None:
     if "gap" in outputs:
         cosines = outputs["gap"].summary["cosines"]["student"]
@@ -372,9 +378,6 @@ _EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
         "comparison": _comparison,
         "kinds": _by_kind,
         "directions": _directions,
-        "probes": _probes,
-        "gap-streams": _gap_streams,
-        "gap-blocks": _gap_blocks,
         "gap-map": _gap_map,
     },
     "export": {"model": _link("model", "/model", "The student, as transformers loads it")},

@@ -15,17 +15,20 @@ from tinywave_core.stages import (
     evaluation,
     export,
     gap,
+    generated,
     generation,
     ingestion,
     logit_caching,
     probes,
     tokenization,
+    vocoder,
 )
 from tinywave_core.stages.base import Execute, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 Outputs = dict[str, Artifact]
-"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, gap, model, samples."""
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, gap, model, samples; and
+`generated` and `vocoder` where they are wanted."""
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -49,10 +52,12 @@ def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs,
             models = (done["teacher"], done["student"], done["control"])
             scores = evaluation.build(config, done["tokens"], *models, execute)
             made = {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
-            return made | gap.build(config, done["tokens"], *models, execute)
+            made |= gap.build(config, done["tokens"], *models, execute)
+            return made | generated.build(config, done["tokens"], *models, execute)
         case "export":
-            described = (done["teacher"], done["student"], done["scores"])
-            return {"model": export.build(config, done["tokens"], *described, execute)}
+            done = {**done, **(spoken := vocoder.build(config, done["tokens"], execute))}
+            model = export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)
+            return {**spoken, "model": model}
         case "generation":
             return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
     raise AssertionError(stage)

@@ -9,6 +9,7 @@ from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.stages.adaptation import teacher_folder
+from tinywave_core.stages.generated import check_generated
 from tinywave_core.stages.interleaving import check_text
 from tinywave_core.stages.tokenization import check_speech_tokenizer, uses_release
 from tinywave_core.teacher.layer_map import layer_map
@@ -29,5 +30,6 @@ def check_run(config: PipelineConfig) -> None:
             f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
         )
     check_text(config)
-    if uses_release(config):
+    check_generated(config)
+    if uses_release(config) and config.generation.vocoder.kind != "light":
         open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

@@ -10,8 +10,8 @@ from tinywave_core.config.pipeline import STAGES, PipelineConfig
 ROOT = Path(__file__).parents[2]
 # What each layer has beside one module per stage.
 SHARED = {
-    "tinywave_core/stages": {"base", "gap", "interleaving", "pins", "probes"},
-    "tinywave_core/config": {"base", "interleaving", "load", "pipeline", "promotion"},
+    "tinywave_core/stages": {"base", "gap", "generated", "interleaving", "pins", "probes", "vocoder"},
+    "tinywave_core/config": {"base", "interleaving", "load", "pipeline", "promotion", "vocoder"},
     "tasks": {"artifacts", "base", "progress", "runners", "stopping"},
     "flows": {
         "base",

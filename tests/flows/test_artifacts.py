@@ -11,10 +11,11 @@ from prefect.client.orchestration import get_client
 
 from tasks import artifacts
 from tasks.artifacts import cell, link_of, publish_run, publish_stage, run_markdown, stage_markdown, table
+from tests.conftest import Finished
 from tests.fixtures.small_run import small_run
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import Outputs
+from tinywave_core.reporting.stages import Outputs, StageRow
 
 Published = dict[str, dict[str, Any]]
 
@@ -44,9 +45,9 @@ def test_every_stage_and_the_run_have_a_page(published: Published):
     assert {stage.replace("_", "-") for stage in STAGES} | {"run", "report"} <= published.keys()
 
 
-def test_a_stage_has_at_most_three_artifacts(published: Published):
+def test_a_stage_has_at_most_four_artifacts(published: Published):
     for stage in STAGES:
-        assert 1 <= sum(key.startswith(stage.replace("_", "-")) for key in published) <= 3
+        assert 1 <= sum(key.startswith(stage.replace("_", "-")) for key in published) <= 4
 
 
 def test_tables_and_pictures_are_where_they_are_natural(published: Published):
@@ -89,6 +90,15 @@ def test_every_file_without_speech_is_a_row_with_its_reason(published: Published
         (
             "distillation",
             ("blocks 3, 6, 9, 12, 15 of the teacher", "in 300 of 300 steps", "logits 0.9", "student 4.600"),
+        ),
+        (
+            "evaluation",
+            (
+                "## By stream, and after a prompt",
+                "| 90.0 (85.0 to 95.0) |",
+                "6 : 0, p = 0.031",
+                "| 180.0 (170.0 to 190.0) |",
+            ),
         ),
         ("export", ("AutoModelForCausalLM.from_pretrained",)),
         ("run", ("Published: the first student of this store",)),
@@ -172,3 +182,11 @@ def test_a_cell_can_end_neither_its_table_nor_its_text():
 @pytest.mark.parametrize(("url", "link"), [("/a b/c", "file:///a%20b/c"), ("s3://bucket/a", "s3://bucket/a")])
 def test_local_places_are_links_that_a_browser_opens(url: str, link: str):
     assert link_of(url) == link
+
+
+def test_the_page_of_evaluation_has_probes_and_the_gap(finished: Finished):
+    row = StageRow(stage="evaluation", came_in="", came_out="", seconds=0.0, steps=[])
+    page = stage_markdown(row, finished.outputs, {})
+    assert "## Probes\n" in page
+    assert "nats (KL) from the teacher's" in page
+    assert "| 0 ← 1 |" in page and "| units |" in page

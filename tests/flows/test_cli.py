@@ -33,6 +33,8 @@ def flags(config: PipelineConfig) -> list[str]:
 def _flags(key: str, value: object) -> list[str]:
     if isinstance(value, dict):
         return [flag for name, inner in value.items() for flag in _flags(f"{key}.{name}", inner)]
+    if isinstance(value, list):
+        value = ",".join(value) or "none"
     return [] if value is None or key.endswith(".kind") else [f"--{key}", str(value)]
 
 

@@ -79,6 +79,7 @@ def test_a_model_is_no_better_than_itself(capsys, model: str, salmon: Path, tmp_
     (suite,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["suites"]
     assert status == 0 and "95 %, paired" in out and "+0.0 to +0.0" in out
     assert suite["differences"]["all"]["value"] == 0
+    assert suite["mcnemar"]["all"] == {"first_only": 0, "second_only": 0, "p": 1.0} and "0 : 0, p = 1" in out
     assert suite["against"]["identity"] == suite["identity"]
     assert (tmp_path / "out" / "against" / "salmon.mean-all-all-all.parquet").is_file()
 

@@ -116,7 +116,8 @@ def test_scores_are_told_by_modality_at_the_switches_and_in_four_directions(outp
     scores = outputs["scores"].summary
     for model in scores["models"].values():
         assert {"text", "hubert", "switch"} <= model["nll_by_kind"].keys()
-        assert model["bits_per_second"] is None
+        assert model["bits_per_second"] is None and not model["by_stream"]
+        assert model["nll_by_modality"].keys() == {"speech", "text"}
     assert list(scores["directions"]) == ["S→S", "S→T", "T→S", "T→T"]
     for figures in scores["directions"].values():
         low, high = figures["student"]["interval"]

@@ -27,6 +27,8 @@ MOMENTS = [
     ("distillation/student", 3),
     ("distillation/control", 5),
     ("evaluation/scores", 10),
+    ("evaluation/probes", 2),
+    ("evaluation/probe_scores", 10),
     ("evaluation/gap", 2),
     ("export/model", 1),
     ("generation/samples", 1),

@@ -32,6 +32,7 @@ AFTER_THE_TEACHER = [
     "distillation/control",
     "evaluation/scores",
     "evaluation/probe_scores",
+    "evaluation/gap",
     "export/model",
     "generation/samples",
 ]
@@ -92,6 +93,7 @@ def test_new_held_out_speech_costs_no_training(finished: Finished, tmp_path: Pat
         "evaluation/scores",
         "evaluation/probes",
         "evaluation/probe_scores",
+        "evaluation/gap",
         "export/model",
         "generation/samples",
     ]

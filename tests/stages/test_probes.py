@@ -63,11 +63,11 @@ def test_a_pair_of_which_the_second_part_differs_has_other_scores_there(finished
     assert all(row["teacher_positive_whole"] != row["teacher_positive_continuation"] for row in swapped)
 
 
-def test_probes_of_other_settings_leave_scores_and_export_as_they_are(finished: Finished, tmp_path: Path):
+def test_probes_of_other_settings_leave_scores_as_they_are_and_reach_the_model_card(finished: Finished, tmp_path: Path):
     config = copy_store(finished.config, tmp_path / "store")
     more = tiny_config(config.source, config.root, evaluation={"probes": {"items": 1}})
     _, computed = run_tiny(more)
-    assert computed.parts() == ["evaluation/probes", "evaluation/probe_scores"]
+    assert computed.parts() == ["evaluation/probes", "evaluation/probe_scores", "export/model", "generation/samples"]
     _, again = run_tiny(more)
     assert again.parts() == []
 
@@ -75,4 +75,5 @@ def test_probes_of_other_settings_leave_scores_and_export_as_they_are(finished: 
 def test_no_items_wanted_make_no_probes(finished: Finished, tmp_path: Path):
     config = copy_store(finished.config, tmp_path / "store")
     outputs, computed = run_tiny(tiny_config(config.source, config.root, evaluation={"probes": {"items": 0}}))
-    assert "probes" not in outputs and computed.parts() == []
+    assert "probes" not in outputs and computed.parts() == ["export/model", "generation/samples"]
+    assert "Pairs of recordings" not in (outputs["model"].path("model") / "README.md").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from tests.fixtures import release
@@ -110,6 +111,13 @@ def test_nothing_of_the_release_but_digests_goes_into_the_export(outputs: Output
         else {"hubert", "quantizer"}
     )
     assert about["digests"].keys() == wanted
+
+
+def test_the_export_carries_the_releases_licence(outputs: Outputs):
+    folder = outputs["model"].path("model")
+    head = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    assert (head["license"], head["license_name"]) == ("other", "fair-noncommercial-research-license")
+    assert (folder / head["license_link"]).read_text().startswith("FAIR Noncommercial Research License")
 
 
 # What identifies, and what is refused --------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 The transcript's characters, in the model's own alphabet, are placed by the most likely path of connectionist temporal
 classification through the model's frames of 20 ms (Graves et al., 2006; Viterbi over characters with blanks between them).
 Several utterances of unequal length go together. torchaudio's `forced_align` takes one at a time and is deprecated.
+Without a transcript, `transcribe` writes down what the model hears.
 
 Shapes: B utterances, T frames, V characters, L characters of a transcript, S = 2 L + 1 states.
 """
@@ -90,6 +91,16 @@ class CtcAligner:
             self._words(texts, words, path, score, len(each))
             for (texts, words), path, score, each in zip(spelled, paths, scores, samples, strict=True)
         ]
+
+    def transcribe(self, samples_N: npt.NDArray[np.float32]) -> str:
+        """What the model hears: the likeliest character of each frame, repeats and blanks taken out. No words are asked for."""
+        best = self._scores(samples_N).argmax(axis=1)
+        kept = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
+        names = {number: character for character, number in self.alphabet.items()}
+        characters = (names.get(int(i), "") for i in kept if i != self.blank)
+        delimiter = None if self.delimiter is None else names[self.delimiter]
+        heard = (" " if c == delimiter else c for c in characters if not (c.startswith("<") and c.endswith(">")))
+        return " ".join("".join(heard).split())
 
     def _spelled(self, transcript: str) -> tuple[list[str], list[list[int]]]:
         """Words as written, and each one's characters in the alphabet."""

@@ -1,6 +1,8 @@
 """Settings of evaluation on the held-out recordings."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
 
@@ -52,6 +54,40 @@ class GapConfig(Config):
     """Seed of the utterances, of positions and heads, and of the bootstrap."""
 
 
+class GeneratedConfig(Config):
+    """Continuations of held-out prompts, spoken, written down by a recogniser, and judged by a language model of text."""
+
+    asr: str = ""
+    """Directory of a speech recogniser that transformers loads, with safetensors: WhisperForConditionalGeneration or
+    Wav2Vec2ForCTC. Empty, as `language_model`: nothing is generated here."""
+    language_model: str = ""
+    """Directory of a causal language model of text that transformers loads, with safetensors and its tokenizer."""
+    language: str = Field("", pattern=r"^([a-z]{2,3})?$")
+    """Language that Whisper is told to expect, such as `en`; empty: it guesses one for each continuation."""
+    items: int = Field(100, ge=1, le=10_000)
+    """Most held-out utterances that are continued (drawn by utterance id); slamkit takes 1000."""
+    prompt_s: float = Field(3.0, gt=0.2, le=60)
+    """Length of the prompt in seconds; utterances twice as long are continued."""
+    max_new_tokens: int = Field(150, ge=1, le=1000)
+    """Longest continuation in tokens; recognisers hear at most 30 s of it."""
+    temperature: float = Field(0.8, gt=0, le=5)
+    """Softmax temperature of sampling."""
+    top_k: int = Field(25, ge=1)
+    """Tokens that are sampled from: the likeliest ones."""
+    seed: int = Field(0, ge=0)
+    """Seed of the sampling, mixed with the utterance id, and of the bootstrap."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if bool(self.asr) != bool(self.language_model):
+            missing, given = ("language_model", "asr") if self.asr else ("asr", "language_model")
+            raise ValueError(
+                f"{given} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
+                "recogniser (asr) and a language model of text (language_model)"
+            )
+        return self
+
+
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
@@ -63,13 +99,28 @@ class EvaluationConfig(Config):
     """Most cloze items (drawn by utterance id); each pits the true continuation against one of another utterance."""
     cloze_min_words: int = Field(4, ge=1)
     """Fewest words in either half of an item of the cross-modal cloze, which needs transcribed held-out speech."""
+    continuation_prompt_s: float = Field(3.0, gt=0.2, le=60)
+    """Length of the prompt in seconds where likelihood is counted on what comes after a prompt only."""
+    continuation_min_s: float = Field(6.0, gt=0.2, le=120)
+    """Shortest utterance, in seconds, of which the continuation is counted; longer than the prompt."""
     seed: int = Field(0, ge=0)
     """Seed of the wrong continuations and of the bootstrap."""
     probes: ProbesConfig = ProbesConfig()
     """Probes of voice, order, background and room."""
     gap: GapConfig = GapConfig()
     """Where the student differs from its teacher."""
+    generated: GeneratedConfig = GeneratedConfig()
+    """Generative perplexity and auto-BLEU, where models are given."""
 
-    def without_parts(self) -> "EvaluationConfig":
-        """The settings that identify `scores`: probes and gap are parts of their own, which these do not touch."""
-        return self.model_copy(update={"probes": ProbesConfig(), "gap": GapConfig()})
+    def without_parts(self) -> Self:
+        """The settings that identify `scores`: probes, gap and generated continuations are parts of their own."""
+        return self.model_copy(update={"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()})
+
+    @model_validator(mode="after")
+    def _continuations_have_a_length(self) -> Self:
+        if self.continuation_min_s <= self.continuation_prompt_s:
+            raise ValueError(
+                f"continuation_min_s is {self.continuation_min_s:g} and continuation_prompt_s {self.continuation_prompt_s:g}: "
+                "an utterance must be longer than its prompt for anything to come after it"
+            )
+        return self

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from tinywave_core.config.base import Config
+from tinywave_core.config.vocoder import VocoderConfig
 
 
 class GenerationConfig(Config):
@@ -20,6 +21,8 @@ class GenerationConfig(Config):
     """Softmax temperature of sampling (SpiritLM's examples: 0.8-0.9)."""
     top_p: float = Field(0.95, gt=0, le=1)
     """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    vocoder: VocoderConfig = VocoderConfig()
+    """What speaks the tokens."""
     vocoder_iterations: int = Field(16, ge=1, le=500)
     """Iterations of phase reconstruction of the embedded draft vocoder; more than 8 are hardly heard."""
     seed: int = Field(0, ge=0)

@@ -40,6 +40,8 @@ class RefreshConfig(Config):
     student: RefreshPolicy = "always"
     """The same for the student and its control, except that `always` trains again only when there is other training speech, another
     teacher or other targets; `distillation.on_new_audio` says from where."""
+    vocoder: RefreshPolicy = "pinned"
+    """The same for the light vocoder; new codebooks have a new one in any case."""
     growth_fraction: float = Field(0.5, gt=0)
     """Growth in hours of speech since the last fit at which `growth` fits again (0.5: half as much again)."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+_PICKS = 4_000_000  # picked items that are in memory at once
+
 
 def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927): never outside [0, 1], sensible at 0 and 1."""
@@ -21,8 +23,12 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % interval of sum(numerators) / sum(denominators) over resampled items (utterances, say): percentiles."""
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(top), size=(draws, len(top)))
-    ratios = top[picks].sum(axis=1) / bottom[picks].sum(axis=1)
+    random = np.random.default_rng(seed)
+    ratios: list[float] = []
+    while len(ratios) < draws:  # some at a time: all picks among 100,000 utterances would be 1.6 GB
+        some = min(draws - len(ratios), max(1, _PICKS // len(top)))
+        picks = random.integers(0, len(top), size=(some, len(top)))
+        ratios += (top[picks].sum(axis=1) / bottom[picks].sum(axis=1)).tolist()
     low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)
 

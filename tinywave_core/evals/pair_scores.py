@@ -16,7 +16,7 @@ import pyarrow as pa
 from transformers import LlamaForCausalLM
 
 from tinywave_core.errors import ConfigError
-from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
+from tinywave_core.evals.intervals import McNemar, bootstrap_interval, mcnemar, wilson_interval
 from tinywave_core.evals.pair_tokens import TokenPair, Tokens
 from tinywave_core.evals.scoring import token_log_probabilities
 from tinywave_core.evals.suites.base import MACRO, WHOLE
@@ -171,11 +171,9 @@ def accuracies(table: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[st
 
 def differences(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[str, Accuracy]:
     """Accuracy of one table minus that of another on the pairs that both scored, with bootstrap intervals over items."""
-    theirs = {(row["id"], row["subset"]): row["credit"] for row in _scored(other)}
-    both = [row for row in _scored(table) if (row["id"], row["subset"]) in theirs]
-    if not both:
+    gaps = _gaps(table, other)
+    if not gaps:
         return {}
-    gaps = [row | {"credit": row["credit"] - theirs[row["id"], row["subset"]]} for row in both]
     groups, names, gap = _columns(gaps)
     found: dict[str, Accuracy] = {}
     for name, parts in {WHOLE: tuple(dict.fromkeys(names)), **subsets}.items():
@@ -187,6 +185,26 @@ def differences(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence
     if len(dict.fromkeys(names)) > 1:
         found[MACRO] = _macro(groups, names, gap)
     return found
+
+
+def paired_tests(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[str, McNemar]:
+    """McNemar's exact test on the items that both scored, of `all` and of every subset; an item of several pairs is won by the
+    model with more of them. The macro mean is no share of items, and has none."""
+    gaps = _gaps(table, other)
+    if not gaps:
+        return {}
+    groups, names, gap = _columns(gaps)
+    parts = {WHOLE: tuple(dict.fromkeys(names)), **subsets}
+    inside = {name: np.isin(names, of) for name, of in parts.items()}
+    means = {name: _item_means(groups[mask], gap[mask]) for name, mask in inside.items() if mask.any()}
+    return {name: mcnemar(each, np.zeros(len(each))) for name, each in means.items()}
+
+
+def _gaps(table: pa.Table, other: pa.Table) -> list[dict[str, Any]]:
+    """Rows that both tables scored, with the difference of their credits."""
+    theirs = {(row["id"], row["subset"]): row["credit"] for row in _scored(other)}
+    both = [row for row in _scored(table) if (row["id"], row["subset"]) in theirs]
+    return [row | {"credit": row["credit"] - theirs[row["id"], row["subset"]]} for row in both]
 
 
 def _scored(table: pa.Table) -> list[dict[str, Any]]:

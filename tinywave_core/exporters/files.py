@@ -9,7 +9,8 @@ def files_section(files: list[dict[str, Any]], losses: dict[str, Any], vocabular
     """Markdown; nothing where there are no GGUF files."""
     if not files:
         return ""
-    before = ", one space before the prompt" if vocabulary.convention == "slow" else ""
+    space = ", with one space before the prompt" if vocabulary.convention == "slow" else ""
+    units = f"For speech alone ban the ids below {vocabulary.first['hubert']} but 2 (`logit_bias`)."
     return f"""
 ## Files
 
@@ -18,9 +19,8 @@ def files_section(files: list[dict[str, Any]], losses: dict[str, Any], vocabular
 | `*.safetensors` | {dtype} | for transformers and vLLM | {_perplexity(losses, None)} |
 {chr(10).join(_row(file, losses) for file in files)}
 
-{_how(losses)}GGUF files are for llama.cpp. Give it prompts as **lists of ids**: `speech.json` has golden prompts with theirs. Its own
-tokenizer agrees where units are plain text in the prompt{before}; [Text] in the fast convention and text in a model without any are
-its own business. Speech alone is had by banning the ids below {vocabulary.first["hubert"]} but 2 (`logit_bias`).
+{_how(losses)}GGUF files are for llama.cpp. Give it prompts as lists of ids: `speech.json` has golden prompts with theirs, and its own tokenizer
+gives the same{space}. {units}
 """
 
 

@@ -21,11 +21,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError
-from tinywave_core.exporters.gguf_tokens import pieces_of
+from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, pieces_of
 from tinywave_core.exporters.weights import EMBEDDING, HEAD, Weights
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
-VOCABULARY_KEY = "tinywave.vocabulary"
 _TYPES: dict[Quantization, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),

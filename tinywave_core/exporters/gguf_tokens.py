@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 SENTENCEPIECE = "tokenizer.model"
+VOCABULARY_KEY = "tinywave.vocabulary"
+"""Under which a file holds the vocabulary whose ids it has, as JSON."""
 # llama.cpp's byte-level kind cannot be without merges: this one joins two bytes that no UTF-8 text has.
 _NEVER = (0xFF, 0xFE)
 
@@ -55,10 +57,17 @@ def pieces_of(folder: Path, vocabulary: Vocabulary) -> Pieces:
     )
 
 
-def _of_characters(vocabulary: Vocabulary, text_bytes: list[int]) -> Pieces:
-    from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
+def byte_names() -> dict[int, str]:
+    """The character that stands for each byte in byte-level vocabularies (GPT-2's table): itself where it can be seen, else one from
+    256 on.
+    """
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {byte: chr(256 + n) for n, byte in enumerate(unseen)}
 
-    names = bytes_to_unicode()
+
+def _of_characters(vocabulary: Vocabulary, text_bytes: list[int]) -> Pieces:
+    names = byte_names()
     units = vocabulary.names()
     return Pieces(
         "gpt2",

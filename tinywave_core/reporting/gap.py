@@ -32,7 +32,7 @@ class WorstClip:
     """What each token costs it beyond the teacher, over the time of the picture; empty where the times are not known."""
 
 
-def gap_text(gap: Summary) -> list[str]:
+def gap_text(gap: Summary) -> str:
     """How far the predictions of student and undistilled control are from the teacher's, and whether that differs."""
     own, other = (_figure(gap, model, "logit_kl") for model in LABELS)
     closer = _closer(gap, "logit_kl", "all")
@@ -40,11 +40,11 @@ def gap_text(gap: Summary) -> list[str]:
     told = (
         "closer to the teacher than" if low > 0 else "further from the teacher than" if high < 0 else "within noise of"
     )
-    return [
+    return (
         f"Over {gap['utterances']} held-out utterances and {gap['tokens']:,} tokens the student's predictions are {_with_interval(own)} "
         f"nats (KL) from the teacher's, those of its undistilled control {_with_interval(other)}: {told} it, by "
         f"{closer['value']:+.3f} ({low:+.3f} to {high:+.3f}, paired over utterances)."
-    ]
+    )
 
 
 def block_rows(gap: Summary) -> list[dict[str, str]]:
@@ -110,10 +110,14 @@ def gap_plots(gap: Summary) -> list[tuple[str, str]]:
     """(caption, SVG): block against block for student and control, and predictions by position."""
     pairs = {(student, teacher) for student, teacher in gap["pairs"]}
     labels = {"x_label": "teacher block", "y_label": "student block"}
+    values = [value for rows in gap["cosines"].values() for row in rows for value in row]
+    limits = min(values), max(values)  # of both pictures, so that they can be compared
     pictures = [
         (
             f"Hidden states, mean cosine: {LABELS[name]}",
-            plots.heatmap_svg(gap["cosines"][name], pairs, title=f"Cosine of hidden states, {LABELS[name]}", **labels),
+            plots.heatmap_svg(
+                gap["cosines"][name], pairs, limits, title=f"Cosine of hidden states, {LABELS[name]}", **labels
+            ),
         )
         for name in LABELS
     ]

@@ -34,6 +34,7 @@ MAX_EMBEDDED_BYTES = 4_000_000
 MAX_REJECTS = 50
 MAX_ALIGNED, MAX_ALIGNED_S = 3, 8.0
 MAX_PROBE_PAIRS = 2  # of each probe
+MAX_TRANSCRIBED = 3  # prompts whose continuations are shown as text
 TERMS = {
     "loss": "total, weighted",
     "language_model": "true tokens",
@@ -55,6 +56,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         samples=shown,
         further_samples=outputs["samples"].summary["samples"] - len(shown),
         vocoder=outputs["samples"].summary["vocoder"],
+        vocoder_rows=verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,
@@ -62,8 +64,11 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         words=verdict.alignment_text(outputs["tokens"].summary),
         aligned=aligned_examples(outputs["tokens"]),
         directions=verdict.direction_rows(scores),
+        likelihood=verdict.likelihood_rows(scores),
+        continuation=verdict.continuation_text(scores),
         **probe_section(outputs),
         **gap_section(outputs),
+        **generated_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
@@ -270,6 +275,29 @@ def probe_pairs(probes: Artifact) -> list[ProbePair]:
                 clips.append(Clip(title, seconds, 1.0, cut, audio, picture))
             shown.append(ProbePair(probe, row["speaker"], row["about"], clips))
     return shown
+
+
+# Continuations as text --------------------------------------------------------------------------------------------
+
+
+def generated_section(outputs: Outputs) -> dict[str, Any]:
+    """Text, table and some transcripts of the continuations that were judged; empty where no judges were given."""
+    if "generated" not in outputs:
+        return {"generated_text": "", "generated_rows": [], "transcripts": []}
+    artifact = outputs["generated"]
+    text, rows = verdict.generated_text(artifact.summary), verdict.generated_rows(artifact.summary)
+    return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(artifact)}
+
+
+def transcripts(generated: Artifact) -> list[dict[str, str]]:
+    """What was heard of the first prompts' continuations, a dict per continuation."""
+    rows = read_table(generated.path("generated.parquet"), ["utterance_id", "source", "transcript"]).to_pylist()
+    numbers = {i: n for n, i in enumerate(dict.fromkeys(row["utterance_id"] for row in rows), start=1)}
+    shown = [row for row in rows if numbers[row["utterance_id"]] <= MAX_TRANSCRIBED]
+    return [
+        {"prompt": str(numbers[row["utterance_id"]]), "by": row["source"], "heard": row["transcript"] or "nothing"}
+        for row in sorted(shown, key=lambda row: numbers[row["utterance_id"]])
+    ]
 
 
 # The DAG ---------------------------------------------------------------------------------------------------------

@@ -189,11 +189,17 @@ def histogram_svg(
 
 
 def heatmap_svg(
-    values: Sequence[Sequence[float]], outlined: Collection[tuple[int, int]], *, title: str, x_label: str, y_label: str
+    values: Sequence[Sequence[float]],
+    outlined: Collection[tuple[int, int]],
+    limits: tuple[float, float],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
 ) -> str:
-    """A cell per (row, column), stronger for larger values, the lowest row at the bottom; `outlined` are cells with a frame."""
+    """A cell per (row, column), stronger from the lower limit to the upper one, row 0 at the bottom; `outlined` get a frame."""
     rows, columns = len(values), len(values[0])
-    low, high = min(map(min, values)), max(map(max, values))
+    low, high = limits
     x, y = _Scale(0.0, float(columns), _LEFT, _WIDTH - _RIGHT), _Scale(0.0, float(rows), _HEIGHT - _BOTTOM, _TOP)
     width, height = x(1.0) - x(0.0), y(0.0) - y(1.0)
     body = []

@@ -105,7 +105,7 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
         case "evaluation":
             scores = s["scores"]
             nll = ", ".join(f"{name} {scores['models'][name]['nll']:.3f}" for name in ("teacher", "student", "control"))
-            return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}{_probes(s)}"
+            return f"{scores['held_out']['sequences']} held-out utterances", f"NLL: {nll}{_probes(s)}{_generated(s)}"
         case "export":
             model = s["model"]
             return (
@@ -132,6 +132,13 @@ def _probes(summaries: dict[str, Summary]) -> str:
         return ""
     right = ", ".join(f"{name} {each['accuracy']:.0%}" for name, each in probes["overall"].items())
     return f"; of {probes['items']} probes right: {right}"
+
+
+def _generated(summaries: dict[str, Summary]) -> str:
+    generated = summaries.get("generated")
+    if not generated or not generated["sources"]:
+        return ""
+    return "; generative perplexity: " + ", ".join(f"{k} {v['gen_ppl']:.1f}" for k, v in generated["sources"].items())
 
 
 def duration(hours: float) -> str:

@@ -59,7 +59,9 @@ def _gap(scores: Summary) -> str:
         return "The undistilled control is as good as the teacher, so there is no gap that distillation could close."
     if closed < 0:
         return f"The student is further from the teacher than its undistilled control{noise}."
-    return f"It closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}."
+    interval = comparison["nll_gap_closed_interval"]
+    between = "" if interval is None else f" (95% interval {interval[0]:.0%} to {interval[1]:.0%})"
+    return f"It closed {closed:.0%}{between} of the gap between the undistilled control and the teacher{noise}."
 
 
 def _cloze(scores: Summary) -> str:
@@ -68,17 +70,17 @@ def _cloze(scores: Summary) -> str:
     if "cloze" not in models["student"]:
         return "No cloze item could be built from the held-out speech, so there is no cloze accuracy."
     accuracy = models["student"]["cloze"]
-    kept = comparison["cloze_above_chance_retention"]
-    chance = models["teacher"]["cloze_interval"][0] <= 0.5
-    if kept is None or chance:
+    kept = comparison["cloze_retention"]
+    if kept["above_chance"] is None:
         return (
-            f"Cloze retention is not meaningful here: over {items} items the teacher's own accuracy of "
-            f"{models['teacher']['cloze']:.1%} cannot be told from chance (50%); the student's is {accuracy:.1%}."
+            f"Cloze retention above chance is undefined here: {kept['why']}; the student's accuracy is {accuracy:.1%}."
         )
+    kept_low, kept_high = kept["above_chance_interval"]
     low, high = comparison["cloze_gain_interval"]
     against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
     return (
-        f"It keeps {kept:.0%} of the teacher's cloze accuracy above chance ({accuracy:.1%} against "
+        f"It keeps {kept['above_chance']:.0%} (95% interval {kept_low:.0%} to {kept_high:.0%}) of the teacher's cloze accuracy "
+        f"above chance ({accuracy:.1%} against "
         f"{models['teacher']['cloze']:.1%} over {items} items), {against} its undistilled control."
     )
 
@@ -105,6 +107,70 @@ def comparison_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
+def likelihood_rows(scores: Summary) -> list[dict[str, str]]:
+    """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model."""
+    continuation, rows = scores["continuation"], []
+    for name, label in MODELS.items():
+        row = {"model": label, "NLL / teacher's": _ratio(scores["ratios"].get(name), "nll")}
+        for stream, figures in scores["models"][name]["by_stream"].items():
+            row[f"bits per second, {stream}"] = _with_interval(figures, "bits_per_second", ".1f")
+        if continuation["models"]:
+            row["NLL after the prompt"] = _with_interval(continuation["models"][name], "nll", ".3f")
+            row["bits per second after it"] = _with_interval(continuation["models"][name], "bits_per_second", ".1f")
+            row["perplexity after it / teacher's"] = _ratio(continuation["ratios"].get(name), "perplexity")
+        rows.append(row)
+    return rows
+
+
+def continuation_text(scores: Summary) -> str:
+    """Over what the figures after a prompt are."""
+    found = scores["continuation"]
+    if not found["models"]:
+        return (
+            f"No held-out utterance has {found['min_s']:g} s, so nothing is said of what comes after a prompt of "
+            f"{found['prompt_s']:g} s."
+        )
+    return (
+        f"After the prompt: {found['tokens']:,} tokens in {found['seconds'] / 60:.1f} min of {found['utterances']} utterances of at "
+        f"least {found['min_s']:g} s, whose first {found['prompt_s']:g} s are the prompt."
+    )
+
+
+def generated_rows(generated: Summary) -> list[dict[str, str]]:
+    """Continuations judged as text, a dict per source."""
+    labels = {**MODELS, "recording": "How it really went on"}
+    rows = []
+    for name, figures in generated["sources"].items():
+        row = {"continued by": labels[name], "generative perplexity": _with_interval(figures, "gen_ppl", ".1f")}
+        row["over the teacher's"] = _ratio(generated["ratios"].get(name), "gen_ppl")
+        row["auto-BLEU-2"] = "–" if figures["auto_bleu"] is None else _with_interval(figures, "auto_bleu", ".1%")
+        row["seconds each"] = f"{figures['seconds']:.1f}"
+        row["silent"], row["nothing heard in"] = str(figures["silent"]), str(figures["empty"])
+        row["under two words"] = str(figures["without_bigrams"])
+        rows.append(row)
+    return rows
+
+
+def generated_text(generated: Summary) -> str:
+    """What was continued, or why nothing was."""
+    if not generated["sources"]:
+        return f"Nothing was continued: {generated['why']}."
+    return (
+        f"{generated['items']} held-out prompts of {generated['prompt_s']:g} s, continued by at most "
+        f"{generated['max_new_tokens']} tokens; vocoder: {generated['vocoder']}."
+    )
+
+
+def _with_interval(figures: Summary, name: str, form: str) -> str:
+    low, high = figures[f"{name}_interval"]
+    return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _ratio(ratios: Summary | None, name: str) -> str:
+    """A ratio to the teacher; the teacher has none."""
+    return "1" if ratios is None else "–" if ratios[name] is None else _with_interval(ratios, name, ".3f")
+
+
 def target_rows(logits: Summary) -> list[dict[str, str]]:
     """The teacher's targets per kind of token, a dict per kind."""
     return [
@@ -116,6 +182,24 @@ def target_rows(logits: Summary) -> list[dict[str, str]]:
             "mass beyond K": f"{figures['mass_beyond_k']:.1%}",
         }
         for kind, figures in logits["kinds"].items()
+    ]
+
+
+def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
+    """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
+    names = {
+        "draft": "draft vocoder",
+        "light": "light vocoder",
+        "floor": "floor: another recording's speech",
+        "ceiling": "ceiling: the recording from its own mel spectrum",
+    }
+    return [
+        {
+            "speech": names[name],
+            "log-mel correlation": f"{figures['likeness']:.3f}",
+            "mel-cepstral distance, dB": f"{figures['cepstral_distance_db']:.2f}",
+        }
+        for name, figures in vocoder.get("quality", {}).get("vocoders", {}).items()
     ]
 
 

@@ -103,7 +103,7 @@ def check_request(
     vocabulary: Vocabulary, context: int, prompt: Sequence[int], sampling: Sampling, output: OutputModality
 ) -> None:
     """ConfigError or TokenError where a prompt cannot be continued so; every runtime says it in the same words."""
-    check_prompt(vocabulary, prompt)
+    check_prompt(vocabulary, context, prompt)
     if not (sampling.temperature > 0 and 0 < sampling.top_p <= 1 and sampling.max_new_tokens >= 1):
         raise ConfigError(
             f"temperature {sampling.temperature}, top_p {sampling.top_p} and max_new_tokens {sampling.max_new_tokens}: expected a "
@@ -121,8 +121,8 @@ def check_request(
         )
 
 
-def check_prompt(vocabulary: Vocabulary, ids: Sequence[int]) -> None:
-    """TokenError where an id has no meaning in the vocabulary, or there is none at all."""
+def check_prompt(vocabulary: Vocabulary, context: int, ids: Sequence[int]) -> None:
+    """TokenError where an id has no meaning in the vocabulary, or there is none at all; ConfigError where they are too many."""
     if not len(ids):
         raise TokenError("the prompt has no tokens; expected <s> and a marker at least (`Vocabulary.prompt_ids`)")
     wrong = next((i for i in ids if not 0 <= i < vocabulary.tokens), None)
@@ -130,3 +130,5 @@ def check_prompt(vocabulary: Vocabulary, ids: Sequence[int]) -> None:
         raise TokenError(
             f"the prompt has the id {wrong}, this model's are 0 to {vocabulary.tokens - 1}: take the ids of the tokenizer beside it"
         )
+    if len(ids) > context:
+        raise ConfigError(f"the prompt has {len(ids)} tokens, the model reads {context}: give a shorter prompt")

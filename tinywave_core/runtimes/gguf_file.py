@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.errors import CheckpointError
-from tinywave_core.exporters.gguf import VOCABULARY_KEY
+from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, byte_names
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
@@ -21,6 +21,8 @@ class GgufFile:
     """None in files that TinyWave did not write."""
     partial_characters: list[int]
     """Ids of tokens that are a byte of a longer character."""
+    is_rearranged: bool
+    """Whether llama.cpp keeps the weights in another order than the file: mapping the file would hold them twice."""
 
     @classmethod
     def read(cls, path: Path) -> "GgufFile":
@@ -29,7 +31,7 @@ class GgufFile:
             raise CheckpointError(
                 f"{path} does not exist: expected a GGUF file, which `--export.gguf q8_0,q4_0` writes"
             )
-        from gguf import GGUFReader
+        from gguf import GGUFReader, LlamaFileType
 
         try:
             reader = GGUFReader(path)
@@ -44,6 +46,7 @@ class GgufFile:
             len(reader.fields["tokenizer.ggml.tokens"].data),
             Vocabulary.from_json(json.loads(about)) if about else None,
             _partial_characters(reader),
+            is_rearranged=_value(reader, "general.file_type") == LlamaFileType.MOSTLY_Q4_0,
         )
 
     def require(self, vocabulary: Vocabulary) -> None:
@@ -69,9 +72,8 @@ def _value(reader: Any, key: str) -> Any:
 
 def _partial_characters(reader: Any) -> list[int]:
     from gguf import TokenType
-    from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-    bytes_of = {name.encode(): byte for byte, name in bytes_to_unicode().items()}
+    bytes_of = {name.encode(): byte for byte, name in byte_names().items()}
     field, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"].contents()
     pieces = enumerate(zip((bytes(field.parts[part]) for part in field.data), types, strict=True))
     if _value(reader, "tokenizer.ggml.model") == "gpt2":

@@ -24,8 +24,8 @@ from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
 
-LONGEST_CONTEXT = 2048
-"""Tokens of context without another wish: 100 s of speech; keys and values of the 2B student take 160 KB a token."""
+LONGEST_CONTEXT = 1024
+"""Tokens of context without another wish: 50 s of units; keys and values of the 2B student take 160 KB a token."""
 _RANDOM_SEED = 2**32 - 1  # with this one llama.cpp takes another seed each time
 
 
@@ -48,6 +48,8 @@ class LlamaCppRuntime:
         params.n_batch = params.n_ubatch = min(256, self.context)
         params.n_parallel = 1
         params.n_gpu_layers = 0
+        if file.is_rearranged:
+            params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or len(os.sched_getaffinity(0))
         params.cache_ram_mib = 0  # no second copy of what was read
         params.warmup = False
@@ -70,7 +72,7 @@ class LlamaCppRuntime:
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
-        check_prompt(self.vocabulary, ids)
+        check_prompt(self.vocabulary, self.context, ids)
         self._ask({"prompt": [int(i) for i in ids], "n_predict": 0, "cache_prompt": True}, lambda _: False)
         self._is_prefilled = True
 

@@ -63,7 +63,7 @@ class TransformersRuntime:
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
-        check_prompt(self.vocabulary, ids)
+        check_prompt(self.vocabulary, self.context, ids)
         read = self._take()
         read.keep(ids)
         self._forward(read, ids[len(read.ids) :])

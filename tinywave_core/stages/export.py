@@ -2,21 +2,25 @@
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
 ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's
-release turn audio into prompts and units into audio), README.md (the model card).
+release turn audio into prompts and units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
 
 Everything goes through one tensor at a time: the 2B student is exported in less than 8 GiB (`make bench-generation`).
 """
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.stages.adaptation import teacher_folder
 from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import held_out_shards
-from tinywave_core.storage.store import MANIFEST, Artifact, describe_files
+from tinywave_core.stages.tokenization import uses_release
+from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -24,15 +28,24 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from transformers import LlamaConfig
 
-VERSION = 4
+    from tinywave_core.exporters.model_card import Data
+
+VERSION = 5
+DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
 SPEECH_TOKENIZER = "speech_tokenizer"
 
 
 def build(
-    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, scores: Artifact, execute: Execute
+    config: PipelineConfig,
+    tokens: Artifact,
+    teacher: Artifact,
+    student: Artifact,
+    done: dict[str, Artifact],
+    execute: Execute,
 ) -> Artifact:
-    """The `model` artifact."""
+    """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
     tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    licence, text = _licence(config, tokens)
     (model,) = execute(
         [
             Step(
@@ -42,12 +55,18 @@ def build(
                 version=VERSION,
                 run=run_model,
                 config=config.export,
-                params={"temperature": config.generation.temperature, "top_p": config.generation.top_p},
+                params={
+                    "temperature": config.generation.temperature,
+                    "top_p": config.generation.top_p,
+                    "licence": asdict(licence),
+                    "licence_sha256": None if text is None else sha256_of(text),
+                },
+                context={"licence_file": text},
                 inputs={
                     "student": [student],
                     "teacher": [teacher],
                     "tokenizer": [tokenizer],
-                    "scores": [scores],
+                    **{part: [done[part]] for part in (*DESCRIBED, "vocoder") if part in done},
                     "tokens": held_out_shards(tokens) if config.export.perplexity_tokens else [],
                 },
                 runtime=config.runtime,
@@ -57,13 +76,24 @@ def build(
     return model
 
 
+def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | None]:
+    """What the student's licence is, and the text of it that its teacher came with."""
+    teacher, folder = config.adaptation.teacher, teacher_folder(config)
+    # A release may have it at its top, two folders above its language models.
+    places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
+    text, known = licence_file(places), tokens.summary.get("vocabulary")
+    vocabulary = None if known is None else Vocabulary.from_json(known)
+    return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
+
+
 def run_model(step: Step, output: Output) -> Summary:
     """Write the directory, check that it is what plain transformers expect, and measure what the GGUF files lose."""
     import torch
 
     from tinywave_core.exporters.files import files_section
-    from tinywave_core.exporters.model_card import model_card
+    from tinywave_core.exporters.model_card import Card, model_card
     from tinywave_core.exporters.weights import copy_weights
+    from tinywave_core.synthesis import light
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
 
@@ -90,7 +120,11 @@ def run_model(step: Step, output: Output) -> Summary:
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     speech_tokenizer = step.input("tokenizer").path()
     shutil.copytree(speech_tokenizer, folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
-    files = _write_gguf(folder, vocabulary, config)
+    for vocoder in step.inputs.get("vocoder", []):
+        for name in (light.TENSORS, light.DESCRIPTION):
+            shutil.copyfile(vocoder.path(name), folder / SPEECH_TOKENIZER / name)
+    licence = Licence(**step.params["licence"])
+    files = _write_gguf(folder, vocabulary, config, licence)
     output.progress(2, 4, "GGUF files")
     prompts = _golden_prompts(vocabulary, teacher, trained)
     (folder / "speech.json").write_text(
@@ -99,10 +133,25 @@ def run_model(step: Step, output: Output) -> Summary:
     parameters = _check(folder, vocabulary, prompts)
     output.progress(3, 4, "checked")
     losses = _perplexities(folder, shape, _held_out(step, vocabulary, trained, shape), files, output)
-    lineage = {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"}
     about = step.input("student").summary | {"parameters": parameters}
-    card = model_card(config.name, about, step.input("scores").summary, vocabulary, lineage)
-    (folder / "README.md").write_text(card + files_section(files, losses, vocabulary, config.dtype))
+    evaluated = {part: step.inputs[part][0].summary if part in step.inputs else {} for part in DESCRIBED}
+    card = Card(
+        config.name,
+        about,
+        vocabulary,
+        evaluated["scores"],
+        _data(step.input("student")),
+        licence,
+        {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
+        evaluated["probe_scores"],
+        evaluated["generated"],
+    )
+    (folder / "README.md").write_text(
+        model_card(card) + files_section(files, losses, vocabulary, config.dtype), encoding="utf-8"
+    )
+    if step.context["licence_file"] is not None:
+        shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
+
     output.progress(4, 4, "model card")
     return {
         "name": config.name,
@@ -116,6 +165,24 @@ def run_model(step: Step, output: Output) -> Summary:
         "trained_rows": trained.rows,
         "trained_parameters": step.input("student").summary["parameters"],
     }
+
+
+def _data(student: Artifact) -> "Data":
+    """The training speech behind a student, by its lineage: what it heard in this training and in those before it."""
+    from tinywave_core.audio.utterances import UTTERANCES_FILE
+    from tinywave_core.exporters.model_card import Data
+    from tinywave_core.stages.tokenization import audio_of
+    from tinywave_core.storage.shards import read_table
+
+    inputs = student.manifest.inputs if student.manifest else {}
+    shards = student.store.find_all([i for name in ("tokens", "heard") for i in inputs.get(name, [])])
+    spoken = [shard for shard in shards if shard.manifest and shard.manifest.part != "text"]
+    recordings: set[str] = set()
+    for audio in audio_of(spoken):
+        for row in read_table(audio.path(UTTERANCES_FILE), ["recording_id", "split"]).to_pylist():
+            recordings |= {row["recording_id"]} if row["split"] == "train" else set()
+    hours = sum(shard.summary["train_seconds"] for shard in spoken) / 3600
+    return Data(hours, sum(shard.summary["train_utterances"] for shard in spoken), len(recordings))
 
 
 def _write_config(
@@ -134,14 +201,14 @@ def _write_config(
     return shape
 
 
-def _write_gguf(folder: Path, vocabulary: Vocabulary, config: ExportConfig) -> list[dict[str, Any]]:
+def _write_gguf(folder: Path, vocabulary: Vocabulary, config: ExportConfig, licence: Licence) -> list[dict[str, Any]]:
     """The GGUF files, and what speech.json says of them."""
     from tinywave_core.exporters.gguf import write_gguf
 
-    for quantization in config.gguf:
-        write_gguf(folder, vocabulary, folder / f"{config.name}-{quantization.upper()}.gguf", quantization, config.name)
-    found = {file.name: file for file in describe_files(folder)}
     names = {quantization: f"{config.name}-{quantization.upper()}.gguf" for quantization in config.gguf}
+    for quantization, name in names.items():
+        write_gguf(folder, vocabulary, folder / name, quantization, config.name, licence.name or licence.id)
+    found = {file.name: file for file in describe_files(folder)}
     return [
         {"file": name, "quantization": quantization, "bytes": found[name].bytes, "sha256": found[name].sha256}
         for quantization, name in names.items()

@@ -66,6 +66,8 @@ def build(
 
 def run_gap(step: Step, output: Output) -> Summary:
     """Run the three models side by side over a sample of the held-out utterances."""
+    from tokenizers import Tokenizer
+
     from tinywave_core.evals.comparison import Comparison
     from tinywave_core.evals.gaps import costly_tokens, worst
     from tinywave_core.models.llama import load_llama, pick_device
@@ -93,7 +95,8 @@ def run_gap(step: Step, output: Output) -> Summary:
     figures = comparison.tally.figures(config.seed)
     write_table(pa.Table.from_pylist(figures), output.folder / GAPS)
     costly = costly_tokens(comparison.gaps.values(), config.costly_tokens, config.costly_min_count)
-    costly = [{"token": vocabulary.decode(np.array([row["id"]])), **row} for row in costly]
+    names = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    costly = [{"token": names.id_to_token(row["id"]), **row} for row in costly]
     write_table(pa.Table.from_pylist(costly, schema=_COSTLY), output.folder / TOKENS)
     by_id = {sequence.id: sequence for sequence in sequences}
     speech = {i: gap for i, (_, gap) in comparison.gaps.items() if not _has_text(by_id[i], vocabulary)}

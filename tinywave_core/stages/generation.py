@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-VERSION = 3
+VERSION = 4
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
@@ -30,7 +30,8 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     shards = [shard for shard in shards if shard.part != "text"]
     audio = audio_of(shards)
     kind = config.tokenization.tokens
-    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) else None
+    light = config.generation.vocoder.kind == "light"  # the export has it
+    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) and not light else None
     (samples,) = execute(
         [
             Step(
@@ -40,7 +41,9 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
                 version=VERSION,
                 run=run_samples,
                 config=config.generation,
-                params={"vocoder": "draft" if release is None else release.digest(vocoder_part(kind))},
+                params={
+                    "vocoder": config.generation.vocoder.kind if release is None else release.digest(vocoder_part(kind))
+                },
                 context={"spiritlm_dir": config.spiritlm_dir},
                 inputs={"model": [model], "tokens": shards, "audio": audio},
                 runtime=config.runtime,
@@ -114,10 +117,11 @@ def run_samples(step: Step, output: Output) -> Summary:
         "samples": len(samples),
         "new_tokens": sum(s["new_tokens"] for s in samples),
         "seconds": sum(s["seconds"]["continuation"] for s in samples),
-        "vocoder": "draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
+        "vocoder": _VOCODERS[speaker.name],
     }
 
 
+_VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
 _RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
 
 

@@ -445,8 +445,7 @@ class Store:
 
     def _scratch(self, purpose: str) -> Path:
         """Folder of this machine for what a store on a remote filesystem needs locally."""
-        owner = hashlib.sha256(self.url.encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", owner, purpose)
+        return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", key_of(self.url), purpose)
 
     def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
         try:
@@ -539,6 +538,12 @@ def describe_files(folder: Path) -> list[FileEntry]:
 def utc_now() -> str:
     """The time now as ISO 8601 in UTC, for people; no decision depends on it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def key_of(root: str) -> str:
+    """A short name for the place of a store, 12 hex digits; of a folder the same however its path is written."""
+    url = root if "://" in root else open_url(root)[1]
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
 
 
 def _content(manifest: Manifest) -> str:

@@ -60,10 +60,10 @@ def speak(outlines: Iterable[Outline], median_hz: float, iterations: int) -> Ite
         fade = (np.arange(len(tail)) + 0.5) / max(len(tail), 1)
         block[: len(tail)] = block[: len(tail)] * fade + tail * (1 - fade)
         tail = samples[stop * HOP_SAMPLES :][:FADE_SAMPLES]
-        yield _limited(block).astype(np.float32)
+        yield limited(block).astype(np.float32)
 
 
-def _limited(samples: _Array) -> _Array:
+def limited(samples: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Bend what is louder than the knee, so that nothing has to be known of what comes after."""
     loud, room = np.abs(samples), PEAK - KNEE
     return np.sign(samples) * np.where(loud < KNEE, loud, KNEE + room * np.tanh((loud - KNEE) / room))
@@ -71,16 +71,28 @@ def _limited(samples: _Array) -> _Array:
 
 def _excited(outlines: Iterable[Outline], median_hz: float) -> Iterator[_Row]:
     """Rows with the source that goes on from one to the next."""
-    phase, random = 1e-3, np.random.default_rng(0)
+    source = Source(median_hz)
     for outline in outlines:
-        length = len(outline.log_mel) * HOP_SAMPLES
-        times = np.arange(length) / HOP_SAMPLES
-        f0_hz = median_hz * 2 ** (np.interp(times, np.arange(len(outline.semitones)), outline.semitones) / 12)
-        phases = phase + np.pi * np.cumsum(f0_hz / SAMPLE_RATE)
-        phase = float(phases[-1] % np.pi)
-        source = np.stack([_pulses(f0_hz, phases), random.standard_normal(length)])
-        for row, part in enumerate(np.split(source, len(outline.log_mel), axis=1)):
-            yield _Row(outline.log_mel[row], float(outline.voiced[row]), part)
+        parts = source.rows(outline.semitones)
+        for log_mel, voiced, part in zip(outline.log_mel, outline.voiced, parts, strict=True):
+            yield _Row(log_mel, float(voiced), part)
+
+
+class Source:
+    """Pulses and noise of a voice, row after row."""
+
+    def __init__(self, median_hz: float) -> None:
+        self._median_hz = median_hz
+        self._phase, self._random = 1e-3, np.random.default_rng(0)
+
+    def rows(self, semitones: _Array) -> _Array:
+        """Pulses and noise [F, 2, 160] of the next rows; semitones [F + 1] from the voice's median, up to the row after them."""
+        times = np.arange((len(semitones) - 1) * HOP_SAMPLES) / HOP_SAMPLES
+        f0_hz = self._median_hz * 2 ** (np.interp(times, np.arange(len(semitones)), semitones) / 12)
+        phases = self._phase + np.pi * np.cumsum(f0_hz / SAMPLE_RATE)
+        self._phase = float(phases[-1] % np.pi)
+        both = np.stack([_pulses(f0_hz, phases), self._random.standard_normal(len(times))])
+        return both.reshape(2, -1, HOP_SAMPLES).transpose(1, 0, 2)
 
 
 def _pulses(f0_hz: _Array, half_phase: _Array) -> _Array:
@@ -105,7 +117,7 @@ def _filtered(rows: list[_Row], iterations: int) -> _Array:
     tonal = voiced_F[:, None] / (1 + np.exp((frequencies - TONAL_BELOW_HZ) / 400.0))
     excitation = harmonics * tonal + noise * (1 - tonal)
     ripple = np.maximum(np.abs(excitation) / NOISE_MAGNITUDE, 1e-3)
-    envelope = _linear_envelope(np.stack([row.log_mel for row in rows]))
+    envelope = linear_envelope(np.stack([row.log_mel for row in rows]))
     spectrum = excitation * np.exp(envelope) * ripple ** (HARMONIC_DEPTH - 1)
     magnitude = np.abs(spectrum)
     for _ in range(iterations):  # from the excitation's phase instead of a random one
@@ -138,7 +150,7 @@ def _bands() -> tuple[_Array, _Array]:
     return (bank * np.arange(len(bank))[:, None]).sum(axis=0) / bank.sum(axis=0), np.log(bank.sum(axis=0))
 
 
-def _linear_envelope(log_mel_FM: _Array) -> _Array:
+def linear_envelope(log_mel_FM: _Array) -> _Array:
     """Log gain [F, 257] that gives a flat excitation this mel spectrum."""
     middles, response = _bands()
     flat = log_mel_FM - response - np.log(NOISE_MAGNITUDE)

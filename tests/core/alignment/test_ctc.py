@@ -246,3 +246,12 @@ def test_a_config_that_does_not_fit_is_named(folder: Path, tmp_path: Path, confi
     (tmp_path / "config.json").write_text(json.dumps(own | config))
     with pytest.raises(CheckpointError, match=said):
         CtcAligner.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [("..CCA.B||..BE..AT..", "CAB BEAT"), ("..BE.EE.A", "BEEA"), ("||..A||", "A"), ("......", "")],
+)
+def test_what_is_heard_has_no_repeats_without_a_blank_between_them(frames: str, text: str):
+    aligner, silence = hearing(frames)
+    assert aligner.transcribe(silence) == text

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tinywave_core.evals import intervals
 from tinywave_core.evals.intervals import (
     bootstrap_interval,
     mcnemar,
@@ -112,3 +113,10 @@ def coverage(interval, truth: float) -> float:
 )
 def test_ninety_five_percent_intervals_hold_the_truth_about_as_often(interval, truth: float):
     assert 0.91 <= coverage(interval, truth) <= 0.98
+
+
+def test_intervals_do_not_depend_on_how_many_draws_are_in_memory(monkeypatch: pytest.MonkeyPatch):
+    top, bottom = np.arange(1.0, 18.0), np.arange(2.0, 19.0)
+    at_once = bootstrap_interval(top, bottom, 3)
+    monkeypatch.setattr(intervals, "_PICKS", 90)  # five draws of 17
+    assert bootstrap_interval(top, bottom, 3) == at_once

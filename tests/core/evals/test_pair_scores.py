@@ -14,6 +14,7 @@ from tinywave_core.evals.pair_scores import (
     accuracies,
     differences,
     modality_classes,
+    paired_tests,
     score_pairs,
     score_tokens,
 )
@@ -201,3 +202,21 @@ def test_differences_leave_out_what_one_of_the_models_could_not_score(bigrams):
     both = score_pairs(bigrams, VOCABULARY, [pair("1", LIKELY, UNLIKELY), pair("2", LIKELY, UNLIKELY)], Definition())
     one = score_pairs(bigrams, VOCABULARY, [pair("1", UNLIKELY, LIKELY), pair("2", None, None, "x")], Definition())
     assert (differences(both, one, {})["all"].value, differences(both, one, {})["all"].items) == (1.0, 1)
+
+
+def test_mcnemar_counts_items_on_which_one_model_alone_is_right(bigrams):
+    names = [(str(i), None, "ab"[i % 2]) for i in range(12)]
+    own = scored(bigrams, [(*name, i < 9) for i, name in enumerate(names)])
+    other = scored(bigrams, [(*name, i >= 5) for i, name in enumerate(names)])
+    found = paired_tests(own, other, {"a": ("a",)})
+    # Items 0 to 4 against 9 to 11; 2 * (1 + 8 + 28 + 56) / 2^8
+    assert (found["all"].first_only, found["all"].second_only, found["all"].p) == (5, 3, 0.7265625)
+    assert (found["a"].first_only, found["a"].second_only) == (3, 1)  # 0, 2, 4 against 10
+    assert "macro" not in found
+
+
+def test_an_item_of_several_voices_is_won_once(bigrams):
+    rows = [("1/A", "1", "all"), ("1/B", "1", "all"), ("1/C", "1", "all")]
+    own = scored(bigrams, [(*row, True) for row in rows])
+    other = scored(bigrams, [(*row, i == 0) for i, row in enumerate(rows)])
+    assert (paired_tests(own, other, {})["all"].first_only, paired_tests(own, own, {})["all"].first_only) == (1, 0)

@@ -13,7 +13,7 @@ from tinywave_core.reporting import page as page_module
 from tinywave_core.reporting.page import rejects, render_report, settings, stage_edges
 from tinywave_core.reporting.run import RunRecord
 from tinywave_core.reporting.stages import Outputs
-from tinywave_core.reporting.verdict import comparison_rows, drift_text, verdict
+from tinywave_core.reporting.verdict import comparison_rows, continuation_text, drift_text, likelihood_rows, verdict
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -56,6 +56,15 @@ def scores(**comparison: Any) -> dict[str, Any]:
     return base | {"comparison": base["comparison"] | comparison}
 
 
+AT_CHANCE = {
+    "ratio": 0.9,
+    "ratio_interval": None,
+    "above_chance": None,
+    "above_chance_interval": None,
+    "why": "the teacher's 52.0% over 60 items cannot be told from chance (50%)",
+}
+
+
 def without_cloze() -> dict[str, Any]:
     base = SUMMARIES["scores"]
     models = {name: {k: v for k, v in m.items() if "cloze" not in k} for name, m in base["models"].items()}
@@ -79,6 +88,7 @@ def test_sections_come_in_order(html: str):
         "headline",
         "listen",
         "probes",
+        "generated",
         "stages",
         "data",
         "curves",
@@ -122,6 +132,34 @@ def test_a_run_without_probes_has_no_section_for_them(run: tuple[RunRecord, Outp
     assert '<section id="probes">' not in render_report(record, without)
 
 
+def test_likelihood_is_told_by_stream_after_a_prompt_and_beside_the_teacher(html: str):
+    headline = section(html, "headline")
+    assert "12 utterances of at least 6 s, whose first 3 s are the prompt" in headline
+    assert "90.0 (85.0 to 95.0)" in headline and "3.200 (3.000 to 3.400)" in headline
+    assert "1.031 (1.021 to 1.041)" in headline and "1.105 (1.005 to 1.205)" in headline
+
+
+def test_speech_too_short_for_a_prompt_is_said_so(run: tuple[RunRecord, Outputs]):
+    found = SUMMARIES["scores"]["continuation"] | {"models": {}, "ratios": {}}
+    base = SUMMARIES["scores"] | {"continuation": found}
+    assert continuation_text(base).startswith("No held-out utterance has 6 s")
+    assert not [name for row in likelihood_rows(base) for name in row if "after" in name]
+
+
+def test_continuations_are_told_as_text_with_intervals_and_what_was_not_heard(html: str):
+    generated = section(html, "generated")
+    assert "180.0 (170.0 to 190.0)" in generated and "1.200 (1.100 to 1.300)" in generated
+    assert "How it really went on" in generated and "5.0% (4.0% to 6.0%)" in generated
+    assert "student said &lt;b&gt;3&lt;/b&gt;" in generated and "said &lt;b&gt;4" not in generated
+    assert ">nothing</td>" in generated
+
+
+def test_a_run_without_judges_has_no_section_for_continuations(run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    without = {part: artifact for part, artifact in outputs.items() if part != "generated"}
+    assert '<section id="generated">' not in render_report(record, without)
+
+
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page_module, "MAX_EMBEDDED_BYTES", 1)
     page = render_report(*run)
@@ -159,7 +197,7 @@ def test_the_dag_is_what_the_manifests_say(run: tuple[RunRecord, Outputs]):
         {"scores": without_cloze()},
         {"logits": {"kinds": {}}},
         {"corpus": {"duration_histogram": {}, "reasons": {}}},
-        {"scores": scores(nll_gap_closed=None, cloze_above_chance_retention=None)},
+        {"scores": scores(nll_gap_closed=None, cloze_retention=AT_CHANCE)},
     ],
     ids=["base tokens", "no cloze", "no targets", "no histogram", "no gap"],
 )
@@ -195,9 +233,18 @@ def test_a_student_better_than_its_teacher_is_said_to_be():
 
 
 def test_cloze_of_a_teacher_at_chance_means_nothing():
-    base = scores()
-    teacher = base["models"]["teacher"] | {"cloze": 0.55, "cloze_interval": [0.45, 0.65]}
-    assert "not meaningful" in verdict(base | {"models": base["models"] | {"teacher": teacher}})[2]
+    said = verdict(scores(cloze_retention=AT_CHANCE))[2]
+    assert "undefined here: the teacher's 52.0% over 60 items cannot be told from chance (50%)" in said
+
+
+def test_what_is_kept_and_closed_has_its_interval():
+    _, gap, cloze = verdict(scores())
+    assert "closed 60% (95% interval 40% to 80%) of the gap" in gap
+    assert "keeps 83% (95% interval 50% to 110%) of the teacher's cloze accuracy above chance" in cloze
+
+
+def test_a_gap_that_may_be_none_has_no_interval():
+    assert "closed 60% of the gap" in verdict(scores(nll_gap_closed_interval=None))[1]
 
 
 def test_the_table_has_a_row_per_model_with_its_interval():

@@ -1,5 +1,6 @@
 """Pictures: what they show, how small they are, and that text in them is text."""
 
+import re
 import threading
 import xml.etree.ElementTree as ET
 
@@ -14,6 +15,7 @@ from tinywave_core.reporting.plots import (
     bars_png,
     bars_svg,
     dag_svg,
+    heatmap_svg,
     histogram_png,
     histogram_svg,
     line_svg,
@@ -22,6 +24,7 @@ from tinywave_core.reporting.plots import (
     number,
     smooth,
     spectrogram_png,
+    strip_svg,
     thin,
     ticks,
 )
@@ -144,3 +147,21 @@ def test_threads_draw_the_same_picture_at_the_same_time():
         thread.join()
     assert len(pictures) == 4
     assert len(set(pictures)) == 1
+
+
+def test_a_heat_map_is_stronger_for_larger_values_and_frames_what_is_asked():
+    svg = heatmap_svg([[0.0, 0.5], [1.0, 0.25]], {(1, 0)}, (0.0, 1.0), title="t", x_label="x", y_label="y")
+    cells = re.findall(r'x="([0-9.]+)" y="([0-9.]+)"[^>]*fill-opacity:([0-9.]+);([^"]*)"', svg)
+    assert [opacity for _, _, opacity, _ in cells] == ["0.06", "0.48", "0.90", "0.27"]
+    assert ["none" in frame for *_, frame in cells] == [True, True, False, True]
+    assert float(cells[0][1]) > float(cells[2][1])  # row 0 is at the bottom
+
+
+def test_a_strip_has_costs_above_the_line_and_gains_below_at_their_times():
+    svg = strip_svg([0.0, 1.0, 1.5], [2.0, -1.0, 0.5], 2.0, title="t")
+    bars = re.findall(r'<rect x="([0-9.]+)" y="([0-9.]+)" width="([0-9.]+)" height="([0-9.]+)"', svg)
+    assert bars == [
+        ("0.0", "2.0", "240.0", "28.0"),
+        ("240.0", "30.0", "120.0", "14.0"),
+        ("360.0", "23.0", "120.0", "7.0"),
+    ]

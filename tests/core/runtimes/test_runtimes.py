@@ -86,7 +86,7 @@ def test_closing_the_iterator_ends_it_and_the_next_continuation_is_as_ever(runti
         ([], FREE, TokenError, "the prompt has no tokens"),
         ([1, 301], FREE, TokenError, "the prompt has the id 301, this model's are 0 to 300"),
         ([1, -1], FREE, TokenError, "the prompt has the id -1"),
-        ([1] * 500, FREE, ConfigError, "has 500 tokens and 60 are to follow, the model reads 512"),
+        ([1] * 460, FREE, ConfigError, "has 460 tokens and 60 are to follow, the model reads 512"),
         (PROMPT, Sampling(temperature=0), ConfigError, "expected a temperature above 0"),
         (PROMPT, Sampling(top_p=0), ConfigError, "expected a temperature above 0"),
     ],
@@ -94,6 +94,13 @@ def test_closing_the_iterator_ends_it_and_the_next_continuation_is_as_ever(runti
 def test_what_cannot_be_continued_is_refused_before_anything_runs(runtime: Runtime, prompt, sampling, error, said):
     with pytest.raises(error, match=said):
         runtime.stream(prompt, sampling, "speech")
+
+
+def test_what_cannot_be_read_ahead_is_refused(runtime: Runtime):
+    with pytest.raises(TokenError, match="the prompt has the id 301"):
+        runtime.prefill([1, 301])
+    with pytest.raises(ConfigError, match="has 513 tokens, the model reads 512"):
+        runtime.prefill([1] * 513)
 
 
 # One beside the other ------------------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def test_gc_counts_what_one_run_came_to_as_one_result(local):
 def test_gc_of_a_pipelines_store_keeps_the_corpus_the_pins_and_a_cached_run(finished, config):
     store = Store(config.root)
     made(store, "nobody needs it")
-    # Without a record of a run each of its ends counts for itself: samples, cached logits, scores of the probes.
+    # Without a record of a run each of its ends counts for itself: samples, cached logits, the gap.
     assert len(garbage(store, keep=3).artifacts) == 1
     collect(take_census(store), garbage(store, keep=3))
     assert digests(store) == digests(finished.store)

@@ -1,14 +1,19 @@
 """SALMon (arXiv 2409.07437): does a model notice that speaker, gender, mood, background or room change, or do not fit the words?
 
 A folder per part with `sample_<i>_<j>.wav`; j = 0 is the right version, another j the wrong one. The parts are the subsets.
+On data set hubs a part is a folder of Parquet tables with ind, positive_audio and negative_audio.
 """
 
 import re
+import shutil
+import tempfile
+import weakref
 from collections import defaultdict
 from pathlib import Path
 
 from tinywave_core.errors import SourceError
 from tinywave_core.evals.suites.base import MANIFEST_ADVICE, Pair, Suite, audio_files, folders, no_audio, some
+from tinywave_core.evals.suites.parquet import tables, unpack
 
 CONSISTENCY = (
     "bg_all_consistency",
@@ -31,8 +36,25 @@ def open_salmon(folder: Path) -> Suite:
             f"{folder} has no part of SALMon, but {some(p.name for p in folders(folder)) or 'no folders'}; expected some of "
             f"{', '.join(PARTS)}: pass the folder that holds them"
         )
-    pairs = [pair for part in parts for pair in _part(part)]
-    return Suite.of("salmon", pairs, {"consistency": CONSISTENCY, "alignment": ALIGNMENT})
+    packed = {part: tables(part) for part in parts if not audio_files(part)}
+    place = Path(tempfile.mkdtemp(prefix="tinywave-salmon-")) if any(packed.values()) else None
+    try:
+        found = [_unpacked(part, packed[part], place) if place and packed.get(part) else part for part in parts]
+        pairs = [pair for part in found for pair in _part(part)]
+        suite = Suite.of("salmon", pairs, {"consistency": CONSISTENCY, "alignment": ALIGNMENT})
+    except BaseException:
+        shutil.rmtree(place or "", ignore_errors=True)
+        raise
+    if place:  # what came out of tables is gone with the suite
+        weakref.finalize(suite, shutil.rmtree, place, ignore_errors=True)
+    return suite
+
+
+def _unpacked(part: Path, found: list[Path], target: Path) -> Path:
+    place = target / part.name
+    place.mkdir()
+    unpack(found, "ind", ("positive_audio", "negative_audio"), place)
+    return place
 
 
 def _part(folder: Path) -> list[Pair]:

@@ -1,5 +1,9 @@
 """SALMon's folders: j = 0 is right, another j wrong, and a sample of any other shape is refused."""
 
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tinywave_core.errors import SourceError
@@ -46,3 +50,51 @@ def test_a_sample_that_is_no_pair_is_refused(place, names, said):
 def test_a_folder_without_parts_says_what_it_has(place):
     with pytest.raises(SourceError, match="has no part of SALMon, but other; expected some of bg_all_consistency"):
         open_suite("salmon", place(["other/sample_0_0.wav"]))
+
+
+def hub_part(folder: Path, part: str, rows: list[dict], **others: list) -> Path:
+    """One part as data set hubs keep it."""
+    (folder / part).mkdir(parents=True)
+    pq.write_table(
+        pa.table({name: [row[name] for row in rows] for name in rows[0]} | others), folder / part / "train-0.parquet"
+    )
+    return folder
+
+
+def row(ind: int, positive: bytes = b"right", negative: bytes | None = b"wrong") -> dict:
+    recordings = {"positive_audio": positive, "negative_audio": negative}
+    return {"ind": ind, **{name: {"bytes": data, "path": f"{name}.flac"} for name, data in recordings.items()}}
+
+
+def test_a_part_in_parquet_gives_the_pairs_of_its_columns(tmp_path):
+    rows = [row(4, b"four"), row(2, b"two")]
+    suite = open_suite(None, hub_part(tmp_path, "rir_consistency", rows, task=["rir", "rir"]))
+    assert [(p.id, p.positive.read_bytes(), p.negative.read_bytes()) for p in suite.pairs] == [
+        ("rir_consistency/2", b"two", b"wrong"),
+        ("rir_consistency/4", b"four", b"wrong"),
+    ]
+    unpacked = suite.pairs[0].positive
+    assert unpacked.suffix == ".flac"
+    del suite
+    assert not unpacked.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"ind": 1, "positive": b""}], "has no column positive_audio, negative_audio, but ind, positive"),
+        ([row(1, negative=None)], "ind 1, negative_audio holds no recording: expected its bytes"),
+        ([row(1), row(1)], "ind 1, positive_audio: a second recording of that number"),
+    ],
+    ids=["columns", "path", "twice"],
+)
+def test_a_table_that_is_not_salmons_is_refused(tmp_path, rows, said):
+    with pytest.raises(SourceError, match=said):
+        open_suite("salmon", hub_part(tmp_path, "rir_consistency", rows))
+
+
+def test_a_table_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "bg_alignment").mkdir()
+    (tmp_path / "bg_alignment" / "train-0.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(SourceError, match=r"train-0.parquet cannot be read as Parquet .*: copy it again"):
+        open_suite("salmon", tmp_path)

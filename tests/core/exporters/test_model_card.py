@@ -1,0 +1,75 @@
+"""The model card: front matter that is YAML, figures with their intervals, and no section for what was not computed."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from tests.fixtures.small_run import SUMMARIES
+from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence
+from tinywave_core.exporters.model_card import Card, Data, model_card
+from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
+
+FRESH = Licence("The teacher was trained from random weights.")
+FAIR = Licence("The teacher is SpiritLM's.", "other", FAIR_NAME, FAIR_LINK)
+CARD = Card(
+    name='a "name": with marks',
+    student=SUMMARIES["student"],
+    vocabulary=SPIRITLM_EXPRESSIVE,
+    scores=SUMMARIES["scores"],
+    data=Data(hours=12.34, utterances=5_600, recordings=78),
+    licence=FRESH,
+    lineage={"student": "distillation/aa", "teacher": "adaptation/bb"},
+    probes=SUMMARIES["probe_scores"],
+    generated=SUMMARIES["generated"],
+)
+
+
+def head(card: Card) -> dict:
+    return yaml.safe_load(model_card(card).split("---\n")[1])
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return model_card(CARD)
+
+
+def test_front_matter_names_the_model_and_its_metrics():
+    (model,) = head(CARD)["model-index"]
+    assert model["name"] == CARD.name
+    metrics = {metric["name"]: metric["value"] for metric in model["results"][0]["metrics"]}
+    assert metrics["probe: speaker swap"] == 0.65 and metrics["generative perplexity"] == 180.0
+    assert metrics["perplexity per token after the prompt"] == 22.0
+
+
+def test_only_a_known_licence_is_claimed():
+    assert not {"license", "license_name", "license_link", "base_model", "language"} & head(CARD).keys()
+    claimed = head(replace(CARD, licence=FAIR))
+    assert (claimed["license"], claimed["license_name"], claimed["license_link"]) == ("other", FAIR_NAME, FAIR_LINK)
+
+
+def test_figures_stand_with_their_intervals(text: str):
+    assert "| 3.300 (3.200 to 3.400) | 1.031 (1.021 to 1.041) |" in text
+    assert "What comes after a prompt of 3 s, in 12 utterances of 6 s and more:" in text
+    assert "| 3.200 (3.000 to 3.400) | 1.105 (1.005 to 1.205) |" in text
+    assert "| speaker swap | 40 | 80.0% (" in text and "| 50% (" in text
+    assert "| 180.0 (170.0 to 190.0) | 1.200 (1.100 to 1.300) | 5.0% (4.0% to 6.0%) | 1 of 20 |" in text
+
+
+def test_what_was_not_computed_has_no_section():
+    scores = SUMMARIES["scores"]
+    short = scores | {"continuation": scores["continuation"] | {"models": {}, "ratios": {}}}
+    bare = model_card(replace(CARD, scores=short, probes={}, generated={}))
+    assert not [word for word in ("Pairs of recordings", "Sampled continuations", "after a prompt") if word in bare]
+    assert "| This student |" in bare
+
+
+def test_data_and_lineage_are_told_and_that_licences_are_not_known(text: str):
+    assert "12.3 hours of speech: 5,600 utterances of 78 recordings" in text
+    assert "no record of their licences" in text
+    assert "- student: `distillation/aa`" in text
+
+
+def test_who_passes_a_student_of_spiritlm_on_is_told_to_add_the_licence():
+    assert "put a copy of it beside this card" in model_card(replace(CARD, licence=FAIR))
+    assert "a copy lies beside this card" in model_card(replace(CARD, licence=replace(FAIR, link="LICENSE")))

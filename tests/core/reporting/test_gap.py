@@ -1,0 +1,66 @@
+"""The section on the gap: what it claims follows from the intervals, and every figure of the artifact finds its place."""
+
+import copy
+
+import pytest
+
+from tests.conftest import Finished
+from tinywave_core.reporting.gap import (
+    block_rows,
+    gap_plots,
+    gap_section,
+    gap_text,
+    position_lines,
+    stream_rows,
+    worst_clips,
+)
+
+
+@pytest.fixture
+def gap(finished: Finished) -> dict:
+    return copy.deepcopy(finished.outputs["gap"].summary)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.1, 0.3), "closer to the teacher than it, by +0.200 (+0.100 to +0.300, paired over utterances)"),
+        ((-0.1, 0.3), "within noise of it, by"),
+        ((-0.3, -0.1), "further from the teacher than it, by"),
+    ],
+)
+def test_closer_is_said_only_beyond_noise(gap: dict, interval: tuple[float, float], said: str):
+    for figure in gap["closer"]:
+        figure |= {"interval": interval, "value": 0.2}
+    assert said in gap_text(gap)
+
+
+def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: dict):
+    assert [row["student ← teacher block"] for row in block_rows(gap)] == ["0 ← 1", "1 ← 3"]
+    assert [row["predicted"] for row in stream_rows(gap)] == ["all", "units", "pitch", "style"]
+    assert stream_rows(gap)[0]["tokens"] == f"{gap['tokens']:,}"
+    assert len({tuple(row) for row in block_rows(gap)}) == 1
+
+
+def test_positions_are_a_curve_for_student_and_control(gap: dict):
+    student, control = position_lines(gap)
+    assert student.x.tolist() == control.x.tolist() == [4.0, 12.0, 24.0, 48.0, 96.0][: len(student.x)]
+
+
+def test_both_heat_maps_have_one_scale(gap: dict):
+    gap["cosines"] = {"student": [[1.0, 0.5]], "control": [[0.5, 0.0]]}
+    student, control = (svg for caption, svg in gap_plots(gap) if caption.startswith("Hidden"))
+    assert "fill-opacity:0.90" in student and "fill-opacity:0.06" not in student
+    assert "fill-opacity:0.06" in control and "fill-opacity:0.90" not in control
+
+
+def test_the_worst_have_a_player_a_picture_and_a_strip(finished: Finished):
+    clips = worst_clips(finished.outputs["gap"])
+    assert len(clips) == finished.outputs["gap"].summary["worst"]
+    assert all(
+        c.audio.startswith("data:audio") and c.picture.startswith("data:image") and "<svg" in c.strip for c in clips
+    )
+
+
+def test_a_run_without_a_gap_has_no_section(finished: Finished):
+    assert gap_section({"scores": finished.outputs["scores"]}) == {"gap": None}

@@ -1,0 +1,86 @@
+"""Sound -> text by a recogniser that lies in a directory: Whisper, or a Wav2Vec2ForCTC; greedy, one recording at a time.
+
+Safetensors only: nothing is unpickled, nothing is fetched, no code of the directory is run.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tinywave_core.alignment.ctc import CtcAligner
+from tinywave_core.errors import CheckpointError, ConfigError
+from tinywave_core.storage.schemas import SAMPLE_RATE
+
+Transcribe = Callable[[npt.NDArray[np.float32]], str]
+
+
+def load_recogniser(folder: Path, language: str = "", device: torch.device | str = "cpu") -> Transcribe:
+    """What writes down speech (16 kHz, mono); the same sound gives the same text. Nothing is heard in nothing."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    hear = _whisper(folder, language, device) if kind == "whisper" else CtcAligner.load(folder, device).transcribe
+
+    def transcribe(samples: npt.NDArray[np.float32]) -> str:
+        text = hear(samples).strip() if len(samples) else ""
+        # Alphabets of capitals alone are no text that a language model has read.
+        return text.lower() if text.isupper() else text
+
+    return transcribe
+
+
+def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcribe:
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    model = load_whole(WhisperForConditionalGeneration, folder).to(device)
+    extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    asked = _asked(model.generation_config, language, folder)
+
+    @torch.inference_mode()
+    def transcribe(samples: npt.NDArray[np.float32]) -> str:
+        heard = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True)
+        ids = model.generate(
+            heard.input_features.to(device),
+            attention_mask=heard.attention_mask.to(device),
+            do_sample=False,
+            num_beams=1,
+            **asked,
+        )
+        return str(tokenizer.decode(ids[0], skip_special_tokens=True))
+
+    return transcribe
+
+
+def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:
+    """What a multilingual Whisper is told besides the sound; ConfigError where it does not know the language."""
+    spoken = getattr(generation, "lang_to_id", None) or {}
+    if not getattr(generation, "is_multilingual", False):
+        spoken, known = {}, language in ("", "en")
+    else:
+        known = not language or f"<|{language}|>" in spoken
+    if not known:
+        heard = ", ".join(sorted(each.strip("<|>") for each in spoken)) or "en"
+        raise ConfigError(
+            f"evaluation.generated.language is {language}, which {folder} does not know: it hears {heard}; leave it empty, or give "
+            "another recogniser"
+        )
+    return {"task": "transcribe", **({"language": language} if language else {})} if spoken else {}
+
+
+def load_whole(kind: Any, folder: Path) -> Any:
+    """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there."""
+    try:
+        model, about = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # transformers fails on damaged directories with nearly every kind there is
+        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {error}") from error
+    if faults := sorted({*about["missing_keys"], *map(str, about["mismatched_keys"])}):
+        raise CheckpointError(
+            f"{folder} is not a whole {kind.__name__}: {len(faults)} tensors are missing or of another shape, such as {faults[0]}"
+        )
+    return model.eval().requires_grad_(False)
