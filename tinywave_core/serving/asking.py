@@ -20,6 +20,7 @@ from tinywave_core.tokenizers.prompts import OutputModality
 
 RATES_HZ = (8_000, 48_000)
 SILENCE = 1e-3  # of full scale: -60 dB, less than the noise of a microphone that is on
+USUAL_TOKENS = 300  # about ten seconds of speech
 SHORTEST_S = 0.08  # of which a tokenizer makes a unit
 
 Samples = npt.NDArray[np.float32]
@@ -33,7 +34,8 @@ class Settings(BaseModel):
     output: Literal["speech", "text", "mixed"] = "speech"
     temperature: float = Field(0.8, gt=0, le=5)
     top_p: float = Field(0.95, gt=0, le=1)
-    max_new_tokens: int = Field(300, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
+    """None: `USUAL_TOKENS`, or fewer where the prompt leaves no room for them."""
     min_new_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**31)
     """None: another one each time."""
@@ -43,10 +45,11 @@ class Settings(BaseModel):
     def modality(self) -> OutputModality:
         return "arbitrary" if self.output == "mixed" else self.output
 
-    def sampling(self) -> Sampling:
-        """With a seed drawn where none is given."""
+    def sampling(self, room: int) -> Sampling:
+        """With a seed drawn where none is given; `room` is how many tokens the model can read after the prompt."""
+        most = self.max_new_tokens or (min(USUAL_TOKENS, room) if room > 0 else USUAL_TOKENS)
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        return Sampling(self.temperature, self.top_p, self.max_new_tokens, self.min_new_tokens, seed)
+        return Sampling(self.temperature, self.top_p, most, min(self.min_new_tokens, most), seed)
 
     def changed(self, values: Mapping[str, Any], limits: Limits) -> "Settings":
         """These with other values; RequestError names what is wrong with one."""
@@ -55,7 +58,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
             raise RequestError("; ".join(faults), "invalid_settings") from error
-        if found.max_new_tokens > limits.new_tokens:
+        if found.max_new_tokens and found.max_new_tokens > limits.new_tokens:
             raise RequestError(
                 f"max_new_tokens: {found.max_new_tokens} is more than this server makes, {limits.new_tokens}",
                 "invalid_settings",

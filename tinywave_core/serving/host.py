@@ -105,7 +105,7 @@ class ModelHost:
             return stop.is_set() or time.perf_counter() > deadline
 
         def begin() -> Iterator[Event]:
-            sampling = settings.sampling()
+            sampling = settings.sampling(self.generator.runtime.context - len(prompt))
             return self.generator.continue_ids(prompt, settings.modality, sampling, settings.voice, is_over, started)
 
         events = await self._in(self._model, begin)
