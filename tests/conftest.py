@@ -1,5 +1,6 @@
 """A finished run of the tiny pipeline and SpiritLM releases, for every test that only looks at them or copies them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from flows import environment
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the cores are shared out already; threads that wait for one another would burn them
+    os.environ["OMP_NUM_THREADS"] = "1"
 # Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
 environment.prepare(quiet=False)
 

@@ -11,7 +11,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import Finished
-from tests.fixtures.serving import PATIENCE_S, Serving, load, serve
+from tests.fixtures.serving import PATIENCE_S, Serving, load, serve, talkative, with_room
 from tests.fixtures.tiny import CLIPS
 from tests.ui.conftest import BROWSERS, FLAGS
 from tinywave_core.audio.waveform import read_waveform
@@ -43,9 +43,11 @@ def chromium(recording: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def serving(finished: Finished, chromium: Browser) -> Iterator[Serving]:
-    folder = Path(os.environ.get("TINYWAVE_TALK_MODEL") or finished.outputs["model"].path("model"))
-    generator = load(folder)
+def serving(finished: Finished, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    given = os.environ.get("TINYWAVE_TALK_MODEL")
+    folder = tmp_path_factory.mktemp("talk")
+    place = Path(given) if given else with_room(finished.outputs["model"].path("model"), folder / "model")
+    generator = talkative(load(place))
     with serve({"student": generator, "another": generator}, Limits(prompt_s=20)) as running:
         yield running
 

@@ -9,7 +9,7 @@ Shapes: R rows of codes (units; pitch and style for expressive models), N codes,
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +91,13 @@ class HifiganVocoder:
         predict_durations: bool,
         deduplicate: bool = True,
         chunk_frames: int = 50,
+        longest_frames: int | None = None,
         most_context: int | None = None,
     ) -> Iterator[Samples]:
         """Speech in chunks of `chunk_frames` (the last one is shorter), while its codes arrive in pieces of any length.
+
+        With `longest_frames` each chunk is half as long again as the one before it, up to that: the context is computed anew for
+        each, so what is soonest heard costs most.
 
         The chunks together are what `synthesize` makes of the pieces together, to 1e-5 of full scale: each is made with
         the whole receptive field around it, `config.context`. A chunk comes as soon as the frames after it are known.
@@ -104,12 +108,13 @@ class HifiganVocoder:
         voice = self._voice(speaker, global_style)
         before, after = (min(reach, reach if most_context is None else most_context) for reach in self.config.context)
         frames = self._frames(pieces, predict_durations, deduplicate)
-        return self._chunks(frames, voice, chunk_frames, before, after)
+        sizes = _growing(chunk_frames, longest_frames or chunk_frames)
+        return self._chunks(frames, voice, sizes, before, after)
 
     def _chunks(
-        self, frames: Iterator[Codes], voice: tuple[int, int], chunk_frames: int, before: int, after: int
+        self, frames: Iterator[Codes], voice: tuple[int, int], sizes: Iterator[int], before: int, after: int
     ) -> Iterator[Samples]:
-        for window, start, stop in _windows(frames, before, after, chunk_frames, chunk_frames):
+        for window, start, stop in _windows(frames, before, after, ((size, size) for size in sizes)):
             yield self._samples(window, voice)[start * self.config.hop : stop * self.config.hop]
 
     def _frames(self, pieces: Iterable[Streams | Positions], durations: bool, deduplicate: bool) -> Iterator[Codes]:
@@ -128,7 +133,7 @@ class HifiganVocoder:
     def _lengthened(self, codes: Iterator[Codes]) -> Iterator[Codes]:
         """Each code for as many frames as its unit is predicted to last."""
         context = self.config.duration_context
-        for window, start, stop in _windows(codes, context, context, 1, MOST_CODES):
+        for window, start, stop in _windows(codes, context, context, repeat((1, MOST_CODES))):
             with torch.inference_mode():
                 frames_N = self.network.frames_per_unit(self._tensor(window[0])).cpu().numpy()
             yield np.repeat(window[:, start:stop], frames_N[start:stop], axis=1)
@@ -227,13 +232,22 @@ def _mismatch(kind: str, counts: Mapping[str, int], repeat: int, slack: int) -> 
     )
 
 
+def _growing(first: int, longest: int) -> Iterator[int]:
+    """Sizes from the first on, each half as much again as the one before, up to the longest."""
+    size = first
+    while True:
+        yield size
+        size = max(size, min(longest, size + (size + 1) // 2))
+
+
 def _windows(
-    pieces: Iterable[Codes], before: int, after: int, least: int, most: int
+    pieces: Iterable[Codes], before: int, after: int, sizes: Iterator[tuple[int, int]]
 ) -> Iterator[tuple[Codes, int, int]]:
-    """Cut what arrives in pieces [R, n] into parts of `least` to `most` columns: (part with its context, start, stop).
+    """Cut what arrives in pieces [R, n] into parts of the sizes, least and most columns: (part with its context, start, stop).
 
     Only at the two ends is there less context than asked for, and at the end a part may be shorter.
     """
+    least, most = next(sizes)
     buffer: Codes | None = None
     done = 0
     for piece in chain(pieces, [None]):
@@ -241,12 +255,13 @@ def _windows(
             buffer = piece if buffer is None else np.concatenate([buffer, piece], axis=1)
         if buffer is None:
             return
-        held, needed = (0, 1) if piece is None else (after, least)
-        while (ready := buffer.shape[1] - done - held) >= needed:
+        held = 0 if piece is None else after
+        while (ready := buffer.shape[1] - done - held) >= (1 if piece is None else least):
             stop = done + min(ready, most)
             yield buffer[:, : stop + after], done, stop
             dropped = max(stop - before, 0)
             buffer, done = buffer[:, dropped:], stop - dropped
+            least, most = next(sizes)
 
 
 def _names_of_tables(network: HifiganNetwork, weights: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,28 +1,14 @@
-"""Continuations of a token prompt by a model that is loaded already, in the runtime `transformers`; the mask for batches of them."""
+"""Continuations of a token prompt by a model that is loaded already, in the runtime `transformers`."""
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import LlamaForCausalLM, LogitsProcessor
+from transformers import LlamaForCausalLM
 
 from tinywave_core.config.generation import GenerationConfig
-from tinywave_core.runtimes.base import Sampling, allowed_ids
+from tinywave_core.runtimes.base import Sampling
 from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-
-class OutputMask(LogitsProcessor):
-    """Bans what the output modality excludes, for transformers' own `generate` on several rows at once."""
-
-    def __init__(self, vocabulary: Vocabulary, output: OutputModality) -> None:
-        self.allowed = torch.tensor(allowed_ids(vocabulary, output))
-
-    def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        allowed = self.allowed.to(scores.device)
-        masked = torch.full_like(scores, float("-inf"))
-        masked[:, allowed] = scores[:, allowed]
-        return masked  # type: ignore[return-value]
 
 
 def continue_tokens(

@@ -257,6 +257,15 @@ def test_stream_of_an_expressive_model_equals_the_whole(expressive: HifiganVocod
     np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-5)
 
 
+def test_chunks_may_grow_by_half_up_to_the_longest(base: HifiganVocoder) -> None:
+    units = _babble(120)
+    stream = base.stream([Streams(units, EMPTY, EMPTY)], predict_durations=False, chunk_frames=10, longest_frames=30)
+    chunks = [*stream]
+    assert [len(chunk) // 640 for chunk in chunks] == [10, 15, 23, 30, 30, 12]
+    whole = base.synthesize(units, predict_durations=False)
+    np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-5)
+
+
 def test_run_that_is_cut_between_two_pieces_counts_once(expressive: HifiganVocoder) -> None:
     pieces = [([3, 3], [1], [1]), ([], [], []), ([3, 4], [2], [2]), ([4], [], [])]
     streamed = expressive.stream((Streams(*map(np.asarray, piece)) for piece in pieces), predict_durations=True)
