@@ -8,9 +8,8 @@ import pytest
 
 from flows import environment
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # the cores are shared out already; threads that wait for one another would burn them
+# The cores are shared out already; threads that wait for one another would burn them.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 # Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
 environment.prepare(quiet=False)
