@@ -223,7 +223,9 @@ class Session:
 
     async def _create(self, event: dict[str, Any]) -> None:
         if self.response is not None and not self.response.done():
-            raise RequestError("a response is being made: wait for it, or cancel it", "response_active")
+            if not self.response.cancelling():
+                raise RequestError("a response is being made: wait for it, or cancel it", "response_active")
+            await asyncio.wait([self.response])  # it was cancelled, and ends as soon as the model has made its token
         if self.listening is not None:
             raise RequestError("there is audio that is not committed: commit or clear it first", "prompt_begun")
         settings = self._changed(_mapping(event, "response") if "response" in event else {})

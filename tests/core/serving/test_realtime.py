@@ -144,6 +144,17 @@ def test_an_answer_is_cancelled_at_once_and_only_one_is_made(serving: Serving, s
         assert client.answer()[2]["status"] == "completed"
 
 
+def test_who_cancels_may_ask_again_at_once(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.speak(speech, **LONG)
+        client.hear("response.output_audio.delta")
+        client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "and then"}]})
+        client.say("response.cancel")
+        client.say("response.create", response=FEW)
+        assert client.answer()[2]["status"] == "cancelled"
+        assert client.answer()[2]["status"] == "completed"
+
+
 def test_one_who_goes_away_is_no_longer_worked_for(serving: Serving, speech: np.ndarray):
     with serving.talk() as client:
         client.speak(speech, **LONG)
