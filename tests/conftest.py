@@ -1,6 +1,5 @@
 """A finished run of the tiny pipeline and SpiritLM releases, for every test that only looks at them or copies them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,6 @@ import pytest
 
 from flows import environment
 
-# The cores are shared out already; threads that wait for one another would burn them.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
 # Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
 environment.prepare(quiet=False)
 
