@@ -36,6 +36,18 @@ class Loading:
     runtime: str
     quantization: str | None
 
+    def open(self) -> "Generator":
+        """Load it; imports torch."""
+        from tinywave_core.synthesis.generator import Generator
+
+        return Generator.load(
+            self.model,
+            self.spiritlm_dir,
+            self.device,
+            self.runtime,
+            self.quantization,  # type: ignore[arg-type]
+        )
+
 
 def generate(
     loading: Loading,
@@ -54,18 +66,12 @@ def generate(
     With `stream` text is printed and speech written as it comes, in place of the JSON. `-` is raw 16-bit PCM to stdout, and
     everything else goes to stderr then. `bandwidth` measures the memory afterwards, and says what share of it the tokens took.
     """
-    from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
+    from tinywave_core.synthesis.generator import Audio, Input, Text
 
     def given(kind: str, value: str) -> Input:
         return Audio(value) if kind == "audio" else Text(value)
 
-    generator = Generator.load(
-        loading.model,
-        loading.spiritlm_dir,
-        loading.device,
-        loading.runtime,
-        loading.quantization,  # type: ignore[arg-type]
-    )
+    generator = loading.open()
     # Examples are audio and text; the prompt says which of them comes first.
     writes_down = prompts[-1][0] == "audio"
     pairs = [(Audio(audio), Text(text)) if writes_down else (Text(text), Audio(audio)) for audio, text in examples]

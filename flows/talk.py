@@ -28,18 +28,11 @@ def talk(
     from tinywave_core.serving.app import Server
     from tinywave_core.serving.host import ModelHost
     from tinywave_core.serving.limits import Limits
-    from tinywave_core.synthesis.generator import Generator
 
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
     for name, each in zip(names([each.model for each in models]), models, strict=True):
-        generator = Generator.load(
-            each.model,
-            each.spiritlm_dir,
-            each.device,
-            each.runtime,
-            each.quantization,  # type: ignore[arg-type]
-        )
+        generator = each.open()
         generator.warm_up()
         hosts.append(ModelHost(name, generator, limits))
         print(f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True)

@@ -5,7 +5,7 @@ splitting need not touch the sound.
 """
 
 import io
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,11 @@ def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) ->
         raise DamagedArtifactError(
             f"{artifact.id}/{AUDIO_FILE} cannot be read ({error}): delete it and run again"
         ) from error
+
+
+def recordings(artifacts: Iterable[Artifact], wanted: set[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Samples of the utterances with the `wanted` ids, from whichever of the audio shards has them."""
+    return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, wanted)}
 
 
 def _utterance(row: dict[str, Any]) -> Utterance:

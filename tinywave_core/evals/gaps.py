@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.evals.intervals import bootstrap_interval
+from tinywave_core.losses.attention import row_divergence
 from tinywave_core.tokenizers.vocabulary import KINDS, Ids, Vocabulary
 
 HIDDEN, ATTENTION, DIVERGENCE, NLL = "hidden_cosine", "attention_kl", "logit_kl", "nll_gap"
@@ -42,9 +43,7 @@ def cosines(student_SLD: Sequence[torch.Tensor], teacher_TLD: Sequence[torch.Ten
 
 def map_divergence(student_log_hrL: torch.Tensor, teacher_log_hrL: torch.Tensor) -> Values:
     """KL(teacher || student) of attention rows, mean over heads: [r]; positions that are masked are -inf in both."""
-    teacher = teacher_log_hrL.exp()
-    gap = torch.where(teacher > 0, teacher_log_hrL - student_log_hrL, 0.0)
-    return (teacher * gap).sum(-1).mean(0).double().cpu().numpy()
+    return row_divergence(student_log_hrL, teacher_log_hrL).mean(0).double().cpu().numpy()
 
 
 def prediction_divergence(student_LV: torch.Tensor, teacher_LV: torch.Tensor) -> Values:

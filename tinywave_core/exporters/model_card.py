@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from tinywave_core.exporters.licence import Licence
+from tinywave_core.reporting.verdict import ratio, with_interval
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 Summary = dict[str, Any]
@@ -170,12 +171,12 @@ def _likelihood(scores: Summary) -> list[dict[str, str]]:
     for key, label in _LABELS.items():
         m = scores["models"][key]
         row = {"model": label, "parameters": f"{m['parameters'] / 1e6:.2f} M"}
-        row["NLL, nats per token"] = _with_interval(m, "nll", ".3f")
-        row["over the teacher's"] = _ratio(scores["ratios"], key, "nll")
-        row["perplexity"] = _with_interval(m, "perplexity", ".1f")
+        row["NLL, nats per token"] = with_interval(m, "nll", ".3f")
+        row["over the teacher's"] = ratio(scores["ratios"].get(key), "nll")
+        row["perplexity"] = with_interval(m, "perplexity", ".1f")
         silent = m["bits_per_second"] is None
-        row["bits per second"] = "–" if silent else _with_interval(m, "bits_per_second", ".1f")
-        row["cloze accuracy"] = _with_interval(m, "cloze", ".1%") if "cloze" in m else "–"
+        row["bits per second"] = "–" if silent else with_interval(m, "bits_per_second", ".1f")
+        row["cloze accuracy"] = with_interval(m, "cloze", ".1%") if "cloze" in m else "–"
         rows.append(row)
     return rows
 
@@ -187,9 +188,9 @@ def _continuation(card: Card) -> list[str]:
     rows = [
         {
             "model": label,
-            "NLL after the prompt": _with_interval(found["models"][key], "nll", ".3f"),
-            "perplexity over the teacher's": _ratio(found["ratios"], key, "perplexity"),
-            "bits per second": _with_interval(found["models"][key], "bits_per_second", ".1f"),
+            "NLL after the prompt": with_interval(found["models"][key], "nll", ".3f"),
+            "perplexity over the teacher's": ratio(found["ratios"].get(key), "perplexity"),
+            "bits per second": with_interval(found["models"][key], "bits_per_second", ".1f"),
         }
         for key, label in _LABELS.items()
     ]
@@ -205,12 +206,12 @@ def _probes(card: Card) -> list[str]:
     for name, found in probes.items():
         row = {"probe": name.replace("_", " "), "pairs": str(found["items"])}
         row |= {
-            label: _with_interval(found["models"][key], "accuracy", ".1%", "interval") for key, label in _LABELS.items()
+            label: with_interval(found["models"][key], "accuracy", ".1%", "interval") for key, label in _LABELS.items()
         }
         kept = found["retention"]
         known = kept["above_chance"] is not None
         row["kept above chance"] = (
-            _with_interval(kept, "above_chance", ".0%") if known else "undefined: teacher not surely above chance"
+            with_interval(kept, "above_chance", ".0%") if known else "undefined: teacher not surely above chance"
         )
         rows.append(row)
     return ["Pairs of recordings of which one is wrong from its middle on (chance is 50 %):", _table(rows)]
@@ -221,25 +222,13 @@ def _generated(card: Card) -> list[str]:
         return []
     rows = []
     for key, found in _sources(card).items():
-        row = {"continued by": _SOURCES[key], "generative perplexity": _with_interval(found, "gen_ppl", ".1f")}
-        row["over the teacher's"] = _ratio(card.generated["ratios"], key, "gen_ppl")
-        row["auto-BLEU-2"] = "–" if found["auto_bleu"] is None else _with_interval(found, "auto_bleu", ".1%")
+        row = {"continued by": _SOURCES[key], "generative perplexity": with_interval(found, "gen_ppl", ".1f")}
+        row["over the teacher's"] = ratio(card.generated["ratios"].get(key), "gen_ppl")
+        row["auto-BLEU-2"] = "–" if found["auto_bleu"] is None else with_interval(found, "auto_bleu", ".1%")
         row["nothing heard in"] = f"{found['empty']} of {card.generated['items']}"
         rows.append(row)
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"
     return [head, _table(rows)]
-
-
-def _with_interval(figures: Summary, name: str, form: str, interval: str = "") -> str:
-    low, high = figures[interval or f"{name}_interval"]
-    return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
-
-
-def _ratio(ratios: Summary, key: str, name: str) -> str:
-    """The teacher over itself is 1."""
-    if key not in ratios:
-        return "1"
-    return "–" if ratios[key][name] is None else _with_interval(ratios[key], name, ".3f")
 
 
 def _table(rows: list[dict[str, str]]) -> str:

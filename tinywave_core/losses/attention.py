@@ -62,13 +62,18 @@ def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[i
     return AttentionTap(positions, picked, frozenset(layers))
 
 
+def row_divergence(student_log: torch.Tensor, teacher_log: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) of each row of log-probabilities [..., T]; masked positions are -inf in both and count as 0."""
+    teacher = teacher_log.exp()
+    gap = torch.where(teacher > 0, teacher_log - student_log, 0.0)
+    return (teacher * gap).sum(-1)
+
+
 def attention_loss(
     student_log_BhrT: torch.Tensor, teacher_log_BhrT: torch.Tensor, valid_Br: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over heads and valid rows of KL(teacher || student); masked positions are -inf in both and count as 0."""
-    teacher = teacher_log_BhrT.exp()
-    gap = torch.where(teacher > 0, teacher_log_BhrT - student_log_BhrT, 0.0)
-    kl_Bhr = (teacher * gap).sum(-1)
+    """Mean over heads and valid rows of KL(teacher || student)."""
+    kl_Bhr = row_divergence(student_log_BhrT, teacher_log_BhrT)
     valid = valid_Br[:, None, :].expand_as(kl_Bhr)
     return (kl_Bhr * valid).sum() / valid.sum().clamp(min=1)
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from tinywave_core.reporting import plots
 from tinywave_core.reporting.stages import Outputs
+from tinywave_core.reporting.verdict import with_interval
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
 
@@ -183,8 +184,7 @@ def _blocks(pair: list[int] | None) -> dict[str, int | None]:
 
 
 def _with_interval(figure: Summary) -> str:
-    low, high = figure["interval"]
-    return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"
+    return with_interval(figure, "value", ".3f", "interval")
 
 
 def _signed(figure: Summary) -> str:

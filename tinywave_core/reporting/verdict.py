@@ -111,13 +111,13 @@ def likelihood_rows(scores: Summary) -> list[dict[str, str]]:
     """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model."""
     continuation, rows = scores["continuation"], []
     for name, label in MODELS.items():
-        row = {"model": label, "NLL / teacher's": _ratio(scores["ratios"].get(name), "nll")}
+        row = {"model": label, "NLL / teacher's": ratio(scores["ratios"].get(name), "nll")}
         for stream, figures in scores["models"][name]["by_stream"].items():
-            row[f"bits per second, {stream}"] = _with_interval(figures, "bits_per_second", ".1f")
+            row[f"bits per second, {stream}"] = with_interval(figures, "bits_per_second", ".1f")
         if continuation["models"]:
-            row["NLL after the prompt"] = _with_interval(continuation["models"][name], "nll", ".3f")
-            row["bits per second after it"] = _with_interval(continuation["models"][name], "bits_per_second", ".1f")
-            row["perplexity after it / teacher's"] = _ratio(continuation["ratios"].get(name), "perplexity")
+            row["NLL after the prompt"] = with_interval(continuation["models"][name], "nll", ".3f")
+            row["bits per second after it"] = with_interval(continuation["models"][name], "bits_per_second", ".1f")
+            row["perplexity after it / teacher's"] = ratio(continuation["ratios"].get(name), "perplexity")
         rows.append(row)
     return rows
 
@@ -141,9 +141,9 @@ def generated_rows(generated: Summary) -> list[dict[str, str]]:
     labels = {**MODELS, "recording": "How it really went on"}
     rows = []
     for name, figures in generated["sources"].items():
-        row = {"continued by": labels[name], "generative perplexity": _with_interval(figures, "gen_ppl", ".1f")}
-        row["over the teacher's"] = _ratio(generated["ratios"].get(name), "gen_ppl")
-        row["auto-BLEU-2"] = "–" if figures["auto_bleu"] is None else _with_interval(figures, "auto_bleu", ".1%")
+        row = {"continued by": labels[name], "generative perplexity": with_interval(figures, "gen_ppl", ".1f")}
+        row["over the teacher's"] = ratio(generated["ratios"].get(name), "gen_ppl")
+        row["auto-BLEU-2"] = "–" if figures["auto_bleu"] is None else with_interval(figures, "auto_bleu", ".1%")
         row["seconds each"] = f"{figures['seconds']:.1f}"
         row["silent"], row["nothing heard in"] = str(figures["silent"]), str(figures["empty"])
         row["under two words"] = str(figures["without_bigrams"])
@@ -161,14 +161,15 @@ def generated_text(generated: Summary) -> str:
     )
 
 
-def _with_interval(figures: Summary, name: str, form: str) -> str:
-    low, high = figures[f"{name}_interval"]
+def with_interval(figures: Summary, name: str, form: str, interval: str = "") -> str:
+    """A figure and its 95 % interval, which stands under `interval` or beside the name."""
+    low, high = figures[interval or f"{name}_interval"]
     return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
 
 
-def _ratio(ratios: Summary | None, name: str) -> str:
+def ratio(ratios: Summary | None, name: str) -> str:
     """A ratio to the teacher; the teacher has none."""
-    return "1" if ratios is None else "–" if ratios[name] is None else _with_interval(ratios, name, ".3f")
+    return "1" if ratios is None else "–" if ratios[name] is None else with_interval(ratios, name, ".3f")
 
 
 def target_rows(logits: Summary) -> list[dict[str, str]]:

@@ -23,8 +23,6 @@ from tinywave_core.tokenizers.speech import RATES_HZ
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from tinywave_core.evals.comparison import Comparison
     from tinywave_core.sequences.dataset import TokenSequence
 
@@ -148,8 +146,10 @@ def _worst(
     """A row for each, and its recording as NN.wav."""
     import soundfile
 
+    from tinywave_core.audio.utterances import recordings
+
     wanted = {sequence.utterance_id for sequence in sequences}
-    samples = _recordings(step, wanted)
+    samples = recordings(step.inputs["audio"], wanted)
     spoken = _rows(step, wanted)
     rows = []
     for number, sequence in enumerate(sequences, start=1):
@@ -168,12 +168,6 @@ def _worst(
             }
         )
     return rows
-
-
-def _recordings(step: Step, wanted: set[str]) -> "dict[str, npt.NDArray[np.float32]]":
-    from tinywave_core.audio.utterances import read_utterances
-
-    return {u.utterance_id: u.samples for shard in step.inputs["audio"] for u in read_utterances(shard, wanted)}
 
 
 def _rows(step: Step, wanted: set[str]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.generation import GenerationConfig
@@ -16,10 +16,6 @@ from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.logit_caching import held_out_shards
 from tinywave_core.stages.tokenization import audio_of, uses_release
 from tinywave_core.storage.store import Artifact
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 VERSION = 4
 
@@ -58,6 +54,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     import numpy as np
     import soundfile
 
+    from tinywave_core.audio.utterances import recordings
     from tinywave_core.models.llama import load_llama, on_device, pick_device
     from tinywave_core.stages.export import SPEECH_TOKENIZER
     from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -82,7 +79,7 @@ def run_samples(step: Step, output: Output) -> Summary:
         folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
     )
     rows = _prompts(step, config)
-    recordings = _recordings(step, {row["utterance_id"] for row in rows})
+    recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
     samples = []
     for number, row in enumerate(rows, start=1):
         cut = config.prompt_s
@@ -94,7 +91,7 @@ def run_samples(step: Step, output: Output) -> Summary:
         seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
         new = continue_tokens(model, prompt, vocabulary, config, seed)
         waves = {
-            "prompt": recordings[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
+            "prompt": recorded[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
             "continuation": speaker(np.concatenate([prompt, new])),
             "original": speaker(encode_utterance(whole, vocabulary)),
         }
@@ -144,12 +141,3 @@ def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:
         )
     long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
     return long[: config.samples]
-
-
-def _recordings(step: Step, wanted: set[str]) -> "dict[str, npt.NDArray[np.float32]]":
-    from tinywave_core.audio.utterances import read_utterances
-
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for shard in step.inputs["audio"]:
-        found |= {u.utterance_id: u.samples for u in read_utterances(shard, wanted)}
-    return found
