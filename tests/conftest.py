@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows import environment
 
@@ -15,6 +16,17 @@ from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config  # n
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.pipeline import Outputs  # noqa: E402
 from tinywave_core.storage.store import Store  # noqa: E402
+
+# On a busy machine no example is too slow, and none is found on one machine only. Fixtures of a property test are made once
+# for all its examples: each such test writes what it needs anew.
+settings.register_profile(
+    "tinywave",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tinywave")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A server that is up; two busy cores can need more than Prefect's default 30 s to start it."""
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings

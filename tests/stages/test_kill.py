@@ -1,4 +1,7 @@
-"""kill -9 in the middle of every stage: the next run goes on, and what it leaves is what an undisturbed run leaves."""
+"""kill -9 in the middle of every stage: the next run goes on, and what it leaves is what an undisturbed run leaves.
+
+Compared up to the stage that was killed: what later stages make of the same bytes is test_contract.py's.
+"""
 
 import json
 import shutil
@@ -48,6 +51,12 @@ def store_before(stage: str, finished: Finished, root: Path) -> PipelineConfig:
     return config
 
 
+def up_to(stage: str, store: Store) -> dict[str, dict[str, str]]:
+    """Digests of all files of the stages up to this one."""
+    stages = STAGES[: STAGES.index(stage) + 1]
+    return {i: files for i, files in digests(store).items() if i.partition("/")[0] in stages}
+
+
 def leftovers(config: PipelineConfig) -> list[Path]:
     return [path for path in Path(config.root, ".work").rglob("*") if path.is_file()]
 
@@ -56,11 +65,12 @@ def leftovers(config: PipelineConfig) -> list[Path]:
 def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_happened(
     finished: Finished, tmp_path: Path, part: str, done: int
 ):
-    config = store_before(part.partition("/")[0], finished, tmp_path / "store")
+    stage = part.partition("/")[0]
+    config = store_before(stage, finished, tmp_path / "store")
     assert kill_in_step(config, part, done) == KILLED
-    assert digests(Store(config.root)) != digests(finished.store)
-    run_tiny(config)
-    assert digests(Store(config.root)) == digests(finished.store)
+    assert up_to(stage, Store(config.root)) != up_to(stage, finished.store)
+    run_tiny(config, until=stage)
+    assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)
     assert not leftovers(config)
 
 
@@ -89,8 +99,8 @@ def test_files_without_their_manifest_are_no_artifact(finished: Finished, tmp_pa
     (folder,) = [path for path in Path(config.root, stage).iterdir() if not (path / "manifest.json").exists()]
     assert any(folder.iterdir())
     assert not Store(config.root).find(f"{stage}/{folder.name}").complete
-    run_tiny(config)
-    assert digests(Store(config.root)) == digests(finished.store)
+    run_tiny(config, until=stage)
+    assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)
     assert not leftovers(config)
 
 
@@ -100,6 +110,6 @@ def test_a_run_killed_before_it_wrote_down_what_it_took_or_pinned(
 ):
     config = store_before(stage, finished, tmp_path / "store")
     assert kill_before_create(config, record) == KILLED
-    outputs, _ = run_tiny(config)
-    assert outputs == finished.outputs
-    assert digests(Store(config.root)) == digests(finished.store)
+    outputs, _ = run_tiny(config, until=stage)
+    assert outputs.items() <= finished.outputs.items()
+    assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Finished
-from tests.fixtures.tiny import Computed, copy_store
+from tests.fixtures.tiny import Computed, copy_store, run_tiny, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.pipeline import Outputs, run_pipeline
@@ -18,17 +17,26 @@ LONGER = {"steps": 60, "learning_rate": 5e-3}
 RUINOUS = {"learning_rate": 1.0, "warmup_steps": 0}
 
 
+@pytest.fixture(scope="module")
+def exported(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelineConfig:
+    """A run up to the export, with as little evaluation as the decision needs."""
+    evaluation = {"probes": {"items": 0}, "gap": {"utterances": 0}}
+    config = tiny_config(tiny_source, tmp_path_factory.mktemp("exported") / "store", evaluation=evaluation)
+    run_tiny(config, until="export")
+    return config
+
+
 @pytest.fixture
-def config(finished: Finished, tmp_path: Path) -> PipelineConfig:
-    """A store with a finished run whose student is published."""
-    config = copy_store(finished.config, tmp_path / "store")
+def config(exported: PipelineConfig, tmp_path: Path) -> PipelineConfig:
+    """A store with a student that is published."""
+    config = copy_store(exported, tmp_path / "store")
     assert decide(config)[1].outcome == "published"
     return config
 
 
 def decide(config: PipelineConfig, **promotion: Any) -> tuple[Outputs, Promotion]:
     store, execute = Store(config.root), Computed()
-    outputs = run_pipeline(config, store, execute)
+    outputs = run_pipeline(config, store, execute, until="export")
     config = config.model_copy(update={"promotion": config.promotion.model_copy(update=promotion)})
     return outputs, promote(config, store, outputs, execute)
 
@@ -39,8 +47,8 @@ def trained(config: PipelineConfig, **training: Any) -> PipelineConfig:
     return config.model_copy(update={"distillation": config.distillation.model_copy(update={"training": changed})})
 
 
-def test_the_first_student_is_published(finished: Finished, tmp_path: Path):
-    config = copy_store(finished.config, tmp_path / "store")
+def test_the_first_student_is_published(exported: PipelineConfig, tmp_path: Path):
+    config = copy_store(exported, tmp_path / "store")
     assert published(Store(config.root)) is None
     outputs, promotion = decide(config)
     assert (promotion.outcome, promotion.model) == ("published", outputs["model"].id)
@@ -95,7 +103,7 @@ def test_a_decision_is_computed_once(config: PipelineConfig):
     worse = trained(config, **RUINOUS)
     decide(worse)
     store, execute = Store(config.root), Computed()
-    promote(worse, store, run_pipeline(worse, store, execute), execute)
+    promote(worse, store, run_pipeline(worse, store, execute, until="export"), execute)
     assert execute.ran == []
 
 

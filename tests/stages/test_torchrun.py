@@ -21,7 +21,9 @@ from tinywave_core.storage.store import Store
 from tinywave_core.training import launch
 
 TWO = {"training_processes": 2, "micro_batch_rows": 1}
-MANY_STEPS = 200  # so that a step still trains when something happens to it
+MANY_STEPS = (
+    20_000  # never reached: so that a step still trains when something happens to it, on however slow a machine
+)
 Told = list[tuple[int, int]]
 
 
@@ -48,8 +50,16 @@ def processes() -> dict[str, int]:
 
 
 def children(parent: int, command: str) -> list[int]:
-    pids = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")).split()
-    return [int(pid) for pid in pids if command in Path(f"/proc/{pid}/cmdline").read_text()]
+    pids = " ".join(map(told_by, Path(f"/proc/{parent}/task").glob("*/children"))).split()
+    return [int(pid) for pid in pids if command in told_by(Path(f"/proc/{pid}/cmdline"))]
+
+
+def told_by(path: Path) -> str:
+    """A file of /proc; nothing if its thread or process has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def environment(pid: int) -> dict[str, str]:

@@ -52,7 +52,7 @@ def score_of(spans: list[tuple[int, int]], of: np.ndarray, characters: list[int]
     return likelihood(path, of)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_the_path_is_the_best_of_all_that_collapse_to_the_transcript(seed: int, frames: int, characters: list[int]):
     of = scores(seed, frames)

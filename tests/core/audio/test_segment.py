@@ -24,7 +24,7 @@ def speech(draw: st.DrawFn) -> tuple[list[tuple[int, int]], int]:
     return regions, position + draw(st.integers(0, SECOND))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(speech(), st.integers(0, 9), st.sampled_from([(8_000, 30), (16_000, 2), (32_000, 10)]))
 def test_utterances_are_in_bounds_in_order_and_lose_no_speech(
     found: tuple[list[tuple[int, int]], int], seed: int, limits: tuple[int, int]

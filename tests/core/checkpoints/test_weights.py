@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -251,7 +251,7 @@ def test_tensor_that_is_lost_too_much_or_of_another_size_is_a_fault(
         opened.load(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_damage_ends_in_another_error(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "fuzzed.pt"

@@ -62,7 +62,7 @@ def test_offset_of_a_recording_does_not_matter_and_silence_is_the_bias() -> None
     torch.testing.assert_close(stack(torch.zeros(8000)), stack(torch.full((8000,), 0.5)), rtol=0, atol=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(samples=st.integers(0, 5000), layers=st.sampled_from([HUBERT, WAV2VEC2, ODD]))
 def test_every_length_has_as_many_frames_as_convolutions_give(samples: int, layers: tuple[ConvLayer, ...]) -> None:
     stack = random_stack(layers)

@@ -147,7 +147,7 @@ def test_directory_in_half_precision_is_computed_in_float32(
 # Batches ---------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_features_and_units_do_not_depend_on_the_batch(
     small_hubert: HubertEncoder, small_quantizer: Quantizer, speech: torch.Tensor, data: st.DataObject

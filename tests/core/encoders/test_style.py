@@ -87,7 +87,7 @@ def test_wave_without_a_frame_is_refused(small_style: StyleEncoder) -> None:
         small_style([torch.zeros(400), torch.zeros(399)])
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_labels_do_not_depend_on_the_batch(
     small_style: StyleEncoder, speech: torch.Tensor, data: st.DataObject

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinywave_core.models.llama import block_mask
@@ -17,7 +17,6 @@ def sequence(number: int, length: int) -> TokenSequence:
     return TokenSequence(f"{number:032x}", f"u{number}", f"r{number}", None, ids, float(length))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=60))
 def test_every_sequence_lies_in_exactly_one_row_that_has_room_for_it(lengths):
     rows = pack(range(len(lengths)), lengths, 40)

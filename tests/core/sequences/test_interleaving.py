@@ -32,7 +32,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 BYTES = Vocabulary(text=259, hubert=501, pitch=64, style=100)
 TOY = Vocabulary(text=600, hubert=501, pitch=64, style=100, padded=1280, boundary=521)
 POLICIES = ("speech", "text", "poisson", "spiritlm", "patterns")
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def words_of(count: int, length: int = 4000, gap: int = 1000) -> list[Word]:
@@ -248,7 +248,7 @@ def utterance_of(seed: int, seconds: int = 12) -> tuple[Streams, list[Word], int
     return Streams(units, pitch, style), words, seconds * 16_000
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), policy=policies)
 def test_ids_are_those_of_the_tokenizer_for_the_whole_string(tokenizer_and_vocabulary, seed, policy):
     tokenizer, vocabulary = tokenizer_and_vocabulary

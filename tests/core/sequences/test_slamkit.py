@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.release import FOLDER
@@ -23,7 +23,7 @@ EXPRESSIVE = Vocabulary(text=259, hubert=501, pitch=64, style=100)
 TOY = Vocabulary(text=600, hubert=501, pitch=64, style=100, padded=1280, boundary=521)
 TOKENIZER = build_tokenizer(VOCABULARY)
 NOTHING = np.zeros(0, np.int64)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60)
 
 
 def decode(ids):

@@ -17,7 +17,7 @@ from tinywave_core.sequences.text_corpus import Document, Rejected, choose_for_s
 from tinywave_core.tokenizers.text import build_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Finished
@@ -259,7 +259,7 @@ def dags(draw: st.DrawFn) -> list[set[int]]:
     return [draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set() for i in range(size)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(dags(), st.data())
 def test_gc_keeps_exactly_the_lineage_of_pins_and_newest_results(parents: list[set[int]], data: st.DataObject):
     store = Store(f"memory://care-{next(numbers)}")

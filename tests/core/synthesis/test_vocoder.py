@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinywave_core.synthesis.durations import sounds
@@ -105,7 +105,7 @@ def test_any_sequence_gives_bounded_audio(vocoder: DraftVocoder, codebooks: Code
 
 
 @given(borders=st.lists(st.integers(1, 60), max_size=6), chunk_frames=st.integers(1, 30))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 def test_stream_is_the_whole_whatever_the_chunks(
     vocoder: DraftVocoder, spoken: tuple[list[int], Samples], borders: list[int], chunk_frames: int
 ) -> None:

@@ -198,7 +198,7 @@ def test_read_only_samples_are_taken(small: Fcpe) -> None:
     assert len(small.f0_hz(samples).f0_hz) == 26
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 9000))
 def test_frame_count_is_that_of_the_reference(small: Fcpe, num_samples: int) -> None:
     noise = np.random.default_rng(num_samples).normal(0, 0.1, num_samples).astype(np.float32)

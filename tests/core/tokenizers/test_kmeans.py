@@ -13,7 +13,7 @@ def _points(seed: int, count: int, dimensions: int = 39) -> kmeans.Lattice:
     return kmeans.snap(np.random.default_rng(seed).standard_normal((count, dimensions)) * 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
 def test_assignment_is_the_first_exact_minimum_whatever_the_batch(seed: int, count: int) -> None:
     points, centres = _points(seed, count), _points(seed + 1, 20)

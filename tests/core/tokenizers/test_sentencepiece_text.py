@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 MODEL = FOLDER / "toy_tokenizer.model"
 TOY = Vocabulary(text=600, hubert=501, pitch=64, style=100, padded=1280, boundary=521)
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=150)
 
 units = st.lists(st.sampled_from(TOY.names()), max_size=20).map("".join)
 malformed = st.sampled_from(

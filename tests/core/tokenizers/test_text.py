@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -13,7 +13,7 @@ from tinywave_core.tokenizers.text import write_tokenizer
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
 VOCABULARY = Vocabulary(text=BYTE_TEXT, hubert=100, pitch=32, style=16)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")
