@@ -256,6 +256,13 @@ def _loading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quantization", help="which GGUF file llama.cpp takes (default: the first in speech.json)")
     parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads of the runtime (default: all cores; llama.cpp with more of them than idle cores is many times slower)",
+    )
+    parser.add_argument(
         "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
@@ -451,7 +458,15 @@ def _talk(options: argparse.Namespace, rest: list[str]) -> int:
 def _loading(options: argparse.Namespace, model: str) -> "Loading":
     from flows.generate import Loading
 
-    return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization)
+    _check_threads(options.threads)
+    return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization, options.threads)
+
+
+def _check_threads(threads: int) -> None:
+    from tinywave_core.errors import ConfigError
+
+    if not 0 <= threads <= 256:
+        raise ConfigError(f"--threads is {threads}; expected 1 to 256, or 0 for all cores")
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
@@ -483,10 +498,7 @@ def _publish(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _bench_device(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from tinywave_core.errors import ConfigError
-
-    if not 0 <= options.threads <= 256:
-        raise ConfigError(f"--threads is {options.threads}; expected 1 to 256, or 0 for all cores")
+    _check_threads(options.threads)
     from flows.bench_device import bench_device
 
     return bench_device(options.threads, as_json=options.as_json)

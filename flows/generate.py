@@ -35,6 +35,8 @@ class Loading:
     device: str
     runtime: str
     quantization: str | None
+    threads: int = 0
+    """0: all cores."""
 
     def open(self) -> "Generator":
         """Load it; imports torch."""
@@ -46,6 +48,7 @@ class Loading:
             self.device,
             self.runtime,
             self.quantization,  # type: ignore[arg-type]
+            self.threads,
         )
 
 

@@ -43,8 +43,9 @@ class TransformersRuntime:
 
     name = "transformers"
 
-    def __init__(self, model: LlamaForCausalLM, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: LlamaForCausalLM, vocabulary: Vocabulary, runtime: RuntimeConfig | None = None) -> None:
         self.model = model.eval()
+        self._runtime = runtime
         self.vocabulary = vocabulary
         self.context = int(model.config.max_position_embeddings)
         self._read: _Read | None = None
@@ -56,10 +57,9 @@ class TransformersRuntime:
         """The model in `folder`: float32 on a CPU (where bfloat16 is not faster, and prompts take six times as long), as it is
         stored on a GPU.
         """
-        use_threads(runtime)
         device = pick_device(runtime)
         model = load_llama(folder, dtype="auto") if device.type == "cuda" else load_llama(folder)
-        return cls(on_device(model, device), read_directory(folder))
+        return cls(on_device(model, device), read_directory(folder), runtime)
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
@@ -102,6 +102,8 @@ class TransformersRuntime:
     @torch.inference_mode()
     def _forward(self, read: _Read, ids: Sequence[int]) -> torch.Tensor:
         """Logits [V] after `ids`, which come after what was read."""
+        if self._runtime:
+            use_threads(self._runtime)  # torch counts them by calling thread
         ids_BT = torch.tensor([list(ids)], device=self.model.device)
         logits_BTV = self.model(ids_BT, past_key_values=read.cache, use_cache=True, logits_to_keep=1).logits
         read.ids += ids

@@ -104,8 +104,9 @@ class Generator:
         device: str = "auto",
         runtime: str = "transformers",
         quantization: Quantization | None = None,
+        threads: int = 0,
     ) -> "Generator":
-        """Open a directory that the stage `export` wrote; CheckpointError where it is not one."""
+        """Open a directory that the stage `export` wrote; CheckpointError where it is not one. `threads` 0 takes all cores."""
         folder = Path(folder)
         if not (folder / "speech.json").is_file():
             raise CheckpointError(
@@ -114,7 +115,7 @@ class Generator:
         vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
         place = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
-            open_runtime(folder, runtime, quantization, place.type),  # type: ignore[arg-type]
+            open_runtime(folder, runtime, quantization, place.type, threads),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary),
             load_hearing(folder, vocabulary, spiritlm_dir, place.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,14 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(runtime: Ru
     made = list(runtime.stream(PROMPT, FREE, "speech"))
     assert made == list(runtime.stream(PROMPT, FREE, "speech"))
     assert made != list(runtime.stream(PROMPT, Sampling(**{**vars(FREE), "seed": 8}), "speech"))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_takes_as_many_threads_as_it_is_given_in_whichever_thread_it_is_asked(gguf_folder: Path, threads: int):
+    runtime = open_runtime(gguf_folder, "transformers", None, "cpu", threads)
+    with ThreadPoolExecutor(1) as another:
+        another.submit(list, runtime.stream(PROMPT, FREE, "speech")).result()
+        assert another.submit(torch.get_num_threads).result() == threads
 
 
 @pytest.mark.parametrize("output", ["speech", "text", "arbitrary"])

@@ -163,7 +163,11 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "nothing to continue"), (["--prompt-text", "a", "--temperature", "-1"], "temperature is -1.0")],
+    [
+        ([], "nothing to continue"),
+        (["--prompt-text", "a", "--temperature", "-1"], "temperature is -1.0"),
+        (["--prompt-text", "a", "--threads", "-2"], "--threads is -2; expected 1 to 256"),
+    ],
 )
 def test_what_cannot_be_generated_is_refused(capsys, finished: Finished, arguments: list[str], said: str):
     assert main(["generate", str(finished.outputs["model"].path("model")), *arguments]) == 2
