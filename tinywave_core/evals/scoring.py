@@ -36,8 +36,9 @@ def token_log_probabilities(
         for r, index in enumerate(rows):
             ids[r, : len(sequences[index])] = torch.from_numpy(sequences[index].astype(np.int64))
         ids = ids.to(model.device)
-        # Right padding needs no mask: a causal model never looks at it.
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        # Right padding needs no mask: a causal model never looks at it. Without this one transformers looks for packed rows,
+        # and makes a mask for them.
+        hidden = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
         for r, index in enumerate(rows):
             length = len(sequences[index])
             logits = model.lm_head(hidden[r, : length - 1]).float()
