@@ -28,6 +28,11 @@ TOKEN_BYTES = 3
 # Of a logit shard (measured): what input ids, target and entropy take packed, and what a sequence and a file add.
 LOGIT_SIDE_BYTES, LOGIT_SEQUENCE_BYTES, LOGIT_FILE_BYTES = 4.5, 55, 2700
 UTTERANCE_S = 12.0
+PROBE_KINDS = 3  # of six: pauses, labels or room for the others are found in half of the recordings
+# Seconds of one core (measured): a pair of recordings of a probe made; an utterance compared block by block with the teacher's;
+# a token drawn where the model itself takes less; a second of sampled speech through the embedded vocoder.
+PAIR_S, GAP_S, TOKEN_S, SPEAK_S = 0.025, 0.1, 0.005, 0.06
+LIGHT_VOCODER_STEP_S = 0.5
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 GGUF_BYTES = {"bf16": 2, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # blocks of 32 weights share a scale
 EXPORTED_PARAMETERS_PER_S = 3e7  # read, rounded and written; per GGUF file (measured)
@@ -85,13 +90,38 @@ def estimate(config: PipelineConfig, hours: float, device: str) -> dict[str, Est
         "adaptation": Estimate(_training(config.adaptation.training) * 6 * teacher / flops, 4 * teacher),
         "logit_caching": Estimate(train * 2 * teacher / flops, _logits(config, hours, train)),
         "distillation": Estimate(_training(config.distillation.training) * (12 * student + live) / flops, 8 * student),
-        "evaluation": Estimate(3 * held_out * 2 * (teacher + 2 * student) / flops, held_out / 10),
+        "evaluation": _evaluation(config, hours, device, teacher, student),
         "export": _export(config, exported, held_out, flops),
-        "generation": Estimate(
-            config.generation.samples * (config.generation.max_new_tokens * max(2 * student / flops, 0.01) + 1),
-            config.generation.samples * 600_000,
-        ),
+        "generation": _generation(config, student, flops),
     }
+
+
+def _evaluation(config: PipelineConfig, hours: float, device: str, teacher: int, student: int) -> Estimate:
+    """Teacher, student and control read all held-out speech (whole and after a prompt), both versions of each probe, and what the gap
+    is measured on; the three continue speech where that is asked for. Recogniser and language model of text are not counted.
+    """
+    asked, models, flops = config.evaluation, teacher + 2 * student, FLOPS[device]
+    per_s = TOKENS_PER_S[config.tokenization.tokens]
+    held_out_s = hours * 3600 * config.ingestion.held_out_fraction
+    utterances = held_out_s / UTTERANCE_S
+    pairs = PROBE_KINDS * min(asked.probes.items, utterances)
+    probes_s = 2 * pairs * min(asked.probes.max_s, UTTERANCE_S)
+    compared = min(asked.gap.utterances, utterances)
+    read = per_s * (2 * held_out_s + probes_s + compared * UTTERANCE_S)
+    seconds = 2 * read * models / flops + pairs * PAIR_S + compared * GAP_S
+    seconds += probes_s / 3600 * _tokenizer_s_per_h(config, device)
+    if asked.generated.asr:
+        items = min(asked.generated.items, utterances)
+        drawn = sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))
+        seconds += items * asked.generated.max_new_tokens * (drawn + 3 * SPEAK_S / per_s)
+    return Estimate(seconds, held_out_s * per_s / 10 + probes_s * 32_000)
+
+
+def _generation(config: PipelineConfig, student: int, flops: float) -> Estimate:
+    asked = config.generation
+    trained = asked.vocoder.steps * LIGHT_VOCODER_STEP_S if asked.vocoder.kind == "light" else 0.0
+    each = asked.max_new_tokens * max(2 * student / flops, TOKEN_S) + 0.5
+    return Estimate(trained + asked.samples * each, asked.samples * 600_000)
 
 
 def _export(config: PipelineConfig, parameters: int, held_out: float, flops: float) -> Estimate:
@@ -105,11 +135,20 @@ def _export(config: PipelineConfig, parameters: int, held_out: float, flops: flo
 def _tokenization(config: PipelineConfig, hours: float, device: str) -> float:
     tokenization, cores = config.tokenization, max(1, config.runtime.workers)
     alignment = hours * ALIGNMENT_S_PER_H / cores if tokenization.interleaving.policy != "speech" else 0.0
-    if config.spiritlm_dir is None and tokenization.hubert.encoder is None:
-        fit = min(hours, tokenization.fit_hours) * CODEBOOKS_S_PER_H
-        return fit + hours * TOKENIZATION_S_PER_H / cores + alignment
-    speed = cores if device == "cpu" else RELEASE_GPU_SPEED_UP
-    return hours * RELEASE_S_PER_H[tokenization.tokens] / speed + alignment
+    fit = min(hours, tokenization.fit_hours) * CODEBOOKS_S_PER_H if _is_embedded(config) else 0.0
+    beside = cores if _is_embedded(config) or device == "cpu" else 1
+    return fit + hours * _tokenizer_s_per_h(config, device) / beside + alignment
+
+
+def _is_embedded(config: PipelineConfig) -> bool:
+    return config.spiritlm_dir is None and config.tokenization.hubert.encoder is None
+
+
+def _tokenizer_s_per_h(config: PipelineConfig, device: str) -> float:
+    """Of one core, or of the GPU where SpiritLM's tokenizer has one."""
+    if _is_embedded(config):
+        return TOKENIZATION_S_PER_H
+    return RELEASE_S_PER_H[config.tokenization.tokens] / (1 if device == "cpu" else RELEASE_GPU_SPEED_UP)
 
 
 def logit_bytes(entries: int, tokens: float = 1, sequences: float = 0, shards: float = 0) -> float:

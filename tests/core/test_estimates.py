@@ -65,3 +65,25 @@ def test_the_2b_presets_can_be_estimated(preset):
     # 2.29 B in bfloat16, in 8 bits and in 4, with the scales of blocks of 32
     assert costs["export"].bytes == pytest.approx(4.58e9 + 2.43e9 + 1.29e9, rel=0.01)
     assert all(cost.seconds > 0 for cost in costs.values())
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ("evaluation", {"evaluation.probes.items": "80"}),
+        ("evaluation", {"evaluation.gap.utterances": "400"}),
+        ("evaluation", {"evaluation.generated.asr": "asr", "evaluation.generated.language_model": "lm"}),
+        ("generation", {"generation.vocoder.kind": "light"}),
+        ("generation", {"generation.samples": "40"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_asked_for_beside_the_models_costs_time_in_its_stage_alone(stage, more, device):
+    before, after = (estimate(load_config("expressive-2b", given), 5_000, device) for given in ({}, more))
+    assert {name for name in after if after[name].seconds > before[name].seconds} == {stage}
+
+
+def test_the_demos_evaluation_is_planned_within_a_factor_of_two_of_what_it_was_measured_to_take():
+    """20 s on two cores without a GPU, of which 10 are the probes' and 4 the gap's (infra/LAB_LOG.md)."""
+    assert 10 < estimate(load_config("demo", {}), 0.82, "cpu")["evaluation"].seconds < 40
