@@ -1,5 +1,6 @@
 """A finished run of the tiny pipeline and SpiritLM releases, for every test that only looks at them or copies them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from flows import environment
 
+# The cores are shared out already; threads that wait for one another would burn them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # Before torch and Prefect are imported: threads as in a run, and a server that calls nobody.
 environment.prepare(quiet=False)
 
@@ -27,6 +31,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tinywave")
+
+
+# What takes minutes first and thousands of short tests last, so that two processes end together.
+FIRST = ("infra", "ui", "flows", "stages", "s3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders that take long come first."""
+    items.sort(key=lambda item: FIRST.index(folder) if (folder := _folder(item)) in FIRST else len(FIRST))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @dataclass(frozen=True)
