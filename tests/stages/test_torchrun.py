@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finishe
     assert not list(Path(step.store.root, ".work").iterdir())
 
 
-def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_them(finished: Finished, tmp_path: Path):
+def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_them(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     step = trained(again(finished, "control", tmp_path / "store"), steps=MANY_STEPS)
 
     killed: list[int] = []
@@ -116,13 +119,20 @@ def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_t
             started.update(processes())
             raise KeyboardInterrupt
 
+    def late(process: "subprocess.Popen[bytes]", terminate=subprocess.Popen.terminate) -> None:
+        """The processes have trained on, and told of it, before they hear of the stop."""
+        assert process.stdout is not None
+        assert len([process.stdout.readline() for _ in range(3)]) == 3
+        terminate(process)
+
+    monkeypatch.setattr(subprocess.Popen, "terminate", late)
     never = step.runtime.model_copy(update={"checkpoint_every": 10**6})
     with pytest.raises(KeyboardInterrupt):
         compute(replace(step, runtime=never), stop)
     assert told == [before + 1]
     assert started.keys() == {"torchrun", "0", "1"}
     assert not any(Path(f"/proc/{pid}").exists() for pid in started.values())
-    assert before < checkpoints(step)[-1] < MANY_STEPS
+    assert before + 3 < checkpoints(step)[-1] < MANY_STEPS
 
 
 def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_path: Path):

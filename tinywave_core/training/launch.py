@@ -97,24 +97,26 @@ def _forward(processes: "subprocess.Popen[bytes]", progress: Progress) -> None:
     """Tell what the first process tells, until all have ended; meanwhile give `progress` the chance to stop the step."""
     assert processes.stdout is not None
     told: tuple[int, int, str] = (0, 1, "starting processes")
-    with processes.stdout as lines:
-        while True:
-            if select.select([lines], [], [], _LOOK_EVERY_S)[0]:
-                line = lines.readline()
-                if not line:
-                    break
-                with contextlib.suppress(ValueError, TypeError):  # a library's own line
-                    done, total, note = json.loads(line)
-                    told = (done, total, note)
-            progress(*told)
+    while True:
+        if select.select([processes.stdout], [], [], _LOOK_EVERY_S)[0]:
+            line = processes.stdout.readline()
+            if not line:
+                break
+            with contextlib.suppress(ValueError, TypeError):  # a library's own line
+                done, total, note = json.loads(line)
+                told = (done, total, note)
+        progress(*told)
     processes.wait()
 
 
 def _end(processes: "subprocess.Popen[bytes]") -> None:
+    assert processes.stdin is not None and processes.stdout is not None
     if processes.poll() is None:
         processes.terminate()  # torchrun hands it on, and kills after 30 s what has not ended by then
+        for _ in processes.stdout:  # a process that cannot say how far it is could not come to its checkpoint
+            pass
         processes.wait()
-    assert processes.stdin is not None
+    processes.stdout.close()
     processes.stdin.close()
 
 
