@@ -110,7 +110,8 @@ def _forward(processes: "subprocess.Popen[bytes]", progress: Progress) -> None:
 
 
 def _end(processes: "subprocess.Popen[bytes]") -> None:
-    assert processes.stdin is not None and processes.stdout is not None
+    assert processes.stdin is not None
+    assert processes.stdout is not None
     if processes.poll() is None:
         processes.terminate()  # torchrun hands it on, and kills after 30 s what has not ended by then
         for _ in processes.stdout:  # a process that cannot say how far it is could not come to its checkpoint
