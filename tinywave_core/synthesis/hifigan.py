@@ -115,7 +115,7 @@ class HifiganVocoder:
         self, frames: Iterator[Codes], voice: tuple[int, int], sizes: Iterator[int], before: int, after: int
     ) -> Iterator[Samples]:
         for window, start, stop in _windows(frames, before, after, ((size, size) for size in sizes)):
-            yield self._samples(window, voice)[start * self.config.hop : stop * self.config.hop]
+            yield self._samples(window, voice, start, stop)
 
     def _frames(self, pieces: Iterable[Streams | Positions], durations: bool, deduplicate: bool) -> Iterator[Codes]:
         """Codes [R, F] by the frame, in pieces."""
@@ -138,9 +138,9 @@ class HifiganVocoder:
                 frames_N = self.network.frames_per_unit(self._tensor(window[0])).cpu().numpy()
             yield np.repeat(window[:, start:stop], frames_N[start:stop], axis=1)
 
-    def _samples(self, codes_RF: Codes, voice: tuple[int, int]) -> Samples:
+    def _samples(self, codes_RF: Codes, voice: tuple[int, int], start: int = 0, stop: int | None = None) -> Samples:
         with torch.inference_mode():
-            return self.network(self._tensor(codes_RF), *voice).cpu().numpy()
+            return self.network(self._tensor(codes_RF), *voice, start, stop).cpu().numpy()
 
     def _tensor(self, codes: Codes) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(codes)).to(self.network.conv_pre.weight.device)

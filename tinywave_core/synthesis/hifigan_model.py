@@ -111,7 +111,8 @@ class HifiganConfig(BaseModel):
     @property
     def context(self) -> tuple[int, int]:
         """Frames (before, after) a frame that its samples depend on."""
-        return _context(self)
+        (before, after), *_ = _reaches(self)
+        return before + OUTER_KERNEL // 2, after + OUTER_KERNEL // 2
 
     @property
     def duration_context(self) -> int:
@@ -209,6 +210,7 @@ class HifiganNetwork(nn.Module):
         self.spkr = nn.Embedding(config.num_speakers, width) if config.multispkr else None
         self.style = nn.Embedding(config.num_styles, width) if config.multistyle else None
         self.dur_predictor = _DurationPredictor(config.dur_predictor_params) if config.dur_predictor_params else None
+        self.rates, self.reaches = config.upsample_rates, _reaches(config)[1:]
         channels = config.upsample_initial_channel
         in_channels = width * (len(counts) + bool(config.multispkr) + bool(config.multistyle))
         self.conv_pre = nn.Conv1d(in_channels, channels, OUTER_KERNEL, padding=OUTER_KERNEL // 2)
@@ -221,9 +223,15 @@ class HifiganNetwork(nn.Module):
                 self.resblocks.append(_ResidualBlock(channels, size, dilations))
         self.conv_post = nn.Conv1d(channels, 1, OUTER_KERNEL, padding=OUTER_KERNEL // 2)
 
-    def forward(self, codes_RF: Tensor, speaker: int, global_style: int) -> Tensor:
-        """Samples [F · hop] of frames; the speaker and style are not looked at where the model has no table of them."""
-        return self._upsample(self.inputs(codes_RF, speaker, global_style))
+    def forward(
+        self, codes_RF: Tensor, speaker: int, global_style: int, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Samples [(stop - start) · hop] of the frames from start to stop (the last one), which hear those around them.
+
+        The speaker and style are not looked at where the model has no table of them.
+        """
+        stop = codes_RF.shape[1] if stop is None else stop
+        return self._upsample(self.inputs(codes_RF, speaker, global_style), start, stop)
 
     def inputs(self, codes_RF: Tensor, speaker: int, global_style: int) -> Tensor:
         """Channels [1, C, F] of the frames: units, pitch codes, style codes, speaker, global style."""
@@ -240,16 +248,23 @@ class HifiganNetwork(nn.Module):
         log_N = self.dur_predictor(self.dict(units_N))
         return torch.round(log_N.exp() - 1).clamp(min=1).long()
 
-    def _upsample(self, x_1CT: Tensor) -> Tensor:
+    def _upsample(self, x_1CT: Tensor, start: int, stop: int) -> Tensor:
+        """What no later level can hear of is dropped after each level: most of the context is for the first one."""
         x_1CT = self.conv_pre(x_1CT)
         blocks = len(self.resblocks) // len(self.ups)
-        for level, upsampling in enumerate(self.ups):
+        first = 0  # where x begins, in samples of its level, as start and stop are
+        for level, (upsampling, rate, (before, after)) in enumerate(
+            zip(self.ups, self.rates, self.reaches, strict=True)
+        ):
             x_1CT = upsampling(F.leaky_relu(x_1CT, SLOPE))
             mixed = torch.zeros_like(x_1CT)
             for block in self.resblocks[blocks * level : blocks * (level + 1)]:
                 mixed += block(x_1CT)
-            x_1CT = mixed / blocks
-        return torch.tanh(self.conv_post(F.leaky_relu(x_1CT, LAST_SLOPE)))[0, 0]
+            first, start, stop = first * rate, start * rate, stop * rate
+            heard = max(start - before, first)
+            x_1CT = mixed[..., heard - first : stop + after - first] / blocks
+            first = heard
+        return torch.tanh(self.conv_post(F.leaky_relu(x_1CT, LAST_SLOPE)))[0, 0, start - first : stop - first]
 
 
 class _ResidualBlock(nn.Module):
@@ -286,19 +301,22 @@ class _DurationPredictor(nn.Module):
         return self.proj(x_NH)[:, 0]
 
 
-def _context(config: HifiganConfig) -> tuple[int, int]:
-    """Walk from the samples back to the frames, with the reach of every layer.
+def _reaches(config: HifiganConfig) -> list[tuple[int, int]]:
+    """How many samples before and after its own a sample of the speech hears, of what goes into the first level and of what comes out
+    of each: walked from the speech back, with the reach of every layer.
 
     A sample o of a transposed convolution comes from inputs (o + padding - kernel + 1) / rate to (o + padding) / rate.
     """
     blocks = zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True)
     block = max(size // 2 * sum(dilation + 1 for dilation in dilations) for size, dilations in blocks)
     before = after = OUTER_KERNEL // 2
+    reaches = [(before, after)]
     for rate, kernel in reversed([*zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)]):
         padding = (kernel - rate) // 2
         before = (before + block + kernel - 1 - padding) // rate
         after = (after + block + padding + rate - 1) // rate
-    return before + OUTER_KERNEL // 2, after + OUTER_KERNEL // 2
+        reaches.insert(0, (before, after))
+    return reaches
 
 
 def _faults(error: ValidationError) -> str:

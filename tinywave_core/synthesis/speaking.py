@@ -25,7 +25,7 @@ from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 # Frames on each side of a chunk that HiFi-GAN hears in a stream, of the 20 that reach it at the released size: 53 dB against the whole
 # with random weights of that size and chunks of 10 frames (6: 44 dB, 10: 64 dB).
 STREAM_CONTEXT = 8
-LONGEST_CHUNK = 40  # frames to which its chunks grow: with their context 1.4 times the work of the whole, chunks of 10 are 2.6 times
+LONGEST_CHUNK = 40  # frames to which its chunks grow: with their context 1.15 times the work of the whole, chunks of 10 are 1.6 times
 DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.fixtures import release
 from tinywave_core.errors import CheckpointError, TinyWaveError, TokenError
 from tinywave_core.synthesis.hifigan import HifiganVocoder
 from tinywave_core.synthesis.hifigan_model import HifiganConfig, HifiganNetwork
+from tinywave_core.synthesis.speaking import STREAM_CONTEXT
 from tinywave_core.tokenizers.speech import EMPTY, Streams
 
 BASE = release.PARTS["hifigan"]["base"]
@@ -264,6 +266,24 @@ def test_chunks_may_grow_by_half_up_to_the_longest(base: HifiganVocoder) -> None
     assert [len(chunk) // 640 for chunk in chunks] == [10, 15, 23, 30, 30, 12]
     whole = base.synthesize(units, predict_durations=False)
     np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("chunk_frames", "times"), [(10, 1.65), (40, 1.2)])
+def test_a_released_sizes_chunks_cost_little_more_than_the_whole(chunk_frames: int, times: float) -> None:
+    """Operations, with the context that streams have: it is dropped level by level, for most of it is for the first one."""
+    config = HifiganConfig.model_validate(RELEASED)
+    network = HifiganNetwork(config).requires_grad_(False)
+    counted = []
+    for frames, start, stop in (
+        (80, 0, 80),
+        (chunk_frames + 2 * STREAM_CONTEXT, STREAM_CONTEXT, STREAM_CONTEXT + chunk_frames),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            samples = network(torch.zeros(1, frames, dtype=torch.long), 0, 0, start, stop)
+        assert len(samples) == (stop - start) * config.hop
+        counted.append(counter.get_total_flops() / len(samples))
+    whole, chunk = counted
+    assert 1 < chunk / whole < times
 
 
 def test_run_that_is_cut_between_two_pieces_counts_once(expressive: HifiganVocoder) -> None:
