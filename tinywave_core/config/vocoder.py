@@ -12,8 +12,8 @@ class VocoderConfig(Config):
 
     kind: Literal["draft", "light"] = "draft"
     """`draft`: what comes with the tokens, without training: tables for the embedded tokenizers, its own HiFi-GAN for SpiritLM's
-    release; `light`: a small network trained on the training speech, which the export then carries. On 40 minutes of speech
-    it came no closer to the recordings than the draft."""
+    release; `light`: a small network trained on the training speech, which the export then carries. On 42 minutes of
+    speech it came hardly closer to the recordings than the draft (log-mel correlation 0.777 against 0.772)."""
     hours: float = Field(5.0, gt=0)
     """Hours of training speech that it learns from (drawn by utterance id); held in memory, 120 MB each."""
     steps: int = Field(1000, ge=1)
