@@ -119,9 +119,8 @@ def _evaluation(config: PipelineConfig, hours: float, device: str, teacher: int,
 
 def _generation(config: PipelineConfig, student: int, flops: float) -> Estimate:
     asked = config.generation
-    trained = asked.vocoder.steps * LIGHT_VOCODER_STEP_S if asked.vocoder.kind == "light" else 0.0
     each = asked.max_new_tokens * max(2 * student / flops, TOKEN_S) + 0.5
-    return Estimate(trained + asked.samples * each, asked.samples * 600_000)
+    return Estimate(asked.samples * each, asked.samples * 600_000)
 
 
 def _export(config: PipelineConfig, parameters: int, held_out: float, flops: float) -> Estimate:
@@ -129,7 +128,9 @@ def _export(config: PipelineConfig, parameters: int, held_out: float, flops: flo
     measured = min(held_out, config.export.perplexity_tokens) * (len(files) + 1 if files else 0)
     per_parameter = WEIGHT_BYTES[config.export.dtype] + sum(GGUF_BYTES[name] for name in files)
     written = parameters / 2e8 + len(files) * parameters / EXPORTED_PARAMETERS_PER_S
-    return Estimate(written + measured * 2 * parameters / flops, parameters * per_parameter)
+    vocoder = config.generation.vocoder
+    trained = vocoder.steps * LIGHT_VOCODER_STEP_S if vocoder.kind == "light" else 0.0
+    return Estimate(trained + written + measured * 2 * parameters / flops, parameters * per_parameter)
 
 
 def _tokenization(config: PipelineConfig, hours: float, device: str) -> float:

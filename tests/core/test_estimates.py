@@ -73,7 +73,7 @@ def test_the_2b_presets_can_be_estimated(preset):
         ("evaluation", {"evaluation.probes.items": "80"}),
         ("evaluation", {"evaluation.gap.utterances": "400"}),
         ("evaluation", {"evaluation.generated.asr": "asr", "evaluation.generated.language_model": "lm"}),
-        ("generation", {"generation.vocoder.kind": "light"}),
+        ("export", {"generation.vocoder.kind": "light"}),
         ("generation", {"generation.samples": "40"}),
     ],
     ids=str,
