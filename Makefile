@@ -43,7 +43,7 @@ stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (n
 	@$(BIN)/python -m infra.native.stack $(STACK_ARGS)
 
 test: setup  ## Pass the whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)

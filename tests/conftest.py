@@ -3,9 +3,11 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from flows import environment
 
@@ -40,6 +42,19 @@ FIRST = ("infra", "ui", "flows", "stages", "s3")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Folders that take long come first."""
     items.sort(key=lambda item: FIRST.index(folder) if (folder := _folder(item)) in FIRST else len(FIRST))
+
+
+class ByFile(LoadScopeScheduling):
+    """A file goes to one process, and so do all that share a Prefect server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/flows" if file.startswith("tests/flows/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """In place of `--dist loadfile`; xdist's own groups do not work under pytest 9.2."""
+    return ByFile(config, log)
 
 
 def _folder(item: pytest.Item) -> str:
