@@ -20,6 +20,7 @@ from infra.native.stack import ROOT, Stack, StackError, find_postgres, find_redi
 from tests.conftest import Finished
 from tests.fixtures.tiny import digests, tiny_config
 from tinywave_core.config.pipeline import STAGES
+from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.timeout(900)  # eight processes start one after the other: minutes, on a busy machine
@@ -113,6 +114,14 @@ def test_the_run_was_the_workers_and_every_stage_is_in_postgresql(first: str, ap
     flow_runs = api("flow_runs/filter", {"flow_runs": {"tags": {"all_": []}}})
     names = {run["name"].partition(" ")[0] for run in flow_runs if run["state"]["type"] == "COMPLETED"}
     assert names >= {"pipeline", *STAGES}
+
+
+def test_a_second_run_computes_nothing(first: str, api: Api, config: dict[str, Any], store: Store):
+    before = digests(store)
+    api.run("pipeline/demo", {"config": config})
+    assert digests(store) == before
+    rows = [StageRow.model_validate(row) for row in store.log("runs").records()[-1]["rows"]]
+    assert {row.stage: row.computed for row in rows} == dict.fromkeys(STAGES, 0)
 
 
 def test_stages_wait_in_the_queue_of_what_they_need(stack: Stack, api: Api):

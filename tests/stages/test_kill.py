@@ -1,17 +1,19 @@
 """kill -9 in the middle of every stage: the next run goes on, and what it leaves is what an undisturbed run leaves.
 
-Compared up to the stage that was killed: what later stages make of the same bytes is test_contract.py's.
+Compared up to the stage that was killed, with what its steps reported: later stages read nothing else, and what they make of the
+same is test_contract.py's.
 """
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_before_create, kill_in_step
-from tests.fixtures.tiny import copy_store, digests, run_tiny
+from tests.fixtures.tiny import copy_store, digests, run_tiny, summaries
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.pipeline import run_pipeline
 from tinywave_core.stages.base import Step, compute
@@ -51,10 +53,10 @@ def store_before(stage: str, finished: Finished, root: Path) -> PipelineConfig:
     return config
 
 
-def up_to(stage: str, store: Store) -> dict[str, dict[str, str]]:
-    """Digests of all files of the stages up to this one."""
-    stages = STAGES[: STAGES.index(stage) + 1]
-    return {i: files for i, files in digests(store).items() if i.partition("/")[0] in stages}
+def up_to(stage: str, store: Store) -> dict[str, tuple[dict[str, str], Any]]:
+    """Digests of all files, and summaries, of the stages up to this one."""
+    stages, reported = STAGES[: STAGES.index(stage) + 1], summaries(store)
+    return {i: (files, reported[i]) for i, files in digests(store).items() if i.partition("/")[0] in stages}
 
 
 def leftovers(config: PipelineConfig) -> list[Path]:

@@ -22,9 +22,8 @@ from tinywave_core.storage.store import Store
 from tinywave_core.training import launch
 
 TWO = {"training_processes": 2, "micro_batch_rows": 1}
-MANY_STEPS = (
-    20_000  # never reached: so that a step still trains when something happens to it, on however slow a machine
-)
+# Never reached: so that a step still trains when something happens to it, on however slow a machine.
+MANY_STEPS = 20_000
 Told = list[tuple[int, int]]
 
 

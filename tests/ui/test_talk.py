@@ -52,13 +52,10 @@ def serving(finished: Finished, chromium: Browser, tmp_path_factory: pytest.Temp
         yield running
 
 
-WINDOWS = {"desktop-light": (1280, 860, "light"), "phone-dark": (390, 800, "dark")}
-
-
-@pytest.fixture(params=WINDOWS)
+@pytest.fixture(params=[(1280, 860, "light"), (390, 800, "dark")], ids=["desktop-light", "phone-dark"])
 def page(request: pytest.FixtureRequest, chromium: Browser, serving: Serving) -> Iterator[Page]:
     """The page, at two widths; in the end it has nothing to complain about."""
-    width, height, scheme = WINDOWS[request.param]
+    width, height, scheme = request.param
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     context.set_default_timeout(60_000)
     page = context.new_page()
@@ -99,7 +96,6 @@ def be(page: Page, state: str) -> None:
     page.wait_for_selector(f"body[data-state={state}]")
 
 
-@pytest.mark.parametrize("page", ["desktop-light"], indirect=True)
 def test_what_is_said_goes_on_and_is_heard(page: Page):
     shot(page, "empty")
     page.get_by_role("button", name="Speak").click()
@@ -121,7 +117,6 @@ def test_what_is_said_goes_on_and_is_heard(page: Page):
     shot(page, "answered")
 
 
-@pytest.mark.parametrize("page", ["phone-dark"], indirect=True)
 def test_what_is_typed_goes_on_as_speech_and_plays_again(page: Page):
     page.get_by_label("Text to continue").fill("Once upon a time")
     page.keyboard.press("Enter")

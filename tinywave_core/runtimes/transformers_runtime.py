@@ -64,6 +64,7 @@ class TransformersRuntime:
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
         check_prompt(self.vocabulary, self.context, ids)
+        self._use_threads()
         read = self._take()
         read.keep(ids)
         self._forward(read, ids[len(read.ids) :])
@@ -75,6 +76,7 @@ class TransformersRuntime:
         return self._stream([int(i) for i in prompt], sampling, output)
 
     def _stream(self, prompt: list[int], sampling: Sampling, output: OutputModality) -> Iterator[int]:
+        self._use_threads()
         allowed = torch.tensor(allowed_ids(self.vocabulary, output), device=self.model.device)
         end = int((allowed == EOS_ID).nonzero())
         generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
@@ -102,12 +104,15 @@ class TransformersRuntime:
     @torch.inference_mode()
     def _forward(self, read: _Read, ids: Sequence[int]) -> torch.Tensor:
         """Logits [V] after `ids`, which come after what was read."""
-        if self._runtime:
-            use_threads(self._runtime)  # torch counts them by calling thread
         ids_BT = torch.tensor([list(ids)], device=self.model.device)
         logits_BTV = self.model(ids_BT, past_key_values=read.cache, use_cache=True, logits_to_keep=1).logits
         read.ids += ids
         return logits_BTV[0, -1]
+
+    def _use_threads(self) -> None:
+        """Torch counts them by calling thread."""
+        if self._runtime:
+            use_threads(self._runtime)
 
     def _take(self) -> _Read:
         with self._taking:

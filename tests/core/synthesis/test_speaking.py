@@ -73,7 +73,8 @@ def test_stream_is_the_whole(speaker: Speaker, chunk_frames: int):
     whole = speaker(ids)
     chunks = [*speaker.stream(iter(ids.tolist()), chunk_frames=chunk_frames)]
     lengths = [len(chunk) for chunk in chunks[:-1]]
-    assert whole.dtype == np.float32 and lengths[0] == chunk_frames * 640 and lengths == sorted(lengths)
+    assert whole.dtype == np.float32 and lengths[0] == chunk_frames * 640
+    assert lengths == sorted(lengths) if speaker.name == "hifigan" else len(set(lengths)) == 1
     noise = np.sum((np.concatenate(chunks) - whole) ** 2)
     assert noise == 0 or 10 * np.log10(np.sum(whole**2) / noise) >= 40
 
