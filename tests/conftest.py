@@ -23,6 +23,8 @@ from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.pipeline import Outputs  # noqa: E402
 from tinywave_core.storage.store import Store  # noqa: E402
 
+pytest_plugins = ["tests.reporting"]
+
 # On a busy machine no example is too slow, and none is found on one machine only. Fixtures of a property test are made once
 # for all its examples: each such test writes what it needs anew.
 settings.register_profile(

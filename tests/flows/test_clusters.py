@@ -18,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 def test_two_dask_workers_leave_the_bytes_of_one_process(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("prefect_dask")
     config = without_shards(finished, "tokenization", tmp_path / "store", "dask")
     require_the_bytes_of_one_process(tokenization, config, finished, monkeypatch)
 
@@ -26,6 +25,5 @@ def test_two_dask_workers_leave_the_bytes_of_one_process(
 def test_two_ray_workers_leave_the_bytes_of_one_process(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("prefect_ray")
     config = without_shards(finished, "logit_caching", tmp_path / "store", "ray")
     require_the_bytes_of_one_process(logit_caching, config, finished, monkeypatch)

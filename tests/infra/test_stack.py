@@ -64,8 +64,8 @@ def stack() -> Iterator[Stack]:
     """Started by root, PostgreSQL runs as nobody, who must be able to reach its folder: pytest's own are closed to him."""
     try:
         find_postgres(), find_redis()
-    except StackError as missing:
-        pytest.skip(str(missing))
+    except StackError:
+        pytest.skip("no PostgreSQL or no Redis on this machine: install both (apt-get install postgresql redis-server)")
     folder = Path(tempfile.mkdtemp(prefix="tinywave-stack-"))
     folder.chmod(0o711)
     try:

@@ -34,13 +34,18 @@ class Served:
     log: Path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("no Chromium on this machine: install chromium (apt-get install chromium) or Google Chrome")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path: str) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
         context = chromium.new_context(viewport={"width": 1400, "height": 1000})
         context.set_default_timeout(60_000)
         yield context

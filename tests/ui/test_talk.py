@@ -1,7 +1,6 @@
 """The page of `tinywave talk` as a person uses it: speak, hear the answer while it is made, type, open a file, stop."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.conftest import Finished
 from tests.fixtures.serving import PATIENCE_S, Serving, load, serve, talkative, with_room
 from tests.fixtures.tiny import CLIPS
-from tests.ui.conftest import BROWSERS, FLAGS
+from tests.ui.conftest import FLAGS
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.serving.limits import Limits
 
@@ -30,14 +29,11 @@ def recording(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def chromium(recording: Path) -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+def chromium(chromium_path: str, recording: Path) -> Iterator[Browser]:
     microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     flags = [*FLAGS, *microphone, f"--use-file-for-fake-audio-capture={recording}"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=flags)
         yield browser
         browser.close()
 
