@@ -46,7 +46,7 @@ def _with_instruction(report: Report) -> Report:
 
 def _reason(report: Report) -> str:
     if hasattr(report, "wasxfail"):
-        return report.wasxfail.removeprefix("reason: ")
+        return report.wasxfail
     return report.longrepr[2].removeprefix("Skipped: ")
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from tests.ui.conftest import PATIENCE_S, Served
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 
-pytestmark = pytest.mark.timeout(420)  # minutes, on a machine that does much beside
+pytestmark = pytest.mark.timeout(900)  # minutes, on a machine that does much beside
 STEPS = "9"  # of distillation: another number than in the form's defaults
 PATIENCE_MS = PATIENCE_S * 1000
 PLAY = """() => new Promise((done, fail) => {
