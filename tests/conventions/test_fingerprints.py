@@ -20,9 +20,9 @@ from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 GOLDEN = {
     "ingestion/shard": "9241a6a1f576b91a4a74f5230b82a8af",
     "ingestion/corpus": "975a9e5e9f569bb5708da19be50fd6d1",
-    "tokenization/codebooks": "ff801e7ba5ae4ef85afca887e7b3c81f",
-    "tokenization/shard": "468a97e9e3edb9a11f20ee84cc5713a4",
-    "tokenization/tokens": "f3a3f2ada6ce0eac959a76c9cba41f02",
+    "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
+    "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
+    "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",
     "adaptation/teacher": "6b0a8cdfd932dfc4b6e82ae9c234b28d",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
@@ -33,7 +33,7 @@ GOLDEN = {
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
     "export/model": "36ffe122b89b676b305d94d67bcf483f",
-    "generation/samples": "28fb4c33755c0a43d8bdb98808c55fa1",
+    "generation/samples": "b8e11fd41a695fa0a557be152d215130",
 }
 
 ADVICE = (

@@ -32,7 +32,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tinywave_core.tokenizers.vocabulary import Ids
 
-VERSION = 1
+VERSION = 2
 FILE = "generated.parquet"
 SOURCES = (*MODELS, "recording")
 _IDENTIFYING = (".json", ".safetensors", ".txt", ".model")

@@ -17,7 +17,7 @@ from tinywave_core.stages.logit_caching import held_out_shards
 from tinywave_core.stages.tokenization import audio_of, uses_release
 from tinywave_core.storage.store import Artifact
 
-VERSION = 4
+VERSION = 5
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:

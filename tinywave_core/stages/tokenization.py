@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.speech import Streams
     from tinywave_core.tokenizers.spiritlm import Kind, SpeechSource
 
-VERSION = 2
+VERSION = 3
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep

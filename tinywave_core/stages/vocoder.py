@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.speech import Streams
     from tinywave_core.training.vocoder import Recording
 
-VERSION = 1
+VERSION = 2
 CURVES = "curves.parquet"
 Samples = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
 
+from tinywave_core.audio.mel import mel_filters
 from tinywave_core.synthesis.windows import windows
 
 SAMPLE_RATE = 16_000
@@ -98,10 +98,11 @@ class Source:
 def _pulses(f0_hz: _Array, half_phase: _Array) -> _Array:
     """All harmonics of the contour below 8 kHz, in phase, with the mean STFT magnitude of white noise."""
     count = np.floor(7600.0 / f0_hz)
-    # Closed form of the sum of cos(h phase), h = 1 … count (Dirichlet kernel).
-    sine = np.sin(half_phase)
-    sine = np.where(np.abs(sine) < 1e-6, 1e-6, sine)
-    harmonics = np.sin((2 * count + 1) * half_phase) / (2 * sine) - 0.5
+    # Closed form of the sum of cos(h phase), h = 1 … count (Dirichlet kernel), which has the period pi of the half phase. Near 0
+    # both sines are small; there they are exact, and at 0 the limit is the count.
+    near_0 = half_phase - np.pi * np.round(half_phase / np.pi)
+    sine, top = np.sin(near_0), np.sin((2 * count + 1) * near_0)
+    harmonics = np.divide(top, 2 * sine, out=count + 0.5, where=sine != 0) - 0.5
     # A Hann window of 512 spreads a cosine of amplitude 1 over the spectrum with a mean of 8000 / F0.
     return harmonics * f0_hz * NOISE_MAGNITUDE / 8000.0
 
@@ -144,9 +145,7 @@ def _window() -> torch.Tensor:
 @cache
 def _bands() -> tuple[_Array, _Array]:
     """Where each mel band has its middle, as an FFT bin, and the log of its response to a flat spectrum."""
-    bank = torchaudio.functional.melscale_fbanks(
-        FFT_SAMPLES // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, "slaney", "slaney"
-    ).numpy()
+    bank = mel_filters(FFT_SAMPLES // 2 + 1, MELS, SAMPLE_RATE, 0.0, "slaney")
     return (bank * np.arange(len(bank))[:, None]).sum(axis=0) / bank.sum(axis=0), np.log(bank.sum(axis=0))
 
 

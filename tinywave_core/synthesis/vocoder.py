@@ -14,16 +14,15 @@ Shapes: K units of the codebook, T frames at 25 Hz, F rows at 100 Hz (4 per T), 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
 from safetensors.numpy import load_file, save_file
 
+from tinywave_core.audio.mel import mel_filters
 from tinywave_core.errors import SchemaVersionError
 from tinywave_core.synthesis import source_filter
 from tinywave_core.synthesis.durations import sounds
@@ -50,22 +49,10 @@ Samples = npt.NDArray[np.float32]
 
 def log_mel(samples: Samples) -> _Array:
     """Natural log of the mel magnitudes [F, 80]; frame i is centred on sample 160 i."""
-    waveform = torch.from_numpy(samples.astype(np.float64))
-    mel_MF = _mel_transform()(waveform)
-    return np.log(np.maximum(mel_MF.T.numpy(), LOG_FLOOR))
-
-
-@cache
-def _mel_transform() -> torchaudio.transforms.MelSpectrogram:
-    return torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE,
-        n_fft=FFT_SAMPLES,
-        hop_length=HOP_SAMPLES,
-        n_mels=MELS,
-        power=1.0,
-        norm="slaney",
-        mel_scale="slaney",
-    ).double()
+    waveform, window = torch.from_numpy(samples.astype(np.float64)), torch.hann_window(FFT_SAMPLES, dtype=torch.float64)
+    spectrum = torch.stft(waveform, FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True)
+    mel_FM = spectrum.abs().T.numpy() @ mel_filters(FFT_SAMPLES // 2 + 1, MELS, SAMPLE_RATE, 0.0, "slaney")
+    return np.log(np.maximum(mel_FM, LOG_FLOOR))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Frame t covers samples 640 t … 640 t + 719: three 25 ms windows 10 ms apart, which are averaged. HuBERT's first-iteration
 targets (arXiv 2106.07447, section 3.1), at SpiritLM's rate. Level and mean cepstrum of the utterance are removed, so that
-units say what was spoken rather than by whom and how loud. Float64 inside: see `kmeans` for why that makes units exact.
+units say what was spoken rather than by whom and how loud. All of it is float64, constants too: CPUs differ by 1e-12 then, and
+`kmeans` says why that makes units exact.
 
 Shapes: n samples, T frames at 25 Hz, F windows at 100 Hz.
 """
@@ -12,13 +13,15 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchaudio
+
+from tinywave_core.audio.mel import mel_filters
 
 SAMPLE_RATE = 16_000
 FRAME_SAMPLES, FIELD_SAMPLES = 640, 720  # hop and receptive field of HuBERT's 25 Hz model
 WINDOW_SAMPLES, HOP_SAMPLES = 400, 160  # 25 ms every 10 ms
 WINDOWS_PER_FRAME, WINDOWS_INSIDE = 4, 3
 CEPSTRA, FEATURES = 13, 39
+MEL_BANDS, LOWEST_HZ, LOG_OFFSET = 40, 40.0, 1e-6
 # Windows this far under the loudest do not count in the mean: else it would say how much silence there is.
 SPEECH_RANGE_DB = 40.0
 
@@ -38,8 +41,9 @@ def mfcc(samples: Samples) -> Features:
         return np.zeros((0, FEATURES))
     waveform = torch.from_numpy(samples.astype(np.float64))
     rms = waveform.square().mean().sqrt().item()
-    cepstra_CF = _transform()(waveform / rms * 0.1 if rms else waveform)
-    power_F = waveform.unfold(0, WINDOW_SAMPLES, HOP_SAMPLES).square().mean(dim=1)
+    windows_FS = waveform.unfold(0, WINDOW_SAMPLES, HOP_SAMPLES)
+    cepstra_CF = _cepstra(windows_FS / rms * 0.1 if rms else windows_FS)
+    power_F = windows_FS.square().mean(dim=1)
     speech_F = power_F >= power_F.max() * 10 ** (-SPEECH_RANGE_DB / 10)
     cepstra_CF = (cepstra_CF - cepstra_CF[:, speech_F].mean(dim=1, keepdim=True)).numpy()
     delta_CF = _delta(cepstra_CF)
@@ -54,7 +58,19 @@ def _delta(values_CF: Features) -> Features:
     return (2 * (padded[:, 4:] - padded[:, :-4]) + padded[:, 3:-1] - padded[:, 1:-3]) / 10
 
 
+def _cepstra(windows_FS: torch.Tensor) -> torch.Tensor:
+    """MFCC [C, F] of windows: cosine transform of the log of mel bands of the power spectrum."""
+    window_S, mel_KM, cosines_MC = _constants()
+    power_FK = torch.fft.rfft(windows_FS * window_S).abs().square()
+    return (torch.log(power_FK @ mel_KM + LOG_OFFSET) @ cosines_MC).T
+
+
 @cache
-def _transform() -> torchaudio.transforms.MFCC:
-    settings = {"n_fft": WINDOW_SAMPLES, "hop_length": HOP_SAMPLES, "center": False, "n_mels": 40, "f_min": 40.0}
-    return torchaudio.transforms.MFCC(SAMPLE_RATE, n_mfcc=CEPSTRA, log_mels=True, melkwargs=settings).double()
+def _constants() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hann window, mel filters, and the orthonormal cosine transform (DCT-II)."""
+    window_S = torch.hann_window(WINDOW_SAMPLES, dtype=torch.float64)
+    mel_KM = mel_filters(WINDOW_SAMPLES // 2 + 1, MEL_BANDS, SAMPLE_RATE, LOWEST_HZ, "htk")
+    angles_MC = np.pi / MEL_BANDS * (np.arange(MEL_BANDS)[:, None] + 0.5) * np.arange(CEPSTRA)
+    cosines_MC = np.cos(angles_MC) * np.sqrt(2 / MEL_BANDS)
+    cosines_MC[:, 0] = np.sqrt(1 / MEL_BANDS)
+    return window_S, torch.from_numpy(mel_KM), torch.from_numpy(cosines_MC)
