@@ -5,7 +5,6 @@ language model of text gives the transcript. It rewards dull and repetitive spee
 bigrams that occur again in the same text. Both are read against the true continuation through the same vocoder and recogniser.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinywave_core.evals.intervals import bootstrap_interval
+from tinywave_core.evals.perplexity import exponentials
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,10 @@ def figures(judged: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]
 
 def _figures(judged: Sequence[Judged], seed: int) -> dict[str, Any]:
     nll = [each.nll for each in judged]
-    low, high = bootstrap_interval(nll, np.ones(len(nll)), seed)
+    interval = bootstrap_interval(nll, np.ones(len(nll)), seed)
     repeated = [value for value in (auto_bleu(each.text) for each in judged) if value is not None]
     return {
-        "gen_ppl": math.exp(float(np.mean(nll))),
-        "gen_ppl_interval": (math.exp(low), math.exp(high)),
+        **exponentials("gen_ppl", float(np.mean(nll)), interval),
         "auto_bleu": float(np.mean(repeated)) if repeated else None,
         "auto_bleu_interval": bootstrap_interval(repeated, np.ones(len(repeated)), seed) if repeated else None,
         "empty": sum(not each.text for each in judged),
@@ -60,5 +59,4 @@ def _figures(judged: Sequence[Judged], seed: int) -> dict[str, Any]:
 def _ratio(own: Sequence[Judged], teacher: Sequence[Judged], seed: int) -> dict[str, Any]:
     """Generative perplexity over the teacher's on the same prompts, and its paired interval."""
     gaps = np.array([a.nll - b.nll for a, b in zip(own, teacher, strict=True)])
-    low, high = bootstrap_interval(gaps, np.ones(len(gaps)), seed)
-    return {"gen_ppl": math.exp(float(gaps.mean())), "gen_ppl_interval": (math.exp(low), math.exp(high))}
+    return exponentials("gen_ppl", float(gaps.mean()), bootstrap_interval(gaps, np.ones(len(gaps)), seed))

@@ -17,6 +17,7 @@ from tinywave_core.evals.intervals import bootstrap_interval
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
+LARGEST_EXPONENT = 709.0  # exp(709) is 8e307; float64 ends at 1.8e308
 
 
 def sums(values: Sequence[npt.NDArray[Any]], chosen: Sequence[npt.NDArray[np.bool_]]) -> Floats:
@@ -33,13 +34,24 @@ def after_prompt(prompt_tokens: int, length: int, *, ended: bool) -> npt.NDArray
 def per_token(nll_N: Floats, tokens_N: Floats, seed: int) -> dict[str, Any]:
     """NLL in nats per token with its interval, and perplexity with its."""
     nll = float(nll_N.sum() / tokens_N.sum())
-    low, high = bootstrap_interval(nll_N, tokens_N, seed)
-    return {
-        "nll": nll,
-        "nll_interval": (low, high),
-        "perplexity": math.exp(nll),
-        "perplexity_interval": (math.exp(low), math.exp(high)),
-    }
+    interval = bootstrap_interval(nll_N, tokens_N, seed)
+    return {"nll": nll, "nll_interval": interval, **exponentials("perplexity", nll, interval)}
+
+
+def exponentials(name: str, logarithm: float, interval: Interval) -> dict[str, Any]:
+    """exp of a figure and of its 95 % interval, under a name; None for both where a float64 cannot hold one of them.
+
+    A diverged model can have an NLL above 709 nats per token. It has no perplexity then, and tables say "too large".
+    """
+    value, low, high = (exponential(each) for each in (logarithm, *interval))
+    if value is None or high is None:
+        return {name: None, f"{name}_interval": None}
+    return {name: value, f"{name}_interval": (low, high)}
+
+
+def exponential(logarithm: float) -> float | None:
+    """exp of a figure; None where a float64 cannot hold it."""
+    return math.exp(logarithm) if logarithm <= LARGEST_EXPONENT else None
 
 
 def per_second(nll_N: Floats, seconds_N: Floats, seed: int) -> dict[str, Any]:
@@ -57,12 +69,8 @@ def against_teacher(own_N: Floats, teacher_N: Floats, tokens_N: Floats, seed: in
     The ratio of bits per second is that of the NLL: both models are asked for the same tokens of the same seconds.
     """
     gap = float((own_N - teacher_N).sum() / tokens_N.sum())
-    low, high = bootstrap_interval(own_N - teacher_N, tokens_N, seed)
-    return {
-        **ratio(own_N, teacher_N, seed, "nll"),
-        "perplexity": math.exp(gap),
-        "perplexity_interval": (math.exp(low), math.exp(high)),
-    }
+    interval = bootstrap_interval(own_N - teacher_N, tokens_N, seed)
+    return {**ratio(own_N, teacher_N, seed, "nll"), **exponentials("perplexity", gap, interval)}
 
 
 def ratio(own_N: Floats, teacher_N: Floats, seed: int, name: str) -> dict[str, Any]:

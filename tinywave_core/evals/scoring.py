@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from transformers import LlamaForCausalLM
 
+from tinywave_core.errors import TrainingError
 from tinywave_core.stages.base import Progress, no_progress
 
 _ROWS = 16
@@ -24,7 +25,8 @@ def token_log_probabilities(
 ) -> list[npt.NDArray[np.float32]]:
     """For every sequence [L], the log-probability of tokens 1 … L - 1 given those before: [L - 1] each.
 
-    With `classes_V`, the class of every id, a token competes with those of its own class only.
+    With `classes_V`, the class of every id, a token competes with those of its own class only. TrainingError where a
+    log-probability is not finite: such a model can be compared with nothing.
     """
     classes = None if classes_V is None else torch.from_numpy(classes_V).to(model.device)
     scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
@@ -43,9 +45,19 @@ def token_log_probabilities(
             length = len(sequences[index])
             logits = model.lm_head(hidden[r, : length - 1]).float()
             log_p = _log_softmax(logits, None if classes is None else classes[ids[r, 1:length]], classes)
-            scores[index] = log_p.gather(-1, ids[r, 1:length, None])[:, 0].cpu().numpy()
+            scores[index] = _finite(log_p.gather(-1, ids[r, 1:length, None])[:, 0].cpu().numpy())
         progress(min(start + _ROWS, len(sequences)), len(sequences), "sequences scored")
     return scores
+
+
+def _finite(log_p: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if not np.isfinite(log_p).all():
+        raise TrainingError(
+            f"the model gives {int((~np.isfinite(log_p)).sum())} of {len(log_p)} tokens of a sequence a likelihood that is "
+            "not a finite number: its training diverged. Train it again with a lower learning rate "
+            "(--adaptation.training.learning_rate or --distillation.training.learning_rate)"
+        )
+    return log_p
 
 
 def _log_softmax(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tinywave_core.reporting.stages import figure
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
@@ -33,7 +34,9 @@ def _perplexity(losses: dict[str, Any], name: str | None) -> str:
     if not losses:
         return "not measured"
     if name is None:
-        return f"{losses['exported']:.3f}"
+        return figure(losses["exported"], ".3f")
+    if losses["loss"][name] is None:
+        return figure(losses["gguf"][name], ".3f")
     return f"{losses['gguf'][name]:.3f} ({losses['loss'][name]:+.2%})"
 
 

@@ -5,7 +5,6 @@ is measured is the rounding of the weights. llama.cpp rounds activations to 8 bi
 Legend: B 1, T tokens, D width, V ids.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
+from tinywave_core.evals.perplexity import exponential
 from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors
 from tinywave_core.stages.base import Progress, no_progress
 
@@ -52,8 +52,8 @@ def perplexity(
     sequences: Sequence[npt.NDArray[np.int64]],
     device: torch.device,
     progress: Progress = no_progress,
-) -> float:
-    """exp of the mean negative log-likelihood of all tokens but the first of each sequence."""
+) -> float | None:
+    """exp of the mean negative log-likelihood of all tokens but the first of each sequence; None where it is too large."""
     head = HEAD if HEAD in tensors.names() else EMBEDDING
     config = LlamaConfig.from_dict({**config.to_dict(), "attn_implementation": "sdpa"})
     config._attn_implementation = "sdpa"
@@ -76,7 +76,7 @@ def perplexity(
     norm.weight.copy_(tensors.read("model.norm.weight"))
     head_VD = tensors.read(head).to(device)
     total = sum(_nll(norm(h)[0], head_VD, ids) for h, ids in zip(hidden, sequences, strict=True))
-    return math.exp(total / sum(len(ids) - 1 for ids in sequences))
+    return exponential(total / sum(len(ids) - 1 for ids in sequences))
 
 
 def _filled(

@@ -7,6 +7,7 @@ from tinywave_core.stages.base import Step, Summary
 from tinywave_core.storage.store import Artifact
 
 Outputs = dict[str, Artifact]
+TOO_LARGE = "too large"  # a perplexity of a diverged model
 
 
 class StepRow(BaseModel):
@@ -122,7 +123,7 @@ def _texts(stage: str, outputs: Outputs) -> tuple[str, str]:
 def rounding_losses(model: Summary) -> str:
     """What the GGUF files of an export lose in perplexity, as in "; GGUF Q8_0 +0.01%"."""
     losses = model.get("perplexity") or {}
-    told = ", ".join(f"{name.upper()} {loss:+.2%}" for name, loss in losses.get("loss", {}).items())
+    told = ", ".join(f"{name.upper()} {figure(loss, '+.2%')}" for name, loss in losses.get("loss", {}).items())
     return f"; perplexity of GGUF {told}" if told else ""
 
 
@@ -138,7 +139,13 @@ def _generated(summaries: dict[str, Summary]) -> str:
     generated = summaries.get("generated")
     if not generated or not generated["sources"]:
         return ""
-    return "; generative perplexity: " + ", ".join(f"{k} {v['gen_ppl']:.1f}" for k, v in generated["sources"].items())
+    told = (f"{name} {figure(found['gen_ppl'], '.1f')}" for name, found in generated["sources"].items())
+    return f"; generative perplexity: {', '.join(told)}"
+
+
+def figure(value: float | None, form: str) -> str:
+    """A figure that is an exponential: none where a float64 cannot hold it."""
+    return TOO_LARGE if value is None else f"{value:{form}}"
 
 
 def duration(hours: float) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tinywave_core.reporting.stages import Outputs, duration
+from tinywave_core.reporting.stages import TOO_LARGE, Outputs, duration, figure
 
 MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
 Summary = dict[str, Any]
@@ -95,7 +95,7 @@ def comparison_rows(scores: Summary) -> list[dict[str, str]]:
             "model": label,
             "parameters": millions(model["parameters"]),
             "NLL, nats per token": f"{model['nll']:.3f} ({low:.3f} to {high:.3f})",
-            "perplexity": f"{model['perplexity']:.1f}",
+            "perplexity": figure(model["perplexity"], ".1f"),
             "bits per second": "–" if model["bits_per_second"] is None else f"{model['bits_per_second']:.1f}",
         }
         if "cloze" in model:
@@ -162,14 +162,19 @@ def generated_text(generated: Summary) -> str:
 
 
 def with_interval(figures: Summary, name: str, form: str, interval: str = "") -> str:
-    """A figure and its 95 % interval, which stands under `interval` or beside the name."""
+    """A figure and its 95 % interval, which stands under `interval` or beside the name; in words where it is too large."""
+    if figures[name] is None:
+        return TOO_LARGE
     low, high = figures[interval or f"{name}_interval"]
     return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
 
 
 def ratio(ratios: Summary | None, name: str) -> str:
     """A ratio to the teacher; the teacher has none."""
-    return "1" if ratios is None else "–" if ratios[name] is None else with_interval(ratios, name, ".3f")
+    if ratios is None:
+        return "1"
+    # The NLL of a teacher can be 0, which gives no ratio; that of perplexities lacks only where it is too large.
+    return "–" if ratios[name] is None and name == "nll" else with_interval(ratios, name, ".3f")
 
 
 def target_rows(logits: Summary) -> list[dict[str, str]]:

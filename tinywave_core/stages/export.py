@@ -332,7 +332,14 @@ def _perplexities(
     }
     return {
         "tokens": sum(len(ids) - 1 for ids in sequences),
-        "exported": round(exported, 4),
-        "gguf": {name: round(value, 4) for name, value in found.items()},
-        "loss": {name: round(value / exported - 1, 5) for name, value in found.items()},
+        "exported": _rounded(exported, 4),
+        "gguf": {name: _rounded(value, 4) for name, value in found.items()},
+        "loss": {
+            name: None if value is None or exported is None else round(value / exported - 1, 5)
+            for name, value in found.items()
+        },
     }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

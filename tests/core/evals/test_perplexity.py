@@ -7,6 +7,8 @@ import pytest
 
 from tinywave_core.evals.perplexity import after_prompt, against_teacher, per_second, per_token, ratio, sums
 
+pytestmark = pytest.mark.arithmetic
+
 NLL = np.array([2.0, 6.0])
 TOKENS = np.array([1.0, 3.0])
 
@@ -31,6 +33,19 @@ def test_nll_is_over_all_tokens_and_not_over_sequences():
     found = per_token(NLL, TOKENS, seed=0)
     assert found["nll"] == 2.0 and found["perplexity"] == pytest.approx(math.e**2)
     assert found["nll_interval"] == (2.0, 2.0)  # both sequences have 2 nats per token
+
+
+def test_a_diverged_model_has_an_nll_and_no_perplexity():
+    """exp of more than 709 is no float64: `math.exp` raises there."""
+    found = per_token(np.array([800.0, 1500.0]), np.array([1.0, 2.0]), seed=0)
+    assert found["nll"] == pytest.approx(2300 / 3)
+    assert found["perplexity"] is None and found["perplexity_interval"] is None
+    assert against_teacher(np.array([800.0]), np.array([1.0]), np.array([1.0]), seed=0)["perplexity"] is None
+
+
+def test_a_perplexity_whose_interval_is_too_large_is_not_told():
+    found = per_token(np.array([1.0, 1400.0]), np.array([1.0, 1.0]), seed=0)
+    assert found["nll"] == pytest.approx(700.5) and found["perplexity"] is None
 
 
 def test_bits_per_second_are_nats_over_ln_2_and_seconds():

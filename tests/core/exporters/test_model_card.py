@@ -56,6 +56,17 @@ def test_figures_stand_with_their_intervals(text: str):
     assert "| 180.0 (170.0 to 190.0) | 1.200 (1.100 to 1.300) | 5.0% (4.0% to 6.0%) | 1 of 20 |" in text
 
 
+def test_a_perplexity_that_no_number_holds_is_said_in_words():
+    """A student that diverged: evaluation gives None there."""
+    scores = SUMMARIES["scores"]
+    diverged = scores["models"]["student"] | {"perplexity": None, "perplexity_interval": None}
+    text = model_card(replace(CARD, scores=scores | {"models": scores["models"] | {"student": diverged}}))
+    assert "| too large |" in text
+    assert "perplexity per token" not in {
+        m["name"] for m in yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
+    }
+
+
 def test_what_was_not_computed_has_no_section():
     scores = SUMMARIES["scores"]
     short = scores | {"continuation": scores["continuation"] | {"models": {}, "ratios": {}}}

@@ -205,6 +205,15 @@ def test_what_is_absent_is_left_out(tmp_path: Path, changes: dict[str, Any]):
     assert Page(render_report(*small_run(tmp_path, **changes))).open == []
 
 
+def test_a_perplexity_that_no_number_holds_is_said_in_words(tmp_path: Path):
+    """A student that diverged: evaluation gives None there."""
+    base = SUMMARIES["scores"]
+    diverged = base["models"]["student"] | {"perplexity": None, "perplexity_interval": None}
+    changed = base | {"models": base["models"] | {"student": diverged}}
+    assert [row["perplexity"] for row in comparison_rows(changed)] == ["20.0", "too large", "20.0"]
+    assert "too large" in render_report(*small_run(tmp_path, scores=changed))
+
+
 def test_a_gain_beyond_noise_is_called_help():
     assert verdict(scores())[0].startswith("Distillation helped beyond noise")
 
