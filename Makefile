@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
+.PHONY: help setup demo demo-interleaved stack test test-machines study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,6 +44,9 @@ stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (n
 
 test: setup  ## Pass the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+
+test-machines: setup  ## Pass what depends on arithmetic under every instruction set, with one and two threads
+	@$(BIN)/python -m pytest tests/machines --all-machines --numprocesses 2
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)

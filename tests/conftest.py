@@ -38,7 +38,7 @@ settings.load_profile("tinywave")
 
 
 # What takes minutes first and thousands of short tests last, so that two processes end together.
-FIRST = ("infra", "ui", "flows", "stages", "s3")
+FIRST = ("infra", "ui", "flows", "stages", "machines", "s3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,11 +46,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(folder) if (folder := _folder(item)) in FIRST else len(FIRST))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-machines", action="store_true", help="every instruction set with one and two threads")
+    parser.addoption("--full-release", type=Path, help="a release of full size that is written already")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "arithmetic: tested under other instruction sets too (tests/machines)")
+
+
 class ByFile(LoadScopeScheduling):
-    """A file goes to one process, and so do all that share a Prefect server."""
+    """A file goes to one process, and so do all that share a Prefect server; each kind of machine is a process anyway."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file == "tests/machines/test_arithmetic.py":
+            return nodeid
         return "tests/flows" if file.startswith("tests/flows/") else file
 
 
@@ -92,6 +103,7 @@ def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def full_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_release(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """The speech tokenizer of the golden vectors at its released size: 0.8 GB, written once."""
-    return release.write_speech_tokenizer(tmp_path_factory.mktemp("full_release"))
+    written: Path | None = pytestconfig.getoption("full_release")
+    return written or release.write_speech_tokenizer(tmp_path_factory.mktemp("full_release"))

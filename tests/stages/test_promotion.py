@@ -14,7 +14,8 @@ from tinywave_core.promotion import LOG, Promotion, promote, publish, published
 from tinywave_core.storage.store import Store
 
 LONGER = {"steps": 60, "learning_rate": 5e-3}
-RUINOUS = {"learning_rate": 1.0, "warmup_steps": 0}
+# Worse on every machine: as it was cut out of the teacher. A rate that is too high ruins a student on some CPUs only.
+UNTRAINED = {"steps": 1, "learning_rate": 1e-9, "warmup_steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +74,18 @@ def test_a_better_student_takes_the_place(config: PipelineConfig):
 
 
 def test_a_worse_student_does_not(config: PipelineConfig):
+    decide(trained(config, **LONGER))
     before = published(Store(config.root))
-    outputs, promotion = decide(trained(config, **RUINOUS))
+    outputs, promotion = decide(trained(config, **UNTRAINED))
     assert promotion.outcome == "kept" and promotion.test is not None and before is not None
-    assert promotion.test["interval"][0] > 0 and promotion.why.startswith("worse: ")
+    assert promotion.test["interval"][0] > 1 and promotion.why.startswith("worse: ")
     assert promotion.model == before.model != outputs["model"].id
     assert published(Store(config.root)) == before
 
 
 def test_the_difference_is_the_difference_of_both_evaluations(config: PipelineConfig):
     first, _ = decide(config)
-    second, promotion = decide(trained(config, **RUINOUS))
+    second, promotion = decide(trained(config, **UNTRAINED))
     nll = [outputs["scores"].summary["models"]["student"]["nll"] for outputs in (second, first)]
     assert promotion.test is not None
     assert promotion.test["difference"] == pytest.approx(nll[0] - nll[1], abs=1e-5)
@@ -100,7 +102,7 @@ def test_a_margin_of_nothing_keeps_what_is_not_shown_to_be_better(config: Pipeli
 
 
 def test_a_decision_is_computed_once(config: PipelineConfig):
-    worse = trained(config, **RUINOUS)
+    worse = trained(config, **UNTRAINED)
     decide(worse)
     store, execute = Store(config.root), Computed()
     promote(worse, store, run_pipeline(worse, store, execute, until="export"), execute)
@@ -118,7 +120,7 @@ def test_codebooks_that_were_fitted_again_cannot_be_compared(config: PipelineCon
 
 @pytest.mark.parametrize(("policy", "outcome"), [("always", "published"), ("never", "kept")])
 def test_policies_that_ask_no_test(config: PipelineConfig, policy: str, outcome: str):
-    _, promotion = decide(trained(config, **RUINOUS), policy=policy)
+    _, promotion = decide(trained(config, **UNTRAINED), policy=policy)
     assert promotion.outcome == outcome and promotion.test is None
 
 
@@ -132,7 +134,7 @@ def test_a_published_student_that_is_gone_is_replaced(config: PipelineConfig):
 
 
 def test_publishing_by_hand_takes_any_whole_export_and_nothing_else(config: PipelineConfig):
-    outputs, promotion = decide(trained(config, **RUINOUS))
+    outputs, promotion = decide(trained(config, **UNTRAINED))
     assert promotion.outcome == "kept"
     store = Store(config.root)
     assert publish(store, outputs["model"], "by hand").model == outputs["model"].id

@@ -22,6 +22,8 @@ from tinywave_core.alignment.ctc import CtcAligner, best_paths
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import CheckpointError
 
+pytestmark = pytest.mark.arithmetic
+
 ALPHABET = {"<pad>": 0, "|": 1, "A": 2, "B": 3, "C": 4, "'": 5, "E": 6, "T": 7, "W": 8, "O": 9, "N": 10}
 
 

@@ -12,6 +12,8 @@ import pytest
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.vad import WINDOW, speech_probabilities, speech_regions, speech_share
 
+pytestmark = pytest.mark.arithmetic
+
 SENTENCE = Path(__file__).parents[3] / "examples" / "speech" / "LJSpeech" / "wavs" / "LJ001-0002.wav"
 Samples = npt.NDArray[np.int16]
 

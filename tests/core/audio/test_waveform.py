@@ -12,6 +12,8 @@ from tests.fixtures import release
 from tinywave_core.audio.waveform import read_waveform, to_mono_16k
 from tinywave_core.errors import SourceError
 
+pytestmark = pytest.mark.arithmetic
+
 
 def noise(samples: int, channels: int, level: float = 0.1) -> np.ndarray:
     return np.random.default_rng(0).normal(0, level, (samples, channels)).astype(np.float32)

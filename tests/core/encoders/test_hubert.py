@@ -17,6 +17,8 @@ from tinywave_core.encoders.hubert import HubertEncoder, load_release, load_tran
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.quantizers import Quantizer, load_quantizer
 
+pytestmark = pytest.mark.arithmetic
+
 FOLDER = Path("speech_tokenizer/hubert_25hz")
 HUBERT, QUANTIZER = "mhubert_base_25hz.pt", "L11_quantizer_500.pt"
 

@@ -17,6 +17,8 @@ from tests.fixtures import release
 from tinywave_core.encoders.style import StyleEncoder, load_style_encoder, style_count
 from tinywave_core.errors import CheckpointError
 
+pytestmark = pytest.mark.arithmetic
+
 FOLDER = Path("speech_tokenizer/style_encoder_w2v2")
 WEIGHTS = "pytorch_model.bin"
 

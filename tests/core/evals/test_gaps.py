@@ -14,6 +14,8 @@ from tinywave_core.sequences.dataset import TokenSequence
 from tinywave_core.teacher.layer_map import layer_map
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.arithmetic
+
 VOCABULARY = Vocabulary(text=10, hubert=8, pitch=4, style=3)
 U, P, S = (VOCABULARY.first[kind] for kind in ("hubert", "pitch", "style"))
 IDS = np.array([1, VOCABULARY.speech_marker, S, P + 1, U, U + 3, P + 2, U + 5, U + 7, 2])

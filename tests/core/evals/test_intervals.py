@@ -13,6 +13,8 @@ from tinywave_core.evals.intervals import (
     wilson_interval,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 def test_wilson_of_eight_in_ten():
     assert wilson_interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.errors import TrainingError
 from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
 from tinywave_core.models.llama import fresh_llama
+
+pytestmark = pytest.mark.arithmetic
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,15 @@ def test_a_uniform_model_scores_minus_log_v(model):
     (scores,) = token_log_probabilities(zero, [np.arange(5)])
     assert scores == pytest.approx([-math.log(40)] * 4)
     assert mean_nll([scores]) == pytest.approx(math.log(40))
+
+
+def test_a_model_that_diverged_beyond_numbers_is_refused():
+    broken = fresh_llama(FreshTeacherConfig(layers=2, width=32, heads=2, intermediate=64), 40, 128, seed=0).eval()
+    broken.lm_head.weight.data[7] = math.inf
+    with pytest.raises(
+        TrainingError, match="4 of 4 tokens .* not a finite number: its training diverged.*lower learning rate"
+    ):
+        token_log_probabilities(broken, [np.arange(5)])
 
 
 def test_scores_do_not_depend_on_the_batch(model):

@@ -10,6 +10,8 @@ from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.losses.attention import IMPLEMENTATION, attention_loss, sample_tap, tapping
 from tinywave_core.models.llama import block_mask, fresh_llama
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def model():

@@ -6,6 +6,8 @@ import torch
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.hidden import cosine_loss, mse_loss
 
+pytestmark = pytest.mark.arithmetic
+
 
 def test_equal_directions_cost_nothing_whatever_their_length():
     x = torch.randn(2, 3, 8)

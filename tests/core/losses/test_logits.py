@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.logits import LiveTeacher, TeacherTargets, fused_logit_loss
 
+pytestmark = pytest.mark.arithmetic
+
 
 def all_targets(p_NV: torch.Tensor) -> TeacherTargets:
     """The whole distribution as if it were sparse."""

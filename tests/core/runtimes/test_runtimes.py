@@ -21,8 +21,12 @@ from tinywave_core.runtimes.base import RUNTIMES, Runtime, Sampling, allowed_ids
 from tinywave_core.runtimes.transformers_runtime import TransformersRuntime, probabilities
 from tinywave_core.tokenizers.vocabulary import EOS_ID, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE
 
+pytestmark = pytest.mark.arithmetic
+
 PROMPT = [1, 260, 261, 262, 263]
 LIKELIEST = Sampling(temperature=1e-3, max_new_tokens=40)
+# Nats by which llama.cpp may differ from float32: it rounds activations to the file's type. Measured: 0.009 and 0.053.
+ROUNDING = {"f16": 0.02, "bf16": 0.12}
 FREE = Sampling(temperature=1.0, max_new_tokens=60, min_new_tokens=60, seed=7)
 
 
@@ -116,8 +120,13 @@ def test_what_cannot_be_read_ahead_is_refused(runtime: Runtime):
 
 
 def test_the_likeliest_tokens_of_llama_cpp_are_those_of_transformers(gguf_folder: Path, reference: TransformersRuntime):
+    """Of those that rounding can tell apart: the first of two ids 0.0006 nats apart differs by instruction set."""
     other = open_runtime(gguf_folder, "llama.cpp", "f16", threads=1)
-    assert list(other.stream(PROMPT, LIKELIEST, "speech")) == list(reference.stream(PROMPT, LIKELIEST, "speech"))
+    made = list(other.stream(PROMPT, LIKELIEST, "speech"))
+    logits = reference.model(torch.tensor([[*PROMPT, *made]])).logits[0].detach()
+    logprobs = logits[len(PROMPT) - 1 : -1][:, allowed_ids(VOCABULARY, "speech")].log_softmax(-1).numpy()
+    chosen = [allowed_ids(VOCABULARY, "speech").index(token) for token in made]
+    assert len(made) == 40 and (logprobs.max(1) - logprobs[np.arange(40), chosen]).max() <= ROUNDING["f16"]
 
 
 @pytest.mark.parametrize("quantization", ["bf16", "f16"])
@@ -129,9 +138,9 @@ def test_llama_cpps_probabilities_are_those_of_transformers(
     theirs = np.array([other.logprobs(ids[: n + 1]) for n in range(len(ids))])
     ours = reference.model(torch.tensor([ids])).logits[0].log_softmax(-1).detach().numpy()
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] >= 0.9999
-    # In a bf16 file activations are rounded to bfloat16 as well, which can turn a tie of a model with random weights.
+    assert np.abs(theirs - ours).max() <= ROUNDING[quantization]
     given_up = ours.max(1) - ours[np.arange(64), theirs.argmax(1)]
-    assert given_up.max() <= (0.03 if quantization == "bf16" else 0.0)
+    assert given_up.max() <= ROUNDING[quantization]
 
 
 def test_a_student_without_text_draws_the_same_tokens_as_the_whole_one(reference: TransformersRuntime):

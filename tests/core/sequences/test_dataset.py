@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tinywave_core.models.llama import block_mask
 from tinywave_core.sequences.dataset import EVERY_EPOCH, IGNORED, PackedDataset, TokenSequence, pack
 
+pytestmark = pytest.mark.arithmetic
+
 
 def sequence(number: int, length: int) -> TokenSequence:
     ids = (np.arange(length) + 10 * number).astype(np.uint16)

@@ -29,6 +29,8 @@ from tinywave_core.tokenizers.speech import Streams, encode_utterance
 from tinywave_core.tokenizers.text import build_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.arithmetic
+
 BYTES = Vocabulary(text=259, hubert=501, pitch=64, style=100)
 TOY = Vocabulary(text=600, hubert=501, pitch=64, style=100, padded=1280, boundary=521)
 POLICIES = ("speech", "text", "poisson", "spiritlm", "patterns")

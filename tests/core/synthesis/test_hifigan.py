@@ -19,6 +19,8 @@ from tinywave_core.synthesis.hifigan_model import HifiganConfig, HifiganNetwork
 from tinywave_core.synthesis.speaking import STREAM_CONTEXT
 from tinywave_core.tokenizers.speech import EMPTY, Streams
 
+pytestmark = pytest.mark.arithmetic
+
 BASE = release.PARTS["hifigan"]["base"]
 UNITS = [int(unit) for unit in release.PARTS["hifigan_inputs"]["hubert"].split()]
 # The expressive kind at toy size: 3 frames of 4 samples for a pitch code, 6 for a style code.

@@ -6,6 +6,8 @@ import pytest
 from tests.core.conftest import babble
 from tinywave_core.synthesis.quality import cepstral_distance_db, figures, from_own_mel, likeness
 
+pytestmark = pytest.mark.arithmetic
+
 
 def test_a_clip_is_like_itself_whatever_its_level():
     clip = babble(0)

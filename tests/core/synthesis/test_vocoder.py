@@ -19,6 +19,8 @@ from tinywave_core.tokenizers.codebooks import Codebooks
 from tinywave_core.tokenizers.speech import Streams, encode_utterance
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.arithmetic
+
 Utterances = list[SimpleNamespace]
 Samples = npt.NDArray[np.float32]
 

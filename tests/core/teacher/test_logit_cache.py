@@ -23,6 +23,8 @@ from tinywave_core.teacher.logit_cache import (
     write_shard,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 
 def peaky(rows: int, vocabulary: int, scale: float = 2.5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)

@@ -13,6 +13,8 @@ from tinywave_core.errors import TinyWaveError
 from tinywave_core.tokenizers.codebooks import Codebooks
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
+pytestmark = pytest.mark.arithmetic
+
 Utterances = list[SimpleNamespace]
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tinywave_core.tokenizers.f0 import f0_hz, frame_count
 
+pytestmark = pytest.mark.arithmetic
+
 Samples = npt.NDArray[np.float32]
 
 

@@ -17,6 +17,8 @@ from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers import fcpe
 from tinywave_core.tokenizers.fcpe import Fcpe
 
+pytestmark = pytest.mark.arithmetic
+
 RECIPE = release.PARTS["fcpe_rand"]
 CLIPS = {
     "7143-88743-0029.flac": slice(None),

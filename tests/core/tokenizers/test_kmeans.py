@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.tokenizers import kmeans
 
+pytestmark = pytest.mark.arithmetic
+
 
 def _points(seed: int, count: int, dimensions: int = 39) -> kmeans.Lattice:
     return kmeans.snap(np.random.default_rng(seed).standard_normal((count, dimensions)) * 3)

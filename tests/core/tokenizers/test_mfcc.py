@@ -7,6 +7,8 @@ from torchaudio.functional import compute_deltas
 
 from tinywave_core.tokenizers.mfcc import _delta, frame_count, mfcc
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize(
     ("samples", "frames"), [(0, 0), (719, 0), (720, 1), (1359, 1), (1360, 2), (146_160, 228), (225_360, 352)]

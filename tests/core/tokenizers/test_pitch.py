@@ -5,6 +5,8 @@ import pytest
 
 from tinywave_core.tokenizers import pitch
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize(
     ("samples", "codes"), [(0, 0), (1199, 0), (1200, 1), (1280, 1), (146_160, 114), (1_600_000, 1250)]

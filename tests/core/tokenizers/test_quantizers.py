@@ -19,6 +19,8 @@ from tinywave_core.tokenizers.quantizers import (
     quantizer_units,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 GOLDEN = release.CHECKPOINTS["quantizer"]
 SMALL = release.small_quantizer()
 BLANK = 500

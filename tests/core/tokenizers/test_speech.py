@@ -22,6 +22,8 @@ from tinywave_core.tokenizers.speech import (
 )
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
+pytestmark = pytest.mark.arithmetic
+
 SPIRITLM = Vocabulary(text=32_000, hubert=501, pitch=64, style=100)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from tinywave_core.tokenizers import f0, mfcc, style
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize(
     ("samples", "codes"), [(0, 0), (399, 0), (400, 1), (16_000, 1), (16_400, 2), (32_000, 2), (1_600_000, 100)]

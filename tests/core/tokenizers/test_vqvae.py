@@ -16,6 +16,8 @@ from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.fcpe import Fcpe
 from tinywave_core.tokenizers.vqvae import PitchCodes, code_count, read_config
 
+pytestmark = pytest.mark.arithmetic
+
 RECIPE = release.CHECKPOINTS["vqvae"]
 CONFIG = RECIPE["config_yaml"]
 FLAC = "7143-88743-0029.flac"

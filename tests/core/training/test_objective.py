@@ -19,6 +19,8 @@ from tinywave_core.teacher.layer_map import LayerMap, layer_map
 from tinywave_core.teacher.logit_cache import SparseTargets
 from tinywave_core.training.objective import DistillationObjective, LanguageModelObjective, forward
 
+pytestmark = pytest.mark.arithmetic
+
 SEQUENCES = [
     TokenSequence(f"{n:032x}", f"u{n}", f"r{n}", None, (np.arange(12 + n) * (n + 3) % 30).astype(np.uint16), 1.0)
     for n in range(4)
