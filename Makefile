@@ -63,9 +63,15 @@ study: setup  ## What distillation is worth: arms and three seeds on real speech
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
+# The second file names the wheels behind the first one's hashes, for the platforms and Pythons of
+# tests/conventions/test_platforms.py, which reads both.
+lock: SHELL := /bin/bash -o pipefail
 lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@$(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
+	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|cp31[12]-|abi3' \
+	  | grep -E -- '-any|manylinux.*(x86_64|aarch64)|macosx.*(arm64|universal2)' | LC_ALL=C sort -u > infra/wheels.txt
 
 clean:  ## Remove the virtual environment and caches (never a store)
 	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache
