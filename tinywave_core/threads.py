@@ -11,6 +11,11 @@ import os
 from tinywave_core.config.base import RuntimeConfig
 
 
+def cores() -> int:
+    """Cores that this process may use; where the system does not tell (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_one_thread() -> None:
     """For steps that run beside others of their kind."""
     import torch
@@ -22,7 +27,7 @@ def use_threads(runtime: RuntimeConfig) -> None:
     """For steps that have the machine to themselves: as many threads as the runtime says, 0 for all cores."""
     import torch
 
-    torch.set_num_threads(runtime.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(runtime.threads or cores())
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
