@@ -7,13 +7,16 @@ cores were measured to be up to twenty times slower, from waiting on one another
 import contextlib
 import ctypes
 import os
+import sys
 
 from tinywave_core.config.base import RuntimeConfig
 
 
 def cores() -> int:
     """Cores that this process may use; where the system does not tell (macOS), all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_one_thread() -> None:

@@ -1,8 +1,9 @@
-"""requirements.lock installs from wheels, with no compiler, on each platform and Python that the README promises.
+"""TinyWave installs from wheels, with no compiler, on each platform and Python that the README promises, and runs there.
 
 The lock has hashes but no names of files: those stand in infra/wheels.txt, which `make lock` writes with it.
 """
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -88,3 +89,38 @@ def test_fairseq2_is_locked_only_where_its_native_half_works(platform: str, pyth
     packages = locked(platform, python)
     assert ("fairseq2" in packages) == ("fairseq2n" in packages) == (platform in HAVE_FAIRSEQ2)
     assert {"torch", "torchaudio", "transformers", "prefect", "pyarrow", "faiss-cpu", "xllamacpp"} <= packages.keys()
+
+
+# Names of Python and libc that macOS does not have, or that fail there (`make check` finds those that mypy knows).
+LINUX_ONLY = {
+    "sched_getaffinity",
+    "sched_setaffinity",
+    "prctl",
+    "RLIMIT_AS",
+    "pidfd_open",
+    "posix_fadvise",
+    "memfd_create",
+}
+SOURCES = [path for folder in ("flows", "tasks", "tinywave_core") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def used(tree: ast.AST) -> set[str]:
+    """Those of the names that are used where the system may be another than Linux."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "sys.platform == 'linux'":
+        return set().union(*map(used, tree.orelse))
+    own = {tree.attr} & LINUX_ONLY if isinstance(tree, ast.Attribute) else set()
+    return own.union(*map(used, ast.iter_child_nodes(tree)))
+
+
+def test_what_only_linux_has_is_used_under_a_check_for_linux():
+    found = {str(path.relative_to(ROOT)): used(ast.parse(path.read_text("utf-8"))) for path in SOURCES}
+    assert not {path: names for path, names in found.items() if names}
+
+
+def test_fairseq2_is_imported_only_where_there_is_another_way_and_only_when_it_is_taken():
+    lines = [(path.name, line) for path in SOURCES for line in path.read_text("utf-8").splitlines()]
+    imports = [(name, line) for name, line in lines if re.match(r"\s*(from|import) fairseq2", line)]
+    assert {name for name, _ in imports} == {"hubert.py"}
+    assert all(line.startswith("    ") for _, line in imports), (
+        "at the top it is needed wherever the module is imported"
+    )
