@@ -48,7 +48,7 @@ def test_module_imports(imported: dict, module: str):
     assert imported[module] == "imported"
 
 
-@pytest.mark.skipif(not HAS_FAIRSEQ2, reason="the lock has fairseq2 for Linux x86-64 only")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc: run on Linux")
 def test_fairseq2_runs_on_the_libsndfile_inside_the_soundfile_wheel(imported: dict):
     assert imported["libsndfile"] == [imported["preloaded"]], "another libsndfile was loaded beside the wheel's"
 

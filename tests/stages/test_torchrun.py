@@ -91,7 +91,7 @@ def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finishe
     assert not list(Path(step.store.root, ".work").iterdir())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc: run on Linux")
 def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_them(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
