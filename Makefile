@@ -19,7 +19,8 @@ help:  ## Show these targets
 
 setup: $(VENV)/.installed  ## Create the virtual environment from requirements.lock
 
-# uv finds a Python 3.11 or 3.12 on the machine, or fetches one where the machine's is newer.
+# uv finds Python 3.11 on the machine or fetches it: the one for which every platform has all wheels. Where it can do neither, 3.12
+# serves as well (infra/decisions/0024-platforms.md).
 $(UV):
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found; TinyWave needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -27,8 +28,8 @@ $(UV):
 	@$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
-	@echo "Setting up $(VENV) (about 250 packages; PyTorch's are several GB the first time)"
-	@test -x $(BIN)/python || $(UV) venv --quiet --python '>=3.11,<3.13' $(VENV)
+	@echo "Setting up $(VENV) (about 240 to 280 packages; PyTorch's are several GB the first time)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python 3.11 $(VENV) 2>/dev/null || $(UV) venv --quiet --python 3.12 $(VENV)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
 	@touch $@
@@ -65,10 +66,16 @@ study: setup  ## What distillation is worth: arms and three seeds on real speech
 
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin  # finds what Linux alone has
 
+# The second file names the wheels behind the first one's hashes, for the platforms and Pythons of
+# tests/conventions/test_platforms.py, which reads both.
 lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@set -o pipefail; $(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
+	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|cp31[12]-|abi3' \
+	  | grep -E -- '-any|manylinux.*(x86_64|aarch64)|macosx.*(arm64|universal2)' | LC_ALL=C sort -u > infra/wheels.txt
 
 clean:  ## Remove the virtual environment and caches (never a store)
 	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache

@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from tasks import stopping
+from tinywave_core.config.base import Device
 from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import TinyWaveError
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     tokens.add_argument("--hubert", help="a transformers HubertModel directory in place of the release's HuBERT")
     tokens.add_argument("--quantizer", help="a quantizer's file in place of the release's")
-    tokens.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    tokens.add_argument("--device", choices=get_args(Device), default="auto", help="default: auto")
     tokens.set_defaults(command=_tokens)
 
     _generate_parser(commands)
@@ -265,7 +266,7 @@ def _loading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--device", choices=get_args(Device), default="auto", help="default: auto")
 
 
 def _evaluate_parser(commands: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -306,7 +307,7 @@ def _evaluate_parser(commands: argparse._SubParsersAction) -> None:  # type: ign
     evaluate.add_argument(
         "--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)"
     )
-    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    evaluate.add_argument("--device", choices=get_args(Device), default="auto", help="default: auto")
     evaluate.set_defaults(command=_evaluate)
 
 

@@ -16,6 +16,8 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Apple's GPU: what torch cannot do on it yet runs on the CPU.
+    "PYTORCH_ENABLE_MPS_FALLBACK": "1",
     **THREADS,
 }
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.

@@ -1,7 +1,6 @@
 """`tinywave generate`: an exported model continues audio and text with text, speech or both, whole or as it is made."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +109,7 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     from tinywave_core.estimates import llama_parameters
     from tinywave_core.ondevice import Student, read_bandwidth
     from tinywave_core.runtimes.base import Sampling
+    from tinywave_core.threads import cores
 
     folder = Path(loading.model)
     config = json.loads((folder / "config.json").read_text())
@@ -125,7 +125,7 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     form = "float32"
     if generator.runtime.name == "llama.cpp":
         form = loading.quantization or json.loads((folder / "speech.json").read_text())["gguf"][0]["quantization"]
-    read = read_bandwidth(len(os.sched_getaffinity(0)))
+    read = read_bandwidth(cores())
     times_s = [time.perf_counter() for _ in generator.runtime.stream(prompt, Sampling(1.0, 1.0, TIMED, TIMED), output)]
     return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
 

@@ -122,7 +122,7 @@ def _time(seconds: float) -> str:
 
 
 def _device(config: PipelineConfig) -> str:
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
 
     return pick_device(config.runtime).type
 

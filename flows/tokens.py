@@ -19,7 +19,7 @@ def show_tokens(
 ) -> int:
     """Print {path, hubert, pitch, style, string, ids} per file; a file that cannot be used is a line {path, error}, status 2."""
     from tinywave_core.config.base import RuntimeConfig
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
     from tinywave_core.threads import keep_large_blocks
     from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 

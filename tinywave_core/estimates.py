@@ -21,8 +21,9 @@ ALIGNMENT_S_PER_H = 100.0  # pocketsphinx
 CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on
 # Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
 TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
-# Effective operations per second: small models on two CPU cores, and a data-centre GPU in bfloat16.
-FLOPS = {"cpu": 3e10, "cuda": 4e14}
+# Effective operations per second: small models on two CPU cores, a data-centre GPU in bfloat16, and a laptop's of Apple in
+# float32 (a third of what the first ones are said to have; not measured).
+FLOPS = {"cpu": 3e10, "cuda": 4e14, "mps": 1e12}
 FLAC_BYTES_PER_S = 17_000
 TOKEN_BYTES = 3
 # Of a logit shard (measured): what input ids, target and entropy take packed, and what a sequence and a file add.
@@ -149,7 +150,7 @@ def _tokenizer_s_per_h(config: PipelineConfig, device: str) -> float:
     """Of one core, or of the GPU where SpiritLM's tokenizer has one."""
     if _is_embedded(config):
         return TOKENIZATION_S_PER_H
-    return RELEASE_S_PER_H[config.tokenization.tokens] / (1 if device == "cpu" else RELEASE_GPU_SPEED_UP)
+    return RELEASE_S_PER_H[config.tokenization.tokens] / (RELEASE_GPU_SPEED_UP if device == "cuda" else 1)
 
 
 def logit_bytes(entries: int, tokens: float = 1, sequences: float = 0, shards: float = 0) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.estimates import GGUF_BYTES, exported_rows, llama_parameters, vocabulary_rows
+from tinywave_core.threads import cores
 
 REAL_TIME = {"base": (21.0, 30.0), "expressive": (31.0, 45.0)}
 """Tokens per second that speech has, and comfortably (infra/LAB_LOG.md)."""
@@ -129,7 +130,7 @@ def read_bandwidth(threads: int, rounds: int = 5) -> Bandwidth:
 def machine() -> dict[str, Any]:
     """Processor, cores, instructions that matter here, memory and load; what the system does not tell is left out."""
     about: dict[str, Any] = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     lines = _lines("/proc/cpuinfo")

@@ -7,8 +7,16 @@ cores were measured to be up to twenty times slower, from waiting on one another
 import contextlib
 import ctypes
 import os
+import sys
 
 from tinywave_core.config.base import RuntimeConfig
+
+
+def cores() -> int:
+    """Cores that this process may use; where the system does not tell (macOS), all."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def use_one_thread() -> None:
@@ -22,7 +30,7 @@ def use_threads(runtime: RuntimeConfig) -> None:
     """For steps that have the machine to themselves: as many threads as the runtime says, 0 for all cores."""
     import torch
 
-    torch.set_num_threads(runtime.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(runtime.threads or cores())
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

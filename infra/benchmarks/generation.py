@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("--shape", default="demo", help=argparse.SUPPRESS)
     parser.add_argument("--form", default="q8_0", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.threads = options.threads or len(os.sched_getaffinity(0))
+    from tinywave_core.threads import cores
+
+    options.threads = options.threads or cores()
     if options.child:
         print(json.dumps(CHILDREN[options.child](options)))
         return
@@ -342,7 +344,7 @@ CHILDREN = {"export": export_child, "run": run_child, "bans": bans_child, "vocod
 
 def peak_gib() -> float:
     """Most memory that this process had at once, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / GIB
 
 
 # The table -----------------------------------------------------------------------------------------------------------

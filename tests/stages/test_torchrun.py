@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finishe
     assert not list(Path(step.store.root, ".work").iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc: run on Linux")
 def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_them(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -150,8 +152,12 @@ def test_a_step_survives_its_way_to_the_processes(finished: Finished, tmp_path: 
             assert isinstance(found.config, type(step.config))
 
 
-def test_more_processes_than_gpus_are_refused(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_more_processes_than_gpus_are_refused(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     runtime = RuntimeConfig(training_processes=2)
     with pytest.raises(ConfigError, match="training_processes is 2, but torch sees 1 GPUs here"):

@@ -361,7 +361,8 @@ def main(memory_mb: int, max_seconds: float) -> None:
     """Serve requests until stdin ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive the parent inside a decoder
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+        # macOS refuses a limit below the address space that it has reserved by itself.
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # C libraries print to stdout and stderr as they please: keep the answers on a descriptor of their own.
     out = os.fdopen(os.dup(1), "wb", buffering=1 << 20)

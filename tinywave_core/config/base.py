@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
 
 class Config(BaseModel):
     """A frozen group of settings that refuses unknown names; the docstring under a field is its help text."""
@@ -21,8 +23,8 @@ class Config(BaseModel):
 class RuntimeConfig(Config):
     """Where and how fast things run. Nothing in this group changes a result, so nothing in it identifies one."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of models; `auto` takes the GPU when there is one."""
+    device: Device = "auto"
+    """Device of models; `auto` takes the GPU when there is one: `cuda` for NVIDIA's and AMD's, `mps` for Apple's."""
     threads: int = Field(0, ge=0, le=256)
     """CPU threads of one process; 0 takes all cores."""
     workers: int = Field(2, ge=1, le=64)
@@ -57,7 +59,7 @@ class RuntimeConfig(Config):
     decode_timeout_s: float = Field(120.0, gt=0)
     """Seconds after which the decoding of one audio file is given up (the file is rejected)."""
     decode_memory_mb: int = Field(2048, ge=256)
-    """Address space of the child process that decodes audio, in MiB."""
+    """Address space of the child process that decodes audio, in MiB (Linux; macOS sets no such limit)."""
     retries: int = Field(1, ge=0, le=10)
     """How often Prefect runs a failed task again; errors about the user's input are never tried again."""
 

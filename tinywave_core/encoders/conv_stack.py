@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tinywave_core.devices import double
+
 EPSILON = 1e-5  # of the GroupNorm
 
 
@@ -86,13 +88,13 @@ class ConvStack(nn.Module):
     def _first_layer(self, wave_S: Tensor) -> tuple[Tensor, Tensor]:
         """First convolution and GroupNorm over the whole recording as one map: inputs @ weight [K, C] + shift [C]."""
         first = self.layers[0]
-        weight_CK = self.weights[0][:, 0].double()
+        weight_CK = double(self.weights[0][:, 0])
         mean_K, covariance_KK = _moments(wave_S, first.kernel, first.stride)
         mean_C = weight_CK @ mean_K
         variance_C = ((weight_CK @ covariance_KK) * weight_CK).sum(dim=1)
-        scale_C = self.norm_weight.double() / torch.sqrt(variance_C + EPSILON)
-        shift_C = self.norm_bias.double() - mean_C * scale_C
-        return (weight_CK * scale_C[:, None]).T.contiguous().to(wave_S.dtype), shift_C.to(wave_S.dtype)
+        scale_C = double(self.norm_weight) / torch.sqrt(variance_C + EPSILON)
+        shift_C = double(self.norm_bias) - mean_C * scale_C
+        return (weight_CK * scale_C[:, None]).T.contiguous().to(wave_S), shift_C.to(wave_S)
 
     def _block(self, part_S: Tensor, weight_KC: Tensor, shift_C: Tensor) -> Tensor:
         first = self.layers[0]
@@ -122,7 +124,7 @@ def _pieces(weight: Tensor, stride: int) -> list[Tensor]:
 
 def _moments(wave_S: Tensor, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
     """Mean [K] and covariance [K, K] of the frames of a wave, in float64."""
-    frames_TK = wave_S.unfold(0, kernel, stride).double()
+    frames_TK = double(wave_S.unfold(0, kernel, stride))
     mean_K = frames_TK.mean(dim=0)
     centred_TK = frames_TK - mean_K
     return mean_K, centred_TK.T @ centred_TK / len(frames_TK)

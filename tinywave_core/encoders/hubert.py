@@ -1,6 +1,7 @@
-"""Recordings -> HuBERT features at 25 Hz, from SpiritLM's release (through fairseq2) or a `HubertModel` directory (transformers).
+"""Recordings -> HuBERT features at 25 Hz, from SpiritLM's release or a `HubertModel` directory of transformers.
 
-Both cut the encoder after the layer that is used ("layer 11" counts from 1, as in SpiritLM and HuBERT's paper, arXiv
+The release runs on fairseq2 where that is installed, else on transformers, as a directory always does: the same features up to
+rounding, the same units. Both cut the encoder after the layer that is used ("layer 11" counts from 1, as in SpiritLM and HuBERT's paper, arXiv
 2106.07447) and share `ConvStack` and `PositionConv`, so a recording's features never depend on what it was batched with.
 
 Shapes: B recordings, S samples, T frames, D width.
@@ -9,6 +10,7 @@ Shapes: B recordings, S samples, T frames, D width.
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +63,12 @@ class HubertShape:
 
 
 class HubertEncoder(nn.Module):
-    """Features of one layer; `body` is what comes after the convolutions."""
+    """Features of one layer; `body` is what comes after the convolutions: (frames [B, T, C], lengths, valid [B, T]) -> [B, T, D]."""
 
-    def __init__(
-        self,
-        convs: ConvStack,
-        width: int,
-        body: Callable[[Tensor, list[int], Tensor | None], Tensor],
-        modules: nn.Module,
-    ) -> None:
+    def __init__(self, convs: ConvStack, width: int, body: nn.Module) -> None:
         super().__init__()
         self.convs = convs.prepare()
         self.width = width
-        self.modules_of_body = modules
         self.body = body
 
     @torch.inference_mode()
@@ -89,16 +84,33 @@ class HubertEncoder(nn.Module):
         return [row[:length] for row, length in zip(features, lengths, strict=True)]
 
 
-# SpiritLM's release, through fairseq2 ----------------------------------------------------------------------------------
+def _filled(
+    shape: HubertShape,
+    body: nn.Module,
+    weights: Mapping[str, Tensor],
+    path: Path,
+    rename: Callable[[str], str],
+    device: torch.device | str,
+) -> HubertEncoder:
+    """Convolutions and body with these weights: all of them, and no others."""
+    convs = ConvStack(shape.convs)
+    in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
+    load_strictly(convs, in_convs, path, conv_key)
+    load_strictly(body, {k: v for k, v in weights.items() if k not in in_convs}, path, rename)
+    convs.to(device)
+    body.to(device).eval()
+    return HubertEncoder(convs, shape.width, body)
+
+
+# SpiritLM's release ----------------------------------------------------------------------------------------------------
 
 
 def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "cpu") -> HubertEncoder:
-    """mhubert_base_25hz.pt on fairseq2's wav2vec 2.0 modules; CheckpointError if anything is missing, left over or misshaped."""
+    """mhubert_base_25hz.pt; CheckpointError if anything is missing, left over or misshaped."""
     entries = load_entries(path)
     shape = _release_shape(entries, path)
     shape.check(path, layer)
     weights = state_dict(entries, "model_weight", path)
-    convs, body = ConvStack(shape.convs), _fairseq2_body(shape, layer)
     unused = (
         "mask_emb",
         "label_embs_concat",
@@ -106,12 +118,15 @@ def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "c
         *(f"encoder.layers.{n}." for n in range(layer, shape.layers)),
     )
     kept = {key: value for key, value in weights.items() if not key.startswith(unused)}
-    in_convs = {key: value for key, value in kept.items() if key.startswith("feature_extractor.")}
-    load_strictly(convs, in_convs, path, conv_key)
-    load_strictly(body, {k: v for k, v in kept.items() if k not in in_convs}, path, _fairseq2_key)
-    convs.to(device)
-    body.to(device).eval()
-    return HubertEncoder(convs, shape.width, body, body)
+    body, names = _release_body(shape, layer)
+    return _filled(shape, body, kept, path, names, device)
+
+
+def _release_body(shape: HubertShape, layer: int) -> tuple[nn.Module, Callable[[str], str]]:
+    """The encoder, and its names for the release's weights: fairseq2's where that is installed (decision 24), else transformers'."""
+    if find_spec("fairseq2") is not None:
+        return _fairseq2_body(shape, layer), _renaming(_FAIRSEQ2_NAMES, _FAIRSEQ2_PARTS)
+    return _TransformersBody(_hubert_config(shape), shape, layer), _renaming(_TRANSFORMERS_NAMES, _TRANSFORMERS_PARTS)
 
 
 def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
@@ -187,15 +202,32 @@ _FAIRSEQ2_PARTS = (
     (".fc2.", ".ffn.output_proj."),
     (".final_layer_norm.", ".ffn_layer_norm."),
 )
+_TRANSFORMERS_NAMES = (
+    ("layer_norm.", "feature_projection.layer_norm."),
+    ("post_extract_proj.", "feature_projection.projection."),
+    ("encoder.pos_conv.0.", "encoder.pos_conv_embed.batch_norm."),
+    ("encoder.pos_conv.1.", "encoder.pos_conv_embed.conv."),
+)
+_TRANSFORMERS_PARTS = (
+    (".self_attn_layer_norm.", ".layer_norm."),
+    (".self_attn.", ".attention."),
+    (".fc1.", ".feed_forward.intermediate_dense."),
+    (".fc2.", ".feed_forward.output_dense."),
+)
 
 
-def _fairseq2_key(key: str) -> str | None:
-    for old, new in _FAIRSEQ2_NAMES:
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    for old, new in _FAIRSEQ2_PARTS:
-        key = key.replace(old, new)
-    return key
+def _renaming(names: Sequence[tuple[str, str]], parts: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+    """Release's names -> a library's: the beginning of a name in `names`, or what is in `parts` anywhere in it."""
+
+    def renamed(key: str) -> str:
+        for old, new in names:
+            if key.startswith(old):
+                return new + key.removeprefix(old)
+        for old, new in parts:
+            key = key.replace(old, new)
+        return key
+
+    return renamed
 
 
 def _fairseq2_body(shape: HubertShape, layer: int) -> nn.Module:
@@ -249,7 +281,7 @@ def _fairseq2_body(shape: HubertShape, layer: int) -> nn.Module:
 
 def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | str = "cpu") -> HubertEncoder:
     """A `HubertModel` directory such as slprl/mhubert-base-25hz: config.json, and model.safetensors or pytorch_model.bin."""
-    from transformers import HubertConfig, HubertModel
+    from transformers import HubertConfig
 
     weights_path = weights_file(folder)
     try:
@@ -271,29 +303,32 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
                 f"{folder / 'config.json'} has {name} {getattr(config, name)!r}, expected {value!r} as in HuBERT base"
             )
     shape.check(folder, layer)
-    config.num_hidden_layers = layer
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model: Any = HubertModel(config)
-    convs = ConvStack(shape.convs)
-    positions = PositionConv(shape.width, shape.position_kernel, shape.position_groups, batch_norm=True)
-    model.feature_extractor = nn.Identity()
-    model.encoder.pos_conv_embed = positions
-    unused = tuple(f"encoder.layers.{n}." for n in range(layer, shape.layers))
+    unused = ("lm_head.", "masked_spec_embed", *(f"encoder.layers.{n}." for n in range(layer, shape.layers)))
     weights = {
         k.removeprefix("hubert."): v for k, v in state_dict(load_entries(weights_path), None, weights_path).items()
     }
-    weights = {k: v for k, v in weights.items() if not k.startswith((*unused, "lm_head."))}
-    in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
-    load_strictly(convs, in_convs, weights_path, conv_key)
-    load_strictly(model, {k: v for k, v in weights.items() if k not in in_convs}, weights_path)
-    convs.to(device)
-    nn.Module.to(model, device).eval()
+    weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
+    return _filled(shape, _TransformersBody(config, shape, layer), weights, weights_path, str, device)
 
-    def body(frames_BTC: Tensor, _: list[int], valid_BT: Tensor | None) -> Tensor:
-        return run_layers(model.feature_projection, model.encoder, frames_BTC, valid_BT)
 
-    return HubertEncoder(convs, shape.width, body, model)
+class _TransformersBody(nn.Module):
+    """Projection and encoder of transformers' HuBERT with a position convolution of ours, on no device yet."""
+
+    def __init__(self, config: Any, shape: HubertShape, layer: int) -> None:
+        from transformers import HubertModel
+
+        super().__init__()
+        config.num_hidden_layers = layer
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model: Any = HubertModel(config)
+        self.feature_projection, self.encoder = model.feature_projection, model.encoder
+        self.encoder.pos_conv_embed = PositionConv(
+            shape.width, shape.position_kernel, shape.position_groups, batch_norm=True
+        )
+
+    def forward(self, frames_BTC: Tensor, _: list[int], valid_BT: Tensor | None) -> Tensor:
+        return run_layers(self.feature_projection, self.encoder, frames_BTC, valid_BT)
 
 
 def run_layers(projection: nn.Module, encoder: Any, frames_BTC: Tensor, valid_BT: Tensor | None) -> Tensor:
@@ -319,6 +354,23 @@ def weights_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder} has neither {names[0]} nor {names[1]}: expected the model's weights there")
+
+
+def _hubert_config(shape: HubertShape) -> Any:
+    """Transformers' config of that shape; the rest are its defaults, which are HuBERT base."""
+    from transformers import HubertConfig
+
+    return HubertConfig(
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_attention_heads=shape.heads,
+        conv_dim=[conv.channels for conv in shape.convs],
+        conv_kernel=[conv.kernel for conv in shape.convs],
+        conv_stride=[conv.stride for conv in shape.convs],
+        num_conv_pos_embeddings=shape.position_kernel,
+        num_conv_pos_embedding_groups=shape.position_groups,
+        conv_pos_batch_norm=shape.position_batch_norm,
+    )
 
 
 def _transformers_shape(config: Any) -> HubertShape:

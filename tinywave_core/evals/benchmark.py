@@ -19,11 +19,12 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.checkpoints.spiritlm import checkpoint_files, digest_of
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError, SourceError
 from tinywave_core.evals.pair_scores import Accuracy, Definition, accuracies, score_pairs, score_tokens
 from tinywave_core.evals.pair_tokens import Ears, digest, tokenize_pairs, tokenize_recordings
 from tinywave_core.evals.suites.base import Suite
-from tinywave_core.models.llama import load_llama, on_device, pick_device
+from tinywave_core.models.llama import load_llama, on_device
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.stages.base import Progress, no_progress
 from tinywave_core.storage.fingerprint import fingerprint

@@ -38,26 +38,26 @@ def cosines(student_SLD: Sequence[torch.Tensor], teacher_TLD: Sequence[torch.Ten
         [torch.nn.functional.normalize(x.float(), dim=-1) for x in side] for side in (student_SLD, teacher_TLD)
     )
     rows = [torch.stack([(s * t).sum(-1) for t in others]) for s in own]
-    return torch.stack(rows).double().cpu().numpy()
+    return torch.stack(rows).cpu().double().numpy()
 
 
 def map_divergence(student_log_hrL: torch.Tensor, teacher_log_hrL: torch.Tensor) -> Values:
     """KL(teacher || student) of attention rows, mean over heads: [r]; positions that are masked are -inf in both."""
-    return row_divergence(student_log_hrL, teacher_log_hrL).mean(0).double().cpu().numpy()
+    return row_divergence(student_log_hrL, teacher_log_hrL).mean(0).cpu().double().numpy()
 
 
 def prediction_divergence(student_LV: torch.Tensor, teacher_LV: torch.Tensor) -> Values:
     """KL(teacher || student) of two rows of logits over the same ids: [L]."""
     student, teacher = (torch.log_softmax(x.float(), dim=-1) for x in (student_LV, teacher_LV))
     return (
-        torch.nn.functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1).double().cpu().numpy()
+        torch.nn.functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1).cpu().double().numpy()
     )
 
 
 def token_nll(logits_LV: torch.Tensor, ids_L: Ids) -> Values:
     """NLL of ids 1 … L - 1, in nats: [L - 1]."""
     following = torch.from_numpy(ids_L[1:].astype(np.int64)).to(logits_LV.device)
-    return torch.nn.functional.cross_entropy(logits_LV[:-1].float(), following, reduction="none").double().cpu().numpy()
+    return torch.nn.functional.cross_entropy(logits_LV[:-1].float(), following, reduction="none").cpu().double().numpy()
 
 
 # By what it is told apart ----------------------------------------------------------------------------------------

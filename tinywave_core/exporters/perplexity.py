@@ -92,4 +92,4 @@ def _filled(
 def _nll(hidden_TD: torch.Tensor, head_VD: torch.Tensor, ids: npt.NDArray[np.int64]) -> float:
     wanted_T = torch.from_numpy(ids[1:]).to(hidden_TD.device)
     parts = zip(hidden_TD.split(_POSITIONS), wanted_T.split(_POSITIONS), strict=True)
-    return sum(float(torch.nn.functional.cross_entropy(h @ head_VD.T, w, reduction="sum").double()) for h, w in parts)
+    return sum(float(torch.nn.functional.cross_entropy(h @ head_VD.T, w, reduction="sum")) for h, w in parts)

@@ -9,22 +9,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
-from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.errors import CheckpointError, MissingInputError
+from tinywave_core.errors import CheckpointError
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID
 
 # transformers builds models under process-wide switches (meta tensors, no initialisation), and the seed is the process's
 # too: of two shards' threads that loaded a teacher at once, one got a model without weights.
 _building = threading.Lock()
-
-
-def pick_device(runtime: RuntimeConfig) -> torch.device:
-    """The device that the runtime asks for; `auto` takes the GPU when there is one."""
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise MissingInputError("runtime.device is cuda, but torch sees no GPU here: pass --runtime.device cpu or auto")
-    wants_gpu = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if wants_gpu else "cpu")
 
 
 def on_device(model: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.config.base import Device, RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, TokenError
 from tinywave_core.tokenizers.prompts import OutputModality, forbidden_ids
@@ -61,7 +61,7 @@ def open_runtime(
     folder: str | Path,
     name: str = "transformers",
     quantization: Quantization | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     threads: int = 0,
     context: int | None = None,
 ) -> Runtime:

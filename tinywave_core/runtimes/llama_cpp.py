@@ -20,6 +20,7 @@ from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.runtimes.base import Sampling, allowed_ids, check_prompt, check_request
 from tinywave_core.runtimes.gguf_file import GgufFile
+from tinywave_core.threads import cores
 from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
@@ -50,7 +51,7 @@ class LlamaCppRuntime:
         params.n_gpu_layers = 0
         if file.is_rearranged:
             params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or len(os.sched_getaffinity(0))
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or cores()
         params.cache_ram_mib = 0  # no second copy of what was read
         params.warmup = False
         params.verbosity = 0

@@ -14,7 +14,8 @@ from transformers import DynamicCache, LlamaForCausalLM
 from transformers.generation.logits_process import TopPLogitsWarper
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.models.llama import load_llama, on_device, pick_device
+from tinywave_core.devices import pick_device
+from tinywave_core.models.llama import load_llama, on_device
 from tinywave_core.runtimes.base import Sampling, allowed_ids, check_prompt, check_request
 from tinywave_core.threads import use_threads
 from tinywave_core.tokenizers.directory import read_directory

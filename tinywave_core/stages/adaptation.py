@@ -213,8 +213,9 @@ def _with_adapters(
 
 
 def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> float | None:
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-    from tinywave_core.models.llama import on_device, pick_device
+    from tinywave_core.models.llama import on_device
     from tinywave_core.threads import use_threads
 
     if not speech.held_out:

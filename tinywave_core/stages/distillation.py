@@ -315,8 +315,9 @@ def _nll(
     """On the run's device; the model is on the CPU again afterwards."""
     import torch
 
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-    from tinywave_core.models.llama import on_device, pick_device
+    from tinywave_core.models.llama import on_device
     from tinywave_core.models.trim import in_ids_of
     from tinywave_core.threads import use_threads
 

@@ -81,9 +81,10 @@ def against(
 def run_against(step: Step, output: Output) -> Summary:
     """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
     published student was trained on tokens of another vocabulary or of other codebooks."""
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.intervals import bootstrap_interval
     from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.models.trim import in_ids_of
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.threads import use_threads
@@ -136,9 +137,10 @@ def _other_tokens(step: Step) -> str | None:
 
 def run_scores(step: Step, output: Output) -> Summary:
     """Score every held-out utterance and every cloze item under the three models."""
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.models.trim import in_ids_of
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table

@@ -318,9 +318,9 @@ def _perplexities(
     output: Output,
 ) -> dict[str, Any]:
     """Perplexity of the exported weights and of each GGUF file on the same tokens; empty where there is nothing to measure."""
+    from tinywave_core.devices import pick_device
     from tinywave_core.exporters.perplexity import GgufTensors, perplexity
     from tinywave_core.exporters.weights import Weights
-    from tinywave_core.models.llama import pick_device
 
     if not sequences or not files:
         return {}

@@ -66,9 +66,10 @@ def run_gap(step: Step, output: Output) -> Summary:
     """Run the three models side by side over a sample of the held-out utterances."""
     from tokenizers import Tokenizer
 
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.comparison import Comparison
     from tinywave_core.evals.gaps import costly_tokens, worst
-    from tinywave_core.models.llama import load_llama, pick_device
+    from tinywave_core.models.llama import load_llama
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.threads import use_threads

@@ -251,8 +251,9 @@ def _continued(
     """Ids of one model's continuations."""
 
     def make() -> list[list[int]]:
+        from tinywave_core.devices import pick_device
         from tinywave_core.evals.continuations import continuations
-        from tinywave_core.models.llama import load_llama, on_device, pick_device
+        from tinywave_core.models.llama import load_llama, on_device
         from tinywave_core.models.trim import in_ids_of
 
         config = step.config
@@ -291,9 +292,9 @@ class _Judge:
 
     @classmethod
     def load(cls, step: Step, output: Output, vocabulary: Vocabulary) -> "_Judge":
+        from tinywave_core.devices import pick_device
         from tinywave_core.evals.text_likelihood import TextModel
         from tinywave_core.evals.transcription import load_recogniser
-        from tinywave_core.models.llama import pick_device
         from tinywave_core.synthesis.speaking import load_speaker
 
         config = step.config

@@ -55,7 +55,8 @@ def run_samples(step: Step, output: Output) -> Summary:
     import soundfile
 
     from tinywave_core.audio.utterances import recordings
-    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.devices import pick_device
+    from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.stages.export import SPEECH_TOKENIZER
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_tokens

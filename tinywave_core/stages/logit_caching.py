@@ -89,9 +89,9 @@ def _shards(tokens: Artifact, split: str) -> list[Artifact]:
 
 def run_shard(step: Step, output: Output) -> Summary:
     """Capture the targets of one token shard."""
-    import torch
 
-    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.devices import frozen_dtype, pick_device
+    from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
     from tinywave_core.teacher.logit_cache import write_shard
     from tinywave_core.threads import use_one_thread
@@ -106,7 +106,7 @@ def run_shard(step: Step, output: Output) -> Summary:
     sequences = list({s.id: s for s in load_sequences([tokens], "train", length)}.values())
     use_one_thread()
     device = pick_device(output.runtime)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = frozen_dtype(device)
     model = on_device(load_llama(teacher.path("teacher"), dtype=dtype), device).eval().requires_grad_(False)
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
     read_directory(teacher.path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
@@ -185,10 +185,11 @@ def _capture(
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     import torch
 
+    from tinywave_core.devices import double
     from tinywave_core.teacher.logit_cache import Captured, sample_offsets, sparse_targets
 
     ids = sequence.ids
-    logits = model.lm_head(hidden_LD)[:, : vocabulary.tokens].double()
+    logits = double(model.lm_head(hidden_LD)[:, : vocabulary.tokens])
     log_p = torch.log_softmax(logits / config.temperature, dim=-1)
     p = log_p.exp()
     offsets = torch.from_numpy(sample_offsets(config.seed, sequence.id, len(ids))).to(p.device)

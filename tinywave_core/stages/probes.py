@@ -214,9 +214,10 @@ def read_index(probes: Artifact) -> list[dict[str, Any]]:
 
 def run_probe_scores(step: Step, output: Output) -> Summary:
     """Tokenize both versions of every pair and score them under the three models."""
+    from tinywave_core.devices import pick_device
     from tinywave_core.evals.probe_scores import credits, means, overall, probe_figures
     from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, on_device, pick_device
+    from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.models.trim import in_ids_of
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.directory import read_directory

@@ -197,7 +197,7 @@ def run_release(step: Step, output: Output) -> Summary:
 
 
 def _device(step: Step) -> str:
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
 
     return pick_device(step.runtime).type
 

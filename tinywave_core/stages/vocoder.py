@@ -66,7 +66,7 @@ def run_vocoder(step: Step, output: Output) -> Summary:
     """Train, save, and resynthesise held-out speech."""
     import torch
 
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
     from tinywave_core.synthesis.light import LightVocoder, table_sizes
     from tinywave_core.synthesis.light_model import LightNetwork
     from tinywave_core.threads import use_threads

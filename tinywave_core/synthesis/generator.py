@@ -22,8 +22,8 @@ import numpy.typing as npt
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.export import Quantization
+from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError
-from tinywave_core.models.llama import pick_device
 from tinywave_core.runtimes.base import Runtime, Sampling, open_runtime
 from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
 from tinywave_core.synthesis.prompting import Part, Prompting, Reading

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
+from tinywave_core.devices import with_float64
 from tinywave_core.errors import CheckpointError, TinyWaveError, TokenError
 from tinywave_core.synthesis.hifigan_model import HifiganConfig, HifiganNetwork
 from tinywave_core.tokenizers.speech import EMPTY, Positions, Streams, Units, run_starts
@@ -53,7 +54,7 @@ class HifiganVocoder:
         load_strictly(network, weights, path, lambda key: names.get(key, key))
         return cls(
             config=config,
-            network=network.to(device).eval().requires_grad_(False),
+            network=network.to(with_float64(device)).eval().requires_grad_(False),
             speakers=_names(folder / SPEAKERS, config.num_speakers if config.multispkr else 0),
             styles=_names(folder / STYLES, config.num_styles if config.multistyle else 0),
         )

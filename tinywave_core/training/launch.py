@@ -30,6 +30,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TinyWaveError
 from tinywave_core.stages.base import Output, Progress, Step, Summary
 from tinywave_core.storage.store import Store
+from tinywave_core.threads import cores
 
 _LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
 _LAST_LINES = 60  # of the processes' log, shown with a fault of ours: tracebacks, and torchrun's word on who died first
@@ -62,7 +63,7 @@ def run_in_processes(step: Step, output: Output) -> Summary:
 def _described(step: Step, output: Output) -> dict[str, Any]:
     """The step as JSON; the context of a training step is plain."""
     runtime = output.runtime
-    threads = runtime.threads or max(1, len(os.sched_getaffinity(0)) // runtime.training_processes)
+    threads = runtime.threads or max(1, cores() // runtime.training_processes)
     return {
         "root": step.store.url,
         "stage": step.stage,
@@ -138,10 +139,11 @@ def _error(folder: Path, status: int) -> Exception:
 def _require_a_gpu_each(runtime: RuntimeConfig) -> None:
     import torch
 
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
 
-    gpus = torch.cuda.device_count()
-    if pick_device(runtime).type == "cuda" and gpus < runtime.training_processes:
+    device = pick_device(runtime).type
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    if device != "cpu" and gpus < runtime.training_processes:
         raise ConfigError(
             f"runtime.training_processes is {runtime.training_processes}, but torch sees {gpus} GPUs here: pass at most "
             f"{gpus}, or --runtime.device cpu"
@@ -212,7 +214,7 @@ def _group(runtime: RuntimeConfig) -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
 
     gpu = pick_device(runtime).type == "cuda"
     if gpu:
@@ -224,7 +226,7 @@ def _group(runtime: RuntimeConfig) -> Iterator[None]:
 
 def _stop_together(stopped: bool, runtime: RuntimeConfig) -> None:
     """KeyboardInterrupt in all processes, after the same optimiser step, as soon as one of them was told to stop."""
-    from tinywave_core.models.llama import pick_device
+    from tinywave_core.devices import pick_device
     from tinywave_core.training.processes import summed
 
     if summed({"stopped": float(stopped)}, pick_device(runtime))["stopped"]:

@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core.devices import frozen_dtype
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, attention_loss, sample_tap, tapping
 from tinywave_core.losses.hidden import cosine_loss, mse_loss
@@ -168,7 +169,7 @@ class DistillationObjective:
         """The teacher, frozen, where the student is; on a GPU in bfloat16, as its logits are captured there."""
         assert self.teacher is not None, "is_live is false from live_until on"
         if self.teacher.device != device:
-            self.teacher.to(dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)  # type: ignore[call-arg]
+            self.teacher.to(dtype=frozen_dtype(device))  # type: ignore[call-arg]
             on_device(self.teacher, device)
         if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
             self.teacher.eval().requires_grad_(False)

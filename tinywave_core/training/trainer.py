@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
+from tinywave_core.devices import pick_device
 from tinywave_core.errors import PausedError, TrainingError
-from tinywave_core.models.llama import pick_device
 from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.stages.base import Progress
 from tinywave_core.threads import use_threads

@@ -1,6 +1,7 @@
 """Decoding: every format comes out as 16 kHz mono, every broken file as a reason."""
 
 import os
+import shutil
 import signal
 import struct
 import time
@@ -249,7 +250,7 @@ def test_a_decoder_that_hangs_is_given_up_and_replaced(sentence: Samples, write:
 def test_a_decoder_that_cannot_start_says_what_to_do(
     sentence: Samples, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
     with Decoder(RuntimeConfig(), 1.0) as decoder, pytest.raises(ConfigError, match="decode_memory_mb"):
         decoder.decode(write("a.wav", sentence))
 

@@ -1,7 +1,9 @@
-"""HuBERT: the recorded activations and units, two ways that agree, and batches that change nothing."""
+"""HuBERT: the recorded activations and units, ways that agree, and batches that change nothing."""
 
 import json
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +78,49 @@ def test_full_size_gives_the_recorded_units_in_one_padded_batch(
         assert_golden(name, full_quantizer(features))
 
 
-# Two ways --------------------------------------------------------------------------------------------------------------
+# On transformers, where fairseq2 has no wheel (infra/decisions/0024-platforms.md) ----------------------------------------
 
 
-def test_both_ways_give_the_same_features_and_units(
-    small_hubert: HubertEncoder, small_quantizer: Quantizer, directory: Path, clips: dict[str, torch.Tensor]
+def without_fairseq2(path: Path) -> HubertEncoder:
+    """The release's file as it is loaded where fairseq2 is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fairseq2", None)
+        return load_release(path)
+
+
+def test_release_runs_on_fairseq2_where_that_is_installed(small_hubert: HubertEncoder, small_release: Path) -> None:
+    library = "fairseq2" if find_spec("fairseq2") else "transformers"
+    assert type(small_hubert.body.encoder).__module__.startswith(f"{library}.")
+    without = without_fairseq2(small_release / FOLDER / HUBERT)
+    assert type(without.body.encoder).__module__.startswith("transformers.")
+
+
+def test_full_size_gives_the_recorded_features_and_units_without_fairseq2(
+    full_release: Path, full_quantizer: Quantizer, clips: dict[str, torch.Tensor]
 ) -> None:
-    ported = load_transformers(directory)
-    assert ported.width == small_hubert.width == 32
-    for waves in ([*clips.values()], *([clip] for clip in clips.values())):
-        for ours, theirs in zip(small_hubert(waves), ported(waves), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-            np.testing.assert_array_equal(small_quantizer(ours), small_quantizer(theirs))
+    found = dict(zip(clips, without_fairseq2(full_release / FOLDER / HUBERT)([*clips.values()]), strict=True))
+    for name, features in found.items():
+        assert_golden(name, full_quantizer(features))
+    whole = found[release.AUDIO.name][release.UNITS["act_rows"]].numpy()
+    np.testing.assert_allclose(whole, release.arrays()["act|layer_11"], rtol=0, atol=2e-3)
+
+
+# All ways --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_ways_give_the_same_features_and_units(
+    small_hubert: HubertEncoder,
+    small_release: Path,
+    small_quantizer: Quantizer,
+    directory: Path,
+    clips: dict[str, torch.Tensor],
+) -> None:
+    for ported in (load_transformers(directory), without_fairseq2(small_release / FOLDER / HUBERT)):
+        assert ported.width == small_hubert.width == 32
+        for waves in ([*clips.values()], *([clip] for clip in clips.values())):
+            for ours, theirs in zip(small_hubert(waves), ported(waves), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+                np.testing.assert_array_equal(small_quantizer(ours), small_quantizer(theirs))
 
 
 @pytest.mark.parametrize("layer", [1, 10, 11, 12])
