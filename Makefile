@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
+.PHONY: help setup demo demo-interleaved stack test test-machines bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -48,6 +48,9 @@ test: setup  ## Pass the whole test suite
 
 test-machines: setup  ## Pass what depends on arithmetic under every instruction set, with one and two threads
 	@$(BIN)/python -m pytest tests/machines --all-machines --numprocesses 2
+
+bench-machines: setup  ## Count what other kinds of CPU change in tokens and training (half an hour)
+	@$(BIN)/python infra/benchmarks/machines.py $(BENCH_ARGS)
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)
