@@ -33,7 +33,9 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
         crash_zombies()
         print(f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)")
         if ours:
-            client = (f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
+            client = (
+                f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+            )
             print("The address holds the password of this start. Prefect's clients in another shell need:")
             print(f"  export {' '.join(client)}")
         sys.stdout.flush()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ def local_server() -> Iterator[str]:
     try:
         _wait(server, url)
         os.environ |= {"PREFECT_API_URL": f"{url}/api", "PREFECT_API_AUTH_STRING": login}
-        yield f"{url}{SIGN_IN}#{login}"
+        yield f"{url}{SIGN_IN}#{urllib.parse.quote(login, safe=':')}"
     finally:
         server.terminate()
         try:
