@@ -3,22 +3,20 @@
 
 import importlib.metadata
 import os
-import subprocess
+import shlex
 import sys
-import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import environment
 from flows.schedules import When, crash_zombies
+from flows.server import local_server
 from tinywave_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-PORT = 4200
 GPU_STAGES = ("adaptation", "logit_caching", "distillation")
 """What a GPU is worth having for; infra/decisions/0013-work-pools.md says how runs get to their workers."""
 
@@ -27,16 +25,20 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
     with ExitStack() as stack:
-        if "PREFECT_API_URL" not in os.environ:
-            stack.callback(_start_server().terminate)
+        ours = "PREFECT_API_URL" not in os.environ
+        page = stack.enter_context(local_server()) if ours else os.environ["PREFECT_API_URL"].removesuffix("/api")
         from prefect import serve as prefect_serve
 
         deployments = deployments_of(preset, settings, when)
         crash_zombies()
-        print(
-            f"Prefect UI: {_ui_address()}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)",
-            flush=True,
-        )
+        print(f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)")
+        if ours:
+            client = (
+                f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+            )
+            print("The address holds the password of this start. Prefect's clients in another shell need:")
+            print(f"  export {' '.join(client)}")
+        sys.stdout.flush()
         prefect_serve(*deployments, pause_on_shutdown=False)
 
 
@@ -134,27 +136,3 @@ def _ensure_pool(pool: str, image: str | None) -> None:
 def _whole(path: str | None) -> str | None:
     """A local path as the form should show it, wherever it is read; URLs and nothing stay as they are."""
     return path if path is None or "://" in path else str(Path(path).resolve())
-
-
-def _ui_address() -> str:
-    return os.environ["PREFECT_API_URL"].removesuffix("/api")
-
-
-def _start_server() -> subprocess.Popen[bytes]:
-    url = f"http://127.0.0.1:{PORT}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(PORT)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    os.environ["PREFECT_API_URL"] = f"{url}/api"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/api/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return server
-        except OSError:
-            time.sleep(0.5)
-    server.terminate()
-    raise SystemExit(
-        f"error: the Prefect server did not come up on port {PORT} within 120 s; is the port taken? "
-        "Set PREFECT_API_URL to use a server that runs already"
-    )

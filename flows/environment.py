@@ -2,6 +2,7 @@
 the user's own."""
 
 import os
+import secrets
 
 THREADS = {
     # Threads that wait must soon sleep: endless spinning made a training step up to ten times slower as soon as
@@ -20,6 +21,8 @@ DEFAULTS = {
     "PYTORCH_ENABLE_MPS_FALLBACK": "1",
     **THREADS,
 }
+# A server's own pages need no permission to ask it, and no other page is to get one; Prefect's default is everybody.
+OWN_PAGES_ONLY = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "none"}
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
 QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -32,3 +35,20 @@ def prepare(*, quiet: bool) -> None:
     """Set what the environment does not set already."""
     for name, value in (DEFAULTS | (QUIET if quiet else {})).items():
         os.environ.setdefault(name, value)
+
+
+def new_login() -> str:
+    """User and password for a server that is about to start."""
+    return f"tinywave:{secrets.token_urlsafe(24)}"
+
+
+def protect_embedded_server() -> None:
+    """A password for the server that Prefect starts for this process alone, known to it and its children only: whoever may use
+    Prefect's API may run commands here. A server that is named (in the environment or in Prefect's settings) is left as it is."""
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is None:
+        login = new_login()
+        os.environ |= OWN_PAGES_ONLY | {"PREFECT_SERVER_API_AUTH_STRING": login, "PREFECT_API_AUTH_STRING": login}
+        refresh_global_settings_context()

@@ -5,6 +5,7 @@ import time
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flows import environment
 from flows.console import console
 from flows.pipeline import STAGE_FLOWS, pipeline, with_workers
 from tinywave_core.config.pipeline import PipelineConfig
@@ -18,6 +19,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
     started = time.monotonic()
     store = Store(config.root)  # a store that cannot be used is said before Prefect's server starts
     print(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
+    environment.protect_embedded_server()
     if what == "pipeline":
         record = RunRecord.model_validate(pipeline(config))
         show_record(record, time.monotonic() - started)

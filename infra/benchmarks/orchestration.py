@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,11 +162,14 @@ class Server:
     """A Prefect server and how to reach it."""
 
     url: str
+    login: str
     process: subprocess.Popen[bytes]
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
-            f"{self.url}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{self.url}/{path}",
+            json.dumps(body).encode(),
+            {"content-type": "application/json", "authorization": f"Basic {b64encode(self.login.encode()).decode()}"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -185,7 +189,8 @@ def server(home: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ["PREFECT_HOME"], url = str(home), f"http://127.0.0.1:{port}/api"
+    url, login = f"http://127.0.0.1:{port}/api", environment.new_login()
+    os.environ |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_AUTH_STRING": login, "PREFECT_API_AUTH_STRING": login}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -196,7 +201,7 @@ def server(home: Path) -> Iterator[Server]:
             except OSError:
                 time.sleep(0.3)
         os.environ["PREFECT_API_URL"] = url
-        yield Server(url, process)
+        yield Server(url, login, process)
     finally:
         process.terminate()
         process.wait()

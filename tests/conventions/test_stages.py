@@ -28,6 +28,7 @@ SHARED = {
         "publish",
         "run",
         "schedules",
+        "server",
         "show",
         "slamkit",
         "talk",

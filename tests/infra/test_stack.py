@@ -1,12 +1,10 @@
 """The set of docker-compose.yml, natively: server and services on PostgreSQL and Redis, an S3 store, and a process worker
 that runs the pipeline's deployment. What it leaves in the store is what a local run leaves."""
 
-import base64
 import json
 import shutil
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from s3fs import S3FileSystem
 from flows.cli import main
 from infra.native.stack import ROOT, Stack, StackError, find_postgres, find_redis
 from tests.conftest import Finished
+from tests.fixtures.strangers import OPEN, SOCKETS, operations, password, preflight, socket_says, statuses
 from tests.fixtures.tiny import digests, tiny_config
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting.stages import StageRow
@@ -32,13 +31,13 @@ class Api:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.authorization = "Basic " + base64.b64encode(stack.login.encode()).decode()
+        self.headers = password(stack.login) | {"Content-Type": "application/json"}
 
     def __call__(self, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
             f"{self.stack.api}/{path}",
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": self.authorization, "Content-Type": "application/json"},
+            headers=self.headers,
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
@@ -136,9 +135,20 @@ def test_deployments_name_a_module_and_fetch_no_code(stack: Stack, api: Api):
     assert not deployment["pull_steps"]
 
 
-def test_a_client_without_the_password_is_refused(stack: Stack):
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{stack.api}/flows/paginate", timeout=10, data=b"{}")
+def test_without_the_password_nothing_but_health_is_answered(stack: Stack):
+    url = stack.api.removesuffix("/api")
+    asked = [each for each in operations(url) if each not in OPEN]
+    for stranger in ({}, password("tinywave:guess"), {"Host": "evil.example"}, {"Origin": "null"}):
+        assert statuses(url, asked if not stranger else asked[::20], stranger) == {401}
+    for origin in (None, "https://evil.example"):
+        said = {socket_says(url, path, login="tinywave:guess", origin=origin) for path in SOCKETS}
+        assert said == {"1008"}  # a policy is violated
+    assert socket_says(url, "/api/events/out", login=stack.login) == "auth_success"
+
+
+def test_a_page_of_another_gets_no_leave_to_ask(stack: Stack):
+    answer = preflight(stack.api.removesuffix("/api"))
+    assert answer.status_code == 400 and "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize(

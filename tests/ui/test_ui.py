@@ -4,13 +4,17 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Frame, Locator, Page, expect
 
-from tests.ui.conftest import PATIENCE_S, Served
+from tests.fixtures.strangers import password
+from tests.ui.conftest import ELSEWHERE, PATIENCE_S, Served
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 
 pytestmark = pytest.mark.timeout(900)  # minutes, on a machine that does much beside
@@ -33,6 +37,7 @@ def page(browser: BrowserContext) -> Iterator[Page]:
 
 def ask(served: Served, path: str, body: dict[str, Any] | None = None) -> Any:
     data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    headers |= password(served.login)
     with urllib.request.urlopen(
         urllib.request.Request(f"{served.url}/api/{path}", data, headers), timeout=30
     ) as answer:
@@ -46,7 +51,7 @@ def artifact_ids(served: Served) -> dict[str, str]:
 
 def open_form(page: Page, served: Served) -> None:
     """From the start page to the form, as a person goes."""
-    page.goto(served.url)
+    page.goto(served.page)
     page.get_by_role("link", name="Deployments").click()
     page.get_by_placeholder("Search deployments").wait_for()
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="pipeline", exact=True))
@@ -196,3 +201,112 @@ def listen(page: Page) -> list[str]:
     page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: heard.append(str(error)))
     return heard
+
+
+# A page of somebody else's, in the browser that is signed in ---------------------------------------------------------
+
+ATTACK = """async ([server, deployment, command]) => {
+  const api = server + "/api", socket = api.replace("http", "ws");
+  const change = JSON.stringify({pull_steps: [{"prefect.deployments.steps.run_shell_script": {script: command}}]});
+  const got = [];
+  const ask = async (path, options) => {
+    try { const answer = await fetch(api + path, options); got.push(`${path} ${answer.type} ${answer.status}`); }
+    catch (error) { got.push("refused"); }
+  };
+  const headers = {"Content-Type": "application/json"};
+  await ask(`/deployments/${deployment}`, {method: "PATCH", headers, body: change});
+  await ask(`/deployments/${deployment}/create_flow_run`, {method: "POST", headers, body: "{}"});
+  // Without a type Prefect takes the body for JSON, and the browser asks for no leave.
+  for (const body of [new Blob(["{}"]), "{}", new URLSearchParams({a: "b"})])
+    await ask(`/deployments/${deployment}/create_flow_run`, {method: "POST", mode: "no-cors", body});
+  await ask("/admin/settings", {});
+  const form = document.createElement("form");
+  Object.assign(form, {method: "post", action: `${api}/deployments/${deployment}/create_flow_run`, target: "frame"});
+  const frame = Object.assign(document.createElement("iframe"), {name: "frame"});
+  document.body.append(frame, form);
+  const loaded = new Promise(done => frame.onload = done);
+  form.submit();
+  await loaded;
+  for (const path of ["/events/in", "/events/out", "/logs/out"])
+    got.push(await new Promise(done => {
+      const one = new WebSocket(socket + path);
+      one.onopen = () => done(path + " open");
+      one.onclose = () => done("refused");
+    }));
+  for (const tag of ["img", "script"])
+    got.push(await new Promise(done => {
+      const one = document.createElement(tag);
+      one.onload = () => done(tag + " loaded");
+      one.onerror = () => done("refused");
+      one.src = server + (tag == "img" ? "/completed.svg" : "/ui-settings");
+      document.body.append(one);
+    }));
+  return got;
+}"""
+"""What a page can try; no-cors requests end "opaque" whether they were answered or refused, so the server is asked for them."""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of another site with a page, on another port."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "index.html").write_text("<!doctype html><title>elsewhere</title><body></body>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as site:
+        thread = Thread(target=site.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{site.server_port}"
+        site.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("where", ["another port", "another name", "sandboxed"])
+def test_a_page_of_another_site_changes_and_reads_nothing(
+    served: Served, page: Page, elsewhere: str, where: str, tmp_path: Path
+):
+    deployment = ask(served, "deployments/name/pipeline/demo")
+    runs = ask(served, "flow_runs/count", {})
+    page.goto(served.page)  # whoever opens the other page is signed in here
+    page.get_by_role("link", name="Deployments").wait_for()
+    page.goto(f"http://{elsewhere if where != 'another name' else elsewhere.replace('127.0.0.1', ELSEWHERE)}")
+    frame: Page | Frame = page
+    if where == "sandboxed":  # its Origin is "null"
+        page.evaluate(
+            'document.body.innerHTML = \'<iframe sandbox="allow-scripts allow-forms" srcdoc="<body>"></iframe>\''
+        )
+        frame = page.frames[1]
+        frame.wait_for_load_state()
+    got = frame.evaluate(ATTACK, [served.url, deployment["id"], f"touch {tmp_path / 'was_run'}"])
+    opaque = f"/deployments/{deployment['id']}/create_flow_run opaque 0"
+    assert got == ["refused"] * 2 + [opaque] * 3 + ["refused"] * 6
+    assert not ask(served, "deployments/name/pipeline/demo")["pull_steps"]
+    assert ask(served, "flow_runs/count", {}) == runs  # so there is nothing for which a runner would run the command
+
+
+def test_a_foreign_name_for_this_machine_leads_nowhere(served: Served, page: Page):
+    port = served.url.rpartition(":")[2]
+    for path in ("/", "/sign-in", "/api/health"):
+        answer = page.goto(f"http://{ELSEWHERE}:{port}{path}")
+        assert answer and answer.status == 403
+
+
+def test_a_link_on_another_page_leads_to_the_deployments(served: Served, page: Page, elsewhere: str):
+    page.goto(f"http://{elsewhere}")
+    page.evaluate(f"document.body.innerHTML = '<a href=\"{served.page}\">there</a>'")
+    page.get_by_role("link", name="there").click()
+    page.get_by_role("link", name="Deployments").click()
+    page.get_by_role("row").filter(has=page.get_by_role("link", name="pipeline", exact=True)).wait_for()
+    assert served.login not in page.url
+
+
+def test_a_wrong_password_in_the_address_is_not_kept(served: Served, browser: BrowserContext):
+    assert browser.browser
+    with browser.browser.new_context() as fresh:
+        page = fresh.new_page()
+        page.goto(f"{served.url}/sign-in#tinywave:guess")
+        page.wait_for_url(re.compile("/login"))
+        assert page.evaluate("localStorage.getItem('prefect-password')") is None

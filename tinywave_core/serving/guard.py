@@ -1,11 +1,13 @@
 """Who may ask: only pages of this server, under a name that cannot be somebody else's.
 
 A page of another site can reach servers on this machine through its visitor's browser. The Host must be an address, localhost or a
-name that was allowed (else a foreign name could be made to point here), and where there is an Origin it must be this server's own.
+name that was allowed (else a foreign name could be made to point here; ports are as tunnels have them). Where there is an Origin it
+must be this server's own. Where the browser says that another page asks (images, scripts and frames send no Origin), nothing is
+answered but a link that somebody follows.
 """
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,29 +29,34 @@ HEADERS = {
 class Guard:
     """An ASGI middleware: refuses strangers, adds headers."""
 
-    def __init__(self, app: ASGIApp, allowed: Collection[str] = ()) -> None:
-        self.app, self.allowed = app, {name.lower() for name in allowed}
+    def __init__(self, app: ASGIApp, allowed: Collection[str] = (), headers: Mapping[str, str] = HEADERS) -> None:
+        self.app, self.allowed, self.headers = app, {name.lower() for name in allowed}, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        why = self.refusal(headers.getlist("host"), headers.getlist("origin"))
+        why = self.refusal(Headers(scope=scope))
         if why is None:
-            await self.app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
+            await self.app(scope, receive, self._with_headers(send) if scope["type"] == "http" else send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": why})
         else:
             error: dict[str, Any] = {"type": "invalid_request_error", "code": "forbidden", "message": why}
             await JSONResponse({"error": error}, 403)(scope, receive, send)
 
-    def refusal(self, hosts: list[str], origins: list[str]) -> str | None:
+    def refusal(self, headers: Headers) -> str | None:
         """Why a request with these headers is refused; None where it is not."""
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            return f"the host {', '.join(hosts) or 'is missing and'} is not this server's: pass --allow-host with it"
+            found = f"the host {', '.join(hosts)} is not this server's" if hosts else "there is no Host header"
+            return f"{found}: use an address or localhost (`tinywave talk --allow-host` allows more names)"
         if origins and (len(origins) > 1 or urlsplit(origins[0]).netloc.lower() != hosts[0].lower()):
             return f"pages of {', '.join(origins)} may not use this server"
+        asks = headers.get("sec-fetch-site", "none")
+        followed = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+        if asks not in ("none", "same-origin") and not followed:
+            return f"pages of others may not use this server (Sec-Fetch-Site is {asks})"
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -59,6 +66,15 @@ class Guard:
             return False
         return name == "localhost" or name in self.allowed or _is_address(name)
 
+    def _with_headers(self, send: Send) -> Send:
+        async def send_more(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                more = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        return send_more
+
 
 def _is_address(name: str) -> bool:
     try:
@@ -66,13 +82,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _with_headers(send: Send) -> Send:
-    async def send_more(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            message = {**message, "headers": [*message.get("headers", []), *more]}
-        await send(message)
-
-    return send_more

@@ -205,6 +205,20 @@ def test_pages_of_others_and_foreign_names_are_refused(serving: Serving):
     assert post(serving, {"input": "a", **FEW}, origin=serving.url).status_code == 200
 
 
+def test_images_scripts_and_frames_of_others_are_refused_and_links_are_not(serving: Serving):
+    def status(site: str, mode: str, dest: str) -> int:
+        asks = {"sec-fetch-site": site, "sec-fetch-mode": mode, "sec-fetch-dest": dest}
+        return httpx.get(f"{serving.url}/health", headers=asks).status_code
+
+    foreign = [
+        ("cross-site", "no-cors", "image"),
+        ("same-site", "no-cors", "script"),
+        ("cross-site", "navigate", "iframe"),
+    ]
+    assert {status(*each) for each in foreign} == {403}
+    assert status("cross-site", "navigate", "document") == status("same-origin", "cors", "empty") == 200
+
+
 def test_nothing_else_is_there(serving: Serving):
     assert httpx.get(f"{serving.url}/etc/passwd").status_code == 404
     assert httpx.get(f"{serving.url}/docs").status_code == 404
