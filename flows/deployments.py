@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import environment
+from flows import environment, surroundings
 from flows.schedules import When, crash_zombies
 from tinywave_core.errors import ConfigError
 
@@ -26,10 +26,14 @@ GPU_STAGES = ("adaptation", "logit_caching", "distillation")
 def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
+    surroundings.find_prefect_home(lasting=not os.environ.get("PREFECT_API_URL"))
+    from prefect import serve as prefect_serve
+    from prefect.context import refresh_global_settings_context
+
     with ExitStack() as stack:
-        if "PREFECT_API_URL" not in os.environ:
+        if not surroundings.prefect_server():
             stack.callback(_start_server().terminate)
-        from prefect import serve as prefect_serve
+            refresh_global_settings_context()  # the server's address is news to Prefect
 
         deployments = deployments_of(preset, settings, when)
         crash_zombies()
@@ -47,6 +51,9 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, 
     start containers.
     """
     environment.prepare(quiet=False)
+    surroundings.find_prefect_home(lasting=False)
+    if not surroundings.prefect_server():
+        raise ConfigError("no Prefect server is named: set PREFECT_API_URL to the address of its API")
     from prefect.client.schemas.objects import VersionInfo
 
     _ensure_pool(pool, image)
@@ -100,25 +107,14 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
 def _ensure_pool(pool: str, image: str | None) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-    from prefect.settings import get_current_settings
+    from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    url = get_current_settings().api.url
-    if not url:
-        raise ConfigError("no Prefect server is named: set PREFECT_API_URL to the address of its API")
     with get_client(sync_client=True) as client:
-        if client.api_healthcheck() is not None:
-            raise ConfigError(f"the Prefect server at {url} does not answer: start it, or set PREFECT_API_URL")
         try:
             kind = client.read_work_pool(pool).type
         except ObjectNotFound:
             kind = None
-        except PrefectHTTPStatusError as error:
-            raise ConfigError(
-                f"the Prefect server refuses us (status {error.response.status_code}): set PREFECT_API_AUTH_STRING to "
-                "the user:password that it was started with"
-            ) from error
         if kind is None and image is None:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
@@ -137,7 +133,9 @@ def _whole(path: str | None) -> str | None:
 
 
 def _ui_address() -> str:
-    return os.environ["PREFECT_API_URL"].removesuffix("/api")
+    from prefect.settings import get_current_settings
+
+    return str(get_current_settings().api.url).removesuffix("/api")
 
 
 def _start_server() -> subprocess.Popen[bytes]:

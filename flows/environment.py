@@ -16,6 +16,7 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would keep an id of the machine in ~/.cache and report to its makers
     **THREADS,
 }
 # In the terminal TinyWave says what happens itself; the same goes to the flow run's log in the UI.
