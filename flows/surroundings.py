@@ -97,7 +97,7 @@ def prefect_server() -> str | None:
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
             get_client(sync_client=True, httpx_settings={"timeout": patience}) as client,
         ):
-            client.read_flows(limit=1)
+            client.read_work_pools(limit=1)  # unlike /health, not open to everybody
             client.raise_for_api_version_mismatch()
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
