@@ -1,12 +1,16 @@
 """`tinywave run | plan | serve | deploy | generate | talk | evaluate | tokens | slamkit | bench-device | inspect | lineage | verify | repair | gc | forget`. Only pydantic is imported until a command has real work to do."""
 
 import argparse
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
+from flows import surroundings
 from tasks import stopping
 from tinywave_core.config.base import Device
 from tinywave_core.config.load import fields, load_config, preset_names
@@ -17,14 +21,20 @@ if TYPE_CHECKING:
     from flows.generate import Loading
     from flows.schedules import When
 
+_interrupted, _stopped = threading.Event(), threading.Event()
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 (a fault of ours), 2 (something the user can mend) or 130 (Ctrl-C)."""
-    parser = _parser()
-    words = _spelled(sys.argv[1:] if arguments is None else arguments)
     # A worker that is told to stop must leave its work as Ctrl-C does: resumable.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    if arguments is None:  # this process is ours alone
+        atexit.register(_ignore_signals)
+        surroundings.speak_utf8()
+        surroundings.find_home()
+    parser = _parser()
+    words = _spelled(sys.argv[1:] if arguments is None else arguments)
     try:
         _check_flags(words)
         options, rest = parser.parse_known_args(words)
@@ -36,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("\nstopped: finished work is kept, and the same command goes on from there", file=sys.stderr)
+        _say_stopped()
         return 130
 
 
@@ -67,8 +77,31 @@ def _check_flags(words: list[str]) -> None:
 
 
 def _interrupt(*_: object) -> None:
+    """The first time: stop in order. The second time: at once, with everything that we started."""
     stopping.requested.set()
-    raise KeyboardInterrupt
+    if not _interrupted.is_set():
+        _interrupted.set()
+        raise KeyboardInterrupt
+    _say_stopped()
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os._exit(130)
+
+
+def _ignore_signals() -> None:
+    """At the very end, when Python would give them back to the system, which changes our exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _say_stopped() -> None:
+    """Once, and past Python's buffers, which the interrupt may have found in use."""
+    if not _stopped.is_set():
+        _stopped.set()
+        os.write(2, b"\nstopped: finished work is kept, and the same command goes on from there\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -354,12 +387,19 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> dict[str, str]:
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:
     config = load_config(options.preset, _settings(options, rest))
-    from flows import environment
-
-    environment.prepare(quiet=True)
+    _prepare()
+    surroundings.find_prefect_home(lasting=False)
+    surroundings.prefect_server()
     from flows.run import run_flow
 
     return run_flow(options.what, config)
+
+
+def _prepare() -> None:
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    surroundings.check_machine()
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> int:
@@ -372,6 +412,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> int:
 def _serve(options: argparse.Namespace, rest: list[str]) -> int:
     settings = _settings(options, rest)
     load_config(options.preset, settings)  # a wrong flag is said before a server starts
+    surroundings.check_machine()
     from flows.deployments import serve
 
     serve(options.preset, settings, _when(options))
@@ -395,9 +436,7 @@ def _when(options: argparse.Namespace) -> "When":
 
 def _tokens(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from flows import environment
-
-    environment.prepare(quiet=True)
+    _prepare()
     from flows.tokens import show_tokens
 
     return show_tokens(
@@ -416,9 +455,7 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
     names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "seed")
     settings = {name: getattr(options, name) for name in names}
     check(GenerationConfig, settings)
-    from flows import environment
-
-    environment.prepare(quiet=True)
+    _prepare()
     from flows.generate import generate
     from tinywave_core.runtimes.base import Sampling
     from tinywave_core.tokenizers.prompts import OutputModality
@@ -439,9 +476,7 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _talk(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from flows import environment
-
-    environment.prepare(quiet=True)
+    _prepare()
     from flows.talk import talk
 
     models = [_loading(options, model) for model in options.model]
@@ -472,9 +507,7 @@ def _check_threads(threads: int) -> None:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     _no_more(rest)
-    from flows import environment
-
-    environment.prepare(quiet=True)
+    _prepare()
     from flows.evaluate import evaluate
     from tinywave_core.evals.pair_scores import Definition
 

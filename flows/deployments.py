@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import environment
+from flows import environment, surroundings
 from flows.schedules import When, crash_zombies
 from flows.server import local_server
 from tinywave_core.errors import ConfigError
@@ -24,15 +24,19 @@ GPU_STAGES = ("adaptation", "logit_caching", "distillation")
 def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
+    surroundings.find_prefect_home(lasting=not os.environ.get("PREFECT_API_URL"))
+    from prefect import serve as prefect_serve
+    from prefect.context import refresh_global_settings_context
+
     with ExitStack() as stack:
-        ours = "PREFECT_API_URL" not in os.environ
-        page = stack.enter_context(local_server()) if ours else os.environ["PREFECT_API_URL"].removesuffix("/api")
-        from prefect import serve as prefect_serve
+        named = surroundings.prefect_server()
+        page = named.removesuffix("/api") if named else stack.enter_context(local_server())
+        refresh_global_settings_context()  # the address and password of a server of ours are news to Prefect
 
         deployments = deployments_of(preset, settings, when)
         crash_zombies()
         print(f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)")
-        if ours:
+        if not named:
             client = (
                 f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
             )
@@ -49,6 +53,9 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, 
     start containers.
     """
     environment.prepare(quiet=False)
+    surroundings.find_prefect_home(lasting=False)
+    if not surroundings.prefect_server():
+        raise ConfigError("no Prefect server is named: set PREFECT_API_URL to the address of its API")
     from prefect.client.schemas.objects import VersionInfo
 
     _ensure_pool(pool, image)
@@ -102,25 +109,14 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
 def _ensure_pool(pool: str, image: str | None) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-    from prefect.settings import get_current_settings
+    from prefect.exceptions import ObjectNotFound
     from prefect.workers.process import ProcessWorker
 
-    url = get_current_settings().api.url
-    if not url:
-        raise ConfigError("no Prefect server is named: set PREFECT_API_URL to the address of its API")
     with get_client(sync_client=True) as client:
-        if client.api_healthcheck() is not None:
-            raise ConfigError(f"the Prefect server at {url} does not answer: start it, or set PREFECT_API_URL")
         try:
             kind = client.read_work_pool(pool).type
         except ObjectNotFound:
             kind = None
-        except PrefectHTTPStatusError as error:
-            raise ConfigError(
-                f"the Prefect server refuses us (status {error.response.status_code}): set PREFECT_API_AUTH_STRING to "
-                "the user:password that it was started with"
-            ) from error
         if kind is None and image is None:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))

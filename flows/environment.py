@@ -19,6 +19,7 @@ DEFAULTS = {
     "DO_NOT_TRACK": "1",
     # Apple's GPU: what torch cannot do on it yet runs on the CPU.
     "PYTORCH_ENABLE_MPS_FALLBACK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime would keep an id of the machine in ~/.cache and report to its makers
     **THREADS,
 }
 # A server's own pages need no permission to ask it, and no other page is to get one; Prefect's default is everybody.

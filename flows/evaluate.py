@@ -135,7 +135,7 @@ def _score(
             part, wavs = recordings(each.task, each.folder)
             path = out / "submission" / FOLDER[each.task] / f"{part}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(score_lines(wavs, score_recordings(lm, wavs, definition, progress)))
+            path.write_text(score_lines(wavs, score_recordings(lm, wavs, definition, progress)), encoding="utf-8")
             print(f"{len(wavs)} scores to submit: {path}")
             files.append(str(path.relative_to(out)))
     return Scored({"folder": model, "digest": lm.digest, "parameters": lm.parameters}, results, files)

@@ -112,7 +112,7 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     from tinywave_core.threads import cores
 
     folder = Path(loading.model)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = FreshTeacherConfig(
         layers=config["num_hidden_layers"],
         width=config["hidden_size"],
@@ -124,7 +124,10 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, parameters - head, head)
     form = "float32"
     if generator.runtime.name == "llama.cpp":
-        form = loading.quantization or json.loads((folder / "speech.json").read_text())["gguf"][0]["quantization"]
+        form = (
+            loading.quantization
+            or json.loads((folder / "speech.json").read_text(encoding="utf-8"))["gguf"][0]["quantization"]
+        )
     read = read_bandwidth(cores())
     times_s = [time.perf_counter() for _ in generator.runtime.stream(prompt, Sampling(1.0, 1.0, TIMED, TIMED), output)]
     return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s

@@ -47,8 +47,8 @@ fetch("/api/admin/version", {headers: {Authorization: "Basic " + login}})
 
 @contextmanager
 def local_server() -> Iterator[str]:
-    """A server that ends with this context: the address that opens its pages. Enter it before Prefect is imported, which then finds
-    the server by the environment."""
+    """A server that ends with this context: the address that opens its pages. Prefect finds it by the environment,
+    which it is to be told to read again if it was imported before."""
     port = os.environ.get("PREFECT_SERVER_API_PORT", str(PORT))
     try:
         listening = socket.create_server(("127.0.0.1", int(port)))

@@ -9,6 +9,10 @@ class ConfigError(TinyWaveError):
     """A preset, field or flag does not exist or is out of range."""
 
 
+class SurroundingError(TinyWaveError):
+    """The machine or the environment lacks something: a folder that can be written, a library, a server that answers."""
+
+
 class SourceError(TinyWaveError):
     """The audio source is missing, empty, unreadable or holds nothing usable."""
 

@@ -145,4 +145,4 @@ def machine() -> dict[str, Any]:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []

@@ -21,7 +21,7 @@ def check_run(config: PipelineConfig) -> None:
     folder = teacher_folder(config)
     layers = config.adaptation.fresh.layers
     if folder is not None:
-        layers = int(json.loads((folder / "config.json").read_text()).get("num_hidden_layers", 0))
+        layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", 0))
     student = config.distillation
     layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
     if student.vocabulary == "speech" and config.tokenization.interleaving.policy != "speech":

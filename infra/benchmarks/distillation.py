@@ -553,7 +553,7 @@ class _Turns:
             torch.cuda.reset_peak_memory_stats()
             return
         _give_back()
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again at VmRSS
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM starts again at VmRSS
 
     def _peak(self) -> float:
         if self.device == "cuda":
@@ -565,7 +565,7 @@ class _Turns:
 
 def _memory(name: str) -> int:
     """Bytes of one line of /proc/self/status."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
 

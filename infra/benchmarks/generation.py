@@ -80,7 +80,7 @@ def main() -> None:
     figures = measure(options)
     print(table(figures))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 # The parent ----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def export_child(options: argparse.Namespace) -> dict[str, Any]:
     files = {form: folder / f"{name}-{form.upper()}.gguf" for form in forms}
     kept = folder / "export.json"
     if kept.is_file() and all(path.is_file() for path in files.values()):
-        return json.loads(kept.read_text())
+        return json.loads(kept.read_text(encoding="utf-8"))
     vocabulary = vocabulary_of(shape)
     config = write_random(folder / "student", shape)
     base, started, found = peak_gib(), time.monotonic(), {}
@@ -173,7 +173,7 @@ def export_child(options: argparse.Namespace) -> dict[str, Any]:
     }
     for path in [*(folder / "student").iterdir(), *model.iterdir()]:
         path.unlink()
-    kept.write_text(json.dumps(figures))
+    kept.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
@@ -210,7 +210,7 @@ def write_random(folder: Path, shape: Shape) -> Any:
         tensor = torch.empty(size).normal_(0, 0.02, generator=generator) if len(size) > 1 else torch.ones(size)
         index[name] = f"{number:04d}.safetensors"
         save_file({name: tensor.bfloat16()}, folder / index[name])
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
     proto = sentencepiece_model_pb2.ModelProto()
     proto.trainer_spec.model_type = 2
     proto.trainer_spec.byte_fallback = True

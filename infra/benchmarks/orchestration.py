@@ -69,7 +69,7 @@ def main() -> None:
     figures = measure(options.audio, options.folder, options.shards, options.missing)
     print(table(figures))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 def measure(audio: Path, folder: Path, shards: int, missing: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def lose(store: Path, count: int) -> list[Path]:
     shards = [
         path.parent
         for path in sorted((store / "tokenization").glob("*/manifest.json"))
-        if json.loads(path.read_text())["part"] == "shard"
+        if json.loads(path.read_text(encoding="utf-8"))["part"] == "shard"
     ][:count]
     for shard in shards:
         (shard / "manifest.json").unlink()
@@ -256,7 +256,7 @@ def _tree_cpu(pid: int) -> float:
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue
         if int(stat.parent.name) == pid or int(fields[1]) == pid:

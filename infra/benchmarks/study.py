@@ -81,8 +81,8 @@ def main() -> None:
     results = study.compare(options.workers)
     results["minutes"] = (time.monotonic() - started) / 60
     folder = Path(options.root)
-    (folder / "study.json").write_text(json.dumps(results, indent=1))
-    (folder / "study.html").write_text(render(results, study))
+    (folder / "study.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (folder / "study.html").write_text(render(results, study), encoding="utf-8")
     print(text_table(results))
     print(f"\n{results['minutes']:.1f} minutes; report: {folder / 'study.html'}")
 

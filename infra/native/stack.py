@@ -166,7 +166,7 @@ class Stack:
 
     def said(self, name: str, characters: int = 3000) -> str:
         """The end of a part's log."""
-        return self._log(name).read_text(errors="replace")[-characters:]
+        return self._log(name).read_text(errors="replace", encoding="utf-8")[-characters:]
 
     def failed(self) -> str | None:
         """The first part that is no longer there."""
@@ -209,7 +209,7 @@ class Stack:
             if user is not None:
                 os.chown(data, user, -1)
             password = data.parent / "postgres.password"
-            password.write_text(self.passwords["postgres"])
+            password.write_text(self.passwords["postgres"], encoding="utf-8")
             if user is not None:
                 os.chown(password, user, -1)
             login = ["--username=prefect", "--auth=scram-sha-256", f"--pwfile={password}"]
@@ -288,8 +288,11 @@ def _passwords(folder: Path) -> dict[str, str]:
     kept = folder / "passwords.json"
     if not kept.exists():
         kept.touch(mode=0o600)
-        kept.write_text(json.dumps({name: secrets.token_hex(16) for name in ("postgres", "redis", "prefect", "s3")}))
-    found: dict[str, str] = json.loads(kept.read_text())
+        kept.write_text(
+            json.dumps({name: secrets.token_hex(16) for name in ("postgres", "redis", "prefect", "s3")}),
+            encoding="utf-8",
+        )
+    found: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 
 

@@ -9,19 +9,20 @@ import ctypes
 import importlib.util
 from pathlib import Path
 
+from tinywave_core.errors import SurroundingError
 
-def preload() -> Path:
-    """Load the library inside the soundfile wheel for the whole process and return its path; again: nothing happens.
 
-    Raises ImportError where soundfile was installed without its library (from source, say).
-    """
+def preload() -> str:
+    """Load the library for the whole process and return its path, or its name where it is the system's; again: nothing happens."""
     folder = importlib.util.find_spec("_soundfile_data")
     places = folder.submodule_search_locations if folder else None
-    found = sorted(path for place in places or [] for path in Path(place).glob("libsndfile*"))
-    if not found:
-        raise ImportError(
-            "the installed soundfile has no libsndfile of its own; expected the wheel of requirements.lock: install that, "
-            "or install libsndfile with the system's package manager"
-        )
-    ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL)
-    return found[0]
+    found = sorted(str(path) for place in places or [] for path in Path(place).glob("libsndfile*"))
+    library = found[0] if found else "libsndfile.so.1"
+    try:
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise SurroundingError(
+            f"there is no libsndfile ({error}): install the soundfile wheel of requirements.lock again, or libsndfile with the "
+            "system's package manager"
+        ) from error
+    return library

@@ -28,7 +28,7 @@ def sha256_once(path: Path) -> str:
     identity = [place, stat.st_size, stat.st_mtime_ns, stat.st_ino]
     note = cache_folder() / "digests" / hashlib.sha256(place.encode()).hexdigest()[:32]
     try:
-        known = json.loads(note.read_text())
+        known = json.loads(note.read_text(encoding="utf-8"))
         if known["identity"] == identity:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -37,7 +37,7 @@ def sha256_once(path: Path) -> str:
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"identity": identity, "sha256": digest}))
+        partial.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
         partial.replace(note)
     except OSError:  # a home that cannot be written: the digest is computed each time
         pass

@@ -60,7 +60,7 @@ def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
     identity = {key: str(info.get(key)) for key in ("size", "ETag", "LastModified", "mtime", "created")}
     note = target.with_name(f".{target.name}.json")
     whole = target.is_file() and target.stat().st_size == info["size"]
-    if whole and note.is_file() and note.read_text() == json.dumps(identity):
+    if whole and note.is_file() and note.read_text(encoding="utf-8") == json.dumps(identity):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two steps may fetch at once, also as threads of one process.
@@ -72,6 +72,6 @@ def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
                 f"{info['name']} came with {partial.stat().st_size:,} of {info['size']:,} bytes: try again"
             )
         partial.replace(target)
-        note.write_text(json.dumps(identity))
+        note.write_text(json.dumps(identity), encoding="utf-8")
     finally:
         partial.unlink(missing_ok=True)

@@ -234,7 +234,7 @@ def model_weights(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index} has no weight_map: expected the index of a checkpoint in shards; download it again"

@@ -52,7 +52,7 @@ def write_gguf(
     folder: Path, vocabulary: Vocabulary, path: Path, quantization: Quantization, name: str, license: str | None = None
 ) -> None:
     """Write the model in `folder`, whose ids are those of `vocabulary`, to `path`; the same model gives the same bytes."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("rope_scaling"):
         raise CheckpointError(
             f"{folder} has rope_scaling {config['rope_scaling']}; only Llama models without one are written as GGUF: export "

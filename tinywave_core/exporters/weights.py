@@ -35,7 +35,7 @@ class Weights:
 
     def __init__(self, folder: Path) -> None:
         if (folder / _INDEX).is_file():
-            files = json.loads((folder / _INDEX).read_text())["weight_map"]
+            files = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
             self._file_of = {name: folder / file for name, file in files.items()}
         elif (folder / _SINGLE).is_file():
             with safe_open(folder / _SINGLE, "pt") as file:
@@ -70,7 +70,9 @@ def copy_weights(source: Path, folder: Path, dtype: torch.dtype, rows: list[int]
         index |= dict.fromkeys(names, file)
     if len(shards) > 1:
         size = sum((folder / file).stat().st_size for file in set(index.values()))
-        (folder / _INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=1))
+        (folder / _INDEX).write_text(
+            json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=1), encoding="utf-8"
+        )
 
 
 def _cut(tensor: torch.Tensor, name: str, rows: list[int] | None) -> torch.Tensor:

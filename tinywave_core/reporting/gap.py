@@ -132,7 +132,7 @@ def worst_clips(artifact: Artifact) -> list[WorstClip]:
     from tinywave_core.reporting.page import clip_data
 
     clips = []
-    for row in json.loads(artifact.path("worst.json").read_text()):
+    for row in json.loads(artifact.path("worst.json").read_text(encoding="utf-8")):
         wav = artifact.path(row["file"]).read_bytes()
         seconds = (len(wav) - 44) / 2 / SAMPLE_RATE
         audio, picture = clip_data(wav)

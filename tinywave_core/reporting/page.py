@@ -138,7 +138,7 @@ def samples(artifact: Artifact) -> list[Sample]:
     """Players of the first samples of a `samples` artifact."""
     if "samples.json" not in artifact.files:
         return []
-    rows = json.loads(artifact.path("samples.json").read_text())
+    rows = json.loads(artifact.path("samples.json").read_text(encoding="utf-8"))
     shown: list[Sample] = []
     for number, row in enumerate(rows[:MAX_SAMPLES], start=1):
         sample = _sample(artifact, number, row)

@@ -184,7 +184,7 @@ def _part(prompt: list[int], tokens: int, banned: list[int]) -> dict[str, Any]:
 def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
     """The GGUF file of an export, the first where none is chosen; CheckpointError says which there are."""
     about = folder / "speech.json"
-    listed = json.loads(about.read_text()).get("gguf", []) if about.is_file() else []
+    listed = json.loads(about.read_text(encoding="utf-8")).get("gguf", []) if about.is_file() else []
     wanted = [each for each in listed if quantization in (None, each["quantization"])]
     if not wanted:
         there = ", ".join(each["quantization"] for each in listed) or "none"

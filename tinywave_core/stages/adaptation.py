@@ -232,7 +232,7 @@ def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
 
     if step.context["teacher"] is None:
         write_tokenizer(vocabulary, folder)
-        (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
+        (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
     else:
         copy_tokenizer(Path(step.context["teacher"]), folder, vocabulary)
 

@@ -128,7 +128,7 @@ def run_model(step: Step, output: Output) -> Summary:
     output.progress(2, 4, "GGUF files")
     prompts = _golden_prompts(vocabulary, teacher, trained)
     (folder / "speech.json").write_text(
-        json.dumps(_speech(folder, vocabulary, trained, prompts, files, step), indent=1)
+        json.dumps(_speech(folder, vocabulary, trained, prompts, files, step), indent=1), encoding="utf-8"
     )
     parameters = _check(folder, vocabulary, prompts)
     output.progress(3, 4, "checked")

@@ -100,7 +100,7 @@ def run_gap(step: Step, output: Output) -> Summary:
     by_id = {sequence.id: sequence for sequence in sequences}
     speech = {i: gap for i, (_, gap) in comparison.gaps.items() if not _has_text(by_id[i], vocabulary)}
     chosen = [by_id[i] for i in worst(speech, config.worst, config.worst_min_tokens)]
-    (output.folder / WORST).write_text(json.dumps(_worst(step, output, chosen, comparison), indent=1))
+    (output.folder / WORST).write_text(json.dumps(_worst(step, output, chosen, comparison), indent=1), encoding="utf-8")
     return {
         "utterances": len({s.utterance_id for s in sequences}),
         "tokens": sum(len(s.ids) - 1 for s in sequences),

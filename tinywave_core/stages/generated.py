@@ -237,10 +237,10 @@ class _Progress:
 def _kept(path: Path, make: Callable[[], Any]) -> Any:
     """What an earlier try of this very step wrote to a file, else what is made now, which is written there."""
     if path.is_file():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     made = make()
     unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(made))
+    unfinished.write_text(json.dumps(made), encoding="utf-8")
     unfinished.replace(path)
     return made
 

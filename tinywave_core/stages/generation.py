@@ -68,7 +68,7 @@ def run_samples(step: Step, output: Output) -> Summary:
     config = step.config
     assert isinstance(config, GenerationConfig)
     folder = step.input("model").path("model")
-    about = json.loads((folder / "speech.json").read_text())
+    about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
     vocabulary, trained = (Vocabulary.from_json(about[name]) for name in ("vocabulary", "trained_vocabulary"))
     for shard in step.inputs["tokens"]:
         trained.require_same(
@@ -110,7 +110,7 @@ def run_samples(step: Step, output: Output) -> Summary:
             }
         )
         output.progress(number, len(rows), "continuations")
-    (output.folder / "samples.json").write_text(json.dumps(samples, indent=1))
+    (output.folder / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
     return {
         "samples": len(samples),
         "new_tokens": sum(s["new_tokens"] for s in samples),

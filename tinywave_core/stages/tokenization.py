@@ -192,7 +192,7 @@ def run_release(step: Step, output: Output) -> Summary:
         _source(step.context, config.tokens), config.tokens, _device(step), vocabulary, params["digests"].items()
     )
     about = {"tokens": config.tokens, "rates_hz": RATES_HZ, **params}
-    (output.folder / RELEASE_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    (output.folder / RELEASE_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {"vocabulary": vocabulary.to_json(), **params}
 
 
@@ -309,7 +309,9 @@ def run_shard(step: Step, output: Output) -> Summary:
     }
     path = output.folder / TOKENS_FILE
     write_table(pa.Table.from_pylist(rows, schema=TOKENS).replace_schema_metadata(about), path)
-    (output.folder / VOCABULARY_FILE).write_text(json.dumps(vocabulary.to_json(), indent=1, sort_keys=True) + "\n")
+    (output.folder / VOCABULARY_FILE).write_text(
+        json.dumps(vocabulary.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return shard_summary(rows, vocabulary, path)
 
 
@@ -394,7 +396,9 @@ def run_tokens(step: Step, output: Output) -> Summary:
     seconds = sum(s["train_seconds"] + s["held_out_seconds"] for s in summaries)
     kinds = {kind: sum(s["kinds"][kind] for s in summaries) for kind in KINDS}
     counts = {name: np.sum([s[f"{name}_counts"] for s in summaries], axis=0).astype(int).tolist() for name in STREAMS}
-    (output.folder / STREAMS_FILE).write_text(json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n")
+    (output.folder / STREAMS_FILE).write_text(
+        json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return {
         "shards": [
             {"id": shard.id, "part": shard.part, **{name: shard.summary[name] for name in splits}} for shard in shards

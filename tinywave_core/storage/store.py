@@ -255,7 +255,7 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, _rights_in(target.parent))
             os.link(temporary, target)  # fails if present, unlike rename: two writers cannot both win
             _fsync_folder(target.parent)
         finally:
@@ -393,6 +393,7 @@ class Store:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(source, _rights_in(target.parent))
         _fsync_file(source)
         os.replace(source, target)
         _fsync_folder(target.parent)
@@ -549,6 +550,11 @@ def key_of(root: str) -> str:
 def _content(manifest: Manifest) -> str:
     """A name for what the files hold: stores that share a URL (another endpoint, an emptied bucket) share no copies."""
     return hashlib.sha256("".join(entry.sha256 for entry in manifest.files).encode()).hexdigest()[:12]
+
+
+def _rights_in(folder: Path) -> int:
+    """Who may read and write a file: whom the folder lets in. Libraries make files for one user only (safetensors does)."""
+    return folder.stat().st_mode & 0o666
 
 
 def _fsync_file(path: Path) -> None:

@@ -112,7 +112,9 @@ class Generator:
             raise CheckpointError(
                 f"{folder} has no speech.json: expected the model/ directory of an export (`tinywave inspect` lists them)"
             )
-        vocabulary = Vocabulary.from_json(json.loads((folder / "speech.json").read_text())["vocabulary"])
+        vocabulary = Vocabulary.from_json(
+            json.loads((folder / "speech.json").read_text(encoding="utf-8"))["vocabulary"]
+        )
         place = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
             open_runtime(folder, runtime, quantization, place.type, threads),  # type: ignore[arg-type]

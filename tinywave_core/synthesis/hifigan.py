@@ -285,7 +285,7 @@ def _names(path: Path, most: int) -> tuple[str, ...]:
     if not path.is_file() or not most:
         return ()
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as text ({error}): expected a name per line") from error
     if len(names) > most:

@@ -81,7 +81,7 @@ class HifiganConfig(BaseModel):
     def load(cls, path: Path) -> Self:
         """Read config.json; CheckpointError names the file, the field, what was found and what was expected."""
         try:
-            return cls.model_validate(json.loads(path.read_text()))
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is missing: expected the vocoder's config.json there") from error
         except ValidationError as error:

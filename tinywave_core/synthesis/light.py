@@ -130,12 +130,12 @@ class LightVocoder:
             "voices": list(self.voices),
             "vocabulary": self.vocabulary.to_json(),
         }
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "LightVocoder":
         """Read what `save` wrote."""
-        about = json.loads((folder / DESCRIPTION).read_text())
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if about["version"] > FORMAT_VERSION:
             raise SchemaVersionError(
                 f"{folder} has a light vocoder of version {about['version']}, this TinyWave reads up to {FORMAT_VERSION}: "

@@ -162,12 +162,12 @@ class DraftVocoder:
             "sample_rate": SAMPLE_RATE,
             "vocabulary": self.vocabulary.to_json(),
         }
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "DraftVocoder":
         """Read what `save` wrote."""
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if description["version"] > FORMAT_VERSION:
             raise SchemaVersionError(
                 f"{folder} has a vocoder of version {description['version']}, this TinyWave reads up to {FORMAT_VERSION}: "

@@ -113,12 +113,12 @@ class Codebooks:
             "rates_hz": speech.RATES_HZ,
             "vocabulary": self.vocabulary.to_json(),
         }
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Codebooks":
         """Read what `save` wrote."""
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if description.get("format") != "tinywave-codebooks":
             raise TinyWaveError(
                 f"{folder / DESCRIPTION} is not a description of codebooks: pass a tokenization artifact"

@@ -23,7 +23,7 @@ _FAST_FILES = (FAST, "tokenizer_config.json", "special_tokens_map.json")
 def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
     """Vocabulary of the model in `folder`; `convention` is how a tokenizer.model is to be used (tokenizer.json has its own)."""
     if (folder / VOCABULARY).is_file():
-        return Vocabulary.from_json(json.loads((folder / VOCABULARY).read_text()))
+        return Vocabulary.from_json(json.loads((folder / VOCABULARY).read_text(encoding="utf-8")))
     rows = _rows(folder)
     if (folder / SENTENCEPIECE).is_file():
         from tinywave_core.tokenizers.sentencepiece_text import read_vocabulary
@@ -58,13 +58,13 @@ def copy_tokenizer(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
         for name in (*_FAST_FILES, SENTENCEPIECE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
-    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
 
 
 def write_speech_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     """Give the model in `folder` the tokenizer of a vocabulary without text, and the vocabulary."""
     save_tokenizer(build_speech_tokenizer(vocabulary), folder)
-    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()))
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
 
 
 def _write_from_pieces(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
@@ -80,7 +80,7 @@ def _write_from_pieces(source: Path, folder: Path, vocabulary: Vocabulary) -> No
 
 def _rows(folder: Path) -> int:
     try:
-        return int(json.loads((folder / "config.json").read_text())["vocab_size"])
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder / 'config.json'} has no vocab_size: expected the config of a Llama model"

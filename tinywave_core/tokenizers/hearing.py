@@ -38,7 +38,7 @@ def load_hearing(model: Path, vocabulary: Vocabulary, spiritlm_dir: str | None, 
     """What turns audio into tokens for the model in a directory; CheckpointError where its files are not at hand."""
     folder = model / SPEECH_TOKENIZER
     if (folder / RELEASE_FILE).is_file():
-        about = json.loads((folder / RELEASE_FILE).read_text())
+        about = json.loads((folder / RELEASE_FILE).read_text(encoding="utf-8"))
         return _of_release(about["tokens"], vocabulary, spiritlm_dir, device, expected=about["digests"])
     if folder.is_dir():
         codebooks = Codebooks.load(folder)

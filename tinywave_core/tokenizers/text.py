@@ -33,8 +33,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "model_max_length": 1_000_000,
         "padding_side": "right",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(SPECIALS, indent=2, sort_keys=True) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps(SPECIALS, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

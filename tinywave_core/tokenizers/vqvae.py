@@ -96,7 +96,7 @@ class PitchCodes:
 def read_config(path: Path) -> Architecture:
     """The fields that matter; CheckpointError names the file, the field, what was found and what was expected."""
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): expected the config.yaml of the release beside model.pt"

@@ -53,10 +53,10 @@ def _write(
     partial.mkdir(parents=True)
     save_file(weights, partial / "model.safetensors")
     save_file(moments, partial / "optimizer.safetensors")
-    (partial / "curves.json").write_text(json.dumps(state.curves))
+    (partial / "curves.json").write_text(json.dumps(state.curves), encoding="utf-8")
     digests = {entry.name: entry.sha256 for entry in describe_files(partial)}
     about = {"step": state.step, "left_out": state.left_out, "sha256": digests}
-    (partial / "state.json").write_text(json.dumps(about))
+    (partial / "state.json").write_text(json.dumps(about), encoding="utf-8")
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -80,7 +80,9 @@ def load_checkpoint(
             for name, parameter in parameters.items():
                 parameter.copy_(_share(weights[name], parameter))
                 optimizer.state[parameter] = _state_of(name, parameter, moments)
-        return TrainingState(about["step"], json.loads((path / "curves.json").read_text()), about["left_out"])
+        return TrainingState(
+            about["step"], json.loads((path / "curves.json").read_text(encoding="utf-8")), about["left_out"]
+        )
     return None
 
 
@@ -111,7 +113,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _valid_state(path: Path) -> dict[str, Any] | None:
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         whole = "left_out" in state and all(
             sha256_of(path / name) == digest for name, digest in state["sha256"].items()
         )

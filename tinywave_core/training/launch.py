@@ -47,7 +47,7 @@ def run_in_processes(step: Step, output: Output) -> Summary:
     _require_a_gpu_each(output.runtime)
     with tempfile.TemporaryDirectory(prefix="tinywave-launch-") as name:
         folder = Path(name)
-        (folder / "step.json").write_text(json.dumps(_described(step, output)))
+        (folder / "step.json").write_text(json.dumps(_described(step, output)), encoding="utf-8")
         with (folder / "log").open("wb") as log:
             processes = _start(output.runtime.training_processes, folder, log)
             try:
@@ -56,7 +56,7 @@ def run_in_processes(step: Step, output: Output) -> Summary:
                 _end(processes)
         if processes.returncode:
             raise _error(folder, processes.returncode)
-        summary: Summary = json.loads((folder / "summary.json").read_text())
+        summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return summary
 
 
@@ -124,12 +124,12 @@ def _end(processes: "subprocess.Popen[bytes]") -> None:
 
 def _error(folder: Path, status: int) -> Exception:
     """The error of the process that failed first: the others only lost their partner."""
-    found = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("error-*.json")]
     first = min(found, key=lambda fault: fault["at"], default={"kind": "", "text": ""})
     kind = getattr(errors, first["kind"], None)
     if isinstance(kind, type) and issubclass(kind, TinyWaveError):
         return kind(first["text"])
-    last = (folder / "log").read_text(errors="replace").splitlines()[-_LAST_LINES:]
+    last = (folder / "log").read_text(errors="replace", encoding="utf-8").splitlines()[-_LAST_LINES:]
     return RuntimeError(
         f"a process of the training failed or was killed (torchrun's exit status is {status}); run again and training goes on "
         "from its last checkpoint. The end of their log:\n" + "\n".join(last)
@@ -155,16 +155,16 @@ def _require_a_gpu_each(runtime: RuntimeConfig) -> None:
 
 def main(folder: Path) -> None:
     """Run the step of `folder` as one process of torchrun."""
-    told = os.fdopen(os.dup(1), "w", buffering=1)
+    told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log
     threading.Thread(target=_end_with_the_task, daemon=True).start()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        _run(json.loads((folder / "step.json").read_text()), folder, told, stop.is_set)
+        _run(json.loads((folder / "step.json").read_text(encoding="utf-8")), folder, told, stop.is_set)
     except Exception as error:
         fault = {"at": time.time(), "kind": type(error).__name__, "text": str(error)}
-        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(fault))
+        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(fault), encoding="utf-8")
         raise
 
 
@@ -183,7 +183,7 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
         output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
         summary = step.run(step, output)
         if first:
-            (folder / "summary.json").write_text(json.dumps(summary))
+            (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def rebuilt(described: dict[str, Any]) -> Step:
