@@ -50,6 +50,8 @@ def test_nothing_else_resamples():
         str(path.relative_to(root))
         for folder in ("flows", "tasks", "tinywave_core", "infra")
         for path in (root / folder).rglob("*.py")
-        if re.search(r"functional\.resample\(|transforms\.Resample|resample_poly|resampy|soxr|librosa", path.read_text())
+        if re.search(
+            r"functional\.resample\(|transforms\.Resample|resample_poly|resampy|soxr|librosa", path.read_text()
+        )
     ]
     assert found == ["tinywave_core/audio/resampling.py"]
