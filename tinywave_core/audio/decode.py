@@ -29,7 +29,6 @@ from tinywave_core.audio.decoder_process import Verdict
 from tinywave_core.audio.resampling import FILTER_WIDTH, ROLLOFF, ratio, to_16k
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.storage.schemas import SAMPLE_RATE
 
 BLOCK_S = 60
 START_TIMEOUT_S = 60.0
