@@ -7,6 +7,9 @@ from pathlib import Path
 
 from flows.generate import Loading
 
+SWITCH_S = 0.0005
+"""After which a model gives Python's lock to the server: each of its many short steps waits for that (Python's own is ten times that)."""
+
 
 def talk(
     models: Sequence[Loading],
@@ -27,6 +30,7 @@ def talk(
     from tinywave_core.serving.host import ModelHost
     from tinywave_core.serving.limits import Limits
 
+    sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
     for name, each in zip(names([each.model for each in models]), models, strict=True):

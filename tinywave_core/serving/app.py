@@ -9,6 +9,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -71,6 +72,8 @@ class Server:
         self.hosts = {host.name: host for host in hosts}
         self.limits = limits
         self.bodies = Bodies(limits)
+        # One thread: each step on megabytes keeps Python's lock, and with several at it the loop would wait for all of them.
+        self._reader = ThreadPoolExecutor(1, "reader")
         self.sessions = 0
 
     def app(self, allowed_hosts: Collection[str] = ()) -> Starlette:
@@ -105,7 +108,7 @@ class Server:
         """One answer to one request."""
         started = time.perf_counter()
         async with self.bodies.read(request) as body:
-            asked = await asyncio.to_thread(self._asked, request, body)
+            asked = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
             prompt = await _unless_gone(request, self._prompt(asked))
         events = asked.host.answer(prompt, asked.settings, started)
         if asked.format == "json":
@@ -135,6 +138,7 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
+        self._reader.shutdown(wait=False, cancel_futures=True)
         for host in self.hosts.values():
             await asyncio.to_thread(host.close)
 

@@ -3,12 +3,13 @@
 uvicorn has no deadline for the head of a request nor for a client that does not read, and its limit_concurrency counts connections that
 never asked for anything: a few dozen of them, half open, made it answer 503 to everyone. Here the connections beyond `Limits.connections`
 replace those that the server has waited for longest (for a head, a body, or until something is read), and only where all others are
-really served is a request refused; /health never is. What arrives is read in small pieces, and a client whose
-bytes took long to parse is read again later, so that thousands of tiny frames from one hold up no other.
+really served is a request refused; /health never is. What arrives is parsed in small pieces, and pieces of thousands of
+tiny frames or chunks one after another, in a share of the time (`Turns`), so that they hold up nobody else.
 """
 
 import asyncio
 import time
+from collections import deque
 from typing import Any, cast
 
 import uvicorn
@@ -20,10 +21,12 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from tinywave_core.serving.errors import RequestError, told
 from tinywave_core.serving.limits import Limits
 
-PIECE = 16 << 10
+PIECE = 4 << 10
 """Bytes that are parsed at a time."""
-QUICK_S, SHARE = 0.005, 4
-"""A piece that took longer than this to parse is followed by a pause of so many times as long."""
+SMALL = 1 << 10
+"""Bytes of a piece that is parsed at once whatever else is going on: most requests are one."""
+QUICK_S, SHARE = 0.002, 4
+"""A piece that takes longer than this to parse is slow, and slow ones have together a quarter of the time."""
 CROWD = 4
 """With so many times the connections that there may be, none has time to say something first."""
 LOOK_S = 0.5
@@ -35,6 +38,7 @@ class TalkConfig(uvicorn.Config):
 
     def __init__(self, app: ASGIApp, limits: Limits, **more: Any) -> None:
         self.limits = limits
+        self.turns = Turns()
         super().__init__(
             app,
             http=Http,
@@ -49,6 +53,42 @@ class TalkConfig(uvicorn.Config):
         )
 
 
+class Turns:
+    """Pieces that wait to be parsed, since slow ones had their share of the time."""
+
+    def __init__(self) -> None:
+        self.free_at = 0.0
+        self.waiting: deque[tuple[_Watched, bytes]] = deque()
+
+    def parse(self, connection: "_Watched", data: bytes) -> None:
+        """Now or later; until then nothing more of this connection is read."""
+        is_free = not self.waiting and connection.loop.time() >= self.free_at
+        if is_free or (len(data) <= SMALL and not connection.is_slow):
+            self._parse(connection, data)
+            return
+        connection.transport.pause_reading()
+        self.waiting.append((connection, data))
+        if len(self.waiting) == 1:
+            connection.loop.call_at(self.free_at, self._next)
+
+    def _next(self) -> None:
+        connection, data = self.waiting.popleft()
+        if not connection.transport.is_closing():
+            self._parse(connection, data)
+            connection.read_on()
+        if self.waiting:
+            connection.loop.call_at(self.free_at, self._next)
+
+    def _parse(self, connection: "_Watched", data: bytes) -> None:
+        # By the processor's time, since a model that computes meanwhile is not the client's fault.
+        started_s, started_cpu_s = connection.loop.time(), time.thread_time()
+        connection.parse(data)
+        if time.thread_time() - started_cpu_s > QUICK_S:
+            now = connection.loop.time()
+            connection.is_slow = True
+            self.free_at = max(self.free_at, now) + (now - started_s) * SHARE
+
+
 class _Watched(asyncio.Protocol):
     """What both kinds of connection have; goes before uvicorn's class, whose attributes it uses."""
 
@@ -60,6 +100,9 @@ class _Watched(asyncio.Protocol):
     @property
     def limits(self) -> Limits:
         return cast(TalkConfig, self.config).limits
+
+    is_slow = False
+    """Whether one of its pieces was."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -75,12 +118,17 @@ class _Watched(asyncio.Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        started = time.thread_time()  # of this thread alone: a model that computes meanwhile is not the client's fault
+        cast(TalkConfig, self.config).turns.parse(self, data)
+
+    def parse(self, data: bytes) -> None:
+        """Uvicorn's part."""
         super().data_received(data)
-        took_s = time.thread_time() - started
-        if took_s > QUICK_S and self._is_mine():
-            self.transport.pause_reading()
-            self.loop.call_later(took_s * SHARE, self._read_on)
+
+    def read_on(self) -> None:
+        """Read again, unless uvicorn has stopped by itself."""
+        is_mine = self.transport.get_protocol() is self and not self.transport.is_closing()
+        if is_mine and self.wants_more():
+            self.transport.resume_reading()
 
     def is_awaited(self) -> bool:
         """Whether the client must do something next."""
@@ -93,14 +141,6 @@ class _Watched(asyncio.Protocol):
     def is_overdue(self, now: float) -> bool:
         """Whether the client has read nothing for too long."""
         return now - self.moved_at > self.limits.write_s
-
-    def _is_mine(self) -> bool:
-        """False for the HTTP part of a connection that has become a WebSocket, and where it is over."""
-        return self.transport.get_protocol() is self and not self.transport.is_closing()
-
-    def _read_on(self) -> None:
-        if self._is_mine() and self.wants_more():
-            self.transport.resume_reading()
 
     def _look(self) -> None:
         if self.transport.get_protocol() is not self:
@@ -128,7 +168,17 @@ class Http(_Watched, H11Protocol):
 
     def on_response_complete(self) -> None:
         self.waits_since = self.loop.time()
+        if not self.cycle.more_body and self.conn.trailing_data[0]:
+            self.transport.close()  # requests before the answer to the last: thousands at once, and no usual client sends any
+            return
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End at once where nothing is answered, or when the answer has been given."""
+        if self.is_awaited():
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def is_awaited(self) -> bool:
         """Whether it has no request yet, or one that is not complete, or reads too slowly."""
