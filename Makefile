@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration check lock clean
+.PHONY: help setup demo demo-interleaved stack test test-machines bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -63,6 +63,12 @@ bench-generation: setup  ## Measure students of real shapes in llama.cpp: speed,
 
 bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,000 shards per stage (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/orchestration.py $(BENCH_ARGS)
+
+bench-talk-attacks: setup  ## Measure how long anybody can keep `tinywave talk` from answering (3 minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/talk_attacks.py $(BENCH_ARGS)
+
+soak-talk: setup  ## Ask `tinywave talk` thousands of times, with hang-ups: memory and files must not grow (5 minutes)
+	@$(BIN)/python infra/benchmarks/talk_attacks.py --soak 5000 $(BENCH_ARGS)
 
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
 	@$(BIN)/python infra/benchmarks/study.py $(STUDY_ARGS)

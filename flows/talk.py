@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flows.generate import Loading
 
-CONNECTIONS = 64
-"""Open at a time; more are told to come back."""
+SWITCH_S = 0.0005
+"""After which a model gives Python's lock to the server: each of its many short steps waits for that (Python's own is ten times that)."""
 
 
 def talk(
@@ -26,9 +26,11 @@ def talk(
 
     from tinywave_core.errors import ConfigError
     from tinywave_core.serving.app import Server
+    from tinywave_core.serving.connections import TalkConfig
     from tinywave_core.serving.host import ModelHost
     from tinywave_core.serving.limits import Limits
 
+    sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
     for name, each in zip(names([each.model for each in models]), models, strict=True):
@@ -42,15 +44,7 @@ def talk(
         raise ConfigError(
             f"{host}:{port} cannot be listened on ({error}): pass another --port, or 0 for a free one"
         ) from error
-    config = uvicorn.Config(
-        Server(hosts, limits).app(allowed_hosts),
-        log_level="warning",
-        ws="websockets-sansio",
-        ws_max_size=limits.message_bytes,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-    )
+    config = TalkConfig(Server(hosts, limits).app(allowed_hosts), limits, timeout_graceful_shutdown=5)
     shown = f"[{host}]" if ":" in host else host
     print(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
     try:

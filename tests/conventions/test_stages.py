@@ -31,6 +31,7 @@ SHARED = {
         "server",
         "show",
         "slamkit",
+        "surroundings",
         "talk",
         "tokens",
         "watch",

@@ -1,4 +1,4 @@
-"""The numerical contract (infra/decisions/0026-numerical-contract.md): what is the same on every machine, and what nearly."""
+"""The numerical contract (infra/decisions/0027-numerical-contract.md): what is the same on every machine, and what nearly."""
 
 import json
 import subprocess

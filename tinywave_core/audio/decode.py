@@ -1,8 +1,8 @@
 """Any audio file -> mono 16-bit samples at 16 kHz, or the reason why not. Decoding happens in a child process.
 
 The child (`decoder_process`) has bounded memory and time; a child that dies or hangs costs one file, never the run.
-Resampling: `torchaudio.functional.resample` with its defaults, in float64 so that the rounding to 16 bits does not
-depend on the machine's instruction set, block by block so that twelve hours need no more memory than their result.
+Resampling (`resampling.py`) in float64 so that the rounding to 16 bits does not depend on the machine's instruction
+set, block by block so that twelve hours need no more memory than their result.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,17 +26,12 @@ import numpy.typing as npt
 
 from tinywave_core.audio import decoder_process
 from tinywave_core.audio.decoder_process import Verdict
+from tinywave_core.audio.resampling import FILTER_WIDTH, ROLLOFF, ratio, to_16k
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.storage.schemas import SAMPLE_RATE
 
 BLOCK_S = 60
 START_TIMEOUT_S = 60.0
-# torchaudio's kernel has (rate / gcd) * (16000 / gcd) values: gigabytes for rates like 44101 Hz. Such a rate is taken
-# as the nearest ratio with a denominator up to this, which is off by less than 0.05 %.
-LARGEST_DENOMINATOR = 640
-# Filter half-width and roll-off of torchaudio.functional.resample.
-FILTER_WIDTH, ROLLOFF = 6, 0.99
 _ONE_THREAD = threading.Lock()
 
 Samples = npt.NDArray[np.int16]
@@ -217,13 +211,6 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def ratio(rate: int) -> tuple[int, int]:
-    """Input and output samples of one period of the resampler, in lowest terms."""
-    exact = Fraction(rate, SAMPLE_RATE)
-    near = exact if exact.denominator <= LARGEST_DENOMINATOR else exact.limit_denominator(LARGEST_DENOMINATOR)
-    return near.numerator, near.denominator
-
-
 def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samples:
     """`frames` samples at `rate`, which `read(n)` hands out in order, as 16-bit samples at 16 kHz.
 
@@ -233,7 +220,6 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
     if orig == new:
         return _read_as_is(read, frames, block_s * rate)
     import torch
-    import torchaudio.functional
 
     margin = orig * (1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig))
     block = orig * max(1, block_s * rate // orig)
@@ -245,7 +231,7 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
             # torchaudio rounds its output's length in float32, so it can be one short: zeros behind, as it adds itself.
             held = np.concatenate([held, np.zeros(orig, dtype=np.float32)])
         with _one_thread():
-            wide_tensor = torchaudio.functional.resample(torch.from_numpy(held).double(), orig, new)
+            wide_tensor = to_16k(torch.from_numpy(held).double(), rate)
         wide = wide_tensor.numpy()
         first, last = (start // orig * new, len(out_N) if stop == frames else stop // orig * new)
         skip = (start - held_from) // orig * new

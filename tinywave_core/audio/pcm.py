@@ -16,7 +16,7 @@ def to_pcm16(samples: Samples) -> bytes:
     return np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes()
 
 
-def from_pcm16(data: bytes) -> Samples:
+def from_pcm16(data: bytes | bytearray) -> Samples:
     """Samples of whole 16-bit values."""
     return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
 

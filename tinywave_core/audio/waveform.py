@@ -1,7 +1,7 @@
 """One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for looking and for prompts.
 
-Resampling is torchaudio's at its default parameters, per channel; then two channels are averaged. Level and offset stay as
-they are. Corpora go through `stages.ingestion` instead, which decodes in a bounded child process and cuts at pauses.
+Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. Corpora go through
+`stages.ingestion` instead, which decodes in a bounded child process and cuts at pauses.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from tinywave_core.audio.resampling import to_16k
 from tinywave_core.errors import SourceError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -37,10 +38,12 @@ def to_mono_16k(samples_NC: npt.NDArray[np.float32], rate: int, what: str) -> np
         )
     if rate != SAMPLE_RATE and len(samples_NC):
         import torch
-        import torchaudio
 
         channels_CN = torch.from_numpy(np.ascontiguousarray(samples_NC.T))
-        samples_NC = torchaudio.functional.resample(channels_CN, rate, SAMPLE_RATE).numpy().T
+        try:
+            samples_NC = to_16k(channels_CN, rate).numpy().T
+        except SourceError as error:
+            raise SourceError(f"{what} has {error}") from error
     return np.ascontiguousarray(
         samples_NC.mean(axis=1, dtype=np.float32) if samples_NC.shape[1] > 1 else samples_NC[:, 0]
     )

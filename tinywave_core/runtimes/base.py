@@ -109,6 +109,8 @@ def check_request(
             f"temperature {sampling.temperature}, top_p {sampling.top_p} and max_new_tokens {sampling.max_new_tokens}: expected a "
             "temperature above 0 (0.01 comes close to the likeliest token), top_p above 0 and at most 1, and 1 token or more"
         )
+    if not -(2**63) <= sampling.seed < 2**64:
+        raise ConfigError(f"a seed of {len(str(sampling.seed))} digits; expected one of 64 bits")
     if len(prompt) + sampling.max_new_tokens > context:
         raise ConfigError(
             f"the prompt has {len(prompt)} tokens and {sampling.max_new_tokens} are to follow, the model reads {context}: give a "

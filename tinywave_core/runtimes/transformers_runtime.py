@@ -22,6 +22,9 @@ from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures beyond which nothing changes: the likeliest token, and any. Scores over smaller ones leave float32."""
+
 
 @dataclass
 class _Read:
@@ -131,7 +134,7 @@ def _draw(scores: torch.Tensor, sampling: Sampling, generator: torch.Generator) 
 
 def probabilities(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Of each token [V], from its score: temperature first, then the nucleus, as transformers' `generate` has them."""
-    scores = scores[None] / sampling.temperature
+    scores = scores[None] / min(max(sampling.temperature, COLDEST), HOTTEST)
     if sampling.top_p < 1:
         scores = TopPLogitsWarper(sampling.top_p)(None, scores)  # type: ignore[arg-type]
     return scores[0].softmax(-1)

@@ -8,12 +8,14 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,12 +32,14 @@ from tinywave_core.serving.asking import (
     Settings,
     checked_rate,
     from_base64,
+    parsed,
     pcm,
     require_sound,
     require_text,
     wav,
 )
-from tinywave_core.serving.errors import RequestError, status_of, told
+from tinywave_core.serving.bodies import Bodies
+from tinywave_core.serving.errors import RequestError, gone, shown, status_of, told, unknown_model
 from tinywave_core.serving.guard import Guard
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
@@ -45,20 +49,20 @@ from tinywave_core.synthesis.prompting import Part
 
 PAGE = Path(__file__).parent / "page.html"
 TRY_AGAIN = 1013
+CLOSED, AGAIN = {"connection": "close"}, {"retry-after": "1"}
 
 Format = Literal["wav", "pcm", "json"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for an answer, checked."""
+    """A request for an answer, checked but for its audio, which `decode` makes into samples."""
 
     host: ModelHost
     settings: Settings
     format: Format
     text: str | None
-    samples: Samples | None = field(repr=False)
+    decode: Callable[[], Samples] | None = field(repr=False)
 
 
 class Server:
@@ -67,6 +71,9 @@ class Server:
     def __init__(self, hosts: list[ModelHost], limits: Limits) -> None:
         self.hosts = {host.name: host for host in hosts}
         self.limits = limits
+        self.bodies = Bodies(limits)
+        # One thread: each step on megabytes keeps Python's lock, and with several at it the loop would wait for all of them.
+        self._reader = ThreadPoolExecutor(1, "reader")
         self.sessions = 0
 
     def app(self, allowed_hosts: Collection[str] = ()) -> Starlette:
@@ -100,8 +107,10 @@ class Server:
     async def generate(self, request: Request) -> Response:
         """One answer to one request."""
         started = time.perf_counter()
-        asked = await self._asked(request)
-        events = self._answered(asked, started)
+        async with self.bodies.read(request) as body:
+            asked = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
+            prompt = await _unless_gone(request, self._prompt(asked))
+        events = asked.host.answer(prompt, asked.settings, started)
         if asked.format == "json":
             return JSONResponse(await _unless_gone(request, _collected(events)))
         # Up to the first sound, what goes wrong has a status of its own.
@@ -114,7 +123,7 @@ class Server:
         await socket.accept()
         model = socket.query_params.get("model", next(iter(self.hosts)))
         if model not in self.hosts or self.sessions >= self.limits.sessions:
-            error = self._unknown(model)
+            error = unknown_model(model, self.hosts)
             if model in self.hosts:
                 error = RequestError(f"{self.sessions} clients are connected already: try again later", "busy", 429)
             await socket.send_text(json.dumps({"type": "error", "error": told(error)}))
@@ -129,82 +138,64 @@ class Server:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         yield
+        self._reader.shutdown(wait=False, cancel_futures=True)
         for host in self.hosts.values():
             await asyncio.to_thread(host.close)
 
-    async def _answered(self, asked: Asked, started: float) -> AsyncGenerator[Event, None]:
+    async def _prompt(self, asked: Asked) -> list[int]:
+        """Ids of what is to be continued."""
         asked.host.require_room()
         parts: list[Part] = [] if asked.text is None else [asked.text]
-        if asked.samples is not None:
-            parts.append(await asked.host.hear(asked.samples))
-        prompt = asked.host.generator.prompting.ids(parts, asked.settings.modality)
-        async with aclosing(asked.host.answer(prompt, asked.settings, started)) as events:
-            async for event in events:
-                yield event
+        if asked.decode is not None:
+            parts.append(await asked.host.hear_upload(asked.decode))
+        return asked.host.generator.prompting.ids(parts, asked.settings.modality)
 
-    async def _asked(self, request: Request) -> Asked:
+    def _asked(self, request: Request, body: bytearray) -> Asked:
+        """What a request asks for; in a thread, since bodies have megabytes."""
         head = Message()
         head["content-type"] = request.headers.get("content-type", "")
-        body = await _body(request, self.limits)
-        kind = head.get_content_type()
-        values: dict[str, Any]
-        if kind == "application/json":
-            values = _object(body)
-            text, audio = values.pop("input", None), values.pop("audio", None)
-            samples = None if audio is None else wav(from_base64(audio), self.limits)
-        else:
-            values, text = dict(request.query_params), None
-            if kind == "audio/pcm":
-                rate = str(head.get_param("rate", str(SAMPLE_RATE)))
-                samples = pcm(
-                    body, checked_rate(int(rate) if rate.isdecimal() and len(rate) < 7 else rate), self.limits
-                )
-            else:
-                samples = wav(body, self.limits)
-        if text is None and samples is None:
-            raise RequestError(
-                "there is nothing to continue: give input (text), audio (base64 of a wav), or both", "prompt_empty"
-            )
-        if samples is not None:
-            require_sound(samples)
+        is_json = head.get_content_type() == "application/json"
+        values: dict[str, Any] = parsed(body, "the body") if is_json else dict(request.query_params)
+        text, decode = self._given(head, body, values)
         model = values.pop("model", next(iter(self.hosts)))
         if not isinstance(model, str) or model not in self.hosts:
-            raise self._unknown(model)
+            raise unknown_model(model, self.hosts)
         wanted = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
         if wanted not in ("wav", "pcm", "json"):
-            raise RequestError(f"response_format: {wanted!r}; expected wav, pcm or json", "invalid_settings")
-        settings = Settings().changed(values, self.limits)
+            raise RequestError(f"response_format: {shown(wanted)}; expected wav, pcm or json", "invalid_settings")
+        settings = Settings().changed(values, self.limits, strict=is_json)
         if settings.output == "text" and wanted != "json":
             raise RequestError("response_format: text comes as json", "invalid_settings")
-        text = None if text is None else require_text(text, self.limits)
-        return Asked(self.hosts[model], settings, wanted, text, samples)
+        return Asked(self.hosts[model], settings, wanted, text, decode)
 
-    def _unknown(self, model: object) -> RequestError:
-        return RequestError(f"there is no model {model!r}; there are {', '.join(self.hosts)}", "unknown_model", 404)
+    def _given(
+        self, head: Message, body: bytearray, values: dict[str, Any]
+    ) -> tuple[str | None, Callable[[], Samples] | None]:
+        """The text of a prompt, and what decodes its audio; what says so is taken out of `values`."""
+        limits = self.limits
+        if head.get_content_type() == "application/json":
+            text, audio = values.pop("input", None), values.pop("audio", None)
+            if text is None and audio is None:
+                why = "there is nothing to continue: give input (text), audio (base64 of a wav), or both"
+                raise RequestError(why, "prompt_empty")
+            text = None if text is None else require_text(text, limits, "input")
+            return text, None if audio is None else _loud(partial(wav, from_base64(audio), limits))
+        if head.get_content_type() == "audio/pcm":
+            said = str(head.get_param("rate", str(SAMPLE_RATE)))
+            rate = checked_rate(int(said) if said.isdecimal() and len(said) < 7 else said)
+            return None, _loud(partial(pcm, body, rate, limits))
+        return None, _loud(partial(wav, body, limits))
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
-    """All of the body, unless it is too long or too slow."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.body_bytes:
-                    raise RequestError(f"the body is longer than {limits.body_bytes:,} bytes", "body_too_long", 413)
-    except TimeoutError as error:
-        raise RequestError(f"the body did not come within {limits.body_s:g} s", "body_too_slow", 408) from error
-    return bytes(body)
+def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
+    """The same, and RequestError where there is nothing to hear."""
 
+    def samples() -> Samples:
+        found = decode()
+        require_sound(found)
+        return found
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON ({error})", "invalid_json") from error
-    if not isinstance(values, dict):
-        raise RequestError("the body: expected a JSON object", "invalid_json")
-    return values
+    return samples
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:
@@ -213,7 +204,7 @@ async def _unless_gone(request: Request, work: Any) -> Any:
     try:
         await asyncio.wait([doing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise RequestError("the client has gone", "gone", 499)
+            raise gone()
         return doing.result()
     finally:
         for task in (doing, watching):
@@ -266,9 +257,7 @@ async def _collected(events: AsyncGenerator[Event, None]) -> Mapping[str, Any]:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, TinyWaveError)
     # One who still writes a body that nobody reads is cut off.
-    headers = {408: {"connection": "close"}, 413: {"connection": "close"}, 429: {"retry-after": "1"}}.get(
-        status_of(error)
-    )
+    headers = {408: CLOSED, 413: CLOSED, 429: AGAIN, 503: CLOSED | AGAIN}.get(status_of(error))
     return JSONResponse({"error": told(error)}, status_of(error), headers=headers)
 
 

@@ -1,9 +1,9 @@
 """What a client asks of a model: settings, checked, and audio, decoded and bounded."""
 
-import base64
 import binascii
+import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any, Literal
 
@@ -11,17 +11,22 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tinywave_core.audio.decoder_process import MAX_RATE, MIN_RATE
 from tinywave_core.audio.pcm import from_pcm16
 from tinywave_core.runtimes.base import Sampling
-from tinywave_core.serving.errors import RequestError
+from tinywave_core.serving.errors import RequestError, shown
 from tinywave_core.serving.limits import Limits
 from tinywave_core.synthesis.events import SAMPLE_RATE
+from tinywave_core.synthesis.prompting import is_unicode
 from tinywave_core.tokenizers.prompts import OutputModality
 
 RATES_HZ = (8_000, 48_000)
 SILENCE = 1e-3  # of full scale: -60 dB, less than the noise of a microphone that is on
 USUAL_TOKENS = 300  # about ten seconds of speech
 SHORTEST_S = 0.08  # of which a tokenizer makes a unit
+LOUDEST = 1e6  # times full scale; beyond it float32 may end in the middle of the work
+PLAIN = ("PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ALAW", "ULAW")
+MOST_VALUES = 10_000  # commas and brackets in a JSON body; a text of 4,000 characters has fewer
 
 Samples = npt.NDArray[np.float32]
 
@@ -51,13 +56,13 @@ class Settings(BaseModel):
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return Sampling(self.temperature, self.top_p, most, min(self.min_new_tokens, most), seed)
 
-    def changed(self, values: Mapping[str, Any], limits: Limits) -> "Settings":
-        """These with other values; RequestError names what is wrong with one."""
+    def changed(self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True) -> "Settings":
+        """These with other values; RequestError names what is wrong with one. Not strict: values may be strings, as in a query."""
         try:
-            found = Settings.model_validate({**self.model_dump(), **values})
+            found = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
-            faults = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-            raise RequestError("; ".join(faults), "invalid_settings") from error
+            faults = [f"{shown(each['loc'][0])}: {each['msg']}" for each in error.errors(include_input=False)]
+            raise RequestError("; ".join(faults[:5]), "invalid_settings") from error
         if found.max_new_tokens and found.max_new_tokens > limits.new_tokens:
             raise RequestError(
                 f"max_new_tokens: {found.max_new_tokens} is more than this server makes, {limits.new_tokens}",
@@ -66,13 +71,42 @@ class Settings(BaseModel):
         return found
 
 
+def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
+    """A JSON object whose strings are Unicode; RequestError where `what` is none. What is built to be slow is not even read."""
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise RequestError(f"{what} has more than {MOST_VALUES:,} values", "invalid_json")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{what} is not JSON ({error})", "invalid_json") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"{what}: expected a JSON object", "invalid_json")
+    for name, value in values.items():
+        if not all(map(is_unicode, _strings([name, value]))):
+            raise RequestError(f"{shown(name)}: half a character (a lone surrogate); send whole ones", "invalid_text")
+    return values
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, keys too; not recursive, since the client chooses how deep it is."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list):
+            left += each
+
+
 def from_base64(data: object) -> bytes:
     """Bytes; RequestError where it is not base64."""
     if not isinstance(data, str):
         raise RequestError("audio: expected a string of base64", "invalid_audio")
     try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except ValueError as error:
         raise RequestError(f"audio: this is not base64 ({error})", "invalid_audio") from error
 
 
@@ -80,13 +114,13 @@ def checked_rate(rate: object) -> int:
     """A declared sample rate."""
     if isinstance(rate, bool) or not isinstance(rate, int) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
         raise RequestError(
-            f"rate: {rate!r} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
+            f"rate: {shown(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
             "invalid_audio",
         )
     return rate
 
 
-def pcm(data: bytes, rate: int, limits: Limits) -> Samples:
+def pcm(data: bytes | bytearray, rate: int, limits: Limits) -> Samples:
     """16-bit mono PCM -> samples at 16 kHz."""
     if len(data) % 2:
         raise RequestError("audio: 16-bit PCM has an even number of bytes", "invalid_audio")
@@ -94,7 +128,7 @@ def pcm(data: bytes, rate: int, limits: Limits) -> Samples:
     return resampled(from_pcm16(data)[:, None], rate)
 
 
-def wav(data: bytes, limits: Limits) -> Samples:
+def wav(data: bytes | bytearray, limits: Limits) -> Samples:
     """A wav file -> samples at 16 kHz. Other formats are not decoded for strangers: their decoders are large, and their headers lie."""
     import soundfile
 
@@ -103,7 +137,11 @@ def wav(data: bytes, limits: Limits) -> Samples:
     try:
         with soundfile.SoundFile(BytesIO(data)) as file:
             rate, channels = file.samplerate, file.channels
-            if not 4000 <= rate <= 192_000 or channels > 2:
+            if file.subtype not in PLAIN:
+                raise RequestError(
+                    f"audio: a wav of {file.subtype}; expected one of {', '.join(PLAIN)}", "unsupported_audio", 415
+                )
+            if not MIN_RATE <= rate <= MAX_RATE or channels > 2:
                 raise RequestError(
                     f"audio: {rate} Hz and {channels} channels; expected 4 to 192 kHz and one or two", "invalid_audio"
                 )
@@ -111,6 +149,8 @@ def wav(data: bytes, limits: Limits) -> Samples:
             samples_NC = file.read(int(limits.prompt_s * rate) + 1, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise RequestError(f"audio: this wav cannot be read ({error})", "invalid_audio") from error
+    if np.abs(samples_NC).max(initial=0) > LOUDEST:
+        raise RequestError("audio: its samples are far from between -1 and 1", "invalid_audio")
     return resampled(samples_NC, rate)
 
 
@@ -129,13 +169,15 @@ def require_length(seconds: float, limits: Limits) -> None:
         )
 
 
-def require_text(text: object, limits: Limits) -> str:
-    """Text of a prompt."""
+def require_text(text: object, limits: Limits, name: str) -> str:
+    """Text of a prompt; `name` is its field."""
     if not isinstance(text, str) or not text:
-        raise RequestError("text: expected a string that is not empty", "invalid_text")
+        raise RequestError(f"{name}: expected a string that is not empty", "invalid_text")
     if len(text) > limits.prompt_characters:
         raise RequestError(
-            f"text: {len(text)} characters; this server takes {limits.prompt_characters} at most", "text_too_long", 413
+            f"{name}: {len(text)} characters; this server takes {limits.prompt_characters} at most",
+            "text_too_long",
+            413,
         )
     return text
 

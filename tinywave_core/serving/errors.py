@@ -1,5 +1,7 @@
 """What a client is told when something cannot be done, the same over HTTP and WebSocket."""
 
+from collections.abc import Iterable
+from reprlib import Repr
 from typing import Any
 
 from tinywave_core.errors import TinyWaveError
@@ -16,6 +18,27 @@ class RequestError(TinyWaveError):
 def busy(waiting: int) -> RequestError:
     """A model that has too much to do."""
     return RequestError(f"{waiting} answers of this model are waiting already: try again in a moment", "busy", 429)
+
+
+def gone() -> RequestError:
+    """Nobody is there to read it."""
+    return RequestError("the client has gone", "gone", 499)
+
+
+def unknown_model(model: object, models: Iterable[str]) -> RequestError:
+    """A model that is not served."""
+    if not isinstance(model, str):
+        return RequestError(f"model: {shown(model)}; expected a name", "invalid_settings")
+    return RequestError(f"model: there is no {shown(model)}; there are {', '.join(models)}", "unknown_model", 404)
+
+
+def shown(value: object) -> str:
+    """A client's value in a message: short, however long it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
 def told(error: TinyWaveError) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class ModelHost:
         self._model = ThreadPoolExecutor(1, "model", lambda: use_threads(RuntimeConfig()))
         self._ear = ThreadPoolExecutor(1, "ear")
         self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._waiting = self._uploads = 0
 
     def about(self) -> dict[str, Any]:
         """For the list of models."""
@@ -53,9 +53,23 @@ class ModelHost:
         if self._turn.locked() and self._waiting >= self.limits.waiting:
             raise busy(self._waiting)
 
-    async def hear(self, samples: Samples) -> list[int]:
-        """Ids of speech."""
-        return await self._in(self._ear, lambda: self.generator.unit_ids(samples))
+    async def hear(self, decode: Callable[[], Samples]) -> list[int]:
+        """Ids of speech, which is decoded where it is heard: nobody else waits for either."""
+        return await self._in(self._ear, lambda: self.generator.unit_ids(decode()))
+
+    async def hear_upload(self, decode: Callable[[], Samples]) -> list[int]:
+        """The same for a whole recording; RequestError where too many wait to be heard."""
+        if self._uploads > self.limits.waiting:
+            raise busy(self._uploads)
+        self._uploads += 1
+        try:
+            return await self.hear(decode)
+        finally:
+            self._uploads -= 1
+
+    async def decoded(self, decode: Callable[[], Samples]) -> Samples:
+        """Samples, made by the thread that hears."""
+        return await self._in(self._ear, decode)
 
     async def prefill(self, ids: list[int]) -> bool:
         """Read the beginning of a prompt, if the model has nothing else to do."""

@@ -24,10 +24,22 @@ class Limits:
     """WebSockets at a time."""
     message_bytes: int = 1 << 20
     """Longest message of a WebSocket: 16 s of PCM in base64."""
+    connections: int = 64
+    """Connections at a time; for a further one the server drops those that it has waited for longest."""
+    patience_s: float = 1.0
+    """A connection that sends nothing is not dropped for another one before so many seconds."""
+    header_s: float = 10.0
+    """Longest time for the head of a request to arrive in seconds, a WebSocket's too."""
     body_s: float = 30.0
     """Longest time for the body of a request to arrive in seconds."""
+    write_s: float = 30.0
+    """Longest time that a client may read nothing of its answer in seconds."""
     idle_s: float = 300.0
     """A WebSocket that says nothing for so many seconds, while nothing is made for it, is closed."""
+    events_per_s: float = 500.0
+    """Events of a WebSocket that are answered per second in the long run; a client that sends more is read more slowly."""
+    events_at_once: int = 4000
+    """Events that may come faster than that: a minute of speech in pieces of 20 ms."""
     faults: int = 20
     """Errors in a row after which a WebSocket is closed: it does not listen."""
 
@@ -35,3 +47,8 @@ class Limits:
     def body_bytes(self) -> int:
         """Longest body of a request."""
         return int(self.prompt_s * BYTES_PER_SECOND) * 4 // 3 + (1 << 16)
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Bodies of all requests that are in memory at a time."""
+        return 4 * self.body_bytes

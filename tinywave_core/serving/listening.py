@@ -7,9 +7,10 @@ time only: a runtime keeps of it what the real prompt begins with.
 
 import asyncio
 import time
+from collections.abc import Callable
 from itertools import takewhile
 
-from tinywave_core.serving.asking import Samples, pcm, require_length
+from tinywave_core.serving.asking import Samples, pcm, require_length, require_sound
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.synthesis.prompting import Part
 
@@ -44,17 +45,19 @@ class Listening:
             self._task.add_done_callback(_failure)
 
     async def end(self) -> tuple[Samples, list[int]]:
-        """All of the audio, and its ids."""
-        samples = self.samples()
+        """All of the audio, and its ids; RequestError where there is nothing to hear."""
+        samples = await self.host.decoded(self._decoder())
+        require_sound(samples)
         if self._task is not None:
             await asyncio.wait([self._task])
         if self._heard_bytes != len(self._data):
-            return samples, await self.host.hear(samples)
+            return samples, await self.host.hear(lambda: samples)
         return samples, self._heard
 
-    def samples(self) -> Samples:
-        """What there is, at 16 kHz."""
-        return pcm(bytes(self._data[: len(self._data) // 2 * 2]), self.rate, self.host.limits)
+    def _decoder(self) -> Callable[[], Samples]:
+        """What makes what there is now into samples at 16 kHz."""
+        data = bytes(self._data[: len(self._data) // 2 * 2])
+        return lambda: pcm(data, self.rate, self.host.limits)
 
     async def drop(self) -> None:
         """Stop listening."""
@@ -67,7 +70,7 @@ class Listening:
 
     async def _round(self) -> None:
         started, size = time.perf_counter(), len(self._data)
-        ids = await self.host.hear(self.samples())
+        ids = await self.host.hear(self._decoder())
         agreed = common(self._heard, ids)
         self._heard, self._heard_bytes = ids, size
         prompt = self.host.generator.prompting.ids([*self.before, ids[:agreed]], "arbitrary")

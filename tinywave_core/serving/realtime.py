@@ -23,15 +23,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.errors import TinyWaveError
-from tinywave_core.serving.asking import Settings, checked_rate, from_base64, require_sound, require_text
-from tinywave_core.serving.errors import RequestError, told
+from tinywave_core.serving.asking import Settings, checked_rate, from_base64, parsed, require_text
+from tinywave_core.serving.errors import RequestError, shown, told, unknown_model
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.listening import Listening
+from tinywave_core.serving.pace import Pace
 from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, TextMade
 from tinywave_core.synthesis.prompting import Part
 
 POLICY, AWAY = 1008, 1001
+PCM = "audio/pcm"
 STATUS = {"end": "completed", "length": "completed", "stopped": "incomplete"}
 _OUTPUTS = {("audio",): "speech", ("text",): "text", ("audio", "text"): "mixed"}
 _MODALITIES = {output: list(names) for names, output in _OUTPUTS.items()}
@@ -63,6 +65,7 @@ class Session:
         self.listening: Listening | None = None
         self.response: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
+        self._pace = Pace(limits.events_per_s, limits.events_at_once)
         self._faults = 0
 
     async def run(self) -> None:
@@ -75,6 +78,8 @@ class Session:
                     await self._close(AWAY, f"nothing was said for {self.limits.idle_s:g} s")
                     return
                 await self._answer(message)
+                # What came together is a queue that never waits: without this one client would hold up all others.
+                await asyncio.sleep(self._pace.wait_s(time.monotonic()))
             await self._close(POLICY, f"{self._faults} errors in a row")
         except (WebSocketDisconnect, RuntimeError):  # RuntimeError: starlette's for a socket that is closed
             pass
@@ -94,8 +99,8 @@ class Session:
             "min_output_tokens": self.settings.min_new_tokens,
             "seed": self.settings.seed,
             "audio": {
-                "input": {"format": {"type": "audio/pcm", "rate": self.rate}, "turn_detection": None},
-                "output": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}, "voice": self.settings.voice},
+                "input": {"format": {"type": PCM, "rate": self.rate}, "turn_detection": None},
+                "output": {"format": {"type": PCM, "rate": SAMPLE_RATE}, "voice": self.settings.voice},
             },
         }
 
@@ -124,7 +129,8 @@ class Session:
             handle = _HANDLERS.get(event["type"])
             if handle is None:
                 raise RequestError(
-                    f"there is no event {event['type']!r}; expected one of {', '.join(_HANDLERS)}", "unknown_event"
+                    f"type: there is no event {shown(event['type'])}; expected one of {', '.join(_HANDLERS)}",
+                    "unknown_event",
                 )
             await handle(self, event)
             self._faults = 0
@@ -137,12 +143,13 @@ class Session:
 
     async def _update(self, event: dict[str, Any]) -> None:
         wanted = _mapping(event, "session")
-        model, rate = wanted.get("model", self.host.name), _deep(wanted, "audio", "input", "format", "rate")
-        if model not in self.hosts or not isinstance(model, str):
-            raise RequestError(f"there is no model {model!r}; there are {', '.join(self.hosts)}", "unknown_model", 404)
+        model = wanted.get("model", self.host.name)
+        if not isinstance(model, str) or model not in self.hosts:
+            raise unknown_model(model, self.hosts)
+        rate = _rate(wanted)
         if (model != self.host.name or rate is not None) and (self.prompt.parts or self.listening):
             raise RequestError("model and rate cannot change in the middle of a prompt: clear it first", "prompt_begun")
-        rate = self.rate if rate is None else checked_rate(rate)
+        rate = self.rate if rate is None else rate
         self.settings = self._changed(wanted)
         self.host, self.rate = self.hosts[model], rate
         await self.send("session.updated", session=self.about())
@@ -160,8 +167,8 @@ class Session:
                     'output_modalities: expected ["audio"], ["text"] or ["audio", "text"]', "invalid_settings"
                 )
             values["output"] = _OUTPUTS[names_asked]
-        output = _deep(wanted, "audio", "output")
-        if isinstance(output, dict) and "voice" in output:
+        output = _inside(wanted, "audio", "output")
+        if "voice" in output:
             values["voice"] = output["voice"]
         return self.settings.changed(values, self.limits)
 
@@ -183,11 +190,10 @@ class Session:
             raise RequestError("no audio was appended since the last commit", "input_audio_buffer_commit_empty")
         self.listening = None
         try:
-            require_sound(listening.samples())
+            samples, ids = await listening.end()
         except TinyWaveError:
             await listening.drop()
             raise
-        samples, ids = await listening.end()
         self.prompt.parts.append(ids)
         self.prompt.seconds += len(samples) / SAMPLE_RATE
         self.prompt.read, self.prompt.committed = listening.read, committed
@@ -213,9 +219,14 @@ class Session:
             raise RequestError("item.content: only input_text; audio goes through input_audio_buffer", "invalid_item")
         if self.listening is not None:
             raise RequestError("there is audio that is not committed: commit or clear it first", "prompt_begun")
-        text = "".join(require_text(each.get("text"), self.limits) for each in content)
+        text = "".join(require_text(each.get("text"), self.limits, "item.content.text") for each in content)
         characters = self.prompt.characters + len(text)
-        require_text("x" * characters, self.limits)
+        if characters > self.limits.prompt_characters:
+            raise RequestError(
+                f"item.content: the prompt would have {characters} characters of text; this server takes "
+                f"{self.limits.prompt_characters} at most",
+                "text_too_long",
+            )
         self.host.generator.prompting.text_ids(text)  # said now where it cannot be read
         self.prompt.parts.append(text)
         self.prompt.characters = characters
@@ -301,12 +312,9 @@ _HANDLERS = {
 
 
 def _parsed(message: str) -> dict[str, Any]:
-    try:
-        event = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"expected an event as JSON text ({error})", "invalid_json") from error
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
-        raise RequestError('expected a JSON object with a "type"', "invalid_json")
+    event = parsed(message.encode(), "the event")
+    if not isinstance(event.get("type"), str):
+        raise RequestError("type: expected the name of an event", "invalid_json")
     return event
 
 
@@ -317,12 +325,24 @@ def _mapping(event: dict[str, Any], name: str) -> dict[str, Any]:
     return values
 
 
-def _deep(values: Mapping[str, Any], *names: str) -> Any:
-    """A value inside of objects; None where there is none."""
+def _inside(values: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """An object inside of objects; empty where there is none."""
     found: Any = values
-    for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
+    for i, name in enumerate(names):
+        found = found.get(name)
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise RequestError(f"{'.'.join(names[: i + 1])}: expected an object", "invalid_event")
+    return found  # type: ignore[no-any-return]
+
+
+def _rate(session: Mapping[str, Any]) -> int | None:
+    """The rate of the audio that will come, where a session says one."""
+    form = _inside(session, "audio", "input", "format")
+    if form.get("type", PCM) != PCM:
+        raise RequestError(f"audio.input.format.type: {shown(form['type'])}; expected {PCM}", "invalid_audio")
+    return None if form.get("rate") is None else checked_rate(form["rate"])
 
 
 def _fault_of_ours(error: Exception) -> RequestError:

@@ -44,6 +44,8 @@ class Prompting:
         """Ids of text as it stands behind a marker; ConfigError or TokenError where it is none for this model."""
         if self.vocabulary.is_speech_only:
             raise ConfigError("this model has no text in its vocabulary, so it cannot read: give it speech")
+        if not is_unicode(text):
+            raise TokenError("the text has half a character (a lone surrogate): is it in UTF-8?")
         head = self.vocabulary.prompt_ids(self.vocabulary.text_marker)
         ids: list[int] = self.tokenizer.encode("[Text]" + text).ids[len(head) :]
         control = next((i for i in ids if i >= self.vocabulary.text or i in (BOS_ID, EOS_ID)), None)
@@ -74,6 +76,11 @@ class Prompting:
         if isinstance(parts[0], str):
             return iter(self.text_ids("".join(map(str, parts))))
         return (i for part in parts for i in part if isinstance(i, int))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has whole characters only; JSON and command lines can bring half ones, which nothing can encode."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @dataclass

@@ -102,6 +102,7 @@ def test_closing_the_iterator_ends_it_and_the_next_continuation_is_as_ever(runti
         ([1] * 460, FREE, ConfigError, "has 460 tokens and 60 are to follow, the model reads 512"),
         (PROMPT, Sampling(temperature=0), ConfigError, "expected a temperature above 0"),
         (PROMPT, Sampling(top_p=0), ConfigError, "expected a temperature above 0"),
+        (PROMPT, Sampling(seed=2**64), ConfigError, "a seed of 20 digits; expected one of 64 bits"),
     ],
 )
 def test_what_cannot_be_continued_is_refused_before_anything_runs(runtime: Runtime, prompt, sampling, error, said):
@@ -166,6 +167,24 @@ def test_probabilities_are_those_of_transformers_warpers():
 
 
 # What may be sampled -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top_p", [5e-324, 0.5, 1 - 1e-16, 1])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-30, 1e-6, 1e30, 1.7e308, float("inf")])
+def test_extreme_temperatures_are_the_likeliest_token_and_any(temperature: float, top_p: float):
+    scores = torch.tensor([-1e4, -torch.inf, 30.0, 1e4, -30.0])
+    found = probabilities(scores, Sampling(temperature, top_p))
+    assert found.sum() == pytest.approx(1) and found[1] == 0
+    if temperature < 1 or top_p < 0.1:
+        assert found.tolist() == [0, 0, 0, 1, 0]
+    elif top_p > 0.9:
+        assert found.max() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e300])
+def test_extreme_temperatures_are_sampled(runtime: Runtime, temperature: float):
+    tokens = list(runtime.stream(PROMPT, Sampling(temperature, 1e-300, 5, 5), "speech"))
+    assert len(tokens) == 5
 
 
 @pytest.mark.parametrize("case", STRINGS["forbidden"])

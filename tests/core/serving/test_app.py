@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import socket
 import threading
 import wave
@@ -15,6 +16,7 @@ import soundfile
 from tests.fixtures.serving import Serving, until
 from tinywave_core.audio.pcm import from_pcm16, to_pcm16
 from tinywave_core.runtimes.base import Sampling
+from tinywave_core.serving import asking
 from tinywave_core.synthesis.generator import Generator, Sound, Text
 
 FEW = {"max_new_tokens": 30, "min_new_tokens": 30, "seed": 3}
@@ -24,6 +26,18 @@ LONG = {"max_new_tokens": 1500, "min_new_tokens": 1500}
 def wav_of(samples: np.ndarray, rate: int = 16_000, **options: Any) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16", **options)
+    return file.getvalue()
+
+
+def float_wav_of(value: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.full((16_000, 2), value, np.float32), 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def adpcm_wav() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.ones(16_000) / 2, 16_000, format="WAV", subtype="IMA_ADPCM")
     return file.getvalue()
 
 
@@ -126,6 +140,15 @@ def test_speech_comes_while_it_is_made(serving: Serving, speech: np.ndarray):
         ({"input": "a", "voice": "nobody"}, 400, "invalid_request"),
         ({"input": "a", "response_format": "mp3"}, 400, "invalid_settings"),
         ({"input": "a", "model": "../../etc/passwd"}, 404, "unknown_model"),
+        ({"input": "a", "model": ["x"]}, 400, "invalid_settings"),
+        ({"input": "a", "temperature": True}, 400, "invalid_settings"),
+        ({"input": "a", "seed": 10**400}, 400, "invalid_settings"),
+        ({"input": "a", "voice": [[]] * 10_001}, 400, "invalid_json"),
+        (wav_of(np.ones(16_000) / 2, 3_999), 400, "invalid_audio"),
+        (wav_of(np.ones(16_000) / 2, 2**31 - 1), 400, "invalid_audio"),
+        (float_wav_of(1e30), 400, "invalid_audio"),
+        (float_wav_of(np.nan), 400, "invalid_request"),
+        (adpcm_wav(), 415, "unsupported_audio"),
     ],
 )
 def test_what_cannot_be_is_refused_and_the_next_one_is_served(serving: Serving, body: Any, status: int, code: str):
@@ -138,6 +161,54 @@ def test_a_body_that_is_no_json_or_has_no_rate_is_refused(serving: Serving):
     refused(post(serving, b"[" * 100_000, content_type="application/json"), 400, "invalid_json")
     refused(post(serving, b"\0" * 100, content_type="audio/pcm;rate=fast"), 400, "invalid_audio")
     refused(post(serving, b"\0" * 101, content_type="audio/pcm"), 400, "invalid_audio")
+
+
+@pytest.mark.parametrize("field", ["input", "model", "voice", "colour\ud800"])
+def test_half_a_character_is_refused_by_its_field(serving: Serving, field: str):
+    body = json.dumps({"input": "a", field: "\ud800"}).encode()
+    said = refused(post(serving, body, content_type="application/json"), 400, "invalid_text")
+    assert ascii(field)[1:-1] in said and "surrogate" in said
+
+
+def test_a_body_that_is_too_long_is_told_the_limit(serving: Serving):
+    most = serving.server.limits.body_bytes
+    with socket.create_connection(("127.0.0.1", int(serving.url.rpartition(":")[2]))) as raw:
+        raw.sendall(
+            f"POST /v1/audio/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {3 * most}\r\n\r\n".encode()
+        )
+        raw.sendall(bytes(3 * most))  # a client that reads no answer before it has said everything
+        answer = b""
+        while part := raw.recv(1 << 16):
+            answer += part
+    assert b" 413 " in answer and f"{most:,} bytes".encode() in answer
+    assert serving.server.bodies.held_bytes == 0
+
+
+def test_the_coldest_temperature_is_the_likeliest_token(serving: Serving):
+    body = {"input": "once upon", "response_format": "json", "max_new_tokens": 12, "output": "text"}
+    cold, colder = (
+        post(serving, body | {"temperature": t, "seed": s}).json()["text"] for t, s in ((1e-300, 1), (1e-6, 2))
+    )
+    assert cold == colder != ""
+
+
+@pytest.mark.parametrize("rate", [4_001, 44_101, 191_999])
+def test_an_odd_rate_is_heard_and_not_by_the_loop(
+    serving: Serving, speech: np.ndarray, rate: int, monkeypatch: pytest.MonkeyPatch
+):
+    threads, resampled = [], asking.resampled
+
+    def noted(samples: np.ndarray, rate: int) -> np.ndarray:
+        threads.append(threading.current_thread().name)
+        return resampled(samples, rate)
+
+    monkeypatch.setattr(asking, "resampled", noted)
+    assert post(serving, wav_of(np.tile(speech, 8)[20_000 : 20_000 + 2 * rate], rate), FEW).status_code == 200
+    with serving.talk() as client:
+        client.say("session.update", session={"audio": {"input": {"format": {"rate": 44_101}}}})
+        client.speak(speech, **{"max_output_tokens": 2})
+        assert client.answer()[2]["status"] == "completed"
+    assert len(threads) >= 2 and {name.partition("_")[0] for name in threads} == {"ear"}
 
 
 def test_a_body_without_an_end_is_cut_off(serving: Serving):

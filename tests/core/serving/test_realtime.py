@@ -1,17 +1,23 @@
 """WS /v1/realtime: speech in as it is spoken, the answer as it is made; errors for one client, never the end of the server."""
 
+import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.fixtures.serving import Serving, serve, until
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.runtimes.base import Sampling
+from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
+from tinywave_core.serving.pace import Pace
+from tinywave_core.serving.realtime import Session
 from tinywave_core.synthesis.generator import Generator, Sound
 from tinywave_core.synthesis.prompting import Prompting
 
@@ -75,6 +81,42 @@ def test_speech_of_a_declared_rate_is_heard(serving: Serving, speech: np.ndarray
         assert client.answer()[2]["status"] == "completed"
 
 
+def test_who_sends_thousands_of_events_at_once_leaves_room_for_others(student: Generator):
+    clear, turns = {"type": "websocket.receive", "text": '{"type": "input_audio_buffer.clear"}'}, 0
+    coming = iter([{"type": "websocket.connect"}, *[clear] * 200, {"type": "websocket.disconnect", "code": 1005}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(coming)  # never waits, as a queue that is full
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def talk() -> None:
+        waiting = asyncio.create_task(other())
+        socket = WebSocket({"type": "websocket"}, receive, send)
+        await socket.accept()
+        host = ModelHost("student", student, Limits())
+        await Session(socket, {"student": host}, "student", host.limits).run()
+        waiting.cancel()
+
+    asyncio.run(talk())
+    assert len(sent) == 2 + 200 and turns >= 199
+
+
+def test_a_client_is_read_more_slowly_when_it_sends_more_than_its_share():
+    pace = Pace(per_s=10, at_once=5)
+    assert [pace.wait_s(0) for _ in range(7)] == pytest.approx([0, 0, 0, 0, 0, 0.1, 0.2])
+    assert [pace.wait_s(now) for now in (0.1, 0.2)] == pytest.approx([0.2, 0.2])  # ten a second
+    assert [pace.wait_s(5) for _ in range(5)] == [0] * 5  # who was silent may burst again
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
@@ -92,6 +134,14 @@ def test_speech_of_a_declared_rate_is_heard(serving: Serving, speech: np.ndarray
         ('{"type": "response.cancel"}', "response_not_active"),
         ('{"type": "session.update"}', "invalid_event"),
         ('{"type": "session.update", "session": {"model": "/etc/passwd"}}', "unknown_model"),
+        ('{"type": "session.update", "session": {"model": ["x"]}}', "invalid_settings"),
+        ('{"type": "session.update", "session": {"seed": true}}', "invalid_settings"),
+        ('{"type": "session.update", "session": {"audio": 3}}', "invalid_event"),
+        (
+            '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}}',
+            "invalid_audio",
+        ),
+        ('{"type": "session.update", "session": {"audio": {"output": {"voice": "\\udfff"}}}}', "invalid_text"),
         ('{"type": "session.update", "session": {"temperature": -1}}', "invalid_settings"),
         ('{"type": "session.update", "session": {"temperature": NaN}}', "invalid_settings"),
         ('{"type": "session.update", "session": {"output_modalities": ["smell"]}}', "invalid_settings"),

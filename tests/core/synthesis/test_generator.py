@@ -97,6 +97,11 @@ def test_text_that_spells_a_token_is_refused(generator: Generator, text: str):
         generator.prompt_ids([Text(text)], "speech")
 
 
+def test_text_with_half_a_character_is_refused(generator: Generator):
+    with pytest.raises(TokenError, match="half a character"):
+        generator.prompt_ids([Text("caf\udce9")], "speech")  # Latin-1 on a command line
+
+
 def test_text_comes_in_whole_characters(generator: Generator):
     reading = Reading(generator.prompting)
     pieces = [reading.add(i) for i in generator.prompting.text_ids("aü世🙂")]
