@@ -5,7 +5,6 @@ it is the digest in the log `forgotten`. The order is such that a run after an i
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tinywave_core.storage.care.census import (
 )
 from tinywave_core.storage.care.verify import work_folders
 from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 
@@ -156,20 +156,16 @@ def _scrub(store: Store, catalog: Records, digests: set[str]) -> None:
             continue
         files = [file for file in record["files"] if file["sha256"] not in digests]
         if len(files) < len(record["files"]):
-            store.replace(catalog.path(index), _json({**record, "files": files}))
+            store.replace(catalog.path(index), seal({**record, "files": files}))
 
 
 def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
     """Make `records` the whole of a log: each step leaves one that can be counted up."""
     for index, record in enumerate(records):
         if log.records[index] != record:
-            store.replace(log.path(index), _json(record))
+            store.replace(log.path(index), seal(record))
     for index in range(len(log.records) - 1, len(records) - 1, -1):
         _delete(store, log.path(index))
-
-
-def _json(record: Row) -> bytes:
-    return json.dumps(record, indent=1, sort_keys=True).encode()
 
 
 def _delete(store: Store, name: str) -> None:

@@ -5,7 +5,6 @@ found by counting up, so one that cannot be read is set aside and its number fil
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterable
@@ -14,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tinywave_core.storage.care.census import Census, ManifestFault, Records, read_manifest
+from tinywave_core.storage.care.census import NEWER, Census, Records, pointed_at, read_manifest
 from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
 from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.storage.store import Manifest, Store
+from tinywave_core.storage.records import RecordFault
+from tinywave_core.storage.store import ABOUT, Manifest, Store
 
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
@@ -37,12 +37,24 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
     now = time.time() if now is None else now
     findings = list(findings)
     done = [
+        *_about(census),
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
         *(each for log in census.logs.values() for each in _log(census, log)),
         *_work(census, now),
     ]
     return done + _uploads(census.store, now)
+
+
+def _about(census: Census) -> list[Done]:
+    """`store.json` holds nothing but format and version."""
+    if not census.fault:
+        return []
+    if any(folder.fault == NEWER for folder in census.folders.values()):
+        return [Done(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+    aside = census.store.set_aside(ABOUT)
+    census.store.create_about()
+    return [Done(ABOUT, f"moved to {aside}, written anew")]
 
 
 def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done]:
@@ -85,8 +97,8 @@ def _log(census: Census, log: Records) -> list[Done]:
         aside = f", moved to {census.store.set_aside(path)}" if census.store.exists(path) else ""
         filling = _filling(census, log, index)
         if filling is not None:
-            census.store.create(path, json.dumps(filling, indent=1, sort_keys=True).encode())
-        done.append(Done(path, f"unreadable{aside}{'' if filling is None else ', written anew'}"))
+            census.store.create_record(path, filling)
+        done.append(Done(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
     return done
 
 
@@ -103,6 +115,43 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
     return _shards_outside(census, log)
 
 
+def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> str:
+    """What is lost with a record, and what comes of it."""
+    before = [record for record in log.records[:index] if record is not None]
+    match log.kind, filling:
+        case (("pins" | "published"), dict()):
+            return "the next one takes its place, and nothing is lost: only the newest is followed"
+        case "pins", None if before:
+            return (
+                f"lost is which fit was pinned last: {pointed_at(before[-1])[0]}, pinned before it, holds again, unless the "
+                "settings under `refresh` ask for a new fit"
+            )
+        case "pins", None:
+            return (
+                "lost is which fit was pinned: the next run pins what it fits on the corpus of today, which is the same "
+                "artifact unless audio is newer than that fit, and then stages after it run again"
+            )
+        case "published", None if before:
+            return (
+                f"lost is which student was published last: {pointed_at(before[-1])[0]}, published before it, is the "
+                "published one again: `tinywave publish EXPORT` publishes another"
+            )
+        case "published", None:
+            return (
+                "lost is which student was published: none is now, and the next run publishes its own: `tinywave publish "
+                "EXPORT` publishes another"
+            )
+        case "runs", _:
+            return "lost is the history of that run: `tinywave plan` says less about why, no artifact is lost"
+        case "forgotten", _:
+            return (
+                f"written anew with the {len((filling or {})['sha256'])} digests that corpora list: call `tinywave forget` again "
+                "for a recording that was forgotten after the last run, before the next one"
+            )
+    shards = (filling or {})["shards"]
+    return f"written anew from {len(shards)} shards of the corpus: the next run hashes its source again, no recording is lost"
+
+
 def _forgotten_by_corpora(census: Census) -> list[str]:
     """Every corpus lists what was forgotten when it was made."""
     corpora = [i for i, f in census.artifacts.items() if f.manifest is not None and f.manifest.part == "corpus"]
@@ -112,7 +161,7 @@ def _forgotten_by_corpora(census: Census) -> list[str]:
 def _params(census: Census, artifact_id: str) -> dict[str, Any]:
     try:
         return read_manifest(census.store, artifact_id).params
-    except (ManifestFault, FileNotFoundError):  # moved away a moment ago
+    except (RecordFault, FileNotFoundError):  # moved away a moment ago
         return {}
 
 

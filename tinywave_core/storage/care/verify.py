@@ -1,7 +1,8 @@
 """Verify: everything that a reader would rely on, checked; what is wrong comes out as findings, nothing is changed.
 
-Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest. Of the logs the
-records are parsed, pins and catalogs are followed. Runs are history: what they name may have been collected since.
+Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest; manifests, records of
+logs and `store.json` with their own digests. Pins and catalogs are followed. Runs are history: what they name may have been
+collected since.
 """
 
 import errno
@@ -15,7 +16,7 @@ from typing import Any
 
 from tinywave_core.storage.care.census import NEWER, POINTERS, Census, Folder, Records, pointed_at, shard_contents
 from tinywave_core.storage.forgotten import FORGOTTEN
-from tinywave_core.storage.store import FileEntry, Store
+from tinywave_core.storage.store import ABOUT, FileEntry, Store
 
 BLOCK_BYTES = 8 << 20
 _READERS = 4  # files read at a time; each holds one or two blocks
@@ -69,7 +70,8 @@ def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Find
 
 def look(census: Census) -> list[Finding]:
     """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
-    return _sorted([*_folders(census), *_logs(census), *_work(census)])
+    about = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
+    return _sorted([*about, *_folders(census), *_logs(census), *_work(census)])
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
@@ -156,7 +158,7 @@ def _logs(census: Census) -> Iterator[Finding]:
     for log in census.logs.values():
         for index, record in enumerate(log.records):
             if record is None:
-                yield Finding(log.path(index), "bad record", "missing, or not a record: hides all that follow it")
+                yield Finding(log.path(index), "bad record", "missing, or not as it was written")
         for name in log.foreign:
             what = "half-written" if name.startswith(".new-") else "foreign file"
             yield Finding(log.name, what, name)
