@@ -20,8 +20,8 @@ from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget
 from tinywave_core.storage.care.repair import repair
 from tinywave_core.storage.care.verify import verify
-from tinywave_core.storage.s3 import S3, Patience
 from tinywave_core.storage.records import seal
+from tinywave_core.storage.s3 import S3, Patience
 from tinywave_core.storage.store import Store
 
 

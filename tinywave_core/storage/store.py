@@ -444,10 +444,14 @@ class Store:
 
     def discard(self, artifact_id: str) -> None:
         """Delete an artifact, its manifest first: whatever stops this, no reader takes the rest for whole."""
-        for name in (f"{artifact_id}/{MANIFEST}", artifact_id):
-            with contextlib.suppress(FileNotFoundError):
-                self.filesystem.rm(self._at(name), recursive=True)
+        self.delete(f"{artifact_id}/{MANIFEST}")
+        self.delete(artifact_id)
         self.drop_copy(artifact_id)
+
+    def delete(self, name: str) -> None:
+        """Delete a file or folder below the root, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm(self._at(name), recursive=True)
 
     def set_aside(self, name: str) -> str:
         """Move an artifact, or one file below the root, to where no reader looks; its new name."""

@@ -194,6 +194,11 @@ def pointed_at(record: dict[str, Any]) -> list[str]:
     return [record["artifact"]] if "artifact" in record else [record["model"], record["student"]]
 
 
+def report_of(run: Mapping[str, Any]) -> str:
+    """Name below the root of the report that a record of `runs` has."""
+    return f"reports/{run['report'].rpartition('/')[2]}"
+
+
 def shard_contents(catalog: Records) -> dict[str, set[str]]:
     """Digests of the files in each shard that a catalog names."""
     contents: dict[str, set[str]] = {}

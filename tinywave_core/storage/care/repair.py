@@ -22,6 +22,7 @@ from tinywave_core.storage.store import ABOUT, Manifest, Store
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
 STALE_WORK_S = 30 * DAY_S
+_LEFT_OVER = "left over from a killed run, deleted"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
         *_about(census),
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
+        *_reports(census.store, findings),
         *(each for log in census.logs.values() for each in _log(census, log)),
+        *_checkpoints(census.store, findings),
         *_work(census, now),
     ]
     return done + _uploads(census.store, now)
@@ -61,24 +64,45 @@ def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done
     damaged = sorted({f.where for f in findings if f.what in DAMAGE})
     done = [Done(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
     for finding in findings:
-        folder = census.folders.get(finding.where)
-        if finding.what != "half-written" or folder is None:
-            continue
-        if not census.store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
-            done.append(Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on"))
-        else:
-            done.append(Done(folder.id, f"half-written, moved to {census.store.set_aside(folder.id)}"))
+        if finding.what == "half-written" and finding.where in census.folders and finding.where not in damaged:
+            done.append(_half_written(census, finding, now))
     return done
+
+
+def _half_written(census: Census, finding: Finding, now: float) -> Done:
+    store, folder = census.store, census.folders[finding.where]
+    if folder.manifest is not None:  # a file beside what is whole
+        name = f"{folder.id}/{finding.detail}"
+        store.delete(name)
+        return Done(name, _LEFT_OVER)
+    if not store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
+        return Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
+    return Done(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
 
 
 def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
     """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
     moved = {f.where for f in findings if f.what in DAMAGE}
+    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in moved]
+    return [Done(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
+
+
+def _reports(store: Store, findings: list[Finding]) -> list[Done]:
+    return [
+        Done(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
+        for f in findings
+        if f.what == "altered report"
+    ]
+
+
+def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
+    """What a killed run would not go on from: it takes the checkpoint before, or begins again."""
     done = []
     for finding in findings:
-        if finding.what == "foreign file" and finding.where not in moved:
-            name = f"{finding.where}/{finding.detail}"
-            done.append(Done(name, f"foreign, moved to {store.set_aside(name)}"))
+        if finding.what == "bad checkpoint":
+            damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
+            shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+            done.append(Done(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
 
 
@@ -89,8 +113,8 @@ def _log(census: Census, log: Records) -> list[Done]:
     """Fill every number whose record is lost, or drop it at the end of a log that says nothing of the store."""
     done = []
     for name in (name for name in log.foreign if name.startswith(".new-")):
-        census.store.filesystem.rm(f"{census.store.root.rstrip('/')}/{log.name}/{name}")
-        done.append(Done(f"{log.name}/{name}", "left over from a killed run, deleted"))
+        census.store.delete(f"{log.name}/{name}")
+        done.append(Done(f"{log.name}/{name}", _LEFT_OVER))
     lost = [index for index, record in enumerate(log.records) if record is None]
     for index in reversed(lost):
         path = log.path(index)
