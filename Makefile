@@ -48,7 +48,7 @@ test: setup  ## Pass the whole test suite
 # Bits and ways are drawn anew each time; a failure prints what reproduces it.
 break-store: setup  ## Flip 2,000 bits of a store, and let 1,000 drawn stories of writing, dying and mending happen to one (minutes)
 	@TINYWAVE_STORE_SEED=$${SEED:-$$RANDOM} TINYWAVE_STORE_FLIPS=$${FLIPS:-2000} TINYWAVE_STORE_EXAMPLES=$${EXAMPLES:-500} \
-	  $(BIN)/python -m pytest tests/core/storage/test_flips.py tests/core/storage/test_model.py
+	  $(BIN)/python -m pytest --timeout 0 tests/core/storage/test_flips.py tests/core/storage/test_model.py
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)

@@ -13,7 +13,7 @@ from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import Heard, find_heard, forget
-from tinywave_core.storage.care.repair import repair
+from tinywave_core.storage.care.repair import flip_back, repair
 from tinywave_core.storage.care.verify import Finding, look, verify
 from tinywave_core.storage.store import ABOUT, Store
 
@@ -40,9 +40,9 @@ def repair_store(root: str) -> int:
     """Move damage out of the way, and say what was done and how the rest comes back."""
     store = _open(root, mend=True)
     with store.lock("tinywave repair"):
+        done = flip_back(take_census(store))
         census = take_census(store)
-        findings = verify(census, _Progress())
-        done = repair(census, findings)
+        done += repair(census, verify(census, _Progress()))
         for each in done:
             print(f"{each.where}: {each.what}")
         left = [finding for finding in look(take_census(store)) if not finding.harmless]

@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from tinywave_core.storage.records import seal, unseal
+from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import sha256_of
 
 _WORTH_BYTES = 1 << 20
@@ -31,7 +31,7 @@ def sha256_once(path: Path) -> str:
         known = unseal(note.read_bytes())
         if known["identity"] == identity:
             return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RecordFault):
         pass
     digest = sha256_of(path)
     try:

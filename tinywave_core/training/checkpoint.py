@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tinywave_core.storage.records import seal, unseal
+from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, sha256_of
 from tinywave_core.training.processes import is_first, wait_for_all
 
@@ -113,9 +113,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _valid_state(path: Path) -> dict[str, Any] | None:
     try:
         state = unseal((path / "state.json").read_bytes())
-        whole = "left_out" in state and all(
-            sha256_of(path / name) == digest for name, digest in state["sha256"].items()
-        )
-    except (OSError, ValueError, KeyError):
+        whole = all(sha256_of(path / name) == digest for name, digest in state["sha256"].items())
+    except (OSError, RecordFault):
         return None
     return state if whole else None

@@ -168,11 +168,24 @@ def test_a_run_on_a_damaged_record_says_which_or_comes_to_the_same(whole: Whole,
         flip(Store(whole.config.root, mend=True), name, bit)
 
 
+@pytest.mark.parametrize("kind", ["manifest", "pins", "catalog", "runs", "published", ABOUT])
+def test_repair_puts_the_flipped_bit_of_a_record_back(whole: Whole, kind: str, tmp_path: Path):
+    draw, config = random.Random(kind), copy_store(whole.config, tmp_path / "store")
+    path = Path(config.root, draw.choice(whole.files()[kind]))
+    before = path.read_bytes()
+    flip(Store(config.root), path.relative_to(config.root).as_posix(), draw.randrange(8 * len(before)))
+    assert main(["verify", "--root", config.root]) == 2
+    assert main(["repair", "--root", config.root]) == 0
+    assert path.read_bytes() == before and not Path(config.root, ".damaged").exists()
+    assert main(["verify", "--root", config.root]) == 0
+
+
 @pytest.mark.parametrize("kind", ["manifest", "pins", "catalog", "runs", "published", "reports", "checkpoint", ABOUT])
-def test_after_repair_the_next_run_comes_to_the_same(whole: Whole, kind: str, tmp_path: Path):
+def test_after_repair_of_worse_damage_the_next_run_comes_to_the_same(whole: Whole, kind: str, tmp_path: Path):
     config = copy_store(whole.config, tmp_path / "store")
-    store = Store(config.root)
-    flip(store, random.Random(kind).choice(whole.files()[kind]), 999)
+    name = random.Random(kind).choice(whole.files()[kind])
+    for bit in (999, 2001):
+        flip(Store(config.root, mend=True), name, bit)
     assert main(["verify", "--root", config.root]) == 2
     assert main(["repair", "--root", config.root]) == 0
     outputs, computed = run_tiny(config)

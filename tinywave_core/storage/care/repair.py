@@ -1,6 +1,6 @@
 """Repair: what `verify` found damaged is moved to `.damaged/`, so that the next run computes it again.
 
-Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
+A record in which one bit flipped is put right first. Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
 found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from tinywave_core.storage.care.census import NEWER, Census, Records, pointed_at, read_manifest
 from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
 from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.storage.records import RecordFault
-from tinywave_core.storage.store import ABOUT, Manifest, Store
+from tinywave_core.storage.records import RecordFault, flipped_back
+from tinywave_core.storage.store import ABOUT, MANIFEST, Manifest, Store
 
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
@@ -31,6 +31,20 @@ class Done:
 
     where: str
     what: str
+
+
+def flip_back(census: Census) -> list[Done]:
+    """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
+    store = census.store
+    names = [ABOUT] if census.fault else []
+    names += [f"{i}/{MANIFEST}" for i, folder in census.folders.items() if folder.fault not in ("", NEWER)]
+    names += [log.path(n) for log in census.logs.values() for n, record in enumerate(log.records) if record is None]
+    done = []
+    for name in names:
+        if store.exists(name) and (right := flipped_back(store.read(name))):
+            store.replace(name, right)
+            done.append(Done(name, "one bit had flipped, and was put back: its digest is right again"))
+    return done
 
 
 def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Done]:
