@@ -12,7 +12,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock clean
+.PHONY: help setup demo demo-interleaved stack test test-machines break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -51,6 +51,11 @@ test-machines: setup  ## Pass what depends on arithmetic under every instruction
 
 bench-machines: setup  ## Count what other kinds of CPU change in tokens and training (half an hour)
 	@$(BIN)/python infra/benchmarks/machines.py $(BENCH_ARGS)
+
+# Bits and ways are drawn anew each time; a failure prints what reproduces it.
+break-store: setup  ## Flip 2,000 bits of a store, and let 1,000 drawn stories of writing, dying and mending happen to one (minutes)
+	@TINYWAVE_STORE_SEED=$${SEED:-$$RANDOM} TINYWAVE_STORE_FLIPS=$${FLIPS:-2000} TINYWAVE_STORE_EXAMPLES=$${EXAMPLES:-500} \
+	  $(BIN)/python -m pytest --timeout 0 tests/core/storage/test_flips.py tests/core/storage/test_model.py
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)

@@ -13,16 +13,16 @@ from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import Heard, find_heard, forget
-from tinywave_core.storage.care.repair import repair
+from tinywave_core.storage.care.repair import flip_back, repair
 from tinywave_core.storage.care.verify import Finding, look, verify
-from tinywave_core.storage.store import Store
+from tinywave_core.storage.store import ABOUT, Store
 
 _MOST_ROWS = 60  # findings that a table lists
 
 
 def verify_store(root: str) -> int:
     """Check everything; a table of what is wrong. Exit status 2 if something is."""
-    census = take_census(_open(root))
+    census = take_census(_open(root, mend=True))
     findings = verify(census, _Progress())
     wrong = [finding for finding in findings if not finding.harmless]
     if findings:
@@ -38,11 +38,11 @@ def verify_store(root: str) -> int:
 
 def repair_store(root: str) -> int:
     """Move damage out of the way, and say what was done and how the rest comes back."""
-    store = _open(root)
+    store = _open(root, mend=True)
     with store.lock("tinywave repair"):
+        done = flip_back(take_census(store))
         census = take_census(store)
-        findings = verify(census, _Progress())
-        done = repair(census, findings)
+        done += repair(census, verify(census, _Progress()))
         for each in done:
             print(f"{each.where}: {each.what}")
         left = [finding for finding in look(take_census(store)) if not finding.harmless]
@@ -140,9 +140,9 @@ def _run_again(census: Census) -> str:
     return f"tinywave run --source {source} --root {census.store.url}  (and the settings of the run before)"
 
 
-def _open(root: str) -> Store:
-    store = Store(root, create=False)
-    if not store.exists("store.json"):
+def _open(root: str, *, mend: bool = False) -> Store:
+    store = Store(root, create=False, mend=mend)
+    if not store.exists(ABOUT):
         raise MissingInputError(f"there is no store at {store.url}: pass --root")
     return store
 

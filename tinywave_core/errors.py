@@ -34,7 +34,7 @@ class SchemaVersionError(StoreError):
 
 
 class DamagedArtifactError(StoreError):
-    """A file of an artifact is missing or differs from the digest in its manifest."""
+    """A file of an artifact is missing or differs from the digest in its manifest, or a record from its own."""
 
 
 class MissingInputError(TinyWaveError):

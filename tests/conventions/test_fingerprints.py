@@ -85,7 +85,7 @@ def made_up(store: Store, stage: str, part: str, artifact_id: str | None = None)
         code_version="",
     )
     if not store.exists(f"{stage}/{digest}/manifest.json"):
-        store.create(f"{stage}/{digest}/manifest.json", manifest.model_dump_json().encode())
+        store.create_record(f"{stage}/{digest}/manifest.json", manifest)
     return store.find(f"{stage}/{digest}", part)
 
 

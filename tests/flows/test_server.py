@@ -160,7 +160,9 @@ def healthy(url: str) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system shows no processes in /proc: run the tests on Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="this system shows no processes in /proc: run the tests on Linux"
+)
 def test_the_server_of_a_run_obeys_that_run_only_and_its_password_is_kept_nowhere(
     everything: list[tuple[str, str]], tmp_path: Path
 ):

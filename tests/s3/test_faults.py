@@ -176,7 +176,7 @@ def test_a_short_body_that_looks_whole_is_noticed_by_its_digest(proxy: FaultProx
 def test_a_short_manifest_that_looks_whole_is_no_manifest(proxy: FaultProxy, store: Store, tmp_path: Path):
     commit(store, write_files(tmp_path))
     proxy.add("shorten", "^GET .*manifest.json")
-    with pytest.raises(DamagedArtifactError, match=r"manifest\.json is not JSON"):
+    with pytest.raises(DamagedArtifactError, match=r"manifest\.json is damaged: it does not end with its digest"):
         store.find(ID)
     assert store.find(ID).complete
 

@@ -20,6 +20,7 @@ from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget
 from tinywave_core.storage.care.repair import repair
 from tinywave_core.storage.care.verify import verify
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.s3 import S3, Patience
 from tinywave_core.storage.store import Store
 
@@ -93,7 +94,7 @@ def test_copies_of_another_store_at_the_same_url_are_not_taken_for_this_ones(s3:
     changed = entry.model_copy(update={"sha256": hashlib.sha256(body).hexdigest()})
     files = [changed if each.name == entry.name else each for each in scores.manifest.files]
     manifest = scores.manifest.model_copy(update={"files": files})
-    for name, data in (("cloze.parquet", body), ("manifest.json", manifest.model_dump_json().encode())):
+    for name, data in (("cloze.parquet", body), ("manifest.json", seal(manifest))):
         s3.put_object(Bucket="tiny-store", Key=f"same/url/{scores.id}/{name}", Body=data)
     assert Store(store.url).find(scores.id).path(entry.name).read_bytes() == body
 

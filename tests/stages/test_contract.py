@@ -155,7 +155,7 @@ def test_a_flipped_bit_in_an_input_is_found_and_named(finished: Finished, tmp_pa
     for step in finished.computed.of(stage):
         if step.id != damaged:
             shutil.rmtree(Path(config.root, step.id))
-    with pytest.raises(DamagedArtifactError, match=f"{damaged}/{name} is damaged.*delete"):
+    with pytest.raises(DamagedArtifactError, match=f"{damaged}/{name} is damaged.*tinywave repair --root"):
         run_tiny(config, until=stage)
 
 

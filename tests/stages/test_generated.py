@@ -18,7 +18,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.pipeline import Outputs
 from tinywave_core.preflight import check_run
-from tinywave_core.stages.generated import FILE, SOURCES
+from tinywave_core.stages.generated import FILE, SOURCES, _kept
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -154,3 +154,11 @@ def test_what_is_no_judge_is_refused_before_a_run(
 def test_one_directory_without_the_other_is_refused():
     with pytest.raises(ValueError, match="asr is given and language_model is not"):
         GeneratedConfig(asr="somewhere")
+
+
+def test_samples_of_an_earlier_try_are_taken_only_as_they_were(tmp_path: Path):
+    path = tmp_path / "student.json"
+    assert _kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]
+    assert _kept(path, lambda: pytest.fail("made again")) == [[1, 2], [3]]
+    path.write_text(path.read_text().replace("3", "7", 1))
+    assert _kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]

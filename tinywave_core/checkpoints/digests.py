@@ -4,10 +4,10 @@ Weights of 27 GB would otherwise be read at every `tinywave plan`.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
+from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import sha256_of
 
 _WORTH_BYTES = 1 << 20
@@ -28,16 +28,16 @@ def sha256_once(path: Path) -> str:
     identity = [place, stat.st_size, stat.st_mtime_ns, stat.st_ino]
     note = cache_folder() / "digests" / hashlib.sha256(place.encode()).hexdigest()[:32]
     try:
-        known = json.loads(note.read_text(encoding="utf-8"))
+        known = unseal(note.read_bytes())
         if known["identity"] == identity:
             return str(known["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RecordFault):
         pass
     digest = sha256_of(path)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"identity": identity, "sha256": digest}), encoding="utf-8")
+        partial.write_bytes(seal({"identity": identity, "sha256": digest}))
         partial.replace(note)
     except OSError:  # a home that cannot be written: the digest is computed each time
         pass

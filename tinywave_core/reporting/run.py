@@ -1,5 +1,6 @@
 """The record of a pipeline run: what every stage did, which artifacts were used, where report, student and samples lie."""
 
+import hashlib
 from typing import Any
 
 from pydantic import BaseModel
@@ -35,6 +36,7 @@ class RunRecord(BaseModel):
     """Whether its student is published, and why."""
     report: str = ""
     """Where the HTML report lies."""
+    report_sha256: str = ""
 
 
 def finish_run(
@@ -63,9 +65,9 @@ def finish_run(
         promotion=promotion,
         samples=[f"{samples.url}/{name}" for name in samples.files if name.endswith("-continuation.wav")],
     )
-    html = render_report(record, outputs)
+    html = render_report(record, outputs).encode()
     name = f"reports/{record.finished_at.replace(':', '')}.html"
-    store.replace(name, html.encode())
-    record = record.model_copy(update={"report": store.url_of(name)})
+    store.replace(name, html)
+    record = record.model_copy(update={"report": store.url_of(name), "report_sha256": hashlib.sha256(html).hexdigest()})
     number = record_run(store, record.model_dump(mode="json"))
     return record.model_copy(update={"number": number})

@@ -5,6 +5,7 @@ stands `recording`: how the utterance really went on, through the same vocoder, 
 would get. Only the continuation is spoken and written down: the prompt is the same for all, and would hide differences.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from tinywave_core.stages.base import Execute, Output, Step, Summary
 from tinywave_core.stages.evaluation import MODELS
 from tinywave_core.stages.logit_caching import held_out_shards
 from tinywave_core.stages.tokenization import uses_release
+from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
@@ -235,12 +237,12 @@ class _Progress:
 
 
 def _kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What an earlier try of this very step wrote to a file, else what is made now, which is written there."""
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    """What an earlier try of this very step wrote to a file, if that is as it was; else what is made now and written there."""
+    with contextlib.suppress(FileNotFoundError, RecordFault):
+        return unseal(path.read_bytes())["made"]
     made = make()
     unfinished = path.with_suffix(".partial")
-    unfinished.write_text(json.dumps(made), encoding="utf-8")
+    unfinished.write_bytes(seal({"made": made}))
     unfinished.replace(path)
     return made
 

@@ -2,26 +2,26 @@
 
 Files are written to a work folder, moved into place, and only then named, with size and SHA-256, in a manifest that is
 created if absent and never changed. A folder without a manifest does not exist for a reader. The root is a local folder
-or any fsspec URL (s3://…, memory://…). Numbered logs (`Log`) hold what grows: the catalog, the pins, the runs.
+or any fsspec URL (s3://…, memory://…). Numbered logs (`Log`) hold what grows: the catalog, the pins, the runs. Manifests and
+what logs hold are records (`records.py`), which end with a digest of their own.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tinywave_core.errors import (
     DamagedArtifactError,
@@ -32,12 +32,15 @@ from tinywave_core.errors import (
     StoreFullError,
 )
 from tinywave_core.storage.filesystem import open_url
-from tinywave_core.storage.fingerprint import canonical_json
+from tinywave_core.storage.records import RecordFault, seal, unseal
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 MANIFEST = "manifest.json"
+ABOUT = "store.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+_FORMAT = "tinywave-store"
+_ABOUT_OF_1 = b'{"format":"tinywave-store","version":1}'
 _FEW = 3  # artifacts that are looked up one by one
 _locked: set[str] = set()  # roots that this process holds
 
@@ -129,8 +132,11 @@ class NotYetComputedError(MissingInputError):
 class Store:
     """A root folder and the rules of reading and writing it."""
 
-    def __init__(self, root: str, *, create: bool = True) -> None:
-        """Open `root`, a folder or fsspec URL; raises StoreError when it cannot be made, read or understood."""
+    def __init__(self, root: str, *, create: bool = True, mend: bool = False) -> None:
+        """Open `root`, a folder or fsspec URL; raises StoreError when it cannot be made, read or understood.
+
+        With `mend` a damaged `store.json` is left to `verify` and `repair`.
+        """
         try:
             self.filesystem, self.root = open_url(root)
         except (ImportError, ValueError) as error:
@@ -140,7 +146,7 @@ class Store:
         self._verified: set[tuple[str, int, int]] = set()
         if create:
             self._create()
-        self._check_version()
+        self._check_version(mend)
 
     # Opening ---------------------------------------------------------------------------------------------------
 
@@ -148,10 +154,8 @@ class Store:
         try:
             if self.local:  # elsewhere this would make a bucket where a name is misspelt
                 self.filesystem.makedirs(self.root, exist_ok=True)
-            if not self.exists("store.json"):
-                self.create(
-                    "store.json", canonical_json({"format": "tinywave-store", "version": STORE_VERSION}).encode()
-                )
+            if not self.exists(ABOUT):
+                self.create_about()
             if self.local:
                 probe = Path(self.root, f".probe-{os.getpid()}")
                 probe.write_bytes(b"")
@@ -174,24 +178,33 @@ class Store:
             + ("" if self.local else ", or check the credentials and AWS_ENDPOINT_URL")
         ) from error
 
-    def _check_version(self) -> None:
+    def create_about(self) -> None:
+        """Write `store.json`, which says what this folder is and in which version."""
+        self.create_record(ABOUT, {"format": _FORMAT, "version": STORE_VERSION})
+
+    def _check_version(self, mend: bool) -> None:
         try:
-            data = self.read("store.json")
+            data = self.read(ABOUT)
         except FileNotFoundError:
             return
         except Exception as error:  # noqa: BLE001 - as in `_create`
             self.refuse(error, "read", "read")
-        try:
-            found = json.loads(data)
-        except ValueError as error:
-            raise StoreError(
-                f"{self.url}/store.json is not JSON: this is not a TinyWave store; pass another --root"
-            ) from error
-        if found.get("format") != "tinywave-store":
-            raise StoreError(f"{self.url} is not a TinyWave store (store.json says {found}); pass another --root")
-        if found["version"] > STORE_VERSION:
+        if _FORMAT.encode() not in data and b'"digest"' not in data:  # one flipped bit leaves one of the two
+            raise StoreError(f"{self.url} is not a TinyWave store ({ABOUT} is something else); pass another --root")
+        if data == _ABOUT_OF_1:
             raise SchemaVersionError(
-                f"the store {self.url} has version {found['version']}, this TinyWave reads up to {STORE_VERSION}: "
+                f"the store {self.url} is from before TinyWave's first release, and its records have no digests: run into "
+                "another --root"
+            )
+        try:
+            version = self.parse_record(ABOUT, data)["version"]
+        except DamagedArtifactError:
+            if mend:
+                return
+            raise
+        if version > STORE_VERSION:
+            raise SchemaVersionError(
+                f"the store {self.url} has version {version}, this TinyWave reads up to {STORE_VERSION}: "
                 "update TinyWave, or pass another --root"
             )
 
@@ -262,7 +275,7 @@ class Store:
             os.unlink(temporary)
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file for people (a report), in one step; not for data that a reader depends on."""
+        """Write a file whether it is there or not, in one step."""
         if not self.local:
             self.filesystem.pipe_file(self._at(name), data)
             return
@@ -270,7 +283,30 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".new-{os.getpid()}-{target.name}")
         partial.write_bytes(data)
+        _fsync_file(partial)
         os.replace(partial, target)
+        _fsync_folder(target.parent)
+
+    # Records ---------------------------------------------------------------------------------------------------
+
+    def create_record(self, name: str, content: Mapping[str, Any] | BaseModel) -> None:
+        """Create a record with its digest; FileExistsError when it is there already."""
+        self.create(name, seal(content))
+
+    def read_record(self, name: str) -> dict[str, Any]:
+        """A record as it was written; DamagedArtifactError if a bit of it changed, FileNotFoundError without it."""
+        return self.parse_record(name, self.read(name))
+
+    def parse_record(self, name: str, data: bytes) -> dict[str, Any]:
+        """What a record's bytes say; `name` is for the error."""
+        try:
+            return unseal(data)
+        except RecordFault as fault:
+            raise DamagedArtifactError(f"{self.url_of(name)} is damaged: {fault}: {self._advice}") from fault
+
+    @property
+    def _advice(self) -> str:
+        return f"`tinywave repair --root {self.url}`, then run again"
 
     # Artifacts -------------------------------------------------------------------------------------------------
 
@@ -310,24 +346,13 @@ class Store:
         return self._parse_manifest(artifact_id, self.read(f"{artifact_id}/{MANIFEST}"))
 
     def _parse_manifest(self, artifact_id: str, data: bytes) -> Manifest:
-        try:
-            raw = json.loads(data)
-        except ValueError as error:
-            raise DamagedArtifactError(
-                f"{self.url_of(artifact_id)}/{MANIFEST} is not JSON ({len(data):,} bytes): tinywave repair, then run again"
-            ) from error
-        if raw.get("store_version", 0) > STORE_VERSION:
+        content = self.parse_record(f"{artifact_id}/{MANIFEST}", data)
+        if content["store_version"] > STORE_VERSION:
             raise SchemaVersionError(
-                f"{artifact_id} was written with store version {raw['store_version']}, this TinyWave reads up to "
+                f"{artifact_id} was written with store version {content['store_version']}, this TinyWave reads up to "
                 f"{STORE_VERSION}: update TinyWave, or pass another --root"
             )
-        try:
-            return Manifest.model_validate(raw)
-        except ValidationError as error:
-            raise DamagedArtifactError(
-                f"{self.url_of(artifact_id)}/{MANIFEST} is not a manifest ({error.error_count()} faults): "
-                "move the folder away and run again"
-            ) from error
+        return Manifest.model_validate(content)
 
     def _size(self, name: str) -> int | None:
         try:
@@ -369,7 +394,7 @@ class Store:
         for entry in manifest.files:
             self._place(output / entry.name, f"{artifact_id}/{entry.name}")
         try:
-            self.create(f"{artifact_id}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
+            self.create_record(f"{artifact_id}/{MANIFEST}", manifest)
         except FileExistsError:
             return self._made_by_another(manifest)
         return self.find(artifact_id)
@@ -420,10 +445,14 @@ class Store:
 
     def discard(self, artifact_id: str) -> None:
         """Delete an artifact, its manifest first: whatever stops this, no reader takes the rest for whole."""
-        for name in (f"{artifact_id}/{MANIFEST}", artifact_id):
-            with contextlib.suppress(FileNotFoundError):
-                self.filesystem.rm(self._at(name), recursive=True)
+        self.delete(f"{artifact_id}/{MANIFEST}")
+        self.delete(artifact_id)
         self.drop_copy(artifact_id)
+
+    def delete(self, name: str) -> None:
+        """Delete a file or folder below the root, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm(self._at(name), recursive=True)
 
     def set_aside(self, name: str) -> str:
         """Move an artifact, or one file below the root, to where no reader looks; its new name."""
@@ -464,7 +493,7 @@ class Store:
                 path.unlink()
             raise DamagedArtifactError(
                 f"{artifact_id}/{entry.name} is damaged: it has {status.st_size} bytes and SHA-256 {digest[:12]}…, its "
-                f"manifest says {entry.bytes} and {entry.sha256[:12]}…: delete {self.url_of(artifact_id)} and run again"
+                f"manifest says {entry.bytes} and {entry.sha256[:12]}…: {self._advice}"
             )
         self._verified.add(key)
 
@@ -499,13 +528,12 @@ class Log:
         return []
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, oldest first; found by counting up, never by listing."""
+        """All records, oldest first; found by counting up, never by listing. DamagedArtifactError if one is damaged."""
         while True:
             try:
-                raw = self.store.read(self._file(len(self._known) + 1))
+                self._known.append(self.store.read_record(self._file(len(self._known) + 1)))
             except FileNotFoundError:
                 return list(self._known)
-            self._known.append(json.loads(raw))
 
     def latest(self) -> dict[str, Any] | None:
         records = self.records()
@@ -514,7 +542,7 @@ class Log:
     def append(self, record: dict[str, Any]) -> int:
         """Write the next record and return its number; FileExistsError if another run was faster."""
         number = len(self.records()) + 1
-        self.store.create(self._file(number), json.dumps(record, indent=1, sort_keys=True).encode())
+        self.store.create_record(self._file(number), record)
         return number
 
     def _file(self, number: int) -> str:

@@ -1,7 +1,7 @@
 """Training checkpoints that survive kill -9: safetensors and JSON in a new folder each, the newest valid one is used.
 
-A checkpoint is whole when its folder has its final name (it is written under another one and renamed); its files'
-digests are checked all the same before it is used. Nothing is overwritten, nothing is unpickled. Tensors are whole, however
+A checkpoint is whole when its folder has its final name (it is written under another one and renamed); its files' digests, and that
+of `state.json`, which lists them, are checked all the same before it is used. Nothing is overwritten, nothing is unpickled. Tensors are whole, however
 many processes hold them: the first one writes, all read, and any number of processes can go on.
 """
 
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, sha256_of
 from tinywave_core.training.processes import is_first, wait_for_all
 
@@ -56,7 +57,7 @@ def _write(
     (partial / "curves.json").write_text(json.dumps(state.curves), encoding="utf-8")
     digests = {entry.name: entry.sha256 for entry in describe_files(partial)}
     about = {"step": state.step, "left_out": state.left_out, "sha256": digests}
-    (partial / "state.json").write_text(json.dumps(about), encoding="utf-8")
+    (partial / "state.json").write_bytes(seal(about))
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -113,10 +114,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _valid_state(path: Path) -> dict[str, Any] | None:
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        whole = "left_out" in state and all(
-            sha256_of(path / name) == digest for name, digest in state["sha256"].items()
-        )
-    except (OSError, ValueError, KeyError):
+        state = unseal((path / "state.json").read_bytes())
+        whole = all(sha256_of(path / name) == digest for name, digest in state["sha256"].items())
+    except (OSError, RecordFault):
         return None
     return state if whole else None

@@ -330,6 +330,13 @@ def test_damaged_note_is_passed_over(large: Path, cache: Path, note: str) -> Non
     assert json.loads(path.read_text())["sha256"] == before
 
 
+def test_note_with_another_digest_is_passed_over(large: Path, cache: Path) -> None:
+    before = sha256_once(large)
+    (path,) = (cache / "digests").iterdir()
+    path.write_text(path.read_text().replace(before, "0" * 64))
+    assert sha256_once(large) == before
+
+
 def test_cache_that_cannot_be_written_is_done_without(large: Path, cache: Path) -> None:
     cache.parent.write_text("a file where the folder should be")
     assert sha256_once(large) == sha256_once(large)

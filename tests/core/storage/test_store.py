@@ -1,6 +1,5 @@
 """The store: whole or absent, checked on read, one winner, clear words when it cannot be used."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import DamagedArtifactError, SchemaVersionError, StoreBusyError, StoreError, StoreFullError
 from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.records import seal, unseal
 from tinywave_core.storage.store import NotYetComputedError, Store
 
 
@@ -63,7 +63,7 @@ def test_one_flipped_bit_is_found_on_read(tmp_path):
     artifact = compute(step_in(Store(str(tmp_path))))
     path = tmp_path / artifact.id / "data" / "hello.txt"
     path.write_bytes(b"hellm")
-    with pytest.raises(DamagedArtifactError, match="is damaged.*delete"):
+    with pytest.raises(DamagedArtifactError, match="is damaged.*tinywave repair --root"):
         artifact.path("data/hello.txt")
 
 
@@ -78,7 +78,7 @@ def test_a_log_numbers_its_records_and_refuses_a_late_writer(store):
     log, late = store.log("runs"), store.log("runs")
     assert (log.append({"n": 1}), log.append({"n": 2})) == (1, 2)
     assert late.latest() == {"n": 2}
-    store.create("runs/000003.json", b'{"n": 3}')
+    store.create_record("runs/000003.json", {"n": 3})
     with pytest.raises(FileExistsError):
         store.create("runs/000003.json", b"{}")
     assert [record["n"] for record in store.log("runs").records()] == [1, 2, 3]
@@ -109,8 +109,8 @@ def test_resume_state_survives_a_failed_run_and_is_gone_after_a_good_one(tmp_pat
 
 def test_a_store_of_a_newer_version_is_refused(tmp_path):
     Store(str(tmp_path))
-    (tmp_path / "store.json").write_text(json.dumps({"format": "tinywave-store", "version": 99}))
-    with pytest.raises(SchemaVersionError, match="version 99.*reads up to 1.*update TinyWave"):
+    (tmp_path / "store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
+    with pytest.raises(SchemaVersionError, match="version 99.*reads up to 2.*update TinyWave"):
         Store(str(tmp_path))
 
 
@@ -118,8 +118,8 @@ def test_an_artifact_of_a_newer_version_is_refused(tmp_path):
     store = Store(str(tmp_path))
     artifact = compute(step_in(store))
     path = tmp_path / artifact.id / "manifest.json"
-    path.write_text(path.read_text().replace('"store_version": 1', '"store_version": 2'))
-    with pytest.raises(SchemaVersionError, match="written with store version 2"):
+    path.write_bytes(seal({**unseal(path.read_bytes()), "store_version": 3}))
+    with pytest.raises(SchemaVersionError, match="written with store version 3"):
         store.find(artifact.id)
 
 

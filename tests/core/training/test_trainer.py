@@ -47,6 +47,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(tmp_path)
     assert run(tmp_path / "cut")[0] == curve
 
 
+def test_a_checkpoint_whose_state_says_another_step_is_passed_over(tmp_path):
+    curve, _ = run(tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", on_step=stop_at(7))
+    newest = sorted(tmp_path.glob("cut/step-*"))[-1] / "state.json"
+    newest.write_text(newest.read_text().replace('"step": 6', '"step": 7'))
+    assert run(tmp_path / "cut")[0] == curve
+
+
 def test_at_most_two_checkpoints_are_kept(tmp_path):
     run(tmp_path)
     assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-00000006", "step-00000008"]

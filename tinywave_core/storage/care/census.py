@@ -4,20 +4,18 @@ Nothing here reads the files of an artifact. The manifests come without their pa
 every transcript.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from graphlib import TopologicalSorter
 from typing import Any
 
-from pydantic import ValidationError
-
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.storage.store import MANIFEST, STORE_VERSION, Manifest, Store
+from tinywave_core.storage.records import RecordFault, unseal
+from tinywave_core.storage.store import ABOUT, MANIFEST, STORE_VERSION, Manifest, Store
 
 LOGS = ("catalog", "pins", "published", "runs", "forgotten")
 POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
@@ -57,7 +55,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Records:
-    """A numbered log: what each number holds (None: missing or not a record), and files that are no records."""
+    """A numbered log: what each number holds (None: missing or damaged), and files that are no records."""
 
     name: str
     records: tuple[dict[str, Any] | None, ...]
@@ -83,6 +81,7 @@ class Census:
     folders: Mapping[str, Folder]  # by artifact id
     logs: Mapping[str, Records]  # by name
     aside: Mapping[str, tuple[int, float]]  # bytes and time of what was set aside, by name below the root
+    fault: str = ""  # of store.json
 
     @property
     def artifacts(self) -> dict[str, Folder]:
@@ -115,7 +114,19 @@ def take_census(store: Store) -> Census:
         {folder.id: folder for folder in folders},
         {name: _records(store, name, files) for name, files in sorted(logs.items())},
         dict(sorted(aside.items())),
+        _fault_of(store, ABOUT),
     )
+
+
+def _fault_of(store: Store, name: str) -> str:
+    """What is wrong with a record; nothing of one that is not there."""
+    try:
+        unseal(store.read(name))
+    except FileNotFoundError:
+        return ""
+    except RecordFault as fault:
+        return str(fault)
+    return ""
 
 
 def _listing(store: Store) -> Iterable[tuple[str, int, float]]:
@@ -144,31 +155,20 @@ def _folder(store: Store, artifact_id: str, files: dict[str, tuple[int, float]])
         manifest = read_manifest(store, artifact_id)
     except FileNotFoundError:  # gone since the listing
         return Folder(artifact_id, sizes, changed)
-    except ManifestFault as fault:
+    except RecordFault as fault:
         return Folder(artifact_id, sizes, changed, None, str(fault))
     return Folder(artifact_id, sizes, changed, manifest.model_copy(update={"params": {}}))
 
 
-class ManifestFault(ValueError):
-    """A manifest that cannot be relied on; the message says why."""
-
-
 def read_manifest(store: Store, artifact_id: str) -> Manifest:
-    """The manifest in full; ManifestFault unless it parses and its contents hash to the name of its folder."""
-    data = store.read(f"{artifact_id}/{MANIFEST}")  # a service that is silent is no fault of the manifest
-    try:
-        raw = json.loads(data)
-    except ValueError as error:  # also bytes that are no UTF-8
-        raise ManifestFault("it is not JSON") from error
-    if isinstance(raw, dict) and isinstance(raw.get("store_version"), int) and raw["store_version"] > STORE_VERSION:
-        raise ManifestFault(NEWER)
-    try:
-        manifest = Manifest.model_validate(raw)
-    except ValidationError as error:
-        raise ManifestFault(f"it is not a manifest ({error.error_count()} faults)") from error
+    """The manifest in full; RecordFault unless it is as it was written and its contents hash to the name of its folder."""
+    content = unseal(store.read(f"{artifact_id}/{MANIFEST}"))
+    if content["store_version"] > STORE_VERSION:
+        raise RecordFault(NEWER)
+    manifest = Manifest.model_validate(content)
     names = ("stage", "part", "version", "config", "params", "inputs")
     if artifact_id != f"{manifest.stage}/{fingerprint({name: getattr(manifest, name) for name in names})}":
-        raise ManifestFault("its settings and inputs do not hash to the name of its folder")
+        raise RecordFault("its settings and inputs do not hash to the name of its folder")
     return manifest
 
 
@@ -184,41 +184,19 @@ def _records(store: Store, name: str, files: list[str]) -> Records:
 
 def _record(store: Store, name: str, number: int) -> dict[str, Any] | None:
     try:
-        data = store.read(f"{name}/{number:06d}.json")
-    except FileNotFoundError:
+        return unseal(store.read(f"{name}/{number:06d}.json"))
+    except (FileNotFoundError, RecordFault):
         return None
-    try:
-        record = json.loads(data)
-        return record if _IS_RECORD[name.partition("/")[0]](record) else None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return None
-
-
-def _is_catalog(record: dict[str, Any]) -> bool:
-    shards = record["shards"]
-    return all(isinstance(i, str) for i in shards) and all(
-        {"path", "bytes", "stamp", "sha256"} <= file.keys() and (file["shard"] is None or shards[file["shard"]])
-        for file in record["files"]
-    )
-
-
-def _is_pin(record: dict[str, Any]) -> bool:
-    ids = [i for ids in record["inputs"].values() for i in ids]
-    return all(isinstance(i, str) for i in [record["artifact"], *ids]) and float(record["hours"]) >= 0
-
-
-_IS_RECORD: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "catalog": _is_catalog,
-    "pins": _is_pin,
-    "published": lambda record: all(isinstance(i, str) for i in pointed_at(record)),
-    "runs": lambda record: isinstance(record["artifacts"], dict),
-    "forgotten": lambda record: all(isinstance(digest, str) for digest in record["sha256"]),
-}
 
 
 def pointed_at(record: dict[str, Any]) -> list[str]:
     """Artifacts that a record of `pins` or `published` names."""
     return [record["artifact"]] if "artifact" in record else [record["model"], record["student"]]
+
+
+def report_of(run: Mapping[str, Any]) -> str:
+    """Name below the root of the report that a record of `runs` has."""
+    return f"reports/{run['report'].rpartition('/')[2]}"
 
 
 def shard_contents(catalog: Records) -> dict[str, set[str]]:

@@ -4,8 +4,6 @@ A recording is known by the SHA-256 of its file; files with the same decoded sam
 it is the digest in the log `forgotten`. The order is such that a run after an interruption is safe and `forget` can go on.
 """
 
-import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,11 @@ from tinywave_core.storage.care.census import (
     dependants,
     dependants_first,
     pointed_at,
+    report_of,
 )
 from tinywave_core.storage.care.verify import work_folders
 from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 
@@ -76,11 +76,11 @@ def forget(census: Census, heard: Heard) -> None:
     for name in heard.pins:
         _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not gone & {*pointed_at(r)}])
     for name in heard.reports:
-        _delete(store, name)
+        store.delete(name)
     # Checkpoints and what was set aside do not say what they heard.
     for work in work_folders(store):
         shutil.rmtree(work)
-    _delete(store, ASIDE)
+    store.delete(ASIDE)
     for folder in heard.artifacts:
         store.discard(folder.id)
     for log in census.of("catalog"):
@@ -143,7 +143,7 @@ def _reports(census: Census, reached: set[str]) -> Iterator[str]:
         for run in log.readable:
             used = {i for ids in run["artifacts"].values() for i in ids} | set(run.get("outputs", {}).values())
             if used & reached and run.get("report"):
-                yield f"reports/{run['report'].rpartition('/')[2]}"
+                yield report_of(run)
 
 
 # Removing it -----------------------------------------------------------------------------------------------------
@@ -156,22 +156,13 @@ def _scrub(store: Store, catalog: Records, digests: set[str]) -> None:
             continue
         files = [file for file in record["files"] if file["sha256"] not in digests]
         if len(files) < len(record["files"]):
-            store.replace(catalog.path(index), _json({**record, "files": files}))
+            store.replace(catalog.path(index), seal({**record, "files": files}))
 
 
 def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
     """Make `records` the whole of a log: each step leaves one that can be counted up."""
     for index, record in enumerate(records):
         if log.records[index] != record:
-            store.replace(log.path(index), _json(record))
+            store.replace(log.path(index), seal(record))
     for index in range(len(log.records) - 1, len(records) - 1, -1):
-        _delete(store, log.path(index))
-
-
-def _json(record: Row) -> bytes:
-    return json.dumps(record, indent=1, sort_keys=True).encode()
-
-
-def _delete(store: Store, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        store.filesystem.rm(f"{store.root.rstrip('/')}/{name}", recursive=True)
+        store.delete(log.path(index))

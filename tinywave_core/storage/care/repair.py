@@ -1,11 +1,10 @@
 """Repair: what `verify` found damaged is moved to `.damaged/`, so that the next run computes it again.
 
-Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
+A record in which one bit flipped is put right first. Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
 found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterable
@@ -14,14 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tinywave_core.storage.care.census import Census, ManifestFault, Records, read_manifest
+from tinywave_core.storage.care.census import NEWER, Census, Records, pointed_at, read_manifest
 from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
 from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.storage.store import Manifest, Store
+from tinywave_core.storage.records import RecordFault, flipped_back
+from tinywave_core.storage.store import ABOUT, MANIFEST, Manifest, Store
 
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
 STALE_WORK_S = 30 * DAY_S
+_LEFT_OVER = "left over from a killed run, deleted"
 
 
 @dataclass(frozen=True)
@@ -32,41 +33,90 @@ class Done:
     what: str
 
 
+def flip_back(census: Census) -> list[Done]:
+    """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
+    store = census.store
+    names = [ABOUT] if census.fault else []
+    names += [f"{i}/{MANIFEST}" for i, folder in census.folders.items() if folder.fault not in ("", NEWER)]
+    names += [log.path(n) for log in census.logs.values() for n, record in enumerate(log.records) if record is None]
+    done = []
+    for name in names:
+        if store.exists(name) and (right := flipped_back(store.read(name))):
+            store.replace(name, right)
+            done.append(Done(name, "one bit had flipped, and was put back: its digest is right again"))
+    return done
+
+
 def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Done]:
     """Move damage out of the way and sweep leftovers. Run it under the store's lock."""
     now = time.time() if now is None else now
     findings = list(findings)
     done = [
+        *_about(census),
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
+        *_reports(census.store, findings),
         *(each for log in census.logs.values() for each in _log(census, log)),
+        *_checkpoints(census.store, findings),
         *_work(census, now),
     ]
     return done + _uploads(census.store, now)
+
+
+def _about(census: Census) -> list[Done]:
+    """`store.json` holds nothing but format and version."""
+    if not census.fault:
+        return []
+    if any(folder.fault == NEWER for folder in census.folders.values()):
+        return [Done(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+    aside = census.store.set_aside(ABOUT)
+    census.store.create_about()
+    return [Done(ABOUT, f"moved to {aside}, written anew")]
 
 
 def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done]:
     damaged = sorted({f.where for f in findings if f.what in DAMAGE})
     done = [Done(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
     for finding in findings:
-        folder = census.folders.get(finding.where)
-        if finding.what != "half-written" or folder is None:
-            continue
-        if not census.store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
-            done.append(Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on"))
-        else:
-            done.append(Done(folder.id, f"half-written, moved to {census.store.set_aside(folder.id)}"))
+        if finding.what == "half-written" and finding.where in census.folders and finding.where not in damaged:
+            done.append(_half_written(census, finding, now))
     return done
+
+
+def _half_written(census: Census, finding: Finding, now: float) -> Done:
+    store, folder = census.store, census.folders[finding.where]
+    if folder.manifest is not None:  # a file beside what is whole
+        name = f"{folder.id}/{finding.detail}"
+        store.delete(name)
+        return Done(name, _LEFT_OVER)
+    if not store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
+        return Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
+    return Done(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
 
 
 def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
     """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
     moved = {f.where for f in findings if f.what in DAMAGE}
+    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in moved]
+    return [Done(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
+
+
+def _reports(store: Store, findings: list[Finding]) -> list[Done]:
+    return [
+        Done(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
+        for f in findings
+        if f.what == "altered report"
+    ]
+
+
+def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
+    """What a killed run would not go on from: it takes the checkpoint before, or begins again."""
     done = []
     for finding in findings:
-        if finding.what == "foreign file" and finding.where not in moved:
-            name = f"{finding.where}/{finding.detail}"
-            done.append(Done(name, f"foreign, moved to {store.set_aside(name)}"))
+        if finding.what == "bad checkpoint":
+            damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
+            shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+            done.append(Done(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
 
 
@@ -77,16 +127,16 @@ def _log(census: Census, log: Records) -> list[Done]:
     """Fill every number whose record is lost, or drop it at the end of a log that says nothing of the store."""
     done = []
     for name in (name for name in log.foreign if name.startswith(".new-")):
-        census.store.filesystem.rm(f"{census.store.root.rstrip('/')}/{log.name}/{name}")
-        done.append(Done(f"{log.name}/{name}", "left over from a killed run, deleted"))
+        census.store.delete(f"{log.name}/{name}")
+        done.append(Done(f"{log.name}/{name}", _LEFT_OVER))
     lost = [index for index, record in enumerate(log.records) if record is None]
     for index in reversed(lost):
         path = log.path(index)
         aside = f", moved to {census.store.set_aside(path)}" if census.store.exists(path) else ""
         filling = _filling(census, log, index)
         if filling is not None:
-            census.store.create(path, json.dumps(filling, indent=1, sort_keys=True).encode())
-        done.append(Done(path, f"unreadable{aside}{'' if filling is None else ', written anew'}"))
+            census.store.create_record(path, filling)
+        done.append(Done(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
     return done
 
 
@@ -103,6 +153,43 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
     return _shards_outside(census, log)
 
 
+def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> str:
+    """What is lost with a record, and what comes of it."""
+    before = [record for record in log.records[:index] if record is not None]
+    match log.kind, filling:
+        case (("pins" | "published"), dict()):
+            return "the next one takes its place, and nothing is lost: only the newest is followed"
+        case "pins", None if before:
+            return (
+                f"lost is which fit was pinned last: {pointed_at(before[-1])[0]}, pinned before it, holds again, unless the "
+                "settings under `refresh` ask for a new fit"
+            )
+        case "pins", None:
+            return (
+                "lost is which fit was pinned: the next run pins what it fits on the corpus of today, which is the same "
+                "artifact unless audio is newer than that fit, and then stages after it run again"
+            )
+        case "published", None if before:
+            return (
+                f"lost is which student was published last: {pointed_at(before[-1])[0]}, published before it, is the "
+                "published one again: `tinywave publish EXPORT` publishes another"
+            )
+        case "published", None:
+            return (
+                "lost is which student was published: none is now, and the next run publishes its own: `tinywave publish "
+                "EXPORT` publishes another"
+            )
+        case "runs", _:
+            return "lost is the history of that run: `tinywave plan` says less about why, no artifact is lost"
+        case "forgotten", _:
+            return (
+                f"written anew with the {len((filling or {})['sha256'])} digests that corpora list: call `tinywave forget` again "
+                "for a recording that was forgotten after the last run, before the next one"
+            )
+    shards = (filling or {})["shards"]
+    return f"written anew from {len(shards)} shards of the corpus: the next run hashes its source again, no recording is lost"
+
+
 def _forgotten_by_corpora(census: Census) -> list[str]:
     """Every corpus lists what was forgotten when it was made."""
     corpora = [i for i, f in census.artifacts.items() if f.manifest is not None and f.manifest.part == "corpus"]
@@ -112,7 +199,7 @@ def _forgotten_by_corpora(census: Census) -> list[str]:
 def _params(census: Census, artifact_id: str) -> dict[str, Any]:
     try:
         return read_manifest(census.store, artifact_id).params
-    except (ManifestFault, FileNotFoundError):  # moved away a moment ago
+    except (RecordFault, FileNotFoundError):  # moved away a moment ago
         return {}
 
 

@@ -1,9 +1,11 @@
 """Verify: everything that a reader would rely on, checked; what is wrong comes out as findings, nothing is changed.
 
-Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest. Of the logs the
-records are parsed, pins and catalogs are followed. Runs are history: what they name may have been collected since.
+Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest; manifests, records of
+logs and `store.json` with their own digests, and so are checkpoints of unfinished work. Pins and catalogs are followed. Runs are
+history: what they name may have been collected since, but a report that is there must be as it was written.
 """
 
+import contextlib
 import errno
 import hashlib
 from collections.abc import Callable, Iterator
@@ -13,11 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tinywave_core.storage.care.census import NEWER, POINTERS, Census, Folder, Records, pointed_at, shard_contents
+from tinywave_core.storage.care.census import (
+    NEWER,
+    POINTERS,
+    Census,
+    Folder,
+    Records,
+    pointed_at,
+    report_of,
+    shard_contents,
+)
 from tinywave_core.storage.forgotten import FORGOTTEN
-from tinywave_core.storage.store import FileEntry, Store
+from tinywave_core.storage.records import RecordFault, unseal
+from tinywave_core.storage.store import ABOUT, FileEntry, Store, sha256_of
 
 BLOCK_BYTES = 8 << 20
+STATE_FILE = "state.json"  # of a checkpoint of training, as in training/checkpoint.py
 _READERS = 4  # files read at a time; each holds one or two blocks
 
 # What a finding can be, and what a person does about it.
@@ -31,6 +44,8 @@ ADVICE = {
     "foreign file": "tinywave repair moves it away",
     "dangling input": "run with the settings that made it",
     "bad record": "tinywave repair",
+    "altered report": "tinywave repair moves it away",
+    "bad checkpoint": "tinywave repair deletes it",
     "lost pin": "run: it is made again",
     "lost model": "run with the settings that made it: what is published is gone",
     "lost shard": "run with the source that has its files",
@@ -64,12 +79,13 @@ Hear = Callable[[int, int], None]
 
 def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Finding]:
     """Everything that is wrong in the store, by artifact; an empty list for a sound store without leftovers."""
-    return _sorted([*_contents(census, hear), *look(census)])
+    return _sorted([*_contents(census, hear), *_reports(census), *_checkpoints(census.store), *look(census)])
 
 
 def look(census: Census) -> list[Finding]:
     """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
-    return _sorted([*_folders(census), *_logs(census), *_work(census)])
+    about = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
+    return _sorted([*about, *_folders(census), *_logs(census), *_work(census)])
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
@@ -93,10 +109,15 @@ def _folders(census: Census) -> Iterator[Finding]:
                 yield Finding(folder.id, "missing file", name)
             elif folder.files[name] != size:
                 yield Finding(folder.id, "wrong size", f"{name} has {folder.files[name]:,} B, expected {size:,} B")
-        yield from (Finding(folder.id, "foreign file", name) for name in folder.files if name not in listed)
+        yield from (Finding(folder.id, _kind_of(name), name) for name in folder.files if name not in listed)
         for upstream in sorted(folder.inputs):
             if upstream not in census.artifacts and not _of_newer(census, upstream):
                 yield Finding(folder.id, "dangling input", upstream)
+
+
+def _kind_of(unlisted: str) -> str:
+    """What a file is that is in no manifest, or no record: half-written under the name that `Store.create` begins with."""
+    return "half-written" if unlisted.rpartition("/")[2].startswith(".new-") else "foreign file"
 
 
 def _of_newer(census: Census, artifact_id: str) -> bool:
@@ -149,6 +170,34 @@ def _digest(store: Store, name: str) -> str:
     return digest.hexdigest()
 
 
+def _reports(census: Census) -> Iterator[Finding]:
+    """Reports that are not as their run wrote them; one that is gone is missed by nobody."""
+    runs = [run for log in census.of("runs") for run in log.readable if run.get("report_sha256")]
+    for name, expected in {report_of(run): run["report_sha256"] for run in runs}.items():
+        with contextlib.suppress(FileNotFoundError):
+            if (found := _digest(census.store, name)) != expected:
+                yield Finding(name, "altered report", f"it has {found[:12]}…, expected {expected[:12]}…")
+
+
+def _checkpoints(store: Store) -> Iterator[Finding]:
+    """Checkpoints of training, and what other steps keep to go on from, that a run would not take."""
+    for work in work_folders(store):
+        for path in sorted(work.glob("resume/*.json")) + sorted(work.glob("resume/step-*/state.json")):
+            kept = path if path.name != STATE_FILE else path.parent
+            if fault := _fault_of(path):
+                yield Finding(f".work/{work.name}/{kept.relative_to(work).as_posix()}", "bad checkpoint", fault)
+
+
+def _fault_of(path: Path) -> str:
+    try:
+        record = unseal(path.read_bytes())
+        files: dict[str, str] = record["sha256"] if path.name == STATE_FILE else {}
+        wrong = [name for name, digest in files.items() if sha256_of(path.parent / name) != digest]
+    except (RecordFault, OSError) as fault:
+        return str(fault)
+    return f"{wrong[0]} is not as it was written" if wrong else ""
+
+
 # Logs and leftovers ----------------------------------------------------------------------------------------------
 
 
@@ -156,10 +205,9 @@ def _logs(census: Census) -> Iterator[Finding]:
     for log in census.logs.values():
         for index, record in enumerate(log.records):
             if record is None:
-                yield Finding(log.path(index), "bad record", "missing, or not a record: hides all that follow it")
+                yield Finding(log.path(index), "bad record", "missing, or not as it was written")
         for name in log.foreign:
-            what = "half-written" if name.startswith(".new-") else "foreign file"
-            yield Finding(log.name, what, name)
+            yield Finding(log.name, _kind_of(name), name)
     yield from (finding for log in census.of(*POINTERS) for finding in _pointer(census, log))
     gone = {digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]}
     yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, gone))
