@@ -41,18 +41,22 @@ settings.load_profile("tinywave")
 FIRST = ("infra", "ui", "flows", "stages", "machines", "s3")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Folders that take long come first."""
+    if not config.getoption("nightly"):
+        items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
     items.sort(key=lambda item: FIRST.index(folder) if (folder := _folder(item)) in FIRST else len(FIRST))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-machines", action="store_true", help="every instruction set with one and two threads")
+    parser.addoption("--nightly", action="store_true", help="the tests marked nightly too, which take long")
     parser.addoption("--full-release", type=Path, help="a release of full size that is written already")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "arithmetic: tested under other instruction sets too (tests/machines)")
+    config.addinivalue_line("markers", "nightly: the same claim with many more draws; only by make test-nightly")
 
 
 class ByFile(LoadScopeScheduling):
