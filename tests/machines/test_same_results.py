@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import Finished
 from tests.fixtures import elsewhere, machines
 from tests.fixtures.tiny import digests
+from tinywave_core.config.load import load_config
+from tinywave_core.models.llama import fresh_llama
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 
@@ -72,6 +75,28 @@ def test_weights_and_losses_differ_in_their_last_digits_only(other: Elsewhere, f
         assert max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours) <= WEIGHTS
         for ours, theirs in zip(_losses(here), _losses(there), strict=True):
             assert theirs == pytest.approx(ours, rel=LOSSES)
+
+
+def test_one_and_two_threads_train_to_the_same_bits():
+    """A teacher of the demo's size, large enough that its products are split between threads."""
+    fresh = load_config("demo", {}).adaptation.fresh
+    ids = torch.randint(0, 400, (2, 512), generator=torch.Generator().manual_seed(0))
+
+    def trained(threads: int) -> list[torch.Tensor]:
+        torch.set_num_threads(threads)
+        model = fresh_llama(fresh, 400, 512, seed=0).train()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(2):
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return [p.detach() for p in model.parameters()]
+
+    before = torch.get_num_threads()
+    try:
+        assert all(map(torch.equal, trained(1), trained(2)))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _losses(artifact: Any) -> Iterator[float]:
