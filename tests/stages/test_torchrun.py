@@ -19,6 +19,7 @@ from tests.fixtures.tiny import copy_store
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError, SchemaVersionError
 from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 from tinywave_core.training import launch
 
@@ -138,8 +139,8 @@ def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_t
 
 def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_path: Path):
     step = again(finished, "control", tmp_path / "store")
-    Path(step.store.root, "store.json").write_text('{"format": "tinywave-store", "version": 99}')
-    with pytest.raises(SchemaVersionError, match="has version 99, this TinyWave reads up to 1: update TinyWave"):
+    Path(step.store.root, "store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
+    with pytest.raises(SchemaVersionError, match="has version 99, this TinyWave reads up to 2: update TinyWave"):
         compute(step)
 
 
