@@ -4,15 +4,16 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-UV_VERSION := 0.13.9
 PYTHON     ?= python3
 VENV       := .venv
 UV         := $(VENV)-uv/bin/uv
+# Of the installer, of every package, and of what builds ours: what has another SHA-256 than the one in git is not installed.
+HASHED     := --no-deps --build-constraints infra/build.txt --require-build-hashes --preview-features build-dependency-hashes
 BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock clean
+.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,17 +22,19 @@ setup: $(VENV)/.installed  ## Create the virtual environment from requirements.l
 
 # uv finds Python 3.11 on the machine or fetches it: the one for which every platform has all wheels. Where it can do neither, 3.12
 # serves as well (infra/decisions/0024-platforms.md).
-$(UV):
+$(UV): infra/uv.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' found; TinyWave needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: found $$($(PYTHON) --version), TinyWave needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
-	@$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes --only-binary :all: --requirement infra/uv.txt
+	@touch $@
 
-$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
+$(VENV)/.installed: requirements.lock infra/build.txt pyproject.toml | $(UV)
 	@echo "Setting up $(VENV) (about 240 to 280 packages; PyTorch's are several GB the first time)"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python 3.11 $(VENV) 2>/dev/null || $(UV) venv --quiet --python 3.12 $(VENV)
-	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet requirements.lock
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet $(HASHED) --editable .
 	@touch $@
 
 demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./store
@@ -93,6 +96,14 @@ lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
 	@set -o pipefail; $(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
 	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|cp31[12]-|abi3' \
 	  | grep -E -- '-any|manylinux.*(x86_64|aarch64)|macosx.*(arm64|universal2)' | LC_ALL=C sort -u > infra/wheels.txt
+	@printf 'hatchling>=1.27\neditables\n' | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --quiet --output-file infra/build.txt >/dev/null
+
+audit: $(UV)  ## List the known faults of the packages in requirements.lock (needs a network)
+	@$(VENV)-uv/bin/python infra/audit.py $(UV)
+
+pin-images:  ## Pin the images of docker-compose.yml and infra/Dockerfile by digest (needs docker and a network)
+	@infra/pin_images.sh
 
 clean:  ## Remove the virtual environment and caches (never a store)
 	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache
