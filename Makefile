@@ -13,7 +13,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock audit pin-images clean
+.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-run break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -57,6 +57,11 @@ bench-machines: setup  ## Count what other kinds of CPU change in tokens and tra
 
 test-nightly: setup  ## The tests that draw hundreds of faults (an hour)
 	@$(BIN)/python -m pytest --nightly -m nightly --timeout 0
+
+# Moments are drawn anew each time; `KILLS=` says how many, `SEED=` gives those of a failure again.
+break-run: setup  ## Kill 200 runs at drawn moments of all stages, with the store in a folder and on S3 (10 minutes)
+	@TINYWAVE_SEED=$${SEED:-$$RANDOM} TINYWAVE_KILLS=$${KILLS:-200} \
+	  $(BIN)/python -m pytest --nightly --timeout 0 tests/stages/test_kill.py tests/s3/test_kill.py -k at_any_moment
 
 # Bits and ways are drawn anew each time; a failure prints what reproduces it.
 break-store: setup  ## Flip 2,000 bits of a store, and let 1,000 drawn stories of writing, dying and mending happen to one (minutes)

@@ -270,7 +270,7 @@ class Store:
                 os.fsync(file.fileno())
             os.chmod(temporary, _rights_in(target.parent))
             os.link(temporary, target)  # fails if present, unlike rename: two writers cannot both win
-            _fsync_folder(target.parent)
+            fsync_folder(target.parent)
         finally:
             os.unlink(temporary)
 
@@ -283,9 +283,9 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".new-{os.getpid()}-{target.name}")
         partial.write_bytes(data)
-        _fsync_file(partial)
+        fsync_file(partial)
         os.replace(partial, target)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
 
     # Records ---------------------------------------------------------------------------------------------------
 
@@ -419,9 +419,9 @@ class Store:
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         os.chmod(source, _rights_in(target.parent))
-        _fsync_file(source)
+        fsync_file(source)
         os.replace(source, target)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
 
     def _set_damaged_aside(self, artifact_id: str) -> None:
         """A manifest whose files are gone or cut would block the new commit: keep it elsewhere."""
@@ -585,12 +585,14 @@ def _rights_in(folder: Path) -> int:
     return folder.stat().st_mode & 0o666
 
 
-def _fsync_file(path: Path) -> None:
+def fsync_file(path: Path) -> None:
+    """Wait until the file's content is on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
+    """Wait until the names in the folder are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,8 @@
 """Training checkpoints that survive kill -9: safetensors and JSON in a new folder each, the newest valid one is used.
 
 A checkpoint is whole when its folder has its final name (it is written under another one and renamed); its files' digests, and that
-of `state.json`, which lists them, are checked all the same before it is used. Nothing is overwritten, nothing is unpickled. Tensors are whole, however
+of `state.json`, which lists them, are checked all the same before it is used, and before an older one is dropped for it. Nothing is
+overwritten, nothing is unpickled. Tensors are whole, however
 many processes hold them: the first one writes, all read, and any number of processes can go on.
 """
 
@@ -16,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from tinywave_core.errors import StoreError
 from tinywave_core.storage.records import RecordFault, seal, unseal
-from tinywave_core.storage.store import describe_files, sha256_of
+from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
 from tinywave_core.training.processes import is_first, wait_for_all
 
 _KEPT = 2
@@ -59,10 +61,16 @@ def _write(
     about = {"step": state.step, "left_out": state.left_out, "sha256": digests}
     (partial / "state.json").write_bytes(seal(about))
     for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync_file(path)
+    fsync_folder(partial)
     shutil.rmtree(final, ignore_errors=True)  # only an invalid one can be here
     os.rename(partial, final)
+    fsync_folder(folder)  # the new name is on disk before an old one goes
+    if _valid_state(final) is None:
+        raise StoreError(
+            f"the checkpoint {final} does not read back as it was written; older ones are kept: check the disk under it, then "
+            "run again, and training goes on from the newest one that is whole"
+        )
     for old in _checkpoints(folder)[_KEPT:]:
         shutil.rmtree(old)
 
