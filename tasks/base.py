@@ -6,6 +6,7 @@ the workers that the runtime asks for. Tasks return small JSON, never data.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from prefect.utilities.annotations import quote
 
 from tasks.progress import HoursProgress, step_progress
 from tasks.runners import Workers
-from tinywave_core.errors import TinyWaveError
+from tinywave_core.errors import TinyWaveError, WorkerDiedError
 from tinywave_core.planning import Reason, explain
 from tinywave_core.stages.base import Step, compute, find_steps
 from tinywave_core.storage.store import Artifact
@@ -109,7 +110,16 @@ class PrefectExecute:
         """Wait for all; where the steps know their hours of speech, say now and then how many are done and left."""
         progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
         for i, future in futures.items():
-            future.wait()
+            try:
+                future.wait()
+            except BrokenExecutor as error:
+                found = find_steps(steps)
+                lost = [_label(step) for step, artifact in zip(steps, found, strict=True) if not artifact.complete]
+                raise WorkerDiedError(
+                    f"a worker of {steps[0].stage} was killed, most often by the system for lack of memory; not done are "
+                    f"{', '.join(lost[:4])}{f' and {len(lost) - 4} more' if len(lost) > 4 else ''}: lower --runtime.workers, and "
+                    "run again; finished shards are kept"
+                ) from error
             assert progress is not None
             progress.add(steps[i].hours)
 
