@@ -44,15 +44,15 @@ class Api:
         found = self(f"deployments/name/{deployment}")
         return str(self(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
 
-    def end(self, run: str, patience_s: float = 300) -> dict[str, Any]:
-        """Wait until a run ends: its state."""
+    def end(self, run: str, patience_s: float = 300, states: tuple[str, ...] = DONE) -> dict[str, Any]:
+        """Wait until a run ends, or is in one of these states: its state."""
         started = time.monotonic()
         while time.monotonic() < started + patience_s:
             if failed := self.stack.failed():
                 pytest.fail(f"{failed} ended:\n{self.stack.said(failed)}")
             with suppress(OSError):  # a server that is being restarted
                 state: dict[str, Any] = self(f"flow_runs/{run}")["state"]
-                if state["type"] in DONE:
+                if state["type"] in states:
                     return state
             time.sleep(0.2)
         pytest.fail(f"the run did not end in {patience_s} s:\n{self.stack.said('worker', 8000)}")

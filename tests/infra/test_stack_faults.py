@@ -101,10 +101,14 @@ def test_a_run_cancelled_in_the_ui_ends_at_once_and_the_next_goes_on_from_its_la
 ):
     run = api.start("adaptation/demo", parameters)
     wait_until_it_trains(config, stack)
-    started = time.monotonic()
+    (process,) = [
+        each for each in processes(stack) if "prefect.engine" in each.cmdline() or "execute" in each.cmdline()
+    ]
     api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
-    assert api.end(run)["type"] == "CANCELLED"
-    assert time.monotonic() - started < 30
+    process.wait(30)
+    api.end(
+        run, states=("CANCELLED",)
+    )  # for a moment it can be CRASHED: the run tells that it was stopped, then the worker why
     assert checkpoints(config)[-1] % EVERY, "the stop itself left a checkpoint"
     assert "it goes on from there" in said(api, run)
     api.run("adaptation/demo", parameters)
