@@ -1,21 +1,23 @@
 """One Prefect task per stage, and how a flow sends steps through it.
 
 The task's cache key is the step's fingerprint; it is refreshed when the manifest is missing, so Prefect never says
-Cached about an output that is gone. What is in the store is not mapped again: a fan-out submits the missing shards only, to
+Cached about an output that is gone, and when Prefect's record is not what the store says. What is in the store is not mapped again: a fan-out submits the missing shards only, to
 the workers that the runtime asks for. Tasks return small JSON, never data.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Task, task
 from prefect.context import TaskRunContext
+from prefect.results import get_result_store
 from prefect.utilities.annotations import quote
 
 from tasks.progress import HoursProgress, step_progress
 from tasks.runners import Workers
-from tinywave_core.errors import TinyWaveError
+from tinywave_core.errors import TinyWaveError, WorkerDiedError
 from tinywave_core.planning import Reason, explain
 from tinywave_core.stages.base import Step, compute, find_steps
 from tinywave_core.storage.store import Artifact
@@ -39,10 +41,15 @@ def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
     def run_step(label: str, fingerprint: str, step: Step, elsewhere: bool = False) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
         with step_progress(step, in_terminal=not elsewhere) as progress:
             artifact = compute(step, progress)
-        assert artifact.manifest is not None
-        return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
+        return _told(artifact)
 
     return run_step
+
+
+def _told(artifact: Artifact) -> dict[str, Any]:
+    """What a task returns, and Prefect keeps."""
+    assert artifact.manifest is not None
+    return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
 
 
 def _fingerprint(_: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -89,7 +96,7 @@ class PrefectExecute:
         sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
         elsewhere = self.workers is not None and self.workers.elsewhere and len(steps) > 1
         submit = self._send if elsewhere else self._submit
-        futures = {i: submit(steps[i], self._task(steps[i], refresh=not found[i].complete)) for i in sent}
+        futures = {i: submit(steps[i], self._task(steps[i], found[i])) for i in sent}
         self._wait(steps, futures)
         for future in futures.values():
             future.result()  # raises what the task raised
@@ -103,12 +110,32 @@ class PrefectExecute:
         """Wait for all; where the steps know their hours of speech, say now and then how many are done and left."""
         progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
         for i, future in futures.items():
-            future.wait()
+            try:
+                future.wait()
+            except BrokenExecutor as error:
+                found = find_steps(steps)
+                lost = [_label(step) for step, artifact in zip(steps, found, strict=True) if not artifact.complete]
+                raise WorkerDiedError(
+                    f"a worker of {steps[0].stage} was killed, most often by the system for lack of memory; not done are "
+                    f"{', '.join(lost[:4])}{f' and {len(lost) - 4} more' if len(lost) > 4 else ''}: lower --runtime.workers, and "
+                    "run again; finished shards are kept"
+                ) from error
             assert progress is not None
             progress.add(steps[i].hours)
 
-    def _task(self, step: Step, *, refresh: bool) -> Task[..., dict[str, Any]]:
+    def _task(self, step: Step, found: Artifact) -> Task[..., dict[str, Any]]:
+        refresh = not found.complete or not self._is_recorded(step, found)
         return self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)
+
+    def _is_recorded(self, step: Step, found: Artifact) -> bool:
+        """Whether Prefect's record of the step is, byte by byte, what the store says. Prefect reads a record with the serializer
+        that the record names, and pickle runs code: one that is not ours is written anew, unread."""
+        results = get_result_store().update_for_task(self.run_step, _sync=True)
+        expected = results.create_result_record(_told(found), key=step.fingerprint).serialize()
+        try:
+            return bool(results.result_storage.read_path(step.fingerprint, _sync=True) == expected)
+        except Exception:  # noqa: BLE001  (none is there; each kind of storage has its own errors)
+            return False
 
     def _submit(self, step: Step, run_step: Task[..., dict[str, Any]]) -> Any:
         return run_step.submit(_label(step), step.fingerprint, quote(step))

@@ -53,5 +53,13 @@ class TrainingError(TinyWaveError):
     """Training cannot go on: a loss that is not finite, a teacher that does not fit, no data."""
 
 
+class NoMemoryError(TinyWaveError):
+    """A step needed more memory than its process may have."""
+
+
+class WorkerDiedError(TinyWaveError):
+    """A process that worked on shards was killed."""
+
+
 class PausedError(TinyWaveError):
     """Training stopped where it was told to, with a checkpoint: the same command goes on from there."""

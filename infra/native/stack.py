@@ -74,6 +74,7 @@ class Stack:
         self.api = f"http://127.0.0.1:{self.ports['api']}/api"
         self.s3 = f"http://127.0.0.1:{self.ports['s3']}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, Callable[[], None]] = {}
         self._worker_environment = worker_environment or {}
         self._exit = ExitStack()
 
@@ -155,6 +156,13 @@ class Stack:
         self._start("worker", COMMANDS["worker"], self.client | health | self._worker_environment)
         self._wait("worker", lambda: _answers(f"http://127.0.0.1:{self.ports['worker']}/health"))
 
+    def restart(self, name: str, how: signal.Signals) -> None:
+        """End a part and all of its group by this signal, and start it again: what a crash of it is to the others."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.processes[name].pid, how)
+        self.processes[name].wait()
+        self._started[name]()
+
     def run(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         """A command that ends; what it says is in its log."""
         with self._log(name).open("ab") as log:
@@ -194,6 +202,7 @@ class Stack:
                 **_as_user(user),
             )
         self.processes[name] = process
+        self._started[name] = lambda: self._start(name, command, environment, stop=stop, said=said, user=user)
         self._exit.callback(_stop, process, stop)
         if process.stdin:
             process.stdin.write(said.encode())

@@ -160,8 +160,15 @@ def test_publishing_by_hand_prints_the_directory_to_load(
 # Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_next_run_finishes(alone: None, finished: Finished, tmp_path: Path):
-    """A child process gets SIGINT in the middle of training; the next run takes up its checkpoint."""
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT], pytest.param([signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.nightly)],
+    ids=["ctrl-c", "SIGTERM twice"],
+)
+def test_a_stopped_run_says_how_to_go_on_and_the_next_run_finishes(
+    alone: None, finished: Finished, tmp_path: Path, signals: list[signal.Signals]
+):
+    """A child process is stopped in the middle of training; the next run takes up its checkpoint."""
     from prefect.settings import PREFECT_API_URL
 
     root = copy_store(finished.config, tmp_path / "store").root
@@ -173,7 +180,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_finishes(alone: None, finishe
     )
     while child.poll() is None and not list(Path(root, ".work").glob("adaptation-*/resume/step-*")):
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    for each in signals:
+        child.send_signal(each)
     _, error = child.communicate(timeout=60)
     assert child.returncode == 130, error
     assert "stopped: finished work is kept, and the same command goes on from there" in error

@@ -1,6 +1,7 @@
 """Shards in other processes: two of them leave the bytes of one, only missing shards are sent, and none outlives its run."""
 
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.conftest import Finished
 from tests.fixtures.runners import require_the_bytes_of_one_process, without_shards
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.errors import ConfigError, SourceError
+from tinywave_core.errors import ConfigError, SourceError, WorkerDiedError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -49,6 +50,19 @@ def started_children() -> list[multiprocessing.process.BaseProcess]:
     while not (found := multiprocessing.active_children()):
         time.sleep(0.05)
     return found
+
+
+def test_a_worker_that_is_killed_ends_the_stage_with_the_shards_that_are_not_done(finished: Finished, tmp_path: Path):
+    config = without_shards(finished, "ingestion", tmp_path / "store", "processes")
+
+    def kill() -> None:
+        for child in started_children():
+            child.kill()
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(WorkerDiedError, match=r"not done are shard \w{8}, .*lower --runtime.workers, and run again"):
+        ingestion(config)
+    assert not multiprocessing.active_children()
 
 
 def test_an_error_about_the_input_keeps_its_kind_and_text_between_processes():

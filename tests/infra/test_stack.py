@@ -1,100 +1,21 @@
 """The set of docker-compose.yml, natively: server and services on PostgreSQL and Redis, an S3 store, and a process worker
 that runs the pipeline's deployment. What it leaves in the store is what a local run leaves."""
 
-import json
-import shutil
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from s3fs import S3FileSystem
 
 from flows.cli import main
-from infra.native.stack import ROOT, Stack, StackError, find_postgres, find_redis
+from infra.native.stack import Stack
 from tests.conftest import Finished
 from tests.fixtures.strangers import OPEN, SOCKETS, operations, password, preflight, socket_says, statuses
-from tests.fixtures.tiny import digests, tiny_config
+from tests.fixtures.tiny import digests
+from tests.infra.conftest import Api
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting.stages import StageRow
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.timeout(900)  # eight processes start one after the other: minutes, on a busy machine
-DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-class Api:
-    """Prefect's REST API, as any client sees it."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.headers = password(stack.login) | {"Content-Type": "application/json"}
-
-    def __call__(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.stack.api}/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers=self.headers,
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-
-    def run(self, deployment: str, parameters: dict[str, Any], patience_s: float = 300) -> str:
-        """Ask for a run of a deployment and wait until it ends: its id."""
-        started = time.monotonic()
-        found = self(f"deployments/name/{deployment}")
-        run = self(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
-        while time.monotonic() < started + patience_s:
-            if failed := self.stack.failed():
-                pytest.fail(f"{failed} ended:\n{self.stack.said(failed)}")
-            state = self(f"flow_runs/{run['id']}")["state"]
-            if state["type"] in DONE:
-                assert state["type"] == "COMPLETED", f"{state}\n{self.stack.said('worker', 8000)}"
-                return str(run["id"])
-            time.sleep(0.2)
-        pytest.fail(f"the run did not end in {patience_s} s:\n{self.stack.said('worker', 8000)}")
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """Started by root, PostgreSQL runs as nobody, who must be able to reach its folder: pytest's own are closed to him."""
-    try:
-        find_postgres(), find_redis()
-    except StackError:
-        pytest.skip("no PostgreSQL or no Redis on this machine: install both (apt-get install postgresql redis-server)")
-    folder = Path(tempfile.mkdtemp(prefix="tinywave-stack-"))
-    folder.chmod(0o711)
-    try:
-        with Stack(folder, worker_environment={"PREFECT_WORKER_QUERY_SECONDS": "1"}, patience_s=300) as started:
-            started.deploy("--preset", "demo", "--root", ROOT)
-            yield started
-    finally:
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def api(stack: Stack) -> Api:
-    return Api(stack)
-
-
-@pytest.fixture(scope="module")
-def store(stack: Stack) -> Iterator[Store]:
-    """The store in the stack's S3, as a client of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.client.items():
-            if name.startswith("AWS_"):
-                patch.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        yield Store(ROOT)
-        S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def config(tiny_source: Path) -> dict[str, Any]:
-    return tiny_config(tiny_source, ROOT).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")

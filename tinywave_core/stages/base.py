@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import NoMemoryError
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store, describe_files, utc_now
 
@@ -106,7 +107,14 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
     if found.complete:
         return found
     work = step.store.work_folder(step.id)
-    output = Output(work / "output", work / "resume", step.runtime, progress)
+    at = ""
+
+    def noted(done: int, total: int, note: str = "") -> None:
+        nonlocal at
+        at = f" at {done} of {total} {note}".rstrip()
+        progress(done, total, note)
+
+    output = Output(work / "output", work / "resume", step.runtime, noted)
     started = time.monotonic()
     try:
         # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
@@ -117,9 +125,20 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
         step.store.explain(error)
+        if _is_lack_of_memory(error):
+            raise NoMemoryError(
+                f"{step.stage} {step.part} {step.fingerprint[:8]} ran out of memory{at}: lower --runtime.workers or "
+                "--runtime.micro_batch_rows, or give it more memory, and run again; finished work is kept"
+            ) from error
         raise
     shutil.rmtree(work, ignore_errors=True)
     return artifact
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python's and Arrow's error, or torch's two: on a GPU a class of its own, on the CPU a RuntimeError."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
 def compute_all(steps: Sequence[Step]) -> list[Artifact]:
