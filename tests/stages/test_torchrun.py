@@ -19,6 +19,7 @@ from tests.fixtures.tiny import copy_store
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError, SchemaVersionError
 from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 from tinywave_core.training import launch
 
@@ -138,16 +139,20 @@ def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_t
 
 def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_path: Path):
     step = again(finished, "control", tmp_path / "store")
-    Path(step.store.root, "store.json").write_text('{"format": "tinywave-store", "version": 99}')
-    with pytest.raises(SchemaVersionError, match="has version 99, this TinyWave reads up to 1: update TinyWave"):
+    Path(step.store.root, "store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
+    with pytest.raises(SchemaVersionError, match="has version 99, this TinyWave reads up to 2: update TinyWave"):
         compute(step)
 
 
 def test_a_step_survives_its_way_to_the_processes(finished: Finished, tmp_path: Path):
     for stage in ("adaptation", "distillation"):
         for step in finished.computed.of(stage):
+            store = Store(step.store.url, create=False)
+            store.inherit(7)
+            step = replace(step, store=store)
             output = Output(tmp_path / "output", tmp_path / "resume", step.runtime)
             found = launch.rebuilt(json.loads(json.dumps(launch._described(step, output))))
+            assert found.store.lease_number == 7
             assert (found.fingerprint, found.run, found.context) == (step.fingerprint, step.run, step.context)
             assert isinstance(found.config, type(step.config))
 

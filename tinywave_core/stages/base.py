@@ -106,16 +106,20 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
     if found.complete:
         return found
     work = step.store.work_folder(step.id)
-    output = Output(work / "output", work / "resume", step.runtime, progress)
+    # Named by the lease: a run that was taken for dead cannot write into what its successor is about to commit.
+    output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, progress)
     started = time.monotonic()
     try:
         # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
-        shutil.rmtree(output.folder, ignore_errors=True)
+        step.store.check_lease()
+        for old in work.glob("output*"):
+            shutil.rmtree(old, ignore_errors=True)
         output.folder.mkdir(parents=True)
         output.resume.mkdir(exist_ok=True)
         summary = step.run(step, output)
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
+        step.store.check_lease()
         step.store.explain(error)
         raise
     shutil.rmtree(work, ignore_errors=True)
