@@ -120,10 +120,16 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
         step.store.check_lease()
-        step.store.explain(error)
+        step.store.explain(
+            error, f"{step.id} ({step.part}) takes more than the {_written(work):,} bytes that it had written"
+        )
         raise
     shutil.rmtree(work, ignore_errors=True)
     return artifact
+
+
+def _written(work: Path) -> int:
+    return sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
 
 
 def compute_all(steps: Sequence[Step]) -> list[Artifact]:

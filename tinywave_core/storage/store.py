@@ -7,6 +7,7 @@ what logs hold are records (`records.py`), which end with a digest of their own.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -39,6 +40,7 @@ MANIFEST = "manifest.json"
 ABOUT = "store.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORMAT = "tinywave-store"
 _ABOUT_OF_1 = b'{"format":"tinywave-store","version":1}'
 _FEW = 3  # artifacts that are looked up one by one
@@ -267,7 +269,10 @@ class Store:
         if not self.local:
             self.filesystem.pipe_file(self._at(name), data, mode="create")
             return
-        target = Path(self._at(name))
+        with self._room_for(name, len(data)):
+            self._link_new(Path(self._at(name)), data)
+
+    def _link_new(self, target: Path, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".new-", dir=target.parent)
         try:
@@ -290,9 +295,13 @@ class Store:
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".new-{uuid.uuid4().hex}-{target.name}")  # containers share process numbers
-        partial.write_bytes(data)
-        _fsync_file(partial)
-        os.replace(partial, target)
+        with self._room_for(name, len(data)):
+            try:
+                partial.write_bytes(data)
+                _fsync_file(partial)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
         _fsync_folder(target.parent)
 
     # Records ---------------------------------------------------------------------------------------------------
@@ -522,19 +531,29 @@ class Store:
         """A numbered log under the root."""
         return Log(self, name)
 
-    def explain(self, error: BaseException) -> None:
-        """Raise StoreFullError if the disk under a local store is full; whatever torch or Arrow called it."""
+    def explain(self, error: BaseException, needs: str = "a run needs a few megabytes") -> None:
+        """Raise StoreFullError if the disk under a local store is full, whatever torch or Arrow called it."""
         if not self.local:
             return
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
         total, _, free = shutil.disk_usage(folder)
-        if total and free < FULL_DISK_BYTES:
+        if (total and free < FULL_DISK_BYTES) or (isinstance(error, OSError) and error.errno in _FULL):
             raise StoreFullError(
-                f"the disk under {self.url} is full ({free / 1e6:.1f} MB free): make room, or pass another --root, and "
-                "run again; finished work is kept"
+                f"the disk under {self.url} is full: {needs}, and {free:,} bytes are free: make room, or pass another "
+                "--root, and run again; finished work is kept"
             ) from error
+
+    @contextlib.contextmanager
+    def _room_for(self, name: str, size: int) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except OSError as error:
+            self.explain(error, f"{name} needs {size:,} bytes")
+            raise
 
 
 @dataclass(frozen=True)
