@@ -1,7 +1,6 @@
 """The `tinywave` command: help at once, one clear error for bad input, and everything a person asks of a store."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from tests.fixtures.tiny import CLIPS, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.pipeline import run_pipeline
 from tinywave_core.stages.base import compute
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 
 HEAVY = ("torch", "prefect", "transformers", "pyarrow", "numpy", "faiss", "onnxruntime", "fsspec")
@@ -100,7 +100,7 @@ def test_a_source_without_audio(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 def test_a_store_of_a_newer_version(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    (tmp_path / "store.json").write_text(json.dumps({"format": "tinywave-store", "version": 99}))
+    (tmp_path / "store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
     assert "has version 99" in refused(capsys, "plan", "--root", str(tmp_path))
     assert "has version 99" in refused(capsys, "inspect", "--root", str(tmp_path))
 

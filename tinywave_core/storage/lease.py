@@ -1,7 +1,7 @@
 """A lease on a store: one run at a time, on every filesystem, also when its holder is stopped or cannot be reached.
 
-`lease/000001.json`, `lease/000002.json`, … are created if absent. The newest is the holder's, and its number fences: before each
-write the holder looks whether the next number is there, and is refused if it is. While it works it changes `lease/NNNNNN.beat`.
+`.lease/000001.json`, `.lease/000002.json`, … are created if absent. The newest is the holder's, and its number fences: before each
+write the holder looks whether the next number is there, and is refused if it is. While it works it changes `.lease/NNNNNN.beat`.
 Who comes later watches that file: a change means that the holder lives; none during a whole term by the watcher's own monotonic
 clock means that it may be taken over. No two machines' clocks are ever compared, and nothing is decided from a listing. Records
 are never deleted, for a number that came free could be taken twice. See infra/decisions/0028-lease.md.
@@ -24,7 +24,7 @@ from tinywave_core.errors import DamagedArtifactError, StoreBusyError, StoreErro
 if TYPE_CHECKING:
     from tinywave_core.storage.store import Store
 
-FOLDER = "lease"
+FOLDER = ".lease"  # hidden: a source may lie around the store
 _ENDED = b"ended"
 
 

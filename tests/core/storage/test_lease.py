@@ -98,7 +98,7 @@ def test_a_watcher_that_was_stopped_for_an_hour_looks_once_more_before_it_takes_
 
 
 def test_a_damaged_record_of_a_lease_counts_as_a_holder(url: str, first: Lease):
-    flip(first.store, "lease/000001.json", 30)
+    flip(first.store, ".lease/000001.json", 30)
     clock = Clock(first.beat)
     with pytest.raises(StoreBusyError, match="another process"):
         take(Store(url), "the second run", clock.pace)
@@ -112,7 +112,7 @@ def test_numbers_only_rise_and_what_is_over_leaves_its_record_alone(url: str):
         lease = take(store, "a run", Clock().pace)
         assert lease.number == number
         lease.end()
-    left = {path.rpartition("/")[2] for path in store.filesystem.find(f"{store.root}/lease")}
+    left = {path.rpartition("/")[2] for path in store.filesystem.find(f"{store.root}/.lease")}
     assert {name for name in left if name.endswith(".json")} == {f"{n:06d}.json" for n in range(1, 12)}
     assert left - {"000011.beat", "000011.lock"} == {f"{n:06d}.json" for n in range(1, 12)}
 
