@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.errors import DamagedArtifactError, StoreError
+from tinywave_core.errors import DamagedArtifactError, StoreBusyError, StoreError
 from tinywave_core.pipeline import Outputs
 from tinywave_core.stages.base import compute
 from tinywave_core.stages.ingestion import scan
@@ -20,6 +20,7 @@ from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget
 from tinywave_core.storage.care.repair import repair
 from tinywave_core.storage.care.verify import verify
+from tinywave_core.storage.lease import Pace, take
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.s3 import S3, Patience
 from tinywave_core.storage.store import Store
@@ -130,6 +131,26 @@ def test_a_second_writer_is_refused_and_the_first_record_stays(s3: Any):
     assert [record["n"] for record in one.log("runs").records()] == [1, 2]
 
 
+def test_a_run_that_was_taken_for_dead_writes_nothing_on_s3_either(s3: Any):
+    """The first run does not beat; the watcher's clock is moved by its waiting."""
+    url, waited = "s3://tiny-store/leases", list[float]()
+    first = take(Store(url), "the first run", Pace())
+    with pytest.raises(StoreBusyError, match="in use by the first run"):
+        take(Store(url), "the second run", Pace(now=lambda: sum(waited), sleep=lambda _: first.beat()))
+    second = take(Store(url), "the second run", Pace(20, 60, now=lambda: sum(waited), sleep=waited.append))
+    assert (second.number, sum(waited)) == (2, 60)
+    late, now = Store(url), Store(url)
+    late.inherit(first.number)
+    now.inherit(second.number)
+    with pytest.raises(StoreError, match=r"taken over by the second run"):
+        late.log("runs").append({"n": 1})
+    assert now.log("runs").append({"n": 2}) == 1
+    first.end()
+    second.end()
+    with Store(url).lock("the third run"):
+        assert Store(url).lease_number == 3
+
+
 def test_another_clients_writes_are_seen_at_once(s3: Any):
     store = Store("s3://tiny-store/fresh")
     assert not store.exists("reports/a.html")
@@ -138,7 +159,7 @@ def test_another_clients_writes_are_seen_at_once(s3: Any):
     assert store.read("reports/a.html") == b"one"
     s3.put_object(Bucket="tiny-store", Key="fresh/reports/a.html", Body=b"three")
     assert store.read("reports/a.html") == b"three"
-    assert store._size("reports/a.html") == 5
+    assert store.size_of("reports/a.html") == 5
 
 
 def test_a_bucket_that_is_not_there_is_said_in_one_line_and_not_made(s3: Any):

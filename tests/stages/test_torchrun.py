@@ -147,8 +147,12 @@ def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_
 def test_a_step_survives_its_way_to_the_processes(finished: Finished, tmp_path: Path):
     for stage in ("adaptation", "distillation"):
         for step in finished.computed.of(stage):
+            store = Store(step.store.url, create=False)
+            store.inherit(7)
+            step = replace(step, store=store)
             output = Output(tmp_path / "output", tmp_path / "resume", step.runtime)
             found = launch.rebuilt(json.loads(json.dumps(launch._described(step, output))))
+            assert found.store.lease_number == 7
             assert (found.fingerprint, found.run, found.context) == (step.fingerprint, step.run, step.context)
             assert isinstance(found.config, type(step.config))
 

@@ -114,17 +114,23 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         at = f" at {done} of {total} {note}".rstrip()
         progress(done, total, note)
 
-    output = Output(work / "output", work / "resume", step.runtime, noted)
+    # Named by the lease: a run that was taken for dead cannot write into what its successor is about to commit.
+    output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, noted)
     started = time.monotonic()
     try:
         # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
-        shutil.rmtree(output.folder, ignore_errors=True)
+        step.store.check_lease()
+        for old in work.glob("output*"):
+            shutil.rmtree(old, ignore_errors=True)
         output.folder.mkdir(parents=True)
         output.resume.mkdir(exist_ok=True)
         summary = step.run(step, output)
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
-        step.store.explain(error)
+        step.store.check_lease()
+        step.store.explain(
+            error, f"{step.id} ({step.part}) takes more than the {_written(work):,} bytes that it had written"
+        )
         if _is_lack_of_memory(error):
             raise NoMemoryError(
                 f"{step.stage} {step.part} {step.fingerprint[:8]} ran out of memory{at}: lower --runtime.workers or "
@@ -139,6 +145,10 @@ def _is_lack_of_memory(error: Exception) -> bool:
     """Python's and Arrow's error, or torch's two: on a GPU a class of its own, on the CPU a RuntimeError."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+
+
+def _written(work: Path) -> int:
+    return sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
 
 
 def compute_all(steps: Sequence[Step]) -> list[Artifact]:

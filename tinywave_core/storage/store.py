@@ -7,13 +7,14 @@ what logs hold are records (`records.py`), which end with a digest of their own.
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,10 +28,10 @@ from tinywave_core.errors import (
     DamagedArtifactError,
     MissingInputError,
     SchemaVersionError,
-    StoreBusyError,
     StoreError,
     StoreFullError,
 )
+from tinywave_core.storage import lease
 from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.records import RecordFault, seal, unseal
 
@@ -39,10 +40,11 @@ MANIFEST = "manifest.json"
 ABOUT = "store.json"
 # Under this much free space a failed write is reported as a full disk: torch and safetensors do not say ENOSPC.
 FULL_DISK_BYTES = 8 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORMAT = "tinywave-store"
 _ABOUT_OF_1 = b'{"format":"tinywave-store","version":1}'
 _FEW = 3  # artifacts that are looked up one by one
-_locked: set[str] = set()  # roots that this process holds
+_held: dict[str, int] = {}  # numbers of the leases that this process holds, by the URL of the store
 
 
 class FileEntry(BaseModel):
@@ -144,6 +146,7 @@ class Store:
         self.local = isinstance(self.filesystem, LocalFileSystem)
         self.url = self.root if self.local else self.filesystem.unstrip_protocol(self.root)
         self._verified: set[tuple[str, int, int]] = set()
+        self._inherited: int | None = None
         if create:
             self._create()
         self._check_version(mend)
@@ -157,9 +160,7 @@ class Store:
             if not self.exists(ABOUT):
                 self.create_about()
             if self.local:
-                probe = Path(self.root, f".probe-{os.getpid()}")
-                probe.write_bytes(b"")
-                probe.unlink()
+                tempfile.NamedTemporaryFile(prefix=".probe-", dir=self.root).close()
         except FileExistsError as error:
             if self.local and not Path(self.root).is_dir():
                 raise StoreError(f"--root {self.url} is a file; expected a folder") from error
@@ -209,34 +210,41 @@ class Store:
             )
 
     @contextlib.contextmanager
-    def lock(self, purpose: str) -> Iterator[None]:
-        """Hold the store for one run; StoreBusyError when another process has it. The kernel frees it on kill -9.
+    def lock(self, purpose: str, pace: lease.Pace = lease.Pace()) -> Iterator[None]:  # noqa: B008 - frozen
+        """Hold the store for one run; StoreBusyError while another run holds it and lives.
 
-        A run that holds the store may lock it again (the pipeline's stages do). Object stores have no lock: there the
-        conditional create of each manifest keeps two runs consistent.
+        A run that holds the store may lock it again (the pipeline's stages do). A holder that was killed on this machine is
+        known at once to be gone; one that is stopped, or on another machine, after a term without a sign of life.
         """
-        if not self.local or self.root in _locked:
+        if self.url in _held:
             yield
             return
-        with open(Path(self.root, ".lock"), "a+", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise StoreBusyError(
-                    f"the store {self.url} is in use by {holder}; two runs on one store at a time would do the same "
-                    "work twice: wait for it to end, or pass another --root"
-                ) from None
-            handle.truncate(0)
-            handle.write(f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})")
-            handle.flush()
-            _locked.add(self.root)
-            try:
+        holder = f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})"
+        held = lease.take(self, holder, pace)
+        _held[self.url] = held.number
+        try:
+            with lease.kept(held, pace):
                 yield
-            finally:
-                _locked.discard(self.root)
-                handle.truncate(0)
+        finally:
+            del _held[self.url]
+
+    @property
+    def lease_number(self) -> int | None:
+        """The number of the lease under which this process writes; None outside of any."""
+        return _held.get(self.url, self._inherited)
+
+    def inherit(self, number: int | None) -> None:
+        """Write under the lease of the process that sent the work."""
+        self._inherited = number
+
+    def check_lease(self) -> None:
+        """StoreError if this run was taken for dead and another has the store."""
+        if self.lease_number is not None:
+            lease.check(self, self.lease_number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To workers in other processes: with the lease."""
+        return {**self.__dict__, "_inherited": self.lease_number}
 
     # Plain files -----------------------------------------------------------------------------------------------
 
@@ -257,10 +265,14 @@ class Store:
 
     def create(self, name: str, data: bytes) -> None:
         """Create a file in one step, whole and on disk; FileExistsError when it is there already."""
+        self.check_lease()
         if not self.local:
             self.filesystem.pipe_file(self._at(name), data, mode="create")
             return
-        target = Path(self._at(name))
+        with self._room_for(name, len(data)):
+            self._link_new(Path(self._at(name)), data)
+
+    def _link_new(self, target: Path, data: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".new-", dir=target.parent)
         try:
@@ -276,15 +288,20 @@ class Store:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a file whether it is there or not, in one step."""
+        self.check_lease()
         if not self.local:
             self.filesystem.pipe_file(self._at(name), data)
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".new-{os.getpid()}-{target.name}")
-        partial.write_bytes(data)
-        fsync_file(partial)
-        os.replace(partial, target)
+        partial = target.with_name(f".new-{uuid.uuid4().hex}-{target.name}")  # containers share process numbers
+        with self._room_for(name, len(data)):
+            try:
+                partial.write_bytes(data)
+                fsync_file(partial)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
         fsync_folder(target.parent)
 
     # Records ---------------------------------------------------------------------------------------------------
@@ -318,7 +335,7 @@ class Store:
             manifest = self._read_manifest(artifact_id)
         except FileNotFoundError:
             return planned
-        if any(self._size(f"{artifact_id}/{entry.name}") != entry.bytes for entry in manifest.files):
+        if any(self.size_of(f"{artifact_id}/{entry.name}") != entry.bytes for entry in manifest.files):
             return planned
         return Artifact(self, stage, manifest.part, digest, manifest)
 
@@ -331,13 +348,20 @@ class Store:
             listed = self.filesystem.find(self._at(stage), detail=True)
             sizes |= {name: int(about["size"]) for name, about in listed.items()}
         places = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
-        there = {i: place for i, place in places.items() if place in sizes}
-        read = self.filesystem.cat(list(there.values())) if there else {}
+        # A listing may lag: what it lacks is asked for by name.
+        read = self.filesystem.cat(list(places.values()), on_error="return")
         found = {}
-        for artifact_id, place in there.items():
+        for artifact_id, place in places.items():
+            if isinstance(read[place], FileNotFoundError):
+                continue
+            if isinstance(read[place], Exception):
+                raise read[place]
             manifest = self._parse_manifest(artifact_id, read[place])
             stage, _, digest = artifact_id.partition("/")
-            if all(sizes.get(self._at(f"{artifact_id}/{entry.name}")) == entry.bytes for entry in manifest.files):
+            listed = {entry.name: sizes.get(self._at(f"{artifact_id}/{entry.name}")) for entry in manifest.files}
+            if all(
+                e.bytes == listed[e.name] or e.bytes == self.size_of(f"{artifact_id}/{e.name}") for e in manifest.files
+            ):
                 found[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
         planned = [(i, *i.split("/", 1)) for i in artifact_ids]
         return [found.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
@@ -354,7 +378,8 @@ class Store:
             )
         return Manifest.model_validate(content)
 
-    def _size(self, name: str) -> int | None:
+    def size_of(self, name: str) -> int | None:
+        """Bytes of a file below the root; None where there is none."""
         try:
             return int(self.filesystem.size(self._at(name)))
         except FileNotFoundError:
@@ -383,7 +408,7 @@ class Store:
         name = artifact_id.replace("/", "-")
         if self.local:
             return Path(self.root, ".work", name)
-        return self._scratch("work") / name
+        return self.scratch("work") / name
 
     def commit(self, manifest: Manifest, output: Path) -> Artifact:
         """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
@@ -413,6 +438,7 @@ class Store:
         )
 
     def _place(self, source: Path, name: str) -> None:
+        self.check_lease()
         if not self.local:
             self.filesystem.put_file(str(source), self._at(name))
             return
@@ -432,7 +458,7 @@ class Store:
     def checked_path(self, manifest: Manifest, name: str, entries: list[FileEntry]) -> Path:
         """Local path of a file or folder of an artifact after its size and SHA-256 were found to be as recorded."""
         artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
-        base = Path(self._at(artifact_id)) if self.local else self._scratch("read") / artifact_id / _content(manifest)
+        base = Path(self._at(artifact_id)) if self.local else self.scratch("read") / artifact_id / _content(manifest)
         for entry in entries:
             path = base / entry.name
             if not self.local and not path.exists():
@@ -451,12 +477,16 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file or folder below the root, if it is there."""
+        self.check_lease()
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.rm(self._at(name), recursive=True)
 
     def set_aside(self, name: str) -> str:
         """Move an artifact, or one file below the root, to where no reader looks; its new name."""
-        aside = f".damaged/{time.time_ns()}/{name}"
+        self.check_lease()
+        stamp = time.time_ns()
+        while self.exists(aside := f".damaged/{stamp}/{name}"):  # the clock was put back
+            stamp += 1
         if self.local:
             Path(self._at(aside)).parent.mkdir(parents=True, exist_ok=True)
             os.rename(self._at(name), self._at(aside))
@@ -470,10 +500,10 @@ class Store:
     def drop_copy(self, artifact_id: str) -> None:
         """Forget what reads of a remote artifact left on this machine."""
         if not self.local:
-            shutil.rmtree(self._scratch("read") / artifact_id, ignore_errors=True)
+            shutil.rmtree(self.scratch("read") / artifact_id, ignore_errors=True)
             self._verified.clear()
 
-    def _scratch(self, purpose: str) -> Path:
+    def scratch(self, purpose: str) -> Path:
         """Folder of this machine for what a store on a remote filesystem needs locally."""
         return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", key_of(self.url), purpose)
 
@@ -501,19 +531,29 @@ class Store:
         """A numbered log under the root."""
         return Log(self, name)
 
-    def explain(self, error: BaseException) -> None:
-        """Raise StoreFullError if the disk under a local store is full; whatever torch or Arrow called it."""
+    def explain(self, error: BaseException, needs: str = "a run needs a few megabytes") -> None:
+        """Raise StoreFullError if the disk under a local store is full, whatever torch or Arrow called it."""
         if not self.local:
             return
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
         total, _, free = shutil.disk_usage(folder)
-        if total and free < FULL_DISK_BYTES:
+        if (total and free < FULL_DISK_BYTES) or (isinstance(error, OSError) and error.errno in _FULL):
             raise StoreFullError(
-                f"the disk under {self.url} is full ({free / 1e6:.1f} MB free): make room, or pass another --root, and "
-                "run again; finished work is kept"
+                f"the disk under {self.url} is full: {needs}, and {free:,} bytes are free: make room, or pass another "
+                "--root, and run again; finished work is kept"
             ) from error
+
+    @contextlib.contextmanager
+    def _room_for(self, name: str, size: int) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except OSError as error:
+            self.explain(error, f"{name} needs {size:,} bytes")
+            raise
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
     threads = runtime.threads or max(1, cores() // runtime.training_processes)
     return {
         "root": step.store.url,
+        "lease": step.store.lease_number,
         "stage": step.stage,
         "part": step.part,
         "version": step.version,
@@ -189,6 +190,7 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
 def rebuilt(described: dict[str, Any]) -> Step:
     """The step that `_described` described."""
     store = Store(described["root"], create=False)
+    store.inherit(described["lease"])
     stage = described["stage"]
     kind = PipelineConfig.model_fields[stage].annotation
     assert isinstance(kind, type)

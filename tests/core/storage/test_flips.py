@@ -54,7 +54,7 @@ class Whole:
         kinds: dict[str, list[str]] = {}
         for path in sorted(Path(self.config.root).rglob("*")):
             name = path.relative_to(self.config.root).as_posix()
-            if path.is_file() and path.stat().st_size and name != ".lock":
+            if path.is_file() and path.stat().st_size:
                 kinds.setdefault(kind_of(name), []).append(name)
         return kinds
 

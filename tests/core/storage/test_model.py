@@ -334,7 +334,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _reopened(self) -> Store:
         """As another process has it: nothing is remembered."""
         store = Store(self.store.url, create=False, mend=True)
-        shutil.rmtree(store._scratch("read"), ignore_errors=True)
+        shutil.rmtree(store.scratch("read"), ignore_errors=True)
         return store
 
 

@@ -79,7 +79,9 @@ def loaded(folder: Path) -> int:
     if state is None:
         return 0
     assert torch.equal(weight.detach(), torch.full((64,), float(state.step)))
-    assert torch.allclose(optimizer.state[weight]["exp_avg"], torch.full((64,), 0.1 * state.step))  # (1 - 0.9) * gradient
+    assert torch.allclose(
+        optimizer.state[weight]["exp_avg"], torch.full((64,), 0.1 * state.step)
+    )  # (1 - 0.9) * gradient
     assert state.curves == [{"loss": 1.0 / state.step}] * state.step
     return state.step
 

@@ -108,14 +108,36 @@ def take_census(store: Store) -> Census:
         elif len(rest) > 1 and top in STAGES:
             below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
     with ThreadPoolExecutor(_READERS) as pool:
-        folders = list(pool.map(lambda item: _folder(store, *item), sorted(below.items())))
+        folders = {each.id: each for each in pool.map(lambda item: _folder(store, *item), sorted(below.items()))}
+    records = {name: _records(store, name, files) for name, files in sorted(logs.items())}
     return Census(
         store,
-        {folder.id: folder for folder in folders},
-        {name: _records(store, name, files) for name, files in sorted(logs.items())},
+        folders | _unlisted(store, folders, records.values()),
+        records,
         dict(sorted(aside.items())),
         _fault_of(store, ABOUT),
     )
+
+
+def _unlisted(store: Store, folders: Mapping[str, Folder], logs: Iterable[Records]) -> dict[str, Folder]:
+    """What a listing that lags leaves out although pins, catalogs or the last run name it, with what it was made from."""
+    ahead = {i for log in logs if log.readable for i in _named(log)}
+    found: dict[str, Folder] = {}
+    while ahead:
+        if (artifact_id := ahead.pop()) not in folders and artifact_id not in found:
+            folder = _folder(store, artifact_id, {})
+            if folder.manifest is not None:
+                found[artifact_id] = folder
+                ahead |= folder.inputs
+    return found
+
+
+def _named(log: Records) -> Iterable[str]:
+    if log.kind in POINTERS:
+        return pointed_at(log.readable[-1])
+    if log.kind == "runs":
+        return list(log.readable[-1].get("outputs", {}).values())
+    return shard_contents(log) if log.kind == "catalog" else []
 
 
 def _fault_of(store: Store, name: str) -> str:
@@ -148,15 +170,16 @@ def _changed(info: Mapping[str, Any]) -> float:
 
 def _folder(store: Store, artifact_id: str, files: dict[str, tuple[int, float]]) -> Folder:
     sizes = {name: size for name, (size, _) in files.items() if name != MANIFEST}
-    changed = max(time for _, time in files.values())
-    if MANIFEST not in files:
-        return Folder(artifact_id, sizes, changed)
+    changed = max((time for _, time in files.values()), default=0.0)
     try:
         manifest = read_manifest(store, artifact_id)
-    except FileNotFoundError:  # gone since the listing
+    except FileNotFoundError:  # asked for by name, since a listing may lag
         return Folder(artifact_id, sizes, changed)
     except RecordFault as fault:
         return Folder(artifact_id, sizes, changed, None, str(fault))
+    unsure = [entry.name for entry in manifest.files if sizes.get(entry.name) != entry.bytes]
+    asked = {name: size for name in unsure if (size := store.size_of(f"{artifact_id}/{name}")) is not None}
+    sizes = {name: size for name, size in sizes.items() if name not in unsure} | asked
     return Folder(artifact_id, sizes, changed, manifest.model_copy(update={"params": {}}))
 
 
@@ -179,6 +202,8 @@ def _records(store: Store, name: str, files: list[str]) -> Records:
     numbers = [int(file[:6]) for file in files if RECORD.fullmatch(file) and int(file[:6])]
     foreign = tuple(sorted(file for file in files if not RECORD.fullmatch(file) or not int(file[:6])))
     found = [_record(store, name, number) for number in range(1, max(numbers, default=0) + 1)]
+    while (later := _record(store, name, len(found) + 1)) is not None:  # a listing may lag
+        found.append(later)
     return Records(name, tuple(found), foreign)
 
 

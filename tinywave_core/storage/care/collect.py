@@ -79,10 +79,15 @@ def _newest_results(census: Census, keep: int) -> list[str]:
     used = {i for folder in census.artifacts.values() for i in folder.inputs}
     finals = census.artifacts.keys() - used
     runs = [run for log in census.of("runs") for run in log.readable]
-    # The same outputs again are the same result, as new as the last run that had them.
-    results = {frozenset(run.get("outputs", {}).values()): _seconds(run.get("finished_at", "")) for run in runs}
-    results |= {frozenset([i]): _made(census.artifacts[i]) for i in finals - frozenset().union(*results)}
-    live = sorted(((time, sorted(ids)) for ids, time in results.items() if ids & finals), reverse=True)
+    # The same outputs again are the same result, as new as the last run that had them. Runs are as new as their numbers say:
+    # a clock may have been put back meanwhile, so none counts as older than the one before it.
+    results: dict[frozenset[str], tuple[float, int]] = {}
+    latest = 0.0
+    for number, run in enumerate(runs, start=1):
+        latest = max(latest, _seconds(run.get("finished_at", "")))
+        results[frozenset(run.get("outputs", {}).values())] = (latest, number)
+    results |= {frozenset([i]): (_made(census.artifacts[i]), 0) for i in finals - frozenset().union(*results)}
+    live = sorted(((when, sorted(ids)) for ids, when in results.items() if ids & finals), reverse=True)
     return [i for _, ids in live[:keep] for i in ids]
 
 

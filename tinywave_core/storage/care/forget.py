@@ -79,6 +79,7 @@ def forget(census: Census, heard: Heard) -> None:
         store.delete(name)
     # Checkpoints and what was set aside do not say what they heard.
     for work in work_folders(store):
+        store.check_lease()
         shutil.rmtree(work)
     store.delete(ASIDE)
     for folder in heard.artifacts:

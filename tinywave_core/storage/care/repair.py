@@ -115,6 +115,7 @@ def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
     for finding in findings:
         if finding.what == "bad checkpoint":
             damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
+            store.check_lease()
             shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
             done.append(Done(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
@@ -238,6 +239,7 @@ def _work(census: Census, now: float) -> list[Done]:
         if not census.store.local and idle < DAY_S:  # no lock tells whether its run goes on
             done.append(Done(where, "left: changed less than a day ago, perhaps by a run that goes on"))
         elif idle > STALE_WORK_S or not _resumable(census, folder):
+            census.store.check_lease()
             shutil.rmtree(folder)
             done.append(Done(where, "deleted: no run can go on from it"))
         else:

@@ -1,0 +1,117 @@
+"""Writers at once, listings that lag, clocks that jump: what is in the store is the same as without."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from tests.fixtures.faults import WallClock, lagging_listings
+from tests.fixtures.small_artifact import commit, write_files
+from tinywave_core.config.export import ExportConfig
+from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.storage.care.census import take_census
+from tinywave_core.storage.care.collect import collect, find_garbage
+from tinywave_core.storage.care.repair import repair
+from tinywave_core.storage.care.verify import verify
+from tinywave_core.storage.lease import Pace, take
+from tinywave_core.storage.store import Artifact, Log, Store, utc_now
+
+WALL = time.time()
+SHARDS = [f"ingestion/{n:032x}" for n in range(6)]
+
+
+def write_name(step: Step, output: Output) -> dict[str, Any]:
+    (output.folder / "name").write_text(step.params["name"])
+    return {}
+
+
+def made(store: Store, name: str, *inputs: Artifact) -> Artifact:
+    config, params = ExportConfig(), {"name": name}
+    return compute(Step(store, "export", "model", 1, write_name, config, {"from": list(inputs)}, params))
+
+
+def pin(artifact: Artifact) -> dict[str, Any]:
+    return {"artifact": artifact.id, "inputs": {}, "hours": 1.0, "pinned_at": ""}
+
+
+def appended(log: Log, record: dict[str, Any]) -> int:
+    while True:
+        with suppress(FileExistsError):
+            return log.append(record)
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://five-writers"])
+def test_five_writers_commit_each_shard_once_and_number_their_records_without_a_gap(url: str, tmp_path: Path):
+    """Nothing but conditional creates keeps them apart."""
+    url, barrier, created = url.format(tmp_path), Barrier(5), list[str]()
+    create_record = Store.create_record
+
+    def counted(store: Store, name: str, content: Any) -> None:
+        create_record(store, name, content)
+        created.append(name)
+
+    def write(writer: int) -> list[int]:
+        store, log, numbers = Store(url), Store(url).log("runs"), list[int]()
+        barrier.wait()
+        for shard in SHARDS:
+            assert commit(store, write_files(tmp_path / f"{writer}" / shard), artifact_id=shard).complete
+            numbers.append(appended(log, {"writer": writer, "shard": shard}))
+        return numbers
+
+    Store(url)
+    with patch.object(Store, "create_record", counted), ThreadPoolExecutor(5) as pool:
+        numbers = [number for each in pool.map(write, range(5)) for number in each]
+    assert sorted(numbers) == list(range(1, 31))
+    assert sorted(name for name in created if "manifest" in name) == [f"{shard}/manifest.json" for shard in SHARDS]
+    records = Store(url).log("runs").records()
+    assert {(r["writer"], r["shard"]) for r in records} == {(w, shard) for w in range(5) for shard in SHARDS}
+    assert all(Store(url).find(shard).path("data/hello.txt").read_text() == "hello" for shard in SHARDS)
+
+
+def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_made_again():
+    """Every listing is three listings old: at first it shows nothing, then older pins than there are."""
+    store = Store("memory://lagging")
+    base = made(store, "base")
+    store.log("pins/x").append(pin(base))
+    with lagging_listings(3):
+        for number in range(4):
+            pinned = made(store, f"pinned {number}", base)
+            store.log("pins/x").append(pin(pinned))
+            census = take_census(store)
+            found = verify(census)
+            assert not [finding for finding in found if not finding.harmless]
+            repair(census, found, WALL + 86_400 * 60)
+            census = take_census(store)
+            collect(census, find_garbage(census, 0, 0.0, WALL + 86_400 * 60))
+            assert store.find(pinned.id).complete and store.find(base.id).complete
+            assert all(artifact.complete for artifact in store.find_all([pinned.id, base.id] * 3))
+    assert [record["artifact"] for record in store.log("pins/x").records()][-1] == pinned.id
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://jumping"])
+def test_a_clock_that_jumps_changes_neither_order_nor_terms_nor_what_is_collected(url: str, tmp_path: Path):
+    """400 days back and an hour forward, between any two steps."""
+    store, wall, waited = Store(url.format(tmp_path)), WallClock(), list[float]()
+    results = list[Artifact]()
+    with wall.shown():
+        for number in range(6):
+            wall.jump()
+            results.append(made(store, f"result {number}"))
+            wall.jump()
+            run = {"number": number, "outputs": {"model": results[-1].id}, "finished_at": utc_now()}
+            store.log("runs").append(run)
+        take(store, "a run that is stopped", Pace())
+        waiter = Pace(now=lambda: sum(waited), sleep=lambda seconds: (waited.append(seconds), wall.jump())[0])
+        assert take(store, "the next run", waiter).number == 2
+        assert sum(waited) == waiter.term_s
+        aside = {store.set_aside(made(store, "aside").id) for _ in range(3)}
+        assert len(aside) == 3
+        assert [record["number"] for record in store.log("runs").records()] == [0, 1, 2, 3, 4, 5]
+        census = take_census(store)
+        collect(census, find_garbage(census, 2, 0.0, WALL + 86_400 * 900))
+    assert [artifact.id for artifact in results if store.find(artifact.id).complete] == [a.id for a in results[-2:]]

@@ -1,0 +1,232 @@
+"""A lease on a store: one run at a time, on every filesystem, also when its holder is stopped or cannot be reached.
+
+`.lease/000001.json`, `.lease/000002.json`, … are created if absent. The newest is the holder's, and its number fences: before each
+write the holder looks whether the next number is there, and is refused if it is. While it works it changes `.lease/NNNNNN.beat`.
+Who comes later watches that file: a change means that the holder lives; none during a whole term by the watcher's own monotonic
+clock means that it may be taken over. No two machines' clocks are ever compared, and nothing is decided from a listing. Records
+are never deleted, for a number that came free could be taken twice. See infra/decisions/0028-lease.md.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinywave_core.errors import DamagedArtifactError, StoreBusyError, StoreError
+
+if TYPE_CHECKING:
+    from tinywave_core.storage.store import Store
+
+FOLDER = ".lease"  # hidden: a source may lie around the store
+_ENDED = b"ended"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a holder gives a sign of life, how long it may be silent, and the clock of who watches it."""
+
+    beat_s: float = 2.0
+    term_s: float = 60.0
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class Lease:
+    """The right to write in a store; `number` fences off all who held it before."""
+
+    store: "Store"
+    number: int
+    flock: int | None
+    beats: int = 0
+
+    def beat(self) -> None:
+        """Give a sign of life; StoreError when another run has taken over."""
+        check(self.store, self.number)
+        self.beats += 1
+        self.store.replace(_name(self.number, "beat"), b"%d" % self.beats)
+
+    def end(self) -> None:
+        """Let the next run begin at once; without the network it waits for one term."""
+        with contextlib.suppress(StoreError, OSError):
+            check(self.store, self.number)
+            self.store.replace(_name(self.number, "beat"), _ENDED)
+        if self.flock is not None:
+            os.close(self.flock)
+            self.flock = None
+
+
+@contextlib.contextmanager
+def kept(lease: Lease, pace: Pace) -> Iterator[None]:
+    """Give signs of life from a thread, and end the lease at the end."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(pace.beat_s):
+            # A sign that fails is missed by nobody but who watches; each write finds out for itself who has the store.
+            with contextlib.suppress(Exception):
+                lease.beat()
+
+    thread = threading.Thread(target=beat, daemon=True, name="tinywave lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(pace.beat_s)
+        lease.end()
+
+
+def take(store: "Store", holder: str, pace: Pace) -> Lease:
+    """The lease with the next number; StoreBusyError, which names the holder, while one lives."""
+    while True:
+        newest = _newest(store)
+        if newest and not _is_over(store, newest, pace):
+            continue
+        number = newest + 1
+        flock = _flock(store, number)
+        record = {"flock": flock is not None, "holder": holder, "host": socket.gethostname(), "term_s": pace.term_s}
+        try:
+            store.create_record(_name(number, "json"), record)
+        except FileExistsError:  # another was faster
+            if flock is not None:
+                os.close(flock)
+            continue
+        lease = Lease(store, number, flock)
+        lease.beat()
+        _sweep(store, newest)
+        return lease
+
+
+def check(store: "Store", number: int) -> None:
+    """StoreError if the lease of this number was taken over."""
+    later = _record(store, number + 1)
+    if later is not None:
+        raise StoreError(
+            f"{store.url} was taken over by {_holder(later)}, since this run (lease {number}) gave no sign of life for "
+            f"{_record_term(later):g} s: it was stopped, or could not reach the store. Nothing of it is written any more: "
+            "wait for the other run to end, and run again; finished work is kept"
+        )
+
+
+def _is_over(store: "Store", number: int, pace: Pace) -> bool:
+    """Whether the lease may be taken over, after a term of silence; StoreBusyError at a sign of life; False: look again."""
+    record = _record(store, number) or {}
+    first = _beat(store, number)
+    if first == _ENDED or _died_here(store, number, record):
+        return True
+    begun, term_s, told = pace.now(), _record_term(record, pace.term_s), False
+    while True:
+        pace.sleep(pace.beat_s / 4)
+        silent_s = pace.now() - begun  # before the look: a watcher that was stopped looks once more
+        beat = _beat(store, number)
+        if beat == _ENDED:
+            return True
+        if _record(store, number + 1) is not None:
+            return False
+        if beat != first:
+            raise StoreBusyError(
+                f"the store {store.url} is in use by {_holder(record)}; two runs on one store at a time would do the same "
+                "work twice: wait for it to end, or pass another --root"
+            )
+        if silent_s >= term_s:
+            return True
+        if silent_s > 3 * pace.beat_s and not told:
+            told = True
+            logging.getLogger(__name__).warning(
+                "the store %s is held by %s, which gives no sign of life; this run goes on if there is none for %g s",
+                store.url,
+                _holder(record),
+                term_s,
+            )
+
+
+def _newest(store: "Store") -> int:
+    """The greatest number, 0 without one: the records have no gap, so it is found by doubling and halving."""
+    above = 1
+    while _record(store, above) is not None:
+        above *= 2
+    below = above // 2
+    while above - below > 1:
+        middle = (above + below) // 2
+        if _record(store, middle) is None:
+            above = middle
+        else:
+            below = middle
+    return below
+
+
+def _record(store: "Store", number: int) -> dict[str, Any] | None:
+    """What the holder wrote; nothing known of a damaged record, which counts all the same; None where there is none."""
+    try:
+        return store.read_record(_name(number, "json"))
+    except FileNotFoundError:
+        return None
+    except DamagedArtifactError:
+        return {}
+
+
+def _holder(record: dict[str, Any]) -> str:
+    return str(record.get("holder", "another process"))
+
+
+def _record_term(record: dict[str, Any], default: float = Pace.term_s) -> float:
+    return float(record.get("term_s", default))
+
+
+def _beat(store: "Store", number: int) -> bytes:
+    try:
+        return store.read(_name(number, "beat"))
+    except FileNotFoundError:
+        return b""
+
+
+def _sweep(store: "Store", number: int) -> None:
+    """Signs and locks of leases that are over, from the newest down to the first that was swept before."""
+    while number and _beat(store, number):
+        store.delete(_name(number, "beat"))
+        _lock_file(store, number).unlink(missing_ok=True)
+        number -= 1
+
+
+def _name(number: int, kind: str) -> str:
+    return f"{FOLDER}/{number:06d}.{kind}"
+
+
+# On the holder's own machine: the kernel knows at once whether its process is there -------------------------------
+
+
+def _lock_file(store: "Store", number: int) -> Path:
+    return Path(store.root, _name(number, "lock")) if store.local else store.scratch(FOLDER) / f"{number:06d}.lock"
+
+
+def _flock(store: "Store", number: int) -> int | None:
+    """A lock that ends with this process, taken before the record is there; None where another process tries as well."""
+    path = _lock_file(store, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _died_here(store: "Store", number: int, record: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is gone: a stopped one still has its lock."""
+    if not record.get("flock") or record.get("host") != socket.gethostname():
+        return False
+    try:
+        with _lock_file(store, number).open(encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or no such file: another container's
+        return False
+    return True
