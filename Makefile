@@ -61,7 +61,7 @@ test-nightly: setup  ## The tests that draw hundreds of faults (an hour)
 # Moments are drawn anew each time; `KILLS=` says how many, `SEED=` gives those of a failure again.
 break-run: setup  ## Kill 200 runs at drawn moments of all stages, with the store in a folder and on S3 (10 minutes)
 	@TINYWAVE_SEED=$${SEED:-$$RANDOM} TINYWAVE_KILLS=$${KILLS:-200} \
-	  $(BIN)/python -m pytest --nightly --timeout 0 tests/stages/test_kill.py tests/s3/test_kill.py -k at_any_moment
+	  $(BIN)/python -m pytest --nightly --timeout 0 tests/stages/test_drawn_kills.py tests/s3/test_drawn_kills.py
 
 # Bits and ways are drawn anew each time; a failure prints what reproduces it.
 break-store: setup  ## Flip 2,000 bits of a store, and let 1,000 drawn stories of writing, dying and mending happen to one (minutes)

@@ -1,32 +1,54 @@
 """kill -9 in the middle of every stage: the next run goes on, and what it leaves is what an undisturbed run leaves.
 
-A dozen drawn moments here and in tests/s3/test_kill.py, hundreds by `make break-run`; and the moments that have a name.
+The moments that have a name; hundreds of drawn ones by `make break-run` (test_drawn_kills.py).
 
 Compared up to the stage that was killed, with what its steps reported: later stages read nothing else, and what they make of the
 same is test_contract.py's.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_before_create, kill_in_step
-from tests.fixtures.kills import KILLED, draws, leftovers, stage_of, store_before, survive, up_to
+from tests.fixtures.kills import KILLED, leftovers, store_before, up_to
 from tests.fixtures.tiny import run_tiny
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.pipeline import run_pipeline
 from tinywave_core.stages.base import Step, compute
 from tinywave_core.storage.store import Artifact, Store
 
+# A step of every stage, and how far it is when it is killed (training: after its first checkpoint, at step 2 of 6).
+MOMENTS = [
+    ("ingestion/shard", 3),
+    ("ingestion/corpus", 1),
+    ("tokenization/codebooks", 4),
+    ("tokenization/shard", 3),
+    ("adaptation/teacher", 3),
+    ("logit_caching/shard", 1),
+    ("distillation/student", 3),
+    ("distillation/control", 5),
+    ("evaluation/scores", 10),
+    ("evaluation/probes", 2),
+    ("evaluation/probe_scores", 10),
+    ("evaluation/gap", 2),
+    ("export/model", 1),
+    ("generation/samples", 1),
+]
 
-@pytest.mark.parametrize("number", draws(remote=False))
-def test_a_run_killed_at_any_moment_is_finished_by_the_next_as_if_nothing_had_happened(
-    finished: Finished, tmp_path: Path, number: int
+
+@pytest.mark.parametrize(("part", "done"), MOMENTS, ids=[part for part, _ in MOMENTS])
+def test_a_killed_run_is_finished_by_the_next_as_if_nothing_had_happened(
+    finished: Finished, tmp_path: Path, part: str, done: int
 ):
-    survive(number, finished, store_before(stage_of(number), finished, tmp_path / "store"), {})
-    shutil.rmtree(tmp_path / "store")
+    stage = part.partition("/")[0]
+    config = store_before(stage, finished, tmp_path / "store")
+    assert kill_in_step(config, part, done) == KILLED
+    assert up_to(stage, Store(config.root)) != up_to(stage, finished.store)
+    run_tiny(config, until=stage)
+    assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)
+    assert not leftovers(config)
 
 
 @pytest.mark.parametrize("part", ["adaptation/teacher", "distillation/student"])

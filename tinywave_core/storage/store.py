@@ -160,7 +160,7 @@ class Store:
             if not self.exists(ABOUT):
                 self.create_about()
             if self.local:
-                tempfile.NamedTemporaryFile(prefix=".probe-", dir=self.root).close()
+                tempfile.NamedTemporaryFile("wb", prefix=".probe-", dir=self.root).close()
         except FileExistsError as error:
             if self.local and not Path(self.root).is_dir():
                 raise StoreError(f"--root {self.url} is a file; expected a folder") from error

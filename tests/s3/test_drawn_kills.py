@@ -1,4 +1,4 @@
-"""kill -9 at drawn moments of every stage of a run whose store is on S3: tests/stages/test_kill.py has the local ones."""
+"""kill -9 at drawn moments of every stage of a run whose store is on S3: tests/stages/test_drawn_kills.py has the local ones."""
 
 import os
 import tempfile

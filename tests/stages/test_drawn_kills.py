@@ -1,0 +1,15 @@
+"""kill -9 at drawn moments of every stage, of a run whose store is a folder: tests/s3/test_drawn_kills.py has those on S3."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished
+from tests.fixtures.kills import draws, stage_of, store_before, survive
+
+
+@pytest.mark.parametrize("number", draws(remote=False))
+def test_a_run_killed_at_any_moment_is_finished_by_the_next_as_if_nothing_had_happened(
+    finished: Finished, tmp_path: Path, number: int
+):
+    survive(number, finished, store_before(stage_of(number), finished, tmp_path / "store"), {})
