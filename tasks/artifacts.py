@@ -4,6 +4,7 @@ They are made from the manifests in the flow, not in the cached tasks, so a full
 most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -142,7 +143,7 @@ def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
     rows = [{"file": f"`{entry.name}`", "size": verdict.size(entry.bytes)} for entry in files[:_MOST_FILES]]
     shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
-    return f"{artifact.part}: `{cell(artifact.url)}`\n\n{shown}"
+    return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
 
 
 def _more(number: int) -> str:
@@ -359,7 +360,7 @@ def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
 def _place(key: str, url: str, text: str) -> None:
     """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
-    page = f"[{text}]({link_of(url)})\n\n`{cell(url)}`\n\n{how}: browsers open no such link from this page.\n"
+    page = f"[{text}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
     create_markdown_artifact(page, key=key, description=f"{text}: {url}")
 
 
@@ -422,7 +423,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         "## Lineage",
         table(origins),
         "## Where it lies",
-        "\n".join(f"- {name}: `{cell(place)}`" for name, place in places if place),
+        "\n".join(f"- {name}: {code(place)}" for name, place in places if place),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -466,8 +467,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that cannot end its cell or its line, nor open a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text that cannot end its cell or its line, nor open a tag, a link or a picture."""
+    escaped = re.sub(r"[\\|\[]", r"\\\g<0>", text)
+    return escaped.replace("<", "&lt;").replace("\n", " ")
+
+
+def code(text: str) -> str:
+    """A code span: nothing in it is markup but what would end it."""
+    return f"`{text.replace('`', chr(39)).replace(chr(10), ' ')}`"
 
 
 def link_of(url: str) -> str:

@@ -178,6 +178,8 @@ def test_a_failure_to_publish_is_a_warning_that_names_what_failed(
 def test_a_cell_can_end_neither_its_table_nor_its_text():
     assert table([{"a": "x|y\nz", "b": "<script>"}]).splitlines()[2] == "| x\\|y z | &lt;script> |"
     assert cell("plain") == "plain"
+    # CommonMark: a backslash before a backslash or a bracket makes it text, so this is no picture and no link.
+    assert cell("![a](http://b) \\[c](javascript:d)") == "!\\[a](http://b) \\\\\\[c](javascript:d)"
 
 
 @pytest.mark.parametrize(("url", "link"), [("/a b/c", "file:///a%20b/c"), ("s3://bucket/a", "s3://bucket/a")])
