@@ -130,7 +130,10 @@ class PrefectExecute:
     def _is_recorded(self, step: Step, found: Artifact) -> bool:
         """Whether Prefect's record of the step is, byte by byte, what the store says. Prefect reads a record with the serializer
         that the record names, and pickle runs code: one that is not ours is written anew, unread."""
-        results = get_result_store().update_for_task(self.run_step, _sync=True)
+        results: Any = get_result_store()
+        results = results.update_for_task(
+            self.run_step, _sync=True
+        )  # Prefect's types know neither `_sync` nor its answer
         expected = results.create_result_record(_told(found), key=step.fingerprint).serialize()
         try:
             return bool(results.result_storage.read_path(step.fingerprint, _sync=True) == expected)
