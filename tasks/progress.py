@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
 from rich.progress import (
@@ -166,7 +167,9 @@ class _ProgressArtifact:
             self._show(100.0, "done")
 
     def _show(self, percent: float, note: str) -> None:
-        if self.id is None:
-            self.id = create_progress_artifact(percent, key=self.key, description=f"{self.description}: {note}")  # type: ignore[assignment]
-        else:
-            update_progress_artifact(self.id, percent, description=f"{self.description}: {note}")
+        """A server that is being restarted shows it the next time; a training does not end over its picture."""
+        with contextlib.suppress(httpx.HTTPError):
+            if self.id is None:
+                self.id = create_progress_artifact(percent, key=self.key, description=f"{self.description}: {note}")  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self.id, percent, description=f"{self.description}: {note}")

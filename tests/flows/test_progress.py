@@ -1,8 +1,10 @@
 """A step hears of a stop and of its time limit when it tells how far it is."""
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks import progress, stopping
 from tinywave_core.config.base import RuntimeConfig
@@ -56,3 +58,10 @@ def test_a_process_that_is_told_to_stop_stops_at_the_next_progress(tmp_path: Pat
                 tell(1, 2)
     finally:
         stopping.requested.clear()
+
+
+def test_a_server_that_is_gone_does_not_end_a_step(tmp_path: Path):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        page = progress._ProgressArtifact(step_of(tmp_path))
+        page.id = uuid4()
+        page._show(50.0, "half")
