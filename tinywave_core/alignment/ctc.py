@@ -23,6 +23,7 @@ from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.normalize import Written, written_words
 from tinywave_core.alignment.untimed import interpolate
 from tinywave_core.alignment.words import Word
+from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.errors import CheckpointError
 
 HOP_SAMPLES = 320
@@ -220,6 +221,7 @@ def _traced(
 def _config(folder: Path) -> Any:
     from transformers import Wav2Vec2Config
 
+    check_directory(folder, "wav2vec2 model")
     try:
         config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind
@@ -246,7 +248,7 @@ def _json(folder: Path, name: str, default: dict[str, Any] | None = None) -> dic
         return default
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / name} cannot be read ({error}): expected a model's {name} there") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{folder / name} holds a {type(found).__name__}, expected a JSON object")

@@ -5,16 +5,15 @@ the user's cache). Checks look at names, sizes and headers only: cheap enough to
 """
 
 import hashlib
-import json
 import os
 import re
-import struct
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tinywave_core.checkpoints.bounds import fault_of_weights, model_weights, read_json
 from tinywave_core.checkpoints.digests import sha256_once
 from tinywave_core.errors import CheckpointError
 
@@ -172,73 +171,23 @@ def check_file(path: Path) -> None:
             f"{path} is a Git LFS pointer of {size} bytes, not the file itself: run `git lfs pull`, or download it"
         )
     if path.suffix == ".json":
-        _check_json(path)
-    elif path.suffix in _WEIGHTS and not _is_whole(path, head, size):
+        read_json(path)
+    elif path.suffix in _WEIGHTS and not _is_whole(path, head):
         raise CheckpointError(
             f"{path} ({size:,} bytes) is cut short or not a file of weights: expected one of SpiritLM's release; download "
             "it again"
         )
 
 
-def _check_json(path: Path) -> None:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
-
-
-def _is_whole(path: Path, head: bytes, size: int) -> bool:
+def _is_whole(path: Path, head: bytes) -> bool:
     if path.suffix == ".safetensors":
-        return _is_whole_safetensors(path, head, size)
+        return not fault_of_weights(path)
     if head.startswith(b"PK"):  # torch.save since 1.6: its directory stands at the end
-        return zipfile.is_zipfile(path)
+        return zipfile.is_zipfile(path) and not fault_of_weights(path)
     return head.startswith(b"\x80\x02")  # torch.save before; whether it is whole is seen when it is read
 
 
-def _is_whole_safetensors(path: Path, head: bytes, size: int) -> bool:
-    (length,) = struct.unpack("<Q", head[:8]) if len(head) >= 8 else (0,)
-    if not 2 <= length <= size - 8:
-        return False
-    with path.open("rb") as file:
-        file.seek(8)
-        try:
-            tensors = json.loads(file.read(length))
-            ends = [value["data_offsets"][1] for name, value in tensors.items() if name != "__metadata__"]
-            return size == 8 + length + max(ends)
-        except (ValueError, LookupError, TypeError, AttributeError):  # of another kind than safetensors
-            return False
-
-
 # Language models -----------------------------------------------------------------------------------------------------
-
-
-def model_weights(folder: Path) -> list[Path]:
-    """The weights of a Llama directory: one file, or the shards that its index names."""
-    for stem in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / stem).is_file():
-            return [folder / stem]
-        index = folder / f"{stem}.index.json"
-        if index.is_file():
-            _check_json(index)
-            names = _shards(index)
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                raise CheckpointError(
-                    f"{folder / missing[0]} is missing: {index.name} names {len(names)} shards of weights"
-                )
-            return [folder / name for name in names]
-    raise CheckpointError(
-        f"{folder} has no weights: expected model.safetensors or pytorch_model.bin, or shards of one with an index"
-    )
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index} has no weight_map: expected the index of a checkpoint in shards; download it again"
-        ) from error
 
 
 _SMALL = (

@@ -4,6 +4,7 @@ A file that is missing, cut short, of another kind or for another architecture i
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from tinywave_core.checkpoints.bounds import fault_of_weights
 from tinywave_core.errors import CheckpointError
 
 
@@ -20,9 +23,11 @@ def load_entries(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: expected a file of weights there")
     try:
+        if fault := fault_of_weights(path):
+            raise ValueError(fault)
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = _load_torch(path)
     except Exception as error:  # on damaged files torch fails with nearly every kind there is
         if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -36,6 +41,19 @@ def load_entries(path: Path) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a dictionary of weights")
     return dict(found)
+
+
+def _load_torch(path: Path) -> Any:
+    """What torch.save wrote, with tensors of their own.
+
+    Mapped, since torch believes a tensor that claims to be longer than its record, and would read on in the memory of this process.
+    """
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    # Tensors may share what they are made of, as tied weights do; views of one number as a matrix of terabytes may not.
+    claimed = sum(t.numel() * t.element_size() for t in tree_leaves(found) if isinstance(t, Tensor))
+    if claimed > 2 * path.stat().st_size:
+        raise ValueError(f"its tensors claim {claimed:,} bytes")
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), found)
 
 
 def state_dict(entries: Mapping[str, Any], entry: str | None, path: Path) -> dict[str, Tensor]:

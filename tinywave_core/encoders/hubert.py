@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
@@ -284,6 +285,7 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
     from transformers import HubertConfig
 
     weights_path = weights_file(folder)
+    check_directory(folder, "HubertModel")
     try:
         config = HubertConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind

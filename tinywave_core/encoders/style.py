@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.hubert import conv_key, run_layers, weights_file
@@ -66,7 +67,9 @@ def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> Styl
     """style_encoder_w2v2: config.json and pytorch_model.bin (or model.safetensors) of a Wav2Vec2ForSequenceClassification."""
     from transformers import Wav2Vec2ForSequenceClassification
 
-    path, config = weights_file(folder), _config(folder)
+    path = weights_file(folder)
+    check_directory(folder, "wav2vec2 model")
+    config = _config(folder)
     convs = _convs(config)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):

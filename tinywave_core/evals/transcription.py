@@ -3,7 +3,6 @@
 Safetensors only: nothing is unpickled, nothing is fetched, no code of the directory is run.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.alignment.ctc import CtcAligner
+from tinywave_core.checkpoints.bounds import check_directory, read_json
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -21,7 +21,7 @@ Transcribe = Callable[[npt.NDArray[np.float32]], str]
 
 def load_recogniser(folder: Path, language: str = "", device: torch.device | str = "cpu") -> Transcribe:
     """What writes down speech (16 kHz, mono); the same sound gives the same text. Nothing is heard in nothing."""
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    kind = read_json(folder / "config.json").get("model_type")
     hear = _whisper(folder, language, device) if kind == "whisper" else CtcAligner.load(folder, device).transcribe
 
     def transcribe(samples: npt.NDArray[np.float32]) -> str:
@@ -73,6 +73,7 @@ def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:
 
 def load_whole(kind: Any, folder: Path) -> Any:
     """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there."""
+    check_directory(folder, kind.__name__)
     try:
         model, about = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tinywave_core.checkpoints.bounds import inside, weight_map
 from tinywave_core.errors import CheckpointError
 
 SHARD_BYTES = 1_000_000_000
@@ -35,10 +36,9 @@ class Weights:
 
     def __init__(self, folder: Path) -> None:
         if (folder / _INDEX).is_file():
-            files = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-            self._file_of = {name: folder / file for name, file in files.items()}
+            self._file_of = weight_map(folder / _INDEX)
         elif (folder / _SINGLE).is_file():
-            with safe_open(folder / _SINGLE, "pt") as file:
+            with safe_open(inside(folder, _SINGLE, folder), "pt") as file:
                 self._file_of = dict.fromkeys(file.keys(), folder / _SINGLE)
         else:
             raise CheckpointError(f"{folder} has no safetensors: expected {_SINGLE}, or shards with {_INDEX}")

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import CheckpointError
 from tinywave_core.teacher.layer_map import LayerMap
@@ -58,6 +59,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
         raise CheckpointError(
             f"{folder} is a model of type {kind!r}; expected 'llama', as SpiritLM and its students are"
         )
+    check_directory(folder, "Llama checkpoint")
     try:
         with _building:
             model, about = LlamaForCausalLM.from_pretrained(
@@ -81,7 +83,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
 def _model_type(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); expected the config.json of a Llama checkpoint: copy it again"
         ) from error

@@ -243,7 +243,7 @@ def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
         return
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     names = vocabulary.names()
     for name, expected in (
         (names[0], vocabulary.text),

@@ -275,14 +275,16 @@ def _check(folder: Path, vocabulary: Vocabulary, prompts: list[dict[str, Any]]) 
 
     from tinywave_core.exporters.weights import Weights
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     for prompt in prompts:
         found = tokenizer(prompt["string"])["input_ids"]
         assert found == prompt["ids"], (
             f"the exported tokenizer gives {found} for {prompt['string']}, expected {prompt['ids']}"
         )
     with torch.device("meta"):  # the weights of a large model would not fit twice
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
     weights = Weights(folder)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
     assert {name: weights.shape(name) for name in weights.names()} == expected

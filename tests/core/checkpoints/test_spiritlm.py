@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tinywave_core.checkpoints import digests
+from tinywave_core.checkpoints.bounds import model_weights
 from tinywave_core.checkpoints.digests import sha256_once
 from tinywave_core.checkpoints.spiritlm import (
     ENVIRONMENT,
@@ -19,7 +20,6 @@ from tinywave_core.checkpoints.spiritlm import (
     Part,
     check_file,
     lm_part,
-    model_weights,
     open_release,
     speech_parts,
     vocoder_part,
