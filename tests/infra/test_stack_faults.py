@@ -97,25 +97,6 @@ def test_of_two_clicks_the_second_waits_and_finds_the_work_done(
     assert of_adaptation(digests(Store(config.root))).items() >= of_adaptation(undisturbed).items()
 
 
-def test_a_run_cancelled_in_the_ui_ends_at_once_and_the_next_goes_on_from_its_last_step(
-    stack: Stack, api: Api, config: PipelineConfig, parameters: dict[str, Any], undisturbed: dict[str, Any]
-):
-    before = processes(stack)
-    run = api.start("adaptation/demo", parameters)
-    wait_until_it_trains(config, stack)
-    started = set(processes(stack)) - set(before)
-    api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
-    _, alive = psutil.wait_procs(started, timeout=30)
-    assert started and not alive
-    api.end(
-        run, states=("CANCELLED",)
-    )  # for a moment it can be CRASHED: the run says that it was stopped, then the worker why
-    assert checkpoints(config)[-1] % EVERY, "the stop itself left a checkpoint"
-    assert "it goes on from there" in said(api, run)
-    api.run("adaptation/demo", parameters)
-    assert of_adaptation(digests(Store(config.root))) == of_adaptation(undisturbed)
-
-
 def test_a_run_whose_worker_is_killed_is_called_crashed_and_the_next_goes_on(
     stack: Stack, api: Api, config: PipelineConfig, parameters: dict[str, Any], undisturbed: dict[str, Any]
 ):
