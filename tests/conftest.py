@@ -1,6 +1,10 @@
 """A finished run of the tiny pipeline and SpiritLM releases, for every test that only looks at them or copies them."""
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 from flows import environment
 
+# A machine may be told to keep no bytecode beside the sources. Then it is kept here: the tests start a hundred processes, and half
+# of what one costs would be to compile torch, transformers and Prefect once more.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = tempfile.mkdtemp(prefix="tinywave-bytecode-")
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": sys.pycache_prefix}  # an empty one is none
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
 # The cores are shared out already; threads that wait for one another would burn them.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -56,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "arithmetic: tested under other instruction sets too (tests/machines)")
+    config.addinivalue_line(
+        "markers", "one_machine: in a file of arithmetic, but it holds alike under all instruction sets"
+    )
     config.addinivalue_line("markers", "nightly: the same claim with many more draws; only by make test-nightly")
 
 

@@ -142,14 +142,19 @@ def test_a_port_that_is_taken_is_said_before_anything_is_sent_there(monkeypatch:
 
 def embedded_server(run: "subprocess.Popen[str]") -> Served | None:
     """The server among a run's children, and the password in its environment, which only its owner can read."""
-    for folder in Path("/proc").glob("[0-9]*"):
+    try:
+        children = [
+            pid for task in Path(f"/proc/{run.pid}/task").glob("*/children") for pid in task.read_text().split()
+        ]
+    except OSError:  # a thread of it has ended
+        return None
+    for pid in children:
         try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_bytes().decode().split("\0")
-            environment = (folder / "environ").read_bytes().decode().split("\0")
-        except OSError:  # it has ended, or is somebody else's
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        except OSError:  # it has ended
             continue
-        if parent == run.pid and "--port" in words:
+        if "--port" in words:
             variables = dict(variable.partition("=")[::2] for variable in environment if variable)
             port = words[words.index("--port") + 1]
             return Served(f"http://127.0.0.1:{port}", variables["PREFECT_SERVER_API_AUTH_STRING"])

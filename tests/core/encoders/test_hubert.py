@@ -71,6 +71,7 @@ def test_full_size_gives_the_recorded_units_of_each_clip_alone(
         assert_golden(name, full_quantizer(full_hubert([clip])[0]))
 
 
+@pytest.mark.one_machine  # elsewhere: each clip alone, and a toy model in batches
 def test_full_size_gives_the_recorded_units_in_one_padded_batch(
     full_hubert: HubertEncoder, full_quantizer: Quantizer, clips: dict[str, torch.Tensor]
 ) -> None:

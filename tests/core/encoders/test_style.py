@@ -37,6 +37,7 @@ def test_full_size_gives_the_recorded_labels_of_each_clip_alone(
     assert full_style.labels == 100
 
 
+@pytest.mark.one_machine  # elsewhere: each clip alone, and a toy model in batches
 def test_full_size_gives_the_recorded_labels_in_one_padded_batch(
     full_style: StyleEncoder, clips: dict[str, torch.Tensor]
 ) -> None:

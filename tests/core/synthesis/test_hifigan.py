@@ -270,6 +270,7 @@ def test_chunks_may_grow_by_half_up_to_the_longest(base: HifiganVocoder) -> None
     np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.one_machine  # counts operations
 @pytest.mark.parametrize(("chunk_frames", "times"), [(10, 1.65), (40, 1.2)])
 def test_a_released_sizes_chunks_cost_little_more_than_the_whole(chunk_frames: int, times: float) -> None:
     """Operations, with the context that streams have: it is dropped level by level, for most of it is for the first one."""
@@ -343,6 +344,7 @@ def test_durations_depend_on_as_many_codes_as_said(base: HifiganVocoder) -> None
             assert torch.equal(*logs) == (abs(changed - 4) > base.config.duration_context)
 
 
+@pytest.mark.one_machine  # about threads
 def test_threads_share_a_vocoder(base: HifiganVocoder) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = [*pool.map(lambda _: base.synthesize(UNITS, predict_durations=True), range(8))]
@@ -367,6 +369,7 @@ def test_tables_of_equal_size_are_told_apart_by_name(tmp_path: Path) -> None:
     torch.testing.assert_close(network.style_codes.weight, weights["a_style.weight"], rtol=0, atol=0)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -396,6 +399,7 @@ def test_config_that_does_not_fit_is_refused(
         HifiganVocoder.load(tmp_path)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

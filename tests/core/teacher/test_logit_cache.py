@@ -160,6 +160,7 @@ def test_a_file_gives_back_ids_and_weights_within_three_percent(tmp_path: Path, 
     np.testing.assert_allclose(target, np.concatenate([c.target_logp for c in given]), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.one_machine  # about files
 def test_a_sequence_is_found_by_its_id_and_is_what_its_row_group_holds(tmp_path: Path):
     for shard in range(2):
         write_shard(captured(70, 30, 8, seed=shard), ABOUT, tmp_path / f"{shard}.parquet")
@@ -175,6 +176,7 @@ def test_a_sequence_is_found_by_its_id_and_is_what_its_row_group_holds(tmp_path:
                 assert np.array_equal(alone.entropy, block.entropy_N[part])
 
 
+@pytest.mark.one_machine  # about files
 def test_a_token_costs_at_most_45_bytes_all_in(tmp_path: Path):
     given = captured(200, 250, 12)
     write_shard(given, ABOUT, tmp_path / "logits.parquet")
@@ -187,12 +189,14 @@ def test_the_same_targets_give_the_same_bytes(tmp_path: Path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.one_machine  # about files
 def test_an_empty_shard_can_be_written_and_read(tmp_path: Path):
     write_shard([], ABOUT, tmp_path / "logits.parquet")
     assert list(read_blocks(tmp_path / "logits.parquet")) == []
     assert len(LogitCache([read_table(tmp_path / "logits.parquet")])) == 0
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
 def test_a_flipped_bit_is_not_read(tmp_path: Path, at):
     path = tmp_path / "logits.parquet"
@@ -204,6 +208,7 @@ def test_a_flipped_bit_is_not_read(tmp_path: Path, at):
         list(read_blocks(path))
 
 
+@pytest.mark.one_machine  # about files
 def test_opening_needs_no_settings_and_a_wrong_teacher_is_named_beside_the_right_one(tmp_path: Path):
     write_shard(captured(1, 9, 8), ABOUT, tmp_path / "logits.parquet")
     about = read_about(tmp_path / "logits.parquet")
@@ -217,6 +222,7 @@ def test_opening_needs_no_settings_and_a_wrong_teacher_is_named_beside_the_right
         require(about, {"vocabulary": {"text": 259}}, "shard 7")
 
 
+@pytest.mark.one_machine  # about files
 def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path):
     write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(TrainingError, match="other.parquet does not say what it is"):
