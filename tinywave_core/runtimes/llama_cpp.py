@@ -193,6 +193,10 @@ def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
             f"needs: export with --export.gguf {quantization or 'q8_0,q4_0'}"
         )
     chosen = wanted[0]
+    if Path(chosen["file"]).name != chosen["file"]:
+        raise CheckpointError(
+            f"{about} names the file {chosen['file']!r}; expected a name right beside it: this is no export of TinyWave"
+        )
     path: Path = folder / chosen["file"]
     size = path.stat().st_size if path.is_file() else 0
     if size != chosen["bytes"]:

@@ -18,6 +18,7 @@ from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.models.trim import trim
 from tinywave_core.runtimes.base import RUNTIMES, Runtime, Sampling, allowed_ids, open_runtime
+from tinywave_core.runtimes.llama_cpp import find_gguf
 from tinywave_core.runtimes.transformers_runtime import TransformersRuntime, probabilities
 from tinywave_core.tokenizers.vocabulary import EOS_ID, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE
 
@@ -214,8 +215,6 @@ def copied(gguf_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_without_a_choice_the_first_file_is_taken(gguf_folder: Path):
-    from tinywave_core.runtimes.llama_cpp import find_gguf
-
     assert find_gguf(gguf_folder, None).name == "tiny-bf16.gguf"
     assert find_gguf(gguf_folder, "f16").name == "tiny-f16.gguf"
 
@@ -255,6 +254,15 @@ def test_a_file_of_another_vocabulary_is_refused_with_both(copied: Path, tmp_pat
     other = write_model(tmp_path / "other", VOCABULARY.speech_only(), ("q8_0",))
     with pytest.raises(CheckpointError, match=r"found 45 tokens \(text 3, .*expected 301 tokens \(text 259"):
         LlamaCppRuntime(other / "tiny-q8_0.gguf", VOCABULARY)
+
+
+@pytest.mark.parametrize("name", ["../tiny-q8_0.gguf", "/etc/hosts", "a/../../tiny-q8_0.gguf"])
+def test_a_file_outside_the_folder_is_not_opened(copied: Path, name: str):
+    about = {"gguf": [{"file": name, "quantization": "q8_0", "bytes": (copied / "tiny-q8_0.gguf").stat().st_size}]}
+    (copied / "speech.json").write_text(json.dumps(about))
+    (copied / "tiny-q8_0.gguf").rename(copied.parent / "tiny-q8_0.gguf")
+    with pytest.raises(CheckpointError, match="expected a name right beside it"):
+        find_gguf(copied, "q8_0")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
