@@ -1,8 +1,8 @@
 """One Prefect task per stage, and how a flow sends steps through it.
 
 The task's cache key is the step's fingerprint; it is refreshed when the manifest is missing, so Prefect never says
-Cached about an output that is gone, and when Prefect's record is not what the store says. What is in the store is not mapped again: a fan-out submits the missing shards only, to
-the workers that the runtime asks for. Tasks return small JSON, never data.
+Cached about an output that is gone, and when Prefect's record is not what the store says. What is in the store is not
+mapped again: a fan-out submits the missing shards only, to the workers that the runtime asks for. Tasks return small JSON, never data.
 """
 
 from collections.abc import Sequence

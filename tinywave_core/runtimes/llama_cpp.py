@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinywave_core.checkpoints.bounds import inside
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.runtimes.base import Sampling, allowed_ids, check_prompt, check_request
@@ -193,11 +194,7 @@ def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
             f"needs: export with --export.gguf {quantization or 'q8_0,q4_0'}"
         )
     chosen = wanted[0]
-    if Path(chosen["file"]).name != chosen["file"]:
-        raise CheckpointError(
-            f"{about} names the file {chosen['file']!r}; expected a name right beside it: this is no export of TinyWave"
-        )
-    path: Path = folder / chosen["file"]
+    path = inside(folder, chosen["file"], about)
     size = path.stat().st_size if path.is_file() else 0
     if size != chosen["bytes"]:
         raise CheckpointError(

@@ -105,7 +105,7 @@ def _seconds(utc: str) -> float:
 
 def _leftovers(census: Census, grace_s: float, now: float) -> dict[str, int]:
     """Folders without a manifest, and what repair set aside, when nothing changed in them for the grace period."""
-    # On an object store no lock tells whether a run is just committing.
+    # On an object store a run that holds no lease (decision 28) may be committing just now.
     unfinished_s = grace_s if census.store.local else max(grace_s, DAY_S)
     half = {
         i: folder.bytes

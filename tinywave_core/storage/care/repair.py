@@ -89,7 +89,7 @@ def _half_written(census: Census, finding: Finding, now: float) -> Done:
         name = f"{folder.id}/{finding.detail}"
         store.delete(name)
         return Done(name, _LEFT_OVER)
-    if not store.local and now - folder.changed < DAY_S:  # no lock there: a run may be committing it
+    if not store.local and now - folder.changed < DAY_S:  # a run that holds no lease may be committing it
         return Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
     return Done(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
 
@@ -236,7 +236,7 @@ def _work(census: Census, now: float) -> list[Done]:
     for folder in work_folders(census.store):
         where = f".work/{folder.name}"
         idle = now - max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
-        if not census.store.local and idle < DAY_S:  # no lock tells whether its run goes on
+        if not census.store.local and idle < DAY_S:  # a run that holds no lease may go on with it
             done.append(Done(where, "left: changed less than a day ago, perhaps by a run that goes on"))
         elif idle > STALE_WORK_S or not _resumable(census, folder):
             census.store.check_lease()
