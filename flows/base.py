@@ -13,8 +13,9 @@ from tasks.base import PrefectExecute
 from tasks.runners import Workers
 from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.pipeline import Outputs, build_stage, outputs_before
-from tinywave_core.reporting.stages import StageRow, stage_row
+from tinywave_core.run.pipeline import build_stage, outputs_before
+from tinywave_core.run.record import StageRow, stage_row
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Store
 
 RETURNED = dict[str, Any]

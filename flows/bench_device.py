@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.console import console
 from tinywave_core.config.load import load_config, preset_names
-from tinywave_core.ondevice import REAL_TIME, Bandwidth, expected, machine, read_bandwidth, student_of
+from tinywave_core.costs.ondevice import REAL_TIME, Bandwidth, expected, machine, read_bandwidth, student_of
 
 
 def bench_device(threads: int, *, as_json: bool) -> int:

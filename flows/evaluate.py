@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.intervals import McNemar
     from tinywave_core.evals.pair_scores import Accuracy, Definition
     from tinywave_core.evals.suites.zerospeech import Task
-    from tinywave_core.stages.base import Progress
+    from tinywave_core.progress import Progress
 
 _LINE_EVERY_S = 15.0
 

@@ -106,8 +106,8 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     memory gives, measured now (a few seconds). Above 1 the weights are small enough for the caches.
     """
     from tinywave_core.config.adaptation import FreshTeacherConfig
-    from tinywave_core.estimates import llama_parameters
-    from tinywave_core.ondevice import Student, read_bandwidth
+    from tinywave_core.costs.estimates import llama_parameters
+    from tinywave_core.costs.ondevice import Student, read_bandwidth
     from tinywave_core.runtimes.base import Sampling
     from tinywave_core.threads import cores
 

@@ -25,10 +25,10 @@ from tasks.artifacts import publish_run
 from tasks.base import PrefectExecute
 from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.preflight import check_run
-from tinywave_core.promotion import promote
 from tinywave_core.reporting.run import finish_run
-from tinywave_core.reporting.stages import StageRow
+from tinywave_core.run.preflight import check_run
+from tinywave_core.run.promotion import promote
+from tinywave_core.run.record import StageRow
 from tinywave_core.storage.store import Store
 
 STAGE_FLOWS: tuple[Flow[..., RETURNED], ...] = (

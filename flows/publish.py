@@ -4,7 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
-from tinywave_core.promotion import LOG, Published, publish, published
+from tinywave_core.run.promotion import LOG, Published, publish, published
 from tinywave_core.storage.store import Store
 
 

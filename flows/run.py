@@ -9,8 +9,7 @@ from flows import environment
 from flows.console import console
 from flows.pipeline import STAGE_FLOWS, pipeline, with_workers
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import StageRow
+from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.storage.store import Store
 
 

@@ -15,18 +15,19 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
-    from tinywave_core.planning import Reason
-    from tinywave_core.stages.base import Step
+    from tinywave_core.steps.base import Step
+    from tinywave_core.steps.reasons import Reason
 
 _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
-    from tinywave_core.estimates import estimate
-    from tinywave_core.pipeline import Look, Outputs, build_stage
-    from tinywave_core.planning import explain
-    from tinywave_core.stages.ingestion import scan
+    from tinywave_core.costs.estimates import estimate
+    from tinywave_core.run.pipeline import Look, build_stage
+    from tinywave_core.stages.ingestion.stage import scan
+    from tinywave_core.steps.base import Outputs
+    from tinywave_core.steps.reasons import explain
 
     store = Store(config.root)
     hours, device = _hours(config, store), _device(config)
@@ -101,7 +102,7 @@ def _explained(steps: "Sequence[tuple[Step, Reason]]") -> Table:
 
 def _budget(config: PipelineConfig, hours: float) -> str:
     """What the models take on one data-centre GPU."""
-    from tinywave_core.budget import DOLLARS_PER_GPU_HOUR, budget
+    from tinywave_core.costs.budget import DOLLARS_PER_GPU_HOUR, budget
 
     b = budget(config, hours)
     return (
@@ -130,7 +131,7 @@ def _device(config: PipelineConfig) -> str:
 def _hours(config: PipelineConfig, store: Store) -> float:
     """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC."""
     from tinywave_core.audio.source import Source
-    from tinywave_core.estimates import FLAC_BYTES_PER_S
+    from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
 
     if config.source is None:
         return sum(

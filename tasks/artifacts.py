@@ -17,11 +17,12 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
-from tinywave_core.reporting import gap, plots, verdict
+from tinywave_core import plots
+from tinywave_core.reporting import gap, verdict
+from tinywave_core.reporting.clips import data_uri
 from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import (
     curves_of,
-    data_uri,
     duration_bins,
     loss_lines,
     nll_by_kind,
@@ -29,9 +30,10 @@ from tinywave_core.reporting.page import (
     stage_edges,
     teacher_lines,
 )
-from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import Outputs, StageRow, duration, rounding_losses
+from tinywave_core.run.record import RunRecord, StageRow, rounding_losses
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.wording import duration, size
 
 Row = dict[str, Any]
 # Rows of a table that a page lists; the rest is a number.
@@ -141,7 +143,7 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 
 def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
-    rows = [{"file": f"`{entry.name}`", "size": verdict.size(entry.bytes)} for entry in files[:_MOST_FILES]]
+    rows = [{"file": f"`{entry.name}`", "size": size(entry.bytes)} for entry in files[:_MOST_FILES]]
     shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
     return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
 
@@ -217,7 +219,7 @@ def _target_facts(logits: Artifact) -> list[tuple[str, str]]:
     return [
         ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
         ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
-        ("size", f"{verdict.size(s['bytes'])} in all"),
+        ("size", f"{size(s['bytes'])} in all"),
     ]
 
 
@@ -254,7 +256,7 @@ def _steps(row: StageRow) -> str:
             "artifact": f"`{step.artifact}`",
             "status": "cached" if step.cached else f"computed in {step.seconds:.1f} s",
             "why": step.why,
-            "size": verdict.size(step.bytes),
+            "size": size(step.bytes),
         }
         for step in steps[:_MOST_STEPS]
     ]

@@ -18,8 +18,8 @@ from prefect.utilities.annotations import quote
 from tasks.progress import HoursProgress, step_progress
 from tasks.runners import Workers
 from tinywave_core.errors import TinyWaveError, WorkerDiedError
-from tinywave_core.planning import Reason, explain
-from tinywave_core.stages.base import Step, compute, find_steps
+from tinywave_core.steps.base import Step, compute, find_steps
+from tinywave_core.steps.reasons import Reason, explain
 from tinywave_core.storage.store import Artifact
 
 

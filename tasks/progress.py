@@ -22,8 +22,8 @@ from rich.progress import (
 )
 
 from tasks import stopping
-from tinywave_core.stages.base import Progress as StepProgress
-from tinywave_core.stages.base import Step
+from tinywave_core.progress import Progress as StepProgress
+from tinywave_core.steps.base import Step
 
 _FIRST_ARTIFACT_S, _ARTIFACT_EVERY_S, _LINE_EVERY_S = 3.0, 5.0, 15.0
 _lock = threading.Lock()

@@ -31,7 +31,7 @@ environment.prepare(quiet=False)
 from tests.fixtures import release  # noqa: E402
 from tests.fixtures.tiny import Computed, copy_clips, run_tiny, tiny_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
-from tinywave_core.pipeline import Outputs  # noqa: E402
+from tinywave_core.steps.base import Outputs  # noqa: E402
 from tinywave_core.storage.store import Store  # noqa: E402
 
 pytest_plugins = ["tests.reporting"]

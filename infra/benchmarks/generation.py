@@ -88,7 +88,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    from tinywave_core.ondevice import machine
+    from tinywave_core.costs.ondevice import machine
 
     figures: dict[str, Any] = {"machine": machine(), "threads": options.threads, "shapes": {}}
     for name in options.shapes.split(","):
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def bandwidth(threads: int) -> dict[str, float]:
     """Of the memory, now: by the clock with all threads, and per second of CPU time of one."""
-    from tinywave_core.ondevice import read_bandwidth
+    from tinywave_core.costs.ondevice import read_bandwidth
 
     all_threads, one = read_bandwidth(threads), read_bandwidth(1)
     return {"gb_per_s": all_threads.bytes_per_s / 1e9, "gb_per_core_s": one.bytes_per_core_s / 1e9}
@@ -272,8 +272,8 @@ def timed(runtime: Any, prompt: list[int], sampling: Any) -> tuple[float, float,
 def bytes_per_token(shape: Shape, form: str) -> float:
     """Of weights that a token reads."""
     from tinywave_core.config.adaptation import FreshTeacherConfig
-    from tinywave_core.estimates import llama_parameters
-    from tinywave_core.ondevice import Student
+    from tinywave_core.costs.estimates import llama_parameters
+    from tinywave_core.costs.ondevice import Student
 
     rows = vocabulary_of(shape).tokens
     like = FreshTeacherConfig(width=shape.width, heads=shape.heads, intermediate=shape.intermediate)

@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
-from tinywave_core.pipeline import Look, Outputs, build_stage, run_pipeline  # noqa: E402
-from tinywave_core.stages.base import compute  # noqa: E402
+from tinywave_core.run.pipeline import Look, build_stage, run_pipeline  # noqa: E402
+from tinywave_core.steps.base import Outputs, compute  # noqa: E402
 from tinywave_core.storage.store import Artifact, Store  # noqa: E402
 
 Array = npt.NDArray[np.float64]
@@ -194,7 +194,7 @@ class HeldOut:
     def of(cls, study: Study) -> "HeldOut":
         from tinywave_core.models.llama import load_llama
         from tinywave_core.sequences.dataset import load_sequences
-        from tinywave_core.stages.logit_caching import held_out_shards
+        from tinywave_core.steps.inputs import held_out_shards
 
         config = study.config()
         length = config.distillation.training.sequence_length
@@ -471,7 +471,7 @@ def render(results: dict[str, Any], study: Study) -> str:
 
 def pictures(results: dict[str, Any], study: Study) -> list[str]:
     """Curves of the cross-entropy, and held-out NLL and KL by arm."""
-    from tinywave_core.reporting import plots
+    from tinywave_core import plots
     from tinywave_core.reporting.page import curves_of
 
     colours = {

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.pipeline import build_stage
-from tinywave_core.stages import ingestion, probes
-from tinywave_core.stages.base import Step
+from tinywave_core.run.pipeline import build_stage
+from tinywave_core.stages.evaluation import probes
+from tinywave_core.stages.ingestion import stage as ingestion
+from tinywave_core.steps.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 
 GOLDEN = {

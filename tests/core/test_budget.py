@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tinywave_core.budget import budget
 from tinywave_core.config.load import load_config
-from tinywave_core.estimates import vocabulary_rows
+from tinywave_core.costs.budget import budget
+from tinywave_core.costs.estimates import vocabulary_rows
 from tinywave_core.models.llama import student_from
 from tinywave_core.teacher.layer_map import layer_map
 

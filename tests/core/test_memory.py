@@ -16,7 +16,7 @@ import torch
 from tinywave_core.audio.decode import Decoder
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import NoMemoryError
-from tinywave_core.stages.base import Output, Step, Summary, compute
+from tinywave_core.steps.base import Output, Step, Summary, compute
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS sets no limit of memory: run on Linux")

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.cli import main
 from tinywave_core.config.load import load_config
+from tinywave_core.costs.ondevice import Student, expected, machine, read_bandwidth, student_of
 from tinywave_core.models.trim import trim
-from tinywave_core.ondevice import Student, expected, machine, read_bandwidth, student_of
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_BASE
 
 PLAIN = Student("plain", "base", parameters=1_100_000_000, read=1_000_000_000, head=100_000_000)

@@ -14,8 +14,7 @@ from tasks.artifacts import cell, link_of, publish_run, publish_stage, run_markd
 from tests.conftest import Finished
 from tests.fixtures.small_run import small_run
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import Outputs, StageRow
+from tinywave_core.run.record import Outputs, RunRecord, StageRow
 
 Published = dict[str, dict[str, Any]]
 

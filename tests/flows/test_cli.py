@@ -14,8 +14,8 @@ from flows.cli import main
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.pipeline import run_pipeline
-from tinywave_core.stages.base import compute
+from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.steps.base import compute
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 

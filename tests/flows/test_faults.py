@@ -14,7 +14,7 @@ from flows.export import export
 from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store, digests
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.reporting.stages import StageRow
+from tinywave_core.run.record import StageRow
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

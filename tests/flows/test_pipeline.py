@@ -20,7 +20,7 @@ from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.reporting.run import RunRecord
+from tinywave_core.run.record import RunRecord
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from tasks import progress, stopping
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.base import Output, Step, Summary
+from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
 
 

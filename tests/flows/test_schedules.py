@@ -13,7 +13,7 @@ from flows.watch import NEW_AUDIO, resource, watch
 from tests.conftest import Finished
 from tests.fixtures.tiny import NEW_CLIP, copy_clips, copy_store
 from tinywave_core.errors import ConfigError
-from tinywave_core.pipeline import STAGES
+from tinywave_core.run.pipeline import STAGES
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

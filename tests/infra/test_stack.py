@@ -12,7 +12,7 @@ from tests.fixtures.strangers import OPEN, SOCKETS, operations, password, prefli
 from tests.fixtures.tiny import digests
 from tests.infra.conftest import Api
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.reporting.stages import StageRow
+from tinywave_core.run.record import StageRow
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.timeout(900)  # eight processes start one after the other: minutes, on a busy machine

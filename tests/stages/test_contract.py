@@ -12,8 +12,8 @@ from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store, digests, run_tiny, summaries, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.pipeline import Look, run_pipeline
-from tinywave_core.stages.base import compute
+from tinywave_core.run.pipeline import Look, run_pipeline
+from tinywave_core.steps.base import compute
 from tinywave_core.storage.store import Artifact, Store
 
 every_stage = pytest.mark.parametrize("stage", STAGES)

@@ -17,7 +17,8 @@ from tinywave_core.errors import ConfigError
 from tinywave_core.exporters import weights
 from tinywave_core.exporters.perplexity import GgufTensors, perplexity
 from tinywave_core.exporters.weights import Weights, copy_weights
-from tinywave_core.runtimes.base import Sampling, open_runtime
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.storage.shards import read_table
 
 

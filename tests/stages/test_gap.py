@@ -8,7 +8,7 @@ import soundfile
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import run_tiny
-from tinywave_core.stages.gap import GAPS, WORST
+from tinywave_core.stages.evaluation.gap import GAPS, WORST
 from tinywave_core.storage.shards import read_table
 
 

@@ -16,9 +16,9 @@ from tests.fixtures.tiny import Computed, copy_store, digests, run_tiny
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
-from tinywave_core.pipeline import Outputs
-from tinywave_core.preflight import check_run
-from tinywave_core.stages.generated import FILE, SOURCES, _kept
+from tinywave_core.run.preflight import check_run
+from tinywave_core.stages.evaluation.generated import FILE, SOURCES, _kept
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.vocabulary import Vocabulary

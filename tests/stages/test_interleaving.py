@@ -10,9 +10,10 @@ from flows.cli import main
 from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
-from tinywave_core.pipeline import Outputs, run_pipeline
+from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.sequences.interleaving import text_encoder
 from tinywave_core.sequences.slamkit import read_features, read_tokens
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store

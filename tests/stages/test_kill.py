@@ -15,8 +15,8 @@ from tests.fixtures.killed import kill_before_create, kill_in_step
 from tests.fixtures.kills import KILLED, leftovers, store_before, up_to
 from tests.fixtures.tiny import run_tiny
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.pipeline import run_pipeline
-from tinywave_core.stages.base import Step, compute
+from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.steps.base import Step, compute
 from tinywave_core.storage.store import Artifact, Store
 
 # A step of every stage, and how far it is when it is killed (training: after its first checkpoint, at step 2 of 6).

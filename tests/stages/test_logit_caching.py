@@ -9,9 +9,9 @@ import torch
 from tests.conftest import Finished
 from tinywave_core.models.llama import load_llama
 from tinywave_core.sequences.dataset import TokenSequence, load_sequences
-from tinywave_core.stages import logit_caching
-from tinywave_core.stages.base import Output
-from tinywave_core.stages.logit_caching import training_shards
+from tinywave_core.stages.logit_caching import stage as logit_caching
+from tinywave_core.steps.base import Output
+from tinywave_core.steps.inputs import training_shards
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.teacher.logit_cache import Captured, LogitCache, read_about, sample_offsets, sparse_targets

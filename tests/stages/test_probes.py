@@ -6,7 +6,7 @@ import soundfile
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store, run_tiny, tiny_config
-from tinywave_core.stages.probes import SCORES, read_index
+from tinywave_core.stages.evaluation.probes import SCORES, read_index
 from tinywave_core.storage.shards import read_table
 
 

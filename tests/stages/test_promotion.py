@@ -9,8 +9,9 @@ import pytest
 from tests.fixtures.tiny import Computed, copy_store, run_tiny, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.pipeline import Outputs, run_pipeline
-from tinywave_core.promotion import LOG, Promotion, promote, publish, published
+from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.run.promotion import LOG, Promotion, promote, publish, published
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Store
 
 LONGER = {"steps": 60, "learning_rate": 5e-3}

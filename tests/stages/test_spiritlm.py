@@ -14,7 +14,8 @@ from tests.fixtures import release
 from tests.fixtures.tiny import Computed, run_tiny, tiny_config
 from tinywave_core.audio.utterances import read_utterances
 from tinywave_core.errors import CheckpointError, ConfigError
-from tinywave_core.pipeline import Outputs, run_pipeline
+from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.speech import Streams, encode_utterance

@@ -18,7 +18,7 @@ from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError, SchemaVersionError
-from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 from tinywave_core.training import launch

@@ -21,11 +21,11 @@ from tinywave_core.config.base import Config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
-from tinywave_core.pipeline import Look, Outputs, run_pipeline
-from tinywave_core.planning import explain
+from tinywave_core.run.pipeline import Look, run_pipeline
 from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence, replayed
-from tinywave_core.stages import distillation
-from tinywave_core.stages.base import Execute, Step, compute
+from tinywave_core.stages.distillation import stage as distillation
+from tinywave_core.steps.base import Execute, Outputs, Step, compute
+from tinywave_core.steps.reasons import explain
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.teacher.layer_map import LayerMap
 

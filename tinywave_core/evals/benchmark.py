@@ -25,8 +25,8 @@ from tinywave_core.evals.pair_scores import Accuracy, Definition, accuracies, sc
 from tinywave_core.evals.pair_tokens import Ears, digest, tokenize_pairs, tokenize_recordings
 from tinywave_core.evals.suites.base import Suite
 from tinywave_core.models.llama import load_llama, on_device
+from tinywave_core.progress import Progress, no_progress
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
-from tinywave_core.stages.base import Progress, no_progress
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.tokenizers.directory import load_tokenizer, read_directory
 from tinywave_core.tokenizers.hearing import load_hearing

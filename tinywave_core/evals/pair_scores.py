@@ -20,7 +20,7 @@ from tinywave_core.evals.intervals import McNemar, bootstrap_interval, mcnemar, 
 from tinywave_core.evals.pair_tokens import TokenPair, Tokens
 from tinywave_core.evals.scoring import token_log_probabilities
 from tinywave_core.evals.suites.base import MACRO, WHOLE
-from tinywave_core.stages.base import Progress, no_progress
+from tinywave_core.progress import Progress, no_progress
 from tinywave_core.tokenizers.vocabulary import EOS_ID, KINDS, Vocabulary
 
 _SEED, _DRAWS = 0, 2000

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.errors import TinyWaveError, TokenError
 from tinywave_core.evals.suites.base import Content, Pair
+from tinywave_core.progress import Progress, no_progress
 from tinywave_core.sequences.interleaving import EncodeText
-from tinywave_core.stages.base import Progress, no_progress
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.tokenizers.hearing import Hearing
 from tinywave_core.tokenizers.speech import RATES_HZ, Streams, merge

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tinywave_core.errors import TrainingError
-from tinywave_core.stages.base import Progress, no_progress
+from tinywave_core.progress import Progress, no_progress
 
 _ROWS = 16
 

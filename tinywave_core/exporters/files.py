@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tinywave_core.reporting.stages import figure
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.wording import figure
 
 
 def files_section(files: list[dict[str, Any]], losses: dict[str, Any], vocabulary: Vocabulary, dtype: str) -> str:

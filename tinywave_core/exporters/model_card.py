@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from tinywave_core.exporters.licence import Licence
-from tinywave_core.reporting.verdict import ratio, with_interval
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.wording import ratio, with_interval
 
 Summary = dict[str, Any]
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": "Same student, undistilled"}

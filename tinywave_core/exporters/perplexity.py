@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from tinywave_core.evals.perplexity import exponential
 from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors
-from tinywave_core.stages.base import Progress, no_progress
+from tinywave_core.progress import Progress, no_progress
 
 _POSITIONS = 256  # whose logits are held at once
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tinywave_core.reporting import plots
-from tinywave_core.reporting.stages import Outputs
-from tinywave_core.reporting.verdict import with_interval
+from tinywave_core import plots
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
+from tinywave_core.wording import with_interval
 
 LABELS = {"student": "student", "control": "undistilled"}
 STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
@@ -129,7 +129,7 @@ def gap_plots(gap: Summary) -> list[tuple[str, str]]:
 
 def worst_clips(artifact: Artifact) -> list[WorstClip]:
     """Players of the utterances in which the student loses most."""
-    from tinywave_core.reporting.page import clip_data
+    from tinywave_core.reporting.clips import clip_data
 
     clips = []
     for row in json.loads(artifact.path("worst.json").read_text(encoding="utf-8")):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tinywave_core.reporting.stages import Outputs, StageRow
+from tinywave_core.run.record import StageRow
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Artifact, Store
 
 

@@ -3,7 +3,6 @@
 Pictures are inline SVG, sounds are MP3 in data URIs. All text is escaped by the template (paths may hold HTML).
 """
 
-import base64
 import io
 import json
 from collections.abc import Sequence
@@ -14,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.reporting import plots, verdict
+from tinywave_core.reporting import verdict
+from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
-from tinywave_core.reporting.stages import Outputs, StageRow, duration
+from tinywave_core.run.record import StageRow
+from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.wording import duration, size
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from tinywave_core.reporting.run import RunRecord
+    from tinywave_core.run.record import RunRecord
 
 MAX_SAMPLES = 12
 # No further sample is embedded beyond this size of sounds and pictures: a phone has to open the page.
@@ -79,7 +82,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         settings=settings(record.config),
         code_version=_code_versions(outputs),
         duration=duration,
-        size=verdict.size,
+        size=size,
     )
 
 
@@ -159,21 +162,6 @@ def _sample(artifact: Artifact, number: int, row: dict[str, Any]) -> Sample:
             audio, picture = clip_data(artifact.path(file).read_bytes())
             clips.append(Clip(title, seconds, seconds / max(longest, 1e-6), cut, audio, picture))
     return Sample(number, row["speaker"], row["transcript"], row["new_tokens"], clips)
-
-
-def clip_data(wav: bytes) -> tuple[str, str]:
-    """A wav file as (MP3, spectrogram) data URIs: 40 kbit/s, about 7 kB of page per second."""
-    import soundfile
-
-    wave, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
-    mp3 = io.BytesIO()
-    soundfile.write(mp3, wave, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.8)
-    return data_uri(mp3.getvalue(), "audio/mpeg"), data_uri(plots.spectrogram_png(wave, rate), "image/png")
-
-
-def data_uri(data: bytes, media_type: str) -> str:
-    """Bytes as a URL."""
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 # Words -----------------------------------------------------------------------------------------------------------
@@ -261,7 +249,7 @@ def probe_section(outputs: Outputs) -> dict[str, Any]:
 
 def probe_pairs(probes: Artifact) -> list[ProbePair]:
     """Players of the first pairs of every probe."""
-    from tinywave_core.stages.probes import read_index
+    from tinywave_core.stages.evaluation.probes import read_index
 
     shown: list[ProbePair] = []
     for row in read_index(probes):

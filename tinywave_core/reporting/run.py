@@ -1,42 +1,15 @@
 """The record of a pipeline run: what every stage did, which artifacts were used, where report, student and samples lie."""
 
 import hashlib
-from typing import Any
-
-from pydantic import BaseModel
 
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.planning import record_run
-from tinywave_core.promotion import Promotion
 from tinywave_core.reporting.lineage import users_of
 from tinywave_core.reporting.page import render_report
-from tinywave_core.reporting.stages import Outputs, StageRow
+from tinywave_core.run.promotion import Promotion
+from tinywave_core.run.record import RunRecord, StageRow
+from tinywave_core.steps.base import Outputs
+from tinywave_core.steps.runs import record_run
 from tinywave_core.storage.store import Store, utc_now
-
-
-class RunRecord(BaseModel):
-    """One run of the pipeline; kept as runs/NNNNNN.json."""
-
-    number: int = 0
-    finished_at: str
-    seconds: float
-    config: dict[str, Any]
-    rows: list[StageRow]
-    outputs: dict[str, str]
-    """Artifact id by part."""
-    artifacts: dict[str, list[str]]
-    """All artifact ids used, by "stage/part"."""
-    used_by: dict[str, list[str]] = {}
-    """By "stage/part", which of them were made from it."""
-    student: str
-    """Where the exported student lies."""
-    samples: list[str]
-    """Where the generated wav files lie."""
-    promotion: Promotion
-    """Whether its student is published, and why."""
-    report: str = ""
-    """Where the HTML report lies."""
-    report_sha256: str = ""
 
 
 def finish_run(

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tinywave_core.reporting.stages import TOO_LARGE, Outputs, duration, figure
+from tinywave_core.steps.base import Outputs
+from tinywave_core.wording import duration, figure, ratio, with_interval
 
 MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
 Summary = dict[str, Any]
@@ -161,22 +162,6 @@ def generated_text(generated: Summary) -> str:
     )
 
 
-def with_interval(figures: Summary, name: str, form: str, interval: str = "") -> str:
-    """A figure and its 95 % interval, which stands under `interval` or beside the name; in words where it is too large."""
-    if figures[name] is None:
-        return TOO_LARGE
-    low, high = figures[interval or f"{name}_interval"]
-    return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
-
-
-def ratio(ratios: Summary | None, name: str) -> str:
-    """A ratio to the teacher; the teacher has none."""
-    if ratios is None:
-        return "1"
-    # The NLL of a teacher can be 0, which gives no ratio; that of perplexities lacks only where it is too large.
-    return "–" if ratios[name] is None and name == "nll" else with_interval(ratios, name, ".3f")
-
-
 def target_rows(logits: Summary) -> list[dict[str, str]]:
     """The teacher's targets per kind of token, a dict per kind."""
     return [
@@ -298,11 +283,3 @@ def probes_text(made: Summary, probes: Summary) -> str:
 def millions(parameters: int) -> str:
     """A parameter count for people."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -6,12 +6,9 @@ excluded by id, before the softmax, in every runtime.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
-from tinywave_core.config.base import Device, RuntimeConfig
-from tinywave_core.config.export import Quantization
-from tinywave_core.errors import CheckpointError, ConfigError, TokenError
+from tinywave_core.errors import ConfigError, TokenError
 from tinywave_core.tokenizers.prompts import OutputModality, forbidden_ids
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
@@ -55,39 +52,6 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give back memory and threads."""
-
-
-def open_runtime(
-    folder: str | Path,
-    name: str = "transformers",
-    quantization: Quantization | None = None,
-    device: Device = "auto",
-    threads: int = 0,
-    context: int | None = None,
-) -> Runtime:
-    """The model in `folder`, the model/ directory of an export, in the runtime `name`.
-
-    `quantization` chooses among its GGUF files (llama.cpp; none: the first that speech.json lists), `device` where transformers runs
-    (llama.cpp here runs on the CPU), `threads` 0 takes all cores; a smaller `context` saves llama.cpp memory.
-    """
-    folder = Path(folder)
-    if name not in RUNTIMES:
-        raise ConfigError(f"there is no runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
-    if name == "transformers" and quantization is not None:
-        raise ConfigError(
-            f"transformers runs the weights as they are; {quantization} files are for the runtime llama.cpp"
-        )
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json; expected the model/ directory of an export (`tinywave inspect` lists them)"
-        )
-    if name == "llama.cpp":
-        from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
-
-        return LlamaCppRuntime.open(folder, quantization, threads, context)
-    from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
-
-    return TransformersRuntime.open(folder, RuntimeConfig(device=device, threads=threads))
 
 
 def allowed_ids(vocabulary: Vocabulary, output: OutputModality) -> list[int]:

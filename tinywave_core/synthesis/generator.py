@@ -24,7 +24,8 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError
-from tinywave_core.runtimes.base import Runtime, Sampling, open_runtime
+from tinywave_core.runtimes.base import Runtime, Sampling
+from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
 from tinywave_core.synthesis.prompting import Part, Prompting, Reading
 from tinywave_core.synthesis.speaking import Speaker, load_speaker, require_voice

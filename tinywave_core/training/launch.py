@@ -28,7 +28,8 @@ from tinywave_core import errors
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TinyWaveError
-from tinywave_core.stages.base import Output, Progress, Step, Summary
+from tinywave_core.progress import Progress
+from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
 from tinywave_core.threads import cores
 
@@ -70,6 +71,7 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
         "stage": step.stage,
         "part": step.part,
         "version": step.version,
+        "module": step.run.__module__,
         "run": step.run.__name__,
         "config": step.config.model_dump(mode="json"),
         "inputs": {name: [artifact.id for artifact in artifacts] for name, artifacts in step.inputs.items()},
@@ -200,7 +202,7 @@ def rebuilt(described: dict[str, Any]) -> Step:
         stage=stage,
         part=described["part"],
         version=described["version"],
-        run=getattr(importlib.import_module(f"tinywave_core.stages.{stage}"), described["run"]),
+        run=getattr(importlib.import_module(described["module"]), described["run"]),
         config=kind.model_validate(described["config"]),
         inputs={name: [store.find(i) for i in ids] for name, ids in described["inputs"].items()},
         params=described["params"],

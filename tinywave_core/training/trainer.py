@@ -20,8 +20,8 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import PausedError, TrainingError
+from tinywave_core.progress import Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
-from tinywave_core.stages.base import Progress
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log

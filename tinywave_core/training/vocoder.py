@@ -20,7 +20,7 @@ import torchaudio
 from torch import Tensor
 
 from tinywave_core.errors import TrainingError
-from tinywave_core.stages.base import Progress
+from tinywave_core.progress import Progress
 from tinywave_core.synthesis.light_model import KINDS, LightNetwork, filtered, spectrum
 from tinywave_core.synthesis.source_filter import MELS, SAMPLE_RATE, Source
 from tinywave_core.synthesis.vocoder import RIDGE, log_mel

@@ -8,7 +8,7 @@ import pytest
 from tinywave_core.audio.utterances import AUDIO_FILE, UtteranceWriter, decode_flac, encode_flac, read_utterances
 from tinywave_core.config.base import Config
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.store import Artifact, Store
 
 

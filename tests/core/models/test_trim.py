@@ -16,8 +16,8 @@ from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, TokenError
 from tinywave_core.models.llama import fresh_llama
 from tinywave_core.models.trim import in_ids_of, trim
-from tinywave_core.pipeline import Outputs
-from tinywave_core.preflight import check_run
+from tinywave_core.run.preflight import check_run
+from tinywave_core.steps.base import Outputs
 from tinywave_core.synthesis.generator import Audio, Generator
 from tinywave_core.tokenizers.directory import read_directory, write_speech_tokenizer
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer

@@ -11,9 +11,8 @@ from tests.fixtures.small_run import SUMMARIES, small_run
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting import page as page_module
 from tinywave_core.reporting.page import rejects, render_report, settings, stage_edges
-from tinywave_core.reporting.run import RunRecord
-from tinywave_core.reporting.stages import Outputs
 from tinywave_core.reporting.verdict import comparison_rows, continuation_text, drift_text, likelihood_rows, verdict
+from tinywave_core.run.record import Outputs, RunRecord
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from tinywave_core.reporting.plots import (
+from tinywave_core.plots import (
     PNG_LIMIT_BYTES,
     Bars,
     Line,

@@ -19,8 +19,8 @@ from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
-from tinywave_core.stages.base import Output, Step, compute
-from tinywave_core.stages.ingestion import scan
+from tinywave_core.stages.ingestion.stage import scan
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import dependants, take_census
 from tinywave_core.storage.care.collect import Garbage, collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget
@@ -45,7 +45,7 @@ def write_two(step: Step, output: Output) -> dict:
 def made(store: Store, name: str, inputs: Sequence[Artifact] = (), minute: int = 0) -> Artifact:
     """An artifact of two small files, made `minute` minutes after the new year."""
     step = Step(store, "export", "model", 1, write_two, ExportConfig(), {"from": list(inputs)}, {"name": name})
-    with patch("tinywave_core.stages.base.utc_now", lambda: f"2026-01-01T00:{minute:02d}:00Z"):
+    with patch("tinywave_core.steps.base.utc_now", lambda: f"2026-01-01T00:{minute:02d}:00Z"):
         return compute(step)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.faults import WallClock, lagging_listings
 from tests.fixtures.small_artifact import commit, write_files
 from tinywave_core.config.export import ExportConfig
-from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.repair import repair

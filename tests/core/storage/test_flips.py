@@ -21,10 +21,9 @@ from tests.fixtures.faults import flip
 from tests.fixtures.tiny import copy_store, run_tiny
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.pipeline import Outputs
-from tinywave_core.promotion import promote, published
 from tinywave_core.reporting.run import finish_run
-from tinywave_core.stages.base import compute_all
+from tinywave_core.run.promotion import promote, published
+from tinywave_core.steps.base import Outputs, compute_all
 from tinywave_core.storage.care.census import LOGS, take_census
 from tinywave_core.storage.care.verify import verify
 from tinywave_core.storage.forgotten import FORGOTTEN, forgotten

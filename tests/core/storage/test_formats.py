@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tinywave_core.promotion import published
+from tinywave_core.run.promotion import published
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.verify import verify
 from tinywave_core.storage.forgotten import forgotten

@@ -19,7 +19,7 @@ from tests.fixtures.faults import flip
 from tests.fixtures.small_artifact import commit, write_files
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import StoreBusyError, StoreError
-from tinywave_core.stages.base import Step, compute
+from tinywave_core.steps.base import Step, compute
 from tinywave_core.storage.lease import Lease, Pace, take
 from tinywave_core.storage.store import Store
 

@@ -30,7 +30,7 @@ from tests.fixtures.faults import dying_at, flip
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import LOGS, dependants, lineage, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
 from tinywave_core.storage.care.forget import find_heard, forget

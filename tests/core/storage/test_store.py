@@ -10,7 +10,7 @@ import pytest
 
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import DamagedArtifactError, SchemaVersionError, StoreBusyError, StoreError, StoreFullError
-from tinywave_core.stages.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.records import seal, unseal
 from tinywave_core.storage.store import NotYetComputedError, Store
 

@@ -1,0 +1,88 @@
+"""What a run at full size takes, in words that people decide by: parameters, memory of a GPU, GPU-hours, bytes, money.
+
+Counts: 6 operations per parameter and token for training, 2 for a forward pass; 16 bytes per trained parameter (float32 weights,
+gradients, two moments), 2 per parameter of a frozen model in bfloat16; activations 34 bytes per token and unit of width in each
+block (Korthikanti et al., arXiv 2205.05198, attention not kept). Whether caching the teacher's logits pays follows from the price of
+its forward pass and of storage.
+"""
+
+from dataclasses import dataclass
+
+from tinywave_core.config.base import TrainingConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.costs.estimates import (
+    FLOPS,
+    TOKENS_PER_S,
+    exported_rows,
+    llama_parameters,
+    logit_bytes,
+    vocabulary_rows,
+)
+
+DOLLARS_PER_GPU_HOUR = 2.5
+DOLLARS_PER_BYTE_MONTH = 2.3e-11
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of the three large stages together; GPU figures are for one data-centre GPU in bfloat16."""
+
+    teacher_parameters: int
+    student_parameters: int
+    train_tokens: float
+    """Tokens of one pass over the corpus."""
+    adaptation_gib: float
+    """Memory while the teacher is adapted."""
+    distillation_gib: float
+    """Memory while the student is trained."""
+    gpu_hours: float
+    """Adaptation, logit caching, student and control."""
+    logit_bytes: float
+    dollars: float
+    """GPU-hours and a month of the cached logits."""
+    passes_that_pay: float
+    """Passes over the corpus (epochs times students) from which caching is cheaper than running the teacher each time."""
+
+
+def budget(config: PipelineConfig, hours: float) -> Budget:
+    """The budget for a corpus of so many hours."""
+    shape, rows = config.adaptation.fresh, vocabulary_rows(config)
+    teacher = llama_parameters(shape, shape.layers, rows)
+    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else rows
+    student = llama_parameters(shape, config.distillation.layers, kept)
+    tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens] * (1 - config.ingestion.held_out_fraction)
+    adaptation, distillation = config.adaptation.training, config.distillation.training
+    weights = config.distillation.weights
+    live = bool(weights.hidden or weights.attention)
+    operations = (
+        adaptation.steps * adaptation.batch_tokens * 6 * teacher
+        + tokens * 2 * teacher
+        + distillation.steps * distillation.batch_tokens * (12 * student + 2 * teacher * live)
+    )
+    gpu_hours = operations / FLOPS["cuda"] / 3600
+    cached = tokens * logit_bytes(config.logit_caching.entries)
+    return Budget(
+        teacher_parameters=teacher,
+        student_parameters=student,
+        train_tokens=tokens,
+        adaptation_gib=_gib(
+            teacher * (2 if config.adaptation.method == "lora" else 16), config, adaptation, shape.layers
+        ),
+        distillation_gib=_gib(16 * student + 2 * teacher * live, config, distillation, config.distillation.layers),
+        gpu_hours=gpu_hours,
+        logit_bytes=cached,
+        dollars=gpu_hours * DOLLARS_PER_GPU_HOUR + cached * DOLLARS_PER_BYTE_MONTH,
+        passes_that_pay=1
+        + logit_bytes(config.logit_caching.entries) * DOLLARS_PER_BYTE_MONTH / _forward_dollars(teacher),
+    )
+
+
+def _gib(parameter_bytes: float, config: PipelineConfig, training: TrainingConfig, layers: int) -> float:
+    tokens = min(config.runtime.micro_batch_rows * training.sequence_length, training.batch_tokens)
+    return (parameter_bytes + 34 * tokens * config.adaptation.fresh.width * layers) / GIB
+
+
+def _forward_dollars(teacher: int) -> float:
+    """Price of the teacher's forward pass over one token."""
+    return 2 * teacher / FLOPS["cuda"] / 3600 * DOLLARS_PER_GPU_HOUR

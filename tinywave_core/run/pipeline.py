@@ -1,0 +1,99 @@
+"""The DAG, told once: which stage builds on which outputs. Whoever calls it decides what `execute` does.
+
+`compute_all` computes in this process, the Prefect flows map tasks, `look` only finds what is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.run.preflight import check_run
+from tinywave_core.stages.adaptation import stage as adaptation
+from tinywave_core.stages.distillation import stage as distillation
+from tinywave_core.stages.evaluation import gap, generated, probes
+from tinywave_core.stages.evaluation import stage as evaluation
+from tinywave_core.stages.export import stage as export
+from tinywave_core.stages.export import vocoder
+from tinywave_core.stages.generation import stage as generation
+from tinywave_core.stages.ingestion import stage as ingestion
+from tinywave_core.stages.logit_caching import stage as logit_caching
+from tinywave_core.stages.tokenization import stage as tokenization
+from tinywave_core.steps.base import Execute, Outputs, Step, compute_all, find_steps
+from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
+
+
+def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
+    """What `stage` adds to the outputs of the stages before it."""
+    match stage:
+        case "ingestion":
+            return {"corpus": ingestion.build(config, store, execute)}
+        case "tokenization":
+            return {"tokens": tokenization.build(config, done["corpus"], execute)}
+        case "adaptation":
+            if done["corpus"].complete:  # before hours of training, not after: evaluation needs held-out speech
+                ingestion.require_split(done["corpus"])
+            return {"teacher": adaptation.build(config, done["tokens"], execute)}
+        case "logit_caching":
+            return {"logits": logit_caching.build(config, done["tokens"], done["teacher"], execute)}
+        case "distillation":
+            signals = (done["teacher"], done["logits"])
+            student, control = distillation.build(config, done["tokens"], *signals, execute)
+            return {"student": student, "control": control}
+        case "evaluation":
+            models = (done["teacher"], done["student"], done["control"])
+            scores = evaluation.build(config, done["tokens"], *models, execute)
+            made = {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
+            made |= gap.build(config, done["tokens"], *models, execute)
+            return made | generated.build(config, done["tokens"], *models, execute)
+        case "export":
+            done = {**done, **(spoken := vocoder.build(config, done["tokens"], execute))}
+            model = export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)
+            return {**spoken, "model": model}
+        case "generation":
+            return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
+    raise AssertionError(stage)
+
+
+def run_pipeline(
+    config: PipelineConfig, store: Store, execute: Execute = compute_all, until: str = STAGES[-1]
+) -> Outputs:
+    """Build the stages in order, up to and including `until`."""
+    if until == STAGES[-1]:
+        check_run(config)
+    done: Outputs = {}
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        done |= build_stage(stage, config, store, done, execute)
+    return done
+
+
+@dataclass
+class Look:
+    """An `execute` that computes nothing: it notes the steps and says which of them are in the store."""
+
+    steps: list[tuple[Step, Artifact]] = field(default_factory=list)
+
+    def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
+        found = find_steps(steps)
+        self.steps += zip(steps, found, strict=True)
+        return found
+
+
+def outputs_before(stage: str, config: PipelineConfig, store: Store) -> Outputs:
+    """Outputs of all stages before `stage`; MissingInputError naming the first stage whose outputs are not there."""
+    done: Outputs = {}
+    for earlier in STAGES[: STAGES.index(stage)]:
+        try:
+            done |= build_stage(earlier, config, store, done, Look())
+        except NotYetComputedError as error:
+            raise _missing(stage, earlier, config) from error
+        if not all(artifact.complete for artifact in done.values()):
+            raise _missing(stage, earlier, config)
+    return done
+
+
+def _missing(stage: str, earlier: str, config: PipelineConfig) -> MissingInputError:
+    return MissingInputError(
+        f"{stage} needs the output of {earlier}, which is not in the store {config.root} for these settings: run "
+        f"`tinywave run {earlier}` with the same flags first, or `tinywave run pipeline` for everything"
+    )

@@ -1,0 +1,35 @@
+"""What can be known to fail is said before a run starts, not after its first day: files of a release, sizes, layers.
+
+Reads configs and headers only. Stages check again what they use.
+"""
+
+import json
+
+from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
+from tinywave_core.checkpoints.teacher import teacher_folder
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError
+from tinywave_core.stages.evaluation.generated import check_generated
+from tinywave_core.stages.tokenization.interleaving import check_text
+from tinywave_core.stages.tokenization.stage import check_speech_tokenizer, uses_release
+from tinywave_core.teacher.layer_map import layer_map
+
+
+def check_run(config: PipelineConfig) -> None:
+    """Raise the first error that a run of the whole pipeline with these settings must end with."""
+    check_speech_tokenizer(config)
+    folder = teacher_folder(config)
+    layers = config.adaptation.fresh.layers
+    if folder is not None:
+        layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", 0))
+    student = config.distillation
+    layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
+    if student.vocabulary == "speech" and config.tokenization.interleaving.policy != "speech":
+        raise ConfigError(
+            f"distillation.vocabulary is speech, a student without text, but tokenization.interleaving.policy is "
+            f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
+        )
+    check_text(config)
+    check_generated(config)
+    if uses_release(config) and config.generation.vocoder.kind != "light":
+        open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])

@@ -1,0 +1,126 @@
+"""Which student is published: a new one takes the place of the old only if held-out speech shows that it is no worse.
+
+`published/NNNNNN.json` is an append-only log; its latest record is what users of the model load. The test is paired: both students
+score the same held-out utterances of today, and the upper end of the 95 % bootstrap interval of the difference in nats per
+token must stay below a margin (a test for non-inferiority). Without enough held-out speech the interval is wide and the old one stays.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import MissingInputError
+from tinywave_core.stages.evaluation.stage import against
+from tinywave_core.steps.base import Execute, Outputs
+from tinywave_core.storage.store import Artifact, Log, Store, utc_now
+
+LOG = "published"
+
+
+class Published(BaseModel):
+    """One record of the log."""
+
+    number: int = 0
+    model: str
+    """Id of the export."""
+    student: str
+    """Id of the student in it."""
+    replaces: str | None
+    """Id of the export that was published before."""
+    why: str
+    published_at: str
+
+
+class Promotion(BaseModel):
+    """What a run decided."""
+
+    outcome: Literal["published", "already", "kept"]
+    """The run's student is published now, it was published already, or the one before stays."""
+    model: str
+    """Id of the export that is published after the run; the run's own where none is."""
+    why: str
+    test: dict[str, Any] | None = None
+    """Figures of the paired test: difference, interval, utterances."""
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        words = {"published": "Published", "already": "Published before", "kept": "Not published"}
+        return f"{words[self.outcome]}: {self.why}"
+
+
+def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Execute) -> Promotion:
+    """Decide about the student of a run that is complete, and write it down."""
+    model, student = outputs["model"], outputs["student"]
+    log, now = store.log(LOG), published(store)
+    if now is not None and now.model == model.id:
+        return Promotion(outcome="already", model=model.id, why=f"the same student as {now.published_at[:10]}")
+    policy = config.promotion.policy
+    if policy == "never":
+        return _kept(now, model, "promotion.policy is never")
+    if now is None or policy == "always":
+        why = "the first student of this store" if now is None else "promotion.policy is always"
+        return _publish(log, model, student, now, why)
+    before = store.find(now.student, "student")
+    if not before.complete:
+        return _publish(log, model, student, now, "the one before is no longer in the store")
+    if not store.find(now.model, "model").complete:
+        return _publish(log, model, student, now, "the export before is no longer in the store")
+    if before.id == student.id:
+        return _publish(log, model, student, now, "the same weights, exported anew")
+    test = against(config, outputs["tokens"], student, before, execute).summary
+    if not test["comparable"]:
+        return _kept(now, model, f"{test['why']}: compare by ear and by benchmark, and publish by hand", test)
+    return _judge(config.promotion.margin, log, model, student, now, test)
+
+
+def _judge(
+    margin: float, log: Log, model: Artifact, student: Artifact, now: Published, test: dict[str, Any]
+) -> Promotion:
+    low, high = test["interval"]
+    measured = (
+        f"{test['difference']:+.4f} nats per token against the published one (95 % interval {low:+.4f} to {high:+.4f}, paired over "
+        f"{test['utterances']} held-out utterances)"
+    )
+    if high <= margin:
+        better = "better" if high < 0 else f"no worse by more than {margin:g}"
+        return _publish(log, model, student, now, f"{better}: {measured}", test)
+    worse = "worse" if low > 0 else f"not shown to be no worse by more than {margin:g}"
+    return _kept(now, model, f"{worse}: {measured}", test)
+
+
+def publish(store: Store, model: Artifact, why: str) -> Published:
+    """Publish an export by hand; MissingInputError if it is none or not whole."""
+    if model.stage != "export" or model.manifest is None:
+        raise MissingInputError(f"{model.id} is no whole export; expected one of those in `tinywave inspect`")
+    student = store.find(model.manifest.inputs["student"][0], "student")
+    _publish(store.log(LOG), model, student, published(store), why)
+    now = published(store)
+    assert now is not None
+    return now
+
+
+def published(store: Store) -> Published | None:
+    """The latest record; None if nothing was published yet."""
+    record = store.log(LOG).latest()
+    return None if record is None else Published.model_validate(record)
+
+
+def _publish(
+    log: Log, model: Artifact, student: Artifact, now: Published | None, why: str, test: dict[str, Any] | None = None
+) -> Promotion:
+    record = Published(
+        number=1 if now is None else now.number + 1,
+        model=model.id,
+        student=student.id,
+        replaces=None if now is None else now.model,
+        why=why,
+        published_at=utc_now(),
+    )
+    log.append(record.model_dump(mode="json"))
+    return Promotion(outcome="published", model=model.id, why=why, test=test)
+
+
+def _kept(now: Published | None, model: Artifact, why: str, test: dict[str, Any] | None = None) -> Promotion:
+    return Promotion(outcome="kept", model=now.model if now else model.id, why=why, test=test)

@@ -1,0 +1,177 @@
+"""A step: one output of a stage as plain data, and how it is made once and for all.
+
+A stage module has `VERSION`, `run_…(config, inputs, output, …) -> summary` functions that do the work, and one
+`build(config, …, execute) -> Artifact` that says which steps the stage consists of. `execute` is passed in: here it
+computes (`compute`), in `tasks` it goes through Prefect, in `planning` it only looks. So there is one DAG, told once.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import NoMemoryError
+from tinywave_core.progress import Progress, no_progress
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.store import (
+    STORE_VERSION,
+    Artifact,
+    Manifest,
+    Store,
+    describe_files,
+    utc_now,
+)
+
+Summary = dict[str, Any]
+Inputs = dict[str, list[Artifact]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a step writes. `folder` becomes the artifact; `resume` survives a crash and is deleted at the end."""
+
+    folder: Path
+    resume: Path
+    runtime: RuntimeConfig
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True)
+class Step:
+    """One output of a stage. `config`, `params` and `inputs` identify it; `context`, `runtime` and `hours` never do."""
+
+    store: Store = field(repr=False)
+    stage: str
+    part: str
+    version: int
+    run: Callable[["Step", Output], Summary] = field(repr=False)
+    config: BaseModel = field(repr=False)
+    inputs: Inputs = field(default_factory=dict, repr=False)
+    params: dict[str, Any] = field(default_factory=dict, repr=False)
+    context: dict[str, Any] = field(default_factory=dict, repr=False)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig, repr=False)
+    hours: float = field(default=0.0, repr=False)
+    """Hours of speech that the step works through, for progress over many shards; 0 where that says nothing."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(
+            {
+                "stage": self.stage,
+                "part": self.part,
+                "version": self.version,
+                "config": self.config,
+                "params": self.params,
+                "inputs": {name: [a.id for a in artifacts] for name, artifacts in self.inputs.items()},
+            }
+        )
+
+    @property
+    def id(self) -> str:
+        return f"{self.stage}/{self.fingerprint}"
+
+    def find(self) -> Artifact:
+        """The artifact of this step, with its manifest if it is in the store."""
+        return self.store.find(self.id, self.part)
+
+    def input(self, name: str) -> Artifact:
+        """The only artifact under an input's name."""
+        (artifact,) = self.inputs[name]
+        return artifact
+
+
+Execute = Callable[[Sequence[Step]], list[Artifact]]
+
+
+def find_steps(steps: Sequence[Step]) -> list[Artifact]:
+    """What the store has of each step, looked up at once; all steps are of one store."""
+    found = steps[0].store.find_all([step.id for step in steps]) if steps else []
+    return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, found, strict=True)]
+
+
+def compute(step: Step, progress: Progress = no_progress) -> Artifact:
+    """The step's artifact: from the store if it is whole there, else made now and committed.
+
+    The work folder of a run that was killed is taken up again; what it holds is trusted only as far as `run` checks it.
+    """
+    found = step.find()
+    if found.complete:
+        return found
+    work = step.store.work_folder(step.id)
+    at = ""
+
+    def noted(done: int, total: int, note: str = "") -> None:
+        nonlocal at
+        at = f" at {done} of {total} {note}".rstrip()
+        progress(done, total, note)
+
+    # Named by the lease: a run that was taken for dead cannot write into what its successor is about to commit.
+    output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, noted)
+    started = time.monotonic()
+    try:
+        # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
+        step.store.check_lease()
+        for old in work.glob("output*"):
+            shutil.rmtree(old, ignore_errors=True)
+        output.folder.mkdir(parents=True)
+        output.resume.mkdir(exist_ok=True)
+        summary = step.run(step, output)
+        artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
+    except Exception as error:
+        step.store.check_lease()
+        step.store.explain(
+            error, f"{step.id} ({step.part}) takes more than the {_written(work):,} bytes that it had written"
+        )
+        if _is_lack_of_memory(error):
+            raise NoMemoryError(
+                f"{step.stage} {step.part} {step.fingerprint[:8]} ran out of memory{at}: lower --runtime.workers or "
+                "--runtime.micro_batch_rows, or give it more memory, and run again; finished work is kept"
+            ) from error
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    return artifact
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python's and Arrow's error, or torch's two: on a GPU a class of its own, on the CPU a RuntimeError."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+
+
+def _written(work: Path) -> int:
+    return sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+
+
+def compute_all(steps: Sequence[Step]) -> list[Artifact]:
+    """Compute steps one after the other in this process, without Prefect."""
+    return [compute(step) for step in steps]
+
+
+def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Manifest:
+    return Manifest(
+        store_version=STORE_VERSION,
+        stage=step.stage,
+        part=step.part,
+        version=step.version,
+        fingerprint=step.fingerprint,
+        config=step.config.model_dump(mode="json"),
+        params=step.params,
+        inputs={name: [a.id for a in artifacts] for name, artifacts in step.inputs.items()},
+        summary=summary,
+        files=describe_files(folder),
+        seconds=round(seconds, 3),
+        created_at=utc_now(),
+        code_version=version("tinywave"),
+    )
+
+
+Outputs = dict[str, Artifact]
+"""Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, gap, model, samples; and
+`generated` and `vocoder` where they are wanted."""
