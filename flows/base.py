@@ -4,37 +4,36 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-from prefect import Task
 from prefect.logging import get_run_logger
 
 from flows.schedules import store_slot
 from tasks.artifacts import publish_stage
 from tasks.base import PrefectExecute
 from tasks.runners import Workers
+from tasks.stages import TASKS
 from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.run.pipeline import build_stage, outputs_before
+from tinywave_core.run.pipeline import outputs_before
 from tinywave_core.run.record import StageRow, stage_row
 from tinywave_core.steps.base import Outputs
+from tinywave_core.steps.stage import Stage
 from tinywave_core.storage.store import Store
 
 RETURNED = dict[str, Any]
 
 
-def run_stage(
-    stage: str, run_step: Task[..., dict[str, Any]], config: PipelineConfig, inputs: dict[str, str] | None
-) -> RETURNED:
+def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | None) -> RETURNED:
     """Run one stage inside its flow; returns {"outputs": {part: artifact id}, "row": StageRow as JSON}."""
     started = time.monotonic()
     store = Store(config.root)
     # Inside the pipeline the slot is the pipeline's.
-    with store_slot(config) if inputs is None else nullcontext(), on_sigterm(), store.lock(f"tinywave {stage}"):
-        done = outputs_before(stage, config, store) if inputs is None else find_outputs(store, inputs)
+    with store_slot(config) if inputs is None else nullcontext(), on_sigterm(), store.lock(f"tinywave {stage.name}"):
+        done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
         with Workers(config.runtime) as workers:
-            execute = PrefectExecute(run_step, workers)
-            made = build_stage(stage, config, store, done, execute)
+            execute = PrefectExecute(TASKS[stage.name], workers)
+            made = stage.build(config, store, done, execute)
     row = stage_row(
-        stage, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
+        stage.name, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     )
     publish_stage(row, done | made)
     say(row)

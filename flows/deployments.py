@@ -17,9 +17,6 @@ from tinywave_core.errors import ConfigError
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-GPU_STAGES = ("adaptation", "logit_caching", "distillation")
-"""What a GPU is worth having for; infra/decisions/0013-work-pools.md says how runs get to their workers."""
-
 
 def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
@@ -73,10 +70,15 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, 
 
 
 def queue_of(flow_name: str) -> str:
-    """The work queue of a flow: `gpu` or `cpu` for a stage, `default` for the whole pipeline."""
+    """The work queue of a flow: `gpu` or `cpu` for a stage, `default` for the whole pipeline.
+
+    infra/decisions/0013-work-pools.md says how runs get to their workers.
+    """
+    from tinywave_core.run.stages import STAGE
+
     if flow_name == "pipeline":
         return "default"
-    return "gpu" if flow_name in GPU_STAGES else "cpu"
+    return "gpu" if flow_name in STAGE and STAGE[flow_name].needs_gpu else "cpu"
 
 
 def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[RunnerDeployment]":
@@ -84,7 +86,8 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.pipeline import STAGE_FLOWS, pipeline
+    from flows.pipeline import pipeline
+    from flows.stages import STAGE_FLOWS
     from flows.watch import watch
     from tinywave_core.config.load import load_config
 

@@ -9,20 +9,13 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.adaptation import adaptation
 from flows.base import RETURNED, find_outputs
-from flows.distillation import distillation
-from flows.evaluation import evaluation
-from flows.export import export
-from flows.generation import generation
 from flows.hooks import HOOKS
-from flows.ingestion import ingestion
-from flows.logit_caching import logit_caching
 from flows.schedules import store_slot
-from flows.tokenization import tokenization
-from tasks import evaluation as evaluation_task
+from flows.stages import STAGE_FLOWS
 from tasks.artifacts import publish_run
 from tasks.base import PrefectExecute
+from tasks.stages import TASKS
 from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.reporting.run import finish_run
@@ -30,17 +23,6 @@ from tinywave_core.run.preflight import check_run
 from tinywave_core.run.promotion import promote
 from tinywave_core.run.record import StageRow
 from tinywave_core.storage.store import Store
-
-STAGE_FLOWS: tuple[Flow[..., RETURNED], ...] = (
-    ingestion,
-    tokenization,
-    adaptation,
-    logit_caching,
-    distillation,
-    evaluation,
-    export,
-    generation,
-)
 
 
 @flow(name="pipeline", flow_run_name="pipeline of {config.ingestion.corpus}", validate_parameters=True, **HOOKS)
@@ -63,7 +45,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
             outputs |= returned["outputs"]
             rows.append(StageRow.model_validate(returned["row"]))
         found = find_outputs(store, outputs)
-        promotion = promote(config, store, found, PrefectExecute(evaluation_task.evaluation))
+        promotion = promote(config, store, found, PrefectExecute(TASKS["evaluation"]))
         run = finish_run(store, config, rows, found, promotion, time.monotonic() - started)
     publish_run(run)
     return run.model_dump(mode="json")

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from flows import environment
 from flows.console import console
-from flows.pipeline import STAGE_FLOWS, pipeline, with_workers
+from flows.pipeline import pipeline, with_workers
+from flows.stages import STAGE_FLOWS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.storage.store import Store

@@ -23,9 +23,9 @@ _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
-    from tinywave_core.costs.estimates import estimate
     from tinywave_core.run.pipeline import Look, build_stage
-    from tinywave_core.stages.ingestion.stage import scan
+    from tinywave_core.run.stages import estimate
+    from tinywave_core.stages.ingestion.corpus import scan
     from tinywave_core.steps.base import Outputs
     from tinywave_core.steps.reasons import explain
 

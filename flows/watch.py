@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from flows.hooks import HOOKS
 from tasks.artifacts import cell, table
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.ingestion.stage import Scan, scan
+from tinywave_core.stages.ingestion.corpus import Scan, scan
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.storage.store import Store, key_of
 

@@ -5,7 +5,7 @@ most three artifacts per stage (each is a call to the server), each far below 10
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -18,27 +18,23 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from tinywave_core import plots
-from tinywave_core.reporting import gap, verdict
 from tinywave_core.reporting.clips import data_uri
 from tinywave_core.reporting.lineage import lineage, made_from
-from tinywave_core.reporting.page import (
-    curves_of,
-    duration_bins,
-    loss_lines,
-    nll_by_kind,
-    rejects,
-    stage_edges,
-    teacher_lines,
+from tinywave_core.reporting.page import stage_edges
+from tinywave_core.run.record import RunRecord, StageRow
+from tinywave_core.run.stages import STAGE
+from tinywave_core.stages.evaluation.words import (
+    comparison_rows,
+    verdict,
 )
-from tinywave_core.run.record import RunRecord, StageRow, rounding_losses
 from tinywave_core.steps.base import Outputs
+from tinywave_core.steps.stage import Extra, Link, Picture, Table
 from tinywave_core.storage.store import Artifact, Store
-from tinywave_core.wording import duration, size
+from tinywave_core.wording import size
 
 Row = dict[str, Any]
 # Rows of a table that a page lists; the rest is a number.
-_MOST_STEPS, _MOST_FILES, _MOST_REJECTS = 20, 40, 100
-_LONGEST_CELL = 240
+_MOST_STEPS, _MOST_FILES = 20, 40
 _STATUS = {"run": "computed"}
 
 
@@ -46,8 +42,8 @@ def publish_stage(row: StageRow, outputs: Outputs) -> None:
     """Publish a stage's artifacts; call it in the stage's flow run. A failure is a warning in the run's log."""
     key = row.stage.replace("_", "-")
     _attempt(f"the page of {row.stage}", partial(_page, key, row, outputs))
-    for what, publish in _EXTRAS[row.stage].items():
-        _attempt(f"{what} of {row.stage}", partial(publish, f"{key}-{what.replace(' ', '-')}", outputs))
+    for what, extra in STAGE[row.stage].extras.items():
+        _attempt(f"{what} of {row.stage}", partial(_extra, f"{key}-{what}", extra, outputs))
 
 
 def publish_run(run: RunRecord) -> None:
@@ -83,13 +79,13 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
         ("went out", row.came_out),
         ("computed", f"{row.computed} of {len(row.steps)} steps in {row.seconds:.1f} s"),
         ("why", row.why),
-        *_facts(row.stage, outputs),
+        *STAGE[row.stage].facts(outputs),
     ]
     own = [artifact for artifact in outputs.values() if artifact.stage == row.stage]
     parts = [
         f"# {_words(row.stage).capitalize()}: {_status(row)}",
         table([{"what": k, "answer": v} for k, v in facts]),
-        *(_evaluation_tables(outputs) if row.stage == "evaluation" else ()),
+        *_sections(row.stage, outputs),
         *("## Lineage", table([_lineage(artifact, latest) for artifact in own])),
         *("## Files", _files(own)),
         *("## Steps", _steps(row)),
@@ -97,24 +93,11 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _evaluation_tables(outputs: Outputs) -> list[str]:
-    """Likelihood by stream and after a prompt, probes, the gap, and continuations as text, as far as there are any."""
-    scores = outputs["scores"].summary
-    tables = {"By stream, and after a prompt": (verdict.continuation_text(scores), verdict.likelihood_rows(scores))}
-    if "probe_scores" in outputs:
-        probes = outputs["probe_scores"].summary
-        tables["Probes"] = (verdict.probes_text(outputs["probes"].summary, probes), verdict.probe_rows(probes))
-    if "gap" in outputs:
-        summary = outputs["gap"].summary
-        tables["The gap to the teacher"] = (gap.gap_text(summary), gap.stream_rows(summary))
-        tables["Block by block"] = ("Hidden states and attention.", gap.block_rows(summary))
-    if "generated" in outputs:
-        generated = outputs["generated"].summary
-        tables["Continuations as text"] = (verdict.generated_text(generated), verdict.generated_rows(generated))
+def _sections(stage: str, outputs: Outputs) -> list[str]:
     return [
         part
-        for title, (text, rows) in tables.items()
-        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+        for section in STAGE[stage].sections(outputs)
+        for part in (f"## {section.title}", cell(section.text), *([table(section.rows)] if section.rows else []))
     ]
 
 
@@ -152,99 +135,8 @@ def _more(number: int) -> str:
     return f"\n\n… and {number} more." if number > 0 else ""
 
 
-def _facts(stage: str, outputs: Outputs) -> list[tuple[str, str]]:
-    """What else a person asks of this stage first."""
-    match stage:
-        case "ingestion":
-            s = outputs["corpus"].summary
-            files, reasons = s["files"], ", ".join(f"{n} {reason}" for reason, n in s["reasons"].items())
-            found = (f"{files[k]} {k}" for k in ("found", "accepted", "rejected", "skipped"))
-            split = (
-                f"{duration(s['hours_train'])} to train on ({s['utterances_train']} utterances), "
-                f"{duration(s['hours_held_out'])} held out ({s['utterances_held_out']})"
-            )
-            return [
-                ("files", ", ".join(found)),
-                ("not used because", reasons or "nothing was rejected"),
-                ("split", split),
-            ]
-        case "tokenization":
-            s = outputs["tokens"].summary
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in s["streams"].items() if n)
-            words = verdict.alignment_text(s)
-            return [("tokens", kinds), ("drift", verdict.drift_text(s)), *([("words", words)] if words else [])]
-        case "adaptation":
-            s = outputs["teacher"].summary
-            before, after = s["held_out_nll_before"], s["held_out_nll_after"]
-            scored = (
-                "no held-out speech"
-                if before is None or after is None
-                else f"{before:.3f} → {after:.3f} nats per token"
-            )
-            trained = f"{s['method']}, {s['steps']} steps on {duration(s['train_hours'])} of speech"
-            return [
-                ("started from", s["started_from"]),
-                ("trained", trained),
-                ("held-out NLL, before → after", scored),
-                ("training loss of the last step", f"{s['train_loss']:.3f}"),
-            ]
-        case "logit_caching":
-            return _target_facts(outputs["logits"])
-        case "distillation":
-            return _student_facts(outputs["student"])
-        case "evaluation":
-            return [("verdict", sentence) for sentence in verdict.verdict(outputs["scores"].summary)]
-        case "export":
-            lost = rounding_losses(outputs["model"].summary).removeprefix("; perplexity of GGUF ")
-            spoken = verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else []
-            return [
-                ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
-                *([("perplexity that GGUF files lose", lost)] if lost else []),
-                *((row["speech"], f"log-mel correlation {row['log-mel correlation']}") for row in spoken),
-            ]
-        case "generation":
-            report = "players and spectrograms are in the report of the run, below reports/ in the store"
-            return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
-    return []
-
-
-def _target_facts(logits: Artifact) -> list[tuple[str, str]]:
-    """How much of the teacher's probability a plain top-K would have lost, over all kinds of token."""
-    s = logits.summary
-    config = logits.manifest.config if logits.manifest else {}
-    # Switches are counted among the other kinds already.
-    kinds = [figures for kind, figures in s["kinds"].items() if kind != "switch"]
-    tokens = sum(figures["tokens"] for figures in kinds)
-    beyond = sum(figures["mass_beyond_k"] * figures["tokens"] for figures in kinds) / max(tokens, 1)
-    return [
-        ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
-        ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
-        ("size", f"{size(s['bytes'])} in all"),
-    ]
-
-
-def _student_facts(student: Artifact) -> list[tuple[str, str]]:
-    """From where, with the teacher how often beside it, and where it ended."""
-    s = student.summary
-    config = student.manifest.config if student.manifest else {}
-    blocks = ", ".join(map(str, s["layers_copied"]))
-    if s["started_from"] == "teacher":
-        began = f"blocks {blocks} of the teacher"
-    else:
-        replay = f"{s['new_sequences']} new sequences and {s['replayed_sequences']} heard before"
-        began = f"{s['started_from']}, continued on {replay} (time {s['continuations']})"
-    start = ", ".join(f"{model} {nll:.3f}" for model, nll in s["nll_at_start"].items())
-    return [
-        ("started from", began),
-        ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
-        ("regime", f"{config['regime']}: the teacher ran beside it in {s['live_steps']} of {s['steps']} steps"),
-        ("weights", ", ".join(f"{_words(k)} {v:g}" for k, v in s["weights"].items())),
-        ("last step", ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())),
-    ]
-
-
 def _words(name: str) -> str:
-    """A loss term's name in words."""
+    """A stage's name in words."""
     return name.replace("_", " ")
 
 
@@ -266,97 +158,15 @@ def _steps(row: StageRow) -> str:
 # Stages: tables, pictures, links -----------------------------------------------------------------------------------
 
 
-def _rejects(key: str, outputs: Outputs) -> None:
-    found = rejects(outputs["corpus"])
-    rows = [{name: _short(row[name] or "") for name in ("path", "status", "reason", "detail")} for row in found]
-    if rows:
-        about = f"{len(rows)} files without speech, and why" + (
-            f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
-        )
-        create_table_artifact(rows[:_MOST_REJECTS], key=key, description=about)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
-
-
-def _durations(key: str, outputs: Outputs) -> None:
-    labels, counts = duration_bins(outputs["corpus"].summary)
-    if counts:
-        _image(
-            key,
-            plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels),
-            "length of utterances",
-        )
-
-
-def _units(key: str, outputs: Outputs) -> None:
-    counts = sorted(outputs["tokens"].summary.get("unit_histogram") or [], reverse=True)
-    if counts:
-        _image(
-            key, plots.histogram_png(counts, x_label="unit, by rank", y_label="frames"), "how often every unit occurs"
-        )
-
-
-def _teacher_loss(key: str, outputs: Outputs) -> None:
-    _losses(key, teacher_lines(outputs), "training loss of the teacher")
-
-
-def _student_losses(key: str, outputs: Outputs) -> None:
-    _losses(key, loss_lines(outputs), "cross-entropy of student and control on the true tokens")
-
-
-def _losses(key: str, lines: Sequence[plots.Line], about: str) -> None:
-    if lines:
-        _image(key, plots.lines_png(lines, x_label="optimiser step", y_label="nats per token"), about)
-
-
-def _targets(key: str, outputs: Outputs) -> None:
-    rows = verdict.target_rows(outputs["logits"].summary)
-    if rows:
-        create_table_artifact(rows, key=key, description="the teacher's targets by kind of token")
-
-
-def _terms(key: str, outputs: Outputs) -> None:
-    rows = [
-        {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
-        for part in ("student", "control")
-        for name, column in curves_of(outputs[part]).items()
-        if name not in ("step", "learning_rate") and (values := [v for v in column if v is not None])
-    ]
-    if rows:
-        create_table_artifact(rows, key=key, description="loss terms at the first and the last step")
-
-
-def _comparison(key: str, outputs: Outputs) -> None:
-    rows = verdict.comparison_rows(outputs["scores"].summary)
-    create_table_artifact(rows, key=key, description="teacher, student and undistilled control")
-
-
-def _directions(key: str, outputs: Outputs) -> None:
-    rows = verdict.direction_rows(outputs["scores"].summary)
-    if rows:
-        create_table_artifact(rows, key=key, description="cloze from speech or text to speech or text")
-
-
-def _by_kind(key: str, outputs: Outputs) -> None:
-    kinds, series = nll_by_kind(outputs["scores"].summary)
-    if kinds:
-        _image(key, plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
-
-
-def _gap_map(key: str, outputs: Outputs) -> None:
-    if "gap" in outputs:
-        cosines = outputs["gap"].summary["cosines"]["student"]
-        png = plots.heatmap_png(cosines, x_label="teacher block", y_label="student block")
-        _image(key, png, "mean cosine of the hidden states of student and teacher blocks")
-
-
-def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
-    def publish(key: str, outputs: Outputs) -> None:
-        _place(key, f"{outputs[part].url}{file}", text)
-
-    return publish
+def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) -> None:
+    """Publish what a stage shows beside its page, where there is something to show."""
+    match make(outputs):
+        case Table(rows, about):
+            create_table_artifact([dict(row) for row in rows], key=key, description=about)
+        case Picture(png, about):
+            _image(key, png, about)
+        case Link(url, text):
+            _place(key, url, text)
 
 
 def _place(key: str, url: str, text: str) -> None:
@@ -369,23 +179,6 @@ def _place(key: str, url: str, text: str) -> None:
 def _image(key: str, png: bytes, about: str) -> None:
     assert len(png) <= plots.PNG_LIMIT_BYTES, f"the picture {key} has {len(png)} bytes"
     create_image_artifact(data_uri(png, "image/png"), key=key, description=about)
-
-
-_EXTRAS: dict[str, dict[str, Callable[[str, Outputs], None]]] = {
-    "ingestion": {"rejects": _rejects, "durations": _durations},
-    "tokenization": {"units": _units},
-    "adaptation": {"loss": _teacher_loss},
-    "logit_caching": {"targets": _targets},
-    "distillation": {"terms": _terms, "losses": _student_losses},
-    "evaluation": {
-        "comparison": _comparison,
-        "kinds": _by_kind,
-        "directions": _directions,
-        "gap-map": _gap_map,
-    },
-    "export": {"model": _link("model", "/model", "The student, as transformers loads it")},
-    "generation": {"samples": _link("samples", "", "Folder of the generated audio")},
-}
 
 
 # The run ---------------------------------------------------------------------------------------------------------
@@ -420,8 +213,8 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         _mermaid(run, edges),
         table(stages),
         "## Teacher, student, undistilled control",
-        table(verdict.comparison_rows(scores)),
-        "\n".join(f"- {sentence}" for sentence in [*verdict.verdict(scores), run.promotion.sentence]),
+        table(comparison_rows(scores)),
+        "\n".join(f"- {sentence}" for sentence in [*verdict(scores), run.promotion.sentence]),
         "## Lineage",
         table(origins),
         "## Where it lies",
@@ -461,7 +254,7 @@ def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
 # Markdown --------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A GitHub-flavoured table; the columns are the keys of the first row."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]

@@ -38,3 +38,8 @@ def figure(value: float | None, form: str) -> str:
 def duration(hours: float) -> str:
     """Minutes below two hours, else hours."""
     return f"{hours * 60:.1f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def millions(parameters: int) -> str:
+    """A parameter count for people."""
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"

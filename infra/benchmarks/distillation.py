@@ -738,7 +738,7 @@ def _written(captured: "list[Captured]", path: Path) -> "tuple[LogitCache, float
     """The cache of what was captured, through the project's file, and the file's bytes per token."""
     import pyarrow.parquet as pq
 
-    from tinywave_core.stages.logit_caching.stage import FORMAT
+    from tinywave_core.stages.logit_caching.logits import FORMAT
     from tinywave_core.teacher.logit_cache import LogitCache, write_shard
 
     write_shard(captured, {"format": FORMAT}, path)
@@ -832,7 +832,7 @@ def _run_cache(spec: dict[str, Any]) -> None:
 
 
 def _write_ours(captured: "list[Captured]", path: Path) -> None:
-    from tinywave_core.stages.logit_caching.stage import FORMAT
+    from tinywave_core.stages.logit_caching.logits import FORMAT
     from tinywave_core.teacher.logit_cache import write_shard
 
     write_shard(captured, {"format": FORMAT}, path)

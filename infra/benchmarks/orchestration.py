@@ -231,7 +231,8 @@ def lose(store: Path, count: int) -> list[Path]:
 def default_shard_cpu_s() -> float:
     """CPU seconds of tokenization for one shard of the default size with the embedded tokenizers, as `tinywave plan` has it."""
     from tinywave_core.config.pipeline import PipelineConfig
-    from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, estimate
+    from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
+    from tinywave_core.run.stages import estimate
 
     config = PipelineConfig()
     hours = config.ingestion.shard_megabytes * 1e6 / FLAC_BYTES_PER_S / 3600

@@ -472,7 +472,7 @@ def render(results: dict[str, Any], study: Study) -> str:
 def pictures(results: dict[str, Any], study: Study) -> list[str]:
     """Curves of the cross-entropy, and held-out NLL and KL by arm."""
     from tinywave_core import plots
-    from tinywave_core.reporting.page import curves_of
+    from tinywave_core.training.curves import curves_of
 
     colours = {
         "live": "teacher",

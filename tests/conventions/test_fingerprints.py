@@ -14,7 +14,7 @@ import pytest
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.run.pipeline import build_stage
 from tinywave_core.stages.evaluation import probes
-from tinywave_core.stages.ingestion import stage as ingestion
+from tinywave_core.stages.ingestion import corpus as ingestion
 from tinywave_core.steps.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 

@@ -8,7 +8,8 @@ from tests.conftest import Finished
 from tests.core.teacher.test_logit_cache import ABOUT, captured
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.costs.estimates import TOKENS_PER_S, estimate, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.costs.estimates import TOKENS_PER_S, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.run.stages import estimate
 from tinywave_core.teacher.logit_cache import write_shard
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.logit_caching import logit_caching
-from flows.tokenization import tokenization
+from flows.stages import logit_caching, tokenization
 from tests.conftest import Finished
 from tests.fixtures.runners import require_the_bytes_of_one_process, without_shards
 

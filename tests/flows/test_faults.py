@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
-from flows.export import export
+from flows.stages import export
 from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store, digests
 from tinywave_core.config.pipeline import PipelineConfig

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.pipeline import pipeline
-from flows.tokenization import tokenization
+from flows.stages import tokenization
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect import task
 
-from flows.ingestion import ingestion
+from flows.stages import ingestion
 from tasks import runners
 from tasks.runners import Workers
 from tests.conftest import Finished

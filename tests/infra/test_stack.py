@@ -52,7 +52,7 @@ def test_stages_wait_in_the_queue_of_what_they_need(stack: Stack, api: Api):
 
 def test_deployments_name_a_module_and_fetch_no_code(stack: Stack, api: Api):
     deployment = api("deployments/name/distillation/demo")
-    assert deployment["entrypoint"] == "flows.distillation.distillation"
+    assert deployment["entrypoint"] == "flows.stages.distillation"
     assert not deployment["pull_steps"]
 
 

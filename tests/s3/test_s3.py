@@ -12,7 +12,7 @@ from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, StoreBusyError, StoreError
-from tinywave_core.stages.ingestion.stage import scan
+from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Outputs, compute
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.collect import collect, find_garbage

@@ -11,7 +11,7 @@ from tests.fixtures.tiny import Computed, tiny_config
 from tinywave_core.errors import ConfigError, MissingInputError, SourceError, TrainingError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import outputs_before, run_pipeline
-from tinywave_core.stages.adaptation import stage as adaptation
+from tinywave_core.stages.adaptation import teacher as adaptation
 from tinywave_core.steps.base import compute_all
 from tinywave_core.storage.store import Store
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Finished
-from tinywave_core.stages.evaluation.stage import MODELS, STREAMS
+from tinywave_core.stages.evaluation.scores import MODELS, STREAMS
 from tinywave_core.storage.shards import read_table
 
 

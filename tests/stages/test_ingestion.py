@@ -19,7 +19,7 @@ from tinywave_core.audio.utterances import read_utterances
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
-from tinywave_core.stages.ingestion import stage as ingestion
+from tinywave_core.stages.ingestion import corpus as ingestion
 from tinywave_core.steps.base import Step, compute, compute_all
 from tinywave_core.storage.s3 import S3
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import Finished
 from tinywave_core.models.llama import load_llama
 from tinywave_core.sequences.dataset import TokenSequence, load_sequences
-from tinywave_core.stages.logit_caching import stage as logit_caching
+from tinywave_core.stages.logit_caching import logits as logit_caching
 from tinywave_core.steps.base import Output
 from tinywave_core.steps.inputs import training_shards
 from tinywave_core.storage.shards import read_table

@@ -21,7 +21,7 @@ from tests.fixtures.tiny import (
     tiny_config,
 )
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.ingestion.stage import scan
+from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store

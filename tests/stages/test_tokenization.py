@@ -11,7 +11,7 @@ import pytest
 
 from tinywave_core.audio.utterances import UtteranceWriter, encode_flac
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.tokenization import stage as tokenization
+from tinywave_core.stages.tokenization import tokens as tokenization
 from tinywave_core.steps.base import Output, Step, Summary, compute, compute_all
 from tinywave_core.storage.schemas import TOKENS
 from tinywave_core.storage.shards import read_table

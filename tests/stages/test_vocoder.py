@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, run_tiny, tiny_config
-from tinywave_core.reporting.verdict import vocoder_rows
+from tinywave_core.stages.export.words import vocoder_rows
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 

@@ -23,7 +23,7 @@ from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import Look, run_pipeline
 from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence, replayed
-from tinywave_core.stages.distillation import stage as distillation
+from tinywave_core.stages.distillation import student as distillation
 from tinywave_core.steps.base import Execute, Outputs, Step, compute
 from tinywave_core.steps.reasons import explain
 from tinywave_core.storage.store import Artifact, Store

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import (
-    FLOPS,
-    TOKENS_PER_S,
-    exported_rows,
-    llama_parameters,
-    logit_bytes,
-    vocabulary_rows,
-)
+from tinywave_core.costs.estimates import FLOPS, logit_bytes, split_tokens, student_parameters, teacher_parameters
 
 DOLLARS_PER_GPU_HOUR = 2.5
 DOLLARS_PER_BYTE_MONTH = 2.3e-11
@@ -47,11 +40,8 @@ class Budget:
 
 def budget(config: PipelineConfig, hours: float) -> Budget:
     """The budget for a corpus of so many hours."""
-    shape, rows = config.adaptation.fresh, vocabulary_rows(config)
-    teacher = llama_parameters(shape, shape.layers, rows)
-    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else rows
-    student = llama_parameters(shape, config.distillation.layers, kept)
-    tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens] * (1 - config.ingestion.held_out_fraction)
+    shape, teacher, student = config.adaptation.fresh, teacher_parameters(config), student_parameters(config)
+    tokens, _ = split_tokens(config, hours)
     adaptation, distillation = config.adaptation.training, config.distillation.training
     weights = config.distillation.weights
     live = bool(weights.hidden or weights.attention)

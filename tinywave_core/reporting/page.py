@@ -15,15 +15,34 @@ from markupsafe import Markup
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.reporting import verdict
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
 from tinywave_core.run.record import StageRow
+from tinywave_core.stages.adaptation.words import teacher_lines
+from tinywave_core.stages.distillation.words import loss_lines
+from tinywave_core.stages.evaluation.words import (
+    comparison_rows,
+    continuation_text,
+    direction_rows,
+    generated_rows,
+    generated_text,
+    headline,
+    likelihood_rows,
+    nll_by_kind,
+    probe_rows,
+    probes_text,
+    verdict,
+)
+from tinywave_core.stages.export.words import vocoder_rows
+from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.logit_caching.words import target_rows
+from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.training.curves import curves_of
 from tinywave_core.wording import duration, size
 
 if TYPE_CHECKING:
@@ -52,23 +71,23 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
     scores, shown = outputs["scores"].summary, samples(outputs["samples"])
     return _template().render(
         record=record,
-        headline=verdict.headline(outputs),
-        verdict=[*verdict.verdict(scores), record.promotion.sentence],
-        comparison=verdict.comparison_rows(scores),
+        headline=headline(outputs),
+        verdict=[*verdict(scores), record.promotion.sentence],
+        comparison=comparison_rows(scores),
         held_out=scores["held_out"],
         samples=shown,
         further_samples=outputs["samples"].summary["samples"] - len(shown),
         vocoder=outputs["samples"].summary["vocoder"],
-        vocoder_rows=verdict.vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
+        vocoder_rows=vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,
-        drift=verdict.drift_text(outputs["tokens"].summary),
-        words=verdict.alignment_text(outputs["tokens"].summary),
+        drift=drift_text(outputs["tokens"].summary),
+        words=alignment_text(outputs["tokens"].summary),
         aligned=aligned_examples(outputs["tokens"]),
-        directions=verdict.direction_rows(scores),
-        likelihood=verdict.likelihood_rows(scores),
-        continuation=verdict.continuation_text(scores),
+        directions=direction_rows(scores),
+        likelihood=likelihood_rows(scores),
+        continuation=continuation_text(scores),
         **probe_section(outputs),
         **gap_section(outputs),
         **generated_section(outputs),
@@ -76,7 +95,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
         curves=[Markup(svg) for svg in curve_plots(outputs) if svg],
-        targets=verdict.target_rows(outputs["logits"].summary),
+        targets=target_rows(outputs["logits"].summary),
         targets_about=outputs["logits"].summary,
         lineage=lineage(record.rows, outputs, record.used_by),
         settings=settings(record.config),
@@ -243,7 +262,7 @@ def probe_section(outputs: Outputs) -> dict[str, Any]:
     if "probe_scores" not in outputs:
         return {"probe_text": "", "probe_rows": [], "probe_pairs": []}
     made, scores = outputs["probes"], outputs["probe_scores"].summary
-    text, rows = verdict.probes_text(made.summary, scores), verdict.probe_rows(scores)
+    text, rows = probes_text(made.summary, scores), probe_rows(scores)
     return {"probe_text": text, "probe_rows": rows, "probe_pairs": probe_pairs(made)}
 
 
@@ -273,7 +292,7 @@ def generated_section(outputs: Outputs) -> dict[str, Any]:
     if "generated" not in outputs:
         return {"generated_text": "", "generated_rows": [], "transcripts": []}
     artifact = outputs["generated"]
-    text, rows = verdict.generated_text(artifact.summary), verdict.generated_rows(artifact.summary)
+    text, rows = generated_text(artifact.summary), generated_rows(artifact.summary)
     return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(artifact)}
 
 
@@ -311,14 +330,6 @@ def _dag(record: "RunRecord", store: Store) -> str:
 # Data ------------------------------------------------------------------------------------------------------------
 
 
-def rejects(corpus: Artifact) -> list[dict[str, Any]]:
-    """Path, status, reason and detail of every file that gave no speech; rejected ones first."""
-    if "files.parquet" not in corpus.files:
-        return []
-    rows = read_table(corpus.path("files.parquet"), ["path", "status", "reason", "detail"]).to_pylist()
-    return sorted((row for row in rows if row["status"] != "accepted"), key=lambda row: (row["status"], row["path"]))
-
-
 def data_plots(outputs: Outputs) -> list[str]:
     """Durations, and how often every code of every stream occurs."""
     tokens = outputs["tokens"].summary
@@ -337,19 +348,6 @@ def data_plots(outputs: Outputs) -> list[str]:
     return pictures
 
 
-def duration_bins(corpus: dict[str, Any]) -> tuple[list[str], list[int]]:
-    """Labels and counts of the duration histogram, without the empty bins at its end."""
-    histogram = corpus.get("duration_histogram")
-    if not histogram:
-        return [], []
-    edges = histogram["edges_s"]
-    labels = [f"{low}–{high}" for low, high in zip([0, *edges], edges, strict=False)] + [f"> {edges[-1]}"]
-    counts = list(histogram["utterances"])
-    while counts and not counts[-1]:
-        counts.pop()
-    return labels[: len(counts)], counts
-
-
 def _durations(corpus: dict[str, Any]) -> str:
     labels, counts = duration_bins(corpus)
     title = "Length of utterances"
@@ -361,30 +359,6 @@ def _figure(caption: str, svg: str) -> str:
 
 
 # Curves ----------------------------------------------------------------------------------------------------------
-
-
-def curves_of(artifact: Artifact) -> dict[str, list[float]]:
-    """The training curve of an artifact, by column; empty if it has none."""
-    if "curves.parquet" not in artifact.files:
-        return {}
-    columns: dict[str, list[float]] = read_table(artifact.path("curves.parquet")).to_pydict()
-    return columns
-
-
-def loss_lines(outputs: Outputs) -> list[plots.Line]:
-    """Cross-entropy on the true tokens, which student and control share."""
-    lines = []
-    for part, label in (("student", "student"), ("control", "control, undistilled")):
-        curve = curves_of(outputs[part])
-        if "language_model" in curve:
-            lines.append(plots.Line(label, *plots.series_of(curve, "language_model"), part, dashed=part == "control"))
-    return lines
-
-
-def teacher_lines(outputs: Outputs) -> list[plots.Line]:
-    """The teacher's training loss."""
-    curve = curves_of(outputs["teacher"])
-    return [plots.Line("teacher", *plots.series_of(curve, "loss"), "teacher")] if curve else []
 
 
 def curve_plots(outputs: Outputs) -> list[str]:
@@ -416,13 +390,6 @@ def curve_plots(outputs: Outputs) -> list[str]:
 
 def _colour(term: str) -> str:
     return {"language_model": "teacher"}.get(term, term)
-
-
-def nll_by_kind(scores: dict[str, Any]) -> tuple[list[str], list[plots.Bars]]:
-    """Kinds of token and the three models' NLL on each."""
-    by_model = {name: scores["models"][name]["nll_by_kind"] for name in verdict.MODELS}
-    kinds = [kind for kind in by_model["teacher"] if kind != "marker"]
-    return kinds, [plots.Bars(name, [values.get(kind) for kind in kinds], name) for name, values in by_model.items()]
 
 
 def _nll_by_kind(scores: dict[str, Any]) -> str:

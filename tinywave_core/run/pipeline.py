@@ -9,50 +9,14 @@ from dataclasses import dataclass, field
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.run.preflight import check_run
-from tinywave_core.stages.adaptation import stage as adaptation
-from tinywave_core.stages.distillation import stage as distillation
-from tinywave_core.stages.evaluation import gap, generated, probes
-from tinywave_core.stages.evaluation import stage as evaluation
-from tinywave_core.stages.export import stage as export
-from tinywave_core.stages.export import vocoder
-from tinywave_core.stages.generation import stage as generation
-from tinywave_core.stages.ingestion import stage as ingestion
-from tinywave_core.stages.logit_caching import stage as logit_caching
-from tinywave_core.stages.tokenization import stage as tokenization
+from tinywave_core.run.stages import STAGE
 from tinywave_core.steps.base import Execute, Outputs, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """What `stage` adds to the outputs of the stages before it."""
-    match stage:
-        case "ingestion":
-            return {"corpus": ingestion.build(config, store, execute)}
-        case "tokenization":
-            return {"tokens": tokenization.build(config, done["corpus"], execute)}
-        case "adaptation":
-            if done["corpus"].complete:  # before hours of training, not after: evaluation needs held-out speech
-                ingestion.require_split(done["corpus"])
-            return {"teacher": adaptation.build(config, done["tokens"], execute)}
-        case "logit_caching":
-            return {"logits": logit_caching.build(config, done["tokens"], done["teacher"], execute)}
-        case "distillation":
-            signals = (done["teacher"], done["logits"])
-            student, control = distillation.build(config, done["tokens"], *signals, execute)
-            return {"student": student, "control": control}
-        case "evaluation":
-            models = (done["teacher"], done["student"], done["control"])
-            scores = evaluation.build(config, done["tokens"], *models, execute)
-            made = {"scores": scores, **probes.build(config, done["tokens"], *models, execute)}
-            made |= gap.build(config, done["tokens"], *models, execute)
-            return made | generated.build(config, done["tokens"], *models, execute)
-        case "export":
-            done = {**done, **(spoken := vocoder.build(config, done["tokens"], execute))}
-            model = export.build(config, done["tokens"], done["teacher"], done["student"], done, execute)
-            return {**spoken, "model": model}
-        case "generation":
-            return {"samples": generation.build(config, done["tokens"], done["model"], execute)}
-    raise AssertionError(stage)
+    return STAGE[stage].build(config, store, done, execute)
 
 
 def run_pipeline(

@@ -11,7 +11,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.tokenization.interleaving import check_text
-from tinywave_core.stages.tokenization.stage import check_speech_tokenizer, uses_release
+from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer, uses_release
 from tinywave_core.teacher.layer_map import layer_map
 
 

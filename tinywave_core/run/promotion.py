@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.stages.evaluation.stage import against
+from tinywave_core.stages.evaluation.scores import against
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.storage.store import Artifact, Log, Store, utc_now
 

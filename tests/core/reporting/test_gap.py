@@ -5,15 +5,8 @@ import copy
 import pytest
 
 from tests.conftest import Finished
-from tinywave_core.reporting.gap import (
-    block_rows,
-    gap_plots,
-    gap_section,
-    gap_text,
-    position_lines,
-    stream_rows,
-    worst_clips,
-)
+from tinywave_core.reporting.gap import gap_plots, gap_section, position_lines, worst_clips
+from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
 
 
 @pytest.fixture

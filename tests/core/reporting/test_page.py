@@ -10,9 +10,11 @@ import pytest
 from tests.fixtures.small_run import SUMMARIES, small_run
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting import page as page_module
-from tinywave_core.reporting.page import rejects, render_report, settings, stage_edges
-from tinywave_core.reporting.verdict import comparison_rows, continuation_text, drift_text, likelihood_rows, verdict
+from tinywave_core.reporting.page import render_report, settings, stage_edges
 from tinywave_core.run.record import Outputs, RunRecord
+from tinywave_core.stages.evaluation.words import comparison_rows, continuation_text, likelihood_rows, verdict
+from tinywave_core.stages.ingestion.words import rejects
+from tinywave_core.stages.tokenization.words import drift_text
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

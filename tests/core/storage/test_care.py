@@ -19,7 +19,7 @@ from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
-from tinywave_core.stages.ingestion.stage import scan
+from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import dependants, take_census
 from tinywave_core.storage.care.collect import Garbage, collect, find_garbage

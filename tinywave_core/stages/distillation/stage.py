@@ -1,369 +1,98 @@
-"""Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
+"""Distillation: the student learns from the teacher, and its control, of the same shape, without one."""
 
-Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
-from the teacher's blocks or, where on_new_audio is `continue`, from the one before it (infra/decisions/0012-warm-start.md).
-Files: model/ (Hugging Face directory), curves.parquet.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.errors import TrainingError
-from tinywave_core.stages.adaptation.stage import teacher_identity
-from tinywave_core.stages.logit_caching.stage import FORMAT
-from tinywave_core.steps.base import Execute, Output, Step, Summary
-from tinywave_core.steps.inputs import corpus_key, training_hours, training_shards
-from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
-from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.storage.store import Artifact
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
-    from tinywave_core.sequences.dataset import TokenSequence
-    from tinywave_core.teacher.layer_map import LayerMap
-    from tinywave_core.teacher.logit_cache import LogitCache
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-VERSION = 2
-_CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
+from tinywave_core.costs.estimates import (
+    FLOPS,
+    Estimate,
+    live_operations,
+    student_parameters,
+    training_tokens,
+)
+from tinywave_core.stages.distillation import student
+from tinywave_core.stages.distillation.words import loss_lines
+from tinywave_core.steps.base import Execute, Outputs
+from tinywave_core.steps.stage import Picture, Stage, Table
+from tinywave_core.storage.store import Store
+from tinywave_core.training.curves import curves_of
 
 
-def build(
-    config: PipelineConfig, tokens: Artifact, teacher: Artifact, logits: Artifact, execute: Execute
-) -> tuple[Artifact, Artifact]:
-    """The `student` and the `control`: trained again as config.refresh.student says."""
-    shards = training_shards(tokens)
-    cached = tokens.store.find_all(logits.summary["shards"], "shard")
-
-    def fitted(part: str, settings: DistillationConfig) -> Artifact:
-        inputs = {"tokens": shards, "teacher": [teacher]}
-        if settings.needs_cache:
-            inputs["logits"] = cached
-        live_only = settings.weights.logits and not settings.needs_cache  # else the cache has its temperature
-        first = Step(
-            store=tokens.store,
-            stage="distillation",
-            part=part,
-            version=VERSION,
-            run=run_student,
-            config=settings.first(),
-            params={"temperature": config.logit_caching.temperature} if live_only else {},
-            inputs=inputs,
-            runtime=config.runtime,
-        )
-        fit = _Fit(first, settings, execute)
-        return pinned(
-            first,
-            config.refresh.student,
-            config.refresh,
-            lambda: training_hours(tokens),
-            execute,
-            corpus=_lineage(config, tokens, settings),
-            again=fit.again,
-            refit=fit.refit,
-        )
-
-    # One after the other: each takes the whole machine.
-    return fitted("student", config.distillation), fitted("control", config.distillation.control())
+def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
+    """Student and control."""
+    learned, control = student.build(config, done["tokens"], done["teacher"], done["logits"], execute)
+    return {"student": learned, "control": control}
 
 
-def _lineage(config: PipelineConfig, tokens: Artifact, settings: DistillationConfig) -> str:
-    """What a student's pin belongs to besides its own config: corpus, tokens, how the teacher is made and captured."""
-    capture = config.logit_caching if settings.needs_cache else None
-    tokenizer = tokens.summary["tokenizer"]
-    return fingerprint([corpus_key(config), config.tokenization, tokenizer, teacher_identity(config), capture])
+def describe(outputs: Outputs) -> tuple[str, str]:
+    """Sequences and steps in; the student's size out."""
+    s = outputs["student"].summary
+    out = f"student of {s['parameters'] / 1e6:.2f} M in {s['layers']} blocks, and its control"
+    replayed = f", {s['replayed_sequences']} of them again" if s.get("continuations") else ""
+    return f"{s['train_sequences']} sequences{replayed}, {s['steps']} steps", out
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """The steps that a student can take from what is pinned."""
-
-    first: Step
-    """From the teacher, on all speech of today."""
-    settings: DistillationConfig
-    execute: Execute
-
-    def again(self, pin: Pin) -> Step:
-        """The step that made what is pinned, with the continuation's settings of today if it was one."""
-        step = as_pinned(self.first, pin)
-        return replace(step, config=self.settings.continued()) if "previous" in step.inputs else step
-
-    def refit(self, pin: Pin) -> Step:
-        """From the teacher; or on from what is pinned, unless nothing changed since or something forbids it."""
-        if self.settings.on_new_audio == "restart":
-            return self.first
-        then, now = pin["inputs"], ids_of(self.first)
-        heard = {*then["tokens"], *then.get("heard", [])}
-        names = ("teacher", "logits")
-        if heard == set(now["tokens"]) and all(set(then.get(n, [])) == set(now.get(n, [])) for n in names):
-            again = self.again(pin)
-            return again if obtainable(again) else self._restarted("the student before it is gone")
-        if then["teacher"] != now["teacher"]:
-            return self._restarted("the teacher is another")
-        # Text is drawn anew as speech grows: it is replayed, never new.
-        if any(self.first.store.find(i).part != "text" for i in heard - set(now["tokens"])):
-            return self._restarted("speech that it heard was removed")
-        new = [shard for shard in self.first.inputs["tokens"] if shard.id not in heard and shard.part != "text"]
-        if not new:
-            return self._restarted("what it learned from changed, and no speech is new")
-        previous = self.first.store.find(pin["artifact"], self.first.part)
-        if not previous.complete:
-            if not obtainable(again := self.again(pin)):
-                return self._restarted("the student before it is gone")
-            (previous,) = self.execute([again])
-        return self._on_from(previous, new)
-
-    def _on_from(self, previous: Artifact, new: list[Artifact]) -> Step:
-        ids = {shard.id for shard in new}
-        old = [shard for shard in self.first.inputs["tokens"] if shard.id not in ids]
-        inputs = {**self.first.inputs, "tokens": new, "heard": old, "previous": [previous]}
-        return replace(self.first, config=self.settings.continued(), inputs=inputs)
-
-    def _restarted(self, why: str) -> Step:
-        return replace(self.first, context={"restarted": why})
-
-
-def run_student(step: Step, output: Output) -> Summary:
-    """Train one student; the teacher is in memory only as long as some step needs it."""
-    from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, save_llama, student_from
-    from tinywave_core.storage.shards import write_table
-    from tinywave_core.teacher.layer_map import layer_map
-    from tinywave_core.tokenizers.directory import read_directory
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
-    from tinywave_core.training.launch import run_in_processes
-    from tinywave_core.training.objective import DistillationObjective
-    from tinywave_core.training.processes import is_first
-    from tinywave_core.training.trainer import make_dataset, train
-
-    if output.runtime.training_processes > 1:
-        return run_in_processes(step, output)
-    config = step.config
-    assert isinstance(config, DistillationConfig)
-    material = _material(step, config)
-    vocabulary = read_directory(step.input("teacher").path("teacher"))
-    for shard in _shards(step):
-        vocabulary.require_same(
-            Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
-        )
-    teacher = load_llama(step.input("teacher").path("teacher"))
-    layers = layer_map(
-        config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
-    )
-    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
-    sequences = _in_ids_of(student, vocabulary, material.sequences)
-    dataset = make_dataset(sequences, config.training)
-    teacher_parameters = sum(p.numel() for p in teacher.parameters())
-    cache, temperature = _cache(step, config, sequences)
-    first_rows = [material.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
-    # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
-    compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
-    start = _nll_at_start(teacher, compared, cache, first_rows, vocabulary, config, output)
-    if start and "previous" not in step.inputs:
-        _require_better_teacher(**start)
-    for model in (student, teacher):
-        model.set_attn_implementation(IMPLEMENTATION)
-    rows = len(kept) if kept else vocabulary.tokens
-    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
-    del teacher, model  # the objective holds it while it needs it, and nobody else
-    curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
-    if not is_first():
-        return {}
-
-    student.set_attn_implementation("sdpa")
-    save_llama(student.cpu(), output.folder / "model")
-    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
-    parameters = sum(p.numel() for p in student.parameters())
-    return {
-        "parameters": parameters,
-        "teacher_parameters": teacher_parameters,
-        "vocabulary": config.vocabulary,
-        "layers": config.layers,
-        "layers_copied": list(layers.copied),
-        "layers_aligned": [list(pair) for pair in layers.targets],
-        "weights": config.weights.model_dump(),
-        "live_steps": sum(map(config.is_live, range(len(curves)))),
-        "nll_at_start": start,
-        "steps": config.training.steps,
-        "tokens_seen": config.training.steps * dataset.batch_rows * dataset.row_length,
-        "started_from": step.input("previous").id if "previous" in step.inputs else "teacher",
-        "continuations": _continuations(step),
-        "train_sequences": len(sequences),
-        "new_sequences": len(material.new),
-        "new_tokens": sum(len(s.ids) for s in material.new),
-        "replayed_sequences": len(material.replayed),
-        "replayed_tokens": sum(len(s.ids) for s in material.replayed),
-        **{name: step.context[name] for name in ("restarted",) if name in step.context},
-        "final": {name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
-    }
-
-
-def _continuations(step: Step) -> int:
-    """How many continuations led to this student."""
-    return 1 + step.input("previous").summary.get("continuations", 0) if "previous" in step.inputs else 0
-
-
-def _shards(step: Step) -> list[Artifact]:
-    """All token shards whose speech a student may be trained on."""
-    return [*step.inputs["tokens"], *step.inputs.get("heard", [])]
-
-
-@dataclass(frozen=True)
-class _Material:
-    """The sequences that a student is trained on."""
-
-    new: "list[TokenSequence]"
-    replayed: "list[TokenSequence]"
-
-    @property
-    def sequences(self) -> "list[TokenSequence]":
-        return sorted(self.new + self.replayed, key=lambda s: s.id)
-
-
-def _material(step: Step, config: DistillationConfig) -> _Material:
-    """All sequences of the step's tokens, and of what was heard before as many as are replayed."""
-    from tinywave_core.sequences.dataset import load_sequences, replayed
-
-    length = config.training.sequence_length
-    new = load_sequences(step.inputs["tokens"], "train", length)
-    if "previous" not in step.inputs:
-        return _Material(new, [])
-    heard = load_sequences(step.inputs["heard"], "train", length)
-    key = f"{config.training.seed}/replay/{_continuations(step)}"
-    return _Material(new, replayed(heard, new, config.continuation.replay, key))
-
-
-def _start(
-    step: Step, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
-) -> "tuple[LlamaForCausalLM, list[int] | None]":
-    """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
-    teacher's vocabulary, and then with the teacher's ids of its tokens."""
-    from tinywave_core.models.llama import load_llama, student_from
-    from tinywave_core.models.trim import trim
-
-    student, kept = student_from(teacher, layers), None
-    if trimmed is not None:
-        student, _, kept = trim(student, trimmed)
-    if "previous" not in step.inputs:
-        return student, kept
-    previous, first = step.input("previous"), student.config
-    student = load_llama(previous.path("model"))
-    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
-        found, wanted = getattr(student.config, name), getattr(first, name)
-        if found != wanted:
-            raise TrainingError(
-                f"{previous.id} has {name} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
-                "--distillation.on_new_audio restart"
-            )
-    return student, kept
-
-
-def _in_ids_of(
-    student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "list[TokenSequence]"
-) -> "list[TokenSequence]":
-    from tinywave_core.models.trim import in_ids_of
-
-    renumbered = in_ids_of(student, vocabulary, [s.ids for s in sequences])
-    return [replace(s, ids=ids) for s, ids in zip(sequences, renumbered, strict=True)]
-
-
-def _nll_at_start(
-    teacher: "LlamaForCausalLM",
-    student: "LlamaForCausalLM",
-    cache: "LogitCache | None",
-    sequences: "list[TokenSequence]",
-    vocabulary: "Vocabulary",
-    config: DistillationConfig,
-    output: Output,
-) -> dict[str, float]:
-    """Both models' NLL on rows of the first batch, in nats per token; none for a student without a teacher's signals.
-
-    Training speech, for with held-out speech as an input new held-out recordings would train every student anew. The
-    teacher's NLL comes from the cache if it is there: a cached run needs no forward pass of the teacher.
-    """
-    from tinywave_core.evals.scoring import mean_nll
-
-    if not (config.weights.logits or config.live_terms):
-        return {}
-    if cache is None:
-        teacher_nll = _nll(teacher, sequences, vocabulary, output)
+def facts(outputs: Outputs) -> list[tuple[str, str]]:
+    """From where, with the teacher how often beside it, and where it ended."""
+    s = outputs["student"].summary
+    manifest = outputs["student"].manifest
+    config = manifest.config if manifest else {}
+    blocks = ", ".join(map(str, s["layers_copied"]))
+    if s["started_from"] == "teacher":
+        began = f"blocks {blocks} of the teacher"
     else:
-        teacher_nll = mean_nll([cache[s.id].target_logp[:-1] for s in sequences])
-    return {"teacher": teacher_nll, "student": _nll(student, sequences, vocabulary, output)}
+        replay = f"{s['new_sequences']} new sequences and {s['replayed_sequences']} heard before"
+        began = f"{s['started_from']}, continued on {replay} (time {s['continuations']})"
+    start = ", ".join(f"{model} {nll:.3f}" for model, nll in s["nll_at_start"].items())
+    return [
+        ("started from", began),
+        ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
+        ("regime", f"{config['regime']}: the teacher ran beside it in {s['live_steps']} of {s['steps']} steps"),
+        ("weights", ", ".join(f"{_words(k)} {v:g}" for k, v in s["weights"].items())),
+        ("last step", ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())),
+    ]
 
 
-def _require_better_teacher(teacher: float, student: float) -> None:
-    """TrainingError unless the teacher's NLL is below that of the copy of some of its blocks."""
-    if not teacher < student:
-        raise TrainingError(
-            f"the teacher is no better than the untrained student that was copied from it: {teacher:.4f} nats per token on "
-            f"training speech, the copy of some of its blocks {student:.4f}. There is nothing to learn from it: raise "
-            "adaptation.training.steps, or take another teacher"
-        )
+def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
+    """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them."""
+    parameters = student_parameters(config)
+    seconds = (
+        training_tokens(config.distillation.training) * (12 * parameters + live_operations(config)) / FLOPS[device]
+    )
+    return Estimate(seconds, 8 * parameters)
 
 
-def _nll(
-    model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", vocabulary: "Vocabulary", output: Output
-) -> float:
-    """On the run's device; the model is on the CPU again afterwards."""
-    import torch
-
-    from tinywave_core.devices import pick_device
-    from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-    from tinywave_core.models.llama import on_device
-    from tinywave_core.models.trim import in_ids_of
-    from tinywave_core.threads import use_threads
-
-    use_threads(output.runtime)
-    on_device(model, pick_device(output.runtime)).eval()
-    scores = token_log_probabilities(model, in_ids_of(model, vocabulary, [s.ids for s in sequences]))
-    on_device(model, torch.device("cpu"))
-    return mean_nll(scores)
+def terms(outputs: Outputs) -> Table | None:
+    """The terms of the loss at the first and the last step."""
+    rows = [
+        {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
+        for part in ("student", "control")
+        for name, column in curves_of(outputs[part]).items()
+        if name not in ("step", "learning_rate") and (values := [v for v in column if v is not None])
+    ]
+    return Table(rows, "loss terms at the first and the last step") if rows else None
 
 
-def _cache(
-    step: Step, config: DistillationConfig, sequences: "Sequence[TokenSequence]"
-) -> "tuple[LogitCache | None, float]":
-    """The teacher's cached targets of the sequences and their temperature; TrainingError when they are another teacher's or
-    format's, or not there."""
-    import json
+def losses(outputs: Outputs) -> Picture | None:
+    """The curves of both."""
+    lines = loss_lines(outputs)
+    if not lines:
+        return None
+    png = plots.lines_png(lines, x_label="optimiser step", y_label="nats per token")
+    return Picture(png, "cross-entropy of student and control on the true tokens")
 
-    from tinywave_core.storage.shards import read_table
-    from tinywave_core.teacher.logit_cache import LogitCache
 
-    if not config.needs_cache:
-        return None, step.params.get("temperature", 1.0)
-    used = pa.array([bytes.fromhex(s.id) for s in sequences], pa.binary(16))
-    tables, temperatures = [], set()
-    for shard in step.inputs["logits"]:
-        table = read_table(shard.path("logits.parquet"))
-        about = json.loads(table.schema.metadata[b"tinywave"])
-        wanted = {
-            "format": FORMAT,
-            "teacher": step.input("teacher").id,
-            "sequence_length": config.training.sequence_length,
-        }
-        for name, expected in wanted.items():
-            if about[name] != expected:
-                raise TrainingError(
-                    f"{shard.id} was captured with {name} {about[name]!r}, this student is trained with {expected!r}: "
-                    "run logit_caching again with the same settings"
-                )
-        tables.append(table.filter(pc.is_in(table["seq_id"], used)) if "previous" in step.inputs else table)
-        temperatures.add(about["temperature"])
-    (temperature,) = temperatures
-    cache = LogitCache(tables)
-    missing = [s.id for s in sequences if s.id not in cache]
-    if missing:
-        raise TrainingError(
-            f"{len(missing)} of {len(sequences)} training sequences have no cached logits, such as {missing[0]}: run logit_caching "
-            "again with the same settings"
-        )
-    return cache, temperature
+def _words(name: str) -> str:
+    """A loss term's name in words."""
+    return name.replace("_", " ")
+
+
+STAGE = Stage(
+    "distillation",
+    "Distil the student from the teacher, and train the same student without it.",
+    build,
+    describe,
+    facts,
+    cost,
+    {"terms": terms, "losses": losses},
+    needs_gpu=True,
+)

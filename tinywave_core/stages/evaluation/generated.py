@@ -21,8 +21,8 @@ from tinywave_core.checkpoints.spiritlm import check_file, digest_of, open_relea
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
-from tinywave_core.stages.evaluation.stage import MODELS
-from tinywave_core.stages.tokenization.stage import uses_release
+from tinywave_core.stages.evaluation.scores import MODELS
+from tinywave_core.stages.tokenization.tokens import uses_release
 from tinywave_core.steps.base import Execute, Output, Step, Summary
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.records import RecordFault, seal, unseal

@@ -15,8 +15,8 @@ import pyarrow as pa
 from tinywave_core.audio.vad import vad_name
 from tinywave_core.config.evaluation import ProbesConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.evaluation.stage import MODELS
-from tinywave_core.stages.tokenization.stage import (
+from tinywave_core.stages.evaluation.scores import MODELS
+from tinywave_core.stages.tokenization.tokens import (
     GATHERED_SAMPLES,
     batches,
     load_tokenizer,

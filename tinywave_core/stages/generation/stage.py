@@ -1,144 +1,42 @@
-"""Generation: held-out prompts continued by the exported model, as tokens and as audio.
+"""Generation: held-out utterances, continued by the student and spoken."""
 
-Files: samples.json (prompts and continuations as token strings) and, per sample, three wav files: NN-prompt.wav (the
-recording up to the cut), NN-continuation.wav (prompt and continuation through the vocoder), NN-original.wav (how the
-utterance really went on, through the same vocoder: what a perfect model would sound like).
-"""
-
-import hashlib
-import json
-from typing import Any
-
-from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
-from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.tokenization.stage import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, Summary
-from tinywave_core.steps.inputs import audio_of, held_out_shards
-from tinywave_core.storage.store import Artifact
-
-VERSION = 5
-
-
-def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
-    """The `samples` artifact."""
-    shards = held_out_shards(tokens)
-    shards = [shard for shard in shards if shard.part != "text"]
-    audio = audio_of(shards)
-    kind = config.tokenization.tokens
-    light = config.generation.vocoder.kind == "light"  # the export has it
-    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) and not light else None
-    (samples,) = execute(
-        [
-            Step(
-                store=tokens.store,
-                stage="generation",
-                part="samples",
-                version=VERSION,
-                run=run_samples,
-                config=config.generation,
-                params={
-                    "vocoder": config.generation.vocoder.kind if release is None else release.digest(vocoder_part(kind))
-                },
-                context={"spiritlm_dir": config.spiritlm_dir},
-                inputs={"model": [model], "tokens": shards, "audio": audio},
-                runtime=config.runtime,
-            )
-        ]
-    )
-    return samples
+from tinywave_core.costs.estimates import FLOPS, TOKEN_S, Estimate, student_parameters
+from tinywave_core.stages.generation import samples
+from tinywave_core.steps.base import Execute, Outputs
+from tinywave_core.steps.stage import Link, Stage
+from tinywave_core.storage.store import Store
 
 
-def run_samples(step: Step, output: Output) -> Summary:
-    """Continue a few held-out utterances."""
-    import numpy as np
-    import soundfile
-
-    from tinywave_core.audio.utterances import recordings
-    from tinywave_core.devices import pick_device
-    from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.stages.export.stage import SPEECH_TOKENIZER
-    from tinywave_core.storage.schemas import SAMPLE_RATE
-    from tinywave_core.synthesis.sampling import continue_tokens
-    from tinywave_core.synthesis.speaking import load_speaker
-    from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.speech import Streams, encode_utterance
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-    config = step.config
-    assert isinstance(config, GenerationConfig)
-    folder = step.input("model").path("model")
-    about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
-    vocabulary, trained = (Vocabulary.from_json(about[name]) for name in ("vocabulary", "trained_vocabulary"))
-    for shard in step.inputs["tokens"]:
-        trained.require_same(
-            Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
-        )
-    use_threads(output.runtime)
-    model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-    speaker = load_speaker(
-        folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
-    )
-    rows = _prompts(step, config)
-    recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
-    samples = []
-    for number, row in enumerate(rows, start=1):
-        cut = config.prompt_s
-        head = Streams(
-            *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
-        )
-        whole = Streams(*(np.asarray(row[name], dtype=np.int64) for name in _RATES))
-        prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
-        seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
-        new = continue_tokens(model, prompt, vocabulary, config, seed)
-        waves = {
-            "prompt": recorded[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
-            "continuation": speaker(np.concatenate([prompt, new])),
-            "original": speaker(encode_utterance(whole, vocabulary)),
-        }
-        for name, wave in waves.items():
-            soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
-        samples.append(
-            {
-                "utterance_id": row["utterance_id"],
-                "speaker": row["speaker"],
-                "transcript": row["transcript"],
-                "prompt": vocabulary.decode(prompt[prompt >= vocabulary.text]),
-                "continuation": vocabulary.decode(new),
-                "new_tokens": len(new),
-                "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in waves.items()},
-            }
-        )
-        output.progress(number, len(rows), "continuations")
-    (output.folder / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
-    return {
-        "samples": len(samples),
-        "new_tokens": sum(s["new_tokens"] for s in samples),
-        "seconds": sum(s["seconds"]["continuation"] for s in samples),
-        "vocoder": _VOCODERS[speaker.name],
-    }
+def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
+    """The samples."""
+    return {"samples": samples.build(config, done["tokens"], done["model"], execute)}
 
 
-_VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
-_RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
+def describe(outputs: Outputs) -> tuple[str, str]:
+    """Prompts in; tokens and seconds of audio out."""
+    s = outputs["samples"].summary
+    return f"{s['samples']} prompts", f"{s['new_tokens']} tokens, {s['seconds']:.1f} s of audio"
 
 
-def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:
-    """Held-out utterances longer than the prompt, at least one second longer if possible; chosen by a hash of the id."""
-    from tinywave_core.errors import TinyWaveError
-    from tinywave_core.storage.schemas import SAMPLE_RATE
-    from tinywave_core.storage.shards import read_table
+def facts(outputs: Outputs) -> list[tuple[str, str]]:
+    """Through which vocoder, and where to listen."""
+    report = "players and spectrograms are in the report of the run, below reports/ in the store"
+    return [("vocoder", outputs["samples"].summary["vocoder"]), ("listen", report)]
 
-    rows = []
-    for shard in step.inputs["tokens"]:
-        rows += read_table(shard.path("tokens.parquet")).to_pylist()
-    held_out = [row for row in rows if row["split"] == "held_out" and row.get("variant", 0) <= 0 and row["num_samples"]]
-    long = [row for row in held_out if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
-    if not long:
-        longest = max(row["num_samples"] for row in held_out) / SAMPLE_RATE
-        raise TinyWaveError(
-            f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
-            f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
-        )
-    long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
-    return long[: config.samples]
+
+def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
+    """Tokens drawn one by one."""
+    asked = config.generation
+    each = asked.max_new_tokens * max(2 * student_parameters(config) / FLOPS[device], TOKEN_S) + 0.5
+    return Estimate(asked.samples * each, asked.samples * 600_000)
+
+
+def place(outputs: Outputs) -> Link:
+    """The folder of the samples."""
+    return Link(outputs["samples"].url, "Folder of the generated audio")
+
+
+STAGE = Stage(
+    "generation", "Continue held-out speech as tokens and as audio.", build, describe, facts, cost, {"samples": place}
+)

@@ -1,12 +1,14 @@
-"""What the scores say, in words that claim no more than their intervals allow; and the three-way comparison as rows."""
+"""Evaluation in words and tables: the verdict, the figures of the three models, probes, continuations."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinywave_core.steps.base import Outputs
-from tinywave_core.wording import duration, figure, ratio, with_interval
+from tinywave_core import plots
+from tinywave_core.steps.base import Outputs, Summary
+from tinywave_core.wording import duration, figure, millions, ratio, with_interval
 
 MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
-Summary = dict[str, Any]
+
+
 FEW_UTTERANCES = 10  # below this many, resampled utterances say little about other speech
 
 
@@ -162,76 +164,6 @@ def generated_text(generated: Summary) -> str:
     )
 
 
-def target_rows(logits: Summary) -> list[dict[str, str]]:
-    """The teacher's targets per kind of token, a dict per kind."""
-    return [
-        {
-            "kind": kind,
-            "tokens": f"{figures['tokens']:,}",
-            "teacher NLL, nats": f"{figures['teacher_nll']:.3f}",
-            "entropy, nats": f"{figures['entropy']:.3f}",
-            "mass beyond K": f"{figures['mass_beyond_k']:.1%}",
-        }
-        for kind, figures in logits["kinds"].items()
-    ]
-
-
-def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
-    """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
-    names = {
-        "draft": "draft vocoder",
-        "light": "light vocoder",
-        "floor": "floor: another recording's speech",
-        "ceiling": "ceiling: the recording from its own mel spectrum",
-    }
-    return [
-        {
-            "speech": names[name],
-            "log-mel correlation": f"{figures['likeness']:.3f}",
-            "mel-cepstral distance, dB": f"{figures['cepstral_distance_db']:.2f}",
-        }
-        for name, figures in vocoder.get("quality", {}).get("vocoders", {}).items()
-    ]
-
-
-def drift_text(tokens: Summary) -> str:
-    """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
-    if tokens.get("tokenizer_kind") == "release":
-        silent = tokens["unvoiced_chunks"]
-        voiceless = f" {silent} stretches without any voiced frame count as F0 = 0." if silent else ""
-        return f"The tokens are SpiritLM's own: nothing was fitted on this speech, so there is no drift to watch.{voiceless}"
-    drift = tokens.get("drift") or {}
-    if not drift:
-        return "No drift was measured."
-    worst = max(drift.values())
-    if worst < 0.05:
-        meaning = "the codebooks fit this audio as well as what they were fitted on"
-    elif worst < 0.15:
-        meaning = "some of this audio sounds different (other speakers or another microphone, or a small shard)"
-    else:
-        meaning = "some of this audio is unlike what the codebooks saw: consider `refresh.codebooks` = growth or always"
-    shards = f"{len(drift)} shard{'s' if len(drift) > 1 else ''}"
-    return (
-        f"The units of {shards} differ from those of the codebooks' fit by at most {worst:.3f} bits (Jensen-Shannon: 0 "
-        f"is the same distribution, 1 is nothing in common); {meaning}."
-    )
-
-
-def alignment_text(tokens: Summary) -> str:
-    """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
-    aligned = tokens.get("aligned")
-    if not aligned:
-        return ""
-    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in tokens["refused"].items())
-    patterns = ", ".join(f"{name} {count}" for name, count in tokens["patterns"].items())
-    documents = f" {tokens['documents']:,} documents of plain text stand beside them." if tokens["documents"] else ""
-    return (
-        f"{aligned['aligned']:,} of {aligned['utterances']:,} utterances ({aligned['aligned_hours'] * 60:.1f} min) have words with "
-        f"times, {aligned['words']:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
-        f"speech (S) and text (T): {patterns}; {tokens['switches']:,} tokens stand at a switch.{documents}"
-    )
-
-
 def direction_rows(scores: Summary) -> list[dict[str, str]]:
     """The cross-modal cloze, a dict per direction; none where no words have times."""
     rows = []
@@ -280,6 +212,28 @@ def probes_text(made: Summary, probes: Summary) -> str:
     )
 
 
-def millions(parameters: int) -> str:
-    """A parameter count for people."""
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+if TYPE_CHECKING:
+    pass
+
+
+def nll_by_kind(scores: dict[str, Any]) -> tuple[list[str], list[plots.Bars]]:
+    """Kinds of token and the three models' NLL on each."""
+    by_model = {name: scores["models"][name]["nll_by_kind"] for name in MODELS}
+    kinds = [kind for kind in by_model["teacher"] if kind != "marker"]
+    return kinds, [plots.Bars(name, [values.get(kind) for kind in kinds], name) for name, values in by_model.items()]
+
+
+def _probes(summaries: dict[str, Summary]) -> str:
+    probes = summaries.get("probe_scores")
+    if not probes or not probes["items"]:
+        return ""
+    right = ", ".join(f"{name} {each['accuracy']:.0%}" for name, each in probes["overall"].items())
+    return f"; of {probes['items']} probes right: {right}"
+
+
+def _generated(summaries: dict[str, Summary]) -> str:
+    generated = summaries.get("generated")
+    if not generated or not generated["sources"]:
+        return ""
+    told = (f"{name} {figure(found['gen_ppl'], '.1f')}" for name, found in generated["sources"].items())
+    return f"; generative perplexity: {', '.join(told)}"

@@ -1,0 +1,231 @@
+"""Adaptation: the teacher, fitted to the domain. Tokens (and a checkpoint) in, a merged Hugging Face directory out.
+
+A fresh small Llama is trained from random weights; a checkpoint is fine-tuned whole or with LoRA (the paper's "teacher
+correction"), merged before anything is cached (Minitron in practice, arXiv 2408.11796). Files: teacher/, curves.parquet.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
+from tinywave_core.config.adaptation import AdaptationConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError, TrainingError
+from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.inputs import corpus_key, training_hours
+from tinywave_core.steps.pins import pinned
+from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+    from tinywave_core.sequences.dataset import TokenSequence
+
+VERSION = 1
+
+
+def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifact:
+    """The `teacher` artifact: pinned after its first fit unless config.refresh.teacher says otherwise."""
+    folder = teacher_folder(config)
+    step = Step(
+        store=tokens.store,
+        stage="adaptation",
+        part="teacher",
+        version=VERSION,
+        run=run_teacher,
+        config=_without_path(config.adaptation),
+        params={"teacher_sha256": None if folder is None else checkpoint_digest(folder)},
+        inputs={"tokens": [tokens]},
+        context={"teacher": None if folder is None else str(folder)},
+        runtime=config.runtime,
+    )
+
+    return pinned(
+        step,
+        config.refresh.teacher,
+        config.refresh,
+        lambda: training_hours(tokens),
+        execute,
+        corpus=_lineage(config),
+    )
+
+
+def teacher_identity(config: PipelineConfig) -> list[Any]:
+    """What a teacher is, whatever speech it was fitted on: what other pins belong to."""
+    folder = teacher_folder(config)
+    return [VERSION, _without_path(config.adaptation), None if folder is None else checkpoint_digest(folder)]
+
+
+def _lineage(config: PipelineConfig) -> str:
+    """What a teacher's pin belongs to besides its own config: the corpus and the tokens it was trained on."""
+    return f"{corpus_key(config)}/{config.tokenization.model_dump_json()}"
+
+
+def _without_path(config: AdaptationConfig) -> AdaptationConfig:
+    """A checkpoint is identified by its content, not by where it lies."""
+    return config if config.teacher == "fresh" else config.model_copy(update={"teacher": "checkpoint"})
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a training stage needs of the tokens."""
+
+    train: "list[TokenSequence]"
+    held_out: "list[TokenSequence]"
+    vocabulary: Vocabulary
+
+
+def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
+    """Sequences of both splits behind a `tokens` artifact, and their vocabulary."""
+    from tinywave_core.sequences.dataset import load_sequences
+
+    shards = tokens.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
+    return Speech(
+        load_sequences(shards, "train", sequence_length),
+        load_sequences(shards, "held_out", sequence_length),
+        Vocabulary.from_json(tokens.summary["vocabulary"]),
+    )
+
+
+def run_teacher(step: Step, output: Output) -> Summary:
+    """Train or fine-tune the teacher; TrainingError if a fine-tuned checkpoint got worse on held-out speech."""
+    from tinywave_core.models.llama import save_llama
+    from tinywave_core.storage.shards import write_table
+    from tinywave_core.training.launch import run_in_processes
+    from tinywave_core.training.objective import LanguageModelObjective
+    from tinywave_core.training.processes import is_first
+    from tinywave_core.training.trainer import make_dataset, train
+
+    if output.runtime.training_processes > 1:
+        return run_in_processes(step, output)
+    config = step.config
+    assert isinstance(config, AdaptationConfig)
+    speech = load_speech(step.input("tokens"), config.training.sequence_length)
+    dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
+    model = _start(step, config, speech.vocabulary)
+    before = _held_out_nll(model, speech, output)
+    trained, merge = _with_adapters(model, config)
+    curves = train(
+        trained, dataset, LanguageModelObjective(), config.training, output.runtime, output.resume, output.progress
+    )
+    if not is_first():
+        return {}
+    model = merge()
+    after = _held_out_nll(model, speech, output)
+    if config.teacher and before is not None and after is not None and after > before:
+        raise TrainingError(
+            f"adaptation made the teacher worse on held-out speech: {before:.4f} nats per token before, {after:.4f} "
+            "after. Lower adaptation.training.learning_rate or its steps, and run again"
+        )
+    save_llama(model.cpu(), output.folder / "teacher")
+    _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
+    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "layers": model.config.num_hidden_layers,
+        "width": model.config.hidden_size,
+        "method": config.method,
+        "started_from": "random weights" if config.teacher == "fresh" else "checkpoint",
+        "train_sequences": len(speech.train),
+        "train_tokens": sum(len(s.ids) for s in speech.train),
+        "train_hours": sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
+        "steps": config.training.steps,
+        "held_out_nll_before": before,
+        "held_out_nll_after": after,
+        "train_loss": curves[-1]["loss"],
+    }
+
+
+def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "LlamaForCausalLM":
+    from tinywave_core.models.llama import fresh_llama, load_llama
+    from tinywave_core.tokenizers.directory import read_directory
+
+    path = step.context["teacher"]
+    if path is None:
+        length = max(config.training.sequence_length, 2048)
+        return fresh_llama(config.fresh, vocabulary.rows, length, config.training.seed)
+    # Before hours of training, not after:
+    read_directory(Path(path), config.id_convention).require_same(vocabulary, f"the teacher {path}", "the token shards")
+    _check_tokenizer(Path(path), vocabulary)
+    model = load_llama(Path(path))
+    if model.config.vocab_size < vocabulary.tokens:
+        raise ConfigError(
+            f"the teacher {path} has {model.config.vocab_size} embedding rows, its tokenizer needs {vocabulary.tokens}: they do "
+            "not belong together"
+        )
+    return model
+
+
+def _with_adapters(
+    model: "LlamaForCausalLM", config: AdaptationConfig
+) -> "tuple[LlamaForCausalLM, Callable[[], LlamaForCausalLM]]":
+    """The module to train, and how to get the plain model back from it."""
+    if config.method == "full":
+        return model, lambda: model
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        adapters = LoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]  # peft says int and takes any number
+            target_modules=targets,
+            bias="none",
+        )
+        wrapped = get_peft_model(model, adapters)
+    trained = cast("LlamaForCausalLM", wrapped.get_base_model())
+    return trained, lambda: cast("LlamaForCausalLM", wrapped.merge_and_unload())
+
+
+def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> float | None:
+    from tinywave_core.devices import pick_device
+    from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
+    from tinywave_core.models.llama import on_device
+    from tinywave_core.threads import use_threads
+
+    if not speech.held_out:
+        return None
+    use_threads(output.runtime)
+    on_device(model, pick_device(output.runtime)).eval()
+    return mean_nll(token_log_probabilities(model, [s.ids for s in speech.held_out]))
+
+
+def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
+    """A fresh teacher gets the pipeline's own tokenizer; a checkpoint keeps the one it came with."""
+    from tinywave_core.tokenizers.directory import VOCABULARY, copy_tokenizer
+    from tinywave_core.tokenizers.text import write_tokenizer
+
+    if step.context["teacher"] is None:
+        write_tokenizer(vocabulary, folder)
+        (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
+    else:
+        copy_tokenizer(Path(step.context["teacher"]), folder, vocabulary)
+
+
+def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
+    """The checkpoint's tokenizer must give the unit tokens the ids that the token shards have."""
+    if (folder / "tokenizer.model").is_file():  # the vocabulary was read from it
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    names = vocabulary.names()
+    for name, expected in (
+        (names[0], vocabulary.text),
+        (names[2], vocabulary.text + 2),
+        (names[-1], vocabulary.tokens - 1),
+    ):
+        found = tokenizer.convert_tokens_to_ids(name)
+        if found != expected:
+            raise ConfigError(
+                f"the teacher's tokenizer gives {name} the id {found}, the token shards {expected}: teacher and tokens "
+                "have different vocabularies; tokenize with the teacher's, or choose another teacher"
+            )

@@ -1,0 +1,347 @@
+"""Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
+
+Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
+ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's
+release turn audio into prompts and units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
+
+Everything goes through one tensor at a time: the 2B student is exported in less than 8 GiB (`make bench-generation`).
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinywave_core.checkpoints.teacher import teacher_folder
+from tinywave_core.config.export import ExportConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.stages.tokenization.tokens import uses_release
+from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from transformers import LlamaConfig
+
+    from tinywave_core.exporters.model_card import Data
+
+VERSION = 5
+DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
+SPEECH_TOKENIZER = "speech_tokenizer"
+
+
+def build(
+    config: PipelineConfig,
+    tokens: Artifact,
+    teacher: Artifact,
+    student: Artifact,
+    done: dict[str, Artifact],
+    execute: Execute,
+) -> Artifact:
+    """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
+    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    licence, text = _licence(config, tokens)
+    (model,) = execute(
+        [
+            Step(
+                store=tokens.store,
+                stage="export",
+                part="model",
+                version=VERSION,
+                run=run_model,
+                config=config.export,
+                params={
+                    "temperature": config.generation.temperature,
+                    "top_p": config.generation.top_p,
+                    "licence": asdict(licence),
+                    "licence_sha256": None if text is None else sha256_of(text),
+                },
+                context={"licence_file": text},
+                inputs={
+                    "student": [student],
+                    "teacher": [teacher],
+                    "tokenizer": [tokenizer],
+                    **{part: [done[part]] for part in (*DESCRIBED, "vocoder") if part in done},
+                    "tokens": held_out_shards(tokens) if config.export.perplexity_tokens else [],
+                },
+                runtime=config.runtime,
+            )
+        ]
+    )
+    return model
+
+
+def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | None]:
+    """What the student's licence is, and the text of it that its teacher came with."""
+    teacher, folder = config.adaptation.teacher, teacher_folder(config)
+    # A release may have it at its top, two folders above its language models.
+    places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
+    text, known = licence_file(places), tokens.summary.get("vocabulary")
+    vocabulary = None if known is None else Vocabulary.from_json(known)
+    return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
+
+
+def run_model(step: Step, output: Output) -> Summary:
+    """Write the directory, check that it is what plain transformers expect, and measure what the GGUF files lose."""
+    import torch
+
+    from tinywave_core.exporters.files import files_section
+    from tinywave_core.exporters.model_card import Card, model_card
+    from tinywave_core.exporters.weights import copy_weights
+    from tinywave_core.synthesis import light
+    from tinywave_core.threads import use_threads
+    from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
+
+    config = step.config
+    assert isinstance(config, ExportConfig)
+    use_threads(output.runtime)
+    folder = output.folder / "model"
+    folder.mkdir()
+    student, teacher = step.input("student").path("model"), step.input("teacher").path("teacher")
+    trained = vocabulary = read_directory(teacher)
+    rows = None
+    if step.input("student").summary["vocabulary"] == "speech":  # trained so; else all its rows are there
+        vocabulary = trained.speech_only()
+    elif config.vocabulary == "speech":
+        vocabulary, rows = trained.speech_only(), trained.speech_only_ids()
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+    shape = _write_config(student, folder, vocabulary, dtype, step.params)
+    copy_weights(student, folder, dtype, rows)
+    output.progress(1, 4, "weights")
+    if vocabulary != trained:
+        write_speech_tokenizer(folder, vocabulary)
+    else:
+        copy_tokenizer(teacher, folder, vocabulary)
+    # Without the manifest: it says when it was made, and the same model has the same bytes.
+    speech_tokenizer = step.input("tokenizer").path()
+    shutil.copytree(speech_tokenizer, folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in step.inputs.get("vocoder", []):
+        for name in (light.TENSORS, light.DESCRIPTION):
+            shutil.copyfile(vocoder.path(name), folder / SPEECH_TOKENIZER / name)
+    licence = Licence(**step.params["licence"])
+    files = _write_gguf(folder, vocabulary, config, licence)
+    output.progress(2, 4, "GGUF files")
+    prompts = _golden_prompts(vocabulary, teacher, trained)
+    (folder / "speech.json").write_text(
+        json.dumps(_speech(folder, vocabulary, trained, prompts, files, step), indent=1), encoding="utf-8"
+    )
+    parameters = _check(folder, vocabulary, prompts)
+    output.progress(3, 4, "checked")
+    losses = _perplexities(folder, shape, _held_out(step, vocabulary, trained, shape), files, output)
+    about = step.input("student").summary | {"parameters": parameters}
+    evaluated = {part: step.inputs[part][0].summary if part in step.inputs else {} for part in DESCRIBED}
+    card = Card(
+        config.name,
+        about,
+        vocabulary,
+        evaluated["scores"],
+        _data(step.input("student")),
+        licence,
+        {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
+        evaluated["probe_scores"],
+        evaluated["generated"],
+    )
+    (folder / "README.md").write_text(
+        model_card(card) + files_section(files, losses, vocabulary, config.dtype), encoding="utf-8"
+    )
+    if step.context["licence_file"] is not None:
+        shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
+
+    output.progress(4, 4, "model card")
+    return {
+        "name": config.name,
+        "parameters": parameters,
+        "dtype": config.dtype,
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "gguf": files,
+        "perplexity": losses,
+        "vocabulary": "full" if vocabulary == trained else "speech",
+        "vocabulary_rows": vocabulary.rows,
+        "trained_rows": trained.rows,
+        "trained_parameters": step.input("student").summary["parameters"],
+    }
+
+
+def _data(student: Artifact) -> "Data":
+    """The training speech behind a student, by its lineage: what it heard in this training and in those before it."""
+    from tinywave_core.audio.utterances import UTTERANCES_FILE
+    from tinywave_core.exporters.model_card import Data
+    from tinywave_core.steps.inputs import audio_of
+    from tinywave_core.storage.shards import read_table
+
+    inputs = student.manifest.inputs if student.manifest else {}
+    shards = student.store.find_all([i for name in ("tokens", "heard") for i in inputs.get(name, [])])
+    spoken = [shard for shard in shards if shard.manifest and shard.manifest.part != "text"]
+    recordings: set[str] = set()
+    for audio in audio_of(spoken):
+        for row in read_table(audio.path(UTTERANCES_FILE), ["recording_id", "split"]).to_pylist():
+            recordings |= {row["recording_id"]} if row["split"] == "train" else set()
+    hours = sum(shard.summary["train_seconds"] for shard in spoken) / 3600
+    return Data(hours, sum(shard.summary["train_utterances"] for shard in spoken), len(recordings))
+
+
+def _write_config(
+    student: Path, folder: Path, vocabulary: Vocabulary, dtype: Any, sampling: dict[str, Any]
+) -> "LlamaConfig":
+    """config.json and generation_config.json, with the sampling that the pipeline used."""
+    from transformers import GenerationConfig, LlamaConfig
+
+    shape = LlamaConfig.from_pretrained(student, local_files_only=True)
+    shape.vocab_size, shape.dtype = vocabulary.rows, dtype
+    shape.save_pretrained(folder)
+    generation = GenerationConfig.from_pretrained(student, local_files_only=True)
+    generation.do_sample, generation.pad_token_id = True, 0
+    generation.temperature, generation.top_p = sampling["temperature"], sampling["top_p"]
+    generation.save_pretrained(folder)
+    return shape
+
+
+def _write_gguf(folder: Path, vocabulary: Vocabulary, config: ExportConfig, licence: Licence) -> list[dict[str, Any]]:
+    """The GGUF files, and what speech.json says of them."""
+    from tinywave_core.exporters.gguf import write_gguf
+
+    names = {quantization: f"{config.name}-{quantization.upper()}.gguf" for quantization in config.gguf}
+    for quantization, name in names.items():
+        write_gguf(folder, vocabulary, folder / name, quantization, config.name, licence.name or licence.id)
+    found = {file.name: file for file in describe_files(folder)}
+    return [
+        {"file": name, "quantization": quantization, "bytes": found[name].bytes, "sha256": found[name].sha256}
+        for quantization, name in names.items()
+    ]
+
+
+def _golden_prompts(vocabulary: Vocabulary, teacher: Path, trained: Vocabulary) -> list[dict[str, Any]]:
+    """Prompts and the ids that the shards would have for them, for every tokenizer that comes with the model to be held to."""
+    from tinywave_core.tokenizers.directory import load_tokenizer
+
+    last = f"[Hu{vocabulary.hubert - 1}]"
+    speech = ["[Speech][Hu0][Hu1]", f"[Speech]{last}[Hu0]{last}"]
+    if vocabulary.pitch:
+        speech.append(f"[Speech][St0][Pi{vocabulary.pitch - 1}][Hu0][Hu1][Pi0]{last}[St{vocabulary.style - 1}]")
+    prompts = []
+    for string in speech:
+        units = string.removeprefix("[Speech]")
+        ids = [*vocabulary.prompt_ids(vocabulary.speech_marker), *vocabulary.encode(units)]
+        prompts.append({"string": string, "ids": ids})
+    if not vocabulary.is_speech_only:
+        tokenizer = load_tokenizer(teacher, trained)
+        texts = (
+            "[Text]The cat sat on the mat.",
+            f"[Text]So he said[Speech][Hu0]{last}[Text]and left",
+            "[Text]Grüße, 世界\n",
+        )
+        prompts += [{"string": text, "ids": tokenizer.encode(text).ids} for text in texts]
+    return prompts
+
+
+def _speech(
+    folder: Path,
+    vocabulary: Vocabulary,
+    trained: Vocabulary,
+    prompts: list[dict[str, Any]],
+    files: list[dict[str, Any]],
+    step: Step,
+) -> dict[str, Any]:
+    return {
+        "format": "tinywave-speech/2",
+        "vocabulary": vocabulary.to_json(),
+        "trained_vocabulary": trained.to_json(),  # of the token shards; another one where the text was left out here
+        "text_marker": vocabulary.text_marker,
+        "speech_marker": vocabulary.speech_marker,
+        "first_id": vocabulary.first,
+        "unit_rate_hz": 25,
+        "pitch_rate_hz": 12.5,
+        "style_rate_hz": 1,
+        "deduplicated": ["hubert", "pitch"],
+        "id_convention": vocabulary.convention,
+        "golden_prompts": prompts,
+        # What llama.cpp's own tokenizer needs before a prompt to give its ids; ids themselves need nothing.
+        "gguf_prompt_prefix": " " if vocabulary.convention == "slow" else "",
+        "gguf": files,
+        "speech_tokenizer": step.input("tokenizer").id,
+        "speech_tokenizer_sha256": {file.name: file.sha256 for file in describe_files(folder / SPEECH_TOKENIZER)},
+    }
+
+
+def _check(folder: Path, vocabulary: Vocabulary, prompts: list[dict[str, Any]]) -> int:
+    """AutoTokenizer gives the golden ids, and the weights are those of the model that config.json tells; its parameters."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from tinywave_core.exporters.weights import Weights
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for prompt in prompts:
+        found = tokenizer(prompt["string"])["input_ids"]
+        assert found == prompt["ids"], (
+            f"the exported tokenizer gives {found} for {prompt['string']}, expected {prompt['ids']}"
+        )
+    with torch.device("meta"):  # the weights of a large model would not fit twice
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
+    weights = Weights(folder)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
+    assert {name: weights.shape(name) for name in weights.names()} == expected
+    assert model.config.vocab_size == vocabulary.rows
+    return sum(p.numel() for p in model.parameters())
+
+
+def _held_out(
+    step: Step, vocabulary: Vocabulary, trained: Vocabulary, shape: "LlamaConfig"
+) -> "list[npt.NDArray[np.int64]]":
+    """Held-out sequences, as many as `perplexity_tokens` allows; those with text are left out for a model without."""
+    import numpy as np
+
+    from tinywave_core.models.trim import new_ids
+    from tinywave_core.sequences.dataset import load_sequences
+
+    assert isinstance(step.config, ExportConfig)
+    table = np.arange(trained.rows) if vocabulary == trained else new_ids(trained)
+    room, chosen = step.config.perplexity_tokens, []
+    for sequence in load_sequences(step.inputs["tokens"], "held_out", min(1024, shape.max_position_embeddings)):
+        ids = table[sequence.ids.astype(np.int64)][: room + 1]
+        if len(ids) > 1 and ids.min() >= 0:
+            chosen.append(ids)
+            room -= len(ids) - 1
+    return chosen
+
+
+def _perplexities(
+    folder: Path,
+    shape: "LlamaConfig",
+    sequences: "list[npt.NDArray[np.int64]]",
+    files: list[dict[str, Any]],
+    output: Output,
+) -> dict[str, Any]:
+    """Perplexity of the exported weights and of each GGUF file on the same tokens; empty where there is nothing to measure."""
+    from tinywave_core.devices import pick_device
+    from tinywave_core.exporters.perplexity import GgufTensors, perplexity
+    from tinywave_core.exporters.weights import Weights
+
+    if not sequences or not files:
+        return {}
+    device = pick_device(output.runtime)
+    exported = perplexity(Weights(folder), shape, sequences, device)
+    found = {
+        file["quantization"]: perplexity(GgufTensors(folder / file["file"], shape), shape, sequences, device)
+        for file in files
+    }
+    return {
+        "tokens": sum(len(ids) - 1 for ids in sequences),
+        "exported": _rounded(exported, 4),
+        "gguf": {name: _rounded(value, 4) for name, value in found.items()},
+        "loss": {
+            name: None if value is None or exported is None else round(value / exported - 1, 5)
+            for name, value in found.items()
+        },
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

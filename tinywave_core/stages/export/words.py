@@ -1,0 +1,29 @@
+"""The exported model and its voice in words and tables."""
+
+from tinywave_core.steps.base import Summary
+from tinywave_core.wording import figure
+
+
+def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
+    """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
+    names = {
+        "draft": "draft vocoder",
+        "light": "light vocoder",
+        "floor": "floor: another recording's speech",
+        "ceiling": "ceiling: the recording from its own mel spectrum",
+    }
+    return [
+        {
+            "speech": names[name],
+            "log-mel correlation": f"{figures['likeness']:.3f}",
+            "mel-cepstral distance, dB": f"{figures['cepstral_distance_db']:.2f}",
+        }
+        for name, figures in vocoder.get("quality", {}).get("vocoders", {}).items()
+    ]
+
+
+def rounding_losses(model: Summary) -> str:
+    """What the GGUF files of an export lose in perplexity, as in "; GGUF Q8_0 +0.01%"."""
+    losses = model.get("perplexity") or {}
+    told = ", ".join(f"{name.upper()} {figure(loss, '+.2%')}" for name, loss in losses.get("loss", {}).items())
+    return f"; perplexity of GGUF {told}" if told else ""

@@ -1,0 +1,41 @@
+"""The tokens in words."""
+
+from tinywave_core.steps.base import Summary
+
+
+def drift_text(tokens: Summary) -> str:
+    """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
+    if tokens.get("tokenizer_kind") == "release":
+        silent = tokens["unvoiced_chunks"]
+        voiceless = f" {silent} stretches without any voiced frame count as F0 = 0." if silent else ""
+        return f"The tokens are SpiritLM's own: nothing was fitted on this speech, so there is no drift to watch.{voiceless}"
+    drift = tokens.get("drift") or {}
+    if not drift:
+        return "No drift was measured."
+    worst = max(drift.values())
+    if worst < 0.05:
+        meaning = "the codebooks fit this audio as well as what they were fitted on"
+    elif worst < 0.15:
+        meaning = "some of this audio sounds different (other speakers or another microphone, or a small shard)"
+    else:
+        meaning = "some of this audio is unlike what the codebooks saw: consider `refresh.codebooks` = growth or always"
+    shards = f"{len(drift)} shard{'s' if len(drift) > 1 else ''}"
+    return (
+        f"The units of {shards} differ from those of the codebooks' fit by at most {worst:.3f} bits (Jensen-Shannon: 0 "
+        f"is the same distribution, 1 is nothing in common); {meaning}."
+    )
+
+
+def alignment_text(tokens: Summary) -> str:
+    """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
+    aligned = tokens.get("aligned")
+    if not aligned:
+        return ""
+    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in tokens["refused"].items())
+    patterns = ", ".join(f"{name} {count}" for name, count in tokens["patterns"].items())
+    documents = f" {tokens['documents']:,} documents of plain text stand beside them." if tokens["documents"] else ""
+    return (
+        f"{aligned['aligned']:,} of {aligned['utterances']:,} utterances ({aligned['aligned_hours'] * 60:.1f} min) have words with "
+        f"times, {aligned['words']:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
+        f"speech (S) and text (T): {patterns}; {tokens['switches']:,} tokens stand at a switch.{documents}"
+    )
