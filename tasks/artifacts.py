@@ -4,7 +4,6 @@ They are made from the manifests in the flow, not in the cached tasks, so a full
 most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.logging import get_run_logger
 
+from tinywave_core.escaping import Markdown, code, markdown, table, visible
 from tinywave_core.reporting import gap, plots, verdict
 from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import (
@@ -68,7 +68,7 @@ def _attempt(what: str, publish: Callable[[], Any]) -> None:
 def _page(key: str, row: StageRow, outputs: Outputs) -> None:
     latest = next(iter(outputs.values())).store.log("runs").latest()
     page = stage_markdown(row, outputs, latest or {})
-    create_markdown_artifact(page, key=key, description=f"{_status(row)}: {row.came_out}")
+    create_markdown_artifact(page, key=key, description=markdown(f"{_status(row)}: {row.came_out}"))
 
 
 def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> str:
@@ -112,7 +112,7 @@ def _evaluation_tables(outputs: Outputs) -> list[str]:
     return [
         part
         for title, (text, rows) in tables.items()
-        for part in (f"## {title}", cell(text), *([table(rows)] if rows else []))
+        for part in (f"## {title}", markdown(text), *([table(rows)] if rows else []))
     ]
 
 
@@ -141,7 +141,7 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 
 def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
-    rows = [{"file": f"`{entry.name}`", "size": verdict.size(entry.bytes)} for entry in files[:_MOST_FILES]]
+    rows = [{"file": code(entry.name), "size": verdict.size(entry.bytes)} for entry in files[:_MOST_FILES]]
     shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
     return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
 
@@ -251,7 +251,7 @@ def _steps(row: StageRow) -> str:
     rows = [
         {
             "part": step.part,
-            "artifact": f"`{step.artifact}`",
+            "artifact": code(step.artifact),
             "status": "cached" if step.cached else f"computed in {step.seconds:.1f} s",
             "why": step.why,
             "size": verdict.size(step.bytes),
@@ -275,7 +275,7 @@ def _rejects(key: str, outputs: Outputs) -> None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
+    return visible(text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…")
 
 
 def _durations(key: str, outputs: Outputs) -> None:
@@ -360,8 +360,8 @@ def _link(part: str, file: str, text: str) -> Callable[[str, Outputs], None]:
 def _place(key: str, url: str, text: str) -> None:
     """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
-    page = f"[{text}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
-    create_markdown_artifact(page, key=key, description=f"{text}: {url}")
+    page = f"[{markdown(text)}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
+    create_markdown_artifact(page, key=key, description=markdown(f"{text}: {url}"))
 
 
 def _image(key: str, png: bytes, about: str) -> None:
@@ -407,7 +407,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
     origins = [
         {
             "part": f"{_words(row.stage)}, {row.part}",
-            "artifact": f"`{row.ids[0]}`" + (f" and {len(row.ids) - 1} more" if len(row.ids) > 1 else ""),
+            "artifact": Markdown(code(row.ids[0]) + (f" and {len(row.ids) - 1} more" if len(row.ids) > 1 else "")),
             "made from": ", ".join(row.made_from) or "the source",
             "used by": ", ".join(row.used_by) or "nothing in this run",
         }
@@ -419,7 +419,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         table(stages),
         "## Teacher, student, undistilled control",
         table(verdict.comparison_rows(scores)),
-        "\n".join(f"- {sentence}" for sentence in [*verdict.verdict(scores), run.promotion.sentence]),
+        "\n".join(f"- {markdown(sentence)}" for sentence in [*verdict.verdict(scores), run.promotion.sentence]),
         "## Lineage",
         table(origins),
         "## Where it lies",
@@ -456,27 +456,6 @@ def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
     return "\n".join(["```mermaid", "flowchart TD", *nodes, *arrows, style, "```"])
 
 
-# Markdown --------------------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Row]) -> str:
-    """A GitHub-flavoured table; the columns are the keys of the first row."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(cell(str(value)) for value in line) + " |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Text that cannot end its cell or its line, nor open a tag, a link or a picture."""
-    escaped = re.sub(r"[\\|\[]", r"\\\g<0>", text)
-    return escaped.replace("<", "&lt;").replace("\n", " ")
-
-
-def code(text: str) -> str:
-    """A code span: nothing in it is markup but what would end it."""
-    return f"`{text.replace('`', chr(39)).replace(chr(10), ' ')}`"
-
-
 def link_of(url: str) -> str:
-    """What a browser opens: a file:// URL for a local path, any other URL as it is."""
-    return f"file://{quote(url)}" if url.startswith("/") else url
+    """What a browser opens, as it may stand in Markdown: a file:// URL for a local path, any other URL as it is."""
+    return f"file://{quote(url)}" if url.startswith("/") else quote(url, safe="/:?#@!$&'*+,;=%")
