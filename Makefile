@@ -86,7 +86,7 @@ bench-talk-attacks: setup  ## Measure how long anybody can keep `tinywave talk` 
 soak-talk: setup  ## Ask `tinywave talk` thousands of times, with hang-ups: memory and files must not grow (5 minutes)
 	@$(BIN)/python infra/benchmarks/talk_attacks.py --soak 5000 $(BENCH_ARGS)
 
-soak-watch: setup  ## Look for new audio 1,000 times in a folder that changes: memory and files must not grow (20 minutes)
+soak-watch: setup  ## Look for new audio 1,000 times in a folder that changes: memory and files must not grow (half an hour)
 	@$(BIN)/python infra/benchmarks/soak_watch.py $(BENCH_ARGS)
 
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
