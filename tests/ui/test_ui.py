@@ -216,6 +216,7 @@ def test_markup_of_recordings_is_text_on_prefects_pages(served: Served, page: Pa
     texts = "\n\n".join((f"# {markdown(' '.join(MARKUP))}", table(rows), *lines, *map(markdown, MARKUP)))
     plain = [{"file": text, "status": "rejected"} for text in MARKUP]
     page.goto(served.page)
+    page.get_by_role("link", name="Deployments").wait_for()  # signed in
     for kind, data in {"markdown": texts, "table": json.dumps(plain)}.items():
         about = markdown(" ".join(MARKUP))
         made = ask(served, "artifacts/", {"key": f"markup-{kind}", "type": kind, "data": data, "description": about})
