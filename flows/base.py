@@ -7,6 +7,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from flows.schedules import store_slot
+from tasks import terminal
 from tasks.artifacts import publish_stage
 from tasks.base import PrefectExecute
 from tasks.runners import Workers
@@ -48,5 +49,5 @@ def find_outputs(store: Store, ids: dict[str, str]) -> Outputs:
 def say(row: StageRow) -> None:
     """One line per stage, in the terminal and in the flow run's log."""
     line = row.line()
-    print(line, flush=True)
+    terminal.say(line, flush=True)
     get_run_logger().info(line)

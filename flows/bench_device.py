@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
+from tasks import terminal
 from tinywave_core.config.load import load_config, preset_names
 from tinywave_core.costs.ondevice import REAL_TIME, Bandwidth, expected, machine, read_bandwidth, student_of
 
@@ -19,7 +20,9 @@ def bench_device(threads: int, *, as_json: bool) -> int:
     best = max(probes, key=lambda probe: probe.bytes_per_s)
     rows = expected([student_of(name, load_config(name, {})) for name in preset_names()], best.bytes_per_s)
     if as_json:
-        print(json.dumps({"machine": about, "bandwidth": [asdict(p) for p in probes], "students": rows}, indent=1))
+        terminal.say(
+            json.dumps({"machine": about, "bandwidth": [asdict(p) for p in probes], "students": rows}, indent=1)
+        )
         return 0
     show = console()
     show.print(", ".join(f"{name.replace('_', ' ')}: {_told(value)}" for name, value in about.items()))

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
+from tasks import terminal
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
@@ -29,10 +30,12 @@ def verify_store(root: str) -> int:
         _show_findings(findings)
     number = len(census.artifacts)
     if not wrong:
-        print(f"{number} artifacts in {census.store.url} are as they were made")
+        terminal.say(f"{number} artifacts in {census.store.url} are as they were made")
         return 0
     places = len({finding.where for finding in wrong})
-    print(f"{places} places of {census.store.url} are wrong; the other artifacts of {number} are as they were made")
+    terminal.say(
+        f"{places} places of {census.store.url} are wrong; the other artifacts of {number} are as they were made"
+    )
     return 2
 
 
@@ -44,13 +47,13 @@ def repair_store(root: str) -> int:
         census = take_census(store)
         done += repair(census, verify(census, _Progress()))
         for each in done:
-            print(f"{each.where}: {each.what}")
+            terminal.say(f"{each.where}: {each.what}")
         left = [finding for finding in look(take_census(store)) if not finding.harmless]
     if not done:
-        print(f"nothing to repair in {store.url}")
+        terminal.say(f"nothing to repair in {store.url}")
     if left:
         _show_findings(left)
-        print(f"the next run computes what is missing again, with the same ids:\n  {_run_again(census)}")
+        terminal.say(f"the next run computes what is missing again, with the same ids:\n  {_run_again(census)}")
     return 0
 
 
@@ -67,7 +70,7 @@ def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) ->
         if yes:
             collect(census, garbage)
     what = f"{number} artifacts and leftovers, {garbage.bytes / 1e6:,.1f} MB; {garbage.kept} artifacts stay"
-    print(f"removed {what}" if yes else f"would remove {what}" + (": add --yes to do it" if number else ""))
+    terminal.say(f"removed {what}" if yes else f"would remove {what}" + (": add --yes to do it" if number else ""))
     return 0
 
 
@@ -79,29 +82,31 @@ def forget_recording(root: str, name: str, yes: bool) -> int:
         heard = find_heard(census, name)
         _show_heard(heard)
         if not yes:
-            print("nothing was removed: add --yes to do it")
+            terminal.say("nothing was removed: add --yes to do it")
             return 0
         forget(census, heard)
-    print(f"forgotten: {len(heard.artifacts)} artifacts are removed, only the digest of the file is kept")
-    print(f"the next run makes what is missing without it:\n  {_run_again(census)}")
+    terminal.say(f"forgotten: {len(heard.artifacts)} artifacts are removed, only the digest of the file is kept")
+    terminal.say(f"the next run makes what is missing without it:\n  {_run_again(census)}")
     return 0
 
 
 def _show_heard(heard: Heard) -> None:
     for digest in heard.digests:
-        print(f"{digest}")
+        terminal.say(f"{digest}")
     for path in heard.paths:
-        print(f"  {path}")
-    print(f"\nwent into {len(heard.artifacts)} artifacts, {sum(f.bytes for f in heard.artifacts) / 1e6:,.1f} MB:")
+        terminal.say(f"  {path}")
+    terminal.say(
+        f"\nwent into {len(heard.artifacts)} artifacts, {sum(f.bytes for f in heard.artifacts) / 1e6:,.1f} MB:"
+    )
     for folder in reversed(heard.artifacts):
-        print(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
+        terminal.say(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
     for pin in heard.pins:
-        print(f"  {pin}  points to one of them")
+        terminal.say(f"  {pin}  points to one of them")
     for report in heard.reports:
-        print(f"  {report}  shows one of them")
-    print("  unfinished work and everything that was set aside, for they do not say what they heard")
+        terminal.say(f"  {report}  shows one of them")
+    terminal.say("  unfinished work and everything that was set aside, for they do not say what they heard")
     if heard.beside:
-        print(
+        terminal.say(
             f"\n{heard.beside} other files lie in the same shards: the next run takes them from its source again, so "
             "pass one that still has them"
         )
@@ -115,7 +120,7 @@ def _show_findings(findings: Sequence[Finding]) -> None:
         table.add_row(finding.where, finding.what, finding.detail, finding.advice)
     console(width=150).print(table)
     if len(findings) > _MOST_ROWS:
-        print(f"and {len(findings) - _MOST_ROWS} more")
+        terminal.say(f"and {len(findings) - _MOST_ROWS} more")
 
 
 def _show_by_stage(folders: Sequence[Folder], leftovers: Iterable[int]) -> None:
@@ -156,5 +161,4 @@ class _Progress:
     def __call__(self, done: int, total: int) -> None:
         if sys.stderr.isatty() and (done == total or time.monotonic() - self._said > 0.2):
             self._said = time.monotonic()
-            end = "\n" if done == total else ""
-            print(f"\rchecked {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr, flush=True)
+            terminal.say_over(f"checked {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", last=done == total)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from flows import surroundings
-from tasks import stopping
+from tasks import stopping, terminal
 from tinywave_core.config.base import Device
 from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     if arguments is None:  # this process is ours alone
         atexit.register(_ignore_signals)
+        sys.excepthook = terminal.say_uncaught
         surroundings.speak_utf8()
         surroundings.find_home()
     parser = _parser()
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, rest = parser.parse_known_args(words)
         return int(options.command(options, rest) or 0)
     except TinyWaveError as error:
-        print(f"error: {error}", file=sys.stderr)
+        terminal.say(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has seen enough (`tinywave tokens … | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flows import environment, surroundings
 from flows.schedules import When, crash_zombies
 from flows.server import local_server
+from tasks import terminal
 from tinywave_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
 
         deployments = deployments_of(preset, settings, when)
         crash_zombies()
-        print(f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)")
+        terminal.say(
+            f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)"
+        )
         if not named:
             client = (
                 f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
             )
-            print("The address holds the password of this start. Prefect's clients in another shell need:")
-            print(f"  export {' '.join(client)}")
+            terminal.say("The address holds the password of this start. Prefect's clients in another shell need:")
+            terminal.say(f"  export {' '.join(client)}")
         sys.stdout.flush()
         prefect_serve(*deployments, pause_on_shutdown=False)
 
@@ -66,7 +69,9 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, 
         deployment.work_queue_name = queue_of(deployment.flow_name or "")
         deployment.job_variables = {"env": threads}
         deployment.apply(work_pool_name=pool, image=image, version_info=version)
-    print(f"work pool {pool}: " + ", ".join(f"{each.full_name} ({each.work_queue_name})" for each in deployments))
+    terminal.say(
+        f"work pool {pool}: " + ", ".join(f"{each.full_name} ({each.work_queue_name})" for each in deployments)
+    )
 
 
 def queue_of(flow_name: str) -> str:

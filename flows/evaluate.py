@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
+from tasks import terminal
 from tinywave_core.errors import ConfigError
 from tinywave_core.evals.suites.base import Suite
 from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite
@@ -76,7 +77,7 @@ def evaluate(
         if each.suite is not None:
             result, beside = own.results[each.label], other.results[each.label] if other else None
             compared = _compared(result, beside, each.suite)
-            print(f"{each.label} ({each.folder}): {_told(result)}")
+            terminal.say(f"{each.label} ({each.folder}): {_told(result)}")
             console().print(_shown(result, beside, compared))
             told.append(_summary(each, result, beside, compared))
     if folder:
@@ -136,7 +137,7 @@ def _score(
             path = out / "submission" / FOLDER[each.task] / f"{part}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(score_lines(wavs, score_recordings(lm, wavs, definition, progress)), encoding="utf-8")
-            print(f"{len(wavs)} scores to submit: {path}")
+            terminal.say(f"{len(wavs)} scores to submit: {path}")
             files.append(str(path.relative_to(out)))
     return Scored({"folder": model, "digest": lm.digest, "parameters": lm.parameters}, results, files)
 
@@ -216,7 +217,7 @@ def _write(folder: Path, own: Scored, other: Scored | None, summary: dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary | {"files": files}, ensure_ascii=False, indent=1)
     (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
-    print(f"scores and evaluation.json: {folder}")
+    terminal.say(f"scores and evaluation.json: {folder}")
 
 
 def _progress(label: str) -> "Progress":
@@ -227,10 +228,9 @@ def _progress(label: str) -> "Progress":
     def progress(done: int, total: int, note: str = "") -> None:
         nonlocal last
         if live:
-            print(f"\r\033[K{label}: {done} of {total} {note}", end="" if done < total else "\r\033[K", file=sys.stderr)
-            sys.stderr.flush()
+            terminal.say_over(f"{label}: {done} of {total} {note}" if done < total else "")
         elif time.monotonic() - last >= _LINE_EVERY_S and done < total:
             last = time.monotonic()
-            print(f"    {label}: {done} of {total} {note}", file=sys.stderr, flush=True)
+            terminal.say(f"    {label}: {done} of {total} {note}", file=sys.stderr, flush=True)
 
     return progress

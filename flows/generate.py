@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tasks import terminal
 from tinywave_core.tokenizers.prompts import OutputModality
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def generate(
         "wav": wav if wav and len(made.audio) else None,
         "timings": timings,
     }
-    print("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
+    terminal.say("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
     share = timings.get("bandwidth_share")
-    print(summary(made.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr)
+    terminal.say(summary(made.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr)
     return 0
 
 
@@ -154,7 +155,7 @@ def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) 
         if isinstance(event, AudioMade):
             write(event.samples)
         elif isinstance(event, TextMade) and out:
-            print(event.text, end="", file=out, flush=True)
+            terminal.say(event.text, end="", file=out, flush=True)
         yield event
 
 

@@ -4,6 +4,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
+from tasks import terminal
 from tinywave_core.run.promotion import LOG, Published, publish, published
 from tinywave_core.storage.store import Store
 
@@ -15,7 +16,9 @@ def publish_model(root: str, artifact: str | None) -> int:
         publish(store, store.resolve(artifact), "by hand")
     now = published(store)
     if now is None:
-        print(f"nothing is published in {store.url} yet: `tinywave run pipeline` does it, or `tinywave publish EXPORT`")
+        terminal.say(
+            f"nothing is published in {store.url} yet: `tinywave run pipeline` does it, or `tinywave publish EXPORT`"
+        )
         return 0
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("number", "published", "export", "why"):
@@ -23,5 +26,5 @@ def publish_model(root: str, artifact: str | None) -> int:
     for record in map(Published.model_validate, store.log(LOG).records()):
         shown.add_row(str(record.number), record.published_at, record.model, record.why)
     console().print(shown)
-    print(store.url_of(f"{now.model}/model"))
+    terminal.say(store.url_of(f"{now.model}/model"))
     return 0

@@ -9,6 +9,7 @@ from flows import environment
 from flows.console import console
 from flows.pipeline import pipeline, with_workers
 from flows.stages import STAGE_FLOWS
+from tasks import terminal
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.storage.store import Store
@@ -18,7 +19,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
     """Run the pipeline or one stage's flow; errors come out as they are, for the CLI to print."""
     started = time.monotonic()
     store = Store(config.root)  # a store that cannot be used is said before Prefect's server starts
-    print(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
+    terminal.say(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
     environment.protect_embedded_server()
     if what == "pipeline":
         record = RunRecord.model_validate(pipeline(config))
@@ -28,7 +29,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
     returned = with_workers(stage_flow, config)(config)
     console().print(_table([StageRow.model_validate(returned["row"])]))
     for artifact in returned["outputs"].values():
-        print(artifact)
+        terminal.say(artifact)
     return 0
 
 
@@ -37,12 +38,14 @@ def show_record(record: RunRecord, wall: float) -> None:
     console().print(_table(record.rows))
     inside = sum(row.seconds for row in record.rows)
     steps = sum(step.seconds for row in record.rows for step in row.steps)
-    print(f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing")
-    print(record.promotion.sentence)
-    print(f"student  {record.student}")
-    print(f"report   {record.report}")
+    terminal.say(
+        f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing"
+    )
+    terminal.say(record.promotion.sentence)
+    terminal.say(f"student  {record.student}")
+    terminal.say(f"report   {record.report}")
     for sample in record.samples:
-        print(f"sample   {sample}")
+        terminal.say(f"sample   {sample}")
 
 
 def _table(rows: list[StageRow]) -> Table:

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.console import console
+from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
@@ -49,7 +50,9 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         if stage == "ingestion" and config.source is not None:
             today = scan(config, store)
             forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
-            print(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
+            terminal.say(
+                f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}"
+            )
         try:
             if blocked:
                 raise NotYetComputedError(done[blocked])
@@ -76,7 +79,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     if explained:
         console(width=150).print(_explained(every))
     if what == "pipeline":
-        print(_budget(config, hours))
+        terminal.say(_budget(config, hours))
     return 0
 
 
@@ -182,16 +185,16 @@ def _show(artifact: Artifact) -> None:
     manifest = artifact.manifest
     if manifest is None:
         raise MissingInputError(f"{artifact.id} is damaged: files are missing or cut; run its stage again")
-    print(f"{artifact.id}  ({manifest.part})\n{artifact.url}")
-    print(
+    terminal.say(f"{artifact.id}  ({manifest.part})\n{artifact.url}")
+    terminal.say(
         f"made {manifest.created_at} in {manifest.seconds:.1f} s by TinyWave {manifest.code_version}, version {manifest.version}"
     )
     for title, value in (("from", manifest.inputs), ("settings", manifest.config | _short(manifest.params))):
-        print(f"\n{title}\n{json.dumps(value, indent=1)}")
-    print(f"\nsummary\n{json.dumps(manifest.summary, indent=1)}")
-    print("\nfiles")
+        terminal.say(f"\n{title}\n{json.dumps(value, indent=1)}")
+    terminal.say(f"\nsummary\n{json.dumps(manifest.summary, indent=1)}")
+    terminal.say("\nfiles")
     for entry in manifest.files:
-        print(f"  {entry.bytes:>12,}  {entry.sha256[:12]}…  {entry.name}")
+        terminal.say(f"  {entry.bytes:>12,}  {entry.sha256[:12]}…  {entry.name}")
 
 
 def _short(params: dict[str, Any]) -> dict[str, Any]:
@@ -232,9 +235,9 @@ def _print_forward(name: str, heard: set[str], by_id: dict[str, Manifest]) -> No
     reached = set(heard)
     while more := {i for i, m in by_id.items() if i not in reached and reached & _inputs(m)}:
         reached |= more
-    print(f"{name} went into {len(reached)} artifacts:")
+    terminal.say(f"{name} went into {len(reached)} artifacts:")
     for artifact_id in sorted(reached, key=lambda i: (STAGES.index(by_id[i].stage), by_id[i].created_at)):
-        print(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
+        terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
 
 def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[str, list[dict[str, Any]]]) -> None:
@@ -244,7 +247,7 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
         manifest = by_id.get(current)
         part = manifest.part if manifest else "not in the store any more"
         again = " (see above)" if current in seen else ""
-        print(f"{'  ' * depth}{current}  {part}{again}")
+        terminal.say(f"{'  ' * depth}{current}  {part}{again}")
         if manifest is None or again:
             return
         seen.add(current)
@@ -254,9 +257,9 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
     walk(artifact_id, 0)
     rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
     taken = [row for row in rows if row[2] == "accepted"]
-    print(f"\n{len(taken)} audio files went in:")
+    terminal.say(f"\n{len(taken)} audio files went in:")
     for path, digest, _ in taken:
-        print(f"  {digest[:12]}…  {path}")
+        terminal.say(f"  {digest[:12]}…  {path}")
 
 
 def _inputs(manifest: Manifest) -> set[str]:

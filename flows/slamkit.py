@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks import terminal
 from tinywave_core.errors import MissingInputError
 from tinywave_core.sequences.interleaving import text_decoder
 from tinywave_core.sequences.slamkit import write_features, write_tokens
@@ -33,7 +34,7 @@ def write_slamkit(root: str, artifact: str, folder: str) -> int:
         (row["utterance_id"], np.asarray(row["ids"], np.int64)) for row in _rows(tokens)
     )
     write_tokens(out / "tokens.jsonl", sequences, vocabulary, text_decoder(_tokenizer(store, vocabulary), vocabulary))
-    print(f"{out / 'features.jsonl'}\n{out / 'tokens.jsonl'}")
+    terminal.say(f"{out / 'features.jsonl'}\n{out / 'tokens.jsonl'}")
     return 0
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tasks import terminal
 from tinywave_core.errors import SurroundingError
 
 
@@ -71,7 +72,7 @@ def find_prefect_home(*, lasting: bool) -> None:
     if os.access(profiles, os.R_OK):
         os.environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
     os.environ["PREFECT_HOME"] = str(_temporary() / "prefect")
-    print(
+    terminal.say(
         f"note: {home} cannot be written ({why}): Prefect's files of this command are temporary; PREFECT_HOME names another folder",
         file=sys.stderr,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.generate import Loading
+from tasks import terminal
 
 SWITCH_S = 0.0005
 """After which a model gives Python's lock to the server: each of its many short steps waits for that (Python's own is ten times that)."""
@@ -37,7 +38,9 @@ def talk(
         generator = each.open()
         generator.warm_up()
         hosts.append(ModelHost(name, generator, limits))
-        print(f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True)
+        terminal.say(
+            f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True
+        )
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -46,11 +49,11 @@ def talk(
         ) from error
     config = TalkConfig(Server(hosts, limits).app(allowed_hosts), limits, timeout_graceful_shutdown=5)
     shown = f"[{host}]" if ":" in host else host
-    print(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+    terminal.say(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        terminal.say("\nstopped", file=sys.stderr)
         return 130
     return 0
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tasks import terminal
 from tinywave_core.checkpoints.spiritlm import Kind
 from tinywave_core.errors import TinyWaveError
 
@@ -33,11 +34,13 @@ def show_tokens(
         except TinyWaveError as error:
             failed += 1
             line = {"path": path, "error": str(error)}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        terminal.say(json.dumps(line, ensure_ascii=False), flush=True)
         if len(paths) > 1 and sys.stderr.isatty():
-            print(f"\r{number} of {len(paths)} files", end="\n" if number == len(paths) else "", file=sys.stderr)
+            terminal.say_over(f"{number} of {len(paths)} files", last=number == len(paths))
     if failed:
-        print(f"error: {failed} of {len(paths)} files could not be tokenized; their lines say why", file=sys.stderr)
+        terminal.say(
+            f"error: {failed} of {len(paths)} files could not be tokenized; their lines say why", file=sys.stderr
+        )
     return 2 if failed else 0
 
 

@@ -12,8 +12,9 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from flows.hooks import HOOKS
-from tasks.artifacts import cell, table
+from tasks import terminal
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.escaping import code, markdown, table
 from tinywave_core.stages.ingestion.corpus import Scan, scan
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.storage.store import Store, key_of
@@ -40,8 +41,8 @@ def watch(config: PipelineConfig) -> dict[str, int]:
     }
     sentence = said(today)
     get_run_logger().info(sentence)
-    print(sentence, flush=True)
-    create_markdown_artifact(page(today, counts), key="watch", description=sentence)
+    terminal.say(sentence, flush=True)
+    create_markdown_artifact(page(today, counts), key="watch", description=markdown(sentence))
     if today.new:
         emit_event(event=NEW_AUDIO, resource=resource(config), payload={**counts, "source": str(config.source)})
     return counts
@@ -66,8 +67,8 @@ def page(today: Scan, counts: dict[str, int]) -> str:
     """The counts, and the first of the new files."""
     new = [file for group in today.groups for file in group]
     rows: list[dict[str, Any]] = [{"files": name, "number": number} for name, number in counts.items()]
-    parts = [f"# {said(today)}", table(rows)]
+    parts = [f"# {markdown(said(today))}", table(rows)]
     if new:
-        shown = "\n".join(f"- `{cell(file.file.path)}`" for file in new[:20])
+        shown = "\n".join(f"- {code(file.file.path)}" for file in new[:20])
         parts += ["## New", shown + (f"\n\n… and {len(new) - 20} more" if len(new) > 20 else "")]
     return "\n\n".join(parts) + "\n"

@@ -4,8 +4,7 @@ They are made from the manifests in the flow, not in the cached tasks, so a full
 most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -18,15 +17,13 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from tinywave_core import plots
+from tinywave_core.escaping import Markdown, code, markdown, table
 from tinywave_core.reporting.clips import data_uri
 from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import stage_edges
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.run.stages import STAGE
-from tinywave_core.stages.evaluation.words import (
-    comparison_rows,
-    verdict,
-)
+from tinywave_core.stages.evaluation.words import comparison_rows, verdict
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Extra, Link, Picture, Table
 from tinywave_core.storage.store import Artifact, Store
@@ -66,7 +63,7 @@ def _attempt(what: str, publish: Callable[[], Any]) -> None:
 def _page(key: str, row: StageRow, outputs: Outputs) -> None:
     latest = next(iter(outputs.values())).store.log("runs").latest()
     page = stage_markdown(row, outputs, latest or {})
-    create_markdown_artifact(page, key=key, description=f"{_status(row)}: {row.came_out}")
+    create_markdown_artifact(page, key=key, description=markdown(f"{_status(row)}: {row.came_out}"))
 
 
 def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> str:
@@ -97,7 +94,7 @@ def _sections(stage: str, outputs: Outputs) -> list[str]:
     return [
         part
         for section in STAGE[stage].sections(outputs)
-        for part in (f"## {section.title}", cell(section.text), *([table(section.rows)] if section.rows else []))
+        for part in (f"## {section.title}", markdown(section.text), *([table(section.rows)] if section.rows else []))
     ]
 
 
@@ -126,7 +123,7 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 
 def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
-    rows = [{"file": f"`{entry.name}`", "size": size(entry.bytes)} for entry in files[:_MOST_FILES]]
+    rows = [{"file": code(entry.name), "size": size(entry.bytes)} for entry in files[:_MOST_FILES]]
     shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
     return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
 
@@ -145,7 +142,7 @@ def _steps(row: StageRow) -> str:
     rows = [
         {
             "part": step.part,
-            "artifact": f"`{step.artifact}`",
+            "artifact": code(step.artifact),
             "status": "cached" if step.cached else f"computed in {step.seconds:.1f} s",
             "why": step.why,
             "size": size(step.bytes),
@@ -172,8 +169,8 @@ def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) 
 def _place(key: str, url: str, text: str) -> None:
     """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
-    page = f"[{text}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
-    create_markdown_artifact(page, key=key, description=f"{text}: {url}")
+    page = f"[{markdown(text)}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
+    create_markdown_artifact(page, key=key, description=markdown(f"{text}: {url}"))
 
 
 def _image(key: str, png: bytes, about: str) -> None:
@@ -202,7 +199,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
     origins = [
         {
             "part": f"{_words(row.stage)}, {row.part}",
-            "artifact": f"`{row.ids[0]}`" + (f" and {len(row.ids) - 1} more" if len(row.ids) > 1 else ""),
+            "artifact": Markdown(code(row.ids[0]) + (f" and {len(row.ids) - 1} more" if len(row.ids) > 1 else "")),
             "made from": ", ".join(row.made_from) or "the source",
             "used by": ", ".join(row.used_by) or "nothing in this run",
         }
@@ -214,7 +211,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         table(stages),
         "## Teacher, student, undistilled control",
         table(comparison_rows(scores)),
-        "\n".join(f"- {sentence}" for sentence in [*verdict(scores), run.promotion.sentence]),
+        "\n".join(f"- {markdown(sentence)}" for sentence in [*verdict(scores), run.promotion.sentence]),
         "## Lineage",
         table(origins),
         "## Where it lies",
@@ -251,27 +248,6 @@ def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
     return "\n".join(["```mermaid", "flowchart TD", *nodes, *arrows, style, "```"])
 
 
-# Markdown --------------------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A GitHub-flavoured table; the columns are the keys of the first row."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(cell(str(value)) for value in line) + " |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Text that cannot end its cell or its line, nor open a tag, a link or a picture."""
-    escaped = re.sub(r"[\\|\[]", r"\\\g<0>", text)
-    return escaped.replace("<", "&lt;").replace("\n", " ")
-
-
-def code(text: str) -> str:
-    """A code span: nothing in it is markup but what would end it."""
-    return f"`{text.replace('`', chr(39)).replace(chr(10), ' ')}`"
-
-
 def link_of(url: str) -> str:
-    """What a browser opens: a file:// URL for a local path, any other URL as it is."""
-    return f"file://{quote(url)}" if url.startswith("/") else url
+    """What a browser opens, as it may stand in Markdown: a file:// URL for a local path, any other URL as it is."""
+    return f"file://{quote(url)}" if url.startswith("/") else quote(url, safe="/:?#@!$&'*+,;=%")

@@ -21,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tasks import stopping
+from tasks import stopping, terminal
+from tinywave_core.escaping import markdown, visible
 from tinywave_core.progress import Progress as StepProgress
 from tinywave_core.steps.base import Step
 
@@ -67,7 +68,7 @@ class _Bar:
                     TextColumn("  {task.description}"),
                     BarColumn(30),
                     MofNCompleteColumn(),
-                    TextColumn("{task.fields[note]}"),
+                    TextColumn("{task.fields[note]}", markup=False),
                     TimeElapsedColumn(),
                     TimeRemainingColumn(),
                 )
@@ -82,7 +83,7 @@ class _Bar:
         if done < self.done:  # the next round over the same things has a pace of its own
             _bars.reset(self.row)
         self.done = done
-        _bars.update(self.row, completed=done, total=total, note=note)
+        _bars.update(self.row, completed=done, total=total, note=visible(note))
 
     def close(self) -> None:
         global _bars, _running
@@ -111,7 +112,9 @@ class _Lines:
         if now - self.last >= _LINE_EVERY_S and done < total:
             self.last = now
             left = (now - self.started) * (total - done) / max(done, 1)
-            print(f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            terminal.say(
+                f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True
+            )
 
     def close(self) -> None:
         pass
@@ -143,7 +146,7 @@ class HoursProgress:
             self.last = now
             left = (now - self.started) * (self.total - self.done) / self.done
             said = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left / 3600:.2f} h left"
-            print(f"    {said}", file=sys.stderr, flush=True)
+            terminal.say(f"    {said}", file=sys.stderr, flush=True)
 
 
 class _ProgressArtifact:
@@ -170,6 +173,8 @@ class _ProgressArtifact:
         """A server that is being restarted shows it the next time; a training does not end over its picture."""
         with contextlib.suppress(httpx.HTTPError):
             if self.id is None:
-                self.id = create_progress_artifact(percent, key=self.key, description=f"{self.description}: {note}")  # type: ignore[assignment]
+                self.id = create_progress_artifact(
+                    percent, key=self.key, description=markdown(f"{self.description}: {note}")
+                )  # type: ignore[assignment]
             else:
-                update_progress_artifact(self.id, percent, description=f"{self.description}: {note}")
+                update_progress_artifact(self.id, percent, description=markdown(f"{self.description}: {note}"))

@@ -150,7 +150,7 @@ def flags(source: Path, store: Path) -> dict[str, str]:
 def compute_here(source: Path, store: Path) -> Cost:
     """The pipeline in a process of its own, without Prefect."""
     code = (
-        "import json, sys; from tinywave_core.config.load import load_config; from tinywave_core.pipeline import run_pipeline;"
+        "import json, sys; from tinywave_core.config.load import load_config; from tinywave_core.run.pipeline import run_pipeline;"
         "from tinywave_core.storage.store import Store; config = load_config('demo', json.loads(sys.argv[1]));"
         "run_pipeline(config, Store(config.root))"
     )

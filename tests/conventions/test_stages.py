@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "tinywave_core/stages": {"base", "gap", "generated", "interleaving", "pins", "probes", "vocoder"},
     "tinywave_core/config": {"base", "interleaving", "load", "pipeline", "promotion", "vocoder"},
-    "tasks": {"artifacts", "base", "progress", "runners", "stopping"},
+    "tasks": {"artifacts", "base", "progress", "runners", "stopping", "terminal"},
     "flows": {
         "base",
         "bench_device",

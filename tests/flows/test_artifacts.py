@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from prefect import flow
 from prefect.client.orchestration import get_client
 
+from flows import watch
 from tasks import artifacts
-from tasks.artifacts import cell, link_of, publish_run, publish_stage, run_markdown, stage_markdown, table
+from tasks.artifacts import link_of, publish_run, publish_stage, run_markdown, stage_markdown
 from tests.conftest import Finished
+from tests.fixtures.markup import MARKUP
 from tests.fixtures.small_run import small_run
+from tinywave_core.audio.sidecars import Label
+from tinywave_core.audio.source import SourceFile
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.run.record import Outputs, RunRecord, StageRow
+from tinywave_core.run.record import RunRecord, StageRow
+from tinywave_core.stages.ingestion.corpus import NewFile, Scan
+from tinywave_core.steps.base import Outputs
 
 Published = dict[str, dict[str, Any]]
 
@@ -174,14 +181,14 @@ def test_a_failure_to_publish_is_a_warning_that_names_what_failed(
     assert "could not publish the page of ingestion: ConnectionError: the server is gone" in caplog.text
 
 
-def test_a_cell_can_end_neither_its_table_nor_its_text():
-    assert table([{"a": "x|y\nz", "b": "<script>"}]).splitlines()[2] == "| x\\|y z | &lt;script> |"
-    assert cell("plain") == "plain"
-    # CommonMark: a backslash before a backslash or a bracket makes it text, so this is no picture and no link.
-    assert cell("![a](http://b) \\[c](javascript:d)") == "!\\[a](http://b) \\\\\\[c](javascript:d)"
-
-
-@pytest.mark.parametrize(("url", "link"), [("/a b/c", "file:///a%20b/c"), ("s3://bucket/a", "s3://bucket/a")])
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("/a b/c", "file:///a%20b/c"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("s3://bucket/a) [b](c", "s3://bucket/a%29%20%5Bb%5D%28c"),
+    ],
+)
 def test_local_places_are_links_that_a_browser_opens(url: str, link: str):
     assert link_of(url) == link
 
@@ -192,3 +199,27 @@ def test_the_page_of_evaluation_has_probes_and_the_gap(finished: Finished):
     assert "## Probes\n" in page
     assert "nats (KL) from the teacher's" in page
     assert "| 0 ← 1 |" in page and "| units |" in page
+
+
+def test_names_of_others_are_text_on_every_page(tmp_path: Path):
+    """Read by markdown-it, each page has what it has where names are plain words."""
+    plain, marked = every_page(tmp_path, "word"), every_page(tmp_path, " ".join(MARKUP))
+    assert [kinds(page) for page in marked] == [kinds(page) for page in plain]
+    assert all("canary" in page for page in marked)
+
+
+def every_page(folder: Path, name: str) -> list[str]:
+    """Of a run in which a reason, the start of the student, a new file and the folder of the store have this name."""
+    went_on = {"started_from": name, "new_sequences": 7, "replayed_sequences": 5, "continuations": 2}
+    root = folder / name.replace("/", "")[:200]
+    record, outputs = small_run(root, corpus={"reasons": {name: 3}}, student=went_on)
+    file = NewFile(SourceFile(name, name, 1, ""), "0" * 64, Label())
+    watched = watch.page(Scan(name, found=1, new=1, groups=((file,),)), {"found": 1})
+    return [watched, run_markdown(record, outputs, []), *(stage_markdown(row, outputs, {}) for row in record.rows)]
+
+
+def kinds(page: str) -> list[str]:
+    """Everything in a page but its plain text and what stands in code."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(page)
+    inner = [child.type for token in tokens for child in token.children or ()]
+    return [t.type for t in tokens] + [kind for kind in inner if kind not in ("text", "text_special", "code_inline")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from tests.fixtures.tiny import SETTINGS, copy_clips
 
@@ -24,6 +24,16 @@ ELSEWHERE = "rebound.example"
 RESOLVES = f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--autoplay-policy=no-user-gesture-required"]
 PATIENCE_S = 300  # server and runner together took 190 s to start on two cores with a load of eight
+
+
+SHOTS = os.environ.get("TINYWAVE_SCREENSHOTS")
+"""A folder where the tests leave pictures of what they see."""
+
+
+def shot(page: Page, name: str) -> None:
+    if SHOTS:
+        size = page.viewport_size or {"width": 0}
+        page.screenshot(path=f"{SHOTS}/{name}-{size['width']}.png")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.conftest import Finished
 from tests.fixtures.serving import PATIENCE_S, Serving, load, serve, talkative, with_room
 from tests.fixtures.tiny import CLIPS
-from tests.ui.conftest import FLAGS
+from tests.ui.conftest import FLAGS, shot
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.serving.limits import Limits
 
-SHOTS = os.environ.get("TINYWAVE_SCREENSHOTS")
-"""A folder where the tests leave pictures of what they see."""
+MARKED = '<img src="http://canary.example/seen.png" onerror="alert(1)">'
+"""What names and texts may be."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def serving(finished: Finished, chromium: Browser, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("talk")
     place = Path(given) if given else with_room(finished.outputs["model"].path("model"), folder / "model")
     generator = talkative(load(place))
-    with serve({"student": generator, "another": generator}, Limits(prompt_s=20)) as running:
+    with serve({"student": generator, MARKED: generator}, Limits(prompt_s=20)) as running:
         yield running
 
 
@@ -66,18 +66,14 @@ def page(request: pytest.FixtureRequest, chromium: Browser, serving: Serving) ->
             complaints.append(asked.url) if serving.url not in asked.url and asked.url.startswith("http") else None
         ),
     )
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
     page.goto(serving.url)
     page.wait_for_selector("body[data-ready]")
     yield page
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("img, [onerror], [href^=javascript]").count() == 0
     context.close()
     assert not complaints
-
-
-def shot(page: Page, name: str) -> None:
-    if SHOTS:
-        size = page.viewport_size or {"width": 0}
-        page.screenshot(path=f"{SHOTS}/{name}-{size['width']}.png")
 
 
 def come(page: Page, expression: str) -> None:
@@ -114,11 +110,11 @@ def test_what_is_said_goes_on_and_is_heard(page: Page):
 
 
 def test_what_is_typed_goes_on_as_speech_and_plays_again(page: Page):
-    page.get_by_label("Text to continue").fill("Once upon a time")
+    page.get_by_label("Text to continue").fill(f"Once {MARKED} [upon](javascript:alert(2)) a time")
     page.keyboard.press("Enter")
     come(page, "Number(document.body.dataset.played) > 0.1")
     be(page, "idle")
-    expect(page.locator(".prompt .words")).to_have_text("Once upon a time")
+    expect(page.locator(".prompt .words")).to_have_text(f"Once {MARKED} [upon](javascript:alert(2)) a time")
     page.get_by_role("button", name="Play again").click()
     be(page, "speaking")
     page.get_by_role("button", name="Stop").click()
@@ -129,13 +125,15 @@ def test_what_is_typed_goes_on_as_speech_and_plays_again(page: Page):
 
 
 def test_a_recording_is_opened_and_answered_in_writing(page: Page, recording: Path):
-    page.get_by_label("Model").select_option("another")
+    """The name of the model and that of the file are markup: both stand there as text."""
+    page.get_by_label("Model").select_option(MARKED)
     page.locator("label", has_text="Text").first.click()
-    page.locator("#file").set_input_files(recording)
+    named = {"name": f"{MARKED}.wav", "mimeType": "audio/wav", "buffer": recording.read_bytes()}
+    page.locator("#file").set_input_files(named)
     page.wait_for_selector(".answer[data-status=completed]")
     be(page, "idle")
-    expect(page.locator(".answer .who")).to_have_text("another")
-    expect(page.locator(".prompt .note")).to_contain_text("said.wav, ")
+    expect(page.locator(".answer .who")).to_have_text(MARKED)
+    expect(page.locator(".prompt .note")).to_contain_text(f"{MARKED}.wav, ")
     assert page.locator(".answer .words").inner_text() or page.get_by_text("has nothing to add").is_visible()
     shot(page, "written")
 
@@ -155,11 +153,10 @@ def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path):
     import numpy as np
 
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
-    (tmp_path / "notes.wav").write_text("this is no audio")
     page.locator("#file").set_input_files(tmp_path / "silence.wav")
     expect(page.get_by_role("alert").filter(has_text="it is silent")).to_be_visible()
     be(page, "idle")
-    page.locator("#file").set_input_files(tmp_path / "notes.wav")
-    expect(page.get_by_role("alert").filter(has_text="notes.wav is no recording")).to_be_visible()
+    page.locator("#file").set_input_files({"name": MARKED, "mimeType": "audio/wav", "buffer": b"this is no audio"})
+    expect(page.get_by_role("alert").filter(has_text=f"{MARKED} is no recording")).to_be_visible()
     be(page, "idle")
     shot(page, "refused")

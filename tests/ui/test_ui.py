@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Frame, Locator, Page, expect
 
+from tests.fixtures.markup import MARKUP, RUN
 from tests.fixtures.strangers import password
-from tests.ui.conftest import ELSEWHERE, PATIENCE_S, Served
+from tests.ui.conftest import ELSEWHERE, PATIENCE_S, Served, shot
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.escaping import code, markdown, table
 
 pytestmark = pytest.mark.timeout(900)  # minutes, on a machine that does much beside
 STEPS = "9"  # of distillation: another number than in the form's defaults
@@ -201,6 +203,30 @@ def listen(page: Page) -> list[str]:
     page.on("console", lambda message: heard.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: heard.append(str(error)))
     return heard
+
+
+def test_markup_of_recordings_is_text_on_prefects_pages(served: Served, page: Page):
+    """Each way to markup in a heading, a cell, a list, a code span and a description; what would run or be fetched shows itself."""
+    heard: list[str] = []  # what is asked for, and what only the policy of the page held back
+    page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: heard.append(request.url) if "canary" in request.url else None)
+    page.on("console", lambda message: heard.append(message.text) if "canary" in message.text else None)
+    rows = [{"file": text, "in code": code(text), "status": "rejected"} for text in MARKUP]
+    lines = (f"- {markdown(text)}\n- {code(text)}" for text in MARKUP)
+    texts = "\n\n".join((f"# {markdown(' '.join(MARKUP))}", table(rows), *lines, *map(markdown, MARKUP)))
+    plain = [{"file": text, "status": "rejected"} for text in MARKUP]
+    page.goto(served.page)
+    page.get_by_role("link", name="Deployments").wait_for()  # signed in
+    for kind, data in {"markdown": texts, "table": json.dumps(plain)}.items():
+        about = markdown(" ".join(MARKUP))
+        made = ask(served, "artifacts/", {"key": f"markup-{kind}", "type": kind, "data": data, "description": about})
+        page.goto(f"{served.url}/v2/artifacts/artifact/{made['id']}")
+        page.get_by_role("cell", name=MARKUP[0], exact=True).first.wait_for()
+        shot(page, f"markup-{kind}")
+        cells = [" ".join(text.split()) for text in page.get_by_role("cell").all_inner_texts()]
+        assert [text for text in MARKUP if cells.count(text) != (2 if kind == "markdown" else 1)] == [], kind
+        assert page.locator(RUN).count() == 0, kind
+    assert heard == []
 
 
 # A page of somebody else's, in the browser that is signed in ---------------------------------------------------------

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
+from tinywave_core.escaping import code, markdown, table, yaml_text
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import ratio, with_interval
@@ -44,9 +43,9 @@ def model_card(card: Card) -> str:
     vocabulary, student = card.vocabulary, card.student
     expressive = f", {vocabulary.pitch} pitch codes at 12.5 Hz and {vocabulary.style} style codes at 1 Hz"
     return f"""---
-{yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True, width=1000)}---
+{yaml_text(_front_matter(card))}---
 
-# {card.name}
+# {markdown(card.name)}
 
 A speech language model of {student["parameters"] / 1e6:.2f} M parameters in {student["layers"]} blocks, distilled from a
 teacher of {student["teacher_parameters"] / 1e6:.2f} M after "Efficient Interleaved Speech Modeling through Knowledge
@@ -76,7 +75,7 @@ audio (with SpiritLM's tokens it names the files of its release, which are not i
 Trained on {_length(card.data.hours)} of speech: {card.data.utterances:,} utterances of {card.data.recordings:,} recordings. The corpus
 keeps no record of their licences.
 
-{chr(10).join(f"- {part}: `{artifact}`" for part, artifact in card.lineage.items())}
+{chr(10).join(f"- {markdown(part)}: {code(artifact)}" for part, artifact in card.lineage.items())}
 
 ## Limits
 
@@ -138,18 +137,18 @@ def _plain(probe: str) -> str:
 def _licence(licence: Licence) -> str:
     named = licence.name or licence.id
     if named is None:
-        return licence.why
-    place = f" ({licence.link})" if licence.link else ""
+        return markdown(licence.why)
+    place = f" ({markdown(licence.link)})" if licence.link else ""
     copied = licence.link == "LICENSE"
     duty = (
         "a copy lies beside this card" if copied else "put a copy of it beside this card before you pass the model on"
     )
     if licence.name == "fair-noncommercial-research-license":
         return (
-            f"**FAIR Noncommercial Research License**{place}: {duty}. {licence.why} The licence binds derivatives, such as this "
+            f"**FAIR Noncommercial Research License**{place}: {duty}. {markdown(licence.why)} The licence binds derivatives, such as this "
             "model, and what it generates: noncommercial research only. The recordings' licences bind as well."
         )
-    return f"**{named}**{place}. {licence.why} The recordings' licences bind as well."
+    return f"**{markdown(named)}**{place}. {markdown(licence.why)} The recordings' licences bind as well."
 
 
 # Scores ----------------------------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ def _sections(card: Card) -> str:
         "items; in brackets stand 95 % intervals."
     )
     return "\n\n".join(
-        [_table(_likelihood(card.scores)), about, *_continuation(card), *_probes(card), *_generated(card)]
+        [table(_likelihood(card.scores)), about, *_continuation(card), *_probes(card), *_generated(card)]
     )
 
 
@@ -195,7 +194,7 @@ def _continuation(card: Card) -> list[str]:
         for key, label in _LABELS.items()
     ]
     head = f"What comes after a prompt of {found['prompt_s']:g} s, in {found['utterances']} utterances of {found['min_s']:g} s and more:"
-    return [head, _table(rows)]
+    return [head, table(rows)]
 
 
 def _probes(card: Card) -> list[str]:
@@ -214,7 +213,7 @@ def _probes(card: Card) -> list[str]:
             with_interval(kept, "above_chance", ".0%") if known else "undefined: teacher not surely above chance"
         )
         rows.append(row)
-    return ["Pairs of recordings of which one is wrong from its middle on (chance is 50 %):", _table(rows)]
+    return ["Pairs of recordings of which one is wrong from its middle on (chance is 50 %):", table(rows)]
 
 
 def _generated(card: Card) -> list[str]:
@@ -228,9 +227,4 @@ def _generated(card: Card) -> list[str]:
         row["nothing heard in"] = f"{found['empty']} of {card.generated['items']}"
         rows.append(row)
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"
-    return [head, _table(rows)]
-
-
-def _table(rows: list[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [head, table(rows)]

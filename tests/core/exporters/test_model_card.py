@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
+from tests.fixtures.markup import MARKUP
 from tests.fixtures.small_run import SUMMARIES
+from tinywave_core.escaping import visible
 from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
@@ -84,3 +87,26 @@ def test_data_and_lineage_are_told_and_that_licences_are_not_known(text: str):
 def test_who_passes_a_student_of_spiritlm_on_is_told_to_add_the_licence():
     assert "put a copy of it beside this card" in model_card(replace(CARD, licence=FAIR))
     assert "a copy lies beside this card" in model_card(replace(CARD, licence=replace(FAIR, link="LICENSE")))
+
+
+@pytest.mark.parametrize("hostile", [*MARKUP, "a\n---\nlicense: mit\n\n# b", "\x1b[2J\u202ea"])
+def test_what_a_teacher_and_its_licence_call_themselves_is_text(hostile: str):
+    """Read as a hub does, by markdown-it: the only links, code and emphasis are those of the card of plain words."""
+    claimed = Licence(f"The teacher's README says {hostile}.", hostile, hostile, hostile, hostile)
+    card = replace(CARD, name=hostile, licence=claimed)
+    plain = replace(
+        CARD, name="word", licence=Licence("The teacher's README says word.", "word", "word", "word", "word")
+    )
+    _, front, body = model_card(card).split("---\n", 2)
+    values = yaml.safe_load(front)
+    assert [values[name] for name in ("license", "license_name", "license_link", "base_model")] == [hostile] * 4
+    assert values["model-index"][0]["name"] == hostile
+    assert kinds(body) == kinds(model_card(plain).split("---\n", 2)[2])
+    assert visible(model_card(card)) == model_card(card)
+
+
+def kinds(body: str) -> list[str]:
+    """Everything in a page of Markdown but its plain text."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
+    inner = [child.type for token in tokens for child in token.children or ()]
+    return [token.type for token in tokens] + [kind for kind in inner if kind not in ("text", "text_special")]

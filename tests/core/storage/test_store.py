@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_whatever_the_library_called_it(tmp_path):
         import sys, torch
         from tinywave_core.config.export import ExportConfig
         from tinywave_core.errors import StoreFullError
-        from tinywave_core.stages.base import Step, compute
+        from tinywave_core.steps.base import Step, compute
         from tinywave_core.storage.store import Store
 
         def run(step, output):

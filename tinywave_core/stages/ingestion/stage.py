@@ -3,6 +3,7 @@
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
+from tinywave_core.escaping import visible
 from tinywave_core.stages.ingestion import corpus
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.steps.base import Execute, Outputs
@@ -64,7 +65,7 @@ def rejects_table(outputs: Outputs) -> Table | None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
+    return visible(text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…")
 
 
 def durations(outputs: Outputs) -> Picture | None:
