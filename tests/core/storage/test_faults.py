@@ -13,6 +13,7 @@ import pytest
 from tests.fixtures.faults import WallClock, lagging_listings
 from tests.fixtures.small_artifact import commit, write_files
 from tinywave_core.config.export import ExportConfig
+from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.stages.base import Output, Step, compute
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
@@ -73,12 +74,11 @@ def test_five_writers_commit_each_shard_once_and_number_their_records_without_a_
     assert all(Store(url).find(shard).path("data/hello.txt").read_text() == "hello" for shard in SHARDS)
 
 
-def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_made_again():
+def live_with_lagging_listings(store: Store) -> None:
     """Every listing is three listings old: at first it shows nothing, then older pins than there are."""
-    store = Store("memory://lagging")
     base = made(store, "base")
     store.log("pins/x").append(pin(base))
-    with lagging_listings(3):
+    with lagging_listings(store, 3):
         for number in range(4):
             pinned = made(store, f"pinned {number}", base)
             store.log("pins/x").append(pin(pinned))
@@ -91,6 +91,31 @@ def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_ma
             assert store.find(pinned.id).complete and store.find(base.id).complete
             assert all(artifact.complete for artifact in store.find_all([pinned.id, base.id] * 3))
     assert [record["artifact"] for record in store.log("pins/x").records()][-1] == pinned.id
+
+
+def lose_what_a_listing_still_shows(store: Store) -> None:
+    """A file is gone, the listing of before has it: nothing is made from what the listing says, and the next look knows."""
+    base = made(store, "base")
+    with lagging_listings(store, 1):
+        assert all(artifact.complete for artifact in store.find_all([base.id] * 4))
+        store.delete(f"{base.id}/name")
+        for taken in store.find_all([base.id] * 4):
+            if taken.complete:
+                with pytest.raises(DamagedArtifactError, match=r"/name is gone from .*run its stage again"):
+                    taken.path("name")
+        assert not store.find(base.id).complete
+        assert made(store, "base").path("name").read_text() == "base"
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://lagging"])
+def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_made_again(url: str, tmp_path: Path):
+    live_with_lagging_listings(Store(url.format(tmp_path)))
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://lagging-behind"])
+def test_what_a_lagging_listing_still_shows_is_never_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # else a copy of the last run would do
+    lose_what_a_listing_still_shows(Store(url.format(tmp_path)))
 
 
 @pytest.mark.parametrize("url", ["{}/store", "memory://jumping"])
