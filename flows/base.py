@@ -28,9 +28,9 @@ def run_stage(
     started = time.monotonic()
     store = Store(config.root)
     # Inside the pipeline the slot is the pipeline's.
-    with store_slot(config) if inputs is None else nullcontext(), on_sigterm(), store.lock(f"tinywave {stage}"):
+    with store_slot(config) if inputs is None else nullcontext(), store.lock(f"tinywave {stage}"):
         done = outputs_before(stage, config, store) if inputs is None else find_outputs(store, inputs)
-        with Workers(config.runtime) as workers:
+        with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(run_step, workers)
             made = build_stage(stage, config, store, done, execute)
     row = stage_row(
