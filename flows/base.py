@@ -28,9 +28,9 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
     started = time.monotonic()
     store = Store(config.root)
     # Inside the pipeline the slot is the pipeline's.
-    with store_slot(config) if inputs is None else nullcontext(), on_sigterm(), store.lock(f"tinywave {stage.name}"):
+    with store_slot(config) if inputs is None else nullcontext(), store.lock(f"tinywave {stage.name}"):
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
-        with Workers(config.runtime) as workers:
+        with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
             made = stage.build(config, store, done, execute)
     row = stage_row(

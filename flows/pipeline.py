@@ -37,7 +37,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     check_run(config)
     outputs: dict[str, str] = {}
     rows: list[StageRow] = []
-    with store_slot(config), on_sigterm(), store.lock("tinywave pipeline"):
+    with store_slot(config), store.lock("tinywave pipeline"), on_sigterm():
         for stage_flow in STAGE_FLOWS:
             # The pipeline's own heartbeat tells that the process lives; each further one costs up to a second at its end.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

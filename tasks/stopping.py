@@ -1,32 +1,23 @@
 """Whether this process was asked to stop: a thread cannot be interrupted, so its step looks here as it progresses."""
 
 import contextlib
-import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType
 
 requested = threading.Event()
 
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[None]:
-    """Steps hear of SIGTERM too: it is how Prefect cancels a run, with 30 s before it kills. Outside the main thread,
-    which alone gets signals, this does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
+    """Steps hear of SIGTERM too: it is how Prefect cancels a run, with 30 s before it kills.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        requested.set()
-        if callable(before):
-            before(number, frame)
-        else:
-            raise KeyboardInterrupt
+    To be entered last, so that nothing waits for the steps before they know. The signal itself is left to Prefect's handler: where
+    another one is installed Prefect takes a cancelled run for a crashed one.
+    """
+    from prefect.exceptions import TerminationSignal  # the command line imports this module before Prefect is set up
 
-    signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except TerminationSignal:
+        requested.set()
+        raise

@@ -76,10 +76,9 @@ class Folder:
 
 def soak(looks: int, place: Path) -> int:
     """Look, change the source, look again; status 1 where a count was wrong or something grew."""
-    from tinywave_core.run.pipeline import run_pipeline
-
     from flows.watch import watch
     from tests.fixtures.tiny import copy_clips, tiny_config
+    from tinywave_core.run.pipeline import run_pipeline
     from tinywave_core.storage.store import Store
 
     folder = Folder(copy_clips(place / "speech"))

@@ -63,6 +63,8 @@ SUMMARIES = {
         "tokenizer": "tokenization/" + "d" * 32,
         "tokenizer_kind": "codebooks",
     },
+    "shard": {"train_tokens": 9, "vocabulary": {}},
+    "interleaved": {"train_tokens": 9, "vocabulary": {}},
     "logits": {"shards": ["logit_caching/" + "e" * 32]},
 }
 
@@ -90,14 +92,8 @@ def made_up(store: Store, stage: str, part: str, artifact_id: str | None = None)
     return store.find(f"{stage}/{digest}", part)
 
 
-@pytest.fixture(scope="module")
-def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Fingerprints of all steps of all stages with the default config, by "stage/part"."""
-    folder: Path = tmp_path_factory.mktemp("golden")
-    (folder / "speech").mkdir()
-    (folder / "speech" / "one.wav").write_bytes(b"RIFF")
-    config = PipelineConfig(source=str(folder / "speech"))
-    store = Store(str(folder / "store"))
+def planned_steps(config: PipelineConfig, store: Store) -> list[Step]:
+    """All steps of all stages, each on inputs with made-up ids."""
     made_up(store, "ingestion", "shard", AUDIO)
     made_up(store, "tokenization", "shard", TRAIN)
     made_up(store, "tokenization", "shard", HELD_OUT)
@@ -114,6 +110,17 @@ def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         patch.setattr(probes, "vad_name", lambda: "vad")
         for stage in STAGES:
             done |= build_stage(stage, config, store, done, note)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Fingerprints of all steps of all stages with the default config, by "stage/part"."""
+    folder: Path = tmp_path_factory.mktemp("golden")
+    (folder / "speech").mkdir()
+    (folder / "speech" / "one.wav").write_bytes(b"RIFF")
+    config = PipelineConfig(source=str(folder / "speech"))
+    steps = planned_steps(config, Store(str(folder / "store")))
     return {f"{step.stage}/{step.part}": step.fingerprint for step in steps}
 
 

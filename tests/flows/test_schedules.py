@@ -1,10 +1,15 @@
 """Flows that run by themselves: on a schedule, or when there is new audio; and one at a time on one store."""
 
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.events import emit_event
+from prefect.server.schemas.schedules import CronSchedule
 
 from flows import watch as watch_module
 from flows.deployments import deployments_of
@@ -36,6 +41,26 @@ def test_a_cron_schedule_is_the_pipelines_and_has_its_time_zone():
     (schedule,) = found.pop("pipeline").schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 2 * * 1", "Europe/Berlin")
     assert not any(each.schedules for each in found.values())
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"])
+@pytest.mark.parametrize("cron", ["30 2 * * *", "15 1 * * *"])
+def test_a_daily_schedule_runs_once_each_day_also_where_an_hour_is_lost_or_comes_twice(zone: str, cron: str):
+    """The server's scheduler asks at any moment, and a time that it has already is the same run."""
+    (schedule,) = deployed(When(cron=cron, timezone=zone))["pipeline"].schedules
+    of_server = CronSchedule.model_validate(schedule.schedule.model_dump())
+    begin = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
+    hours = [begin.astimezone(UTC) + timedelta(hours=hour) for hour in range(364 * 24)]
+    offsets = [hour.astimezone(begin.tzinfo).utcoffset() for hour in hours]
+    changes = [hour for number, hour in enumerate(hours) if offsets[number] != offsets[number - 1] and number]
+    assert len(changes) == (0 if zone == "UTC" else 2)
+
+    async def runs() -> set[datetime]:
+        asked = [change + timedelta(hours=hour) for change in changes for hour in range(-30, 30)]
+        return {*await of_server.get_dates(365, begin), *[(await of_server.get_dates(1, at))[0] for at in asked]}
+
+    days = Counter(run.astimezone(begin.tzinfo).date() for run in asyncio.run(runs()))
+    assert days == Counter(begin.date() + timedelta(days=day) for day in range(365))
 
 
 def test_watching_is_a_schedule_of_the_watcher_and_a_trigger_of_the_pipeline():

@@ -4,6 +4,7 @@ clear state, the same run asked for again goes on, and what it leaves is what an
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,30 @@ def test_a_run_whose_worker_is_killed_is_called_crashed_and_the_next_goes_on(
     assert api.end(again, 600)["type"] == "COMPLETED", said(api, again)
     after = digests(Store(config.root))
     assert after == undisturbed and after.items() >= before.items()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "told twice to end"])
+def test_a_run_that_is_cancelled_stops_soon_and_the_next_goes_on(
+    stack: Stack, api: Api, config: PipelineConfig, parameters: dict[str, Any], undisturbed: dict[str, Any], how: str
+):
+    """As by the button of Prefect's page; or as a machine is shut down by somebody who does not wait."""
+    run = api.start("adaptation/demo", parameters)
+    wait_until_it_trains(config, stack)
+    asked = time.monotonic()
+    if how == "cancelled":
+        api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    else:
+        (process,) = psutil.Process(stack.processes["worker"].pid).children()
+        process.send_signal(signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    assert api.end(run)["type"] == ("CANCELLED" if how == "cancelled" else "CRASHED"), said(api, run)
+    assert time.monotonic() - asked < 30
+    kept = checkpoints(config)
+    assert kept and (how != "cancelled" or kept[-1] % EVERY), "the last step is kept, not the last checkpoint"
+    assert "goes on from there" in said(api, run) or how != "cancelled"
+    api.run("adaptation/demo", parameters)
+    assert of_adaptation(digests(Store(config.root))) == of_adaptation(undisturbed)
 
 
 @pytest.mark.parametrize("what", ["server", "postgres"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Finished
+from tests.core.storage.test_faults import live_with_lagging_listings, lose_what_a_listing_still_shows
 from tests.fixtures.tiny import CLIPS, Computed, digests, run_tiny, summaries, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, StoreBusyError, StoreError
@@ -148,6 +149,11 @@ def test_a_run_that_was_taken_for_dead_writes_nothing_on_s3_either(s3: Any):
     second.end()
     with Store(url).lock("the third run"):
         assert Store(url).lease_number == 3
+
+
+def test_what_a_lagging_listing_says_on_s3_decides_nothing(s3: Any):
+    live_with_lagging_listings(Store("s3://tiny-store/lagging/hides"))
+    lose_what_a_listing_still_shows(Store("s3://tiny-store/lagging/shows"))
 
 
 def test_another_clients_writes_are_seen_at_once(s3: Any):

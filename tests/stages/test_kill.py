@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished
-from tests.fixtures.killed import kill_before_create, kill_in_step
+from tests.fixtures.killed import kill_after_create, kill_before_create, kill_in_step, whole_run
 from tests.fixtures.kills import KILLED, leftovers, store_before, up_to
-from tests.fixtures.tiny import run_tiny
+from tests.fixtures.tiny import digests, run_tiny
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.steps.base import Step, compute
@@ -90,3 +90,30 @@ def test_a_run_killed_before_it_wrote_down_what_it_took_or_pinned(
     outputs, _ = run_tiny(config, until=stage)
     assert outputs.items() <= finished.outputs.items()
     assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)
+
+
+@pytest.mark.parametrize(
+    "stage", [stage if stage == "adaptation" else pytest.param(stage, marks=pytest.mark.nightly) for stage in STAGES]
+)
+def test_a_manifest_is_enough_for_the_run_after_a_kill(finished: Finished, tmp_path: Path, stage: str):
+    """Killed right after it, before a pin, a catalog or the next stage heard of the artifact."""
+    config = store_before(stage, finished, tmp_path / "store")
+    assert kill_after_create(config, f"{stage}/*/manifest.json") == KILLED
+    (made,) = (artifact for artifact in Store(config.root).artifact_ids(stage))
+    _, computed = run_tiny(config, until=stage)
+    assert made in {step.id for step in computed.steps} - {step.id for step in computed.ran}
+    assert up_to(stage, Store(config.root)) == up_to(stage, finished.store)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("record", ["published/000001.json", "runs/000001.json"])
+def test_a_run_killed_before_its_last_records_is_written_down_by_the_next(
+    finished: Finished, tmp_path: Path, record: str
+):
+    config = store_before("generation", finished, tmp_path / "store")
+    assert kill_before_create(config, record) == KILLED
+    assert not Path(config.root, record).exists()
+    whole_run(config)
+    store = Store(config.root)
+    assert [len(store.log(name).records()) for name in ("published", "runs")] == [1, 1]
+    assert digests(store) == digests(finished.store)

@@ -1,5 +1,6 @@
 """New audio costs its own work: old shards stay, what was fitted is pinned, and what builds on the corpus is made anew."""
 
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
@@ -109,6 +110,15 @@ def test_files_that_move_or_are_renamed_or_copied_change_nothing(finished: Finis
     assert not computed.ran
     assert outputs == finished.outputs
     assert scan(config, Store(config.root)).hashed == 0  # and the next look reads none of them
+
+
+def test_what_is_new_is_told_by_content_whatever_the_times_of_files_say(grown: PipelineConfig):
+    """Its files are from 1970 and from 2100, the new one as well."""
+    for number, path in enumerate(sorted(Path(str(grown.source)).rglob("*.*"))):
+        os.utime(path, (number % 2 * 4.1e9,) * 2)
+    today = scan(grown, Store(grown.root))
+    assert (today.new, today.known) == (1, 12)
+    assert [file.file.path for group in today.groups for file in group] == [NEW_CLIP]
 
 
 def test_files_that_are_gone_from_the_source_stay_in_the_corpus(finished: Finished, grown: PipelineConfig):

@@ -1,5 +1,7 @@
 """Parts of a release on an object store -> a folder in the user's cache, each file fetched once and only whole."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import time
@@ -51,9 +53,21 @@ def _files(filesystem: Any, folder: str) -> dict[str, Mapping[str, Any]]:
 def _clean(folder: Path, names: Collection[str]) -> None:
     """Remove files that are gone from the store, and what a killed fetch has left."""
     for path in folder.iterdir():
-        abandoned = path.suffix == ".part" and time.time() - path.stat().st_mtime > ABANDONED_S
+        abandoned = path.suffix == ".part" and time.time() - path.stat().st_mtime > ABANDONED_S and not _is_held(path)
         if abandoned or (path.name not in names and not path.name.startswith(".")):
             path.unlink(missing_ok=True)
+
+
+def _is_held(partial: Path) -> bool:
+    """Whether a fetch of this machine goes on with it, whatever the clock says of its age."""
+    with contextlib.suppress(FileNotFoundError), partial.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a filesystem without locks
+            return False
+    return False
 
 
 def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
@@ -66,7 +80,10 @@ def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
     # A name of its own: two steps may fetch at once, also as threads of one process.
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        filesystem.get_file(info["name"], str(partial))
+        with partial.open("wb") as held:
+            with contextlib.suppress(OSError):  # a filesystem without locks
+                fcntl.flock(held, fcntl.LOCK_EX)
+            filesystem.get_file(info["name"], str(partial))
         if partial.stat().st_size != info["size"]:
             raise CheckpointError(
                 f"{info['name']} came with {partial.stat().st_size:,} of {info['size']:,} bytes: try again"

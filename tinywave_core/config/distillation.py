@@ -79,7 +79,8 @@ class DistillationConfig(Config):
     what the teacher says is taken over those rows. Not for speech and text interleaved."""
     on_new_audio: Literal["restart", "continue"] = "restart"
     """How a student is trained again. `restart`: from the teacher's blocks, on all speech; one run or five give the same bytes.
-    `continue`: from the student before it, on the new speech and a replay of what it heard; after a new teacher it restarts."""
+    `continue`: from the student before it, on the new speech and a replay of what it heard; after a new teacher it restarts.
+    Identifies continued students only."""
     continuation: ContinuationConfig = ContinuationConfig()
     """The training run of on_new_audio = continue; it identifies continued students only."""
 

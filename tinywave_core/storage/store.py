@@ -464,7 +464,11 @@ class Store:
             if not self.local and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = path.with_name(f"{path.name}.part-{os.getpid()}")
-                self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
+                try:
+                    self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
+                except FileNotFoundError as error:  # a listing that lags still had it
+                    partial.unlink(missing_ok=True)
+                    raise self._gone(f"{artifact_id}/{entry.name}") from error
                 os.replace(partial, path)
             self._verify(path, entry, artifact_id)
         return base / name if name else base
@@ -487,13 +491,17 @@ class Store:
         stamp = time.time_ns()
         while self.exists(aside := f".damaged/{stamp}/{name}"):  # the clock was put back
             stamp += 1
+        place = self._at(name)
         if self.local:
             Path(self._at(aside)).parent.mkdir(parents=True, exist_ok=True)
-            os.rename(self._at(name), self._at(aside))
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                os.rename(place, self._at(aside))
             return aside
-        place = self._at(name)
-        for path in sorted(self.filesystem.find(place), key=lambda path: path != f"{place}/{MANIFEST}"):
-            self.filesystem.mv(path, self._at(aside) + path.removeprefix(place))
+        # A listing may lag: what decides is moved by its name, and first.
+        named = [path for path in (f"{place}/{MANIFEST}", place) if self.filesystem.isfile(path)]
+        for path in dict.fromkeys([*named, *sorted(self.filesystem.find(place))]):
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.mv(path, self._at(aside) + path.removeprefix(place))
         self.drop_copy(name)
         return aside
 
@@ -511,9 +519,7 @@ class Store:
         try:
             status = path.stat()
         except FileNotFoundError as error:
-            raise DamagedArtifactError(
-                f"{artifact_id}/{entry.name} is gone from {self.url}: run its stage again"
-            ) from error
+            raise self._gone(f"{artifact_id}/{entry.name}") from error
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key in self._verified:
             return
@@ -526,6 +532,9 @@ class Store:
                 f"manifest says {entry.bytes} and {entry.sha256[:12]}…: {self._advice}"
             )
         self._verified.add(key)
+
+    def _gone(self, name: str) -> DamagedArtifactError:
+        return DamagedArtifactError(f"{name} is gone from {self.url}: run its stage again")
 
     def log(self, name: str) -> "Log":
         """A numbered log under the root."""

@@ -49,6 +49,15 @@ def test_the_content_is_hashed_and_the_stamp_changes_with_the_file(tmp_path: Pat
     assert before.stamp != after.stamp
 
 
+def test_a_file_that_is_written_anew_has_another_stamp_though_its_clock_was_put_back(tmp_path: Path) -> None:
+    source = Source(str(fill(tmp_path, "a.wav")))
+    (before,), then = source.listing().audio, (tmp_path / "a.wav").stat()
+    (tmp_path / "a.wav").write_bytes(b"xyz")
+    os.utime(tmp_path / "a.wav", ns=(then.st_atime_ns, then.st_mtime_ns))
+    (after,) = source.listing().audio
+    assert before.bytes == after.bytes and before.stamp != after.stamp
+
+
 def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path: Path) -> None:
     fill(tmp_path, "a/x.wav")
     os.link(tmp_path / "a/x.wav", tmp_path / "x.wav")

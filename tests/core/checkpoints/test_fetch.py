@@ -174,6 +174,23 @@ def test_what_a_killed_fetch_has_left_goes_when_nobody_writes_it_any_more(store:
     assert names(folder) == ["L11_quantizer_500.pt", "mhubert_base_25hz.pt"]
 
 
+def test_a_clock_that_jumps_takes_no_file_from_a_fetch_that_goes_on(
+    store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another fetch tidies up the folder, a day later by its clock, before the first byte has come."""
+    original, day = MemoryFileSystem.get_file, time.time() + 86_400
+
+    def slow(self: MemoryFileSystem, place: str, target: str, **options: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: day)
+            module._clean(Path(target).parent, ["mhubert_base_25hz.pt", "L11_quantizer_500.pt"])
+        assert Path(target).exists()
+        original(self, place, target, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", slow)
+    open_release(URL, ["hubert"])
+
+
 def test_two_releases_do_not_share_a_folder(store: MemoryFileSystem) -> None:
     store.copy(f"/weights/spirit/{HUBERT}/", f"/weights/other/{HUBERT}/", recursive=True)
     assert open_release(URL, ["hubert"]).root != open_release("memory://weights/other", ["hubert"]).root

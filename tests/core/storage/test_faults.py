@@ -9,10 +9,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.fixtures.faults import WallClock, lagging_listings
 from tests.fixtures.small_artifact import commit, write_files
 from tinywave_core.config.export import ExportConfig
+from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
@@ -55,6 +57,10 @@ def test_five_writers_commit_each_shard_once_and_number_their_records_without_a_
         create_record(store, name, content)
         created.append(name)
 
+    def placed(filesystem: MemoryFileSystem, source: str, target: str) -> None:
+        """Whole at once, as on a disk and on S3: fsspec's own shows an empty file first."""
+        filesystem.pipe_file(target, Path(source).read_bytes())
+
     def write(writer: int) -> list[int]:
         store, log, numbers = Store(url), Store(url).log("runs"), list[int]()
         barrier.wait()
@@ -64,7 +70,8 @@ def test_five_writers_commit_each_shard_once_and_number_their_records_without_a_
         return numbers
 
     Store(url)
-    with patch.object(Store, "create_record", counted), ThreadPoolExecutor(5) as pool:
+    patches = patch.object(Store, "create_record", counted), patch.object(MemoryFileSystem, "put_file", placed)
+    with patches[0], patches[1], ThreadPoolExecutor(5) as pool:
         numbers = [number for each in pool.map(write, range(5)) for number in each]
     assert sorted(numbers) == list(range(1, 31))
     assert sorted(name for name in created if "manifest" in name) == [f"{shard}/manifest.json" for shard in SHARDS]
@@ -73,12 +80,11 @@ def test_five_writers_commit_each_shard_once_and_number_their_records_without_a_
     assert all(Store(url).find(shard).path("data/hello.txt").read_text() == "hello" for shard in SHARDS)
 
 
-def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_made_again():
+def live_with_lagging_listings(store: Store) -> None:
     """Every listing is three listings old: at first it shows nothing, then older pins than there are."""
-    store = Store("memory://lagging")
     base = made(store, "base")
     store.log("pins/x").append(pin(base))
-    with lagging_listings(3):
+    with lagging_listings(store, 3):
         for number in range(4):
             pinned = made(store, f"pinned {number}", base)
             store.log("pins/x").append(pin(pinned))
@@ -91,6 +97,31 @@ def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_ma
             assert store.find(pinned.id).complete and store.find(base.id).complete
             assert all(artifact.complete for artifact in store.find_all([pinned.id, base.id] * 3))
     assert [record["artifact"] for record in store.log("pins/x").records()][-1] == pinned.id
+
+
+def lose_what_a_listing_still_shows(store: Store) -> None:
+    """A file is gone, the listing of before has it: nothing is made from what the listing says, and the next look knows."""
+    base = made(store, "base")
+    with lagging_listings(store, 1):
+        assert all(artifact.complete for artifact in store.find_all([base.id] * 4))
+        store.delete(f"{base.id}/name")
+        for taken in store.find_all([base.id] * 4):
+            if taken.complete:
+                with pytest.raises(DamagedArtifactError, match=r"/name is gone from .*run its stage again"):
+                    taken.path("name")
+        assert not store.find(base.id).complete
+        assert made(store, "base").path("name").read_text() == "base"
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://lagging"])
+def test_what_a_lagging_listing_hides_is_neither_collected_nor_moved_away_nor_made_again(url: str, tmp_path: Path):
+    live_with_lagging_listings(Store(url.format(tmp_path)))
+
+
+@pytest.mark.parametrize("url", ["{}/store", "memory://lagging-behind"])
+def test_what_a_lagging_listing_still_shows_is_never_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # else a copy of the last run would do
+    lose_what_a_listing_still_shows(Store(url.format(tmp_path)))
 
 
 @pytest.mark.parametrize("url", ["{}/store", "memory://jumping"])
@@ -113,5 +144,6 @@ def test_a_clock_that_jumps_changes_neither_order_nor_terms_nor_what_is_collecte
         assert len(aside) == 3
         assert [record["number"] for record in store.log("runs").records()] == [0, 1, 2, 3, 4, 5]
         census = take_census(store)
+        assert not find_garbage(census, 0, 3600.0, WALL - 86_400 * 9000).artifacts
         collect(census, find_garbage(census, 2, 0.0, WALL + 86_400 * 900))
     assert [artifact.id for artifact in results if store.find(artifact.id).complete] == [a.id for a in results[-2:]]

@@ -1,0 +1,201 @@
+"""Every setting has a place: it changes the key of its own stage and of none before it, or its help says that it has no part in a key.
+
+Drawn from the config's models, so that a new setting is asked too. As in test_fingerprints.py the inputs have made-up ids: what
+changes here is a step's own key. What builds on it follows, since the ids of all inputs are part of every key.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from safetensors.numpy import save_file
+
+from tests.conventions.test_fingerprints import planned_steps
+from tests.fixtures.tiny import merged
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.storage.store import Store
+
+Settings = dict[str, Any]
+PIECES = Path(__file__).parents[1] / "fixtures" / "spiritlm" / "toy_tokenizer.model"
+# Where something lies is no part of a key, its content is: tests/stages has a test for each kind of them.
+PLACES = {
+    "source",
+    "root",
+    "spiritlm_dir",
+    "tokenization.hubert.encoder",
+    "tokenization.hubert.quantizer",
+    "tokenization.alignment.path",
+    "tokenization.text.source",
+    "adaptation.teacher",
+    "evaluation.generated.asr",
+    "evaluation.generated.language_model",
+}
+# Settings that a stage before their own reads, too.
+EARLIER = {
+    r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
+    r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
+    r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
+    r"generation\.vocoder\..*": {"export"},  # it trains the light vocoder and carries it
+    r"generation\.vocoder_iterations": {"evaluation"},  # it speaks continuations to have them judged
+}
+# Settings that give others a say, or without which they cannot be changed.
+EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
+BESIDE: dict[str, Settings] = {
+    "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
+    "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
+    "distillation.layer_pairs": EXPLICIT,
+    "distillation.copied_blocks": EXPLICIT,
+    "runtime.cluster": {"runtime": {"runner": "dask"}},
+}
+# Other values of settings, where what `other_values` draws by their type does not fit.
+OTHER: dict[str, Settings] = {
+    "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
+    "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
+    "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
+    "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
+    "evaluation.probes.genders": {"evaluation": {"probes": {"genders": "84=f"}}},
+    "evaluation.generated.language": {"evaluation": {"generated": {"language": "en"}}},
+}
+
+
+def settings_of(model: BaseModel, at: str = "") -> Iterator[tuple[str, FieldInfo, str]]:
+    """Every setting: its name, its field, and what the help says of it and of the groups that it is in."""
+    for name, value in model:
+        field = type(model).model_fields[name]
+        if isinstance(value, BaseModel):
+            for path, inner, said in settings_of(value, f"{at}{name}."):
+                yield path, inner, f"{field.description} {type(value).__doc__} {said}"
+        else:
+            yield f"{at}{name}", field, str(field.description)
+
+
+ALL = {path: (field, said) for path, field, said in settings_of(PipelineConfig())}
+
+
+def other_values(field: FieldInfo, value: Any) -> list[Any]:
+    """Values to try in place of this one, by the setting's type."""
+    if get_origin(field.annotation) is Literal:
+        return [each for each in get_args(field.annotation) if each != value]
+    match value:
+        case bool():
+            return [not value]
+        case int() | float():
+            return [value + 1, value * 2, value / 2, value - 1]
+        case None:
+            return [1, "other"]
+        case tuple() | list():
+            return [value[:-1]]
+    return ["other"]
+
+
+def placed(settings: Settings, places: dict[str, str]) -> Settings:
+    """With the place of the model that stands for all."""
+    return json.loads(json.dumps(settings).replace("LLAMA", places["llama"]))
+
+
+def nested(path: str, value: Any) -> Settings:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def other_config(path: str, values: Settings, places: dict[str, str]) -> PipelineConfig | None:
+    """The config with another value of one setting; None of a setting that has one value only."""
+    before = PipelineConfig.model_validate(values)
+    value = before.model_dump()
+    for name in path.split("."):
+        value = value[name]
+    tried = (
+        [placed(OTHER[path], places)]
+        if path in OTHER
+        else [nested(path, each) for each in other_values(ALL[path][0], value)]
+    )
+    for change in tried:
+        try:
+            after = PipelineConfig.model_validate(merged(values, change))
+        except ValidationError:
+            continue
+        assert after != before
+        return after
+    assert not tried, f"{path}: write another value of it into OTHER, and what it needs into BESIDE"
+    return None
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A recording, a text, and directories that pass for models as far as planning looks."""
+    folder = tmp_path_factory.mktemp("identity")
+    (folder / "speech").mkdir()
+    (folder / "speech" / "one.wav").write_bytes(b"RIFF")
+    (folder / "words.txt").write_text("some words\n", encoding="utf-8")
+    for name, kind, architecture in (
+        ("whisper", "whisper", "WhisperForConditionalGeneration"),
+        ("llama", "llama", "LlamaForCausalLM"),
+    ):
+        (folder / name).mkdir()
+        about = {"vocab_size": 1280, "model_type": kind, "architectures": [architecture]}
+        for file, content in (("config", about), ("preprocessor_config", {}), ("tokenizer_config", {})):
+            (folder / name / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")
+        save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
+        shutil.copyfile(PIECES, folder / name / "tokenizer.model")
+    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama")}
+
+
+@pytest.fixture(scope="module")
+def everything(places: dict[str, str]) -> Settings:
+    """Settings under which every part of every stage is there."""
+    settings = {
+        "source": places["speech"],
+        "tokenization": {"interleaving": {"policy": "poisson"}, "text": {"source": places["words.txt"]}},
+        "evaluation": {"generated": {"asr": places["whisper"], "language_model": places["llama"]}},
+        "generation": {"vocoder": {"kind": "light"}},
+    }
+    return merged(PipelineConfig().model_dump(mode="json"), settings)
+
+
+@cache
+def keys(config: PipelineConfig) -> dict[str, str]:
+    """Keys of all steps in a store of their own, by "stage/part"."""
+    store = Store("memory://identity")
+    found = {f"{step.stage}/{step.part}": step.fingerprint for step in planned_steps(config, store)}
+    store.filesystem.rm(store.root, recursive=True)
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path not in PLACES])
+def test_a_setting_is_part_of_its_own_stages_keys_and_of_none_before(
+    path: str, everything: Settings, places: dict[str, str]
+):
+    values = merged(everything, placed(BESIDE.get(path, {}), places))
+    after = other_config(path, values, places)
+    if after is None:
+        return
+    old, new = keys(PipelineConfig.model_validate(values)), keys(after)
+    changed = {key.partition("/")[0] for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    if not changed:
+        assert "identif" in ALL[path][1].lower(), (
+            f"{path} changes no key: put it into one, or say so in its help or its group's"
+        )
+        return
+    stage = path.partition(".")[0]
+    also = set().union(*(stages for pattern, stages in EARLIER.items() if re.fullmatch(pattern, path)))
+    before = set(STAGES[: STAGES.index(stage)]) if stage in STAGES else set(STAGES)
+    assert stage in changed and changed & before == also
+
+
+def test_ids_of_all_inputs_are_part_of_a_key(everything: Settings):
+    steps = planned_steps(PipelineConfig.model_validate(everything), Store("memory://identity-of-inputs"))
+    assert len({f"{step.stage}/{step.part}" for step in steps}) == 21
+    for step in steps:
+        for name, artifacts in step.inputs.items():
+            other = [replace(artifacts[0], fingerprint="0" * 32), *artifacts[1:]]
+            assert replace(step, inputs={**step.inputs, name: other}).fingerprint != step.fingerprint
