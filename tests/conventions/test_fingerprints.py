@@ -39,7 +39,7 @@ GOLDEN = {
 
 ADVICE = (
     "the identity of {step} changed, so every store would compute it and what follows again. If its results changed, "
-    "raise VERSION in tinywave_core/stages/{stage}.py; if only settings were added, that is the price of the new "
+    "raise VERSION in tinywave_core/stages/{stage}/; if only settings were added, that is the price of the new "
     "setting. Either way write the new fingerprint into GOLDEN on purpose, and a line into CHANGELOG.md. If neither was "
     "meant, undo what changed it"
 )

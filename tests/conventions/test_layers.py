@@ -52,6 +52,29 @@ def test_imports_run_one_way(layer: str):
     assert not upward, f"{layer} must not import these: {upward}"
 
 
+def test_folders_of_the_core_import_one_way():
+    """A folder that another one imports never imports that one, by whatever way: so the folders can be read from below."""
+    rest = {room_of(path): set() for path in MODULES if path.is_relative_to(ROOT / "tinywave_core")}
+    for path in MODULES:
+        if path.is_relative_to(ROOT / "tinywave_core"):
+            found = {
+                room_of(ROOT / f"{name.replace('.', '/')}.py")
+                for name in imports(path)
+                if name.startswith("tinywave_core.")
+            }
+            rest[room_of(path)] |= found - {room_of(path)}
+    while floor := {room for room, below in rest.items() if not below & rest.keys()}:
+        rest = {room: below for room, below in rest.items() if room not in floor}
+    assert not rest, (
+        f"these import each other in a circle, or what does: { {room: sorted(below & rest.keys()) for room, below in rest.items()} }"
+    )
+
+
+def room_of(path: Path) -> str:
+    """A folder right below tinywave_core, or a file beside the folders."""
+    return path.relative_to(ROOT / "tinywave_core").parts[0].removesuffix(".py")
+
+
 @pytest.mark.parametrize("path", CONFIG, ids=name_of)
 def test_config_imports_only_pydantic_and_the_standard_library(path: Path):
     allowed = set(sys.stdlib_module_names) | {"pydantic"}

@@ -16,7 +16,7 @@ import torch
 from tinywave_core.audio.decode import Decoder
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import NoMemoryError
-from tinywave_core.steps.base import Output, Step, Summary, compute
+from tinywave_core.steps.base import Output, Step, SummaryDict, compute
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS sets no limit of memory: run on Linux")
@@ -60,7 +60,7 @@ def in_torch() -> object:
 
 @pytest.mark.parametrize("allocate", [in_numpy, in_torch])
 def test_a_step_without_memory_says_where_it_was_and_what_to_lower(tmp_path: Path, allocate):
-    def run(step: Step, output: Output) -> Summary:
+    def run(step: Step, output: Output) -> SummaryDict:
         output.progress(3, 12, "Töne/a b.wav")
         allocate()
         return {}

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from tasks import progress, stopping
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.steps.base import Output, Step, Summary
+from tinywave_core.steps.base import Output, Step, SummaryDict
 from tinywave_core.storage.store import Store
 
 
@@ -20,7 +20,7 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress._ProgressArtifact, name, lambda *_: None)
 
 
-def nothing(step: Step, output: Output) -> Summary:
+def nothing(step: Step, output: Output) -> SummaryDict:
     return {}
 
 

@@ -12,7 +12,7 @@ import pytest
 from tinywave_core.audio.utterances import UtteranceWriter, encode_flac
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization import tokens as tokenization
-from tinywave_core.steps.base import Output, Step, Summary, compute, compute_all
+from tinywave_core.steps.base import Output, Step, SummaryDict, compute, compute_all
 from tinywave_core.storage.schemas import TOKENS
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
@@ -39,7 +39,7 @@ def _vowels(number: int) -> npt.NDArray[np.int16]:
 def _audio_shard(store: Store, numbers: Sequence[int]) -> Artifact:
     """An audio shard with 2 s of utterance `number` each; every fourth is held out."""
 
-    def run(step: Step, output: Output) -> Summary:
+    def run(step: Step, output: Output) -> SummaryDict:
         with UtteranceWriter(output.folder) as writer:
             for number in step.params["numbers"]:
                 split = "held_out" if number % 4 == 3 else "train"

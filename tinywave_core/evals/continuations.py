@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from tinywave_core.progress import Progress, no_progress
-from tinywave_core.runtimes.base import allowed_ids
+from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Ids, Vocabulary
 
 _ROWS = 8

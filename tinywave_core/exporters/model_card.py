@@ -8,7 +8,7 @@ from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import ratio, with_interval
 
-Summary = dict[str, Any]
+SummaryDict = dict[str, Any]
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": "Same student, undistilled"}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
 
@@ -27,15 +27,15 @@ class Card:
     """All that a card tells; what was not computed is empty."""
 
     name: str
-    student: Summary
+    student: SummaryDict
     vocabulary: Vocabulary
-    scores: Summary
+    scores: SummaryDict
     data: Data
     licence: Licence
     lineage: dict[str, str]
     """Artifact id by part."""
-    probes: Summary = field(default_factory=dict)
-    generated: Summary = field(default_factory=dict)
+    probes: SummaryDict = field(default_factory=dict)
+    generated: SummaryDict = field(default_factory=dict)
 
 
 def model_card(card: Card) -> str:
@@ -165,7 +165,7 @@ def _sections(card: Card) -> str:
     )
 
 
-def _likelihood(scores: Summary) -> list[dict[str, str]]:
+def _likelihood(scores: SummaryDict) -> list[dict[str, str]]:
     rows = []
     for key, label in _LABELS.items():
         m = scores["models"][key]

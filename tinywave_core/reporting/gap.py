@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tinywave_core import plots
-from tinywave_core.stages.evaluation.gap_words import LABELS, Summary, block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.gap_words import LABELS, SummaryDict, block_rows, gap_text, stream_rows
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
@@ -29,7 +29,7 @@ class WorstClip:
     """What each token costs it beyond the teacher, over the time of the picture; empty where the times are not known."""
 
 
-def costly_rows(gap: Summary) -> list[dict[str, str]]:
+def costly_rows(gap: SummaryDict) -> list[dict[str, str]]:
     """Tokens that cost the student most against the teacher."""
     return [
         {
@@ -42,7 +42,7 @@ def costly_rows(gap: Summary) -> list[dict[str, str]]:
     ]
 
 
-def position_lines(gap: Summary) -> list[plots.Line]:
+def position_lines(gap: SummaryDict) -> list[plots.Line]:
     """KL to the teacher over the position in the sequence, at the middle of each stretch of positions."""
     import numpy as np
 
@@ -58,7 +58,7 @@ def position_lines(gap: Summary) -> list[plots.Line]:
     return lines
 
 
-def gap_plots(gap: Summary) -> list[tuple[str, str]]:
+def gap_plots(gap: SummaryDict) -> list[tuple[str, str]]:
     """(caption, SVG): block against block for student and control, and predictions by position."""
     pairs = {(student, teacher) for student, teacher in gap["pairs"]}
     labels = {"x_label": "teacher block", "y_label": "student block"}

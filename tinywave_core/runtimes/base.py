@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tinywave_core.errors import ConfigError, TokenError
-from tinywave_core.tokenizers.prompts import OutputModality, forbidden_ids
-from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
+from tinywave_core.tokenizers.prompts import OutputModality
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 RuntimeName = Literal["transformers", "llama.cpp"]
 RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
@@ -52,15 +52,6 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give back memory and threads."""
-
-
-def allowed_ids(vocabulary: Vocabulary, output: OutputModality) -> list[int]:
-    """Ids that may be sampled for this kind of output, ascending: those that SpiritLM does not ban, and </s> always.
-
-    The rows of padding are never among them, though SpiritLM leaves them in: no tokenizer can name them.
-    """
-    forbidden = forbidden_ids(vocabulary, output)
-    return [i for i in range(vocabulary.tokens) if i == EOS_ID or i not in forbidden]
 
 
 def check_request(

@@ -19,9 +19,10 @@ from typing import Any
 from tinywave_core.checkpoints.bounds import inside
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
-from tinywave_core.runtimes.base import Sampling, allowed_ids, check_prompt, check_request
+from tinywave_core.runtimes.base import Sampling, check_prompt, check_request
 from tinywave_core.runtimes.gguf_file import GgufFile
 from tinywave_core.threads import cores
+from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary

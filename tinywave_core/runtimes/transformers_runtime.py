@@ -16,8 +16,9 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.models.llama import load_llama, on_device
-from tinywave_core.runtimes.base import Sampling, allowed_ids, check_prompt, check_request
+from tinywave_core.runtimes.base import Sampling, check_prompt, check_request
 from tinywave_core.threads import use_threads
+from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary

@@ -1,8 +1,8 @@
 """A step: one output of a stage as plain data, and how it is made once and for all.
 
-A stage module has `VERSION`, `run_…(config, inputs, output, …) -> summary` functions that do the work, and one
+A stage's modules have `VERSION`, `run_…(step, output) -> Summary` functions that do the work, and one
 `build(config, …, execute) -> Artifact` that says which steps the stage consists of. `execute` is passed in: here it
-computes (`compute`), in `tasks` it goes through Prefect, in `planning` it only looks. So there is one DAG, told once.
+computes (`compute`), in `tasks` it goes through Prefect, in `run/pipeline` it may only look. So there is one DAG, told once.
 """
 
 import shutil
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import NoMemoryError
@@ -29,7 +29,25 @@ from tinywave_core.storage.store import (
     utc_now,
 )
 
-Summary = dict[str, Any]
+SummaryDict = dict[str, Any]
+
+
+class Summary(BaseModel):
+    """Numbers that a step reports, for its manifest, later stages and pages: a frozen model per part, beside its stage.
+
+    Fields that are not set are not written, so that an optional figure is absent, not null.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """The summary of an artifact; NotYetComputedError while it is only planned."""
+        return cls.model_validate(artifact.summary)
+
+
+C = TypeVar("C", bound=BaseModel)
+S = TypeVar("S")
 Inputs = dict[str, list[Artifact]]
 
 
@@ -44,15 +62,15 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[C, S]):
     """One output of a stage. `config`, `params` and `inputs` identify it; `context`, `runtime` and `hours` never do."""
 
     store: Store = field(repr=False)
     stage: str
     part: str
     version: int
-    run: Callable[["Step", Output], Summary] = field(repr=False)
-    config: BaseModel = field(repr=False)
+    run: Callable[["Step[C, S]", Output], S] = field(repr=False)
+    config: C = field(repr=False)
     inputs: Inputs = field(default_factory=dict, repr=False)
     params: dict[str, Any] = field(default_factory=dict, repr=False)
     context: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -154,7 +172,7 @@ def compute_all(steps: Sequence[Step]) -> list[Artifact]:
     return [compute(step) for step in steps]
 
 
-def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Manifest:
+def _manifest(step: Step, summary: Any, folder: Path, seconds: float) -> Manifest:
     return Manifest(
         store_version=STORE_VERSION,
         stage=step.stage,
@@ -164,7 +182,7 @@ def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Man
         config=step.config.model_dump(mode="json"),
         params=step.params,
         inputs={name: [a.id for a in artifacts] for name, artifacts in step.inputs.items()},
-        summary=summary,
+        summary=summary.model_dump(mode="json", exclude_unset=True) if isinstance(summary, Summary) else summary,
         files=describe_files(folder),
         seconds=round(seconds, 3),
         created_at=utc_now(),

@@ -29,7 +29,7 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TinyWaveError
 from tinywave_core.progress import Progress
-from tinywave_core.steps.base import Output, Step, Summary
+from tinywave_core.steps.base import Output, Step, SummaryDict
 from tinywave_core.storage.store import Store
 from tinywave_core.threads import cores
 
@@ -40,7 +40,7 @@ _LAST_LINES = 60  # of the processes' log, shown with a fault of ours: traceback
 # In the task's process --------------------------------------------------------------------------------------------
 
 
-def run_in_processes(step: Step, output: Output) -> Summary:
+def run_in_processes(step: Step, output: Output) -> SummaryDict:
     """`step.run` in runtime.training_processes processes; their error if one of them fails.
 
     Whatever ends the wait (Ctrl-C, SIGTERM, an error here) ends the processes, at a checkpoint if they still react.
@@ -57,7 +57,7 @@ def run_in_processes(step: Step, output: Output) -> Summary:
                 _end(processes)
         if processes.returncode:
             raise _error(folder, processes.returncode)
-        summary: Summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary: SummaryDict = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return summary
 
 

@@ -17,10 +17,11 @@ from tests.fixtures.release import STRINGS
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError, TokenError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.models.trim import trim
-from tinywave_core.runtimes.base import RUNTIMES, Runtime, Sampling, allowed_ids
+from tinywave_core.runtimes.base import RUNTIMES, Runtime, Sampling
 from tinywave_core.runtimes.llama_cpp import find_gguf
 from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.runtimes.transformers_runtime import TransformersRuntime, probabilities
+from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.vocabulary import EOS_ID, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE
 
 pytestmark = pytest.mark.arithmetic

@@ -16,7 +16,7 @@ from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TrainingError
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key, training_hours
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.store import Artifact
@@ -93,7 +93,7 @@ def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
     )
 
 
-def run_teacher(step: Step, output: Output) -> Summary:
+def run_teacher(step: Step, output: Output) -> SummaryDict:
     """Train or fine-tune the teacher; TrainingError if a fine-tuned checkpoint got worse on held-out speech."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table

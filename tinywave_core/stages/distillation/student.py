@@ -17,7 +17,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.stages.adaptation.teacher import teacher_identity
 from tinywave_core.stages.logit_caching.logits import FORMAT
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key, training_hours, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
 from tinywave_core.storage.fingerprint import fingerprint
@@ -130,7 +130,7 @@ class _Fit:
         return replace(self.first, context={"restarted": why})
 
 
-def run_student(step: Step, output: Output) -> Summary:
+def run_student(step: Step, output: Output) -> SummaryDict:
     """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
     from tinywave_core.models.llama import load_llama, save_llama, student_from

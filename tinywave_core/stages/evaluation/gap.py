@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tinywave_core.config.evaluation import GapConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
@@ -61,7 +61,7 @@ def build(
     return {"gap": gap}
 
 
-def run_gap(step: Step, output: Output) -> Summary:
+def run_gap(step: Step, output: Output) -> SummaryDict:
     """Run the three models side by side over a sample of the held-out utterances."""
     from tokenizers import Tokenizer
 

@@ -1,6 +1,6 @@
 """The gap between student and teacher in words and tables."""
 
-from tinywave_core.steps.base import Summary
+from tinywave_core.steps.base import SummaryDict
 from tinywave_core.wording import with_interval
 
 LABELS = {"student": "student", "control": "undistilled"}
@@ -9,7 +9,7 @@ LABELS = {"student": "student", "control": "undistilled"}
 STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
 
 
-def gap_text(gap: Summary) -> str:
+def gap_text(gap: SummaryDict) -> str:
     """How far the predictions of student and undistilled control are from the teacher's, and whether that differs."""
     own, other = (_figure(gap, model, "logit_kl") for model in LABELS)
     closer = _closer(gap, "logit_kl", "all")
@@ -24,7 +24,7 @@ def gap_text(gap: Summary) -> str:
     )
 
 
-def block_rows(gap: Summary) -> list[dict[str, str]]:
+def block_rows(gap: SummaryDict) -> list[dict[str, str]]:
     """The blocks that are compared, a dict per pair."""
     rows = []
     for pair in gap["pairs"]:
@@ -39,7 +39,7 @@ def block_rows(gap: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def stream_rows(gap: Summary) -> list[dict[str, str]]:
+def stream_rows(gap: SummaryDict) -> list[dict[str, str]]:
     """Predictions by stream and modality, a dict per stream."""
     rows = []
     for group, name in {"all": "all", **STREAMS}.items():
@@ -54,20 +54,22 @@ def stream_rows(gap: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def _find(gap: Summary, model: str, measure: str, group: str, pair: list[int] | None = None) -> Summary | None:
+def _find(gap: SummaryDict, model: str, measure: str, group: str, pair: list[int] | None = None) -> SummaryDict | None:
     wanted = {"model": model, "measure": measure, "group": group, **_blocks(pair)}
     return next((f for f in gap["figures"] if wanted.items() <= f.items()), None)
 
 
-def _figure(gap: Summary, model: str, measure: str, pair: list[int] | None = None, group: str = "all") -> Summary:
+def _figure(
+    gap: SummaryDict, model: str, measure: str, pair: list[int] | None = None, group: str = "all"
+) -> SummaryDict:
     found = _find(gap, model, measure, group, pair)
     assert found is not None, (model, measure, group, pair)
     return found
 
 
-def _closer(gap: Summary, measure: str, group: str, pair: list[int] | None = None) -> Summary:
+def _closer(gap: SummaryDict, measure: str, group: str, pair: list[int] | None = None) -> SummaryDict:
     wanted = {"measure": measure, "group": group, **_blocks(pair)}
-    found: Summary = next(f for f in gap["closer"] if wanted.items() <= f.items())
+    found: SummaryDict = next(f for f in gap["closer"] if wanted.items() <= f.items())
     return found
 
 
@@ -76,11 +78,11 @@ def _blocks(pair: list[int] | None) -> dict[str, int | None]:
     return {"student_block": student, "teacher_block": teacher}
 
 
-def _with_interval(figure: Summary) -> str:
+def _with_interval(figure: SummaryDict) -> str:
     return with_interval(figure, "value", ".3f", "interval")
 
 
-def _signed(figure: Summary) -> str:
+def _signed(figure: SummaryDict) -> str:
     low, high = figure["interval"]
     noise = ", within noise" if low <= 0 <= high else ""
     return f"{figure['value']:+.3f} ({low:+.3f} to {high:+.3f}{noise})"

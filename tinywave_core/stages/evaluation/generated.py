@@ -23,7 +23,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.stages.evaluation.scores import MODELS
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -163,7 +163,7 @@ class Prompt:
     recording: "Ids"
 
 
-def run_generated(step: Step, output: Output) -> Summary:
+def run_generated(step: Step, output: Output) -> SummaryDict:
     """Continue, speak, write down and judge; what a crash left of a model's continuations or transcripts is used."""
     from tinywave_core.evals.generated import Judged, auto_bleu, figures
     from tinywave_core.threads import use_threads

@@ -23,7 +23,7 @@ from tinywave_core.stages.tokenization.tokens import (
     places,
     teacher_vocabulary,
 )
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
@@ -108,7 +108,7 @@ def build(
 # Part `probes` ---------------------------------------------------------------------------------------------------
 
 
-def run_probes(step: Step, output: Output) -> Summary:
+def run_probes(step: Step, output: Output) -> SummaryDict:
     """Make the pairs, and count what could not be made."""
     from tinywave_core.evals.probes import PROBES, absent, pair_of
 
@@ -211,7 +211,7 @@ def read_index(probes: Artifact) -> list[dict[str, Any]]:
 # Part `probe_scores` ---------------------------------------------------------------------------------------------
 
 
-def run_probe_scores(step: Step, output: Output) -> Summary:
+def run_probe_scores(step: Step, output: Output) -> SummaryDict:
     """Tokenize both versions of every pair and score them under the three models."""
     from tinywave_core.devices import pick_device
     from tinywave_core.evals.probe_scores import credits, means, overall, probe_figures

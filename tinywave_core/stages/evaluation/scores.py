@@ -14,7 +14,7 @@ import pyarrow as pa
 from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import EOS_ID, KINDS, Vocabulary
@@ -78,7 +78,7 @@ def against(
     return test
 
 
-def run_against(step: Step, output: Output) -> Summary:
+def run_against(step: Step, output: Output) -> SummaryDict:
     """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
     published student was trained on tokens of another vocabulary or of other codebooks."""
     from tinywave_core.devices import pick_device
@@ -135,7 +135,7 @@ def _other_tokens(step: Step) -> str | None:
     return None
 
 
-def run_scores(step: Step, output: Output) -> Summary:
+def run_scores(step: Step, output: Output) -> SummaryDict:
     """Score every held-out utterance and every cloze item under the three models."""
     from tinywave_core.devices import pick_device
     from tinywave_core.evals.continuation_cloze import cloze_items, credits

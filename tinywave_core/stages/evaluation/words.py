@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tinywave_core import plots
-from tinywave_core.steps.base import Outputs, Summary
+from tinywave_core.steps.base import Outputs, SummaryDict
 from tinywave_core.wording import duration, figure, millions, ratio, with_interval
 
 MODELS = {"teacher": "Teacher", "student": "Student", "control": "Same student, undistilled"}
@@ -21,12 +21,12 @@ def headline(outputs: Outputs) -> str:
     )
 
 
-def verdict(scores: Summary) -> list[str]:
+def verdict(scores: SummaryDict) -> list[str]:
     """Whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze."""
     return [_gain(scores), _gap(scores), _cloze(scores)]
 
 
-def _gain(scores: Summary) -> str:
+def _gain(scores: SummaryDict) -> str:
     comparison = scores["comparison"]
     gain, (low, high) = comparison["distillation_gain_nll"], comparison["distillation_gain_nll_interval"]
     measured = (
@@ -46,7 +46,7 @@ def _gain(scores: Summary) -> str:
     return f"Distillation made no difference that this much held-out speech can show: {measured}, within noise."
 
 
-def _gap(scores: Summary) -> str:
+def _gap(scores: SummaryDict) -> str:
     comparison, models = scores["comparison"], scores["models"]
     low, high = comparison["distillation_gain_nll_interval"]
     few = scores["held_out"]["sequences"] < FEW_UTTERANCES
@@ -67,7 +67,7 @@ def _gap(scores: Summary) -> str:
     return f"It closed {closed:.0%}{between} of the gap between the undistilled control and the teacher{noise}."
 
 
-def _cloze(scores: Summary) -> str:
+def _cloze(scores: SummaryDict) -> str:
     comparison, models = scores["comparison"], scores["models"]
     items = scores["held_out"]["cloze_items"]
     if "cloze" not in models["student"]:
@@ -88,7 +88,7 @@ def _cloze(scores: Summary) -> str:
     )
 
 
-def comparison_rows(scores: Summary) -> list[dict[str, str]]:
+def comparison_rows(scores: SummaryDict) -> list[dict[str, str]]:
     """The three-way table, a dict per model; the columns are the keys."""
     rows = []
     for name, label in MODELS.items():
@@ -110,7 +110,7 @@ def comparison_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def likelihood_rows(scores: Summary) -> list[dict[str, str]]:
+def likelihood_rows(scores: SummaryDict) -> list[dict[str, str]]:
     """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model."""
     continuation, rows = scores["continuation"], []
     for name, label in MODELS.items():
@@ -125,7 +125,7 @@ def likelihood_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def continuation_text(scores: Summary) -> str:
+def continuation_text(scores: SummaryDict) -> str:
     """Over what the figures after a prompt are."""
     found = scores["continuation"]
     if not found["models"]:
@@ -139,7 +139,7 @@ def continuation_text(scores: Summary) -> str:
     )
 
 
-def generated_rows(generated: Summary) -> list[dict[str, str]]:
+def generated_rows(generated: SummaryDict) -> list[dict[str, str]]:
     """Continuations judged as text, a dict per source."""
     labels = {**MODELS, "recording": "How it really went on"}
     rows = []
@@ -154,7 +154,7 @@ def generated_rows(generated: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def generated_text(generated: Summary) -> str:
+def generated_text(generated: SummaryDict) -> str:
     """What was continued, or why nothing was."""
     if not generated["sources"]:
         return f"Nothing was continued: {generated['why']}."
@@ -164,7 +164,7 @@ def generated_text(generated: Summary) -> str:
     )
 
 
-def direction_rows(scores: Summary) -> list[dict[str, str]]:
+def direction_rows(scores: SummaryDict) -> list[dict[str, str]]:
     """The cross-modal cloze, a dict per direction; none where no words have times."""
     rows = []
     for direction, figures in scores.get("directions", {}).items():
@@ -178,7 +178,7 @@ def direction_rows(scores: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def probe_rows(probes: Summary) -> list[dict[str, str]]:
+def probe_rows(probes: SummaryDict) -> list[dict[str, str]]:
     """The probes, a dict per probe: accuracies, what is kept of the teacher's above chance, and the paired tests."""
     rows = []
     for probe, figures in probes["probes"].items():
@@ -201,7 +201,7 @@ def probe_rows(probes: Summary) -> list[dict[str, str]]:
     return rows
 
 
-def probes_text(made: Summary, probes: Summary) -> str:
+def probes_text(made: SummaryDict, probes: SummaryDict) -> str:
     """How many pairs, of what, what could not be made and why, and how many are right in all."""
     total = ", ".join(f"{name} {probes['overall'][name]['accuracy']:.1%}" for name in probes["overall"])
     absent = "; ".join(f"no {probe.replace('_', ' ')}: {why}" for probe, why in probes["absent"].items())
@@ -223,7 +223,7 @@ def nll_by_kind(scores: dict[str, Any]) -> tuple[list[str], list[plots.Bars]]:
     return kinds, [plots.Bars(name, [values.get(kind) for kind in kinds], name) for name, values in by_model.items()]
 
 
-def _probes(summaries: dict[str, Summary]) -> str:
+def _probes(summaries: dict[str, SummaryDict]) -> str:
     probes = summaries.get("probe_scores")
     if not probes or not probes["items"]:
         return ""
@@ -231,7 +231,7 @@ def _probes(summaries: dict[str, Summary]) -> str:
     return f"; of {probes['items']} probes right: {right}"
 
 
-def _generated(summaries: dict[str, Summary]) -> str:
+def _generated(summaries: dict[str, SummaryDict]) -> str:
     generated = summaries.get("generated")
     if not generated or not generated["sources"]:
         return ""

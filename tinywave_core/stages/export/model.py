@@ -18,7 +18,7 @@ from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -86,7 +86,7 @@ def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | 
     return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
 
 
-def run_model(step: Step, output: Output) -> Summary:
+def run_model(step: Step, output: Output) -> SummaryDict:
     """Write the directory, check that it is what plain transformers expect, and measure what the GGUF files lose."""
     import torch
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, corpus_key, held_out_shards, training_hours, training_shards
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -59,7 +59,7 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[st
     return {"vocoder": pinned(step, policy, config.refresh, lambda: hours, execute, corpus=corpus_key(config))}
 
 
-def run_vocoder(step: Step, output: Output) -> Summary:
+def run_vocoder(step: Step, output: Output) -> SummaryDict:
     """Train, save, and resynthesise held-out speech."""
     import torch
 

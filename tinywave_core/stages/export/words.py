@@ -1,10 +1,10 @@
 """The exported model and its voice in words and tables."""
 
-from tinywave_core.steps.base import Summary
+from tinywave_core.steps.base import SummaryDict
 from tinywave_core.wording import figure
 
 
-def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
+def vocoder_rows(vocoder: SummaryDict) -> list[dict[str, str]]:
     """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
     names = {
         "draft": "draft vocoder",
@@ -22,7 +22,7 @@ def vocoder_rows(vocoder: Summary) -> list[dict[str, str]]:
     ]
 
 
-def rounding_losses(model: Summary) -> str:
+def rounding_losses(model: SummaryDict) -> str:
     """What the GGUF files of an export lose in perplexity, as in "; GGUF Q8_0 +0.01%"."""
     losses = model.get("perplexity") or {}
     told = ", ".join(f"{name.upper()} {figure(loss, '+.2%')}" for name, loss in losses.get("loss", {}).items())

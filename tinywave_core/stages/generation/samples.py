@@ -13,7 +13,7 @@ from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.store import Artifact
 
@@ -49,7 +49,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     return samples
 
 
-def run_samples(step: Step, output: Output) -> Summary:
+def run_samples(step: Step, output: Output) -> SummaryDict:
     """Continue a few held-out utterances."""
     import numpy as np
     import soundfile

@@ -26,7 +26,7 @@ from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import CORPUS_VERSION, corpus_key
 from tinywave_core.storage.forgotten import forgotten
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
@@ -268,7 +268,7 @@ def _stat_row(file: SourceFile, digest: str) -> Row:
 # Part `shard` ----------------------------------------------------------------------------------------------------
 
 
-def run_shard(step: Step, output: Output) -> Summary:
+def run_shard(step: Step, output: Output) -> SummaryDict:
     """Decode, cut and store the files of one shard, in the order of their content."""
     config = step.config
     assert isinstance(config, IngestionConfig)
@@ -412,7 +412,7 @@ def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) ->
     return "held_out" if position < config.held_out_fraction else "train"
 
 
-def _counts(rows: Sequence[Row]) -> Summary:
+def _counts(rows: Sequence[Row]) -> SummaryDict:
     status = Counter(row["status"] for row in rows)
     reasons = Counter(row["reason"] for row in rows if row["reason"])
     return {
@@ -424,7 +424,7 @@ def _counts(rows: Sequence[Row]) -> Summary:
 # Part `corpus` ---------------------------------------------------------------------------------------------------
 
 
-def run_corpus(step: Step, output: Output) -> Summary:
+def run_corpus(step: Step, output: Output) -> SummaryDict:
     """Merge the shards' tables, drop what an earlier shard has, and count."""
     files: list[Row] = []
     utterances: list[Row] = []
@@ -472,7 +472,7 @@ def _without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
     return files
 
 
-def _speech(utterances: Sequence[Row]) -> Summary:
+def _speech(utterances: Sequence[Row]) -> SummaryDict:
     """The corpus in numbers."""
     samples: Counter[str] = Counter()
     for row in utterances:
@@ -501,7 +501,7 @@ def _speech(utterances: Sequence[Row]) -> Summary:
     }
 
 
-def _nothing_accepted(counts: Summary, files: Sequence[Row]) -> SourceError:
+def _nothing_accepted(counts: SummaryDict, files: Sequence[Row]) -> SourceError:
     reasons = ", ".join(f"{number} {reason}" for reason, number in counts["reasons"].items())
     example = next((f"; {row['path']}: {row['detail']}" for row in files if row["detail"]), "")
     return SourceError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import training_shards
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
@@ -72,7 +72,7 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
     return logits
 
 
-def run_shard(step: Step, output: Output) -> Summary:
+def run_shard(step: Step, output: Output) -> SummaryDict:
     """Capture the targets of one token shard."""
 
     from tinywave_core.devices import frozen_dtype, pick_device
@@ -222,7 +222,7 @@ def by_kind(
     }
 
 
-def run_logits(step: Step, _: Output) -> Summary:
+def run_logits(step: Step, _: Output) -> SummaryDict:
     """Totals over all shards."""
     summaries = [shard.summary for shard in step.inputs["shards"]]
     tokens = sum(s["tokens"] for s in summaries)

@@ -1,9 +1,9 @@
 """The teacher's targets in words and tables."""
 
-from tinywave_core.steps.base import Summary
+from tinywave_core.steps.base import SummaryDict
 
 
-def target_rows(logits: Summary) -> list[dict[str, str]]:
+def target_rows(logits: SummaryDict) -> list[dict[str, str]]:
     """The teacher's targets per kind of token, a dict per kind."""
     return [
         {

@@ -22,7 +22,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
 from tinywave_core.sequences.summary import shard_summary
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
@@ -127,7 +127,7 @@ def _recordings(audio: Artifact) -> list[str]:
     return sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
 
 
-def run_alignment(step: Step, output: Output) -> Summary:
+def run_alignment(step: Step, output: Output) -> SummaryDict:
     """Times for the words of every transcribed utterance of an audio shard, or the reason why there are none."""
     from tinywave_core.audio.utterances import read_utterances
 
@@ -256,7 +256,7 @@ def _encoder(step: Step, vocabulary: Vocabulary) -> "EncodeText":
     return text_encoder(tokenizer, vocabulary)
 
 
-def run_interleaved(step: Step, output: Output) -> Summary:
+def run_interleaved(step: Step, output: Output) -> SummaryDict:
     """Draw the spans of every utterance of a token shard, and write the sequences."""
     from tinywave_core.alignment.words import Word
     from tinywave_core.sequences.interleaving import draw_spans, interleaved_ids, modalities, switches
@@ -361,7 +361,7 @@ def _corpus_digest(source: Path) -> str:
     return digest_of(files)
 
 
-def run_text(step: Step, output: Output) -> Summary:
+def run_text(step: Step, output: Output) -> SummaryDict:
     """Documents in the order of a hash, until they make up their share of the training tokens."""
     from tinywave_core.sequences.text_corpus import choose_for_share, read_documents, text_ids
 

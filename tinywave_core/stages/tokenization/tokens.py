@@ -23,7 +23,7 @@ from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.sequences.summary import shard_summary
 from tinywave_core.stages.tokenization.interleaving import with_text
-from tinywave_core.steps.base import Execute, Output, Step, Summary
+from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
@@ -180,7 +180,7 @@ def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
     return execute([step("release", run_release, {}, params)])[0]
 
 
-def run_release(step: Step, output: Output) -> Summary:
+def run_release(step: Step, output: Output) -> SummaryDict:
     """Load every model once, strictly, and write down which they are."""
     from tinywave_core.tokenizers.speech import RATES_HZ
     from tinywave_core.tokenizers.spiritlm import shared_tokenizer
@@ -205,7 +205,7 @@ def _device(step: Step) -> str:
 # Codebooks -----------------------------------------------------------------------------------------------------------
 
 
-def run_codebooks(step: Step, output: Output) -> Summary:
+def run_codebooks(step: Step, output: Output) -> SummaryDict:
     """Fit codebooks and draft vocoder on training speech."""
     from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.tokenizers.codebooks import Codebooks
@@ -281,7 +281,7 @@ class _FitSpeech:
 # Shards --------------------------------------------------------------------------------------------------------------
 
 
-def run_shard(step: Step, output: Output) -> Summary:
+def run_shard(step: Step, output: Output) -> SummaryDict:
     """Tokenize one audio shard."""
     from tinywave_core.audio.utterances import read_utterances
     from tinywave_core.tokenizers.speech import RATES_HZ
@@ -387,7 +387,7 @@ def _row(utterance: "Utterance", streams: "Streams", vocabulary: Vocabulary) -> 
 _PER_SHARD = ("utterances", "tokens", "seconds")
 
 
-def run_tokens(step: Step, output: Output) -> Summary:
+def run_tokens(step: Step, output: Output) -> SummaryDict:
     """Add up what the shards report; no tokens are read."""
     tokenizer, shards = step.input("tokenizer"), step.inputs["shards"]
     summaries = [shard.summary for shard in shards]

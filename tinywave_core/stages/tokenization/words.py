@@ -1,9 +1,9 @@
 """The tokens in words."""
 
-from tinywave_core.steps.base import Summary
+from tinywave_core.steps.base import SummaryDict
 
 
-def drift_text(tokens: Summary) -> str:
+def drift_text(tokens: SummaryDict) -> str:
     """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
     if tokens.get("tokenizer_kind") == "release":
         silent = tokens["unvoiced_chunks"]
@@ -26,7 +26,7 @@ def drift_text(tokens: Summary) -> str:
     )
 
 
-def alignment_text(tokens: Summary) -> str:
+def alignment_text(tokens: SummaryDict) -> str:
     """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
     aligned = tokens.get("aligned")
     if not aligned:
