@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 # Text packs to a tenth; a table of one text again and again to a hundredth.
 _FREE_BYTES, _PAGE_RATIO, _TOTAL_RATIO = 1 << 24, 100, 1000
+_FREE_ROWS = 100_000  # beyond these, each takes a byte of the file at least
 _BATCH_BYTES, _BATCH_ROWS = 1 << 28, 256
+_DAMAGE = (OSError, UnicodeDecodeError, OverflowError)  # as pyarrow calls it
 _HEADER_BYTES = 1 << 16  # of a page; statistics of long texts are in it
 
 
@@ -33,7 +35,7 @@ def batches(source: Path | bytes, columns: Sequence[str]) -> Iterator[pa.RecordB
                 if total > _FREE_BYTES + _TOTAL_RATIO * size:
                     raise pa.ArrowInvalid(f"its {size:,} bytes unpack to more than {total:,}")
                 yield batch
-        except OSError as error:  # pyarrow's own for damage
+        except _DAMAGE as error:
             raise pa.ArrowInvalid(str(error)) from error
 
 
@@ -42,7 +44,7 @@ def rows(source: Path | bytes, columns: Sequence[str]) -> Iterator[dict[str, Any
     for batch in batches(source, columns):
         try:
             found = batch.to_pylist()
-        except (ValueError, OverflowError) as error:  # text that is no UTF-8, dates that are none
+        except (ValueError, OverflowError) as error:  # dates that are none, too
             raise pa.ArrowInvalid(str(error)) from error
         yield from found
 
@@ -52,7 +54,7 @@ def schema(source: Path | bytes) -> pa.Schema:
     with _opened(source) as raw:
         try:
             return pq.read_schema(raw)
-        except OSError as error:
+        except _DAMAGE as error:
             raise pa.ArrowInvalid(str(error)) from error
 
 
@@ -62,21 +64,21 @@ def _opened(source: Path | bytes) -> BinaryIO:
 
 def _largest_page(raw: BinaryIO, file: pq.ParquetFile, size: int, columns: Sequence[str]) -> int:
     """Bytes of the largest page, unpacked: no cell is larger. ArrowInvalid where a claim does not fit the file's size."""
-    about, largest = file.metadata, 0
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    if not 0 <= about.num_rows <= size or any(not 0 <= group.num_rows <= size for group in groups):
-        raise pa.ArrowInvalid(f"it claims {about.num_rows:,} rows in {size:,} bytes")
-    for i in range(about.num_columns):
-        if file.schema.column(i).path.split(".")[0] not in columns:
-            continue
-        if file.schema.column(i).max_repetition_level:
-            raise pa.ArrowInvalid(f"its column {file.schema.column(i).path} holds lists, expected single values")
-        for group in groups:
-            for page in _pages(raw, group.column(i), size):
-                if page.unpacked > _FREE_BYTES + _PAGE_RATIO * page.packed:
-                    raise pa.ArrowInvalid(f"a page of {page.packed:,} bytes claims to unpack to {page.unpacked:,}")
-                largest = max(largest, page.unpacked)
-    return largest
+    for i in range(len(file.schema.names)):
+        column = file.schema.column(i)
+        if column.path.split(".")[0] in columns and column.max_repetition_level:
+            raise pa.ArrowInvalid(f"its column {column.path} holds lists, expected single values")
+    try:
+        # Not by pyarrow's ColumnChunkMetaData: damage that it notices ends the whole process.
+        about = _footer(raw, size)
+        groups = about.get(4, [])
+        if any(not 0 <= each[3] <= _FREE_ROWS + size for each in (about, *groups)):
+            raise pa.ArrowInvalid(f"it claims {about[3]:,} rows in {size:,} bytes")
+        chunks = [chunk[3] for group in groups for chunk in group[1]]
+        pages = (page for chunk in chunks for page in _pages(raw, chunk, size))
+        return max((page.unpacked for page in pages), default=0)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise pa.ArrowInvalid("its footer or the headers of its pages are damaged") from error
 
 
 @dataclass(frozen=True)
@@ -85,68 +87,63 @@ class _Page:
     unpacked: int
 
 
-def _pages(raw: BinaryIO, chunk: pq.ColumnChunkMetaData, size: int) -> Iterator[_Page]:
-    """What the headers of a column's pages say, from the first to the last."""
-    place = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
-        place = chunk.dictionary_page_offset
-    end = place + chunk.total_compressed_size
+def _footer(raw: BinaryIO, size: int) -> dict[int, Any]:
+    """FileMetaData of the format: 3 num_rows, 4 row_groups."""
+    raw.seek(max(0, size - 8))
+    length = int.from_bytes(raw.read(4), "little")
+    raw.seek(max(0, size - 8 - length))
+    return _Thrift(raw.read(length)).struct()
+
+
+def _pages(raw: BinaryIO, chunk: dict[int, Any], size: int) -> Iterator[_Page]:
+    """What the headers of a column's pages say; a chunk has 7 total_compressed_size, 9 data_page_offset, 11 dictionary_page_offset."""
+    place = chunk[9] if not 0 < chunk.get(11, 0) < chunk[9] else chunk[11]
+    end = place + chunk[7]
     if not 0 <= place <= end <= size:
         raise pa.ArrowInvalid(f"a column lies from byte {place:,} to {end:,} of {size:,}")
     while place < end:
         raw.seek(place)
         header = _Thrift(raw.read(min(_HEADER_BYTES, end - place)))
-        try:
-            fields = header.numbers()
-            page = _Page(fields[3], fields[2])
-        except (IndexError, KeyError, RecursionError) as error:
-            raise pa.ArrowInvalid(f"there is no header of a page at byte {place:,}") from error
-        if page.packed < 0 or page.unpacked < 0:
-            raise pa.ArrowInvalid(f"the page at byte {place:,} has less than no bytes")
+        fields = header.struct()
+        page = _Page(packed=fields[3], unpacked=fields[2])
+        if page.packed < 0 or not 0 <= page.unpacked <= _FREE_BYTES + _PAGE_RATIO * page.packed:
+            raise pa.ArrowInvalid(f"a page of {page.packed:,} bytes claims to unpack to {page.unpacked:,}")
         yield page
         place += header.at + page.packed
 
 
 @dataclass
 class _Thrift:
-    """A reader of one struct in Thrift's compact protocol."""
+    """A reader of one struct in Thrift's compact protocol; LookupError where it is none. Every value takes a byte at least."""
 
     data: bytes
     at: int = 0
 
-    def numbers(self) -> dict[int, int]:
-        """The whole numbers of a struct by field; everything else is passed over."""
-        found, field = dict[int, int](), 0
+    def struct(self) -> dict[int, Any]:
+        """Values by field."""
+        found, field = dict[int, Any](), 0
         while head := self._byte():
             field = field + (head >> 4) if head >> 4 else self._signed()
-            if head & 15 in (4, 5, 6):
-                found[field] = self._signed()
-            else:
-                self._pass(head & 15, in_list=False)
+            kind = head & 15
+            found[field] = kind == 1 if kind in (1, 2) else self._value(kind)  # a truth value is in the head itself
         return found
 
-    def _pass(self, kind: int, *, in_list: bool) -> None:
-        if kind in (1, 2):  # a truth value: in a struct it is in the head itself
-            self.at += in_list
-        elif kind == 3:
-            self.at += 1
-        elif kind in (4, 5, 6):
-            self._signed()
-        elif kind == 7:
-            self.at += 8
-        elif kind == 8:
-            length = self._unsigned()
+    def _value(self, kind: int) -> Any:
+        if kind in (1, 2, 3):
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind in (7, 8):
+            length = 8 if kind == 7 else self._unsigned()
             self.at += length
-        elif kind in (9, 10):
+            return self.data[self.at - length : self.at]
+        if kind in (9, 10):
             head = self._byte()
-            for _ in range(self._unsigned() if head >> 4 == 15 else head >> 4):
-                self._pass(head & 15, in_list=True)
-                if self.at > len(self.data):
-                    raise IndexError
-        elif kind == 12:
-            self.numbers()
-        else:  # maps are in no page's header
-            raise KeyError(kind)
+            count = self._unsigned() if head >> 4 == 15 else head >> 4
+            return [self._value(head & 15) for _ in range(count)]
+        if kind == 12:
+            return self.struct()
+        raise LookupError(f"no kind of value: {kind}")  # maps are in no footer and in no page's header
 
     def _byte(self) -> int:
         self.at += 1
@@ -154,14 +151,10 @@ class _Thrift:
 
     def _unsigned(self) -> int:
         value = shift = 0
-        while True:
-            byte = self._byte()
+        while (byte := self._byte()) >= 128 and shift < 63:
             value |= (byte & 127) << shift
             shift += 7
-            if byte < 128:
-                return value
-            if shift > 63:
-                raise IndexError
+        return value | byte << shift
 
     def _signed(self) -> int:
         value = self._unsigned()
