@@ -124,7 +124,7 @@ def test_a_textgrid_in_utf_16_as_praat_saves_it_is_read():
         ("0.0 1.0 hello\n", "a.TextGrid, line 1"),
         ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 1e999', "line 3: counts inf, expected a whole number"),
         ('"ooTextFile"\n"TextGrid"\n0 2 <exists> -1', "line 3: counts -1, expected a whole number"),
-        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 1.5', "line 3: counts 1.5, expected a whole number"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 1.5 1 1 1', "line 3: counts 1.5, expected a whole number"),
         ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 2000000000', r"counts 2e\+09, expected a whole number, and so many"),
         ('"ooTextFile"\n"TextGrid"\n0 2 <exists> nan', "ends where a number is expected"),
         (short_textgrid(("words", '0.5 1 "hello"')).replace(" 2 1\n", " 2 -1\n"), "line 4: counts -1"),
