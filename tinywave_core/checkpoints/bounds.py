@@ -9,10 +9,11 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from tinywave_core.errors import CheckpointError
+from tinywave_core.names import fault_of_name, not_linked_out
 
 MOST_JSON_BYTES = 1 << 26
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -116,18 +117,11 @@ def weight_map(index: Path) -> dict[str, Path]:
 
 def inside(folder: Path, name: object, named_by: Path) -> Path:
     """The file of that name right in the folder; CheckpointError for a name or a link that leads out of it."""
-    plain = isinstance(name, str) and name not in ("", ".", "..") and "\0" not in name
-    if not isinstance(name, str) or not plain or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+    if not isinstance(name, str) or "/" in name or fault_of_name(name):
         raise CheckpointError(
             f"{named_by} names {name!r}; expected the name of a file right beside it: download it again"
         )
-    path = folder / name
-    real, root = path.resolve(), folder.resolve()
-    # The cache of Hugging Face keeps snapshots/<revision>/<name> as links into blobs/ beside it.
-    own = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    if not any(real.is_relative_to(each) for each in own):
-        raise CheckpointError(f"{path} is a link to {real}, outside the folder: put a copy of the file there (cp -L)")
-    return path
+    return not_linked_out(folder, folder / name, CheckpointError)
 
 
 def read_json(path: Path) -> dict[str, Any]:
