@@ -49,11 +49,18 @@ def _load_torch(path: Path) -> Any:
     Mapped, since torch believes a tensor that claims to be longer than its record, and would read on in the memory of this process.
     """
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if not all(_is_plain(leaf) for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
+        raise ValueError("a tensor that is sparse, quantised, complex or without numbers")
     # Tensors may share what they are made of, as tied weights do; views of one number as a matrix of terabytes may not.
     claimed = sum(t.numel() * t.element_size() for t in tree_leaves(found) if isinstance(t, Tensor))
     if claimed > 2 * path.stat().st_size:
         raise ValueError(f"its tensors claim {claimed:,} bytes")
     return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), found)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    is_strided = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return is_strided and tensor.device.type == "cpu" and not tensor.is_complex()
 
 
 def state_dict(entries: Mapping[str, Any], entry: str | None, path: Path) -> dict[str, Tensor]:
@@ -112,6 +119,10 @@ def without_weight_norm(weights: Mapping[str, Tensor], path: Path, dimension: in
             direction = weights.get(f"{name}_v")
             if direction is None:
                 raise CheckpointError(f"{path} has {key} but no {name}_v: it is a checkpoint of another architecture")
+            if not direction.is_floating_point() or not gain.is_floating_point() or direction.ndim <= dimension:
+                raise CheckpointError(
+                    f"{path} is a checkpoint of another architecture: {name}_v is {direction.dtype} {list(direction.shape)}"
+                )
             expected = [size if axis == dimension else 1 for axis, size in enumerate(direction.shape)]
             if list(gain.shape) != expected:
                 raise CheckpointError(

@@ -15,6 +15,7 @@ from tinywave_core.alignment.ctc import CtcAligner
 from tinywave_core.checkpoints.bounds import check_directory, read_json
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.tokenizers.directory import open_as_transformers
 
 Transcribe = Callable[[npt.NDArray[np.float32]], str]
 
@@ -33,11 +34,11 @@ def load_recogniser(folder: Path, language: str = "", device: torch.device | str
 
 
 def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcribe:
-    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     model = load_whole(WhisperForConditionalGeneration, folder).to(device)
     extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = open_as_transformers(folder)
     asked = _asked(model.generation_config, language, folder)
 
     @torch.inference_mode()
