@@ -7,6 +7,7 @@ than the weights have room for. Only names, sizes and headers are read.
 
 import json
 import math
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -186,6 +187,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
     return found if isinstance(found, dict) else {}
+
+
+def shown(value: object) -> str:
+    """A foreign value for a message: short, however large it is or however often its parts hold each other."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a huge {type(value).__name__}"
 
 
 def _read_config(path: Path, what: str) -> dict[str, Any]:

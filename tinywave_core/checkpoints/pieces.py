@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST_BYTES = 1 << 25  # Llama 2's has 0.5 MB, the largest known ones 5 MB
-MOST_PIECES = 1 << 20
+MOST_PIECES = 1 << 19  # the largest known ones have half of it
 LONGEST_PIECE = 512  # bytes; Llama's have 48 at most, and finding how a piece is merged takes the square of its length
 _PIECE, _NORMALIZERS, _TEXT, _TABLE = 1, (3, 5), 1, 2
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, check_directory
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, check_directory, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
@@ -150,11 +150,11 @@ def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise CheckpointError(
-                f"{path}: model_cfg.{name} is {config[name]!r}, expected {value!r}: another architecture"
+                f"{path}: model_cfg.{name} is {shown(config[name])}, expected {value!r}: another architecture"
             )
     if task.get("normalize", False) or task.get("sample_rate", 16_000) != 16_000:
         raise CheckpointError(
-            f"{path}: task_cfg has normalize {task.get('normalize')} and sample_rate {task.get('sample_rate')}; expected "
+            f"{path}: task_cfg has normalize {shown(task.get('normalize'))} and sample_rate {shown(task.get('sample_rate'))}; expected "
             "False and 16000"
         )
     try:
@@ -183,11 +183,11 @@ def _conv_layers(expression: str) -> tuple[ConvLayer, ...]:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             times = ast.literal_eval(node.right)
             if type(times) is not int or times > MOST_CONVS:
-                raise ValueError(f"a list {times!r:.40} times, expected {MOST_CONVS} at most")
+                raise ValueError(f"a list {shown(times)} times, expected {MOST_CONVS} at most")
             return at_most(value(node.left) * times)
         found = ast.literal_eval(node)
         if not isinstance(found, list):
-            raise TypeError(f"{found!r:.40} where a list of convolutions is expected")
+            raise TypeError(f"{shown(found)} where a list of convolutions is expected")
         return at_most(found)
 
     def at_most(layers: list[Any]) -> list[Any]:
@@ -205,7 +205,7 @@ def _conv_layers(expression: str) -> tuple[ConvLayer, ...]:
 
 def _size(value: object) -> int:
     if type(value) is not int or not 0 < value < MOST_NUMBER:
-        raise ValueError(f"{value!r:.40} where a size is expected")
+        raise ValueError(f"{shown(value)} where a size is expected")
     return value
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.errors import CheckpointError
 
@@ -251,7 +251,7 @@ def _field(config: Any, section: str, field: str) -> Any:
 
 def _foreign(path: Path, name: str, found: Any, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: {name} in its config_dict is {'missing' if found is None else f'{found!r:.80}'}, expected {expected}: "
+        f"{path}: {name} in its config_dict is {'missing' if found is None else shown(found)}, expected {expected}: "
         f"another kind of FCPE than the one in {_WEIGHTS[0]} 0.0.4"
     )
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.errors import CheckpointError
 
@@ -142,6 +142,6 @@ def _centres(entries: dict[str, Any], path: Path) -> Tensor:
         raise CheckpointError(f"{path} has cluster_centers {found}; expected a tensor [units, width] of finite numbers")
     if entries.get("n_clusters", len(centres)) != len(centres):
         raise CheckpointError(
-            f"{path} has {len(centres)} cluster_centers and n_clusters {entries['n_clusters']}: they are not of one file"
+            f"{path} has {len(centres)} cluster_centers and n_clusters {shown(entries['n_clusters'])}: they are not of one file"
         )
     return centres.float()

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.errors import CheckpointError
 
@@ -187,7 +187,7 @@ class _Fields:
 
     def _error(self, name: str, found: Any, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path}: {name} is {'missing' if found is None else f'{found!r:.80}'}, expected {expected}; "
+            f"{self._path}: {name} is {'missing' if found is None else shown(found)}, expected {expected}; "
             "other pitch encoders cannot be used"
         )
 
