@@ -9,11 +9,12 @@ import json
 import math
 import reprlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from tinywave_core.errors import CheckpointError
+from tinywave_core.errors import CheckpointError, TinyWaveError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,6 +188,19 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def building(config: Path, what: str) -> Iterator[None]:
+    """Libraries believe a config, and fail on odd values in it with nearly every kind of error."""
+    try:
+        yield
+    except (TinyWaveError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{config} cannot be followed ({error!s:.300}): expected the config of a {what}"
+        ) from error
 
 
 def shown(value: object) -> str:

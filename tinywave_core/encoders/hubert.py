@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, check_directory, shown
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, building, check_claims, check_directory, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
@@ -323,7 +323,8 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}"
         ) from error
-    shape = _transformers_shape(config)
+    with building(folder / "config.json", "HubertModel"):
+        shape = _transformers_shape(config)
     expected = {
         "feat_extract_norm": "group",
         "feat_extract_activation": "gelu",
@@ -341,7 +342,8 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
         k.removeprefix("hubert."): v for k, v in state_dict(load_entries(weights_path), None, weights_path).items()
     }
     weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
-    return _filled(shape, _TransformersBody(config, shape, layer), weights, weights_path, str, device)
+    with building(folder / "config.json", "HubertModel"):
+        return _filled(shape, _TransformersBody(config, shape, layer), weights, weights_path, str, device)
 
 
 class _TransformersBody(nn.Module):
@@ -409,12 +411,12 @@ def _hubert_config(shape: HubertShape) -> Any:
 def _transformers_shape(config: Any) -> HubertShape:
     layers = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
     return HubertShape(
-        convs=tuple(ConvLayer(*layer) for layer in layers),
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        inner=config.intermediate_size,
-        heads=config.num_attention_heads,
-        position_kernel=config.num_conv_pos_embeddings,
-        position_groups=config.num_conv_pos_embedding_groups,
+        convs=tuple(ConvLayer(*map(_size, layer)) for layer in layers),
+        layers=_size(config.num_hidden_layers),
+        width=_size(config.hidden_size),
+        inner=_size(config.intermediate_size),
+        heads=_size(config.num_attention_heads),
+        position_kernel=_size(config.num_conv_pos_embeddings),
+        position_groups=_size(config.num_conv_pos_embedding_groups),
         position_batch_norm=bool(config.conv_pos_batch_norm),
     )

@@ -1,5 +1,6 @@
 """However the files of a model are damaged, what comes out is the folder opened, or one of our errors."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -96,14 +97,12 @@ def damaged_folder_ends_well(data: st.DataObject, root: Path, copied: Path, name
         (copied / path.relative_to(folder)).write_bytes(path.read_bytes())
     damage: Callable[[st.DataObject, Path], None] = data.draw(st.sampled_from([flipped, cut, replaced, replaced]))
     damage(data, copied / chosen)
-    try:
+    with contextlib.suppress(TinyWaveError):
         assert KINDS[name].open(copied) is not None
-    except TinyWaveError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_a_damaged_folder_is_opened_or_refused(
     all_folders: Path, tmp_path: Path, name: str, data: st.DataObject

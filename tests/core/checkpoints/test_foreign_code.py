@@ -92,10 +92,8 @@ def test_what_is_sown_runs_where_somebody_opens_it_carelessly(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = copy_of("text")
     (SOWN | {"own_generate": own_generate})[kind](folder, tmp_path / "canary")
-    try:
+    with contextlib.suppress(AttributeError, TypeError, ValueError):  # the code ran; what it left is no config
         OPENED_CARELESSLY[kind](folder)
-    except (AttributeError, TypeError, ValueError) as error:  # the code ran; what it left is no config
-        assert "trust_remote_code" not in str(error)
     assert (tmp_path / "canary").is_dir()
 
 
