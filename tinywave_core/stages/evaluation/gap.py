@@ -63,8 +63,6 @@ def build(
 
 def run_gap(step: Step, output: Output) -> SummaryDict:
     """Run the three models side by side over a sample of the held-out utterances."""
-    from tokenizers import Tokenizer
-
     from tinywave_core.devices import pick_device
     from tinywave_core.evals.comparison import Comparison
     from tinywave_core.evals.gaps import costly_tokens, worst
@@ -72,6 +70,7 @@ def run_gap(step: Step, output: Output) -> SummaryDict:
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
     from tinywave_core.threads import use_threads
+    from tinywave_core.tokenizers.directory import open_fast
 
     config = step.config
     assert isinstance(config, GapConfig)
@@ -93,7 +92,7 @@ def run_gap(step: Step, output: Output) -> SummaryDict:
     figures = comparison.tally.figures(config.seed)
     write_table(pa.Table.from_pylist(figures), output.folder / GAPS)
     costly = costly_tokens(comparison.gaps.values(), config.costly_tokens, config.costly_min_count)
-    names = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    names = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
     costly = [{"token": names.id_to_token(row["id"]), **row} for row in costly]
     write_table(pa.Table.from_pylist(costly, schema=_COSTLY), output.folder / TOKENS)
     by_id = {sequence.id: sequence for sequence in sequences}

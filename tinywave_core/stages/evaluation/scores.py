@@ -332,18 +332,17 @@ def _utterances(measured: _Measured, continued: "list[np.ndarray]") -> pa.Table:
 
 def _across(step: Step, vocabulary: Vocabulary, config: EvaluationConfig) -> dict:
     """Items of the cross-modal cloze by direction; none where no words have times."""
-    from tokenizers import Tokenizer
-
     from tinywave_core.evals.cross_modal_cloze import Timed, cross_modal_items
     from tinywave_core.sequences.interleaving import text_encoder
     from tinywave_core.storage.shards import read_table
+    from tinywave_core.tokenizers.directory import open_fast
 
     mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
     rows = [row for shard in mixed for row in read_table(shard.path("tokens.parquet")).to_pylist()]
     timed = [Timed.of(row) for row in rows if row["split"] == "held_out" and row["words"]]
     if not timed:
         return {}
-    tokenizer = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    tokenizer = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
     encode_text = text_encoder(tokenizer, vocabulary)
     return cross_modal_items(timed, vocabulary, encode_text, config, step.params["sequence_length"])
 
