@@ -46,13 +46,13 @@ def repair_store(root: str) -> int:
         done = flip_back(take_census(store))
         census = take_census(store)
         done += repair(census, verify(census, _Progress()))
-        for each in done:
-            terminal.say(f"{each.where}: {each.what}")
-        left = [finding for finding in look(take_census(store)) if not finding.harmless]
+        for action in done:
+            terminal.say(f"{action.where}: {action.what}")
+        remaining = [finding for finding in look(take_census(store)) if not finding.harmless]
     if not done:
         terminal.say(f"nothing to repair in {store.url}")
-    if left:
-        _show_findings(left)
+    if remaining:
+        _show_findings(remaining)
         terminal.say(f"the next run computes what is missing again, with the same ids:\n  {_run_again(census)}")
     return 0
 
@@ -132,8 +132,8 @@ def _show_by_stage(folders: Sequence[Folder], leftovers: Iterable[int]) -> None:
     for stage in sorted({folder.stage for folder in folders}, key=lambda stage: order.get(stage, len(order))):
         sizes = [folder.bytes for folder in folders if folder.stage == stage]
         table.add_row(stage, str(len(sizes)), f"{sum(sizes) / 1e6:,.1f}")
-    if left := list(leftovers):
-        table.add_row("leftovers", str(len(left)), f"{sum(left) / 1e6:,.1f}")
+    if leftover_bytes := list(leftovers):
+        table.add_row("leftovers", str(len(leftover_bytes)), f"{sum(leftover_bytes) / 1e6:,.1f}")
     if table.rows:
         console(width=150).print(table)
 

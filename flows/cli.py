@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spelled(words: Sequence[str]) -> list[str]:
     """Flags of settings as `_flag` spells them: - and _ are the same to people."""
-    known = {key for key, _ in fields()}
+    settings = {key for key, _ in fields()}
     return [
-        _flag(key) + equals + value if word.startswith("--") and (key := name[2:].replace("-", "_")) in known else word
+        _flag(key) + equals + value
+        if word.startswith("--") and (key := name[2:].replace("-", "_")) in settings
+        else word
         for word in words
         for name, equals, value in [word.partition("=")]
     ]
@@ -62,14 +64,14 @@ def _flag(key: str) -> str:
 
 def _check_flags(words: list[str]) -> None:
     """Let the config say what comes closest to an unknown flag; argparse would complain about its value instead."""
-    named = [command for command in COMMANDS if command.has_settings and command.name in words[:1]]
-    if not named:
+    commands = [command for command in COMMANDS if command.has_settings and command.name in words[:1]]
+    if not commands:
         return
-    own = {name for command in named for argument in command.arguments for name in argument.names}
-    known = {_flag(key) for key, _ in fields()} | own | {"--preset", "--help"}
+    own = {name for command in commands for argument in command.arguments for name in argument.names}
+    flags = {_flag(key) for key, _ in fields()} | own | {"--preset", "--help"}
     for word in words[1:]:
         flag = word.partition("=")[0]
-        if word.startswith("--") and flag not in known:
+        if word.startswith("--") and flag not in flags:
             load_config("demo", {flag.removeprefix("--"): ""})
 
 
@@ -169,8 +171,8 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
 
 def settings_of(options: argparse.Namespace, rest: list[str]) -> dict[str, str]:
     """Settings that were given as flags, by dotted key."""
-    known = {key for key, _ in fields()}
-    settings = {key: value for key, value in vars(options).items() if key in known}
+    keys = {key for key, _ in fields()}
+    settings = {key: value for key, value in vars(options).items() if key in keys}
     if rest:  # a flag that argparse does not know: let the config say what comes closest
         flag = rest[0].removeprefix("--").partition("=")[0]
         settings[flag] = "" if rest[0].startswith("--") else rest[0]

@@ -79,26 +79,28 @@ def generate(
     writes_down = prompts[-1][0] == "audio"
     pairs = [(Audio(audio), Text(text)) if writes_down else (Text(text), Audio(audio)) for audio, text in examples]
     started = time.perf_counter()
-    prompt = generator.prompt_ids([given(*each) for each in prompts], output, pairs)
-    said = sys.stderr if wav == PIPE else sys.stdout
+    prompt = generator.prompt_ids([given(*part) for part in prompts], output, pairs)
+    messages = sys.stderr if wav == PIPE else sys.stdout
     with _speech_to(wav) as write:
         events = generator.continue_ids(prompt, output, sampling, voice, started=started)
-        made = generator.collect(prompt, _as_it_comes(events, write, said if stream else None))
-    timings = made.timings.to_json()
+        continuation = generator.collect(prompt, _as_it_comes(events, write, messages if stream else None))
+    timings = continuation.timings.to_json()
     if bandwidth:
         timings["bandwidth_share"] = round(bandwidth_share(loading, generator, prompt, output), 3)
-    about = {
-        "prompt": made.prompt,
-        "output": made.output,
-        "text": made.text,
-        "new_tokens": made.new_tokens,
+    result = {
+        "prompt": continuation.prompt,
+        "output": continuation.output,
+        "text": continuation.text,
+        "new_tokens": continuation.new_tokens,
         "seconds": timings["audio_s"],
-        "wav": wav if wav and len(made.audio) else None,
+        "wav": wav if wav and len(continuation.audio) else None,
         "timings": timings,
     }
-    terminal.say("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
+    terminal.say("" if stream else json.dumps(result, ensure_ascii=False, indent=1), file=messages)
     share = timings.get("bandwidth_share")
-    terminal.say(summary(made.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr)
+    terminal.say(
+        summary(continuation.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr
+    )
     return 0
 
 

@@ -56,9 +56,9 @@ def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:
 
     if vocabulary.is_of_bytes:
         return build_tokenizer(vocabulary)
-    for found in map(store.find, store.artifact_ids("adaptation")):
-        if found.part == "teacher" and read_directory(found.path("teacher")) == vocabulary:
-            return Tokenizer.from_file(str(found.path("teacher") / "tokenizer.json"))
+    for artifact in map(store.find, store.artifact_ids("adaptation")):
+        if artifact.part == "teacher" and read_directory(artifact.path("teacher")) == vocabulary:
+            return Tokenizer.from_file(str(artifact.path("teacher") / "tokenizer.json"))
     raise MissingInputError(
         f"{store.url} has no teacher with the vocabulary of these tokens, whose tokenizer spells their text: run adaptation first"
     )

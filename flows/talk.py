@@ -34,12 +34,12 @@ def talk(
     sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
-    for name, each in zip(names([each.model for each in models]), models, strict=True):
-        generator = each.open()
+    for name, model in zip(names([model.model for model in models]), models, strict=True):
+        generator = model.open()
         generator.warm_up()
         hosts.append(ModelHost(name, generator, limits))
         terminal.say(
-            f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True
+            f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {model.model}", flush=True
         )
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -48,8 +48,8 @@ def talk(
             f"{host}:{port} cannot be listened on ({error}): pass another --port, or 0 for a free one"
         ) from error
     config = TalkConfig(Server(hosts, limits).app(allowed_hosts), limits, timeout_graceful_shutdown=5)
-    shown = f"[{host}]" if ":" in host else host
-    terminal.say(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+    printed_host = f"[{host}]" if ":" in host else host
+    terminal.say(f"Talk to it at http://{printed_host}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
@@ -62,10 +62,10 @@ def names(folders: Sequence[str]) -> list[str]:
     """A short name for each model: as much of its path as tells them apart."""
     paths = [Path(folder).resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):
-        found = ["/".join(_telling(path)[-length:]) for path in paths]
-        if len(set(found)) == len(found):
-            return found
-    return [f"{name} {number}" for number, name in enumerate(found, start=1)]
+        candidates = ["/".join(_telling(path)[-length:]) for path in paths]
+        if len(set(candidates)) == len(candidates):
+            return candidates
+    return [f"{name} {number}" for number, name in enumerate(candidates, start=1)]
 
 
 def _telling(path: Path) -> list[str]:

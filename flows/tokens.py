@@ -25,8 +25,8 @@ def show_tokens(
     from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 
     keep_large_blocks()
-    place = pick_device(RuntimeConfig.model_validate({"device": device})).type
-    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=place)
+    device_type = pick_device(RuntimeConfig.model_validate({"device": device})).type
+    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=device_type)
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:

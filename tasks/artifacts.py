@@ -105,10 +105,10 @@ def _status(row: StageRow) -> str:
 def _lineage(artifact: Artifact, latest: dict[str, Any]) -> Row:
     """From what, and for what: the latter is known of artifacts that the latest run had."""
     label = f"{artifact.stage}/{artifact.part}"
-    known = artifact.id in latest.get("artifacts", {}).get(label, [])
-    used = latest.get("used_by", {}).get(label, []) if known else []
+    is_listed = artifact.id in latest.get("artifacts", {}).get(label, [])
+    used = latest.get("used_by", {}).get(label, []) if is_listed else []
     if not used:
-        used = ["nothing yet"] if known else ["the page `run` tells when the run has ended"]
+        used = ["nothing yet"] if is_listed else ["the page `run` tells when the run has ended"]
     return {
         "part": artifact.part,
         "made from": ", ".join(made_from(artifact)) or "the source",
@@ -173,9 +173,9 @@ def _place(key: str, url: str, text: str) -> None:
     create_markdown_artifact(page, key=key, description=markdown(f"{text}: {url}"))
 
 
-def _image(key: str, png: bytes, about: str) -> None:
+def _image(key: str, png: bytes, description: str) -> None:
     assert len(png) <= plots.PNG_LIMIT_BYTES, f"the picture {key} has {len(png)} bytes"
-    create_image_artifact(data_uri(png, "image/png"), key=key, description=about)
+    create_image_artifact(data_uri(png, "image/png"), key=key, description=description)
 
 
 # The run ---------------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         "## Lineage",
         table(origins),
         "## Where it lies",
-        "\n".join(f"- {name}: {code(place)}" for name, place in places if place),
+        "\n".join(f"- {name}: {code(path)}" for name, path in places if path),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -111,9 +111,9 @@ class _Lines:
         self.done = done
         if now - self.last >= _LINE_EVERY_S and done < total:
             self.last = now
-            left = (now - self.started) * (total - done) / max(done, 1)
+            left_s = (now - self.started) * (total - done) / max(done, 1)
             terminal.say(
-                f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True
+                f"    {self.name}: {done} of {total} {note}, about {left_s:.0f} s left", file=sys.stderr, flush=True
             )
 
     def close(self) -> None:
@@ -144,9 +144,9 @@ class HoursProgress:
         now = time.monotonic()
         if self.done and self.done < self.total and now - self.last >= _LINE_EVERY_S:
             self.last = now
-            left = (now - self.started) * (self.total - self.done) / self.done
-            said = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left / 3600:.2f} h left"
-            terminal.say(f"    {said}", file=sys.stderr, flush=True)
+            left_s = (now - self.started) * (self.total - self.done) / self.done
+            line = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left_s / 3600:.2f} h left"
+            terminal.say(f"    {line}", file=sys.stderr, flush=True)
 
 
 class _ProgressArtifact:

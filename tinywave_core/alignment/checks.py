@@ -72,8 +72,8 @@ def _order(words: Sequence[Word], num_samples: int) -> Refusal | None:
 
 
 def _confidence(words: Sequence[Word], minimum: float | None) -> Refusal | None:
-    known = [word.confidence for word in words if word.confidence is not None]
-    if minimum is None or not known or (quartile := float(np.quantile(known, 0.25))) >= minimum:
+    confidences = [word.confidence for word in words if word.confidence is not None]
+    if minimum is None or not confidences or (quartile := float(np.quantile(confidences, 0.25))) >= minimum:
         return None
     return Refusal(
         "low_confidence", f"a quarter of the words have a confidence up to {quartile:.3f}, expected {minimum:g}"

@@ -105,9 +105,9 @@ class Decoder:
         except BrokenPipeError as error:
             raise _ChildDied from error
         verdict = Verdict(**self._read_record())
-        said = self._said()
+        last_words = self._said()
         if verdict.reason:
-            detail = f"{verdict.detail} ({said})" if said else verdict.detail
+            detail = f"{verdict.detail} ({last_words})" if last_words else verdict.detail
             return Recording(replace(verdict, detail=detail))
         assert verdict.sample_rate is not None
         assert verdict.decoded_frames is not None
@@ -155,10 +155,10 @@ class Decoder:
     def _said(self) -> str:
         """What the C libraries printed since the last file, shortened to its first line."""
         self._log.seek(0)
-        said = self._log.read(4096).decode(errors="replace").strip()
+        log_text = self._log.read(4096).decode(errors="replace").strip()
         self._log.seek(0)
         self._log.truncate()
-        return said.splitlines()[0][:200] if said else ""
+        return log_text.splitlines()[0][:200] if log_text else ""
 
     # Its answers --------------------------------------------------------------------------------------------------
 
@@ -224,21 +224,21 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
     margin = orig * (1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig))
     block = orig * max(1, block_s * rate // orig)
     out_N = np.empty(math.ceil(frames * new / orig), dtype=np.int16)
-    held_from, held = 0, read(min(block + margin, frames))
+    block_start, block_samples = 0, read(min(block + margin, frames))
     for start in range(0, frames, block):
         stop = min(start + block, frames)
         if stop == frames:
             # torchaudio rounds its output's length in float32, so it can be one short: zeros behind, as it adds itself.
-            held = np.concatenate([held, np.zeros(orig, dtype=np.float32)])
+            block_samples = np.concatenate([block_samples, np.zeros(orig, dtype=np.float32)])
         with _one_thread():
-            wide_tensor = to_16k(torch.from_numpy(held).double(), rate)
+            wide_tensor = to_16k(torch.from_numpy(block_samples).double(), rate)
         wide = wide_tensor.numpy()
         first, last = (start // orig * new, len(out_N) if stop == frames else stop // orig * new)
-        skip = (start - held_from) // orig * new
+        skip = (start - block_start) // orig * new
         out_N[first:last] = to_int16(wide[skip : skip + last - first])
         keep_from = max(0, stop - margin)
         fresh = read(min(stop + block + margin, frames) - min(stop + margin, frames))
-        held_from, held = (keep_from, np.concatenate([held[keep_from - held_from :], fresh]))
+        block_start, block_samples = (keep_from, np.concatenate([block_samples[keep_from - block_start :], fresh]))
     return out_N
 
 

@@ -71,13 +71,13 @@ class Source:
     def listing(self) -> Listing:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
         links, unreadable = [0], list[str]()
-        found = list(self._walk(links, unreadable) if self.local else self._find())
-        files = sorted((file for file in found if not _hidden(file.path)), key=lambda file: file.path)
+        entries = list(self._walk(links, unreadable) if self.local else self._find())
+        files = sorted((file for file in entries if not _hidden(file.path)), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
             raise SourceError(
                 f"--source {self.url} holds no audio ({len(files)} text files, {links[0]} symbolic links, "
-                f"{len(found) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
+                f"{len(entries) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
                 "Ogg, Opus or MP3 files in it or below: pass another --source"
             )
         return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), links[0], tuple(unreadable))
@@ -116,16 +116,16 @@ class Source:
 
     def _find(self) -> Iterator[SourceFile]:
         try:
-            found = self.filesystem.find(self.root, detail=True)
-            if list(found) == [self.root]:
+            listing = self.filesystem.find(self.root, detail=True)
+            if list(listing) == [self.root]:
                 raise SourceError(f"--source {self.url} is a file; expected a folder with audio files: pass its folder")
-            if not found:
+            if not listing:
                 self.filesystem.ls(self.root)  # a missing bucket has no files either: this one tells
         except SourceError:
             raise
         except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
             self._refuse(error)
-        for name, info in found.items():
+        for name, info in listing.items():
             if not name.endswith("/"):
                 version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
                 path = printable(name[len(self.root) :].lstrip("/"))
@@ -176,10 +176,10 @@ class Source:
             return {}
         if not self.local:
             try:
-                found = self.filesystem.cat([file.location for file in files], on_error="omit")
+                contents = self.filesystem.cat([file.location for file in files], on_error="omit")
             except Exception as error:  # noqa: BLE001 - as in `_find`
                 self._refuse(error)
-            return {file.path: found[file.location] for file in files if file.location in found}
+            return {file.path: contents[file.location] for file in files if file.location in contents}
         texts = {}
         for file in files:
             try:

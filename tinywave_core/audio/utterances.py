@@ -56,14 +56,14 @@ def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
     return np.asarray(samples_N, dtype=np.float32)
 
 
-def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) -> Iterator[Utterance]:
+def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> Iterator[Utterance]:
     """The utterances of an audio shard, or those with the `wanted` ids, in order, after its digest and page checksums were
     found right."""
     path = artifact.path(AUDIO_FILE)
     try:
         for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
             for row in batch.to_pylist():
-                if wanted is None or row["utterance_id"] in wanted:
+                if ids is None or row["utterance_id"] in ids:
                     yield _utterance(row)
     except (OSError, pa.ArrowException) as error:
         raise DamagedArtifactError(
@@ -71,9 +71,9 @@ def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) ->
         ) from error
 
 
-def recordings(artifacts: Iterable[Artifact], wanted: set[str]) -> dict[str, npt.NDArray[np.float32]]:
+def recordings(artifacts: Iterable[Artifact], ids: set[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Samples of the utterances with the `wanted` ids, from whichever of the audio shards has them."""
-    return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, wanted)}
+    return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, ids)}
 
 
 def _utterance(row: dict[str, Any]) -> Utterance:

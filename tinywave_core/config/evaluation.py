@@ -80,9 +80,9 @@ class GeneratedConfig(Config):
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
         if bool(self.asr) != bool(self.language_model):
-            missing, given = ("language_model", "asr") if self.asr else ("asr", "language_model")
+            missing, present = ("language_model", "asr") if self.asr else ("asr", "language_model")
             raise ValueError(
-                f"{given} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
+                f"{present} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
                 "recogniser (asr) and a language model of text (language_model)"
             )
         return self

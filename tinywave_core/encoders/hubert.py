@@ -118,9 +118,9 @@ def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "c
         "final_proj.",
         *(f"encoder.layers.{n}." for n in range(layer, shape.layers)),
     )
-    kept = {key: value for key, value in weights.items() if not key.startswith(unused)}
+    used_weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
     body, names = _release_body(shape, layer)
-    return _filled(shape, body, kept, path, names, device)
+    return _filled(shape, body, used_weights, path, names, device)
 
 
 def _release_body(shape: HubertShape, layer: int) -> tuple[nn.Module, Callable[[str], str]]:

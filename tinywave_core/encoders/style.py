@@ -105,7 +105,7 @@ def _config(folder: Path) -> Any:
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
         ) from error
-    found = {
+    settings = {
         "model_type": (config.model_type, "wav2vec2"),
         "samples per frame": (hop_and_field(_convs(config))[0], HOP_SAMPLES),
         "feat_extract_activation": (config.feat_extract_activation, "gelu"),
@@ -115,7 +115,7 @@ def _config(folder: Path) -> Any:
         "use_weighted_layer_sum": (config.use_weighted_layer_sum, False),
         "add_adapter": (config.add_adapter, False),
     }
-    for name, (value, expected) in found.items():
+    for name, (value, expected) in settings.items():
         if value != expected:
             raise CheckpointError(
                 f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}: not SpiritLM's style encoder"

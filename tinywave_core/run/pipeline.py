@@ -38,9 +38,9 @@ class Look:
     steps: list[tuple[Step, Artifact]] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
-        found = find_steps(steps)
-        self.steps += zip(steps, found, strict=True)
-        return found
+        artifacts = find_steps(steps)
+        self.steps += zip(steps, artifacts, strict=True)
+        return artifacts
 
 
 def outputs_before(stage: str, config: PipelineConfig, store: Store) -> Outputs:

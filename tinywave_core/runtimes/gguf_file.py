@@ -39,20 +39,20 @@ class GgufFile:
             raise CheckpointError(f"{path} is no GGUF file, or a truncated one ({error}): copy it again") from error
         if (kind := _value(reader, "general.architecture")) != "llama":
             raise CheckpointError(f"{path} is a model of the architecture {kind!r}; expected 'llama'")
-        about = _value(reader, VOCABULARY_KEY)
+        vocabulary_json = _value(reader, VOCABULARY_KEY)
         return cls(
             path,
             int(_value(reader, "llama.context_length")),
             len(reader.fields["tokenizer.ggml.tokens"].data),
-            Vocabulary.from_json(json.loads(about)) if about else None,
+            Vocabulary.from_json(json.loads(vocabulary_json)) if vocabulary_json else None,
             _partial_characters(reader),
             is_rearranged=_value(reader, "general.file_type") == LlamaFileType.MOSTLY_Q4_0,
         )
 
     def require(self, vocabulary: Vocabulary) -> None:
         """CheckpointError where the file's ids are not those of `vocabulary`."""
-        found = self.vocabulary or self.tokens
-        if found != (vocabulary if self.vocabulary else vocabulary.tokens):
+        rows = self.vocabulary or self.tokens
+        if rows != (vocabulary if self.vocabulary else vocabulary.tokens):
             raise CheckpointError(
                 f"{self.path} has another vocabulary than the speech.json beside it: found {_told(self.vocabulary, self.tokens)}, "
                 f"expected {_told(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "

@@ -89,9 +89,9 @@ class TransformersRuntime:
         read.keep(prompt)
         new = prompt[len(read.ids) :]
         try:
-            for made in range(sampling.max_new_tokens):
+            for number in range(sampling.max_new_tokens):
                 scores = self._forward(read, new)[allowed].float()
-                if made < sampling.min_new_tokens:
+                if number < sampling.min_new_tokens:
                     scores[end] = -torch.inf
                 token = int(allowed[_draw(scores, sampling, generator)])
                 if token == EOS_ID:

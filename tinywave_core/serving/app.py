@@ -108,15 +108,15 @@ class Server:
         """One answer to one request."""
         started = time.perf_counter()
         async with self.bodies.read(request) as body:
-            asked = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
-            prompt = await _unless_gone(request, self._prompt(asked))
-        events = asked.host.answer(prompt, asked.settings, started)
-        if asked.format == "json":
+            question = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
+            prompt = await _unless_gone(request, self._prompt(question))
+        events = question.host.answer(prompt, question.settings, started)
+        if question.format == "json":
             return JSONResponse(await _unless_gone(request, _collected(events)))
         # Up to the first sound, what goes wrong has a status of its own.
         first = await _unless_gone(request, anext(events))
-        kind = "audio/wav" if asked.format == "wav" else f"audio/pcm;rate={SAMPLE_RATE};channels=1"
-        return StreamingResponse(_sound(first, events, asked.format), media_type=kind)
+        kind = "audio/wav" if question.format == "wav" else f"audio/pcm;rate={SAMPLE_RATE};channels=1"
+        return StreamingResponse(_sound(first, events, question.format), media_type=kind)
 
     async def realtime(self, socket: WebSocket) -> None:
         """A conversation."""
@@ -142,13 +142,13 @@ class Server:
         for host in self.hosts.values():
             await asyncio.to_thread(host.close)
 
-    async def _prompt(self, asked: Asked) -> list[int]:
+    async def _prompt(self, question: Asked) -> list[int]:
         """Ids of what is to be continued."""
-        asked.host.require_room()
-        parts: list[Part] = [] if asked.text is None else [asked.text]
-        if asked.decode is not None:
-            parts.append(await asked.host.hear_upload(asked.decode))
-        return asked.host.generator.prompting.ids(parts, asked.settings.modality)
+        question.host.require_room()
+        parts: list[Part] = [] if question.text is None else [question.text]
+        if question.decode is not None:
+            parts.append(await question.host.hear_upload(question.decode))
+        return question.host.generator.prompting.ids(parts, question.settings.modality)
 
     def _asked(self, request: Request, body: bytearray) -> Asked:
         """What a request asks for; in a thread, since bodies have megabytes."""
@@ -160,13 +160,15 @@ class Server:
         model = values.pop("model", next(iter(self.hosts)))
         if not isinstance(model, str) or model not in self.hosts:
             raise unknown_model(model, self.hosts)
-        wanted = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
-        if wanted not in ("wav", "pcm", "json"):
-            raise RequestError(f"response_format: {shown(wanted)}; expected wav, pcm or json", "invalid_settings")
+        response_format = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
+        if response_format not in ("wav", "pcm", "json"):
+            raise RequestError(
+                f"response_format: {shown(response_format)}; expected wav, pcm or json", "invalid_settings"
+            )
         settings = Settings().changed(values, self.limits, strict=is_json)
-        if settings.output == "text" and wanted != "json":
+        if settings.output == "text" and response_format != "json":
             raise RequestError("response_format: text comes as json", "invalid_settings")
-        return Asked(self.hosts[model], settings, wanted, text, decode)
+        return Asked(self.hosts[model], settings, response_format, text, decode)
 
     def _given(
         self, head: Message, body: bytearray, values: dict[str, Any]
@@ -181,8 +183,8 @@ class Server:
             text = None if text is None else require_text(text, limits, "input")
             return text, None if audio is None else _loud(partial(wav, from_base64(audio), limits))
         if head.get_content_type() == "audio/pcm":
-            said = str(head.get_param("rate", str(SAMPLE_RATE)))
-            rate = checked_rate(int(said) if said.isdecimal() and len(said) < 7 else said)
+            rate_text = str(head.get_param("rate", str(SAMPLE_RATE)))
+            rate = checked_rate(int(rate_text) if rate_text.isdecimal() and len(rate_text) < 7 else rate_text)
             return None, _loud(partial(pcm, body, rate, limits))
         return None, _loud(partial(wav, body, limits))
 
@@ -191,9 +193,9 @@ def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
     """The same, and RequestError where there is nothing to hear."""
 
     def samples() -> Samples:
-        found = decode()
-        require_sound(found)
-        return found
+        decoded = decode()
+        require_sound(decoded)
+        return decoded
 
     return samples
 
@@ -263,5 +265,5 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _not_found(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    about = {"type": "invalid_request_error", "code": "not_found", "message": error.detail}
-    return JSONResponse({"error": about}, error.status_code, headers=error.headers)
+    fault = {"type": "invalid_request_error", "code": "not_found", "message": error.detail}
+    return JSONResponse({"error": fault}, error.status_code, headers=error.headers)

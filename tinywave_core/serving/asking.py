@@ -59,16 +59,16 @@ class Settings(BaseModel):
     def changed(self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True) -> "Settings":
         """These with other values; RequestError names what is wrong with one. Not strict: values may be strings, as in a query."""
         try:
-            found = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
+            settings = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
-            faults = [f"{shown(each['loc'][0])}: {each['msg']}" for each in error.errors(include_input=False)]
+            faults = [f"{shown(fault['loc'][0])}: {fault['msg']}" for fault in error.errors(include_input=False)]
             raise RequestError("; ".join(faults[:5]), "invalid_settings") from error
-        if found.max_new_tokens and found.max_new_tokens > limits.new_tokens:
+        if settings.max_new_tokens and settings.max_new_tokens > limits.new_tokens:
             raise RequestError(
-                f"max_new_tokens: {found.max_new_tokens} is more than this server makes, {limits.new_tokens}",
+                f"max_new_tokens: {settings.max_new_tokens} is more than this server makes, {limits.new_tokens}",
                 "invalid_settings",
             )
-        return found
+        return settings
 
 
 def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
@@ -89,15 +89,15 @@ def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
 
 def _strings(value: Any) -> Iterator[str]:
     """All strings in a JSON value, keys too; not recursive, since the client chooses how deep it is."""
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict):
-            left += [*each, *each.values()]
-        elif isinstance(each, list):
-            left += each
+    queue = [value]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            queue += [*item, *item.values()]
+        elif isinstance(item, list):
+            queue += item
 
 
 def from_base64(data: object) -> bytes:

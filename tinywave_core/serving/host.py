@@ -84,10 +84,10 @@ class ModelHost:
 
         It is made whether or not the client keeps up: one that reads slowly holds up nobody else.
         """
-        made: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-        making = asyncio.create_task(self._make(made, prompt, settings, started))
+        answers: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        making = asyncio.create_task(self._make(answers, prompt, settings, started))
         try:
-            while (item := await made.get()) is not None:
+            while (item := await answers.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -101,17 +101,17 @@ class ModelHost:
         self._model.shutdown(cancel_futures=True)
         self.generator.runtime.close()
 
-    async def _make(self, made: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float) -> None:
+    async def _make(self, answers: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float) -> None:
         """Put events into a queue, None or an exception last."""
         try:
             async with self._its_turn():
-                await self._put_events(made, prompt, settings, started)
+                await self._put_events(answers, prompt, settings, started)
         except Exception as error:  # noqa: BLE001  (goes to whoever asked)
-            made.put_nowait(error)
-        made.put_nowait(None)
+            answers.put_nowait(error)
+        answers.put_nowait(None)
 
     async def _put_events(
-        self, made: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
+        self, answers: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
     ) -> None:
         stop, deadline = threading.Event(), time.perf_counter() + self.limits.wall_s
 
@@ -125,7 +125,7 @@ class ModelHost:
         events = await self._in(self._model, begin)
         try:
             while (event := await self._in(self._model, lambda: _next(events))) is not None:
-                made.put_nowait(event)
+                answers.put_nowait(event)
         finally:
             stop.set()
             await self._finish(self._model, events.close)  # type: ignore[attr-defined]

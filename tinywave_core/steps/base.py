@@ -110,8 +110,8 @@ Execute = Callable[[Sequence[Step]], list[Artifact]]
 
 def find_steps(steps: Sequence[Step]) -> list[Artifact]:
     """What the store has of each step, looked up at once; all steps are of one store."""
-    found = steps[0].store.find_all([step.id for step in steps]) if steps else []
-    return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, found, strict=True)]
+    artifacts = steps[0].store.find_all([step.id for step in steps]) if steps else []
+    return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, artifacts, strict=True)]
 
 
 def compute(step: Step, progress: Progress = no_progress) -> Artifact:
@@ -119,9 +119,9 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
 
     The work folder of a run that was killed is taken up again; what it holds is trusted only as far as `run` checks it.
     """
-    found = step.find()
-    if found.complete:
-        return found
+    stored = step.find()
+    if stored.complete:
+        return stored
     work = step.store.work_folder(step.id)
     at = ""
 

@@ -23,8 +23,8 @@ def held_out_shards(tokens: Artifact) -> list[Artifact]:
 
 def _shards(tokens: Artifact, split: str) -> list[Artifact]:
     listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
-    found = tokens.store.find_all(list(listed))
-    return [a if a.complete else replace(a, part=listed[a.id]) for a in found]
+    artifacts = tokens.store.find_all(list(listed))
+    return [a if a.complete else replace(a, part=listed[a.id]) for a in artifacts]
 
 
 def training_hours(tokens: Artifact) -> float:
@@ -34,13 +34,13 @@ def training_hours(tokens: Artifact) -> float:
 
 def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
     """The audio shards behind token shards, interleaved or not; text has none."""
-    found: dict[str, Artifact] = {}
+    audio: dict[str, Artifact] = {}
     for shard in shards:
         inputs = shard.manifest.inputs  # type: ignore[union-attr]
         for i in inputs.get("tokens", []):
             inputs = shard.store.find(i, "shard").manifest.inputs  # type: ignore[union-attr]
-        found |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
-    return list(found.values())
+        audio |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
+    return list(audio.values())
 
 
 def corpus_key(config: PipelineConfig) -> str:

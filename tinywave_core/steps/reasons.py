@@ -16,12 +16,12 @@ class Reason:
     why: str
 
 
-def explain(step: Step, found: Artifact) -> Reason:
+def explain(step: Step, artifact: Artifact) -> Reason:
     """Why `step` is cached or must run, against what the last run used in its place."""
-    if found.complete and "pin" in step.context:
+    if artifact.complete and "pin" in step.context:
         pin = step.context["pin"]
         return Reason(True, f"pinned {pin['pinned_at'][:10]}, its fit saw {_minutes(pin['hours'])} of speech")
-    if found.complete:
+    if artifact.complete:
         return Reason(True, "same settings and inputs as before")
     before = _in_last_run(step)
     if step.id in before:

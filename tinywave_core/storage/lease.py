@@ -122,10 +122,10 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
     first = _beat(store, number)
     if first == _ENDED or _died_here(store, number, record):
         return True
-    begun, term_s, told = pace.now(), _record_term(record, pace.term_s), False
+    watch_started, term_s, has_warned = pace.now(), _record_term(record, pace.term_s), False
     while True:
         pace.sleep(pace.beat_s / 4)
-        silent_s = pace.now() - begun  # before the look: a watcher that was stopped looks once more
+        silent_s = pace.now() - watch_started  # before the look: a watcher that was stopped looks once more
         beat = _beat(store, number)
         if beat == _ENDED:
             return True
@@ -138,8 +138,8 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
             )
         if silent_s >= term_s:
             return True
-        if silent_s > 3 * pace.beat_s and not told:
-            told = True
+        if silent_s > 3 * pace.beat_s and not has_warned:
+            has_warned = True
             logging.getLogger(__name__).warning(
                 "the store %s is held by %s, which gives no sign of life; this run goes on if there is none for %g s",
                 store.url,

@@ -41,9 +41,9 @@ def unseal(data: bytes) -> dict[str, Any]:
     last = _LAST_LINE.fullmatch(data[-_LAST_BYTES:])
     if last is None:
         raise RecordFault("it does not end with its digest")
-    found, expected = hashlib.sha256(data[:-_LAST_BYTES]).hexdigest(), last[1].decode()
-    if found != expected:
-        raise RecordFault(f"its contents have SHA-256 {found[:12]}…, expected {expected[:12]}…")
+    actual, expected = hashlib.sha256(data[:-_LAST_BYTES]).hexdigest(), last[1].decode()
+    if actual != expected:
+        raise RecordFault(f"its contents have SHA-256 {actual[:12]}…, expected {expected[:12]}…")
     content: dict[str, Any] = json.loads(data)
     del content[_KEY]
     return content

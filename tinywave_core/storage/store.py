@@ -220,10 +220,10 @@ class Store:
             yield
             return
         holder = f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})"
-        held = lease.take(self, holder, pace)
-        _held[self.url] = held.number
+        own_lease = lease.take(self, holder, pace)
+        _held[self.url] = own_lease.number
         try:
-            with lease.kept(held, pace):
+            with lease.kept(own_lease, pace):
                 yield
         finally:
             del _held[self.url]
@@ -346,25 +346,25 @@ class Store:
         sizes: dict[str, int] = {}
         for stage in sorted({artifact_id.partition("/")[0] for artifact_id in artifact_ids}):
             listed = self.filesystem.find(self._at(stage), detail=True)
-            sizes |= {name: int(about["size"]) for name, about in listed.items()}
-        places = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
+            sizes |= {name: int(info["size"]) for name, info in listed.items()}
+        paths = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
         # A listing may lag: what it lacks is asked for by name.
-        read = self.filesystem.cat(list(places.values()), on_error="return")
-        found = {}
-        for artifact_id, place in places.items():
-            if isinstance(read[place], FileNotFoundError):
+        read = self.filesystem.cat(list(paths.values()), on_error="return")
+        artifacts = {}
+        for artifact_id, path in paths.items():
+            if isinstance(read[path], FileNotFoundError):
                 continue
-            if isinstance(read[place], Exception):
-                raise read[place]
-            manifest = self._parse_manifest(artifact_id, read[place])
+            if isinstance(read[path], Exception):
+                raise read[path]
+            manifest = self._parse_manifest(artifact_id, read[path])
             stage, _, digest = artifact_id.partition("/")
             listed = {entry.name: sizes.get(self._at(f"{artifact_id}/{entry.name}")) for entry in manifest.files}
             if all(
                 e.bytes == listed[e.name] or e.bytes == self.size_of(f"{artifact_id}/{e.name}") for e in manifest.files
             ):
-                found[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
+                artifacts[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
         planned = [(i, *i.split("/", 1)) for i in artifact_ids]
-        return [found.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
+        return [artifacts.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
 
     def _read_manifest(self, artifact_id: str) -> Manifest:
         return self._parse_manifest(artifact_id, self.read(f"{artifact_id}/{MANIFEST}"))
@@ -387,20 +387,20 @@ class Store:
 
     def artifact_ids(self, stage: str = "*") -> list[str]:
         """Ids of everything with a manifest, for people who look around; no computation decides from a listing."""
-        found = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
-        return sorted("/".join(str(path).split("/")[-3:-1]) for path in found)
+        manifests = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
+        return sorted("/".join(str(path).split("/")[-3:-1]) for path in manifests)
 
     def resolve(self, name: str) -> Artifact:
         """The one whole artifact whose id, fingerprint or stage starts with `name`; MissingInputError otherwise."""
-        wanted = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
-        matches = [i for i in self.artifact_ids() if i.startswith(wanted) or i.split("/")[1].startswith(wanted)]
+        prefix = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
+        matches = [i for i in self.artifact_ids() if i.startswith(prefix) or i.split("/")[1].startswith(prefix)]
         if not matches:
             raise MissingInputError(
-                f"no artifact in {self.url} starts with {wanted!r}: see `tinywave inspect --root …`"
+                f"no artifact in {self.url} starts with {prefix!r}: see `tinywave inspect --root …`"
             )
         if len(matches) > 1:
-            shown = "\n  ".join(matches[:12])
-            raise MissingInputError(f"{len(matches)} artifacts start with {wanted!r}; name one of:\n  {shown}")
+            choices = "\n  ".join(matches[:12])
+            raise MissingInputError(f"{len(matches)} artifacts start with {prefix!r}; name one of:\n  {choices}")
         return self.find(matches[0])
 
     def work_folder(self, artifact_id: str) -> Path:
@@ -491,17 +491,17 @@ class Store:
         stamp = time.time_ns()
         while self.exists(aside := f".damaged/{stamp}/{name}"):  # the clock was put back
             stamp += 1
-        place = self._at(name)
+        source = self._at(name)
         if self.local:
             Path(self._at(aside)).parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                os.rename(place, self._at(aside))
+                os.rename(source, self._at(aside))
             return aside
         # A listing may lag: what decides is moved by its name, and first.
-        named = [path for path in (f"{place}/{MANIFEST}", place) if self.filesystem.isfile(path)]
-        for path in dict.fromkeys([*named, *sorted(self.filesystem.find(place))]):
+        known_by_name = [path for path in (f"{source}/{MANIFEST}", source) if self.filesystem.isfile(path)]
+        for path in dict.fromkeys([*known_by_name, *sorted(self.filesystem.find(source))]):
             with contextlib.suppress(FileNotFoundError):
-                self.filesystem.mv(path, self._at(aside) + path.removeprefix(place))
+                self.filesystem.mv(path, self._at(aside) + path.removeprefix(source))
         self.drop_copy(name)
         return aside
 

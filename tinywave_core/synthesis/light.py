@@ -135,15 +135,15 @@ class LightVocoder:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "LightVocoder":
         """Read what `save` wrote."""
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if about["version"] > FORMAT_VERSION:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if description["version"] > FORMAT_VERSION:
             raise SchemaVersionError(
-                f"{folder} has a light vocoder of version {about['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
+                f"{folder} has a light vocoder of version {description['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
                 "update TinyWave"
             )
-        vocabulary, voices = Vocabulary.from_json(about["vocabulary"]), tuple(about["voices"])
+        vocabulary, voices = Vocabulary.from_json(description["vocabulary"]), tuple(description["voices"])
         tensors = load_file(folder / TENSORS)
-        network = LightNetwork(table_sizes(vocabulary, len(voices)), about["channels"], about["blocks"])
+        network = LightNetwork(table_sizes(vocabulary, len(voices)), description["channels"], description["blocks"])
         weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         network.load_state_dict(weights)
         network = network.to(device).eval().requires_grad_(False)

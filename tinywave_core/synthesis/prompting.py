@@ -30,15 +30,15 @@ class Prompting:
     def ids(self, parts: Sequence[Part], output: OutputModality) -> list[int]:
         """The prompt that continues `parts` in the modality `output`."""
         marker = {"text": self.vocabulary.text_marker, "speech": self.vocabulary.speech_marker}
-        found: list[int] = []
+        ids: list[int] = []
         last: Modality | None = None
         for modality, same in groupby(parts, lambda part: "text" if isinstance(part, str) else "speech"):
             last = modality  # type: ignore[assignment]
-            found += [marker[modality]] if found else self.vocabulary.prompt_ids(marker[modality])
-            found += self._joined(list(same))
-        if not found:
+            ids += [marker[modality]] if ids else self.vocabulary.prompt_ids(marker[modality])
+            ids += self._joined(list(same))
+        if not ids:
             raise ConfigError("there is nothing to continue: give text or speech")
-        return found if output in ("arbitrary", last) else [*found, marker[output]]
+        return ids if output in ("arbitrary", last) else [*ids, marker[output]]
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of text as it stands behind a marker; ConfigError or TokenError where it is none for this model."""

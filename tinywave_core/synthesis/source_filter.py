@@ -110,7 +110,7 @@ def _pulses(f0_hz: _Array, half_phase: _Array) -> _Array:
 def _filtered(rows: list[_Row], iterations: int) -> _Array:
     """Samples [160 (F - 1)] whose spectrum follows the envelope: harmonics where voiced (below 4 kHz), noise for the rest."""
     length = (len(rows) - 1) * HOP_SAMPLES
-    harmonics, noise = (_spectrum(each[:length]) for each in np.concatenate([row.source for row in rows], axis=1))
+    harmonics, noise = (_spectrum(source[:length]) for source in np.concatenate([row.source for row in rows], axis=1))
     voiced_F = np.array([row.voiced for row in rows])
     # Only the phase of the noise is kept: its magnitude would ruffle the envelope by 5 dB.
     noise *= NOISE_MAGNITUDE / np.maximum(np.abs(noise), 1e-9)

@@ -154,8 +154,8 @@ def require_voice(speaker: Speaker, voice: str | None) -> None:
     """TinyWaveError where a speaker has no such voice."""
     if voice is None or voice in speaker.voices:
         return
-    known = ", ".join(speaker.voices) or "none by name: leave it out"
-    raise TinyWaveError(f"there is no voice {voice!r}; the vocoder `{speaker.name}` has {known}")
+    choices = ", ".join(speaker.voices) or "none by name: leave it out"
+    raise TinyWaveError(f"there is no voice {voice!r}; the vocoder `{speaker.name}` has {choices}")
 
 
 def require_chunk(chunk_frames: int) -> None:

@@ -47,23 +47,23 @@ def find_heard(census: Census, name: str) -> Heard:
     """Which artifacts heard the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
     shards = {i: list(_rows(census, i)) for i in _shards(census)}
     catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
-    rows = [row for held in shards.values() for row in held] + catalog
+    rows = [row for shard_rows in shards.values() for row in shard_rows] + catalog
     digests = _digests(census.store, name, rows)
     samples = {row["recording_id"] for row in rows if row["sha256"] in digests} - {None}
     digests |= {row["sha256"] for row in rows if row["recording_id"] in samples}
 
-    holding = {i for i, held in shards.items() if any(row["sha256"] in digests for row in held)}
+    holding = {i for i, shard_rows in shards.items() if any(row["sha256"] in digests for row in shard_rows)}
     # The shard itself may have gone in a call that was interrupted: the catalog still names it.
-    named = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
-    reached = dependants(census.artifacts, named)
-    beside = {row["sha256"] for i in holding for row in shards[i]} - digests
+    shard_ids = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
+    reached = dependants(census.artifacts, shard_ids)
+    neighbours = {row["sha256"] for i in holding for row in shards[i]} - digests
     return Heard(
         tuple(sorted(digests)),
         tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
         tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
         tuple(log.name for log in census.of(*POINTERS) if any(reached & {*pointed_at(r)} for r in log.readable)),
         tuple(_reports(census, reached)),
-        len(beside),
+        len(neighbours),
     )
 
 
@@ -72,9 +72,9 @@ def forget(census: Census, heard: Heard) -> None:
     store = census.store
     if set(heard.digests) - forgotten(store):
         store.log(FORGOTTEN).append({"sha256": list(heard.digests)})
-    gone = {folder.id for folder in heard.artifacts}
+    removed = {folder.id for folder in heard.artifacts}
     for name in heard.pins:
-        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not gone & {*pointed_at(r)}])
+        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])
     for name in heard.reports:
         store.delete(name)
     # Checkpoints and what was set aside do not say what they heard.
@@ -117,21 +117,21 @@ def _catalog_rows(record: Row) -> Iterator[Row]:
 
 def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
     """The one digest that is meant by `name`."""
-    if len(name) >= 8 and (found := {d for d in forgotten(store) if d.startswith(name.lower())}):
-        return found  # of a call that was interrupted
+    if len(name) >= 8 and (digests := {d for d in forgotten(store) if d.startswith(name.lower())}):
+        return digests  # of a call that was interrupted
     by_digest = {row["sha256"] for row in rows if len(name) >= 8 and row["sha256"].startswith(name.lower())}
     by_path = {row["sha256"] for row in rows if row["path"] and _is_path(name, row["path"])}
-    found = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
-    if not found:
+    digests = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
+    if not digests:
         raise MissingInputError(
             f"no recording in {store.url} is called {name!r}; expected its path in the source, its file name or its "
             "SHA-256: see `tinywave lineage`"
         )
-    if len(found) > 1:
-        paths = sorted({f"{row['sha256'][:12]}…  {row['path']}" for row in rows if row["sha256"] in found})
-        shown = "\n  ".join(paths[:12])
-        raise MissingInputError(f"{len(found)} recordings are called {name!r}; name one of:\n  {shown}")
-    return found
+    if len(digests) > 1:
+        paths = sorted({f"{row['sha256'][:12]}…  {row['path']}" for row in rows if row["sha256"] in digests})
+        choices = "\n  ".join(paths[:12])
+        raise MissingInputError(f"{len(digests)} recordings are called {name!r}; name one of:\n  {choices}")
+    return digests
 
 
 def _is_path(name: str, path: str) -> bool:

@@ -56,7 +56,7 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
         *_reports(census.store, findings),
-        *(each for log in census.logs.values() for each in _log(census, log)),
+        *(action for log in census.logs.values() for action in _log(census, log)),
         *_checkpoints(census.store, findings),
         *_work(census, now),
     ]
@@ -96,8 +96,8 @@ def _half_written(census: Census, finding: Finding, now: float) -> Done:
 
 def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
     """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
-    moved = {f.where for f in findings if f.what in DAMAGE}
-    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in moved]
+    damaged = {f.where for f in findings if f.what in DAMAGE}
+    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in damaged]
     return [Done(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
 
 
@@ -130,8 +130,8 @@ def _log(census: Census, log: Records) -> list[Done]:
     for name in (name for name in log.foreign if name.startswith(".new-")):
         census.store.delete(f"{log.name}/{name}")
         done.append(Done(f"{log.name}/{name}", _LEFT_OVER))
-    lost = [index for index, record in enumerate(log.records) if record is None]
-    for index in reversed(lost):
+    missing = [index for index, record in enumerate(log.records) if record is None]
+    for index in reversed(missing):
         path = log.path(index)
         aside = f", moved to {census.store.set_aside(path)}" if census.store.exists(path) else ""
         filling = _filling(census, log, index)
@@ -207,18 +207,21 @@ def _params(census: Census, artifact_id: str) -> dict[str, Any]:
 def _shards_outside(census: Census, catalog: Records) -> dict[str, Any]:
     """A catalog's record of the shards of its corpus that no other record names. Without stamps: files are hashed again."""
     listed = {shard for record in catalog.readable for shard in record["shards"]}
-    made = [f.manifest for f in census.artifacts.values() if f.manifest is not None and f.stage == "ingestion"]
-    corpora = sorted((m for m in made if m.part == "corpus"), key=lambda m: m.created_at)
+    manifests = [f.manifest for f in census.artifacts.values() if f.manifest is not None and f.stage == "ingestion"]
+    corpora = sorted((m for m in manifests if m.part == "corpus"), key=lambda m: m.created_at)
     # The order in which the corpus has them is part of its identity.
-    order = {shard: place for corpus in corpora for place, shard in enumerate(corpus.inputs["shards"])}
+    order = {shard: position for corpus in corpora for position, shard in enumerate(corpus.inputs["shards"])}
     files: list[dict[str, Any]] = []
     shards: list[str] = []
-    for m in sorted((m for m in made if m.part == "shard"), key=lambda m: order.get(_id(m), len(order))):
+    for m in sorted((m for m in manifests if m.part == "shard"), key=lambda m: order.get(_id(m), len(order))):
         key = f"{m.config.get('corpus')}-{fingerprint([m.version, m.config])[:12]}"
         if _id(m) in listed or catalog.name != f"catalog/{key}":
             continue
-        if held := _params(census, _id(m)).get("files", []):
-            files += [{"path": "", "bytes": -1, "stamp": "", "sha256": f["sha256"], "shard": len(shards)} for f in held]
+        if files_of_shard := _params(census, _id(m)).get("files", []):
+            files += [
+                {"path": "", "bytes": -1, "stamp": "", "sha256": f["sha256"], "shard": len(shards)}
+                for f in files_of_shard
+            ]
             shards.append(_id(m))
     return {"files": files, "shards": shards}
 
@@ -267,13 +270,13 @@ def _uploads(store: Store, now: float) -> list[Done]:
         except OSError as error:  # a right of its own, and not every server has the call
             return [*done, Done(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
         for upload in page.get("Uploads", []):
-            begun: datetime = upload["Initiated"]
-            if now - begun.timestamp() > DAY_S:
+            started: datetime = upload["Initiated"]
+            if now - started.timestamp() > DAY_S:
                 with contextlib.suppress(FileNotFoundError):  # another repair was faster
                     store.filesystem.call_s3(
                         "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
-                done.append(Done(upload["Key"], f"upload of {begun:%Y-%m-%d} aborted"))
+                done.append(Done(upload["Key"], f"upload of {started:%Y-%m-%d} aborted"))
         if not page.get("IsTruncated"):
             return done
         after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

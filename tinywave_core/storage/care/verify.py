@@ -84,8 +84,8 @@ def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Find
 
 def look(census: Census) -> list[Finding]:
     """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
-    about = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
-    return _sorted([*about, *_folders(census), *_logs(census), *_work(census)])
+    faults = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
+    return _sorted([*faults, *_folders(census), *_logs(census), *_work(census)])
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
@@ -162,9 +162,9 @@ def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
 def _digest(store: Store, name: str) -> str:
     """SHA-256 of a file, read in blocks; never from a copy that an earlier read left on this machine."""
     digest = hashlib.sha256()
-    place = f"{store.root.rstrip('/')}/{name}"
+    path = f"{store.root.rstrip('/')}/{name}"
     options: dict[str, Any] = {} if store.local else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
-    with store.filesystem.open(place, "rb", **options) as stream:
+    with store.filesystem.open(path, "rb", **options) as stream:
         while block := stream.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -175,17 +175,17 @@ def _reports(census: Census) -> Iterator[Finding]:
     runs = [run for log in census.of("runs") for run in log.readable if run.get("report_sha256")]
     for name, expected in {report_of(run): run["report_sha256"] for run in runs}.items():
         with contextlib.suppress(FileNotFoundError):
-            if (found := _digest(census.store, name)) != expected:
-                yield Finding(name, "altered report", f"it has {found[:12]}…, expected {expected[:12]}…")
+            if (digest := _digest(census.store, name)) != expected:
+                yield Finding(name, "altered report", f"it has {digest[:12]}…, expected {expected[:12]}…")
 
 
 def _checkpoints(store: Store) -> Iterator[Finding]:
     """Checkpoints of training, and what other steps keep to go on from, that a run would not take."""
     for work in work_folders(store):
         for path in sorted(work.glob("resume/*.json")) + sorted(work.glob("resume/step-*/state.json")):
-            kept = path if path.name != STATE_FILE else path.parent
+            checkpoint = path if path.name != STATE_FILE else path.parent
             if fault := _fault_of(path):
-                yield Finding(f".work/{work.name}/{kept.relative_to(work).as_posix()}", "bad checkpoint", fault)
+                yield Finding(f".work/{work.name}/{checkpoint.relative_to(work).as_posix()}", "bad checkpoint", fault)
 
 
 def _fault_of(path: Path) -> str:
@@ -209,8 +209,10 @@ def _logs(census: Census) -> Iterator[Finding]:
         for name in log.foreign:
             yield Finding(log.name, _kind_of(name), name)
     yield from (finding for log in census.of(*POINTERS) for finding in _pointer(census, log))
-    gone = {digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]}
-    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, gone))
+    forgotten_digests = {
+        digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]
+    }
+    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, forgotten_digests))
 
 
 def _pointer(census: Census, log: Records) -> Iterator[Finding]:
@@ -220,14 +222,14 @@ def _pointer(census: Census, log: Records) -> Iterator[Finding]:
             yield Finding(log.name, "lost pin" if log.kind == "pins" else "lost model", artifact)
 
 
-def _catalog(census: Census, log: Records, gone: set[str]) -> Iterator[Finding]:
+def _catalog(census: Census, log: Records, forgotten_digests: set[str]) -> Iterator[Finding]:
     """Content of the corpus that no whole shard holds; a shard that was lost and replaced is missed by nobody."""
     contents = shard_contents(log)
     whole = {i for i in contents if i in census.folders and census.folders[i].whole}
-    known = gone.union(*(contents[i] for i in whole))
-    for shard, held in contents.items():
-        if shard not in whole and held - known:
-            yield Finding(log.name, "lost shard", f"{shard}: {len(held - known)} recordings")
+    present = forgotten_digests.union(*(contents[i] for i in whole))
+    for shard, digests in contents.items():
+        if shard not in whole and digests - present:
+            yield Finding(log.name, "lost shard", f"{shard}: {len(digests - present)} recordings")
 
 
 def _work(census: Census) -> Iterator[Finding]:
