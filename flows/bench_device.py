@@ -25,7 +25,7 @@ def bench_device(threads: int, *, as_json: bool) -> int:
         )
         return 0
     show = console()
-    show.print(", ".join(f"{name.replace('_', ' ')}: {_told(value)}" for name, value in facts.items()))
+    show.print(", ".join(f"{name.replace('_', ' ')}: {_as_text(value)}" for name, value in facts.items()))
     show.print(_bandwidths(probes))
     show.print(_students(rows))
     limits = ", ".join(f"{kind} {enough:g} ({comfortable:g})" for kind, (enough, comfortable) in REAL_TIME.items())
@@ -37,7 +37,7 @@ def bench_device(threads: int, *, as_json: bool) -> int:
     return 0
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -13,9 +13,9 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
-from tinywave_core.storage.care.forget import Heard, find_heard, forget
+from tinywave_core.storage.care.forget import Traces, find_traces, forget
 from tinywave_core.storage.care.repair import flip_back, repair
-from tinywave_core.storage.care.verify import Finding, look, verify
+from tinywave_core.storage.care.verify import Finding, check_listing, verify
 from tinywave_core.storage.store import ABOUT, Store
 
 _MOST_ROWS = 60  # findings that a table lists
@@ -48,7 +48,7 @@ def repair_store(root: str) -> int:
         done += repair(census, verify(census, _Progress()))
         for action in done:
             terminal.say(f"{action.where}: {action.what}")
-        remaining = [finding for finding in look(take_census(store)) if not finding.harmless]
+        remaining = [finding for finding in check_listing(take_census(store)) if not finding.harmless]
     if not done:
         terminal.say(f"nothing to repair in {store.url}")
     if remaining:
@@ -75,39 +75,39 @@ def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) ->
 
 
 def forget_recording(root: str, name: str, yes: bool) -> int:
-    """What heard a recording; with --yes all of it is removed, and the recording is never taken in again."""
+    """List what was made from a recording; with --yes remove all of it, and never take the recording in again."""
     store = _open(root)
     with store.lock("tinywave forget"):
         census = take_census(store)
-        heard = find_heard(census, name)
-        _show_heard(heard)
+        traces = find_traces(census, name)
+        _show_traces(traces)
         if not yes:
             terminal.say("nothing was removed: add --yes to do it")
             return 0
-        forget(census, heard)
-    terminal.say(f"forgotten: {len(heard.artifacts)} artifacts are removed, only the digest of the file is kept")
+        forget(census, traces)
+    terminal.say(f"forgotten: {len(traces.artifacts)} artifacts are removed, only the digest of the file is kept")
     terminal.say(f"the next run makes what is missing without it:\n  {_run_again(census)}")
     return 0
 
 
-def _show_heard(heard: Heard) -> None:
-    for digest in heard.digests:
+def _show_traces(traces: Traces) -> None:
+    for digest in traces.digests:
         terminal.say(f"{digest}")
-    for path in heard.paths:
+    for path in traces.paths:
         terminal.say(f"  {path}")
     terminal.say(
-        f"\nwent into {len(heard.artifacts)} artifacts, {sum(f.bytes for f in heard.artifacts) / 1e6:,.1f} MB:"
+        f"\nwent into {len(traces.artifacts)} artifacts, {sum(f.bytes for f in traces.artifacts) / 1e6:,.1f} MB:"
     )
-    for folder in reversed(heard.artifacts):
+    for folder in reversed(traces.artifacts):
         terminal.say(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
-    for pin in heard.pins:
+    for pin in traces.pins:
         terminal.say(f"  {pin}  points to one of them")
-    for report in heard.reports:
+    for report in traces.reports:
         terminal.say(f"  {report}  shows one of them")
-    terminal.say("  unfinished work and everything that was set aside, for they do not say what they heard")
-    if heard.beside:
+    terminal.say("  unfinished work and everything that was set aside, for they do not record which recordings they hold")
+    if traces.neighbours:
         terminal.say(
-            f"\n{heard.beside} other files lie in the same shards: the next run takes them from its source again, so "
+            f"\n{traces.neighbours} other files lie in the same shards: the next run takes them from its source again, so "
             "pass one that still has them"
         )
 

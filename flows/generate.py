@@ -71,7 +71,7 @@ def generate(
     """
     from tinywave_core.synthesis.generator import Audio, Input, Text
 
-    def given(kind: str, value: str) -> Input:
+    def as_input(kind: str, value: str) -> Input:
         return Audio(value) if kind == "audio" else Text(value)
 
     generator = loading.open()
@@ -79,7 +79,7 @@ def generate(
     writes_down = prompts[-1][0] == "audio"
     pairs = [(Audio(audio), Text(text)) if writes_down else (Text(text), Audio(audio)) for audio, text in examples]
     started = time.perf_counter()
-    prompt = generator.prompt_ids([given(*part) for part in prompts], output, pairs)
+    prompt = generator.prompt_ids([as_input(*part) for part in prompts], output, pairs)
     messages = sys.stderr if wav == PIPE else sys.stdout
     with _speech_to(wav) as write:
         events = generator.continue_ids(prompt, output, sampling, voice, started=started)

@@ -163,10 +163,10 @@ def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) 
         case Picture(png, about):
             _image(key, png, about)
         case Link(url, text):
-            _place(key, url, text)
+            _publish_link(key, url, text)
 
 
-def _place(key: str, url: str, text: str) -> None:
+def _publish_link(key: str, url: str, text: str) -> None:
     """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
     page = f"[{markdown(text)}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
@@ -206,7 +206,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         for row in lineage(run.rows, outputs, run.used_by)
     ]
     parts = [
-        f"# {_about(run)}",
+        f"# {_title_of_run(run)}",
         _mermaid(run, edges),
         table(stages),
         "## Teacher, student, undistilled control",
@@ -224,14 +224,14 @@ def _run_page(run: RunRecord) -> None:
     store = Store(str(run.config["root"]), create=False)
     outputs = {part: store.find(artifact, part) for part, artifact in run.outputs.items()}
     page = run_markdown(run, outputs, stage_edges(store, run.rows))
-    create_markdown_artifact(page, key="run", description=_about(run))
+    create_markdown_artifact(page, key="run", description=_title_of_run(run))
 
 
 def _report_link(run: RunRecord) -> None:
-    _place("report", run.report, "Report: scores, players, curves")
+    _publish_link("report", run.report, "Report: scores, players, curves")
 
 
-def _about(run: RunRecord) -> str:
+def _title_of_run(run: RunRecord) -> str:
     computed, steps = sum(row.computed for row in run.rows), sum(len(row.steps) for row in run.rows)
     return f"Run {run.number}: {computed} of {steps} steps computed in {run.seconds:.1f} s"
 

@@ -41,12 +41,12 @@ def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
     def run_step(label: str, fingerprint: str, step: Step, elsewhere: bool = False) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
         with step_progress(step, in_terminal=not elsewhere) as progress:
             artifact = compute(step, progress)
-        return _told(artifact)
+        return _record_of(artifact)
 
     return run_step
 
 
-def _told(artifact: Artifact) -> dict[str, Any]:
+def _record_of(artifact: Artifact) -> dict[str, Any]:
     """What a task returns, and Prefect keeps."""
     assert artifact.manifest is not None
     return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
@@ -134,7 +134,7 @@ class PrefectExecute:
         that the record names, and pickle runs code: one that is not ours is written anew, unread."""
         store: Any = get_result_store()  # untyped: its methods are both synchronous and not
         results = store.update_for_task(self.run_step, _sync=True)
-        expected = results.create_result_record(_told(artifact), key=step.fingerprint).serialize()
+        expected = results.create_result_record(_record_of(artifact), key=step.fingerprint).serialize()
         try:
             return bool(results.result_storage.read_path(step.fingerprint, _sync=True) == expected)
         except Exception:  # noqa: BLE001  (none is there; each kind of storage has its own errors)

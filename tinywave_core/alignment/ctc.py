@@ -187,22 +187,22 @@ def best_paths(
     back_TBS = np.zeros((frames, *labels_BS.shape), np.int8)
     for frame in range(frames):
         if frame:
-            one, two = _moved(total_BS, 1), np.where(skips_BS, _moved(total_BS, 2), IMPOSSIBLE)
+            one, two = _shifted(total_BS, 1), np.where(skips_BS, _shifted(total_BS, 2), IMPOSSIBLE)
             choices = np.stack([total_BS, one, two])
             back_TBS[frame] = choices.argmax(axis=0)
             reached = choices.max(axis=0)
         else:
             reached = total_BS
-        for row, word_ids in enumerate(scores):
-            if frame < len(word_ids):  # a shorter utterance stays as it ended
-                total_BS[row] = reached[row] + word_ids[frame, labels_BS[row]]
+        for row, scores_TC in enumerate(scores):
+            if frame < len(scores_TC):  # a shorter utterance stays as it ended
+                total_BS[row] = reached[row] + scores_TC[frame, labels_BS[row]]
     return [
-        _traced(total_BS[row], back_TBS[: len(word_ids), row], len(states[row])) if len(word_ids) else None
-        for row, word_ids in enumerate(scores)
+        _traced(total_BS[row], back_TBS[: len(scores_TC), row], len(states[row])) if len(scores_TC) else None
+        for row, scores_TC in enumerate(scores)
     ]
 
 
-def _moved(total_BS: npt.NDArray[np.float64], by: int) -> npt.NDArray[np.float64]:
+def _shifted(total_BS: npt.NDArray[np.float64], by: int) -> npt.NDArray[np.float64]:
     return np.pad(total_BS, ((0, 0), (by, 0)), constant_values=IMPOSSIBLE)[:, : total_BS.shape[1]]
 
 

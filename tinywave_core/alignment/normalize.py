@@ -80,8 +80,8 @@ def written_words(transcript: str) -> list[Written]:
     words: list[Written] = []
     opening = ""  # marks before the first word
     for text in transcript.split():
-        if any(character.isalnum() for character in text) or spoken(text):
-            words.append(Written(f"{opening}{text}", spoken(text)))
+        if any(character.isalnum() for character in text) or spoken_words(text):
+            words.append(Written(f"{opening}{text}", spoken_words(text)))
             opening = ""
         elif words:
             words[-1] = replace(words[-1], text=f"{words[-1].text} {text}")
@@ -90,11 +90,11 @@ def written_words(transcript: str) -> list[Written]:
     return words
 
 
-def spoken(text: str) -> tuple[str, ...]:
+def spoken_words(text: str) -> tuple[str, ...]:
     """The words that are said for one written word, such as (twenty, percent) for "20%"."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower().translate(LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return tuple(word for match in TOKEN.finditer(plain) for word in _said(match))
+    return tuple(word for match in TOKEN.finditer(plain) for word in _spoken_form(match))
 
 
 def as_written(words: Sequence[Word], transcript: str) -> list[Word] | Refusal:
@@ -141,7 +141,7 @@ def year_words(year: int) -> list[str]:
     return [*number_words(pairs), *tail]
 
 
-def _said(match: re.Match[str]) -> Iterator[str]:
+def _spoken_form(match: re.Match[str]) -> Iterator[str]:
     kind, text = str(match.lastgroup), match[0]
     if kind == "stop":
         word = match["word"]
@@ -183,8 +183,8 @@ def _number(text: str, *, year: bool = True) -> list[str]:
 def _money(text: str) -> list[str]:
     one, many = CURRENCIES[text[0]]
     whole, _, cents = text[1:].partition(".")
-    spoken_words = [*_number(whole, year=False), one if whole == "1" else many]
-    return [*spoken_words, *(number_words(int(cents)) if len(cents) == 2 and int(cents) else [])]
+    parts = [*_number(whole, year=False), one if whole == "1" else many]
+    return [*parts, *(number_words(int(cents)) if len(cents) == 2 and int(cents) else [])]
 
 
 def _own(words: Sequence[Word], writings: set[str]) -> Sequence[Word]:

@@ -105,7 +105,7 @@ class Decoder:
         except BrokenPipeError as error:
             raise _ChildDied from error
         verdict = Verdict(**self._read_record())
-        last_words = self._said()
+        last_words = self._first_log_line()
         if verdict.reason:
             detail = f"{verdict.detail} ({last_words})" if last_words else verdict.detail
             return Recording(replace(verdict, detail=detail))
@@ -135,7 +135,7 @@ class Decoder:
         except (_ChildDied, _ChildHung) as error:
             code = self._stop()
             raise ConfigError(
-                f"the process that decodes audio did not start (exit code {code}: {self._said() or 'no message'}) with "
+                f"the process that decodes audio did not start (exit code {code}: {self._first_log_line() or 'no message'}) with "
                 f"{self._runtime.decode_memory_mb} MiB: raise --runtime.decode_memory_mb (default 2048)"
             ) from error
         return self._child
@@ -152,7 +152,7 @@ class Decoder:
                     pipe.close()
         return died_with if died_with is not None else child.wait()
 
-    def _said(self) -> str:
+    def _first_log_line(self) -> str:
         """What the C libraries printed since the last file, shortened to its first line."""
         self._log.seek(0)
         log_text = self._log.read(4096).decode(errors="replace").strip()

@@ -100,7 +100,7 @@ def open_release(setting: str | None, parts: Iterable[Part]) -> Release:
     foreign, and what was expected there.
     """
     parts = tuple(parts)
-    location = _place(setting)
+    location = _expand(setting)
     if re.match(r"^[a-z0-9]+://", location):
         from tinywave_core.checkpoints.fetch import fetch
 
@@ -117,7 +117,7 @@ def open_release(setting: str | None, parts: Iterable[Part]) -> Release:
     return Release(root)
 
 
-def _place(setting: str | None) -> str:
+def _expand(setting: str | None) -> str:
     name = ENVIRONMENT if setting is None else setting[1:] if setting.startswith("$") else None
     if name is None:
         assert setting is not None

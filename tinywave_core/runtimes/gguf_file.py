@@ -54,13 +54,13 @@ class GgufFile:
         rows = self.vocabulary or self.tokens
         if rows != (vocabulary if self.vocabulary else vocabulary.tokens):
             raise CheckpointError(
-                f"{self.path} has another vocabulary than the speech.json beside it: found {_told(self.vocabulary, self.tokens)}, "
-                f"expected {_told(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "
+                f"{self.path} has another vocabulary than the speech.json beside it: found {_describe(self.vocabulary, self.tokens)}, "
+                f"expected {_describe(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "
                 "this export"
             )
 
 
-def _told(vocabulary: Vocabulary | None, tokens: int) -> str:
+def _describe(vocabulary: Vocabulary | None, tokens: int) -> str:
     parts = vocabulary.to_json() if vocabulary else {}
     return f"{tokens} tokens" + (f" ({', '.join(f'{k} {v}' for k, v in parts.items())})" if parts else "")
 

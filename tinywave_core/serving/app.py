@@ -39,7 +39,7 @@ from tinywave_core.serving.asking import (
     wav,
 )
 from tinywave_core.serving.bodies import Bodies
-from tinywave_core.serving.errors import RequestError, gone, shown, status_of, told, unknown_model
+from tinywave_core.serving.errors import RequestError, client_gone, error_json, short, status_of, unknown_model
 from tinywave_core.serving.guard import Guard
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
@@ -55,7 +55,7 @@ Format = Literal["wav", "pcm", "json"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A request for an answer, checked but for its audio, which `decode` makes into samples."""
 
     host: ModelHost
@@ -102,13 +102,15 @@ class Server:
     async def models(self, _: Request) -> Response:
         """What can be chosen, with the limits of prompts."""
         limits = {"prompt_s": self.limits.prompt_s, "prompt_characters": self.limits.prompt_characters}
-        return JSONResponse({"object": "list", "data": [host.about() | limits for host in self.hosts.values()]})
+        return JSONResponse({"object": "list", "data": [host.to_json() | limits for host in self.hosts.values()]})
 
     async def generate(self, request: Request) -> Response:
         """One answer to one request."""
         started = time.perf_counter()
         async with self.bodies.read(request) as body:
-            question = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
+            question = await asyncio.get_running_loop().run_in_executor(
+                self._reader, self._read_question, request, body
+            )
             prompt = await _unless_gone(request, self._prompt(question))
         events = question.host.answer(prompt, question.settings, started)
         if question.format == "json":
@@ -126,7 +128,7 @@ class Server:
             error = unknown_model(model, self.hosts)
             if model in self.hosts:
                 error = RequestError(f"{self.sessions} clients are connected already: try again later", "busy", 429)
-            await socket.send_text(json.dumps({"type": "error", "error": told(error)}))
+            await socket.send_text(json.dumps({"type": "error", "error": error_json(error)}))
             await socket.close(TRY_AGAIN, error.code)
             return
         self.sessions += 1
@@ -142,7 +144,7 @@ class Server:
         for host in self.hosts.values():
             await asyncio.to_thread(host.close)
 
-    async def _prompt(self, question: Asked) -> list[int]:
+    async def _prompt(self, question: Question) -> list[int]:
         """Ids of what is to be continued."""
         question.host.require_room()
         parts: list[Part] = [] if question.text is None else [question.text]
@@ -150,27 +152,27 @@ class Server:
             parts.append(await question.host.hear_upload(question.decode))
         return question.host.generator.prompting.ids(parts, question.settings.modality)
 
-    def _asked(self, request: Request, body: bytearray) -> Asked:
+    def _read_question(self, request: Request, body: bytearray) -> Question:
         """What a request asks for; in a thread, since bodies have megabytes."""
         head = Message()
         head["content-type"] = request.headers.get("content-type", "")
         is_json = head.get_content_type() == "application/json"
         values: dict[str, Any] = parsed(body, "the body") if is_json else dict(request.query_params)
-        text, decode = self._given(head, body, values)
+        text, decode = self._read_audio(head, body, values)
         model = values.pop("model", next(iter(self.hosts)))
         if not isinstance(model, str) or model not in self.hosts:
             raise unknown_model(model, self.hosts)
         response_format = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
         if response_format not in ("wav", "pcm", "json"):
             raise RequestError(
-                f"response_format: {shown(response_format)}; expected wav, pcm or json", "invalid_settings"
+                f"response_format: {short(response_format)}; expected wav, pcm or json", "invalid_settings"
             )
         settings = Settings().changed(values, self.limits, strict=is_json)
         if settings.output == "text" and response_format != "json":
             raise RequestError("response_format: text comes as json", "invalid_settings")
-        return Asked(self.hosts[model], settings, response_format, text, decode)
+        return Question(self.hosts[model], settings, response_format, text, decode)
 
-    def _given(
+    def _read_audio(
         self, head: Message, body: bytearray, values: dict[str, Any]
     ) -> tuple[str | None, Callable[[], Samples] | None]:
         """The text of a prompt, and what decodes its audio; what says so is taken out of `values`."""
@@ -202,11 +204,11 @@ def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
 
 async def _unless_gone(request: Request, work: Any) -> Any:
     """What comes of `work`; it is cancelled when the client goes."""
-    doing, watching = asyncio.ensure_future(_awaited(work)), asyncio.ensure_future(_gone(request))
+    doing, watching = asyncio.ensure_future(_awaited(work)), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait([doing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise gone()
+            raise client_gone()
         return doing.result()
     finally:
         for task in (doing, watching):
@@ -218,7 +220,7 @@ async def _awaited(work: Any) -> Any:
     return await work
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -260,7 +262,7 @@ async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, TinyWaveError)
     # One who still writes a body that nobody reads is cut off.
     headers = {408: CLOSED, 413: CLOSED, 429: AGAIN, 503: CLOSED | AGAIN}.get(status_of(error))
-    return JSONResponse({"error": told(error)}, status_of(error), headers=headers)
+    return JSONResponse({"error": error_json(error)}, status_of(error), headers=headers)
 
 
 async def _not_found(_: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tinywave_core.audio.decoder_process import MAX_RATE, MIN_RATE
 from tinywave_core.audio.pcm import from_pcm16
 from tinywave_core.runtimes.base import Sampling
-from tinywave_core.serving.errors import RequestError, shown
+from tinywave_core.serving.errors import RequestError, short
 from tinywave_core.serving.limits import Limits
 from tinywave_core.synthesis.events import SAMPLE_RATE
 from tinywave_core.synthesis.prompting import is_unicode
@@ -61,7 +61,7 @@ class Settings(BaseModel):
         try:
             settings = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
-            faults = [f"{shown(fault['loc'][0])}: {fault['msg']}" for fault in error.errors(include_input=False)]
+            faults = [f"{short(fault['loc'][0])}: {fault['msg']}" for fault in error.errors(include_input=False)]
             raise RequestError("; ".join(faults[:5]), "invalid_settings") from error
         if settings.max_new_tokens and settings.max_new_tokens > limits.new_tokens:
             raise RequestError(
@@ -83,7 +83,7 @@ def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
         raise RequestError(f"{what}: expected a JSON object", "invalid_json")
     for name, value in values.items():
         if not all(map(is_unicode, _strings([name, value]))):
-            raise RequestError(f"{shown(name)}: half a character (a lone surrogate); send whole ones", "invalid_text")
+            raise RequestError(f"{short(name)}: half a character (a lone surrogate); send whole ones", "invalid_text")
     return values
 
 
@@ -114,7 +114,7 @@ def checked_rate(rate: object) -> int:
     """A declared sample rate."""
     if isinstance(rate, bool) or not isinstance(rate, int) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
         raise RequestError(
-            f"rate: {shown(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
+            f"rate: {short(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
             "invalid_audio",
         )
     return rate

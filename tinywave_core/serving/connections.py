@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from tinywave_core.serving.errors import RequestError, told
+from tinywave_core.serving.errors import RequestError, error_json
 from tinywave_core.serving.limits import Limits
 
 PIECE = 4 << 10
@@ -201,7 +201,7 @@ class Http(_Watched, H11Protocol):
             return
         error = RequestError("all connections are in use: try again in a moment", "busy", 503)
         headers = {"connection": "close", "retry-after": "1"}
-        await JSONResponse({"error": told(error)}, 503, headers)(scope, receive, send)
+        await JSONResponse({"error": error_json(error)}, 503, headers)(scope, receive, send)
 
 
 class WebSockets(_Watched, WebSocketsSansIOProtocol):

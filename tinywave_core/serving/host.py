@@ -33,7 +33,7 @@ class ModelHost:
         self._turn = asyncio.Lock()
         self._waiting = self._uploads = 0
 
-    def about(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For the list of models."""
         vocabulary = self.generator.vocabulary
         return {
@@ -84,10 +84,10 @@ class ModelHost:
 
         It is made whether or not the client keeps up: one that reads slowly holds up nobody else.
         """
-        answers: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-        making = asyncio.create_task(self._make(answers, prompt, settings, started))
+        event_queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        making = asyncio.create_task(self._make(event_queue, prompt, settings, started))
         try:
-            while (item := await answers.get()) is not None:
+            while (item := await event_queue.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -101,17 +101,19 @@ class ModelHost:
         self._model.shutdown(cancel_futures=True)
         self.generator.runtime.close()
 
-    async def _make(self, answers: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float) -> None:
+    async def _make(
+        self, event_queue: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
+    ) -> None:
         """Put events into a queue, None or an exception last."""
         try:
             async with self._its_turn():
-                await self._put_events(answers, prompt, settings, started)
+                await self._put_events(event_queue, prompt, settings, started)
         except Exception as error:  # noqa: BLE001  (goes to whoever asked)
-            answers.put_nowait(error)
-        answers.put_nowait(None)
+            event_queue.put_nowait(error)
+        event_queue.put_nowait(None)
 
     async def _put_events(
-        self, answers: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
+        self, event_queue: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
     ) -> None:
         stop, deadline = threading.Event(), time.perf_counter() + self.limits.wall_s
 
@@ -125,7 +127,7 @@ class ModelHost:
         events = await self._in(self._model, begin)
         try:
             while (event := await self._in(self._model, lambda: _next(events))) is not None:
-                answers.put_nowait(event)
+                event_queue.put_nowait(event)
         finally:
             stop.set()
             await self._finish(self._model, events.close)  # type: ignore[attr-defined]

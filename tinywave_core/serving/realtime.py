@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.serving.asking import Settings, checked_rate, from_base64, parsed, require_text
-from tinywave_core.serving.errors import RequestError, shown, told, unknown_model
+from tinywave_core.serving.errors import RequestError, error_json, short, unknown_model
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.listening import Listening
@@ -71,7 +71,7 @@ class Session:
     async def run(self) -> None:
         """Answer events until the client goes, is silent for too long, or only makes faults; then nothing is left running."""
         try:
-            await self.send("session.created", session=self.about())
+            await self.send("session.created", session=self.to_json())
             while self._faults < self.limits.faults:
                 message = await self._received()
                 if message is None:
@@ -86,7 +86,7 @@ class Session:
         finally:
             await self._end()
 
-    def about(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The session as its client sees it."""
         return {
             "id": self.id,
@@ -129,7 +129,7 @@ class Session:
             handle = _HANDLERS.get(event["type"])
             if handle is None:
                 raise RequestError(
-                    f"type: there is no event {shown(event['type'])}; expected one of {', '.join(_HANDLERS)}",
+                    f"type: there is no event {short(event['type'])}; expected one of {', '.join(_HANDLERS)}",
                     "unknown_event",
                 )
             await handle(self, event)
@@ -139,7 +139,9 @@ class Session:
             await self._fault(error, event_id)
 
     async def _fault(self, error: TinyWaveError, event_id: object = None) -> None:
-        await self.send("error", error=told(error) | {"event_id": event_id if isinstance(event_id, str) else None})
+        await self.send(
+            "error", error=error_json(error) | {"event_id": event_id if isinstance(event_id, str) else None}
+        )
 
     async def _update(self, event: dict[str, Any]) -> None:
         changes = _mapping(event, "session")
@@ -152,7 +154,7 @@ class Session:
         rate = self.rate if rate is None else rate
         self.settings = self._changed(changes)
         self.host, self.rate = self.hosts[model], rate
-        await self.send("session.updated", session=self.about())
+        await self.send("session.updated", session=self.to_json())
 
     def _changed(self, changes: Mapping[str, Any]) -> Settings:
         """Settings with what a session or a response asks for."""
@@ -278,12 +280,12 @@ class Session:
                             "timings": event.timings.to_json(),
                         }
         except TinyWaveError as error:
-            response |= {"status": "failed", "status_details": {"error": told(error)}}
+            response |= {"status": "failed", "status_details": {"error": error_json(error)}}
             await self._fault(error)
         except asyncio.CancelledError:
             response |= {"status": "cancelled"}
         except Exception as error:  # noqa: BLE001  (a fault of ours ends this response, and not the server)
-            response |= {"status": "failed", "status_details": {"error": told(_fault_of_ours(error))}}
+            response |= {"status": "failed", "status_details": {"error": error_json(_fault_of_ours(error))}}
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await self.send("response.done", response=response)
 
@@ -341,7 +343,7 @@ def _rate(session: Mapping[str, Any]) -> int | None:
     """The rate of the audio that will come, where a session says one."""
     form = _inside(session, "audio", "input", "format")
     if form.get("type", PCM) != PCM:
-        raise RequestError(f"audio.input.format.type: {shown(form['type'])}; expected {PCM}", "invalid_audio")
+        raise RequestError(f"audio.input.format.type: {short(form['type'])}; expected {PCM}", "invalid_audio")
     return None if form.get("rate") is None else checked_rate(form["rate"])
 
 

@@ -64,7 +64,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def kept(lease: Lease, pace: Pace) -> Iterator[None]:
+def keep_alive(lease: Lease, pace: Pace) -> Iterator[None]:
     """Give signs of life from a thread, and end the lease at the end."""
     done = threading.Event()
 

@@ -223,7 +223,7 @@ class Store:
         own_lease = lease.take(self, holder, pace)
         _held[self.url] = own_lease.number
         try:
-            with lease.kept(own_lease, pace):
+            with lease.keep_alive(own_lease, pace):
                 yield
         finally:
             del _held[self.url]
@@ -417,7 +417,7 @@ class Store:
         if self.exists(f"{artifact_id}/{MANIFEST}"):
             return self._made_by_another(manifest)
         for entry in manifest.files:
-            self._place(output / entry.name, f"{artifact_id}/{entry.name}")
+            self._move_in(output / entry.name, f"{artifact_id}/{entry.name}")
         try:
             self.create_record(f"{artifact_id}/{MANIFEST}", manifest)
         except FileExistsError:
@@ -437,7 +437,7 @@ class Store:
             f"{ours.code_version} is not; run `tinywave verify --root {self.url}`, then go on from what is there"
         )
 
-    def _place(self, source: Path, name: str) -> None:
+    def _move_in(self, source: Path, name: str) -> None:
         self.check_lease()
         if not self.local:
             self.filesystem.put_file(str(source), self._at(name))
@@ -468,7 +468,7 @@ class Store:
                     self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
                 except FileNotFoundError as error:  # a listing that lags still had it
                     partial.unlink(missing_ok=True)
-                    raise self._gone(f"{artifact_id}/{entry.name}") from error
+                    raise self._missing_file(f"{artifact_id}/{entry.name}") from error
                 os.replace(partial, path)
             self._verify(path, entry, artifact_id)
         return base / name if name else base
@@ -519,7 +519,7 @@ class Store:
         try:
             status = path.stat()
         except FileNotFoundError as error:
-            raise self._gone(f"{artifact_id}/{entry.name}") from error
+            raise self._missing_file(f"{artifact_id}/{entry.name}") from error
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key in self._verified:
             return
@@ -533,7 +533,7 @@ class Store:
             )
         self._verified.add(key)
 
-    def _gone(self, name: str) -> DamagedArtifactError:
+    def _missing_file(self, name: str) -> DamagedArtifactError:
         return DamagedArtifactError(f"{name} is gone from {self.url}: run its stage again")
 
     def log(self, name: str) -> "Log":

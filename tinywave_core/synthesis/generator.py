@@ -83,7 +83,7 @@ class Continuation:
     timings: Timings
 
 
-def never() -> bool:
+def not_stopped() -> bool:
     """Nobody stops it."""
     return False
 
@@ -148,7 +148,7 @@ class Generator:
         sampling: Sampling | None = None,
         examples: Sequence[tuple[Input, Input]] = (),
         voice: str | None = None,
-        stopped: Callable[[], bool] = never,
+        stopped: Callable[[], bool] = not_stopped,
     ) -> Iterator[Event]:
         """The same as it is made: tokens, text and audio, `Done` last. Closing the iterator, or `stopped`, ends the work."""
         started = time.perf_counter()
@@ -195,7 +195,7 @@ class Generator:
         output: OutputModality,
         sampling: Sampling | None = None,
         voice: str | None = None,
-        stopped: Callable[[], bool] = never,
+        stopped: Callable[[], bool] = not_stopped,
         started: float | None = None,
     ) -> Iterator[Event]:
         """Events of the continuation of a prompt; `started` is when it was asked for (time.perf_counter)."""
@@ -216,7 +216,7 @@ class Generator:
             while (i := tokens.peek()) is not None:
                 modality = self.prompting.modality(i)
                 if modality == "speech":
-                    for event in self._spoken(tokens, context, voice, enough):
+                    for event in self._speak(tokens, context, voice, enough):
                         if isinstance(event, AudioMade):
                             audio_samples += len(event.samples)
                             first_audio_s = event.at_s if first_audio_s is None else first_audio_s
@@ -245,7 +245,7 @@ class Generator:
             ),
         )
 
-    def _spoken(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
+    def _speak(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
         """One run of speech, spoken as it comes once it has `enough` units; a shorter one only where it is all there is.
 
         Where the prompt spoke too, the vocoder hears its end again, and that part is cut off.

@@ -96,7 +96,7 @@ class LightVocoder:
         source = Source(float(self.median_hz[voice]))
         last: _Row | None = None
         for window, start, stop in windows(frames, self.network.context, self.look_ahead, STEP_FRAMES):
-            gains, semitones = self._heard(window, voice)
+            gains, semitones = self._gains_and_pitch(window, voice)
             first = ROWS * start + (AFTER_ROWS if start else 0)
             end = min(ROWS * stop + AFTER_ROWS, len(gains))
             if end > first:
@@ -107,7 +107,7 @@ class LightVocoder:
         if last is not None:
             yield last
 
-    def _heard(self, window: Sequence[Codes], voice: int) -> tuple[_Array, npt.NDArray[np.float64]]:
+    def _gains_and_pitch(self, window: Sequence[Codes], voice: int) -> tuple[_Array, npt.NDArray[np.float64]]:
         """Gains [F, 2, K] and semitones [F] of a window."""
         codes = dict(zip(KINDS, np.array([(*codes, voice) for codes in window]).T, strict=True))
         device = self.network.place.device

@@ -121,7 +121,7 @@ def take_census(store: Store) -> Census:
 
 def _unlisted(store: Store, folders: Mapping[str, Folder], logs: Iterable[Records]) -> dict[str, Folder]:
     """What a listing that lags leaves out although pins, catalogs or the last run name it, with what it was made from."""
-    queue = {i for log in logs if log.readable for i in _named(log)}
+    queue = {i for log in logs if log.readable for i in _ids_in(log)}
     unlisted: dict[str, Folder] = {}
     while queue:
         if (artifact_id := queue.pop()) not in folders and artifact_id not in unlisted:
@@ -132,7 +132,7 @@ def _unlisted(store: Store, folders: Mapping[str, Folder], logs: Iterable[Record
     return unlisted
 
 
-def _named(log: Records) -> Iterable[str]:
+def _ids_in(log: Records) -> Iterable[str]:
     if log.kind in POINTERS:
         return pointed_at(log.readable[-1])
     if log.kind == "runs":

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Traces:
     """A recording and what heard it."""
 
     digests: tuple[str, ...]  # of its file and of every file with the same samples
@@ -40,10 +40,10 @@ class Heard:
     artifacts: tuple[Folder, ...]  # dependants before inputs
     pins: tuple[str, ...]  # logs that pin or publish one of those
     reports: tuple[str, ...]  # reports of runs that used them: these hold pictures and sound
-    beside: int  # further files in the same shards: the next run needs them in its source
+    neighbours: int  # further files in the same shards: the next run needs them in its source
 
 
-def find_heard(census: Census, name: str) -> Heard:
+def find_traces(census: Census, name: str) -> Traces:
     """Which artifacts heard the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
     shards = {i: list(_rows(census, i)) for i in _shards(census)}
     catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
@@ -57,7 +57,7 @@ def find_heard(census: Census, name: str) -> Heard:
     shard_ids = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
     reached = dependants(census.artifacts, shard_ids)
     neighbours = {row["sha256"] for i in holding for row in shards[i]} - digests
-    return Heard(
+    return Traces(
         tuple(sorted(digests)),
         tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
         tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
@@ -67,25 +67,25 @@ def find_heard(census: Census, name: str) -> Heard:
     )
 
 
-def forget(census: Census, heard: Heard) -> None:
+def forget(census: Census, traces: Traces) -> None:
     """Remove it all. Run it under the store's lock; after an interruption, run it again with the digest."""
     store = census.store
-    if set(heard.digests) - forgotten(store):
-        store.log(FORGOTTEN).append({"sha256": list(heard.digests)})
-    removed = {folder.id for folder in heard.artifacts}
-    for name in heard.pins:
+    if set(traces.digests) - forgotten(store):
+        store.log(FORGOTTEN).append({"sha256": list(traces.digests)})
+    removed = {folder.id for folder in traces.artifacts}
+    for name in traces.pins:
         _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])
-    for name in heard.reports:
+    for name in traces.reports:
         store.delete(name)
     # Checkpoints and what was set aside do not say what they heard.
     for work in work_folders(store):
         store.check_lease()
         shutil.rmtree(work)
     store.delete(ASIDE)
-    for folder in heard.artifacts:
+    for folder in traces.artifacts:
         store.discard(folder.id)
     for log in census.of("catalog"):
-        _scrub(store, log, set(heard.digests))
+        _scrub(store, log, set(traces.digests))
 
 
 # Finding it ------------------------------------------------------------------------------------------------------

@@ -26,14 +26,14 @@ _LEFT_OVER = "left over from a killed run, deleted"
 
 
 @dataclass(frozen=True)
-class Done:
+class Action:
     """One thing that repair did, or left for a reason."""
 
     where: str
     what: str
 
 
-def flip_back(census: Census) -> list[Done]:
+def flip_back(census: Census) -> list[Action]:
     """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
     store = census.store
     names = [ABOUT] if census.fault else []
@@ -43,16 +43,16 @@ def flip_back(census: Census) -> list[Done]:
     for name in names:
         if store.exists(name) and (right := flipped_back(store.read(name))):
             store.replace(name, right)
-            done.append(Done(name, "one bit had flipped, and was put back: its digest is right again"))
+            done.append(Action(name, "one bit had flipped, and was put back: its digest is right again"))
     return done
 
 
-def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Done]:
+def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Action]:
     """Move damage out of the way and sweep leftovers. Run it under the store's lock."""
     now = time.time() if now is None else now
     findings = list(findings)
     done = [
-        *_about(census),
+        *_store_file(census),
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
         *_reports(census.store, findings),
@@ -63,53 +63,53 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
     return done + _uploads(census.store, now)
 
 
-def _about(census: Census) -> list[Done]:
+def _store_file(census: Census) -> list[Action]:
     """`store.json` holds nothing but format and version."""
     if not census.fault:
         return []
     if any(folder.fault == NEWER for folder in census.folders.values()):
-        return [Done(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+        return [Action(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
     aside = census.store.set_aside(ABOUT)
     census.store.create_about()
-    return [Done(ABOUT, f"moved to {aside}, written anew")]
+    return [Action(ABOUT, f"moved to {aside}, written anew")]
 
 
-def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done]:
+def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Action]:
     damaged = sorted({f.where for f in findings if f.what in DAMAGE})
-    done = [Done(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
+    done = [Action(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
     for finding in findings:
         if finding.what == "half-written" and finding.where in census.folders and finding.where not in damaged:
             done.append(_half_written(census, finding, now))
     return done
 
 
-def _half_written(census: Census, finding: Finding, now: float) -> Done:
+def _half_written(census: Census, finding: Finding, now: float) -> Action:
     store, folder = census.store, census.folders[finding.where]
     if folder.manifest is not None:  # a file beside what is whole
         name = f"{folder.id}/{finding.detail}"
         store.delete(name)
-        return Done(name, _LEFT_OVER)
+        return Action(name, _LEFT_OVER)
     if not store.local and now - folder.changed < DAY_S:  # a run that holds no lease may be committing it
-        return Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
-    return Done(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
+        return Action(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
+    return Action(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
 
 
-def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
+def _foreign(store: Store, findings: list[Finding]) -> list[Action]:
     """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
     damaged = {f.where for f in findings if f.what in DAMAGE}
     foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in damaged]
-    return [Done(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
+    return [Action(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
 
 
-def _reports(store: Store, findings: list[Finding]) -> list[Done]:
+def _reports(store: Store, findings: list[Finding]) -> list[Action]:
     return [
-        Done(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
+        Action(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
         for f in findings
         if f.what == "altered report"
     ]
 
 
-def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
+def _checkpoints(store: Store, findings: list[Finding]) -> list[Action]:
     """What a killed run would not go on from: it takes the checkpoint before, or begins again."""
     done = []
     for finding in findings:
@@ -117,19 +117,19 @@ def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
             damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
             store.check_lease()
             shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
-            done.append(Done(finding.where, "deleted: the next run goes on from the one before, or begins again"))
+            done.append(Action(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
 
 
 # Logs ------------------------------------------------------------------------------------------------------------
 
 
-def _log(census: Census, log: Records) -> list[Done]:
+def _log(census: Census, log: Records) -> list[Action]:
     """Fill every number whose record is lost, or drop it at the end of a log that says nothing of the store."""
     done = []
     for name in (name for name in log.foreign if name.startswith(".new-")):
         census.store.delete(f"{log.name}/{name}")
-        done.append(Done(f"{log.name}/{name}", _LEFT_OVER))
+        done.append(Action(f"{log.name}/{name}", _LEFT_OVER))
     missing = [index for index, record in enumerate(log.records) if record is None]
     for index in reversed(missing):
         path = log.path(index)
@@ -137,7 +137,7 @@ def _log(census: Census, log: Records) -> list[Done]:
         filling = _filling(census, log, index)
         if filling is not None:
             census.store.create_record(path, filling)
-        done.append(Done(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
+        done.append(Action(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
     return done
 
 
@@ -233,20 +233,20 @@ def _id(manifest: Manifest) -> str:
 # Leftovers of killed runs ------------------------------------------------------------------------------------------
 
 
-def _work(census: Census, now: float) -> list[Done]:
+def _work(census: Census, now: float) -> list[Action]:
     """Sweep work folders that no run can go on from; checkpoints stay."""
     done = []
     for folder in work_folders(census.store):
         where = f".work/{folder.name}"
         idle = now - max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
         if not census.store.local and idle < DAY_S:  # a run that holds no lease may go on with it
-            done.append(Done(where, "left: changed less than a day ago, perhaps by a run that goes on"))
+            done.append(Action(where, "left: changed less than a day ago, perhaps by a run that goes on"))
         elif idle > STALE_WORK_S or not _resumable(census, folder):
             census.store.check_lease()
             shutil.rmtree(folder)
-            done.append(Done(where, "deleted: no run can go on from it"))
+            done.append(Action(where, "deleted: no run can go on from it"))
         else:
-            done.append(Done(where, "left: the next run of this step goes on from it"))
+            done.append(Action(where, "left: the next run of this step goes on from it"))
     return done
 
 
@@ -256,19 +256,19 @@ def _resumable(census: Census, folder: Path) -> bool:
     return not (artifact and artifact.whole) and any(path.is_file() for path in (folder / "resume").rglob("*"))
 
 
-def _uploads(store: Store, now: float) -> list[Done]:
+def _uploads(store: Store, now: float) -> list[Action]:
     """Abort multipart uploads on S3 that began more than a day ago: their parts cost money and are in no listing."""
     if "s3" not in store.filesystem.protocol:
         return []
     bucket, _, prefix = store.root.partition("/")
-    done, after = list[Done](), dict[str, str]()
+    done, after = list[Action](), dict[str, str]()
     while True:
         try:
             page = store.filesystem.call_s3(
                 "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after
             )
         except OSError as error:  # a right of its own, and not every server has the call
-            return [*done, Done(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
+            return [*done, Action(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
         for upload in page.get("Uploads", []):
             started: datetime = upload["Initiated"]
             if now - started.timestamp() > DAY_S:
@@ -276,7 +276,7 @@ def _uploads(store: Store, now: float) -> list[Done]:
                     store.filesystem.call_s3(
                         "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
-                done.append(Done(upload["Key"], f"upload of {started:%Y-%m-%d} aborted"))
+                done.append(Action(upload["Key"], f"upload of {started:%Y-%m-%d} aborted"))
         if not page.get("IsTruncated"):
             return done
         after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

@@ -73,16 +73,18 @@ class Finding:
         return ADVICE[self.what]
 
 
-Hear = Callable[[int, int], None]
-"""Hears bytes checked and bytes in all."""
+OnProgress = Callable[[int, int], None]
+"""Gets bytes checked and bytes in all."""
 
 
-def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Finding]:
+def verify(census: Census, on_progress: OnProgress = lambda _done, _total: None) -> list[Finding]:
     """Everything that is wrong in the store, by artifact; an empty list for a sound store without leftovers."""
-    return _sorted([*_contents(census, hear), *_reports(census), *_checkpoints(census.store), *look(census)])
+    return _sorted(
+        [*_contents(census, on_progress), *_reports(census), *_checkpoints(census.store), *check_listing(census)]
+    )
 
 
-def look(census: Census) -> list[Finding]:
+def check_listing(census: Census) -> list[Finding]:
     """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
     faults = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
     return _sorted([*faults, *_folders(census), *_logs(census), *_work(census)])
@@ -127,7 +129,7 @@ def _of_newer(census: Census, artifact_id: str) -> bool:
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def _contents(census: Census, hear: Hear) -> Iterator[Finding]:
+def _contents(census: Census, on_progress: OnProgress) -> Iterator[Finding]:
     """Digests of all files that are there in their size."""
     todo = [
         (folder, entry)
@@ -139,7 +141,7 @@ def _contents(census: Census, hear: Hear) -> Iterator[Finding]:
     with ThreadPoolExecutor(_READERS) as pool:
         for (_, entry), finding in zip(todo, pool.map(partial(_check, census.store), todo), strict=True):
             done += entry.bytes
-            hear(done, total)
+            on_progress(done, total)
             if finding is not None:
                 yield finding
 
