@@ -2,6 +2,7 @@
 
 from tinywave_core.storage.store import Store
 
+# Digests tell nobody what was said: they only recognise the file when it comes back.
 FORGOTTEN = "forgotten"
 
 

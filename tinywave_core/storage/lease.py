@@ -33,6 +33,7 @@ class Pace:
     """How often a holder gives a sign of life, how long it may be silent, and the clock of who watches it."""
 
     beat_s: float = 2.0
+    # A PUT to S3 may take its minute (decision 14): a shorter term would cost a living run its lease.
     term_s: float = 60.0
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -53,6 +54,7 @@ class Lease:
         self.beats += 1
         self.store.replace(_name(self.number, "beat"), b"%d" % self.beats)
 
+    # Without it the next run would have to watch for a whole term.
     def end(self) -> None:
         """Let the next run begin at once; without the network it waits for one term."""
         with contextlib.suppress(StoreError, OSError):
@@ -74,6 +76,7 @@ def keep_alive(lease: Lease, pace: Pace) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 lease.beat()
 
+    # Daemon: a run that ends by an exception elsewhere must not hang on its sign of life.
     thread = threading.Thread(target=beat, daemon=True, name="tinywave lease")
     thread.start()
     try:
@@ -91,6 +94,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
         if newest and not _is_over(store, newest, pace):
             continue
         number = newest + 1
+        # Before the record: whoever sees the record finds the lock held, or knows that its process is gone.
         flock = _flock(store, number)
         record = {"flock": flock is not None, "holder": holder, "host": socket.gethostname(), "term_s": pace.term_s}
         try:
@@ -100,6 +104,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
                 os.close(flock)
             continue
         lease = Lease(store, number, flock)
+        # A first sign at once: whoever watches next has something to compare with.
         lease.beat()
         _sweep(store, newest)
         return lease
@@ -107,6 +112,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
 
 def check(store: "Store", number: int) -> None:
     """StoreError if the lease of this number was taken over."""
+    # By name and not by a listing: object stores list late, and the next number is enough to be fenced off.
     later = _record(store, number + 1)
     if later is not None:
         raise StoreError(
@@ -120,15 +126,18 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
     """Whether the lease may be taken over, after a term of silence; StoreBusyError at a sign of life; False: look again."""
     record = _record(store, number) or {}
     first = _beat(store, number)
+    # The usual cases, a run that ended or was killed here, must not cost the next run a minute.
     if first == _ENDED or _died_here(store, number, record):
         return True
     watch_started, term_s, has_warned = pace.now(), _record_term(record, pace.term_s), False
     while True:
         pace.sleep(pace.beat_s / 4)
+        # A monotonic clock of one machine: setting the time, or another machine's clock, cannot end a lease.
         silent_s = pace.now() - watch_started  # before the look: a watcher that was stopped looks once more
         beat = _beat(store, number)
         if beat == _ENDED:
             return True
+        # Somebody else took over meanwhile: there is a newer lease to watch.
         if _record(store, number + 1) is not None:
             return False
         if beat != first:
@@ -150,6 +159,7 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
 
 def _newest(store: "Store") -> int:
     """The greatest number, 0 without one: the records have no gap, so it is found by doubling and halving."""
+    # Records are never deleted, so a store has one for every run it ever had: counting up would be a request for each.
     above = 1
     while _record(store, above) is not None:
         above *= 2
@@ -170,6 +180,7 @@ def _record(store: "Store", number: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except DamagedArtifactError:
+        # A flipped bit in a lease must not let two runs in: the number is taken, whoever had it.
         return {}
 
 
@@ -190,6 +201,7 @@ def _beat(store: "Store", number: int) -> bytes:
 
 def _sweep(store: "Store", number: int) -> None:
     """Signs and locks of leases that are over, from the newest down to the first that was swept before."""
+    # Only signs and locks go; a record that went would free its number for a process that slept (decision 28).
     while number and _beat(store, number):
         store.delete(_name(number, "beat"))
         _lock_file(store, number).unlink(missing_ok=True)
@@ -213,6 +225,7 @@ def _flock(store: "Store", number: int) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        # The kernel frees it however the process ends, kill -9 included.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
@@ -222,6 +235,7 @@ def _flock(store: "Store", number: int) -> int | None:
 
 def _died_here(store: "Store", number: int, record: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is gone: a stopped one still has its lock."""
+    # A flock says nothing across machines: network filesystems may grant it to each of them.
     if not record.get("flock") or record.get("host") != socket.gethostname():
         return False
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 _KEY = "digest"
+# The whole last line is fixed byte for byte: JSON allows other spellings, and a flipped bit in a space would go unseen.
 _LAST_LINE = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\n')
 _LAST_BYTES = len(b',\n "digest": ""\n}\n') + 64
 _MOST_BYTES = 64 << 10  # of a record in which a flipped bit is looked for: the time grows with the square
@@ -27,6 +28,7 @@ def seal(content: Mapping[str, Any] | BaseModel) -> bytes:
     if isinstance(content, BaseModel):
         text = content.model_dump_json(indent=1)
     else:
+        # Sorted and indented: the same content gives the same bytes, and people and `jq` can read it.
         text = json.dumps(content, indent=1, sort_keys=True)
     above = text.removesuffix("\n}").encode()
     return above + _last_line(above)
@@ -38,6 +40,7 @@ def _last_line(above: bytes) -> bytes:
 
 def unseal(data: bytes) -> dict[str, Any]:
     """What was sealed; RecordFault unless every bit is as it was written."""
+    # Checked before anything is parsed: damaged JSON can still be valid JSON with another number in it.
     last = _LAST_LINE.fullmatch(data[-_LAST_BYTES:])
     if last is None:
         raise RecordFault("it does not end with its digest")
@@ -61,6 +64,7 @@ def flipped_back(data: bytes) -> bytes | None:
     stated = _LAST_LINE.fullmatch(last)
     if stated is None or last == right or len(above) > _MOST_BYTES:
         return None
+    # The hash up to each byte is kept and copied, so that each try hashes only what comes after.
     before, view = hashlib.sha256(), memoryview(above)
     for at, byte in enumerate(above):
         for bit in range(8):

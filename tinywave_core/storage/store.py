@@ -44,6 +44,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORMAT = "tinywave-store"
 _ABOUT_OF_1 = b'{"format":"tinywave-store","version":1}'
 _FEW = 3  # artifacts that are looked up one by one
+# One per process, not per Store: the stages of a pipeline open the store anew and must not wait for their own run.
 _held: dict[str, int] = {}  # numbers of the leases that this process holds, by the URL of the store
 
 
@@ -145,6 +146,7 @@ class Store:
             raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
         self.url = self.root if self.local else self.filesystem.unstrip_protocol(self.root)
+        # A file is hashed once per process, as long as its size and time stay: stages read the same shards again and again.
         self._verified: set[tuple[str, int, int]] = set()
         self._inherited: int | None = None
         if create:
@@ -159,6 +161,7 @@ class Store:
                 self.filesystem.makedirs(self.root, exist_ok=True)
             if not self.exists(ABOUT):
                 self.create_about()
+            # A folder can exist and refuse writes (read-only mounts, other users'): better known now than after hours of work.
             if self.local:
                 tempfile.NamedTemporaryFile("wb", prefix=".probe-", dir=self.root).close()
         except FileExistsError as error:
@@ -190,6 +193,7 @@ class Store:
             return
         except Exception as error:  # noqa: BLE001 - as in `_create`
             self.refuse(error, "read", "read")
+        # Somebody else's store.json is not ours to mend: `repair` would set it aside.
         if _FORMAT.encode() not in data and b'"digest"' not in data:  # one flipped bit leaves one of the two
             raise StoreError(f"{self.url} is not a TinyWave store ({ABOUT} is something else); pass another --root")
         if data == _ABOUT_OF_1:
@@ -216,6 +220,7 @@ class Store:
         A run that holds the store may lock it again (the pipeline's stages do). A holder that was killed on this machine is
         known at once to be gone; one that is stopped, or on another machine, after a term without a sign of life.
         """
+        # Reentrant by the URL: the pipeline holds the store while each of its stage flows asks for it.
         if self.url in _held:
             yield
             return
@@ -267,6 +272,7 @@ class Store:
         """Create a file in one step, whole and on disk; FileExistsError when it is there already."""
         self.check_lease()
         if not self.local:
+            # If-None-Match on S3: of two writers exactly one wins, without a lock (decision 1).
             self.filesystem.pipe_file(self._at(name), data, mode="create")
             return
         with self._room_for(name, len(data)):
@@ -279,9 +285,12 @@ class Store:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
+                # On disk before it has its name, or a power cut could leave an empty manifest.
                 os.fsync(file.fileno())
+            # mkstemp makes files for their owner only; a store shared by a group would be unreadable to the others.
             os.chmod(temporary, _rights_in(target.parent))
             os.link(temporary, target)  # fails if present, unlike rename: two writers cannot both win
+            # The name is on disk only when the folder is.
             fsync_folder(target.parent)
         finally:
             os.unlink(temporary)
@@ -294,6 +303,7 @@ class Store:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the target's own folder, since a rename is one step within a filesystem only.
         partial = target.with_name(f".new-{uuid.uuid4().hex}-{target.name}")  # containers share process numbers
         with self._room_for(name, len(data)):
             try:
@@ -335,6 +345,7 @@ class Store:
             manifest = self._read_manifest(artifact_id)
         except FileNotFoundError:
             return planned
+        # Sizes only: hashing all inputs of a plan would read the whole store. Digests are checked when a file is read (decision 1).
         if any(self.size_of(f"{artifact_id}/{entry.name}") != entry.bytes for entry in manifest.files):
             return planned
         return Artifact(self, stage, manifest.part, digest, manifest)
@@ -343,6 +354,7 @@ class Store:
         """`find` of many; on an object store with one listing per stage, and the manifests read side by side."""
         if self.local or len(artifact_ids) <= _FEW:
             return [self.find(artifact_id, part) for artifact_id in artifact_ids]
+        # A question per file would be a round trip each, for thousands of shards.
         sizes: dict[str, int] = {}
         for stage in sorted({artifact_id.partition("/")[0] for artifact_id in artifact_ids}):
             listed = self.filesystem.find(self._at(stage), detail=True)
@@ -406,6 +418,7 @@ class Store:
     def work_folder(self, artifact_id: str) -> Path:
         """Local folder where an artifact is made; it survives a crash, so that the work goes on from there."""
         name = artifact_id.replace("/", "-")
+        # Below the root, so that moving a finished file into place is a rename and not a copy.
         if self.local:
             return Path(self.root, ".work", name)
         return self.scratch("work") / name
@@ -413,6 +426,7 @@ class Store:
     def commit(self, manifest: Manifest, output: Path) -> Artifact:
         """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
         artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
+        # Looked at before files are placed: they would lie beside a manifest of another run with other bytes (decision 14).
         self._set_damaged_aside(artifact_id)
         if self.exists(f"{artifact_id}/{MANIFEST}"):
             return self._made_by_another(manifest)
@@ -427,6 +441,7 @@ class Store:
     def _made_by_another(self, ours: Manifest) -> Artifact:
         """What another run committed meanwhile from the same inputs; StoreError where its files are not ours."""
         artifact_id = f"{ours.stage}/{ours.fingerprint}"
+        # On a GPU two runs of the same inputs can differ in their last bits, and their files must never be mixed.
         theirs = self._read_manifest(artifact_id)
         if theirs.files == ours.files:
             return self.find(artifact_id)
@@ -444,7 +459,9 @@ class Store:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # safetensors and tempfile make files for their owner only.
         os.chmod(source, _rights_in(target.parent))
+        # The manifest comes later and vouches for these bytes: they are on disk before they have their name.
         fsync_file(source)
         os.replace(source, target)
         fsync_folder(target.parent)
@@ -463,6 +480,7 @@ class Store:
             path = base / entry.name
             if not self.local and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # Other processes of this machine read the same copy: none may see it half-written.
                 partial = path.with_name(f"{path.name}.part-{os.getpid()}")
                 try:
                     self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
@@ -488,6 +506,7 @@ class Store:
     def set_aside(self, name: str) -> str:
         """Move an artifact, or one file below the root, to where no reader looks; its new name."""
         self.check_lease()
+        # Moved, not deleted, so that people can look at it; `gc` tells its age by the stamp.
         stamp = time.time_ns()
         while self.exists(aside := f".damaged/{stamp}/{name}"):  # the clock was put back
             stamp += 1
@@ -520,6 +539,7 @@ class Store:
             status = path.stat()
         except FileNotFoundError as error:
             raise self._missing_file(f"{artifact_id}/{entry.name}") from error
+        # The time in nanoseconds: a file that is replaced by one of the same size within a second is hashed again.
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key in self._verified:
             return
@@ -547,6 +567,7 @@ class Store:
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
+        # torch and Arrow wrap ENOSPC in errors of their own, without the number: free space tells it whatever the error says.
         total, _, free = shutil.disk_usage(folder)
         if (total and free < FULL_DISK_BYTES) or (isinstance(error, OSError) and error.errno in _FULL):
             raise StoreFullError(
@@ -578,6 +599,7 @@ class Log:
 
     def records(self) -> list[dict[str, Any]]:
         """All records, oldest first; found by counting up, never by listing. DamagedArtifactError if one is damaged."""
+        # A listing may lag behind on S3, and would give a number twice; reading by name never does.
         while True:
             try:
                 self._known.append(self.store.read_record(self._file(len(self._known) + 1)))
@@ -590,6 +612,7 @@ class Log:
 
     def append(self, record: dict[str, Any]) -> int:
         """Write the next record and return its number; FileExistsError if another run was faster."""
+        # Create-if-absent is what orders two writers: there is no counter to lock.
         number = len(self.records()) + 1
         self.store.create_record(self._file(number), record)
         return number
@@ -620,6 +643,7 @@ def utc_now() -> str:
 
 def key_of(root: str) -> str:
     """A short name for the place of a store, 12 hex digits; of a folder the same however its path is written."""
+    # Resolved: ./store and /data/store are one store and must not have two leases or two copies.
     url = root if "://" in root else open_url(root)[1]
     return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
 

@@ -107,6 +107,7 @@ def take_census(store: Store) -> Census:
             aside[f"{ASIDE}/{rest[0]}"] = (before + size, since)
         elif len(rest) > 1 and top in STAGES:
             below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
+    # Manifests are small: the time is the round trip, so several are read at a time.
     with ThreadPoolExecutor(_READERS) as pool:
         folders = {folder.id: folder for folder in pool.map(lambda item: _folder(store, *item), sorted(below.items()))}
     records = {name: _records(store, name, files) for name, files in sorted(logs.items())}
@@ -177,6 +178,7 @@ def _folder(store: Store, artifact_id: str, files: dict[str, tuple[int, float]])
         return Folder(artifact_id, sizes, changed)
     except RecordFault as fault:
         return Folder(artifact_id, sizes, changed, None, str(fault))
+    # An object that was just written may be missing in the listing, or stand there in its old size.
     unsure = [entry.name for entry in manifest.files if sizes.get(entry.name) != entry.bytes]
     sizes_by_name = {name: size for name in unsure if (size := store.size_of(f"{artifact_id}/{name}")) is not None}
     sizes = {name: size for name, size in sizes.items() if name not in unsure} | sizes_by_name
@@ -199,6 +201,7 @@ def read_manifest(store: Store, artifact_id: str) -> Manifest:
 
 
 def _records(store: Store, name: str, files: list[str]) -> Records:
+    # Numbers, not names: records are counted from 1 without a gap, and a gap is a lost record.
     numbers = [int(file[:6]) for file in files if RECORD.fullmatch(file) and int(file[:6])]
     foreign = tuple(sorted(file for file in files if not RECORD.fullmatch(file) or not int(file[:6])))
     records = [_record(store, name, number) for number in range(1, max(numbers, default=0) + 1)]
@@ -266,5 +269,6 @@ def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
 def dependants_first(folders: Mapping[str, Folder], ids: Iterable[str]) -> list[str]:
     """`ids` in an order in which nothing comes before what was made from it."""
     wanted = sorted(ids)
+    # Whoever is stopped in between must never have removed an input of something that is still there.
     sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(wanted)) for i in wanted})
     return list(sorter.static_order())[::-1]

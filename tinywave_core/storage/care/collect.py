@@ -39,8 +39,10 @@ class Garbage:
 def find_garbage(census: Census, keep: int, grace_s: float, now: float | None = None) -> Garbage:
     """What `collect` would remove; DamagedArtifactError where lineage cannot be read and so nothing is safe to remove."""
     now = time.time() if now is None else now
+    # An unreadable manifest may need anything: guessing could delete the inputs of a whole corpus.
     _check_lineage_is_known(census)
     artifacts = census.artifacts
+    # A program that holds no lease (decision 28) may be about to use what is young.
     young = {i for i, folder in artifacts.items() if now - folder.changed < grace_s or now - _made_at(folder) < grace_s}
     kept = lineage(artifacts, [*_pinned(census), *_corpora(census), *_newest_results(census, keep), *young])
     order = dependants_first(artifacts, artifacts.keys() - kept)

@@ -49,6 +49,7 @@ def find_traces(census: Census, name: str) -> Traces:
     catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
     rows = [row for shard_rows in shards.values() for row in shard_rows] + catalog
     digests = _digests(census.store, name, rows)
+    # The same speech in another file format is the same recording to whoever wants it forgotten.
     samples = {row["recording_id"] for row in rows if row["sha256"] in digests} - {None}
     digests |= {row["sha256"] for row in rows if row["recording_id"] in samples}
 
@@ -70,9 +71,11 @@ def find_traces(census: Census, name: str) -> Traces:
 def forget(census: Census, traces: Traces) -> None:
     """Remove it all. Run it under the store's lock; after an interruption, run it again with the digest."""
     store = census.store
+    # First of all: should this be stopped, no run can take the recording in again meanwhile.
     if set(traces.digests) - forgotten(store):
         store.log(FORGOTTEN).append({"sha256": list(traces.digests)})
     removed = {folder.id for folder in traces.artifacts}
+    # Before the artifacts: a run must not follow a pin to something that is gone.
     for name in traces.pins:
         _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])
     for name in traces.reports:
@@ -84,6 +87,7 @@ def forget(census: Census, traces: Traces) -> None:
     store.delete(ASIDE)
     for folder in traces.artifacts:
         store.discard(folder.id)
+    # Last: until the artifacts are gone the catalog is how an interrupted call finds them again.
     for log in census.of("catalog"):
         _scrub(store, log, set(traces.digests))
 
@@ -165,5 +169,6 @@ def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
     for index, record in enumerate(records):
         if log.records[index] != record:
             store.replace(log.path(index), seal(record))
+    # From the end, since logs are read by counting up: a gap would hide what comes after.
     for index in range(len(log.records) - 1, len(records) - 1, -1):
         store.delete(log.path(index))

@@ -19,6 +19,7 @@ from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, flipped_back
 from tinywave_core.storage.store import ABOUT, MANIFEST, Manifest, Store
 
+# An upload to S3, or a run that holds no lease (decision 28), cannot be told from a dead one in less.
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
 STALE_WORK_S = 30 * DAY_S
@@ -36,6 +37,7 @@ class Action:
 def flip_back(census: Census) -> list[Action]:
     """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
     store = census.store
+    # Manifests of a newer TinyWave are not damaged: this one just cannot read them.
     names = [ABOUT] if census.fault else []
     names += [f"{i}/{MANIFEST}" for i, folder in census.folders.items() if folder.fault not in ("", NEWER)]
     names += [log.path(n) for log in census.logs.values() for n, record in enumerate(log.records) if record is None]
@@ -69,6 +71,7 @@ def _store_file(census: Census) -> list[Action]:
         return []
     if any(folder.fault == NEWER for folder in census.folders.values()):
         return [Action(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+    # It holds nothing that is not known, so writing it anew loses nothing.
     aside = census.store.set_aside(ABOUT)
     census.store.create_about()
     return [Action(ABOUT, f"moved to {aside}, written anew")]
@@ -269,6 +272,7 @@ def _uploads(store: Store, now: float) -> list[Action]:
             )
         except OSError as error:  # a right of its own, and not every server has the call
             return [*done, Action(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
+        # Only old ones: a younger one may be a run's that is writing now.
         for upload in page.get("Uploads", []):
             started: datetime = upload["Initiated"]
             if now - started.timestamp() > DAY_S:

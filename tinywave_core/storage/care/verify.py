@@ -52,6 +52,7 @@ ADVICE = {
     "half-written": "harmless: tinywave repair sweeps it",
     "unfinished work": "harmless: the next run goes on from it",
 }
+# What a killed run leaves by design: the exit status of `tinywave verify` must not cry wolf over it.
 HARMLESS = ("half-written", "unfinished work")
 DAMAGE = ("missing file", "wrong size", "wrong digest", "unreadable file", "bad manifest")
 
@@ -112,6 +113,7 @@ def _folders(census: Census) -> Iterator[Finding]:
             elif folder.files[name] != size:
                 yield Finding(folder.id, "wrong size", f"{name} has {folder.files[name]:,} B, expected {size:,} B")
         yield from (Finding(folder.id, _kind_of(name), name) for name in folder.files if name not in listed)
+        # A manifest without its inputs is still a whole result, but its lineage ends here.
         for upstream in sorted(folder.inputs):
             if upstream not in census.artifacts and not _of_newer(census, upstream):
                 yield Finding(folder.id, "dangling input", upstream)
@@ -131,6 +133,7 @@ def _of_newer(census: Census, artifact_id: str) -> bool:
 
 def _contents(census: Census, on_progress: OnProgress) -> Iterator[Finding]:
     """Digests of all files that are there in their size."""
+    # What is missing or has another size is a finding of the listing: no need to read it.
     todo = [
         (folder, entry)
         for folder in census.artifacts.values()
@@ -153,6 +156,7 @@ def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
     except FileNotFoundError:
         return Finding(folder.id, "missing file", entry.name)
     except Exception as error:  # noqa: BLE001 - as in Store: each filesystem has its own errors
+        # A dying disk fails on single files: the others are still worth checking, and this one worth naming.
         if store.local and isinstance(error, OSError) and error.errno == errno.EIO:
             return Finding(folder.id, "unreadable file", f"{entry.name}: {error.strerror}")
         store.refuse(error, "read", "read")
@@ -227,6 +231,7 @@ def _pointer(census: Census, log: Records) -> Iterator[Finding]:
 def _catalog(census: Census, log: Records, forgotten_digests: set[str]) -> Iterator[Finding]:
     """Content of the corpus that no whole shard holds; a shard that was lost and replaced is missed by nobody."""
     contents = shard_contents(log)
+    # Content counts, not shards: after a repair the same recordings are in new shards.
     whole = {i for i in contents if i in census.folders and census.folders[i].whole}
     present = forgotten_digests.union(*(contents[i] for i in whole))
     for shard, digests in contents.items():
