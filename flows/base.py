@@ -1,4 +1,4 @@
-"""What all stage flows share: inputs found, steps sent through the stage's task, artifacts published, a line printed."""
+"""What all stage flows do: look up the inputs, send the steps through the stage's task, publish artifacts, print a line."""
 
 import time
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""`tinywave verify`, `repair`, `gc` and `forget`: a store that is checked, mended, cleaned, and rid of a recording."""
+"""`tinywave verify`, `repair`, `gc` and `forget`: check a store, mend it, clean it, and remove a recording from it."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ _MOST_ROWS = 60  # findings that a table lists
 
 
 def verify_store(root: str) -> int:
-    """Check everything; a table of what is wrong. Exit status 2 if something is."""
+    """Check everything and print a table of what is wrong; exit status 2 if anything is."""
     census = take_census(_open(root, mend=True))
     findings = verify(census, _Progress())
     wrong = [finding for finding in findings if not finding.harmless]
@@ -58,7 +58,7 @@ def repair_store(root: str) -> int:
 
 
 def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) -> int:
-    """What nothing needs any more, by stage; removed with --yes."""
+    """List what nothing needs any more, by stage; with --yes remove it."""
     if keep < 0 or older_than_hours < 0:
         raise ConfigError(f"--keep is {keep} and --older-than {older_than_hours:g}; expected 0 or more")
     store = _open(root)
@@ -104,7 +104,9 @@ def _show_traces(traces: Traces) -> None:
         terminal.say(f"  {pin}  points to one of them")
     for report in traces.reports:
         terminal.say(f"  {report}  shows one of them")
-    terminal.say("  unfinished work and everything that was set aside, for they do not record which recordings they hold")
+    terminal.say(
+        "  unfinished work and everything that was set aside, for they do not record which recordings they hold"
+    )
     if traces.neighbours:
         terminal.say(
             f"\n{traces.neighbours} other files lie in the same shards: the next run takes them from its source again, so "

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _spelled(words: Sequence[str]) -> list[str]:
-    """Flags of settings as `_flag` spells them: - and _ are the same to people."""
+    """Flags of settings in the spelling of `_flag`, so that people may write - or _."""
     settings = {key for key, _ in fields()}
     return [
         _flag(key) + equals + value
@@ -76,7 +76,7 @@ def _check_flags(words: list[str]) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """The first time: stop in order. The second time: at once, with everything that we started."""
+    """Stop in order at the first signal; at the second end at once, and every process that was started with it."""
     stopping.requested.set()
     if not _interrupted.is_set():
         _interrupted.set()
@@ -91,13 +91,13 @@ def _interrupt(*_: object) -> None:
 
 
 def _ignore_signals() -> None:
-    """At the very end, when Python would give them back to the system, which changes our exit status."""
+    """Ignore signals at the very end: Python would give them back to the system, and one would change the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _say_stopped() -> None:
-    """Once, and past Python's buffers, which the interrupt may have found in use."""
+    """Say so once, without Python's buffers: the interrupt may have come while they were in use."""
     if not _stopped.is_set():
         _stopped.set()
         os.write(2, b"\nstopped: finished work is kept, and the same command goes on from there\n")

@@ -13,7 +13,9 @@ from flows import environment, surroundings
 from flows.schedules import When, crash_zombies
 from flows.server import local_server
 from tasks import terminal
+from tinywave_core.config.load import load_config
 from tinywave_core.errors import ConfigError
+from tinywave_core.run.stages import STAGE
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -80,8 +82,6 @@ def queue_of(flow_name: str) -> str:
 
     infra/decisions/0013-work-pools.md says how runs get to their workers.
     """
-    from tinywave_core.run.stages import STAGE
-
     if flow_name == "pipeline":
         return "default"
     return "gpu" if flow_name in STAGE and STAGE[flow_name].needs_gpu else "cpu"
@@ -95,7 +95,6 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
     from flows.pipeline import pipeline
     from flows.stages import STAGE_FLOWS
     from flows.watch import watch
-    from tinywave_core.config.load import load_config
 
     config = load_config(preset, settings)
     config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
@@ -139,5 +138,5 @@ def _ensure_pool(pool: str, image: str | None) -> None:
 
 
 def _whole(path: str | None) -> str | None:
-    """A local path as the form should show it, wherever it is read; URLs and nothing stay as they are."""
+    """A local path in full, since the form may be read in another folder; URLs and None stay as they are."""
     return path if path is None or "://" in path else str(Path(path).resolve())

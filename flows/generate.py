@@ -1,4 +1,4 @@
-"""`tinywave generate`: an exported model continues audio and text with text, speech or both, whole or as it is made."""
+"""`tinywave generate`: continue audio and text with an exported model, in text, speech or both, at the end or while it is made."""
 
 import json
 import sys
@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
 
 from tasks import terminal
+from tinywave_core.audio.pcm import to_pcm16
+from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.costs.estimates import llama_parameters
+from tinywave_core.costs.ondevice import Student, read_bandwidth
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Event, TextMade, Timings
+from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
+from tinywave_core.threads import cores
 from tinywave_core.tokenizers.prompts import OutputModality
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from tinywave_core.runtimes.base import Sampling
-    from tinywave_core.synthesis.events import Event, Timings
-    from tinywave_core.synthesis.generator import Generator
-
-    Write = Callable[[npt.NDArray[np.float32]], None]
+Write = Callable[[npt.NDArray[np.float32]], None]
 
 PIPE = "-"
 TIMED = 64  # tokens
@@ -38,10 +43,8 @@ class Loading:
     threads: int = 0
     """0: all cores."""
 
-    def open(self) -> "Generator":
-        """Load it; imports torch."""
-        from tinywave_core.synthesis.generator import Generator
-
+    def open(self) -> Generator:
+        """Load it."""
         return Generator.load(
             self.model,
             self.spiritlm_dir,
@@ -57,7 +60,7 @@ def generate(
     prompts: Sequence[tuple[str, str]],
     examples: Sequence[tuple[str, str]],
     output: OutputModality,
-    sampling: "Sampling",
+    sampling: Sampling,
     voice: str | None,
     wav: str | None,
     *,
@@ -69,7 +72,6 @@ def generate(
     With `stream` text is printed and speech written as it comes, in place of the JSON. `-` is raw 16-bit PCM to stdout, and
     everything else goes to stderr then. `bandwidth` measures the memory afterwards, and says what share of it the tokens took.
     """
-    from tinywave_core.synthesis.generator import Audio, Input, Text
 
     def as_input(kind: str, value: str) -> Input:
         return Audio(value) if kind == "audio" else Text(value)
@@ -104,16 +106,10 @@ def generate(
     return 0
 
 
-def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int], output: OutputModality) -> float:
+def bandwidth_share(loading: Loading, generator: Generator, prompt: list[int], output: OutputModality) -> float:
     """Bytes of weights that a continuation of `prompt` reads per second, without a vocoder beside it, over what this machine's
     memory gives, measured now (a few seconds). Above 1 the weights are small enough for the caches.
     """
-    from tinywave_core.config.adaptation import FreshTeacherConfig
-    from tinywave_core.costs.estimates import llama_parameters
-    from tinywave_core.costs.ondevice import Student, read_bandwidth
-    from tinywave_core.runtimes.base import Sampling
-    from tinywave_core.threads import cores
-
     folder = Path(loading.model)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = FreshTeacherConfig(
@@ -136,8 +132,8 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
 
 
-def summary(timings: "Timings") -> str:
-    """What a continuation took, in one line."""
+def summary(timings: Timings) -> str:
+    """Time and speed of a continuation, in one line."""
     parts = [f"{timings.new_tokens} tokens after {timings.prompt_tokens}"]
     if timings.tokens_per_second:
         parts.append(f"{timings.tokens_per_second:.0f} tokens/s")
@@ -149,10 +145,8 @@ def summary(timings: "Timings") -> str:
     return ", ".join(parts)
 
 
-def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) -> Iterator["Event"]:
+def _as_it_comes(events: Iterator[Event], write: Write, out: TextIO | None) -> Iterator[Event]:
     """The events, with speech written and text printed on the way."""
-    from tinywave_core.synthesis.events import AudioMade, TextMade
-
     for event in events:
         if isinstance(event, AudioMade):
             write(event.samples)
@@ -162,24 +156,18 @@ def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) 
 
 
 @contextmanager
-def _speech_to(wav: str | None) -> Iterator["Write"]:
-    """Where speech goes; a file is made with the first of it."""
-    from tinywave_core.audio.pcm import to_pcm16
-
+def _speech_to(wav: str | None) -> Iterator[Write]:
+    """Where speech goes; a file is created when the first samples come."""
     files: list[Any] = []
 
-    def to_file(samples: "npt.NDArray[np.float32]") -> None:
-        import soundfile
-
-        from tinywave_core.storage.schemas import SAMPLE_RATE
-
+    def to_file(samples: npt.NDArray[np.float32]) -> None:
         if not files:
             Path(str(wav)).parent.mkdir(parents=True, exist_ok=True)
             files.append(soundfile.SoundFile(str(wav), "w", SAMPLE_RATE, 1, "PCM_16", format="WAV"))
         files[0].buffer_write(to_pcm16(samples), "int16")
         files[0].flush()
 
-    def to_pipe(samples: "npt.NDArray[np.float32]") -> None:
+    def to_pipe(samples: npt.NDArray[np.float32]) -> None:
         sys.stdout.buffer.write(to_pcm16(samples))
         sys.stdout.buffer.flush()
 

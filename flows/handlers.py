@@ -107,9 +107,9 @@ def talk(options: Namespace) -> int:
 
 
 def _loading(options: Namespace, model: str) -> "Loading":
+    _check_threads(options.threads)
     from flows.generate import Loading
 
-    _check_threads(options.threads)
     return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization, options.threads)
 
 

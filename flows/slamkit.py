@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from tasks import terminal
 from tinywave_core.errors import MissingInputError
@@ -12,7 +13,9 @@ from tinywave_core.sequences.interleaving import text_decoder
 from tinywave_core.sequences.slamkit import write_features, write_tokens
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.tokenizers.directory import read_directory
 from tinywave_core.tokenizers.speech import Streams
+from tinywave_core.tokenizers.text import build_tokenizer
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 
@@ -49,11 +52,6 @@ def _streams(row: dict[str, Any]) -> Streams:
 
 def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:
     """The text tokenizer: bytes for a fresh teacher's vocabulary, else that of a teacher in the store."""
-    from tokenizers import Tokenizer
-
-    from tinywave_core.tokenizers.directory import read_directory
-    from tinywave_core.tokenizers.text import build_tokenizer
-
     if vocabulary.is_of_bytes:
         return build_tokenizer(vocabulary)
     for artifact in map(store.find, store.artifact_ids("adaptation")):

@@ -1,6 +1,6 @@
 """What a command finds around it: locale, home, folder for temporary files, libsndfile, Prefect's home and server.
 
-Looked at before the work begins. What is missing is made up for, and said in one line, or ends the command with an error
+Checked before the work begins. What is missing is replaced, with a line that says so, or ends the command with an error
 that names what to set.
 """
 
@@ -38,7 +38,7 @@ def find_home() -> None:
 
 
 def check_machine() -> None:
-    """There is a place for temporary files, one for caches, and a library that decodes audio."""
+    """Make sure of a folder for temporary files, one for caches, and a library that decodes audio."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -132,7 +132,7 @@ _folder: Path | None = None
 
 
 def _temporary() -> Path:
-    """A folder of this process, gone at its end."""
+    """A folder for this process, deleted when it ends."""
     global _folder
     if _folder is None:
         _folder = Path(tempfile.mkdtemp(prefix="tinywave-"))

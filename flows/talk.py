@@ -5,8 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvicorn
+
 from flows.generate import Loading
 from tasks import terminal
+from tinywave_core.errors import ConfigError
+from tinywave_core.serving.app import Server
+from tinywave_core.serving.connections import TalkConfig
+from tinywave_core.serving.host import ModelHost
+from tinywave_core.serving.limits import Limits
 
 SWITCH_S = 0.0005
 """After which a model gives Python's lock to the server: each of its many short steps waits for that (Python's own is ten times that)."""
@@ -23,14 +30,6 @@ def talk(
     queue: int,
 ) -> int:
     """Load the models and serve them until Ctrl-C."""
-    import uvicorn
-
-    from tinywave_core.errors import ConfigError
-    from tinywave_core.serving.app import Server
-    from tinywave_core.serving.connections import TalkConfig
-    from tinywave_core.serving.host import ModelHost
-    from tinywave_core.serving.limits import Limits
-
     sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
@@ -59,16 +58,16 @@ def talk(
 
 
 def names(folders: Sequence[str]) -> list[str]:
-    """A short name for each model: as much of its path as tells them apart."""
+    """A short name for each model: the shortest end of its path that is different for each."""
     paths = [Path(folder).resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):
-        candidates = ["/".join(_telling(path)[-length:]) for path in paths]
+        candidates = ["/".join(_without_model(path)[-length:]) for path in paths]
         if len(set(candidates)) == len(candidates):
             return candidates
     return [f"{name} {number}" for number, name in enumerate(candidates, start=1)]
 
 
-def _telling(path: Path) -> list[str]:
+def _without_model(path: Path) -> list[str]:
     """The path without the folder `model` that every export has, and its id cut short."""
     parts = [part[:12] if len(part) == 32 else part for part in path.parts]
     return parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts

@@ -1,4 +1,4 @@
-"""What a person sees in the Prefect UI: per stage a page in words, a table and a small picture; per run the whole.
+"""What a person sees in the Prefect UI: a page, a table and a small picture per stage, and a page for the whole run.
 
 They are made from the manifests in the flow, not in the cached tasks, so a fully cached run shows every stage too. At
 most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
@@ -67,7 +67,7 @@ def _page(key: str, row: StageRow, outputs: Outputs) -> None:
 
 
 def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> str:
-    """What came in, what went out, cached or computed and why, what was rejected, from what and for what, where it lies.
+    """Input, output, whether it was cached and why, rejects, lineage, and where it lies.
 
     `latest` is the record of the latest run that ended: it knows what was made from an artifact that was there before.
     """
@@ -103,7 +103,7 @@ def _status(row: StageRow) -> str:
 
 
 def _lineage(artifact: Artifact, latest: dict[str, Any]) -> Row:
-    """From what, and for what: the latter is known of artifacts that the latest run had."""
+    """Inputs of an artifact, and its users if the latest run knew it."""
     label = f"{artifact.stage}/{artifact.part}"
     is_listed = artifact.id in latest.get("artifacts", {}).get(label, [])
     used = latest.get("used_by", {}).get(label, []) if is_listed else []
@@ -156,7 +156,7 @@ def _steps(row: StageRow) -> str:
 
 
 def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) -> None:
-    """Publish what a stage shows beside its page, where there is something to show."""
+    """Publish a table, picture or link of a stage, if it has one."""
     match make(outputs):
         case Table(rows, about):
             create_table_artifact([dict(row) for row in rows], key=key, description=about)
@@ -167,7 +167,7 @@ def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) 
 
 
 def _publish_link(key: str, url: str, text: str) -> None:
-    """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
+    """A link, with its path as text: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
     page = f"[{markdown(text)}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
     create_markdown_artifact(page, key=key, description=markdown(f"{text}: {url}"))
@@ -249,5 +249,5 @@ def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
 
 
 def link_of(url: str) -> str:
-    """What a browser opens, as it may stand in Markdown: a file:// URL for a local path, any other URL as it is."""
+    """A link for Markdown: a file:// URL for a local path, any other URL as it is."""
     return f"file://{quote(url)}" if url.startswith("/") else quote(url, safe="/:?#@!$&'*+,;=%")

@@ -57,7 +57,7 @@ def _fingerprint(_: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
-    """Errors about the user's input come back the same every time."""
+    """Whether another try may do better: errors about the user's input come back the same every time."""
     return not isinstance(getattr(state, "data", None), TinyWaveError) and not _is_user_error(state)
 
 
@@ -107,7 +107,7 @@ class PrefectExecute:
         return results
 
     def _wait(self, steps: Sequence[Step], futures: dict[int, Any]) -> None:
-        """Wait for all; where the steps know their hours of speech, say now and then how many are done and left."""
+        """Wait for all; where the steps know their hours of speech, print from time to time how many are done."""
         progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
         for i, future in futures.items():
             try:

@@ -97,7 +97,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line now and then, where there is no terminal."""
+    """A line from time to time, where there is no terminal."""
 
     def __init__(self, step: Step) -> None:
         self.name = f"{step.stage} {step.part}"
@@ -121,7 +121,7 @@ class _Lines:
 
 
 class _Quiet:
-    """Nothing: other workers write to the same terminal, or there is none."""
+    """Prints nothing: other workers write to the same terminal, or there is none."""
 
     def update(self, done: int, total: int, note: str) -> None:
         pass
@@ -170,7 +170,7 @@ class _ProgressArtifact:
             self._show(100.0, "done")
 
     def _show(self, percent: float, note: str) -> None:
-        """A server that is being restarted shows it the next time; a training does not end over its picture."""
+        """A failure is ignored: a training must not end because the server is being restarted."""
         with contextlib.suppress(httpx.HTTPError):
             if self.id is None:
                 self.id = create_progress_artifact(

@@ -1,4 +1,4 @@
-"""Words with times -> accepted, or refused by name: what is impossible, and what a right transcript does not look like.
+"""Words with times -> accepted, or refused with a reason: impossible times, or times unlike those of a right transcript.
 
 The limits were measured with pocketsphinx on 330 recordings (LibriSpeech test-other and train-clean, LJ Speech, one more
 voice), each with its own transcript and with one of another recording. Its confidence tells the two apart; where words

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.normalize import Written, written_words
@@ -49,7 +50,6 @@ class CtcAligner:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "CtcAligner":
         """config.json, vocab.json and weights, nothing unpickled; CheckpointError where something is missing or foreign."""
-        from transformers import Wav2Vec2ForCTC
 
         class Model(Wav2Vec2ForCTC):  # type: ignore[misc]
             # It masks frames in training. Some releases have it and some do not; see `_config`.
@@ -98,7 +98,7 @@ class CtcAligner:
         ]
 
     def transcribe(self, samples_N: npt.NDArray[np.float32]) -> str:
-        """What the model hears: the likeliest character of each frame, repeats and blanks taken out. No words are asked for."""
+        """Text from sound alone: the likeliest character of each frame, without repeats and blanks."""
         best = self._scores(samples_N).argmax(axis=1)
         without_repeats = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
         names = {number: character for character, number in self.alphabet.items()}
@@ -113,7 +113,7 @@ class CtcAligner:
         return [word.text for word in written], [self._ids(word) for word in written]
 
     def _ids(self, word: Written) -> list[int]:
-        """Its letters if the alphabet has all of them, else those of what is said for it in English; none if neither fits."""
+        """Ids of a word's letters if the alphabet has all of them, else of its spoken form in English; empty if neither fits."""
         own = "" if any(c.isnumeric() for c in word.text) else word.text.replace("\u2019", "'")
         for text in (own, "".join(word.spoken)):
             for cased in (text, text.upper(), text.lower()):
@@ -223,8 +223,6 @@ def _traced(
 
 
 def _config(folder: Path) -> Any:
-    from transformers import Wav2Vec2Config
-
     check_directory(folder, "wav2vec2 model")
     try:
         config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)

@@ -91,7 +91,7 @@ def written_words(transcript: str) -> list[Written]:
 
 
 def spoken_words(text: str) -> tuple[str, ...]:
-    """The words that are said for one written word, such as (twenty, percent) for "20%"."""
+    """The spoken form of one written word, such as (twenty, percent) for "20%"."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower().translate(LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     return tuple(word for match in TOKEN.finditer(plain) for word in _spoken_form(match))

@@ -95,7 +95,7 @@ class Levels:
 def channel_weights(covariance_CC: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Weights of the mono mix: the mean of the living channels, turned round where they oppose the strongest one.
 
-    A plain mean makes exact silence of anti-phase stereo and halves the level beside a dead channel.
+    A plain mean turns anti-phase stereo into silence and halves the level beside a dead channel.
     """
     power_C = np.diag(covariance_CC)
     strongest = int(np.argmax(power_C))
@@ -147,7 +147,7 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
 
 
 def sniff(handle: int) -> Verdict | None:
-    """Verdict on files whose first bytes say that libsndfile cannot read them."""
+    """Verdict on files that libsndfile cannot read, known by their first bytes."""
     head = os.pread(handle, 64, 0)
     if not head:
         return Verdict("empty_file", "0 bytes; expected audio")

@@ -13,7 +13,7 @@ from tinywave_core.errors import SurroundingError
 
 
 def preload() -> str:
-    """Load the library for the whole process and return its path, or its name where it is the system's; again: nothing happens."""
+    """Load the library for the whole process and return its path, or its name where it is the system's; further calls change nothing."""
     spec = importlib.util.find_spec("_soundfile_data")
     folders = spec.submodule_search_locations if spec else None
     libraries = sorted(str(path) for folder in folders or [] for path in Path(folder).glob("libsndfile*"))

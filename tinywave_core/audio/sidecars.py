@@ -30,7 +30,7 @@ MANIFESTS = ("manifest.csv", "manifest.parquet")
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about one recording."""
+    """Speaker and transcript of one recording."""
 
     speaker: str | None = None
     transcript: str | None = None
@@ -45,7 +45,7 @@ class Labels:
 
 
 def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) -> Labels:
-    """Labels of the `wanted` paths. Tables are read always; small files beside the audio only for what is wanted."""
+    """Labels for these recordings. Tables are always read, small files beside the audio only for these recordings."""
     stems = defaultdict(list)
     for file in listing.audio:
         stems[_stem(file.path)].append(file.path)

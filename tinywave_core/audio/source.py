@@ -1,7 +1,7 @@
 """An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it, and its bytes.
 
-Text and documents are sidecars, hidden files are nobody's, and everything else is a candidate whatever its name says.
-Symbolic links are not followed: what a link inside points to is found by itself, and what lies outside is not read.
+Text and documents are sidecars, hidden files are skipped, and everything else is a candidate whatever its name says.
+Symbolic links are not followed: a target inside the source is found anyway, and one outside is not read.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ class Source:
                 yield SourceFile(path, name, int(info["size"]), f"{self._tag}.{str(version).strip(chr(34))}")
 
     def _refuse(self, error: Exception) -> NoReturn:
-        """One clear sentence for what went wrong with a remote source."""
+        """Raise one clear sentence for what went wrong with a remote source."""
         if isinstance(error, StoreError):  # it says where, how long, and what to do
             raise SourceError(f"--source {self.url} cannot be read: {error}") from error
         what = f"{type(error).__name__}: {error}".rstrip(". ")

@@ -57,8 +57,8 @@ def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
 
 
 def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> Iterator[Utterance]:
-    """The utterances of an audio shard, or those with the `wanted` ids, in order, after its digest and page checksums were
-    found right."""
+    """The utterances of an audio shard, or those with these `ids`, in order; digest and page checksums are
+    checked first."""
     path = artifact.path(AUDIO_FILE)
     try:
         for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
@@ -72,7 +72,7 @@ def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> It
 
 
 def recordings(artifacts: Iterable[Artifact], ids: set[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Samples of the utterances with the `wanted` ids, from whichever of the audio shards has them."""
+    """Samples of the utterances with these `ids`, from the audio shards that have them."""
     return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, ids)}
 
 

@@ -1,4 +1,4 @@
-"""One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for looking and for prompts.
+"""One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for prompts and for people who look at single files.
 
 Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. Corpora go through
 `stages.ingestion` instead, which decodes in a bounded child process and cuts at pauses.

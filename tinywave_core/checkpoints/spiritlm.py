@@ -15,6 +15,7 @@ from typing import Literal
 
 from tinywave_core.checkpoints.bounds import fault_of_weights, model_weights, read_json
 from tinywave_core.checkpoints.digests import sha256_once
+from tinywave_core.checkpoints.fetch import fetch
 from tinywave_core.errors import CheckpointError
 
 ENVIRONMENT = "SPIRITLM_CHECKPOINTS_DIR"
@@ -102,8 +103,6 @@ def open_release(setting: str | None, parts: Iterable[Part]) -> Release:
     parts = tuple(parts)
     location = _expand(setting)
     if re.match(r"^[a-z0-9]+://", location):
-        from tinywave_core.checkpoints.fetch import fetch
-
         root = fetch(location, {PARTS[part].folder: PARTS[part].files for part in parts})
     else:
         root = Path(location).expanduser()

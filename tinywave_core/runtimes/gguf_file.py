@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gguf import GGUFReader, LlamaFileType, TokenType
+
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, byte_names
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -31,8 +33,6 @@ class GgufFile:
             raise CheckpointError(
                 f"{path} does not exist: expected a GGUF file, which `--export.gguf q8_0,q4_0` writes"
             )
-        from gguf import GGUFReader, LlamaFileType
-
         try:
             reader = GGUFReader(path)
         except (ValueError, OSError, IndexError, KeyError) as error:
@@ -71,8 +71,6 @@ def _value(reader: Any, key: str) -> Any:
 
 
 def _partial_characters(reader: Any) -> list[int]:
-    from gguf import TokenType
-
     bytes_of = {name.encode(): byte for byte, name in byte_names().items()}
     field, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"].contents()
     pieces = enumerate(zip((bytes(field.parts[part]) for part in field.data), types, strict=True))

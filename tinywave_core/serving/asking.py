@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinywave_core.audio.decoder_process import MAX_RATE, MIN_RATE
 from tinywave_core.audio.pcm import from_pcm16
+from tinywave_core.audio.waveform import to_mono_16k
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.serving.errors import RequestError, short
 from tinywave_core.serving.limits import Limits
@@ -130,8 +132,6 @@ def pcm(data: bytes | bytearray, rate: int, limits: Limits) -> Samples:
 
 def wav(data: bytes | bytearray, limits: Limits) -> Samples:
     """A wav file -> samples at 16 kHz. Other formats are not decoded for strangers: their decoders are large, and their headers lie."""
-    import soundfile
-
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise RequestError("audio: expected a wav file (RIFF); convert other formats first", "unsupported_audio", 415)
     try:
@@ -156,8 +156,6 @@ def wav(data: bytes | bytearray, limits: Limits) -> Samples:
 
 def resampled(samples_NC: Samples, rate: int) -> Samples:
     """Mono at 16 kHz."""
-    from tinywave_core.audio.waveform import to_mono_16k
-
     return to_mono_16k(samples_NC, rate, "audio")
 
 

@@ -1,4 +1,4 @@
-"""A stage as data: how it is built, how it is told to people, what it costs. Adding a stage is copying such a row."""
+"""A stage as data: how it is built, how it is described to people, what it costs. Adding a stage is copying such a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -30,7 +30,7 @@ _ENDED = b"ended"
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a holder gives a sign of life, how long it may be silent, and the clock of who watches it."""
+    """How often a holder gives a sign of life, how long it may be silent, and the clock of the watcher."""
 
     beat_s: float = 2.0
     # A PUT to S3 may take its minute (decision 14): a shorter term would cost a living run its lease.
@@ -41,7 +41,7 @@ class Pace:
 
 @dataclass
 class Lease:
-    """The right to write in a store; `number` fences off all who held it before."""
+    """The right to write to a store; `number` shuts out all earlier holders."""
 
     store: "Store"
     number: int
@@ -56,7 +56,7 @@ class Lease:
 
     # Without it the next run would have to watch for a whole term.
     def end(self) -> None:
-        """Let the next run begin at once; without the network it waits for one term."""
+        """End the lease, so that the next run starts at once; if the network fails it waits for one term."""
         with contextlib.suppress(StoreError, OSError):
             check(self.store, self.number)
             self.store.replace(_name(self.number, "beat"), _ENDED)
@@ -123,7 +123,7 @@ def check(store: "Store", number: int) -> None:
 
 
 def _is_over(store: "Store", number: int, pace: Pace) -> bool:
-    """Whether the lease may be taken over, after a term of silence; StoreBusyError at a sign of life; False: look again."""
+    """Whether the lease may be taken over: True after a term of silence, False if another took it over; StoreBusyError at a sign of life."""
     record = _record(store, number) or {}
     first = _beat(store, number)
     # The usual cases, a run that ended or was killed here, must not cost the next run a minute.
@@ -174,7 +174,7 @@ def _newest(store: "Store") -> int:
 
 
 def _record(store: "Store", number: int) -> dict[str, Any] | None:
-    """What the holder wrote; nothing known of a damaged record, which counts all the same; None where there is none."""
+    """The record of a lease; empty for a damaged one, which counts all the same; None where there is none."""
     try:
         return store.read_record(_name(number, "json"))
     except FileNotFoundError:
@@ -200,7 +200,7 @@ def _beat(store: "Store", number: int) -> bytes:
 
 
 def _sweep(store: "Store", number: int) -> None:
-    """Signs and locks of leases that are over, from the newest down to the first that was swept before."""
+    """Delete signs and locks of ended leases, from the newest down to the first that has none."""
     # Only signs and locks go; a record that went would free its number for a process that slept (decision 28).
     while number and _beat(store, number):
         store.delete(_name(number, "beat"))

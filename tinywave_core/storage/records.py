@@ -1,6 +1,6 @@
 """A record: a JSON object whose last line is the SHA-256 of all bytes before it, so that any flipped bit is found.
 
-Manifests, the records of logs, `store.json` and checkpoints' states are records. `seal` and `unseal` are the one way out and in.
+Manifests, the records of logs, `store.json` and checkpoints' states are records. Only `seal` writes them and only `unseal` reads them.
 The last line keeps its form in every version of the store: only so can an older TinyWave tell a newer record from a damaged one.
 """
 
@@ -39,7 +39,7 @@ def _last_line(above: bytes) -> bytes:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What was sealed; RecordFault unless every bit is as it was written."""
+    """The content of a record; RecordFault unless every bit is as it was written."""
     # Checked before anything is parsed: damaged JSON can still be valid JSON with another number in it.
     last = _LAST_LINE.fullmatch(data[-_LAST_BYTES:])
     if last is None:
@@ -53,7 +53,7 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 
 def flipped_back(data: bytes) -> bytes | None:
-    """A damaged record as it was written, if one bit of it flipped; SHA-256 leaves no doubt about it. None otherwise.
+    """A damaged record as it was written, if exactly one bit flipped (its SHA-256 proves it); None otherwise.
 
     Every bit is tried: up to ten seconds for the longest record that is tried.
     """

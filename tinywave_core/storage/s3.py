@@ -1,4 +1,4 @@
-"""s3fs in which every request has a deadline of its own and a bounded number of tries, and says clearly that it failed.
+"""s3fs with a deadline for every request, a bounded number of tries, and a clear error at the end.
 
 s3fs and botocore alone wait for ever when a server takes a PUT and stays silent: their read timeout begins only after
 `Expect: 100-continue` was answered. A write whose answer was lost may have landed: where it must be the first of its name

@@ -125,7 +125,7 @@ class Artifact:
 
 
 class NotYetComputedError(MissingInputError):
-    """A plan reached something that only the computation itself will tell."""
+    """A plan needs the summary of something that is not computed yet."""
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(f"{artifact.id} ({artifact.part}) is not in the store yet: run {artifact.stage} first")
@@ -171,7 +171,7 @@ class Store:
             self.refuse(error, "written", "write")
 
     def refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
-        """One clear sentence for a root that cannot be used; a fault that is not about the root stays what it is."""
+        """Raise one clear sentence for a root that cannot be used; other faults are raised as they are."""
         if isinstance(error, StoreError) or (self.local and not isinstance(error, OSError)):
             raise error
         self.explain(error)
@@ -248,7 +248,7 @@ class Store:
             lease.check(self, self.lease_number)
 
     def __getstate__(self) -> dict[str, Any]:
-        """To workers in other processes: with the lease."""
+        """Workers in other processes write under the lease of this one."""
         return {**self.__dict__, "_inherited": self.lease_number}
 
     # Plain files -----------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ class Store:
         return Artifact(self, stage, manifest.part, digest, manifest)
 
     def find_all(self, artifact_ids: Sequence[str], part: str = "") -> list[Artifact]:
-        """`find` of many; on an object store with one listing per stage, and the manifests read side by side."""
+        """`find` for many ids; on an object store with one listing per stage and all manifests read at once."""
         if self.local or len(artifact_ids) <= _FEW:
             return [self.find(artifact_id, part) for artifact_id in artifact_ids]
         # A question per file would be a round trip each, for thousands of shards.
@@ -439,7 +439,7 @@ class Store:
         return self.find(artifact_id)
 
     def _made_by_another(self, ours: Manifest) -> Artifact:
-        """What another run committed meanwhile from the same inputs; StoreError where its files are not ours."""
+        """The artifact that another run committed meanwhile; StoreError if its files differ from ours."""
         artifact_id = f"{ours.stage}/{ours.fingerprint}"
         # On a GPU two runs of the same inputs can differ in their last bits, and their files must never be mixed.
         theirs = self._read_manifest(artifact_id)
@@ -467,7 +467,7 @@ class Store:
         fsync_folder(target.parent)
 
     def _set_damaged_aside(self, artifact_id: str) -> None:
-        """A manifest whose files are gone or cut would block the new commit: keep it elsewhere."""
+        """Set aside a manifest whose files are missing or cut: it would block the new commit."""
         manifest = f"{artifact_id}/{MANIFEST}"
         if self.exists(manifest) and not self.find(artifact_id).complete:
             self.set_aside(manifest)
@@ -504,7 +504,7 @@ class Store:
             self.filesystem.rm(self._at(name), recursive=True)
 
     def set_aside(self, name: str) -> str:
-        """Move an artifact, or one file below the root, to where no reader looks; its new name."""
+        """Move an artifact, or one file below the root, to `.damaged/`; returns its new name."""
         self.check_lease()
         # Moved, not deleted, so that people can look at it; `gc` tells its age by the stamp.
         stamp = time.time_ns()
@@ -525,13 +525,13 @@ class Store:
         return aside
 
     def drop_copy(self, artifact_id: str) -> None:
-        """Forget what reads of a remote artifact left on this machine."""
+        """Delete the local copy of a remote artifact."""
         if not self.local:
             shutil.rmtree(self.scratch("read") / artifact_id, ignore_errors=True)
             self._verified.clear()
 
     def scratch(self, purpose: str) -> Path:
-        """Folder of this machine for what a store on a remote filesystem needs locally."""
+        """Local folder for what a remote store needs on this machine."""
         return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", key_of(self.url), purpose)
 
     def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
@@ -642,7 +642,7 @@ def utc_now() -> str:
 
 
 def key_of(root: str) -> str:
-    """A short name for the place of a store, 12 hex digits; of a folder the same however its path is written."""
+    """A short name for a store, 12 hex digits; the same for a folder however its path is written."""
     # Resolved: ./store and /data/store are one store and must not have two leases or two copies.
     url = root if "://" in root else open_url(root)[1]
     return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
@@ -654,7 +654,7 @@ def _content(manifest: Manifest) -> str:
 
 
 def _rights_in(folder: Path) -> int:
-    """Who may read and write a file: whom the folder lets in. Libraries make files for one user only (safetensors does)."""
+    """Permissions of a new file: those of its folder. Some libraries, safetensors among them, make files for one user only."""
     return folder.stat().st_mode & 0o666
 
 

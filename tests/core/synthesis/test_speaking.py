@@ -117,7 +117,7 @@ def test_a_frame_of_the_light_vocoder_is_heard_six_frames_after_it(light: LightS
 
 def test_the_light_vocoder_makes_in_blocks_what_its_network_makes_at_once(light: LightSpeaker):
     vocoder, frames = light.light, [(i % 12, i % 7, i % 4) for i in range(23)]
-    gains, semitones = vocoder._heard(frames, 0)
+    gains, semitones = vocoder._gains_and_pitch(frames, 0)
     source = Source(150.0).rows(np.append(semitones, semitones[-1])).transpose(1, 0, 2).reshape(1, 2, -1)
     closed = torch.from_numpy(np.concatenate([gains, gains[-1:]]))[None]
     at_once = filtered(closed, torch.from_numpy(source.astype(np.float32)))[0].numpy()

@@ -1,4 +1,4 @@
-"""Forget: one recording and everything that heard it leave the store, and ingestion never takes it again.
+"""Forget: remove one recording and everything made from it; ingestion never takes it in again.
 
 A recording is known by the SHA-256 of its file; files with the same decoded samples are the same recording. What stays of
 it is the digest in the log `forgotten`. The order is such that a run after an interruption is safe and `forget` can go on.
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Traces:
-    """A recording and what heard it."""
+    """A recording and everything made from it."""
 
     digests: tuple[str, ...]  # of its file and of every file with the same samples
     paths: tuple[str, ...]
@@ -44,7 +44,7 @@ class Traces:
 
 
 def find_traces(census: Census, name: str) -> Traces:
-    """Which artifacts heard the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
+    """What was made from the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
     shards = {i: list(_rows(census, i)) for i in _shards(census)}
     catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
     rows = [row for shard_rows in shards.values() for row in shard_rows] + catalog
@@ -80,7 +80,7 @@ def forget(census: Census, traces: Traces) -> None:
         _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])
     for name in traces.reports:
         store.delete(name)
-    # Checkpoints and what was set aside do not say what they heard.
+    # Checkpoints and what was set aside do not record which recordings they hold.
     for work in work_folders(store):
         store.check_lease()
         shutil.rmtree(work)
@@ -120,7 +120,7 @@ def _catalog_rows(record: Row) -> Iterator[Row]:
 
 
 def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
-    """The one digest that is meant by `name`."""
+    """The digest of the one recording called `name`."""
     if len(name) >= 8 and (digests := {d for d in forgotten(store) if d.startswith(name.lower())}):
         return digests  # of a call that was interrupted
     by_digest = {row["sha256"] for row in rows if len(name) >= 8 and row["sha256"].startswith(name.lower())}
@@ -139,7 +139,7 @@ def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
 
 
 def _is_path(name: str, path: str) -> bool:
-    """Whether a name as a person types it means a path below a source."""
+    """Whether what a person typed means this path below a source."""
     return path.endswith(f"/{name}") or name.endswith(f"/{path}")
 
 
@@ -165,7 +165,7 @@ def _scrub(store: Store, catalog: Records, digests: set[str]) -> None:
 
 
 def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
-    """Make `records` the whole of a log: each step leaves one that can be counted up."""
+    """Replace a log by `records`; it can be counted up after each step."""
     for index, record in enumerate(records):
         if log.records[index] != record:
             store.replace(log.path(index), seal(record))

@@ -1,7 +1,8 @@
 """Repair: what `verify` found damaged is moved to `.damaged/`, so that the next run computes it again.
 
-A record in which one bit flipped is put right first. Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
-found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
+A record in which one bit flipped is mended first. Ids follow from content, so what was made from a damaged artifact stays valid
+and is not touched. Records of logs are found by counting up, so one that cannot be read is set aside and its number is filled with
+what is still known.
 """
 
 import contextlib
@@ -28,14 +29,14 @@ _LEFT_OVER = "left over from a killed run, deleted"
 
 @dataclass(frozen=True)
 class Action:
-    """One thing that repair did, or left for a reason."""
+    """One thing that repair did, or did not do, and why."""
 
     where: str
     what: str
 
 
 def flip_back(census: Census) -> list[Action]:
-    """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
+    """Mend records in which one bit flipped. Call it before `verify`, under the store's lock; `repair` does the rest."""
     store = census.store
     # Manifests of a newer TinyWave are not damaged: this one just cannot read them.
     names = [ABOUT] if census.fault else []
@@ -98,7 +99,7 @@ def _half_written(census: Census, finding: Finding, now: float) -> Action:
 
 
 def _foreign(store: Store, findings: list[Finding]) -> list[Action]:
-    """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
+    """Set aside files that no manifest lists; those of an artifact that was moved as a whole went with it."""
     damaged = {f.where for f in findings if f.what in DAMAGE}
     foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in damaged]
     return [Action(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
@@ -113,7 +114,7 @@ def _reports(store: Store, findings: list[Finding]) -> list[Action]:
 
 
 def _checkpoints(store: Store, findings: list[Finding]) -> list[Action]:
-    """What a killed run would not go on from: it takes the checkpoint before, or begins again."""
+    """Delete checkpoints that a run would refuse: it goes on from the one before, or begins again."""
     done = []
     for finding in findings:
         if finding.what == "bad checkpoint":
@@ -145,7 +146,7 @@ def _log(census: Census, log: Records) -> list[Action]:
 
 
 def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
-    """What stands in for a lost record; None where the log may just end before it."""
+    """The record that replaces a lost one; None where the log may end before it."""
     later = [record for record in log.records[index + 1 :] if record is not None]
     match log.kind:
         case "pins" | "published":  # only the newest is followed
@@ -158,7 +159,7 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
 
 
 def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> str:
-    """What is lost with a record, and what comes of it."""
+    """What is lost with a record, and what follows from it."""
     before = [record for record in log.records[:index] if record is not None]
     match log.kind, filling:
         case (("pins" | "published"), dict()):

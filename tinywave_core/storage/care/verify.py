@@ -1,4 +1,4 @@
-"""Verify: everything that a reader would rely on, checked; what is wrong comes out as findings, nothing is changed.
+"""Verify: check everything that a reader relies on; faults come out as findings, and nothing is changed.
 
 Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest; manifests, records of
 logs and `store.json` with their own digests, and so are checkpoints of unfinished work. Pins and catalogs are followed. Runs are
@@ -86,7 +86,7 @@ def verify(census: Census, on_progress: OnProgress = lambda _done, _total: None)
 
 
 def check_listing(census: Census) -> list[Finding]:
-    """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
+    """Findings from the listing, the manifests and the logs alone; the files of artifacts are not read."""
     faults = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
     return _sorted([*faults, *_folders(census), *_logs(census), *_work(census)])
 
@@ -96,7 +96,7 @@ def _sorted(findings: list[Finding]) -> list[Finding]:
 
 
 def _folders(census: Census) -> Iterator[Finding]:
-    """What the listing and the manifests tell."""
+    """Findings from the listing and the manifests."""
     for folder in census.folders.values():
         if folder.manifest is None:
             if not folder.fault:
@@ -120,7 +120,7 @@ def _folders(census: Census) -> Iterator[Finding]:
 
 
 def _kind_of(unlisted: str) -> str:
-    """What a file is that is in no manifest, or no record: half-written under the name that `Store.create` begins with."""
+    """Kind of a file that no manifest names: half-written if it has a temporary name of `Store.create`, else foreign."""
     return "half-written" if unlisted.rpartition("/")[2].startswith(".new-") else "foreign file"
 
 
@@ -132,7 +132,7 @@ def _of_newer(census: Census, artifact_id: str) -> bool:
 
 
 def _contents(census: Census, on_progress: OnProgress) -> Iterator[Finding]:
-    """Digests of all files that are there in their size."""
+    """Compare the digests of all files that have the right size."""
     # What is missing or has another size is a finding of the listing: no need to read it.
     todo = [
         (folder, entry)
@@ -177,7 +177,7 @@ def _digest(store: Store, name: str) -> str:
 
 
 def _reports(census: Census) -> Iterator[Finding]:
-    """Reports that are not as their run wrote them; one that is gone is missed by nobody."""
+    """Reports that are not as their run wrote them; a missing one is no fault."""
     runs = [run for log in census.of("runs") for run in log.readable if run.get("report_sha256")]
     for name, expected in {report_of(run): run["report_sha256"] for run in runs}.items():
         with contextlib.suppress(FileNotFoundError):
@@ -186,7 +186,7 @@ def _reports(census: Census) -> Iterator[Finding]:
 
 
 def _checkpoints(store: Store) -> Iterator[Finding]:
-    """Checkpoints of training, and what other steps keep to go on from, that a run would not take."""
+    """Checkpoints, of training and of other steps, that a run would refuse."""
     for work in work_folders(store):
         for path in sorted(work.glob("resume/*.json")) + sorted(work.glob("resume/step-*/state.json")):
             checkpoint = path if path.name != STATE_FILE else path.parent
@@ -229,7 +229,7 @@ def _pointer(census: Census, log: Records) -> Iterator[Finding]:
 
 
 def _catalog(census: Census, log: Records, forgotten_digests: set[str]) -> Iterator[Finding]:
-    """Content of the corpus that no whole shard holds; a shard that was lost and replaced is missed by nobody."""
+    """Recordings of the corpus that no whole shard holds; a shard that was lost and replaced is no fault."""
     contents = shard_contents(log)
     # Content counts, not shards: after a repair the same recordings are in new shards.
     whole = {i for i in contents if i in census.folders and census.folders[i].whole}
