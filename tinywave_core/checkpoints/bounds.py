@@ -1,4 +1,4 @@
-"""What a model directory claims against the bytes that lie there: looked at before anything is built from it.
+"""Checks of what a model directory claims against the bytes in it, before anything is built from it.
 
 A config can promise ten million layers, a header exabytes, an index a file of somebody else's. Whoever opens a directory calls
 `check_directory` first: names stay inside the folder, sizes fit into the files, and config.json promises no more parameters
@@ -155,7 +155,7 @@ def _read_config(path: Path, what: str) -> dict[str, Any]:
 
 
 def fault_of_weights(path: Path) -> str:
-    """What is wrong with a file's header or directory; empty where all that it claims lies in the file."""
+    """What is wrong with a file's header or directory; empty if everything that it claims lies in the file."""
     size = path.stat().st_size
     if path.suffix == ".safetensors":
         return _fault_of_safetensors(path, size)

@@ -59,7 +59,7 @@ def _clean(folder: Path, names: Collection[str]) -> None:
 
 
 def _is_held(partial: Path) -> bool:
-    """Whether a fetch of this machine goes on with it, whatever the clock says of its age."""
+    """Whether a fetch on this machine is still writing it, however old it looks."""
     with contextlib.suppress(FileNotFoundError), partial.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

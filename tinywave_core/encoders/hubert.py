@@ -30,7 +30,7 @@ LAYER = 11
 
 @dataclass(frozen=True)
 class HubertShape:
-    """What a checkpoint says of its architecture."""
+    """The architecture of a checkpoint."""
 
     convs: tuple[ConvLayer, ...]
     layers: int
@@ -42,7 +42,7 @@ class HubertShape:
     position_batch_norm: bool
 
     def check(self, path: Path, layer: int) -> None:
-        """Refuse what cannot give 25 Hz units at that layer, before any weight is read."""
+        """Refuse an architecture that cannot give 25 Hz units at that layer, before any weight is read."""
         if hop_and_field(self.convs) != (HOP_SAMPLES, FIELD_SAMPLES):
             hop, field = hop_and_field(self.convs)
             raise CheckpointError(
@@ -93,7 +93,7 @@ def _filled(
     rename: Callable[[str], str],
     device: torch.device | str,
 ) -> HubertEncoder:
-    """Convolutions and body with these weights: all of them, and no others."""
+    """An encoder with exactly these weights: none may be missing or left over."""
     convs = ConvStack(shape.convs)
     in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
     load_strictly(convs, in_convs, path, conv_key)

@@ -91,7 +91,7 @@ def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> Styl
 
 
 def style_count(folder: Path) -> int:
-    """How many styles the encoder in a directory tells apart."""
+    """How many styles the encoder in a directory has."""
     return int(_config(folder).num_labels)
 
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, read and checked before llama.cpp gets it, which would end the process or say little."""
+"""The header of a GGUF file, checked before llama.cpp opens it: on a bad file that ends the process or says little."""
 
 import json
 from dataclasses import dataclass

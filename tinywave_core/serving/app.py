@@ -56,7 +56,7 @@ Format = Literal["wav", "pcm", "json"]
 
 @dataclass(frozen=True)
 class Question:
-    """A request for an answer, checked but for its audio, which `decode` makes into samples."""
+    """A checked request for an answer; `decode` turns its audio, not checked yet, into samples."""
 
     host: ModelHost
     settings: Settings
@@ -100,7 +100,7 @@ class Server:
         return JSONResponse({"status": "ok", "models": list(self.hosts), "sessions": self.sessions})
 
     async def models(self, _: Request) -> Response:
-        """What can be chosen, with the limits of prompts."""
+        """The models, with the limits of prompts."""
         limits = {"prompt_s": self.limits.prompt_s, "prompt_characters": self.limits.prompt_characters}
         return JSONResponse({"object": "list", "data": [host.to_json() | limits for host in self.hosts.values()]})
 
@@ -145,7 +145,7 @@ class Server:
             await asyncio.to_thread(host.close)
 
     async def _prompt(self, question: Question) -> list[int]:
-        """Ids of what is to be continued."""
+        """Ids of the prompt."""
         question.host.require_room()
         parts: list[Part] = [] if question.text is None else [question.text]
         if question.decode is not None:
@@ -153,7 +153,7 @@ class Server:
         return question.host.generator.prompting.ids(parts, question.settings.modality)
 
     def _read_question(self, request: Request, body: bytearray) -> Question:
-        """What a request asks for; in a thread, since bodies have megabytes."""
+        """Parse a request; run in a thread, since bodies have megabytes."""
         head = Message()
         head["content-type"] = request.headers.get("content-type", "")
         is_json = head.get_content_type() == "application/json"
@@ -175,7 +175,7 @@ class Server:
     def _read_audio(
         self, head: Message, body: bytearray, values: dict[str, Any]
     ) -> tuple[str | None, Callable[[], Samples] | None]:
-        """The text of a prompt, and what decodes its audio; what says so is taken out of `values`."""
+        """The text of a prompt and a function that decodes its audio; both are removed from `values`."""
         limits = self.limits
         if head.get_content_type() == "application/json":
             text, audio = values.pop("input", None), values.pop("audio", None)
@@ -192,7 +192,7 @@ class Server:
 
 
 def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
-    """The same, and RequestError where there is nothing to hear."""
+    """The samples of `decode`; RequestError if they hold no sound."""
 
     def samples() -> Samples:
         decoded = decode()
@@ -203,7 +203,7 @@ def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:
-    """What comes of `work`; it is cancelled when the client goes."""
+    """The result of `work`, which is cancelled when the client disconnects."""
     doing, watching = asyncio.ensure_future(_awaited(work)), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait([doing, watching], return_when=asyncio.FIRST_COMPLETED)

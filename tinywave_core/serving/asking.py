@@ -53,13 +53,13 @@ class Settings(BaseModel):
         return "arbitrary" if self.output == "mixed" else self.output
 
     def sampling(self, room: int) -> Sampling:
-        """With a seed drawn where none is given; `room` is how many tokens the model can read after the prompt."""
+        """Sampling settings, with a random seed if none is given; `room` is how many tokens the model can read after the prompt."""
         most = self.max_new_tokens or (min(USUAL_TOKENS, room) if room > 0 else USUAL_TOKENS)
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return Sampling(self.temperature, self.top_p, most, min(self.min_new_tokens, most), seed)
 
     def changed(self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True) -> "Settings":
-        """These with other values; RequestError names what is wrong with one. Not strict: values may be strings, as in a query."""
+        """These settings with some values changed; RequestError names a wrong one. Without `strict` values may be strings, as in a query."""
         try:
             settings = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
@@ -74,7 +74,7 @@ class Settings(BaseModel):
 
 
 def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
-    """A JSON object whose strings are Unicode; RequestError where `what` is none. What is built to be slow is not even read."""
+    """A JSON object whose strings are Unicode; RequestError if `what` is none. Deep or huge JSON is refused before it is parsed."""
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
         raise RequestError(f"{what} has more than {MOST_VALUES:,} values", "invalid_json")
     try:
@@ -181,7 +181,7 @@ def require_text(text: object, limits: Limits, name: str) -> str:
 
 
 def require_sound(samples: Samples) -> None:
-    """RequestError where there is nothing to hear."""
+    """RequestError if there is no sound."""
     if len(samples) < SHORTEST_S * SAMPLE_RATE:
         raise RequestError(
             f"audio: {len(samples) / SAMPLE_RATE:.2f} s is too short to hear anything in it", "audio_too_short"

@@ -14,7 +14,7 @@ READ_ON = 4
 
 
 class Bodies:
-    """Those that are in memory."""
+    """Bodies that are in memory."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

@@ -1,4 +1,4 @@
-"""What a client is told when something cannot be done, the same over HTTP and WebSocket."""
+"""Errors for clients, the same over HTTP and WebSocket."""
 
 from collections.abc import Iterable
 from reprlib import Repr
@@ -21,7 +21,7 @@ def busy(waiting: int) -> RequestError:
 
 
 def client_gone() -> RequestError:
-    """Nobody is there to read it."""
+    """The client has disconnected; nobody reads this."""
     return RequestError("the client has gone", "gone", 499)
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: only pages of this server, under a name that cannot be somebody else's.
+"""Who may send requests: only pages of this server, under a name that cannot be somebody else's.
 
 A page of another site can reach servers on this machine through its visitor's browser. The Host must be an address, localhost or a
 name that was allowed (else a foreign name could be made to point here; ports are as tunnels have them). Where there is an Origin it

@@ -1,6 +1,6 @@
 """A loaded model for many clients: one answer at a time, a short queue, and work that ends when its client has gone.
 
-The model has one thread, and the ear another, so that audio is heard while an answer is made.
+The model has one thread and the speech tokenizer another, so that audio is tokenized while an answer is made.
 """
 
 import asyncio
@@ -54,11 +54,11 @@ class ModelHost:
             raise busy(self._waiting)
 
     async def hear(self, decode: Callable[[], Samples]) -> list[int]:
-        """Ids of speech, which is decoded where it is heard: nobody else waits for either."""
+        """Ids of speech, decoded and tokenized in the tokenizer's thread: nobody else waits."""
         return await self._in(self._ear, lambda: self.generator.unit_ids(decode()))
 
     async def hear_upload(self, decode: Callable[[], Samples]) -> list[int]:
-        """The same for a whole recording; RequestError where too many wait to be heard."""
+        """The same for a whole recording; RequestError if too many wait."""
         if self._uploads > self.limits.waiting:
             raise busy(self._uploads)
         self._uploads += 1
@@ -68,7 +68,7 @@ class ModelHost:
             self._uploads -= 1
 
     async def decoded(self, decode: Callable[[], Samples]) -> Samples:
-        """Samples, made by the thread that hears."""
+        """Samples, decoded in the tokenizer's thread."""
         return await self._in(self._ear, decode)
 
     async def prefill(self, ids: list[int]) -> bool:
@@ -149,7 +149,7 @@ class ModelHost:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def _finish(self, pool: ThreadPoolExecutor, work: Callable[[], object]) -> None:
-        """Wait for it even if whoever asked is cancelled: nobody else may touch the model meanwhile."""
+        """Wait for the work even if the caller is cancelled: nobody else may use the model meanwhile."""
         done = asyncio.ensure_future(self._in(pool, work))
         try:
             await asyncio.shield(done)
@@ -160,5 +160,5 @@ class ModelHost:
 
 
 def _next(events: Iterator[Event]) -> Event | None:
-    """The next event that a client hears of."""
+    """The next event for the client."""
     return next((event for event in events if not isinstance(event, TokenMade)), None)

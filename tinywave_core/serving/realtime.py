@@ -41,7 +41,7 @@ _MODALITIES = {output: list(names) for names, output in _OUTPUTS.items()}
 
 @dataclass
 class Prompt:
-    """What was committed since the last response."""
+    """Audio and text committed since the last response."""
 
     parts: list[Part] = field(default_factory=list)
     seconds: float = 0.0
@@ -69,7 +69,7 @@ class Session:
         self._faults = 0
 
     async def run(self) -> None:
-        """Answer events until the client goes, is silent for too long, or only makes faults; then nothing is left running."""
+        """Answer events until the client disconnects, is silent for too long or sends only faults; then stop everything."""
         try:
             await self.send("session.created", session=self.to_json())
             while self._faults < self.limits.faults:
@@ -157,7 +157,7 @@ class Session:
         await self.send("session.updated", session=self.to_json())
 
     def _changed(self, changes: Mapping[str, Any]) -> Settings:
-        """Settings with what a session or a response asks for."""
+        """The settings, changed as a session or a response asks."""
         names = {"max_output_tokens": "max_new_tokens", "min_output_tokens": "min_new_tokens"}
         same = ("temperature", "top_p", "seed")
         values = {names.get(key, key): changes[key] for key in (*names, *same) if key in changes}
@@ -294,7 +294,7 @@ class Session:
         await self.socket.close(code, why)
 
     async def _end(self) -> None:
-        """Stop everything that was going on for this client."""
+        """Stop all work for this client."""
         if self.listening is not None:
             await self.listening.drop()
         if self.response is not None and not self.response.done():

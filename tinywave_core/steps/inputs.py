@@ -1,4 +1,4 @@
-"""Inputs that several stages take: shards by split, their recordings, hours, and what names a corpus."""
+"""Inputs that several stages take: shards by split, their recordings and hours, and the key of a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ CORPUS_VERSION = 1
 
 
 def training_shards(tokens: Artifact) -> list[Artifact]:
-    """Token shards that hold training speech: what teacher targets and students depend on."""
+    """Token shards with training speech; teacher targets and students depend on these only."""
     return _shards(tokens, "train_utterances")
 
 
 def held_out_shards(tokens: Artifact) -> list[Artifact]:
-    """Token shards that hold held-out speech: what evaluation depends on."""
+    """Token shards with held-out speech; evaluation depends on these only."""
     return _shards(tokens, "held_out_utterances")
 
 
@@ -44,5 +44,5 @@ def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
 
 
 def corpus_key(config: PipelineConfig) -> str:
-    """Name of the corpus and a hash of what shapes its shards: the name of its catalog."""
+    """Name of a corpus's catalog: the corpus and a hash of the settings that shape its shards."""
     return f"{config.ingestion.corpus}-{fingerprint([CORPUS_VERSION, config.ingestion])[:12]}"

@@ -28,7 +28,7 @@ def pinned(
     again: Callable[[Pin], Step] | None = None,
     refit: Callable[[Pin], Step] | None = None,
 ) -> Artifact:
-    """The artifact of `step`, or the one that an earlier fit pinned in its place.
+    """The artifact of `step`, or the one that an earlier fit pinned instead.
 
     `step` has the inputs of today; `hours()` tells the corpus's speech today, `corpus` names it. An artifact that was
     pinned and then lost is made again from the inputs that it was made from, if those are still whole. `again` gives the step

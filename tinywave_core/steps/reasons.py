@@ -1,4 +1,4 @@
-"""Why a step runs or not, in words: from its fingerprint's parts and the record of the last run."""
+"""Why a step runs or is cached, in words, from the parts of its fingerprint and the record of the last run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ class Reason:
 
 
 def explain(step: Step, artifact: Artifact) -> Reason:
-    """Why `step` is cached or must run, against what the last run used in its place."""
+    """Why `step` is cached or must run, compared with what the last run used."""
     if artifact.complete and "pin" in step.context:
         pin = step.context["pin"]
         return Reason(True, f"pinned {pin['pinned_at'][:10]}, its fit saw {_minutes(pin['hours'])} of speech")

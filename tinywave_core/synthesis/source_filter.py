@@ -36,7 +36,7 @@ Samples = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outline:
-    """What some rows are to sound like."""
+    """The target of some rows: envelope, pitch and voicing."""
 
     log_mel: _Array  # [F, M]
     semitones: _Array  # [F + 1] from the voice's median, up to the next row
@@ -64,13 +64,13 @@ def speak(outlines: Iterable[Outline], median_hz: float, iterations: int) -> Ite
 
 
 def limited(samples: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Bend what is louder than the knee, so that nothing has to be known of what comes after."""
+    """Bend samples above the knee: a limiter that needs no look-ahead."""
     loud, room = np.abs(samples), PEAK - KNEE
     return np.sign(samples) * np.where(loud < KNEE, loud, KNEE + room * np.tanh((loud - KNEE) / room))
 
 
 def _excited(outlines: Iterable[Outline], median_hz: float) -> Iterator[_Row]:
-    """Rows with the source that goes on from one to the next."""
+    """Rows, each with its source, continuous from one row to the next."""
     source = Source(median_hz)
     for outline in outlines:
         parts = source.rows(outline.semitones)

@@ -57,7 +57,7 @@ def log_mel(samples: Samples) -> _Array:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is to be heard in 40 ms."""
+    """The sound of 40 ms."""
 
     unit: int
     semitones: float  # from the speaker's median; NaN where unvoiced

@@ -1,4 +1,4 @@
-"""A sequence that arrives item by item, in steps with their context: what streaming is made of.
+"""Windows over a sequence that arrives item by item: steps with context, the basis of streaming.
 
 Where a window lies depends on the place in the sequence alone, never on how the items arrived. So whatever is computed
 window by window is the same for a stream and for the whole.
