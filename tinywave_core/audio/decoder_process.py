@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+# What speech is recorded with, telephone to studio: a header beyond it is damaged or forged, and would size the buffers.
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 192_000, 16
+# A few MB for 16 channels: large enough for numpy, small beside the child's memory limit.
 BLOCK_FRAMES = 65_536
 # Recordings up to this size are decoded once; longer ones twice (levels first, then samples), to bound the memory.
 KEEP_BYTES = 64 << 20
@@ -30,6 +32,7 @@ UNKNOWN_FRAMES = 1 << 62
 UNKNOWN_RIFF_BYTES = 0x7FFF_0000
 # The MP3 length is an estimate from the first frame or the Xing tag: off by the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
+# By the format: a header of 27 + 255 bytes and 255 segments of 255 bytes. The last page lies within so many bytes of the end.
 MAX_OGG_PAGE = 65_307
 # Bytes behind the last decoded frame that a reader may leave (measured on sound files: 0).
 UNREAD_BYTES, UNREAD_SHARE = 4_096, 0.02
@@ -80,6 +83,7 @@ class Levels:
         self.peak = max(self.peak, peak)
         self.clipped += int(np.count_nonzero(magnitude_NC >= FULL_SCALE))
         self.sum_C += block_NC.sum(axis=0, dtype=np.float64)
+        # float32 sums over hours lose the last bits that tell an offset from zero.
         block_64 = block_NC.astype(np.float64)
         self.gram_CC += block_64.T @ block_64
 
@@ -109,6 +113,7 @@ def channel_weights(covariance_CC: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
     """Answer one request. Everything that is wrong with the file is a verdict."""
     try:
+        # Without O_NONBLOCK a pipe with a file's name would block here for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         return send(out, Verdict("unreadable", f"the file could not be opened: {error.strerror}"))

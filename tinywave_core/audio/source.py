@@ -27,6 +27,7 @@ SIDECAR = re.compile(
     r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)",
     re.IGNORECASE | re.DOTALL,
 )
+# Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.
 HASH_THREADS = 4
 
 
@@ -94,9 +95,11 @@ class Source:
                     status = os.lstat(location)
                 except FileNotFoundError:
                     continue  # gone since the folder was listed
+                # A link could lead out of the source, to a private file or round in a circle.
                 if stat.S_ISLNK(status.st_mode):
                     links[0] += 1
                 elif stat.S_ISREG(status.st_mode):
+                    # ctime as well: tools that copy set mtime back, and then new content would look known.
                     stamp = f"{self._tag}.{status.st_mtime_ns}.{status.st_ctime_ns}"
                     yield SourceFile(printable(os.path.relpath(location, self.root)), location, status.st_size, stamp)
 

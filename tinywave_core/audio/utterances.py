@@ -23,6 +23,7 @@ from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 
 AUDIO_FILE, UTTERANCES_FILE, FILES_FILE = ("audio.parquet", "utterances.parquet", "files.parquet")
+# Planning counts and splits utterances: reading the sound for it would be the whole corpus.
 UTTERANCES = AUDIO.remove(AUDIO.get_field_index("flac"))
 # Rows are written and read in groups of this many bytes of FLAC: what a reader holds at once.
 GROUP_BYTES, GROUP_ROWS = 32 << 20, 1024
