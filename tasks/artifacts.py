@@ -124,8 +124,8 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
     rows = [{"file": code(entry.name), "size": size(entry.bytes)} for entry in files[:_MOST_FILES]]
-    shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
-    return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
+    listing = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
+    return f"{artifact.part}: {code(artifact.url)}\n\n{listing}"
 
 
 def _more(number: int) -> str:

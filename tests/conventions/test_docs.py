@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import flows.commands
 from flows.cli import build_parser, settings_of
 from tinywave_core.config.load import load_config, preset_names
 
@@ -25,10 +26,7 @@ SOURCES = sorted(
     for ending in ("py", "toml", "md", "jinja")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
-COMMANDS = (
-    *("run", "plan", "serve", "deploy", "publish", "generate", "talk", "evaluate", "tokens", "slamkit", "bench-device"),
-    *("inspect", "lineage", "verify", "repair", "gc", "forget"),
-)
+COMMANDS = {command.name: command for command in flows.commands.COMMANDS}
 PLACEHOLDERS = {"STAGE": "distillation"}
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -65,7 +63,7 @@ def test_tinywave_command_parses(words: list[str]):
         return
     options, unknown = build_parser().parse_known_args(words)
     assert not unknown, f"the CLI does not know {unknown}"
-    if command in ("run", "plan", "serve", "deploy"):
+    if COMMANDS[command].has_settings:
         preset = options.preset if options.preset in preset_names() else "demo"  # a file of the reader's own
         load_config(preset, settings_of(options, unknown))
 

@@ -594,7 +594,7 @@ class Log:
     name: str
 
     @cached_property
-    def _known(self) -> list[dict[str, Any]]:
+    def _read_so_far(self) -> list[dict[str, Any]]:
         return []
 
     def records(self) -> list[dict[str, Any]]:
@@ -602,9 +602,9 @@ class Log:
         # A listing may lag behind on S3, and would give a number twice; reading by name never does.
         while True:
             try:
-                self._known.append(self.store.read_record(self._file(len(self._known) + 1)))
+                self._read_so_far.append(self.store.read_record(self._file(len(self._read_so_far) + 1)))
             except FileNotFoundError:
-                return list(self._known)
+                return list(self._read_so_far)
 
     def latest(self) -> dict[str, Any] | None:
         records = self.records()

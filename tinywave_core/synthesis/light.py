@@ -67,13 +67,13 @@ class LightVocoder:
             frames: Iterable[Codes] = frames_of_streams(tokens)
         else:
             frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64).tolist(), vocabulary or self.vocabulary)
-        return joined(self.spoken(frames, voice))
+        return joined(self.speak(frames, voice))
 
     def stream(
         self, ids: Iterable[int], vocabulary: Vocabulary, voice: str | None = None, chunk_frames: int = 10
     ) -> Iterator[Samples]:
         """The same audio while ids come one by one, in chunks of so many frames."""
-        audio = self.spoken(self.frames_of_ids(ids, vocabulary), voice)
+        audio = self.speak(self.frames_of_ids(ids, vocabulary), voice)
         return in_chunks(audio, chunk_frames * FRAME_SAMPLES)
 
     def frames_of_ids(self, ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[Codes]:
@@ -82,7 +82,7 @@ class LightVocoder:
             pitch, style = (0 if code is None else code + 1 for code in (sound.pitch, sound.style))
             yield from [(sound.unit, pitch, style)] * sound.frames
 
-    def spoken(self, frames: Iterable[Codes], voice: str | None = None) -> Iterator[Samples]:
+    def speak(self, frames: Iterable[Codes], voice: str | None = None) -> Iterator[Samples]:
         """Audio of frames as they come, in blocks of `STEP_FRAMES`; 640 samples for each frame."""
         rows = self._rows(frames, 0 if voice is None else 1 + self.voices.index(voice))
         for window, start, stop in windows(rows, BEFORE_ROWS, AFTER_ROWS, STEP_FRAMES * ROWS):

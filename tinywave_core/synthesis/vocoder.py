@@ -106,16 +106,16 @@ class DraftVocoder:
             frames = self.frames_of_streams(tokens)
         else:
             frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64).tolist(), vocabulary or self.vocabulary)
-        return joined(self.spoken(frames, iterations, median_hz))
+        return joined(self.speak(frames, iterations, median_hz))
 
     def stream(
         self, ids: Iterable[int], vocabulary: Vocabulary, iterations: int = 8, chunk_frames: int = 10
     ) -> Iterator[Samples]:
         """The same audio while ids come one by one, in chunks of so many frames."""
-        audio = self.spoken(self.frames_of_ids(ids, vocabulary), iterations)
+        audio = self.speak(self.frames_of_ids(ids, vocabulary), iterations)
         return in_chunks(audio, chunk_frames * FRAME_SAMPLES)
 
-    def spoken(self, frames: Iterable[Frame], iterations: int, median_hz: float | None = None) -> Iterator[Samples]:
+    def speak(self, frames: Iterable[Frame], iterations: int, median_hz: float | None = None) -> Iterator[Samples]:
         """Audio of frames as they come, in blocks of `source_filter`; 640 samples for each."""
         return source_filter.speak(self._outlines(frames), median_hz or self.median_hz, iterations)
 

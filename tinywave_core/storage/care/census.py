@@ -268,7 +268,7 @@ def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
 
 def dependants_first(folders: Mapping[str, Folder], ids: Iterable[str]) -> list[str]:
     """`ids` in an order in which nothing comes before what was made from it."""
-    wanted = sorted(ids)
+    ids = sorted(ids)
     # Whoever is stopped in between must never have removed an input of something that is still there.
-    sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(wanted)) for i in wanted})
+    sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(ids)) for i in ids})
     return list(sorter.static_order())[::-1]
