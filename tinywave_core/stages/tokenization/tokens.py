@@ -26,7 +26,7 @@ from tinywave_core.stages.tokenization.interleaving import with_text
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.steps.pins import pinned
-from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
+from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.spiritlm import Kind, SpeechSource
 
 VERSION = 3
-TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
+VOCABULARY_FILE, STREAMS_FILE = "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
@@ -159,8 +159,6 @@ def _audio_shards(corpus: Artifact) -> list[Artifact]:
 
 # SpiritLM's release -----------------------------------------------------------------------------------------------------
 
-RELEASE_FILE = "release.json"
-
 
 def check_speech_tokenizer(config: PipelineConfig) -> None:
     """Refuse settings, files and sizes that do not go together; reads headers and configs only."""
@@ -182,6 +180,7 @@ def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
 
 def run_release(step: Step, output: Output) -> SummaryDict:
     """Load every model once, strictly, and write down which they are."""
+    from tinywave_core.tokenizers.hearing import RELEASE_FILE
     from tinywave_core.tokenizers.speech import RATES_HZ
     from tinywave_core.tokenizers.spiritlm import shared_tokenizer
 
