@@ -137,8 +137,10 @@ def _hours(config: PipelineConfig, store: Store) -> float:
     from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
 
     if config.source is None:
+        from tinywave_core.stages.ingestion.summary import CorpusSummary
+
         return sum(
-            artifact.summary.get("hours", 0.0)
+            CorpusSummary.of(artifact).hours
             for artifact in map(store.find, store.artifact_ids("ingestion"))
             if artifact.part == "corpus"
         )
@@ -224,11 +226,12 @@ def show_lineage(root: str, name: str) -> int:
 
 
 def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+    from tinywave_core.audio.utterances import FILES_FILE
     from tinywave_core.storage.shards import read_table
 
     shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
     columns = ["path", "sha256", "status"]
-    return {i: read_table(store.find(i).path("files.parquet"), columns).to_pylist() for i in shards}
+    return {i: read_table(store.find(i).path(FILES_FILE), columns).to_pylist() for i in shards}
 
 
 def _print_forward(name: str, heard: set[str], by_id: dict[str, Manifest]) -> None:
