@@ -34,7 +34,9 @@ from tinywave_core.stages.evaluation.words import (
     probes_text,
     verdict,
 )
+from tinywave_core.stages.export.summary import VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows
+from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.stages.logit_caching.words import target_rows
@@ -77,9 +79,9 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         comparison=comparison_rows(scores),
         held_out=scores["held_out"],
         samples=shown,
-        further_samples=outputs["samples"].summary["samples"] - len(shown),
-        vocoder=outputs["samples"].summary["vocoder"],
-        vocoder_rows=vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
+        further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
+        vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
+        vocoder_rows=vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=CorpusSummary.of(outputs["corpus"]),
         tokens=outputs["tokens"].summary,
