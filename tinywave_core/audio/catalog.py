@@ -86,7 +86,7 @@ class Catalog:
             try:
                 self.log.append(record)
                 return
-            except FileExistsError:
+            except FileExistsError:  # another run appended first: what it took is left out of the next try
                 continue
 
 

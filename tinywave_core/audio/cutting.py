@@ -107,11 +107,13 @@ def _in_samples(seconds: float) -> int:
 
 def content_id(samples_N: npt.NDArray[np.int16]) -> str:
     """Id of audio: SHA-256 of its 16-bit samples, 32 hex digits."""
+    # Little-endian on every machine: the id is the same everywhere.
     return hashlib.sha256(samples_N.astype("<i2").tobytes()).hexdigest()[:ID_LENGTH]
 
 
 def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) -> str:
     """`held_out` or `train`, from a hash of the speaker or the recording alone: stable however the corpus grows."""
+    # The whole speaker, so that held-out speech is of voices that were never trained on.
     unit = f"speaker:{speaker}" if config.split_by == "speaker" and speaker else f"recording:{recording_id}"
     position = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
     return "held_out" if position < config.held_out_fraction else "train"

@@ -104,6 +104,7 @@ def group_by_size(
     new: Mapping[str, NewFile], lost: Iterable[Sequence[str]], shard_bytes: float
 ) -> tuple[tuple[NewFile, ...], ...]:
     """New files by shard: lost shards as they were, the rest in the order of content, about `shard_bytes` each."""
+    # A lost shard is made again of the same files, so that it gets the same id and nothing after it is computed again.
     again = [tuple(new[digest] for digest in sorted(digests)) for digests in lost]
     taken = {file.sha256 for group in again for file in group}
     rest = [new[digest] for digest in sorted(new) if digest not in taken]

@@ -103,7 +103,7 @@ def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
 def _train(
     config: VocoderConfig, material: "_Material", vocabulary: Vocabulary, output: Output
 ) -> tuple["LightNetwork", list[dict[str, float]]]:
-    """The trained network on the CPU, and its curve; weights start from the seed alone."""
+    """The trained network on the CPU, and its curve."""
     import torch
 
     from tinywave_core.devices import pick_device
@@ -111,6 +111,7 @@ def _train(
     from tinywave_core.synthesis.light_model import LightNetwork
     from tinywave_core.training.vocoder import mean_envelopes, train_vocoder
 
+    # Weights from the seed alone: whatever drew random numbers in this process before must not matter.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LightNetwork(table_sizes(vocabulary, len(material.voices)), config.channels, config.blocks)
@@ -179,18 +180,19 @@ def _material(
     for row in chosen.values():
         if row["speaker"]:
             seconds[row["speaker"]] += row["num_samples"] / SAMPLE_RATE
-    voices = tuple(sorted(name for name, heard in seconds.items() if heard >= 60 * step.config.voice_minutes))
-    found: dict[str, Recording] = {}
+    voices = tuple(sorted(name for name, spoken in seconds.items() if spoken >= 60 * step.config.voice_minutes))
+    by_id: dict[str, Recording] = {}
     for i, samples in _recordings(step, set(chosen)):
         speaker = chosen[i]["speaker"]
         voice = 1 + voices.index(speaker) if speaker in voices else 0
-        found[i] = _recording(samples, _streams(chosen[i]), voice)
-        output.progress(len(found), len(chosen), "recordings")
-    recordings = [found[i] for i in sorted(found)]
+        by_id[i] = _recording(samples, _streams(chosen[i]), voice)
+        output.progress(len(by_id), len(chosen), "recordings")
+    # Sorted: they come in the order of shards, and training draws them by number.
+    recordings = [by_id[i] for i in sorted(by_id)]
     medians = [[r.median_hz for r in recordings if n in (0, r.codes["voice"][0])] for n in range(1 + len(voices))]
-    units = [_streams(chosen[i]).units for i in sorted(found)]
+    units = [_streams(chosen[i]).units for i in sorted(by_id)]
     runs = _frames_per_run(units, vocabulary.hubert)
-    return _Material(recordings, voices, [float(np.median(each)) for each in medians], runs)
+    return _Material(recordings, voices, [float(np.median(hz)) for hz in medians], runs)
 
 
 def _recordings(step: VocoderStep, wanted: set[str]) -> Iterator[tuple[str, Samples]]:
@@ -235,9 +237,9 @@ def _frames_per_run(units: list[npt.NDArray[np.int64]], count: int) -> npt.NDArr
     from tinywave_core.tokenizers.speech import run_starts
 
     frames, runs = np.zeros(count), np.zeros(count)
-    for each in units:
-        frames += np.bincount(each, minlength=count)
-        runs += np.bincount(each[run_starts(each)], minlength=count)
+    for units_T in units:
+        frames += np.bincount(units_T, minlength=count)
+        runs += np.bincount(units_T[run_starts(units_T)], minlength=count)
     return np.where(runs > 0, frames / np.maximum(runs, 1), 1.0)
 
 
@@ -254,6 +256,7 @@ def _quality(step: VocoderStep, light: "LightVocoder", output: Output) -> Vocode
     chosen = _shuffled(rows, "quality", config.seed)[: config.quality_clips]
     clips = dict(_recordings(step, set(chosen)))
     chosen = [i for i in chosen if i in clips]
+    # The floor is another recording's speech: one alone has none.
     if len(chosen) < 2:
         return VocoderQuality()
     streams = [_streams(rows[i]) for i in chosen]

@@ -85,10 +85,10 @@ def run_samples(step: SamplesStep, output: Output) -> SamplesSummary:
     recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
     samples = []
     for number, row in enumerate(rows, start=1):
-        made = continue_utterance(row, recorded[row["utterance_id"]], model, speaker, vocabulary, config)
-        for name, wave in made.waves.items():
+        continuation = continue_utterance(row, recorded[row["utterance_id"]], model, speaker, vocabulary, config)
+        for name, wave in continuation.waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
-        samples.append(_described(row, made, vocabulary))
+        samples.append(_entry(row, continuation, vocabulary))
         output.progress(number, len(rows), "continuations")
     (output.folder / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
     return SamplesSummary(
@@ -124,14 +124,14 @@ def choose_prompts(rows: Sequence[dict[str, Any]], config: GenerationConfig) -> 
     return long[: config.samples]
 
 
-def _described(row: dict[str, Any], made: "Continuation", vocabulary: Vocabulary) -> dict[str, Any]:
+def _entry(row: dict[str, Any], continuation: "Continuation", vocabulary: Vocabulary) -> dict[str, Any]:
     """A sample's entry in samples.json."""
     return {
         "utterance_id": row["utterance_id"],
         "speaker": row["speaker"],
         "transcript": row["transcript"],
-        "prompt": vocabulary.decode(made.prompt[made.prompt >= vocabulary.text]),
-        "continuation": vocabulary.decode(made.new),
-        "new_tokens": len(made.new),
-        "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in made.waves.items()},
+        "prompt": vocabulary.decode(continuation.prompt[continuation.prompt >= vocabulary.text]),
+        "continuation": vocabulary.decode(continuation.new),
+        "new_tokens": len(continuation.new),
+        "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in continuation.waves.items()},
     }

@@ -28,9 +28,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Tokens drawn one by one."""
-    asked = config.generation
-    each = asked.max_new_tokens * max(2 * student_parameters(config) / FLOPS[device], TOKEN_S) + 0.5
-    return Estimate(asked.samples * each, asked.samples * 600_000)
+    settings = config.generation
+    seconds = settings.max_new_tokens * max(2 * student_parameters(config) / FLOPS[device], TOKEN_S) + 0.5
+    return Estimate(settings.samples * seconds, settings.samples * 600_000)
 
 
 def place(outputs: Outputs) -> Link:

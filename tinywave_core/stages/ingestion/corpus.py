@@ -49,6 +49,7 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
     today = scan(config, store)
     made = execute([_shard_step(config, store, group) for group in today.groups]) if today.groups else []
     catalog = Catalog(store, corpus_key(config))
+    # A plan makes no shards: what it would make is not remembered.
     if all(shard.complete for shard in made):
         taken = [[(file.file, file.sha256) for file in group] for group in today.groups]
         catalog.remember(today.seen, [(shard.id, files) for shard, files in zip(made, taken, strict=True)])
@@ -81,7 +82,7 @@ def _shard_step(
 ) -> Step[IngestionConfig, AudioShardSummary]:
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
     files = [{"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript} for f in group]
-    places = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
+    paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
     return Step(
         store,
         "ingestion",
@@ -90,7 +91,7 @@ def _shard_step(
         run_shard,
         config.ingestion,
         params={"files": files, "decoder": decoder_name(), "vad": vad_name()},
-        context={"source": config.source, "files": places},
+        context={"source": config.source, "files": paths},
         runtime=config.runtime,
     )
 
@@ -101,10 +102,10 @@ def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) ->
     cutter, download = Cutter(config), output.resume / "download"
     with Decoder(output.runtime, config.max_recording_hours) as decoder, UtteranceWriter(output.folder) as writer:
         for number, file in enumerate(files):
-            place = step.context["files"][file["sha256"]]
-            output.progress(number, len(files), place["path"])
-            size, recording = _decode(decoder, source, place, file["sha256"], download)
-            for utterance in cutter.cut(file, place["path"], place["copies"], size, recording):
+            paths = step.context["files"][file["sha256"]]
+            output.progress(number, len(files), paths["path"])
+            size, recording = _decode(decoder, source, paths, file["sha256"], download)
+            for utterance in cutter.cut(file, paths["path"], paths["copies"], size, recording):
                 writer.add(utterance)
     output.progress(len(files), len(files))
     write_table(pa.Table.from_pylist(cutter.rows, schema=FILES), output.folder / FILES_FILE)
@@ -117,13 +118,14 @@ def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) ->
 
 
 def _decode(
-    decoder: Decoder, source: Source, place: dict[str, Any], sha256: str, download: Path
+    decoder: Decoder, source: Source, paths: dict[str, Any], sha256: str, download: Path
 ) -> tuple[int, Recording]:
     """Bytes of a source file, and what is in it; SourceError if it is not the file that was scanned."""
-    with source.local_path(place["location"], download) as path:
+    with source.local_path(paths["location"], download) as path:
         size = path.stat().st_size if path.exists() else -1
+        # A file that is still being copied would be stored under the digest of what it is not.
         if size < 0 or sha256_of(path) != sha256:
-            raise SourceError(f"{place['path']} changed while it was being ingested: run again when it is at rest")
+            raise SourceError(f"{paths['path']} changed while it was being ingested: run again when it is at rest")
         return size, decoder.decode(path)
 
 
@@ -136,13 +138,14 @@ def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> Co
     seen: set[str] = set()
     for number, shard in enumerate(step.inputs["shards"]):
         output.progress(number, len(step.inputs["shards"]), shard.id)
+        # The table without sound: a corpus of any size is counted without reading its audio.
         index = read_table(shard.path(UTTERANCES_FILE)).to_pylist()
         fresh = [row for row in index if row["utterance_id"] not in seen]
         again = [row["utterance_id"] for row in index if row["utterance_id"] in seen]
         seen.update(row["utterance_id"] for row in fresh)
         files += without_duplicates(read_table(shard.path(FILES_FILE)).to_pylist(), fresh)
         utterances += fresh
-        shards += [shard.id] if fresh else []
+        shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
         duplicates.update({shard.id: again} if again else {})
     files += map(forgotten_row, step.params.get("forgotten", []))
     write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)

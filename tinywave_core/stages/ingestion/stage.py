@@ -58,10 +58,10 @@ def rejects_table(outputs: Outputs) -> Table | None:
     rows = [{name: _short(row[name] or "") for name in columns} for row in rejects(outputs["corpus"])]
     if not rows:
         return None
-    about = f"{len(rows)} files without speech, and why" + (
+    title = f"{len(rows)} files without speech, and why" + (
         f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
     )
-    return Table(rows[:_MOST_REJECTS], about)
+    return Table(rows[:_MOST_REJECTS], title)
 
 
 def _short(text: str) -> str:
