@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tinywave_core.storage.schemas import TOKENS_FILE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
@@ -46,7 +47,7 @@ def load_sequences(shards: Iterable[Artifact], split: str, max_length: int) -> l
     columns = ["utterance_id", "recording_id", "speaker", "num_samples", "ids", "split", "variant"]
     sequences = []
     for shard in shards:
-        path = shard.path("tokens.parquet")
+        path = shard.path(TOKENS_FILE)
         table = read_table(path, [name for name in columns if name in pq.read_schema(path).names])
         for row in table.filter(pc.equal(table["split"], split)).to_pylist():
             if split == "train" or row.get("variant", 0) <= 0:  # held-out speech is scored in one drawing

@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.schemas import TOKENS_FILE
+from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
 CORPUS_VERSION = 1
@@ -25,6 +31,34 @@ def _shards(tokens: Artifact, split: str) -> list[Artifact]:
     listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
     artifacts = tokens.store.find_all(list(listed))
     return [a if a.complete else replace(a, part=listed[a.id]) for a in artifacts]
+
+
+def held_out_rows(shards: Sequence[Artifact], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of the held-out rows of token shards, in the order of the shards and of their files.
+
+    An interleaved utterance has several drawings: its row is that of the first one, which alone has the streams.
+    """
+    return _rows(shards, columns, "held_out")
+
+
+def training_rows(shards: Sequence[Artifact], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of the training rows of token shards, as `held_out_rows`: an utterance's first drawing alone."""
+    return _rows(shards, columns, "train")
+
+
+def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for shard in shards:
+        path = shard.path(TOKENS_FILE)
+        filters = [name for name in ("split", "variant") if name in pq.read_schema(path).names]
+        table = read_table(path, list(dict.fromkeys([*columns, *filters])))
+        # Rows are picked in Arrow: nearly every shard has a little held-out speech among much that is none, and a token
+        # as a Python integer takes many times its two bytes.
+        keep = pc.equal(table["split"], split)
+        if "variant" in filters:  # shards of speech alone have no drawings
+            keep = pc.and_(keep, pc.less_equal(table["variant"], 0))
+        rows += table.filter(keep).select(list(columns)).to_pylist()
+    return rows
 
 
 def training_hours(tokens: Artifact) -> float:

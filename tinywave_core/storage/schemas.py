@@ -6,6 +6,7 @@ Audio time is in integer samples at 16 kHz; ids are SHA-256 in hex, 32 digits, o
 import pyarrow as pa
 
 SAMPLE_RATE = 16_000
+TOKENS_FILE = "tokens.parquet"
 
 # ingestion, part `shard`, file audio.parquet: one row per utterance.
 AUDIO = pa.schema(

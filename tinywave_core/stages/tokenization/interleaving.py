@@ -23,7 +23,7 @@ from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
 from tinywave_core.sequences.summary import shard_summary
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS
+from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, TOKENS_FILE, WORDS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import use_one_thread
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tinywave_core.sequences.interleaving import EncodeText
 
 VERSION = 2
-TOKENS_FILE, WORDS_FILE, REFUSED_FILE = "tokens.parquet", "words.parquet", "refused.parquet"
+WORDS_FILE, REFUSED_FILE = "words.parquet", "refused.parquet"
 MakeStep = Callable[..., Step]
 
 

@@ -22,11 +22,12 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.sequences.summary import shard_summary
+from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.stages.tokenization.interleaving import with_text
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.steps.pins import pinned
-from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
+from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.spiritlm import Kind, SpeechSource
 
 VERSION = 3
-TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
+VOCABULARY_FILE, STREAMS_FILE = "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
@@ -76,12 +77,12 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             step("codebooks", run_codebooks, {"corpus": [corpus]}),
             config.refresh.codebooks,
             config.refresh,
-            lambda: float(corpus.summary["hours_train"]),
+            lambda: CorpusSummary.of(corpus).hours_train,
             execute,
             corpus=corpus_key(config),
         )
     of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
-    duplicates = corpus.summary["duplicates"]
+    duplicates = CorpusSummary.of(corpus).duplicates
     shards = execute(
         [
             replace(
@@ -91,7 +92,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
                     {"audio": [audio], "tokenizer": [tokenizer]},
                     {"drop": sorted(duplicates.get(audio.id, [])), **of_teacher},
                 ),
-                hours=float(audio.summary.get("hours", 0.0)),
+                hours=AudioShardSummary.of(audio).hours,
             )
             for audio in _audio_shards(corpus)
         ]
@@ -154,12 +155,10 @@ def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
-    return corpus.store.find_all(corpus.summary["shards"], "shard")
+    return corpus.store.find_all(CorpusSummary.of(corpus).shards, "shard")
 
 
 # SpiritLM's release -----------------------------------------------------------------------------------------------------
-
-RELEASE_FILE = "release.json"
 
 
 def check_speech_tokenizer(config: PipelineConfig) -> None:
@@ -182,6 +181,7 @@ def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
 
 def run_release(step: Step, output: Output) -> SummaryDict:
     """Load every model once, strictly, and write down which they are."""
+    from tinywave_core.tokenizers.hearing import RELEASE_FILE
     from tinywave_core.tokenizers.speech import RATES_HZ
     from tinywave_core.tokenizers.spiritlm import shared_tokenizer
 
