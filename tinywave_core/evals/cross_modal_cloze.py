@@ -9,7 +9,7 @@ After SpiritLM's cross-modal story cloze (arXiv 2402.05755, section 4), on the u
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,20 @@ class Timed:
     num_samples: int
     streams: Streams
     words: tuple[Word, ...]
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "utterance_id",
+        "recording_id",
+        "speaker",
+        "num_samples",
+        "units",
+        "pitch",
+        "style",
+        "words",
+        "word_starts",
+        "word_ends",
+    )
+    """Of a token shard, that it is made from."""
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Timed":

@@ -17,6 +17,7 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
 from tinywave_core.stages.tokenization.tokens import uses_release
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import held_out_shards
@@ -134,17 +135,16 @@ def run_model(step: Step, output: Output) -> SummaryDict:
     output.progress(3, 4, "checked")
     losses = _perplexities(folder, shape, _held_out(step, vocabulary, trained, shape), files, output)
     about = step.input("student").summary | {"parameters": parameters}
-    evaluated = {part: step.inputs[part][0].summary if part in step.inputs else {} for part in DESCRIBED}
     card = Card(
         config.name,
         about,
         vocabulary,
-        evaluated["scores"],
+        ScoresSummary.of(step.input("scores")),
         _data(step.input("student")),
         licence,
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
-        evaluated["probe_scores"],
-        evaluated["generated"],
+        ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
+        GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
     )
     (folder / "README.md").write_text(
         model_card(card) + files_section(files, losses, vocabulary, config.dtype), encoding="utf-8"
