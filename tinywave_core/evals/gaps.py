@@ -109,9 +109,9 @@ class Tally:
         """Count these values of one sequence; values that are no numbers are left out, and none are nothing."""
         values = values[np.isfinite(values)]
         if len(values):
-            found = self.sums.setdefault(cell, {}).setdefault(utterance_id, [0.0, 0.0])
-            found[0] += float(values.sum(dtype=np.float64))
-            found[1] += len(values)
+            sum_and_count = self.sums.setdefault(cell, {}).setdefault(utterance_id, [0.0, 0.0])
+            sum_and_count[0] += float(values.sum(dtype=np.float64))
+            sum_and_count[1] += len(values)
 
     def add_groups(
         self,

@@ -109,7 +109,7 @@ class SideBySide:
         with tapping(self._tap(len(ids), blocks)) as tap:
             # With this mask of nothing transformers makes none; without it, one for packed rows that are not there.
             out = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, output_hidden_states=True)
-        hidden = [each[0] for each in out.hidden_states[1:]]
+        hidden = [states[0] for states in out.hidden_states[1:]]
         return Seen(hidden, {block: log_map[0] for block, log_map in tap.log_maps.items()}, out.logits[0])
 
     def _tap(self, length: int, blocks: set[int]) -> AttentionTap:

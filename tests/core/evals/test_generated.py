@@ -43,7 +43,10 @@ def test_auto_bleu_is_the_share_of_bigrams_that_occur_again(text: str, share: fl
 
 
 def test_generative_perplexity_is_the_exponential_of_the_mean_and_its_ratio_that_of_the_mean_gap():
-    teacher, student = [Judged("a b", 1.0, 2.0), Judged("c d", 3.0, 2.0)], [Judged("a a a", 2.0, 1.0), Judged("", 6.0, 0.0)]
+    teacher, student = (
+        [Judged("a b", 1.0, 2.0), Judged("c d", 3.0, 2.0)],
+        [Judged("a a a", 2.0, 1.0), Judged("", 6.0, 0.0)],
+    )
     figures = sources_figures({"teacher": teacher, "student": student}, seed=0)
     ratios = ratios_to_teacher({"teacher": teacher, "student": student}, seed=0)
     assert figures["teacher"].gen_ppl == pytest.approx(math.e**2)

@@ -47,7 +47,9 @@ def test_positions_are_a_curve_for_student_and_control(gap: GapSummary):
 
 def test_both_heat_maps_have_one_scale(gap: GapSummary):
     cosines = {"student": [[1.0, 0.5]], "control": [[0.5, 0.0]]}
-    student, control = (svg for caption, svg in gap_plots(changed(gap, cosines=cosines)) if caption.startswith("Hidden"))
+    student, control = (
+        svg for caption, svg in gap_plots(changed(gap, cosines=cosines)) if caption.startswith("Hidden")
+    )
     assert "fill-opacity:0.90" in student and "fill-opacity:0.06" not in student
     assert "fill-opacity:0.06" in control and "fill-opacity:0.90" not in control
 

@@ -131,6 +131,7 @@ def _sample(sequences: "list[TokenSequence]", config: GapConfig) -> "list[TokenS
     def key(utterance_id: str) -> bytes:
         return hashlib.sha256(f"{config.seed}/{utterance_id}".encode()).digest()
 
+    # By a hash, so that the same ones are drawn again beside new utterances.
     drawn = set(sorted({s.utterance_id for s in sequences}, key=key)[: config.utterances])
     return [s for s in sequences if s.utterance_id in drawn]
 
@@ -194,6 +195,7 @@ def _times_s(row: dict[str, Any], sequence: "TokenSequence", vocabulary: Vocabul
     """When each token from the second on begins; None for a piece of an utterance that was too long for one sequence."""
     from tinywave_core.tokenizers.speech import Streams, merged_times_s
 
+    # The streams of the row are those of the whole utterance.
     if not np.array_equal(np.asarray(row["ids"], np.uint16), sequence.ids):
         return None
     streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))

@@ -64,7 +64,7 @@ def build(
     check_generated(config)
     part = vocoder_part(config.tokenization.tokens)
     release = open_release(config.spiritlm_dir, [part]) if uses_release(config) else None
-    (found,) = execute(
+    (continued,) = execute(
         [
             Step(
                 store=tokens.store,
@@ -96,7 +96,7 @@ def build(
             )
         ]
     )
-    return {"generated": found}
+    return {"generated": continued}
 
 
 # The directories ---------------------------------------------------------------------------------------------------
@@ -115,31 +115,35 @@ def _check(name: str, folder: Path, fault: Callable[[Path, dict[str, Any]], str]
     if not (folder / "config.json").is_file():
         raise MissingInputError(f"{setting} has no config.json; expected the directory of {expected}")
     check_file(folder / "config.json")
-    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = fault(folder, about if isinstance(about, dict) else {})
-    if not found and not list(folder.glob("*.safetensors")):
-        found = "no *.safetensors (other formats can run code, and are not opened)"
-    if found:
-        raise CheckpointError(f"{setting} has {found}; expected the directory of {expected}")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    problem = fault(folder, settings if isinstance(settings, dict) else {})
+    if not problem and not list(folder.glob("*.safetensors")):
+        problem = "no *.safetensors (other formats can run code, and are not opened)"
+    if problem:
+        raise CheckpointError(f"{setting} has {problem}; expected the directory of {expected}")
     for path in folder.glob("*.safetensors"):
         check_file(path)
 
 
-def _recogniser_fault(folder: Path, about: dict[str, Any]) -> str:
+def _recogniser_fault(folder: Path, settings: dict[str, Any]) -> str:
     known = {
         "whisper": ("WhisperForConditionalGeneration", ("preprocessor_config.json", "tokenizer_config.json")),
         "wav2vec2": ("Wav2Vec2ForCTC", ("vocab.json",)),
     }
-    kind, found = about.get("model_type"), about.get("architectures")
+    kind, architectures = settings.get("model_type"), settings.get("architectures")
     if kind not in known:
         return f"a model of type {kind!r}"
     architecture, needed = known[kind]
-    return f"the architectures {found}" if found and architecture not in found else _lacking(folder, needed)
+    return (
+        f"the architectures {architectures}"
+        if architectures and architecture not in architectures
+        else _lacking(folder, needed)
+    )
 
 
-def _text_fault(folder: Path, about: dict[str, Any]) -> str:
-    architectures = about.get("architectures") or []
-    if not any(str(each).endswith(("ForCausalLM", "LMHeadModel")) for each in architectures):
+def _text_fault(folder: Path, settings: dict[str, Any]) -> str:
+    architectures = settings.get("architectures") or []
+    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return f"the architectures {architectures}"
     return _lacking(folder, ("tokenizer_config.json",))
 
@@ -270,6 +274,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     with contextlib.suppress(FileNotFoundError, RecordFault):
         return unseal(path.read_bytes())["made"]
     made = make()
+    # Under another name until it is whole: a killed run leaves no half file to be read.
     unfinished = path.with_suffix(".partial")
     unfinished.write_bytes(seal({"made": made}))
     unfinished.replace(path)
@@ -292,6 +297,7 @@ def _continued(
         model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
         heads = [prompt.ids.astype(np.uint16) for prompt in prompts]
         own = in_ids_of(model, vocabulary, heads)
+        # A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
         renumbered = own[0] is not heads[0]
         new = continuations(
             model,
@@ -304,7 +310,7 @@ def _continued(
             progress=progress,
         )
         back = np.array(vocabulary.speech_only_ids()) if renumbered else np.arange(vocabulary.rows)
-        return [back[each].tolist() for each in new]
+        return [back[ids].tolist() for ids in new]
 
     found: list[list[int]] = _kept(output.resume / f"{name}.json", make)
     progress.reached(len(prompts))

@@ -312,6 +312,7 @@ def _tokens(
     for batch in batches(_recordings(step, rows), GATHERED_SAMPLES):
         for streams in tokenize(batch):
             seconds = splices[len(versions)] / SAMPLE_RATE
+            # Without </s>: where a recording is cut is the probe's doing, not speech.
             ids = encode_utterance(streams, vocabulary)[:-1].astype(np.uint16)
             versions.append(Version(ids, opening + merged_before(streams, seconds)))
         output.progress(len(versions), len(splices), "recordings tokenized")

@@ -38,6 +38,7 @@ def build(
     config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, control: Artifact, execute: Execute
 ) -> Artifact:
     """The `scores` artifact."""
+    # Shards of training speech are no input: new ones leave every figure as it is.
     shards = held_out_shards(tokens)
     if not shards:
         raise TrainingError(
@@ -52,6 +53,7 @@ def build(
                 part="scores",
                 version=VERSION,
                 run=run_scores,
+                # Settings of the other parts change nothing here, and must not compute it again.
                 config=config.evaluation.without_parts(),
                 params={"sequence_length": config.distillation.training.sequence_length},
                 inputs={"tokens": shards, "teacher": [teacher], "student": [student], "control": [control]},
@@ -230,6 +232,8 @@ def _texts(
     across: "Mapping[str, Sequence[ClozeItem]]",
 ) -> list[tuple[str, npt.NDArray]]:
     """All that is scored, each with the name of what it belongs to; both versions of an item of a direction in turn."""
+    # Batches are made of equal lengths in this order, and the last bits of a score are those of its batch: another order
+    # would be another result.
     texts = [("held out", s.ids) for s in sequences]
     texts += [("right", item.right) for item in items] + [("wrong", item.wrong) for item in items]
     for direction, of_direction in across.items():
@@ -265,6 +269,7 @@ def _after_prompts(
     chosen = []
     for s in sequences:
         ids, prompt = prompts.get(s.utterance_id, (np.empty(0), 0))
+        # A later piece of a long utterance begins with other ids, and so does one with text in it.
         begins = _is_long(s, step.config) and np.array_equal(ids[: len(s.ids)], s.ids)
         after = after_prompt(prompt, len(s.ids), ended=s.ids[-1] == EOS_ID)
         chosen.append(after if begins else np.zeros(len(s.ids) - 1, dtype=bool))
@@ -302,6 +307,7 @@ def _cross_modal_items(
     from tinywave_core.evals.cross_modal_cloze import Timed, cross_modal_items
     from tinywave_core.sequences.interleaving import text_encoder
 
+    # Times of words are in interleaved shards only.
     mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
     timed = [Timed.of(row) for row in held_out_rows(mixed, Timed.COLUMNS) if row["words"]]
     if not timed:
