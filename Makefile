@@ -13,7 +13,7 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-run break-store bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -67,6 +67,10 @@ break-run: setup  ## Kill 200 runs at drawn moments of all stages, with the stor
 break-store: setup  ## Flip 2,000 bits of a store, and let 1,000 drawn stories of writing, dying and mending happen to one (minutes)
 	@TINYWAVE_STORE_SEED=$${SEED:-$$RANDOM} TINYWAVE_STORE_FLIPS=$${FLIPS:-2000} TINYWAVE_STORE_EXAMPLES=$${EXAMPLES:-500} \
 	  $(BIN)/python -m pytest --timeout 0 tests/core/storage/test_flips.py tests/core/storage/test_model.py
+
+# Places are drawn; `SEED=` draws others, `COUNT=` more, `ONLY=` from paths that contain it.
+mutants: setup  ## Break the core in 40 places, one at a time, and see whether its tests notice (10 minutes)
+	@$(BIN)/python infra/mutants.py
 
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)

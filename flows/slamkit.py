@@ -49,16 +49,14 @@ def _streams(row: dict[str, Any]) -> Streams:
 
 def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:
     """The text tokenizer: bytes for a fresh teacher's vocabulary, else that of a teacher in the store."""
-    from tokenizers import Tokenizer
-
-    from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.tokenizers.directory import open_fast, read_directory
     from tinywave_core.tokenizers.text import build_tokenizer
 
     if vocabulary.is_of_bytes:
         return build_tokenizer(vocabulary)
     for found in map(store.find, store.artifact_ids("adaptation")):
         if found.part == "teacher" and read_directory(found.path("teacher")) == vocabulary:
-            return Tokenizer.from_file(str(found.path("teacher") / "tokenizer.json"))
+            return open_fast(found.path("teacher") / "tokenizer.json")
     raise MissingInputError(
         f"{store.url} has no teacher with the vocabulary of these tokens, whose tokenizer spells their text: run adaptation first"
     )

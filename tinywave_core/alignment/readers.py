@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import unicodedata
 from bisect import bisect_left
@@ -29,11 +30,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from tinywave_core.alignment.checks import TOLERANCE_SAMPLES
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import SourceError
+from tinywave_core.storage import foreign_parquet
 from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -46,6 +49,7 @@ COLUMNS = {
     "start": ("start_s", "start"),
     "end": ("end_s", "end"),
 }
+LONGEST_S = 1_000_000  # eleven days: more than any recording has
 SILENCES = {"", "<eps>", "sil", "<sil>", "sp", "<s>", "</s>"}
 PRAAT = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|<exists>)(?!\S)')
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
@@ -58,14 +62,33 @@ def open_alignments(place: str, recordings: Iterable[str]) -> "Alignments":
         if filesystem.isfile(root):
             found = {PurePosixPath(root).name: root}
         elif filesystem.isdir(root):
-            found = {path[len(root.rstrip("/")) + 1 :]: path for path in filesystem.find(root)}
+            found = {path[len(root.rstrip("/")) + 1 :]: path for path in _files(filesystem, root)}
         else:
             raise SourceError(f"the alignments {place} do not exist; expected a folder or table of word times there")
     except OSError as error:
         raise SourceError(
             f"the alignments {place} cannot be read ({error}): check the path and its permissions"
         ) from error
-    return Alignments(found, lambda name: filesystem.cat_file(found[name]), recordings)
+
+    def read(name: str) -> bytes:
+        try:
+            return bytes(filesystem.cat_file(found[name]))
+        except OSError as error:
+            raise SourceError(f"{found[name]} cannot be read ({error}): check its permissions") from error
+
+    return Alignments(found, read, recordings)
+
+
+def _files(filesystem: AbstractFileSystem, root: str) -> list[str]:
+    """All files below a folder. As in a source, links and pipes are left alone: they lead elsewhere, or nowhere."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return list(filesystem.find(root))
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names]
+    return [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]
 
 
 class Alignments:
@@ -157,12 +180,12 @@ def textgrid_words(name: str, data: bytes) -> list[Word]:
     tokens.number()
     tokens.flag()
     words, tiers = list[Word](), list[str]()
-    for _ in range(int(tokens.number())):
+    for _ in range(tokens.count()):
         kind, tier = tokens.string(), tokens.string()
         tiers.append(tier)
         tokens.number(), tokens.number()
         wanted = kind == "IntervalTier" and (tier == "words" or tier.endswith("- words"))
-        for _ in range(int(tokens.number())):
+        for _ in range(tokens.count()):
             line = tokens.line()
             times = [tokens.number() for _ in range(2 if kind == "IntervalTier" else 1)]
             mark = tokens.string().replace('""', '"').strip()
@@ -179,6 +202,10 @@ def slamkit_words(name: str, data: bytes) -> list[Word] | None:
         record = json.loads(_text(name, data))
     except json.JSONDecodeError as error:
         raise SourceError(f"{name}, line {error.lineno}: is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{name}: is no JSON that can be read ({error}); expected aligned_text in an object"
+        ) from error
     entries = record.get("aligned_text") if isinstance(record, dict) else None
     if entries is None:
         return None
@@ -238,8 +265,9 @@ def _rows(name: str, data: bytes) -> tuple[Iterable[Mapping[str, Any]], Sequence
         if name.endswith(".csv"):
             reader = csv.DictReader(io.StringIO(_text(name, data), newline=""))
             return list(reader), list(reader.fieldnames or ()), 2
-        file = pq.ParquetFile(io.BytesIO(data))
-        return (row for batch in file.iter_batches() for row in batch.to_pylist()), file.schema_arrow.names, 1
+        columns = foreign_parquet.schema(data).names
+        wanted = [option for options in (*COLUMNS.values(), ("confidence",)) for option in options if option in columns]
+        return list(foreign_parquet.rows(data, wanted)), columns, 1
     except (csv.Error, pa.ArrowException) as error:
         raise SourceError(f"{name} cannot be read ({error}); expected a table of words") from error
 
@@ -295,6 +323,15 @@ class _Tokens:
     def number(self) -> float:
         return float(self._next("a number", lambda value, quoted: not quoted and value != "<exists>"))
 
+    def count(self) -> int:
+        """How many tiers or marks follow: each takes more than one item."""
+        line, number = self.line(), self.number()
+        if not (0 <= number <= len(self.items) - self.at and number.is_integer()):
+            raise SourceError(
+                f"{self.name}, line {line}: counts {number:g}, expected a whole number, and so many tiers or marks behind it"
+            )
+        return int(number)
+
     def flag(self) -> None:
         self._next("<exists>", lambda value, _: value == "<exists>")
 
@@ -326,10 +363,10 @@ def _word(text: str, start: Any, end: Any, confidence: Any, place: str) -> Word:
 def _seconds(value: Any, place: str, what: str = "time") -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise SourceError(f"{place}: has the {what} {value!r}, expected a number")
+    if not abs(number) <= LONGEST_S:
+        raise SourceError(f"{place}: has the {what} {value!r:.40}, expected a number of at most {LONGEST_S:,}")
     return number
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinywave_core.audio.source import Listing, Source
 from tinywave_core.errors import SourceError
+from tinywave_core.storage import foreign_parquet
 
 # Text files that describe a whole corpus: no transcripts that lost their audio.
 CORPUS_DOCUMENT = re.compile(
@@ -82,7 +82,7 @@ def librilight_speaker(data: bytes) -> str | None:
     """Speaker in a Libri-Light record, else None."""
     try:
         record = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     speaker = record.get("speaker") if isinstance(record, dict) else None
     return str(speaker) if isinstance(speaker, str | int) and not isinstance(speaker, bool) else None
@@ -108,8 +108,9 @@ def parse_manifest(name: str, data: bytes) -> list[Mapping[str, object]]:
     """Rows of a manifest; SourceError when it cannot be read or has no column `path`."""
     try:
         if name.endswith(".parquet"):
-            rows: list[Mapping[str, object]] = list(pq.read_table(io.BytesIO(data)).to_pylist())
-            columns = pq.read_schema(io.BytesIO(data)).names
+            columns = foreign_parquet.schema(data).names
+            wanted = [name for name in ("path", "speaker", "transcript") if name in columns]
+            rows: list[Mapping[str, object]] = list(foreign_parquet.rows(data, wanted))
         else:
             reader = csv.DictReader(io.StringIO(_text(data), newline=""))
             rows, columns = list(reader), list(reader.fieldnames or [])

@@ -1,7 +1,8 @@
 """One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for looking and for prompts.
 
-Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. Corpora go through
-`stages.ingestion` instead, which decodes in a bounded child process and cuts at pauses.
+Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. A file is decoded block by
+block and given up as soon as it is longer than LONGEST_S, whatever its header says. Corpora go through `stages.ingestion`
+instead, which decodes in a bounded child process and cuts at pauses.
 """
 
 from pathlib import Path
@@ -10,28 +11,69 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from tinywave_core.audio.resampling import to_16k
+from tinywave_core.audio.decoder_process import UNKNOWN_FRAMES, blocks
+from tinywave_core.audio.resampling import ratio, to_16k
 from tinywave_core.errors import SourceError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 MAX_CHANNELS = 2
+# A prompt is a minute, a lecture half an hour. Decoded, that is 691 MB of stereo at 48 kHz, however small the file is.
+LONGEST_S = 30 * 60
+_MOST_VALUES = LONGEST_S * 2 * 48_000
 
 
 def read_waveform(path: Path | str) -> npt.NDArray[np.float32]:
     """Samples [n]; SourceError names the file and what is wrong with it."""
     try:
-        samples_NC, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as sound:
+            _require_bounds(sound, str(path))
+            samples_NC = _decoded(sound, str(path))
+            rate = sound.samplerate
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise SourceError(f"{path} cannot be read as audio ({error}): expected wav, flac, ogg/opus or mp3") from error
     return to_mono_16k(samples_NC, rate, str(path))
 
 
+def _require_bounds(sound: soundfile.SoundFile, what: str) -> None:
+    """SourceError for a header out of bounds, before anything is decoded."""
+    _require_channels(sound.channels, what)
+    try:
+        ratio(sound.samplerate)
+    except SourceError as error:
+        raise SourceError(f"{what} has {error}") from error
+    if sound.frames < UNKNOWN_FRAMES:
+        _require_length(sound.frames, sound, what)
+
+
+def _decoded(sound: soundfile.SoundFile, what: str) -> npt.NDArray[np.float32]:
+    """All samples [N, C]; a header that does not say the length, or lies, is found out here."""
+    found, frames = [np.empty((0, sound.channels), np.float32)], 0
+    if sound.seekable():
+        sound.seek(0)  # MP3 comes out other in the last bits without it; soundfile.read does the same
+    for block_NC in blocks(sound):
+        frames += len(block_NC)
+        _require_length(frames, sound, what)
+        found.append(block_NC.copy())
+    return np.concatenate(found)
+
+
+def _require_length(frames: int, sound: soundfile.SoundFile, what: str) -> None:
+    most = min(LONGEST_S * sound.samplerate, _MOST_VALUES // sound.channels)
+    if frames > most:
+        raise SourceError(
+            f"{what} has {frames / sound.samplerate / 60:,.1f} minutes of audio or more; expected {most / sound.samplerate / 60:.4g} at "
+            "most: cut it, or let a corpus of long recordings go through tinywave run --source FOLDER"
+        )
+
+
+def _require_channels(channels: int, what: str) -> None:
+    if channels > MAX_CHANNELS:
+        raise SourceError(f"{what} has {channels} channels, expected one or two: mix it down or pick channels first")
+
+
 def to_mono_16k(samples_NC: npt.NDArray[np.float32], rate: int, what: str) -> npt.NDArray[np.float32]:
     """Samples [n] of decoded audio [N, C]; `what` is its name in errors."""
-    if samples_NC.shape[1] > MAX_CHANNELS:
-        raise SourceError(
-            f"{what} has {samples_NC.shape[1]} channels, expected one or two: mix it down or pick channels first"
-        )
+    _require_channels(samples_NC.shape[1], what)
     if not np.isfinite(samples_NC).all():
         raise SourceError(
             f"{what} has samples that are NaN or infinite: it is damaged, or was written by faulty software"

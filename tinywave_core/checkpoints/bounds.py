@@ -7,12 +7,18 @@ than the weights have room for. Only names, sizes and headers are read.
 
 import json
 import math
+import reprlib
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tinywave_core.errors import CheckpointError
+from tinywave_core.errors import CheckpointError, TinyWaveError
+from tinywave_core.names import fault_of_name, not_linked_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_JSON_BYTES = 1 << 26
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -29,14 +35,21 @@ _ITEM_BITS = {
 def check_directory(folder: Path, what: str) -> None:
     """Refuse a transformers directory that claims more than lies in it, or leads out of it; `what` it should hold is for errors."""
     config = _read_config(folder / "config.json", what)
+    _check_attention(config, folder / "config.json")
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
             f"{folder} has an adapter_config.json, which leads to a model elsewhere: expected whole weights. Merge the adapter into "
             "its model, and pass that"
         )
+    if (folder / "custom_generate").exists():  # transformers runs what lies there, trust_remote_code or not
+        raise CheckpointError(
+            f"{folder} has a custom_generate, code that transformers would run while it loads the model: take it out, the weights "
+            "need none"
+        )
     for path in sorted(folder.glob("*.json")):
         if path.name != "config.json":
             read_json(path)
+    check_tokenizer_config(folder)
     weights = model_weights(folder)
     for path in weights:
         if fault := fault_of_weights(path):
@@ -50,6 +63,40 @@ def check_directory(folder: Path, what: str) -> None:
             f"{folder / 'config.json'} promises at least {promised:,} parameters, {weights[0].name} beside it has room for {room:,} at "
             "most: they do not belong together, download both again"
         )
+
+
+def check_claims(source: Path, layers: int, parameters: int, weights: Mapping[str, "Tensor"], path: Path) -> None:
+    """Refuse a config that claims more layers or parameters than a file of weights has tensors and numbers."""
+    held = sum(tensor.numel() for tensor in weights.values())
+    if layers > len(weights) or parameters > held:
+        raise CheckpointError(
+            f"{source} promises at least {min(layers, MOST_NUMBER):,} layers of {min(parameters, MOST_NUMBER):,} parameters in all, "
+            f"{path.name} has room for {len(weights):,} and {held:,}: a checkpoint of another architecture, or the config of one; "
+            "download both again"
+        )
+
+
+def _check_attention(config: Mapping[str, Any], path: Path) -> None:
+    """transformers fetches and runs the code of a kernel that a config names as its attention."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _check_attention(value, path)
+        if "attn_implementation" in name and value not in (None, "eager", "sdpa"):
+            raise CheckpointError(
+                f"{path} has {name} {value!r:.80}, which may name code elsewhere; expected 'eager' or 'sdpa': take the line out"
+            )
+
+
+def check_tokenizer_config(folder: Path) -> None:
+    """Refuse a tokenizer_config.json that makes transformers read other files than those of the folder."""
+    path = folder / "tokenizer_config.json"
+    about = read_json(path) if path.is_file() else {}
+    for name, value in about.items():
+        leads = name.endswith("_file") and name not in ("special_tokens_map_file", "added_tokens_file")
+        if value and (leads or name == "init_inputs"):
+            raise CheckpointError(
+                f"{path} has {name} {value!r:.80}; expected the tokenizer's own files right beside it: take the line out"
+            )
 
 
 def promised_parameters(config: Mapping[str, Any]) -> int:
@@ -116,18 +163,11 @@ def weight_map(index: Path) -> dict[str, Path]:
 
 def inside(folder: Path, name: object, named_by: Path) -> Path:
     """The file of that name right in the folder; CheckpointError for a name or a link that leads out of it."""
-    plain = isinstance(name, str) and name not in ("", ".", "..") and "\0" not in name
-    if not isinstance(name, str) or not plain or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+    if not isinstance(name, str) or "/" in name or fault_of_name(name):
         raise CheckpointError(
             f"{named_by} names {name!r}; expected the name of a file right beside it: download it again"
         )
-    path = folder / name
-    real, root = path.resolve(), folder.resolve()
-    # The cache of Hugging Face keeps snapshots/<revision>/<name> as links into blobs/ beside it.
-    own = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    if not any(real.is_relative_to(each) for each in own):
-        raise CheckpointError(f"{path} is a link to {real}, outside the folder: put a copy of the file there (cp -L)")
-    return path
+    return not_linked_out(folder, folder / name, CheckpointError)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,6 +182,27 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
     return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def building(config: Path, what: str) -> Iterator[None]:
+    """Libraries believe a config, and fail on odd values in it with nearly every kind of error."""
+    try:
+        yield
+    except (TinyWaveError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{config} cannot be followed ({error!s:.300}): expected the config of a {what}"
+        ) from error
+
+
+def shown(value: object) -> str:
+    """A foreign value for a message: short, however large it is or however often its parts hold each other."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a huge {type(value).__name__}"
 
 
 def _read_config(path: Path, what: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tinywave_core.checkpoints.bounds import fault_of_weights
 from tinywave_core.errors import CheckpointError
@@ -49,11 +48,40 @@ def _load_torch(path: Path) -> Any:
     Mapped, since torch believes a tensor that claims to be longer than its record, and would read on in the memory of this process.
     """
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    # Tensors may share what they are made of, as tied weights do; views of one number as a matrix of terabytes may not.
-    claimed = sum(t.numel() * t.element_size() for t in tree_leaves(found) if isinstance(t, Tensor))
-    if claimed > 2 * path.stat().st_size:
-        raise ValueError(f"its tensors claim {claimed:,} bytes")
-    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), found)
+    return _Own(2 * path.stat().st_size)(found)
+
+
+class _Own:
+    """Copies what was mapped, every part of it once: lists that hold one list twice, which does so too, have no end in practice.
+
+    Tensors may share what they are made of, as tied weights do; views of one number as a matrix of terabytes may not.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._claimed = 0
+        self._made: dict[int, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if id(value) not in self._made:
+            self._made[id(value)] = self._copy(value)
+        return self._made[id(value)]
+
+    def _copy(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, Mapping):
+            return {key: self(each) for key, each in value.items()}
+        return type(value)(map(self, value)) if type(value) in (list, tuple) else value
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        is_strided = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+        if not is_strided or tensor.device.type != "cpu" or tensor.is_complex():
+            raise ValueError("a tensor that is sparse, quantised, complex or without numbers")
+        self._claimed += tensor.numel() * tensor.element_size()
+        if self._claimed > self._room:
+            raise ValueError(f"its tensors claim {self._claimed:,} bytes")
+        return tensor.detach().clone()
 
 
 def state_dict(entries: Mapping[str, Any], entry: str | None, path: Path) -> dict[str, Tensor]:
@@ -112,6 +140,10 @@ def without_weight_norm(weights: Mapping[str, Tensor], path: Path, dimension: in
             direction = weights.get(f"{name}_v")
             if direction is None:
                 raise CheckpointError(f"{path} has {key} but no {name}_v: it is a checkpoint of another architecture")
+            if not direction.is_floating_point() or not gain.is_floating_point() or direction.ndim <= dimension:
+                raise CheckpointError(
+                    f"{path} is a checkpoint of another architecture: {name}_v is {direction.dtype} {list(direction.shape)}"
+                )
             expected = [size if axis == dimension else 1 for axis, size in enumerate(direction.shape)]
             if list(gain.shape) != expected:
                 raise CheckpointError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tinywave_core.checkpoints.bounds import check_directory
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, building, check_claims, check_directory, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
@@ -26,6 +26,7 @@ from tinywave_core.errors import CheckpointError
 
 HOP_SAMPLES, FIELD_SAMPLES = 640, 720  # 25 Hz
 LAYER = 11
+MOST_CONVS, MOST_EXPRESSION = 64, 4096  # there are 7 or 8, in 50 characters
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class HubertShape:
     position_kernel: int
     position_groups: int
     position_batch_norm: bool
+
+    def parameters(self, layer: int) -> int:
+        """A lower bound of the parameters of so many layers."""
+        channels = [conv.channels for conv in self.convs]
+        convs = sum(o * i * c.kernel for o, i, c in zip(channels, [1, *channels], self.convs, strict=False))
+        position = self.width * self.width // self.position_groups * self.position_kernel
+        return convs + position + layer * self.width * (4 * self.width + 2 * self.inner)
 
     def check(self, path: Path, layer: int) -> None:
         """Refuse what cannot give 25 Hz units at that layer, before any weight is read."""
@@ -110,8 +118,9 @@ def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "c
     """mhubert_base_25hz.pt; CheckpointError if anything is missing, left over or misshaped."""
     entries = load_entries(path)
     shape = _release_shape(entries, path)
-    shape.check(path, layer)
     weights = state_dict(entries, "model_weight", path)
+    check_claims(path, shape.layers + len(shape.convs), shape.parameters(layer), weights, path)
+    shape.check(path, layer)
     unused = (
         "mask_emb",
         "label_embs_concat",
@@ -141,41 +150,63 @@ def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise CheckpointError(
-                f"{path}: model_cfg.{name} is {config[name]!r}, expected {value!r}: another architecture"
+                f"{path}: model_cfg.{name} is {shown(config[name])}, expected {value!r}: another architecture"
             )
     if task.get("normalize", False) or task.get("sample_rate", 16_000) != 16_000:
         raise CheckpointError(
-            f"{path}: task_cfg has normalize {task.get('normalize')} and sample_rate {task.get('sample_rate')}; expected "
+            f"{path}: task_cfg has normalize {shown(task.get('normalize'))} and sample_rate {shown(task.get('sample_rate'))}; expected "
             "False and 16000"
         )
     try:
         return HubertShape(
             convs=_conv_layers(config["conv_feature_layers"]),
-            layers=int(config["encoder_layers"]),
-            width=int(config["encoder_embed_dim"]),
-            inner=int(config["encoder_ffn_embed_dim"]),
-            heads=int(config["encoder_attention_heads"]),
-            position_kernel=int(config.get("conv_pos", 128)),
-            position_groups=int(config.get("conv_pos_groups", 16)),
+            layers=_size(config["encoder_layers"]),
+            width=_size(config["encoder_embed_dim"]),
+            inner=_size(config["encoder_ffn_embed_dim"]),
+            heads=_size(config["encoder_attention_heads"]),
+            position_kernel=_size(config.get("conv_pos", 128)),
+            position_groups=_size(config.get("conv_pos_groups", 16)),
             position_batch_norm=bool(config.get("conv_pos_batch_norm", False)),
         )
-    except (KeyError, TypeError, ValueError, SyntaxError) as error:
+    except (KeyError, TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: model_cfg cannot be read ({error!r}); expected that of SpiritLM's HuBERT"
+            f"{path}: model_cfg cannot be read ({error!r:.300}); expected that of SpiritLM's HuBERT"
         ) from error
 
 
 def _conv_layers(expression: str) -> tuple[ConvLayer, ...]:
-    """Layers of fairseq's notation, such as `[(512,10,5)] + [(512,3,2)] * 4`: lists, sums and products, nothing else."""
+    """Layers of fairseq's notation, such as `[(512,10,5)] + [(512,3,2)] * 4`: lists, sums, a list so many times, nothing else."""
 
-    def value(node: ast.expr) -> Any:
+    def value(node: ast.expr) -> list[Any]:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return value(node.left) + value(node.right)
+            return at_most(value(node.left) + value(node.right))
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            return value(node.left) * value(node.right)
-        return ast.literal_eval(node)
+            times = ast.literal_eval(node.right)
+            if type(times) is not int or times > MOST_CONVS:
+                raise ValueError(f"a list {shown(times)} times, expected {MOST_CONVS} at most")
+            return at_most(value(node.left) * times)
+        found = ast.literal_eval(node)
+        if not isinstance(found, list):
+            raise TypeError(f"{shown(found)} where a list of convolutions is expected")
+        return at_most(found)
 
-    return tuple(ConvLayer(*map(int, layer)) for layer in value(ast.parse(expression, mode="eval").body))
+    def at_most(layers: list[Any]) -> list[Any]:
+        if len(layers) > MOST_CONVS:
+            raise ValueError(f"{len(layers):,} convolutions, expected {MOST_CONVS} at most")
+        return layers
+
+    if len(expression) > MOST_EXPRESSION:
+        raise ValueError(f"conv_feature_layers of {len(expression):,} characters, expected {MOST_EXPRESSION:,} at most")
+    layers = value(ast.parse(expression, mode="eval").body)
+    if not layers:
+        raise ValueError("no convolutions")
+    return tuple(ConvLayer(*map(_size, layer)) for layer in layers)
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or not 0 < value < MOST_NUMBER:
+        raise ValueError(f"{shown(value)} where a size is expected")
+    return value
 
 
 def conv_key(key: str) -> str | None:
@@ -292,7 +323,8 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a HubertModel: {error}"
         ) from error
-    shape = _transformers_shape(config)
+    with building(folder / "config.json", "HubertModel"):
+        shape = _transformers_shape(config)
     expected = {
         "feat_extract_norm": "group",
         "feat_extract_activation": "gelu",
@@ -310,7 +342,8 @@ def load_transformers(folder: Path, layer: int = LAYER, device: torch.device | s
         k.removeprefix("hubert."): v for k, v in state_dict(load_entries(weights_path), None, weights_path).items()
     }
     weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
-    return _filled(shape, _TransformersBody(config, shape, layer), weights, weights_path, str, device)
+    with building(folder / "config.json", "HubertModel"):
+        return _filled(shape, _TransformersBody(config, shape, layer), weights, weights_path, str, device)
 
 
 class _TransformersBody(nn.Module):
@@ -378,12 +411,12 @@ def _hubert_config(shape: HubertShape) -> Any:
 def _transformers_shape(config: Any) -> HubertShape:
     layers = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
     return HubertShape(
-        convs=tuple(ConvLayer(*layer) for layer in layers),
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        inner=config.intermediate_size,
-        heads=config.num_attention_heads,
-        position_kernel=config.num_conv_pos_embeddings,
-        position_groups=config.num_conv_pos_embedding_groups,
+        convs=tuple(ConvLayer(*map(_size, layer)) for layer in layers),
+        layers=_size(config.num_hidden_layers),
+        width=_size(config.hidden_size),
+        inner=_size(config.intermediate_size),
+        heads=_size(config.num_attention_heads),
+        position_kernel=_size(config.num_conv_pos_embeddings),
+        position_groups=_size(config.num_conv_pos_embedding_groups),
         position_batch_norm=bool(config.conv_pos_batch_norm),
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from tinywave_core.checkpoints.bounds import check_directory
+from tinywave_core.checkpoints.bounds import building, check_directory
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.hubert import conv_key, run_layers, weights_file
@@ -69,31 +69,33 @@ def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> Styl
 
     path = weights_file(folder)
     check_directory(folder, "wav2vec2 model")
-    config = _config(folder)
-    convs = _convs(config)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model: Any = Wav2Vec2ForSequenceClassification(config)
-    stack = ConvStack(convs)
-    model.wav2vec2.feature_extractor = nn.Identity()
-    model.wav2vec2.encoder.pos_conv_embed = PositionConv(
-        config.hidden_size,
-        config.num_conv_pos_embeddings,
-        config.num_conv_pos_embedding_groups,
-        batch_norm=False,
-    )
-    weights = without_weight_norm(_old_names(state_dict(load_entries(path), None, path)), path, dimension=2)
-    in_convs = {key: value for key, value in weights.items() if key.startswith("wav2vec2.feature_extractor.")}
-    load_strictly(stack, in_convs, path, lambda key: conv_key(key.removeprefix("wav2vec2.")))
-    load_strictly(model, {k: v for k, v in weights.items() if k not in in_convs}, path)
-    stack.to(device)
-    nn.Module.to(model, device).eval()
-    return StyleEncoder(stack, model, config.num_labels)
+    with building(folder / "config.json", "wav2vec2 model"):
+        config = _config(folder)
+        convs = _convs(config)
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model: Any = Wav2Vec2ForSequenceClassification(config)
+        stack = ConvStack(convs)
+        model.wav2vec2.feature_extractor = nn.Identity()
+        model.wav2vec2.encoder.pos_conv_embed = PositionConv(
+            config.hidden_size,
+            config.num_conv_pos_embeddings,
+            config.num_conv_pos_embedding_groups,
+            batch_norm=False,
+        )
+        weights = without_weight_norm(_old_names(state_dict(load_entries(path), None, path)), path, dimension=2)
+        in_convs = {key: value for key, value in weights.items() if key.startswith("wav2vec2.feature_extractor.")}
+        load_strictly(stack, in_convs, path, lambda key: conv_key(key.removeprefix("wav2vec2.")))
+        load_strictly(model, {k: v for k, v in weights.items() if k not in in_convs}, path)
+        stack.to(device)
+        nn.Module.to(model, device).eval()
+        return StyleEncoder(stack, model, config.num_labels)
 
 
 def style_count(folder: Path) -> int:
     """How many styles the encoder in a directory tells apart."""
-    return int(_config(folder).num_labels)
+    with building(folder / "config.json", "wav2vec2 model"):
+        return int(_config(folder).num_labels)
 
 
 def _config(folder: Path) -> Any:

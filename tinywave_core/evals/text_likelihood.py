@@ -8,6 +8,7 @@ import torch
 
 from tinywave_core.errors import CheckpointError
 from tinywave_core.evals.transcription import load_whole
+from tinywave_core.tokenizers.directory import open_as_transformers
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class TextModel:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "TextModel":
         """CheckpointError where the directory has no whole causal language model with an end of text."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         model = load_whole(AutoModelForCausalLM, folder).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = open_as_transformers(folder)
         end = tokenizer.eos_token_id
         if end is None:
             raise CheckpointError(

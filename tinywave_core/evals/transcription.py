@@ -12,9 +12,18 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.alignment.ctc import CtcAligner
-from tinywave_core.checkpoints.bounds import check_directory, read_json
+from tinywave_core.checkpoints.bounds import building, check_directory, read_json, shown
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.tokenizers.directory import open_as_transformers
+
+_MOST = {
+    "feature_size": 1024,
+    "n_fft": 1 << 14,
+    "hop_length": 1 << 14,
+    "chunk_length": 600,
+    "sampling_rate": SAMPLE_RATE,
+}
 
 Transcribe = Callable[[npt.NDArray[np.float32]], str]
 
@@ -33,12 +42,15 @@ def load_recogniser(folder: Path, language: str = "", device: torch.device | str
 
 
 def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcribe:
-    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     model = load_whole(WhisperForConditionalGeneration, folder).to(device)
-    extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    asked = _asked(model.generation_config, language, folder)
+    _check_extractor(folder / "preprocessor_config.json")
+    with building(folder / "preprocessor_config.json", "WhisperFeatureExtractor"):
+        extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    tokenizer = open_as_transformers(folder)
+    with building(folder / "generation_config.json", "Whisper's generation"):
+        asked = _asked(model.generation_config, language, folder)
 
     @torch.inference_mode()
     def transcribe(samples: npt.NDArray[np.float32]) -> str:
@@ -53,6 +65,13 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
         return str(tokenizer.decode(ids[0], skip_special_tokens=True))
 
     return transcribe
+
+
+def _check_extractor(path: Path) -> None:
+    """No weights show these sizes, and the filters and the silence after a recording are as large as they say."""
+    for name, found in (read_json(path) if path.is_file() else {}).items():
+        if name in _MOST and (type(found) is not int or not 0 < found <= _MOST[name]):
+            raise CheckpointError(f"{path} has {name} {shown(found)}, expected 1 to {_MOST[name]:,} as in Whisper")
 
 
 def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gguf import TokenType
 
+from tinywave_core.checkpoints.pieces import fault_of_pieces
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
@@ -80,6 +81,8 @@ def _of_characters(vocabulary: Vocabulary, text_bytes: list[int]) -> Pieces:
 def _of_sentencepiece(path: Path, vocabulary: Vocabulary) -> Pieces:
     from sentencepiece import SentencePieceProcessor
 
+    if fault := fault_of_pieces(path):
+        raise CheckpointError(f"{path} is no sentencepiece model, or a truncated one ({fault}): copy it again")
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(path.read_bytes())
     if processor.get_piece_size() < vocabulary.text:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinywave_core.checkpoints.gguf_header import fault_of_gguf
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, byte_names
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+MOST_BLOCKS = 512  # more end the process in llama.cpp
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,30 @@ class GgufFile:
         from gguf import GGUFReader, LlamaFileType
 
         try:
+            if fault := fault_of_gguf(path):
+                raise ValueError(fault)
             reader = GGUFReader(path)
-        except (ValueError, OSError, IndexError, KeyError) as error:
+            kind = _value(reader, "general.architecture")
+        except (ValueError, OSError, LookupError) as error:
             raise CheckpointError(f"{path} is no GGUF file, or a truncated one ({error}): copy it again") from error
-        if (kind := _value(reader, "general.architecture")) != "llama":
+        if kind != "llama":
             raise CheckpointError(f"{path} is a model of the architecture {kind!r}; expected 'llama'")
-        about = _value(reader, VOCABULARY_KEY)
-        return cls(
-            path,
-            int(_value(reader, "llama.context_length")),
-            len(reader.fields["tokenizer.ggml.tokens"].data),
-            Vocabulary.from_json(json.loads(about)) if about else None,
-            _partial_characters(reader),
-            is_rearranged=_value(reader, "general.file_type") == LlamaFileType.MOSTLY_Q4_0,
-        )
+        try:
+            if wrong := _contradictions(reader):
+                raise ValueError("; ".join(wrong))
+            about = _value(reader, VOCABULARY_KEY)
+            return cls(
+                path,
+                _value(reader, "llama.context_length"),
+                len(reader.fields["tokenizer.ggml.tokens"].data),
+                Vocabulary.from_json(json.loads(about)) if about else None,
+                _partial_characters(reader),
+                is_rearranged=_value(reader, "general.file_type") == LlamaFileType.MOSTLY_Q4_0,
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} contradicts itself ({error}): it was not written by an exporter of Llama models, export it again"
+            ) from error
 
     def require(self, vocabulary: Vocabulary) -> None:
         """CheckpointError where the file's ids are not those of `vocabulary`."""
@@ -68,6 +81,43 @@ def _told(vocabulary: Vocabulary | None, tokens: int) -> str:
 def _value(reader: Any, key: str) -> Any:
     field = reader.get_field(key)
     return None if field is None else field.contents()
+
+
+def _contradictions(reader: Any) -> list[str]:
+    """Where keys and tensors say different things: llama.cpp believes the keys, and ends the process or reads beyond a list."""
+    sizes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
+    blocks = len({name.split(".")[1] for name in sizes if name.startswith("blk.")})
+    width, rows = sizes["token_embd.weight"]
+    names = ("context_length", "block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+    claimed = {name: _value(reader, f"llama.{name}") for name in names}
+    claimed["attention.head_count_kv"] = _value(reader, "llama.attention.head_count_kv") or claimed[names[-1]]
+    if wrong := [f"llama.{name} is {found!r:.40}" for name, found in claimed.items() if not _is_size(found)]:
+        return wrong
+    heads, kept = claimed["attention.head_count"], claimed["attention.head_count_kv"]
+    lists = {name: reader.get_field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "scores")}
+    wanted = {"tokens": "STRING", "token_type": "INT32", "scores": "FLOAT32"}
+    held = {"block_count": blocks, "embedding_length": width, "feed_forward_length": sizes["blk.0.ffn_up.weight"][1]}
+    kind = _value(reader, "tokenizer.ggml.model")
+    return [
+        *(
+            f"llama.{name} is {claimed[name]:,}, its tensors have {n:,}"
+            for name, n in held.items()
+            if claimed[name] != n
+        ),
+        *([f"{blocks:,} blocks, expected {MOST_BLOCKS} at most"] if blocks > MOST_BLOCKS else []),
+        *([f"{heads:,} heads, {kept:,} with keys, over a width of {width:,}"] if width % heads or heads % kept else []),
+        *(["it has experts"] if _value(reader, "llama.expert_count") else []),
+        *([f"a tokenizer of the kind {kind!r:.40}, expected llama or gpt2"] if kind not in ("llama", "gpt2") else []),
+        *(
+            f"tokenizer.ggml.{name} is no list of {rows:,} {wanted[name]}"
+            for name, each in lists.items()
+            if each is not None and (len(each.data) != rows or [t.name for t in each.types] != ["ARRAY", wanted[name]])
+        ),
+    ]
+
+
+def _is_size(found: object) -> bool:
+    return type(found) is int and 0 < found < 1 << 31
 
 
 def _partial_characters(reader: Any) -> list[int]:

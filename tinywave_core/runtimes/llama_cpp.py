@@ -8,7 +8,6 @@ llama.cpp keeps a token back until the text so far is whole characters, and then
 of a character would be lost. Here they are not sampled: text is ASCII and whole pieces.
 """
 
-import json
 import os
 import queue
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinywave_core.checkpoints.bounds import inside
+from tinywave_core.checkpoints.bounds import inside, read_json
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.runtimes.base import Sampling, check_prompt, check_request
@@ -186,20 +185,24 @@ def _part(prompt: list[int], tokens: int, banned: list[int]) -> dict[str, Any]:
 def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
     """The GGUF file of an export, the first where none is chosen; CheckpointError says which there are."""
     about = folder / "speech.json"
-    listed = json.loads(about.read_text(encoding="utf-8")).get("gguf", []) if about.is_file() else []
+    listed = read_json(about).get("gguf", []) if about.is_file() else []
+    if not isinstance(listed, list) or not all(isinstance(each, dict) and "quantization" in each for each in listed):
+        raise CheckpointError(
+            f"{about} has a list gguf that is none: expected what the export wrote, copy the directory again"
+        )
     wanted = [each for each in listed if quantization in (None, each["quantization"])]
     if not wanted:
-        there = ", ".join(each["quantization"] for each in listed) or "none"
+        there = ", ".join(str(each["quantization"]) for each in listed) or "none"
         raise CheckpointError(
             f"{folder} has no GGUF file{f' of {quantization}' if quantization else ''} (there: {there}), which the runtime llama.cpp "
             f"needs: export with --export.gguf {quantization or 'q8_0,q4_0'}"
         )
     chosen = wanted[0]
-    path = inside(folder, chosen["file"], about)
+    path = inside(folder, chosen.get("file"), about)
     size = path.stat().st_size if path.is_file() else 0
-    if size != chosen["bytes"]:
+    if size != chosen.get("bytes"):
         raise CheckpointError(
-            f"{path} has {size:,} bytes, speech.json says {chosen['bytes']:,}: it is truncated or missing; copy it again"
+            f"{path} has {size:,} bytes, speech.json says {chosen.get('bytes')!r:.40}: it is truncated or missing; copy it again"
         )
     return path
 

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinywave_core.errors import ConfigError, SourceError
 from tinywave_core.sequences.interleaving import EncodeText
+from tinywave_core.storage import foreign_parquet
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Ids, Vocabulary
 
 LONGEST = 1 << 24  # bytes of a document or line: a file without line breaks must not fill the memory
-_BATCH_ROWS = 256
 # Tokenizers take these for tokens wherever they stand, and a text must not end a sequence or change its modality.
 _TOKEN = re.compile(r"\[(?:Text|Speech|(?:Hu|Pi|St)[0-9]{1,4})\]|</?s>|<unk>")
 
@@ -201,17 +200,16 @@ def _field(line: bytes) -> str | _Fault:
 
 
 def _of_parquet(path: Path) -> _Rows:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = file.schema_arrow
-        column = schema.field("text").type if "text" in schema.names else None
-        if column not in (pa.string(), pa.large_string()):
-            yield 0, _Fault(f"expected a column text of strings, found the columns {', '.join(schema.names)}")
-            return
-        number = 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["text"]):
-            for value in batch.column(0):
-                number += 1
-                yield number, _value(value)
+    schema = foreign_parquet.schema(path)
+    column = schema.field("text").type if "text" in schema.names else None
+    if column not in (pa.string(), pa.large_string()):
+        yield 0, _Fault(f"expected a column text of strings, found the columns {', '.join(schema.names)}")
+        return
+    number = 0
+    for batch in foreign_parquet.batches(path, ["text"]):
+        for value in batch.column(0):
+            number += 1
+            yield number, _value(value)
 
 
 def _value(value: pa.Scalar) -> str | _Fault:

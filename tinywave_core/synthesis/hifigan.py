@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tinywave_core.checkpoints.bounds import check_claims
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.devices import with_float64
 from tinywave_core.errors import CheckpointError, TinyWaveError, TokenError
@@ -26,6 +27,7 @@ from tinywave_core.tokenizers.speech import EMPTY, Positions, Streams, Units, ru
 WEIGHTS, CONFIG, SPEAKERS, STYLES = "generator.pt", "config.json", "speakers.txt", "styles.txt"
 SPEAKER = 2
 GLOBAL_STYLE = 8  # conv-default in styles.txt
+MOST_NAMES_BYTES = 1 << 20
 MOST_CODES = 1000  # whose durations are predicted at once
 
 Samples = npt.NDArray[np.float32]
@@ -49,6 +51,7 @@ class HifiganVocoder:
         config = HifiganConfig.load(folder / CONFIG)
         path = folder / WEIGHTS
         weights = without_weight_norm(state_dict(load_entries(path), "generator", path), path)
+        check_claims(folder / CONFIG, *config.sizes(), weights, path)
         network = HifiganNetwork(config)
         names = _names_of_tables(network, weights)
         load_strictly(network, weights, path, lambda key: names.get(key, key))
@@ -285,6 +288,8 @@ def _names(path: Path, most: int) -> tuple[str, ...]:
     if not path.is_file() or not most:
         return ()
     try:
+        if (size := path.stat().st_size) > MOST_NAMES_BYTES:
+            raise OSError(f"{size:,} bytes, expected {MOST_NAMES_BYTES:,} at most")
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as text ({error}): expected a name per line") from error

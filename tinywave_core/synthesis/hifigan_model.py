@@ -8,21 +8,26 @@ Shapes: R rows of codes (units; pitch and style codes for expressive models), F 
 E `embedding_dim`, C channels, T time steps of a layer.
 """
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, read_json
 from tinywave_core.errors import CheckpointError
 
 OUTER_KERNEL = 7  # of the first and the last convolution
 SLOPE = 0.1
 LAST_SLOPE = 0.01  # PyTorch's default, before the last convolution
+MOST_LAYERS = 16  # in one list of a config; SpiritLM's have five
+Size = Annotated[int, Field(gt=0, lt=MOST_NUMBER)]
+Dilation = Annotated[
+    int, Field(gt=0, le=1 << 12)
+]  # tensors do not show it, and memory grows with it; SpiritLM's are 1, 3 and 5
 
 
 class DurationConfig(BaseModel):
@@ -30,10 +35,10 @@ class DurationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    encoder_embed_dim: PositiveInt
+    encoder_embed_dim: Size
     """Width of what it reads: that of the units' embedding."""
-    var_pred_hidden_dim: PositiveInt
-    var_pred_kernel_size: PositiveInt
+    var_pred_hidden_dim: Size
+    var_pred_kernel_size: Size
     var_pred_dropout: float = 0.0
     """For training only."""
 
@@ -43,34 +48,36 @@ class HifiganConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
-    upsample_rates: tuple[PositiveInt, ...] = Field(min_length=1)
-    upsample_kernel_sizes: tuple[PositiveInt, ...]
-    upsample_initial_channel: PositiveInt
+    upsample_rates: tuple[Size, ...] = Field(min_length=1, max_length=MOST_LAYERS)
+    upsample_kernel_sizes: tuple[Size, ...] = Field(max_length=MOST_LAYERS)
+    upsample_initial_channel: Size
     """Channels before the first upsampling; each one halves them."""
-    resblock_kernel_sizes: tuple[PositiveInt, ...] = Field(min_length=1)
-    resblock_dilation_sizes: tuple[tuple[PositiveInt, ...], ...]
-    num_embeddings: PositiveInt
+    resblock_kernel_sizes: tuple[Size, ...] = Field(min_length=1, max_length=MOST_LAYERS)
+    resblock_dilation_sizes: tuple[Annotated[tuple[Dilation, ...], Field(max_length=MOST_LAYERS)], ...] = Field(
+        max_length=MOST_LAYERS
+    )
+    num_embeddings: Size
     """Units there are."""
-    embedding_dim: PositiveInt
-    model_in_dim: PositiveInt | None = None
+    embedding_dim: Size
+    model_in_dim: Size | None = None
     """Channels of the input, all embeddings together; stated for checking."""
-    sampling_rate: PositiveInt = 16_000
-    code_hop_size: PositiveInt | None = None
+    sampling_rate: Size = 16_000
+    code_hop_size: Size | None = None
     """Samples per unit: the product of the upsampling rates, stated for checking."""
     multispkr: str | bool | None = None
     """Whether there is a table of speakers; a released file has a word here that says where training found them."""
-    num_speakers: PositiveInt = 200
+    num_speakers: Size = 200
     embedder_params: Any = None
     multistyle: str | bool | None = None
     """Whether there is a table of global styles (base models)."""
-    num_styles: PositiveInt = 100
-    num_f0_tokens: PositiveInt | None = None
+    num_styles: Size = 100
+    num_f0_tokens: Size | None = None
     """Pitch codes there are (expressive models)."""
-    f0_hop_size: PositiveInt | None = None
+    f0_hop_size: Size | None = None
     """Samples per pitch code."""
-    num_style_tokens: PositiveInt | None = None
+    num_style_tokens: Size | None = None
     """Style codes there are (expressive models)."""
-    style_hop_size: PositiveInt | None = None
+    style_hop_size: Size | None = None
     """Samples per style code."""
     dur_predictor_params: DurationConfig | None = None
     """None: the model cannot predict durations."""
@@ -81,7 +88,7 @@ class HifiganConfig(BaseModel):
     def load(cls, path: Path) -> Self:
         """Read config.json; CheckpointError names the file, the field, what was found and what was expected."""
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_json(path))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is missing: expected the vocoder's config.json there") from error
         except ValidationError as error:
@@ -118,6 +125,24 @@ class HifiganConfig(BaseModel):
     def duration_context(self) -> int:
         """Codes on each side of a code that its duration depends on."""
         return self.dur_predictor_params.var_pred_kernel_size - 1 if self.dur_predictor_params else 0
+
+    def sizes(self) -> tuple[int, int]:
+        """Layers, and a lower bound of the parameters."""
+        blocks = [
+            (size, len(d)) for size, d in zip(self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True)
+        ]
+        layers = len(self.upsample_rates) * (1 + 2 * sum(depth for _, depth in blocks))
+        voices = self.num_speakers * bool(self.multispkr) + self.num_styles * bool(self.multistyle)
+        channels = self.upsample_initial_channel
+        parameters = self.embedding_dim * (sum(self.code_counts.values()) + voices + channels * OUTER_KERNEL)
+        if durations := self.dur_predictor_params:
+            hidden = durations.var_pred_hidden_dim
+            parameters += hidden * durations.var_pred_kernel_size * (hidden + self.embedding_dim)
+        for kernel in self.upsample_kernel_sizes:
+            parameters += channels * (channels // 2) * kernel
+            channels //= 2
+            parameters += 2 * channels * channels * sum(size * depth for size, depth in blocks)
+        return layers, parameters
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:

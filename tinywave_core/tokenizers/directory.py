@@ -6,12 +6,17 @@ inside; others a `tokenizer.json` with the unit tokens after the text.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
-from tinywave_core.errors import CheckpointError
+from tinywave_core.checkpoints.bounds import check_tokenizer_config, read_json
+from tinywave_core.checkpoints.pieces import fault_of_pieces
+from tinywave_core.errors import CheckpointError, TokenError
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
 from tinywave_core.tokenizers.text import save_tokenizer
 from tinywave_core.tokenizers.vocabulary import Convention, Vocabulary
@@ -23,7 +28,10 @@ _FAST_FILES = (FAST, "tokenizer_config.json", "special_tokens_map.json")
 def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
     """Vocabulary of the model in `folder`; `convention` is how a tokenizer.model is to be used (tokenizer.json has its own)."""
     if (folder / VOCABULARY).is_file():
-        return Vocabulary.from_json(json.loads((folder / VOCABULARY).read_text(encoding="utf-8")))
+        try:
+            return Vocabulary.from_json(read_json(folder / VOCABULARY))
+        except TokenError as error:
+            raise CheckpointError(f"{folder / VOCABULARY}: {error}. Copy the directory again") from error
     rows = _rows(folder)
     if (folder / SENTENCEPIECE).is_file():
         from tinywave_core.tokenizers.sentencepiece_text import read_vocabulary
@@ -42,10 +50,51 @@ def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
 
         return build_exact_tokenizer(folder / SENTENCEPIECE)
     if (folder / FAST).is_file():
-        return Tokenizer.from_file(str(folder / FAST))
+        return open_fast(folder / FAST)
+    return _from_pieces(folder).backend_tokenizer
+
+
+def open_fast(path: Path) -> Tokenizer:
+    """A tokenizer.json; CheckpointError names it where it is damaged, or deeper or larger than any is."""
+    read_json(path)
+    with _opening(path):
+        tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()  # a file can ask for texts of any length
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def open_as_transformers(folder: Path) -> Any:
+    """The tokenizer that AutoTokenizer finds in a directory: files of that folder alone, none of its code."""
+    from transformers import AutoTokenizer
+
+    check_tokenizer_config(folder)
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
+    with _opening(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _from_pieces(folder: Path) -> Any:
+    """transformers' fast tokenizer of a tokenizer.model."""
     from transformers import LlamaTokenizerFast
 
-    return LlamaTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    check_tokenizer_config(folder)
+    if fault := fault_of_pieces(folder / SENTENCEPIECE):
+        raise CheckpointError(f"{folder / SENTENCEPIECE} is no sentencepiece model ({fault}): copy it again")
+    with _opening(folder):
+        return LlamaTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """The libraries of tokenizers fail on damaged files with every kind of error, and with panics, which are no `Exception`s."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} cannot be read as a tokenizer ({error!s:.300}): copy it again") from error
 
 
 def copy_tokenizer(source: Path, folder: Path, vocabulary: Vocabulary) -> None:
@@ -73,28 +122,30 @@ def _write_from_pieces(source: Path, folder: Path, vocabulary: Vocabulary) -> No
 
         write_release_tokenizer(source, folder)
         return
-    from transformers import LlamaTokenizerFast
-
-    LlamaTokenizerFast.from_pretrained(source, local_files_only=True).save_pretrained(folder)
+    _from_pieces(source).save_pretrained(folder)
 
 
 def _rows(folder: Path) -> int:
     try:
-        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
-    except (OSError, ValueError, KeyError) as error:
+        return int(read_json(folder / "config.json")["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{folder / 'config.json'} has no vocab_size: expected the config of a Llama model"
         ) from error
 
 
 def _of_fast(path: Path, rows: int) -> Vocabulary:
-    ids = Tokenizer.from_file(str(path)).get_vocab()
+    ids = open_fast(path).get_vocab()
     if not {"[Text]", "[Speech]", "[Hu0]"} <= ids.keys():
         raise CheckpointError(
             f"{path} has no [Text], [Speech] and [Hu…] tokens: it is not the tokenizer of a speech language model"
         )
     hubert, pitch, style = (sum(name.startswith(f"[{kind}") for name in ids) for kind in ("Hu", "Pi", "St"))
     vocabulary = Vocabulary(ids["[Text]"], hubert, pitch, style, padded=rows)
+    if vocabulary.tokens > rows:
+        raise CheckpointError(
+            f"{path} has {vocabulary.tokens:,} tokens but the model has {rows:,} rows only: they are not of one model"
+        )
     wrong = [name for i, name in enumerate(vocabulary.names()) if ids.get(name) != vocabulary.text + i]
     if wrong:
         raise CheckpointError(

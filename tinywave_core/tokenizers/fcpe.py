@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.errors import CheckpointError
 
@@ -34,6 +35,7 @@ LOWEST_HZ, HIGHEST_HZ = 50.0, 1100.0
 THRESHOLD = 0.05
 NEIGHBOURS = 4  # bins on either side of the best one
 KERNEL_FRAMES = 31
+GROUPS = 4
 # Frames that a block works on at once: the memory between its layers (8 MB) is then reused instead of asked from the
 # system anew. 100 s of speech: 2.3 s of CPU time against 2.7 s; probabilities differ by less than 1e-6.
 FRAMES_AT_ONCE = 1000
@@ -99,6 +101,7 @@ class Fcpe:
         entries = load_entries(path)
         weights = state_dict(entries, "model", path)
         config = _checked(entries.get("config_dict"), path)
+        check_claims(path, config["n_layers"], _parameters(config), weights, path)
         network = _Network(config["hidden_dims"], config["n_layers"], config["out_dims"])
         load_strictly(network, _as_layers(without_weight_norm(weights, path)), path, _renamed)
         return cls(network, torch.device(device))
@@ -146,7 +149,7 @@ class _Network(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv1d(MEL_BANDS, channels, 3, padding=1),
-            nn.GroupNorm(4, channels),
+            nn.GroupNorm(GROUPS, channels),
             nn.LeakyReLU(),
             nn.Conv1d(channels, channels, 3, padding=1),
         )
@@ -228,9 +231,17 @@ def _checked(config: Any, path: Path) -> Mapping[str, int]:
                 raise _foreign(path, f"{section}.{field}", found, repr(value))
     sizes = {field: _field(config, "model", field) for field in ("hidden_dims", "n_layers", "out_dims")}
     for field, found in sizes.items():
-        if type(found) is not int or found < 1:
-            raise _foreign(path, f"model.{field}", found, "a whole number above 0")
+        if type(found) is not int or not 0 < found < MOST_NUMBER or (field == "hidden_dims" and found % GROUPS):
+            raise _foreign(
+                path, f"model.{field}", found, f"a whole number above 0, for hidden_dims a multiple of {GROUPS}"
+            )
     return sizes
+
+
+def _parameters(sizes: Mapping[str, int]) -> int:
+    """A lower bound of what `_Network` has."""
+    channels = sizes["hidden_dims"]
+    return channels * (3 * (MEL_BANDS + channels) + 6 * channels * sizes["n_layers"] + sizes["out_dims"])
 
 
 def _field(config: Any, section: str, field: str) -> Any:
@@ -240,7 +251,7 @@ def _field(config: Any, section: str, field: str) -> Any:
 
 def _foreign(path: Path, name: str, found: Any, expected: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: {name} in its config_dict is {'missing' if found is None else repr(found)}, expected {expected}: "
+        f"{path}: {name} in its config_dict is {'missing' if found is None else shown(found)}, expected {expected}: "
         f"another kind of FCPE than the one in {_WEIGHTS[0]} 0.0.4"
     )
 

@@ -7,6 +7,7 @@ Shapes: T frames, D width, K units.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.errors import CheckpointError
 
 Units = npt.NDArray[np.int64]
 NEGATIVE_SLOPE = 0.01
+_SIZES = ("vocab_size", "dim", "upstream_dim")
 
 
 class Quantizer(Protocol):
@@ -102,20 +105,23 @@ def load_quantizer(path: Path, width: int, device: torch.device | str = "cpu") -
     config = _linear_config(entries, path)
     if config["dim"] != width:
         raise CheckpointError(f"{path} quantizes features of width {config['dim']}, this HuBERT gives {width}")
+    weights = state_dict(entries, "model_weight", path)
+    check_claims(path, 3, sum(a * b for a, b in pairwise(_widths(*(config[name] for name in _SIZES)))), weights, path)
     quantizer = LinearQuantizer(config["vocab_size"], config["dim"], config["upstream_dim"])
-    load_strictly(quantizer.layers, state_dict(entries, "model_weight", path), path)
+    load_strictly(quantizer.layers, weights, path)
     return quantizer.to(device).eval()
 
 
 def _linear_config(entries: dict[str, Any], path: Path) -> dict[str, Any]:
     config = entries.get("model_cfg")
-    names = ("vocab_size", "dim", "upstream_dim")
-    if not isinstance(config, dict) or not all(type(config.get(name)) is int and config[name] > 0 for name in names):
+    if not isinstance(config, dict) or not all(
+        type(config.get(name)) is int and 0 < config[name] < MOST_NUMBER for name in _SIZES
+    ):
         raise CheckpointError(
             f"{path} has neither model_cfg with sizes vocab_size, dim and upstream_dim nor cluster_centers (found "
             f"{', '.join(sorted(map(str, entries))[:6]) or 'nothing'}); expected L11_quantizer_500.pt or k-means centres"
         )
-    widths = _widths(*(config[name] for name in names))
+    widths = _widths(*(config[name] for name in _SIZES))
     if min(widths) < 1:
         raise CheckpointError(f"{path} has a model_cfg of layers {list(widths)} wide: it is not that of a quantizer")
     return config
@@ -136,6 +142,6 @@ def _centres(entries: dict[str, Any], path: Path) -> Tensor:
         raise CheckpointError(f"{path} has cluster_centers {found}; expected a tensor [units, width] of finite numbers")
     if entries.get("n_clusters", len(centres)) != len(centres):
         raise CheckpointError(
-            f"{path} has {len(centres)} cluster_centers and n_clusters {entries['n_clusters']}: they are not of one file"
+            f"{path} has {len(centres)} cluster_centers and n_clusters {shown(entries['n_clusters'])}: they are not of one file"
         )
     return centres.float()

@@ -22,6 +22,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from tinywave_core.checkpoints.pieces import fault_of_pieces
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.text import SPECIALS, save_tokenizer
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
@@ -103,10 +104,14 @@ def _open(path: Path) -> SentencePieceProcessor:
         raise CheckpointError(f"{path} does not exist: expected the sentencepiece model of a SpiritLM release")
     processor = SentencePieceProcessor()
     try:
+        if fault := fault_of_pieces(path):
+            raise ValueError(fault)
         processor.LoadFromSerializedProto(path.read_bytes())
         _names(processor)  # in a damaged file, pieces need not be text
-    except (RuntimeError, OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no sentencepiece model, or a truncated one: copy it again") from error
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no sentencepiece model, or a truncated one ({error}): copy it again"
+        ) from error
     # The rule of spaces is the last part of the file: one that was cut between two pieces still opens, without it.
     if processor.get_piece_size() == 0 or processor.normalize("  Ⅷ") != f"{BOUNDARY * 3}Ⅷ":
         raise CheckpointError(f"{path} does not treat spaces as Llama's tokenizer does: truncated, or not of SpiritLM")

@@ -18,6 +18,8 @@ from tinywave_core.errors import ConfigError, TokenError
 Convention = Literal["slow", "fast"]
 Kind = Literal["text", "marker", "hubert", "pitch", "style"]
 KINDS: tuple[Kind, ...] = ("text", "marker", "hubert", "pitch", "style")
+MOST_ROWS = 1 << 24
+MOST_UNITS = 10_000  # of a kind: their numbers have four digits
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # <unk>, <s>, </s> as in Llama's tokenizers
 BYTE_TEXT = 259  # <unk>, <s>, </s> and the 256 bytes: the text part of a fresh teacher
 # ASCII digits only, at most four: \d would accept other scripts, and long ids would reach the integer parser.
@@ -171,7 +173,18 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
-        return cls(**values)
+        """What `to_json` gave; TokenError where these are no sizes, or more than there are names or rows for."""
+        most = {"text": MOST_ROWS, "hubert": MOST_UNITS, "pitch": MOST_UNITS, "style": MOST_UNITS, "padded": MOST_ROWS}
+        if not isinstance(values, dict) or not {"text", "hubert"} <= values.keys() <= {*most, "boundary"}:
+            raise TokenError(f"{values!r:.200} is no vocabulary: expected {', '.join(most)} and boundary")
+        own = cls(**values)
+        for name, limit in most.items():
+            size = getattr(own, name)
+            if type(size) is not int or not 0 <= size <= limit:
+                raise TokenError(f"{name} {size!r:.40} is no size of a vocabulary: expected 0 to {limit:,}")
+        if own.boundary is not None and (type(own.boundary) is not int or not 0 <= own.boundary < own.text):
+            raise TokenError(f"boundary {own.boundary!r:.40} is no id of {own.text:,} text pieces")
+        return own
 
 
 # Of the release: base has units only; both are padded to a multiple of 256 rows, and 29871 is Llama 2's ▁.

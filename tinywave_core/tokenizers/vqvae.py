@@ -18,12 +18,15 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict
 from tinywave_core.errors import CheckpointError
 
 # Whether F0 is interpolated is the extractor's business; what differs here is the mean.
 FEATURES = ("f0_interp,vuv", "f0,vuv", "norm_f0_interp,vuv", "norm_f0,vuv")
 CHANNELS = 2  # F0 and voicing
+MOST_YAML_BYTES = 1 << 20
+MOST_REACH = 1 << 16  # frames; tensors do not show it, and memory grows with it
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Architecture:
     codes: int
     """K"""
 
+    def sizes(self) -> tuple[int, int]:
+        """Convolutions, and a lower bound of the parameters."""
+        unit = self.width * self.unit_width * 4
+        level = self.width * (2 * self.stride * CHANNELS) + self.depth * unit
+        return self.downs * (1 + 2 * self.depth), self.downs * level + self.code_width * (3 * self.width + self.codes)
+
 
 def code_count(folder: Path) -> int:
     """How many codes the release in a folder has, from its config alone."""
@@ -69,6 +78,7 @@ class PitchCodes:
         architecture = read_config(folder / "config.yaml")
         path = folder / "model.pt"
         weights = state_dict(load_entries(path), "model", path)
+        check_claims(folder / "config.yaml", *architecture.sizes(), weights, path)
         network = _Network(architecture)
         load_strictly(network, weights, path, _renamed)
         return cls(network, architecture, torch.device(device))
@@ -96,10 +106,12 @@ class PitchCodes:
 def read_config(path: Path) -> Architecture:
     """The fields that matter; CheckpointError names the file, the field, what was found and what was expected."""
     try:
+        if (size := path.stat().st_size) > MOST_YAML_BYTES:
+            raise ValueError(f"{size:,} bytes, expected {MOST_YAML_BYTES:,} at most")
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): expected the config.yaml of the release beside model.pt"
+            f"{path} cannot be read ({(str(error).splitlines() or [repr(error)])[0]}): expected the config.yaml of the release beside model.pt"
         ) from error
     fields = _Fields(config, path)
     code_width = fields.whole("encoder_params.output_emb_width")
@@ -111,15 +123,23 @@ def read_config(path: Path) -> Architecture:
     fields.one_of("encoder_params.res_scale", None, False)
     fields.one_of("encoder_params.dilation_cycle", None)
     width = fields.whole("encoder_params.width")
+    depth, growth = fields.whole("encoder_params.depth"), fields.whole("encoder_params.dilation_growth_rate", default=1)
+    if growth ** min(depth - 1, MOST_REACH.bit_length()) > MOST_REACH:
+        raise CheckpointError(
+            f"{path}: dilation_growth_rate {growth:,} over a depth of {depth:,} reaches beyond {MOST_REACH:,} frames; "
+            "other pitch encoders cannot be used"
+        )
+    if (unit_width := int(fields.positive("encoder_params.m_conv", default=1.0) * width)) < 1:
+        raise CheckpointError(f"{path}: encoder_params.m_conv leaves no channel of {width:,}")
     return Architecture(
         removes_mean="norm_" in fields.one_of("features", *FEATURES) or bool(fields.get("speaker_norm")),
         downs=fields.of_one_level("encoder_params.downs_t", multiple_of=1),
         # With an odd one, the count of codes would not be F // stride.
         stride=fields.of_one_level("encoder_params.strides_t", multiple_of=2),
         width=width,
-        unit_width=int(fields.positive("encoder_params.m_conv", default=1.0) * width),
-        depth=fields.whole("encoder_params.depth"),
-        dilation_growth=fields.whole("encoder_params.dilation_growth_rate", default=1),
+        unit_width=unit_width,
+        depth=depth,
+        dilation_growth=growth,
         code_width=code_width,
         codes=fields.whole("vq_params.l_bins"),
     )
@@ -147,27 +167,27 @@ class _Fields:
 
     def whole(self, name: str, default: int | None = None) -> int:
         found = self.get(name, default)
-        if type(found) is not int or found < 1:
+        if type(found) is not int or not 0 < found < MOST_NUMBER:
             raise self._error(name, found, "a whole number above 0")
         return found
 
     def positive(self, name: str, default: float) -> float:
         found = self.get(name, default)
-        if type(found) not in (int, float) or found <= 0:
+        if type(found) not in (int, float) or not 0 < found < MOST_NUMBER:
             raise self._error(name, found, "a number above 0")
         return float(found)
 
     def of_one_level(self, name: str, multiple_of: int) -> int:
         found = self.get(name)
         one = found[0] if isinstance(found, list) and len(found) == 1 else None
-        if type(one) is not int or one < 1 or one % multiple_of:
+        if type(one) is not int or not 0 < one < MOST_NUMBER or one % multiple_of:
             kind = "even number" if multiple_of == 2 else "whole number"
             raise self._error(name, found, f"a list of one {kind} above 0, such as [{2 * multiple_of}]")
         return one
 
     def _error(self, name: str, found: Any, expected: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path}: {name} is {'missing' if found is None else repr(found)}, expected {expected}; "
+            f"{self._path}: {name} is {'missing' if found is None else shown(found)}, expected {expected}; "
             "other pitch encoders cannot be used"
         )
 

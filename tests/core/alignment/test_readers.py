@@ -1,12 +1,14 @@
 """Which file or row belongs to which recording, and the forms that ready alignments come in."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinywave_core.alignment.readers import open_alignments, textgrid_words, words_of_cut
+from tinywave_core.alignment.readers import ctm_words, open_alignments, slamkit_words, textgrid_words, words_of_cut
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import SourceError
 
@@ -120,11 +122,76 @@ def test_a_textgrid_in_utf_16_as_praat_saves_it_is_read():
         (short_textgrid(("phones", '0 1 "HH"')), "has the tiers phones; expected one that is called words"),
         (short_textgrid(("words", '0 "hello"')), "line 5: found 'hello', expected a number"),
         ("0.0 1.0 hello\n", "a.TextGrid, line 1"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 1e999', "line 3: counts inf, expected a whole number"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> -1', "line 3: counts -1, expected a whole number"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 1.5 1 1 1', "line 3: counts 1.5, expected a whole number"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> 2000000000', r"counts 2e\+09, expected a whole number, and so many"),
+        ('"ooTextFile"\n"TextGrid"\n0 2 <exists> nan', "ends where a number is expected"),
+        (short_textgrid(("words", '0.5 1 "hello"')).replace(" 2 1\n", " 2 -1\n"), "line 4: counts -1"),
+        (
+            short_textgrid(("words", '0.5 1e999 "hello"')),
+            "line 5: has the time inf, expected a number of at most 1,000,000",
+        ),
+        (short_textgrid(("words", '0.5 nan "hello"')), "line 5: found 'hello', expected a number"),
     ],
 )
 def test_a_textgrid_without_words_is_refused(text: str, said: str):
     with pytest.raises(SourceError, match=said):
         textgrid_words("a.TextGrid", text.encode())
+
+
+@pytest.mark.parametrize("time", ["1e300", "-1e300", "nan", "inf", "-inf", "1" * 400, "1e7", "soon"])
+@pytest.mark.parametrize("line", ["a 1 {} 0.5 hello", "a 1 0.5 {} hello"])
+def test_a_ctm_with_a_time_that_is_none_is_named_with_its_line(line: str, time: str):
+    with pytest.raises(SourceError, match=r"a\.ctm, line 2: has the time '?-?[0-9a-z+.]+") as refused:
+        ctm_words("a.ctm", f"a 1 0 1 fine\n{line.format(time)}\n".encode())
+    assert "expected a number of at most 1,000,000" in str(refused.value) and len(str(refused.value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "a.json: is no JSON that can be read .*recursion"),
+        ('{"aligned_text": ' + "[" * 100_000, "a.json: is no JSON that can be read .*recursion"),
+        ('{"aligned_text": [["hello", 0, ' + "9" * 5000 + "]]}", "a.json: is no JSON that can be read .*limit"),
+        (
+            '{"aligned_text": [["hello", 0, ' + "9" * 400 + "]]}",
+            "a.json, word 1: has the time 9{40}, expected a number",
+        ),
+        ('{"aligned_text": [["hello", 0, NaN]]}', "a.json, word 1: has the time nan"),
+        ('{"aligned_text": [["hello", 0, [1]]]}', "a.json, word 1: has the time .1., expected a number"),
+    ],
+)
+def test_a_json_that_is_deep_or_has_no_times_is_named(text: str, said: str):
+    with pytest.raises(SourceError, match=said):
+        slamkit_words("a.json", text.encode())
+
+
+def test_a_parquet_table_whose_text_or_pages_are_damaged_is_named(tmp_path: Path):
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xff")]
+    )
+    table = pa.table({"path": ["a"], "word": bad, "start_s": [0.0], "end_s": [1.0]})
+    pq.write_table(table, tmp_path / "words.parquet", compression="none", write_page_checksum=True)
+    data = (tmp_path / "words.parquet").read_bytes()
+    with pytest.raises(SourceError, match=r"words\.parquet cannot be read .*codec can't decode"):
+        open_alignments(str(tmp_path / "words.parquet"), ["a.flac"])
+    (tmp_path / "words.parquet").write_bytes(
+        data.replace(b"\xff\xff", b"ab", 1)
+    )  # text now, but the checksum is another
+    with pytest.raises(SourceError, match=r"words\.parquet cannot be read .*CRC"):
+        open_alignments(str(tmp_path / "words.parquet"), ["a.flac"])
+
+
+def test_links_and_pipes_among_alignments_are_left_alone(tmp_path: Path):
+    outside = written(tmp_path / "outside", **{"a.ctm": CTM.format("a")})
+    folder = Path(written(tmp_path / "in", **{"b.ctm": CTM.format("b")}))
+    (folder / "a.ctm").symlink_to(Path(outside) / "a.ctm")
+    (folder / "more").symlink_to(outside)
+    (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "c.ctm")
+    alignments = open_alignments(str(folder), ["a.flac", "b.flac", "c.flac"])
+    assert [alignments.words(f"{name}.flac") for name in "abc"] == [None, HELLO, None]
 
 
 def test_a_word_that_passes_the_cut_by_a_frame_ends_with_it_and_by_more_is_left_out():

@@ -50,8 +50,10 @@ def test_librilight_records_name_the_speaker(tmp_path: Path) -> None:
         "s/b/x.json": '{"speaker": "100", "snr": 9.5}',
         "s/b/y.flac": "",
         "s/b/y.json": "not json",
+        "s/b/z.flac": "",
+        "s/b/z.json": "[" * 100_000,
     }
-    assert [label.speaker for label in labels(tmp_path, files).by_path.values()] == ["100", None]
+    assert [label.speaker for label in labels(tmp_path, files).by_path.values()] == ["100", None, None]
 
 
 def test_a_manifest_overrules_the_others(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Audio for looking and for prompts: loaded as SpiritLM's tokenizer loads it."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torchaudio
 
 from tests.fixtures import release
+from tinywave_core.audio import waveform
 from tinywave_core.audio.waveform import read_waveform, to_mono_16k
 from tinywave_core.errors import SourceError
 
@@ -94,6 +96,68 @@ def test_what_is_no_file_of_audio_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "samples.raw").write_bytes(bytes(100))
     with pytest.raises(SourceError, match=r"cannot be read as audio"):
         read_waveform(tmp_path / name)
+
+
+def silent_flac(path: Path, frames: int, rate: int = 48_000, channels: int = 2) -> Path:
+    with soundfile.SoundFile(path, "w", rate, channels, "PCM_16") as file:
+        for start in range(0, frames, 1 << 20):
+            file.write(np.zeros((min(1 << 20, frames - start), channels), np.int16))
+    return path
+
+
+def with_length(path: Path, frames: int) -> Path:
+    """A FLAC file whose header claims another number of frames; 0 says that it is not known."""
+    data = bytearray(path.read_bytes())
+    data[18:26] = (int.from_bytes(data[18:26], "big") >> 36 << 36 | frames).to_bytes(8, "big")
+    path.write_bytes(data)
+    return path
+
+
+def refused_for_its_length(path: Path) -> tuple[str, float]:
+    """The words, and the memory in MB that refusing took."""
+    tracemalloc.start()  # numpy's arrays are counted
+    try:
+        with pytest.raises(SourceError) as refused:
+            read_waveform(path)
+        return str(refused.value), tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("frames", [(1 << 36) - 1, 30 * 60 * 16_000 + 1])
+def test_a_header_that_claims_more_than_half_an_hour_is_refused_before_memory_is_taken(
+    tmp_path: Path, frames: int
+) -> None:
+    said, megabytes = refused_for_its_length(with_length(silent_flac(tmp_path / "a.flac", 16_000, 16_000, 1), frames))
+    assert f"{frames / 16_000 / 60:,.1f} minutes of audio or more; expected 30 at most: cut it, or let" in said
+    assert megabytes < 1
+
+
+def test_a_bomb_that_does_not_say_its_length_is_given_up_at_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waveform, "LONGEST_S", 20)
+    path = with_length(silent_flac(tmp_path / "a.flac", 48_000 * 200), 0)
+    assert path.stat().st_size < 48_000 * 200 * 2 * 4 / 1000  # a thousandth of what it unpacks to
+    said, megabytes = refused_for_its_length(path)
+    assert "a.flac has 0.3 minutes of audio or more; expected 0.3333 at most" in said
+    assert megabytes < 2 * 20 * 48_000 * 2 * 4 / 1e6  # not the 77 MB that are in it
+
+
+def test_at_high_rates_the_limit_is_one_of_memory(tmp_path: Path) -> None:
+    path = with_length(silent_flac(tmp_path / "a.flac", 1000, 192_000), 192_000 * 451)
+    assert "has 7.5 minutes of audio or more; expected 7.5 at most" in refused_for_its_length(path)[0]
+
+
+def test_a_whole_file_that_does_not_say_its_length_is_read(tmp_path: Path) -> None:
+    assert len(read_waveform(with_length(silent_flac(tmp_path / "a.flac", 70_000, 16_000, 1), 0))) == 70_000
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_blocks_are_the_samples_of_one_piece(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / name, noise(200_000, 2), 16_000)
+    whole, _ = soundfile.read(tmp_path / name, dtype="float32")
+    np.testing.assert_array_equal(read_waveform(tmp_path / name), whole.mean(axis=1, dtype=np.float32))
 
 
 def test_path_may_be_a_string(tmp_path: Path) -> None:

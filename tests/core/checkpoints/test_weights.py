@@ -92,17 +92,8 @@ def whole(small_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         if (small_release / opened.path).exists():
             shutil.copytree(small_release / opened.path.parent, root / opened.path.parent, dirs_exist_ok=True)
     release.write_hubert_directory(root / "hubert_directory", release.small_hubert(), safetensors=False)
-    write_small_fcpe(root / OPENED["fcpe"].path)
+    release.write_small_fcpe(root / OPENED["fcpe"].path)
     return root
-
-
-def write_small_fcpe(path: Path) -> None:
-    recipe, width = release.PARTS["fcpe_rand"], {512: 8, 1024: 16, 2048: 32}
-    kept = {key: shape for key, shape in recipe["shapes"].items() if "layers" not in key or "layers.0." in key}
-    weights = release.weights(recipe, {key: [width.get(size, size) for size in shape] for key, shape in kept.items()})
-    config = recipe["config"] | {"model": recipe["config"]["model"] | {"hidden_dims": 8, "n_layers": 1}}
-    path.parent.mkdir()
-    torch.save({"model": weights | {"cent_table": torch.linspace(1000, 9000, 360)}, "config_dict": config}, path)
 
 
 def copied(whole: Path, opened: Opened, folder: Path) -> Path:

@@ -51,6 +51,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths_without_hidden_files_and_lin
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "link.txt").symlink_to(tmp_path / "b.txt")
+    (tmp_path / "round").symlink_to(tmp_path)
     assert list(read(tmp_path)[0].items()) == [("a/z.TXT:1", "a/z.TXT"), ("b.txt:1", "b.txt")]
 
 

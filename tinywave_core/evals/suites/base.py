@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinywave_core.errors import SourceError
+from tinywave_core.names import not_linked_out
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 WHOLE, MACRO = RESERVED = "all", "macro"  # figures over all pairs, and over all subsets
@@ -60,12 +61,17 @@ class Suite:
 
 def audio_files(folder: Path) -> list[Path]:
     """Recordings in a folder by name, without the hidden ones that archivers leave behind."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in AUDIO and p.is_file() and p.name[0] != ".")
+    return [p for p in entries(folder) if p.suffix.lower() in AUDIO and p.is_file() and p.name[0] != "."]
 
 
 def folders(folder: Path) -> list[Path]:
     """Folders in a folder by name, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._")
+    return [p for p in entries(folder) if p.is_dir() and p.name[0] not in "._"]
+
+
+def entries(folder: Path) -> list[Path]:
+    """All that lies in a folder by name; SourceError for a link that leads out of it."""
+    return [not_linked_out(folder, path) if path.is_symlink() else path for path in sorted(folder.iterdir())]
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Pairs of your own: a JSONL or CSV file with id, pos, neg and, where wanted, prompt, group, voice, text, subset.
 
-pos, neg and prompt are recordings, relative to the manifest, if they end like one (.wav, .flac, .ogg, .opus, .mp3), else text:
+pos, neg and prompt are recordings if they end like one (.wav, .flac, .ogg, .opus, .mp3), in or below the folder of the manifest, else text:
 
     {"id": "1", "pos": "1/right.wav", "neg": "1/wrong.wav"}
     {"id": "2", "prompt": "Tom lost his key.", "pos": "He could not get in.", "neg": "He ate the soup.", "group": "tom"}
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tinywave_core.errors import SourceError
 from tinywave_core.evals.suites.base import AUDIO, RESERVED, WHOLE, Content, Pair, Suite, some
+from tinywave_core.names import inside
 
 REQUIRED = ("id", "pos", "neg")
 OPTIONAL = ("prompt", "group", "voice", "text", "subset")
@@ -51,7 +52,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, object]]]:
 def _object(place: str, line: str) -> dict[str, object]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{place} is no JSON ({error}): expected an object with {', '.join(REQUIRED)}") from error
     if not isinstance(row, dict):
         raise SourceError(f"{place} is no JSON object: expected one with {', '.join(REQUIRED)}")
@@ -80,7 +81,7 @@ def _pair(folder: Path, place: str, row: dict[str, object]) -> Pair:
 def _content(folder: Path, place: str, value: str) -> Content:
     if not value.lower().endswith(AUDIO):
         return value
-    path = folder / value
+    path = inside(folder, value, place)
     if not path.is_file():
         raise SourceError(
             f"{place} names {value}, and there is no such file in {folder}: correct the path or copy the file"

@@ -10,6 +10,7 @@ from tinywave_core.evals.suites.manifest import open_manifest
 from tinywave_core.evals.suites.salmon import PARTS, open_salmon
 from tinywave_core.evals.suites.story_cloze import open_story_cloze
 from tinywave_core.evals.suites.zerospeech import FOLDER, GOLD, Task, open_zerospeech
+from tinywave_core.names import not_linked_out
 
 Kind = Literal["sSC", "tSC", "salmon", "swuggy", "sblimp", "pairs"]
 KINDS: tuple[Kind, ...] = ("sSC", "tSC", "salmon", "swuggy", "sblimp", "pairs")
@@ -76,7 +77,8 @@ def detect(folder: Path) -> Kind:
 def _manifest(place: Path) -> Path | None:
     if place.is_file():
         return place if place.suffix.lower() in (".jsonl", ".csv") and place.name != GOLD else None
-    return next((place / name for name in MANIFESTS if (place / name).is_file()), None)
+    found = next((place / name for name in MANIFESTS if (place / name).is_file()), None)
+    return not_linked_out(place, found) if found else None
 
 
 def _gold_task(path: Path) -> Task | None:
@@ -84,5 +86,8 @@ def _gold_task(path: Path) -> Task | None:
     if not path.is_file():
         return None
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        columns = next(csv.reader(file), [])
+        try:
+            columns = next(csv.reader(file), [])
+        except csv.Error:  # the reader of the suite says what is wrong
+            return None
     return "swuggy" if "word" in columns else "sblimp" if "subtype" in columns else None

@@ -4,17 +4,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinywave_core.errors import SourceError
-from tinywave_core.evals.suites.base import AUDIO, some
-
-_ROWS = 32
+from tinywave_core.evals.suites.base import AUDIO, entries, some
+from tinywave_core.storage import foreign_parquet
 
 
 def tables(folder: Path) -> list[Path]:
     """Parquet files of a folder by name."""
-    return sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._")
+    return [path for path in entries(folder) if path.suffix == ".parquet" and path.name[0] not in "._"]
 
 
 def unpack(paths: Sequence[Path], number: str, versions: Sequence[str], target: Path) -> None:
@@ -34,14 +32,15 @@ def unpack(paths: Sequence[Path], number: str, versions: Sequence[str], target: 
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict]:
-    file = pq.ParquetFile(path)
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        raise SourceError(
-            f"{path} has no column {some(missing)}, but {some(file.schema_arrow.names, 8)}: is it SALMon's?"
-        )
-    for batch in file.iter_batches(_ROWS, columns=columns):
-        yield from batch.to_pylist()
+    names = foreign_parquet.schema(path).names
+    if missing := [name for name in columns if name not in names]:
+        raise SourceError(f"{path} has no column {some(missing)}, but {some(names, 8)}: is it SALMon's?")
+    for row in foreign_parquet.rows(path, columns):
+        if type(row[columns[0]]) is not int:
+            raise SourceError(
+                f"{path} has the {columns[0]} {row[columns[0]]!r:.40}; expected whole numbers: is it SALMon's?"
+            )
+        yield row
 
 
 def _write(audio: dict | None, target: Path, where: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tinywave_core.errors import SourceError
 from tinywave_core.evals.suites.base import MANIFEST_ADVICE, Pair, Suite, audio_files, folders, no_audio, some
 from tinywave_core.evals.suites.parquet import tables, unpack
+from tinywave_core.names import not_linked_out
 
 CONSISTENCY = (
     "bg_all_consistency",
@@ -30,7 +31,11 @@ _NAME = re.compile(r"sample_([0-9]+)_([0-9]+)")
 
 def open_salmon(folder: Path) -> Suite:
     """All parts in `folder`, or the one part that it is."""
-    parts = [folder] if folder.name in PARTS else [folder / name for name in PARTS if (folder / name).is_dir()]
+    parts = (
+        [folder]
+        if folder.name in PARTS
+        else [not_linked_out(folder, folder / name) for name in PARTS if (folder / name).is_dir()]
+    )
     if not parts:
         raise SourceError(
             f"{folder} has no part of SALMon, but {some(p.name for p in folders(folder)) or 'no folders'}; expected some of "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinywave_core.errors import SourceError
 from tinywave_core.evals.cross_modal_cloze import DIRECTIONS
-from tinywave_core.evals.suites.base import AUDIO, MANIFEST_ADVICE, Content, Pair, Suite, folders, some
+from tinywave_core.evals.suites.base import AUDIO, MANIFEST_ADVICE, Content, Pair, Suite, entries, folders, some
 from tinywave_core.evals.suites.named import named_pairs
 
 ROLES = ("mutual", "correct", "incorrect")
@@ -32,7 +32,7 @@ def _parts(folder: Path) -> dict[tuple[str | None, str], Roles]:
     found: dict[tuple[str | None, str], Roles] = {}
     inside = [(None, folder), *((inner.name, inner) for inner in folders(folder))]
     for voice, place in inside:
-        for path in sorted(place.iterdir()):
+        for path in entries(place):
             story, _, role = path.stem.rpartition("_")
             modality = "speech" if path.suffix.lower() in AUDIO else "text" if path.suffix.lower() == ".txt" else None
             if path.name[0] == "." or not story or role not in ROLES or modality is None:

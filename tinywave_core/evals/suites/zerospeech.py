@@ -16,6 +16,7 @@ from typing import Literal
 from tinywave_core.errors import SourceError
 from tinywave_core.evals.suites.base import MANIFEST_ADVICE, Pair, Suite, audio_files, files_below, no_audio, some
 from tinywave_core.evals.suites.named import named_pairs
+from tinywave_core.names import not_linked_out
 
 Task = Literal["swuggy", "sblimp"]
 GOLD = "gold.csv"
@@ -52,7 +53,7 @@ def open_zerospeech(task: Task, folder: Path) -> Suite:
 def task_folder(task: Task, folder: Path) -> Path:
     """Where the recordings of a task lie: `folder`, or in it dev or test, or lexical/dev and so on, if only one of them is there."""
     inner = [folder / below / part for below in (".", FOLDER[task]) for part in ("dev", "test")]
-    there = [place for place in inner if place.is_dir() and audio_files(place)]
+    there = [place for place in inner if place.is_dir() and audio_files(not_linked_out(folder, place))]
     if audio_files(folder) or not there:
         return folder
     if len(there) > 1:

@@ -214,9 +214,9 @@ def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     """The checkpoint's tokenizer must give the unit tokens the ids that the token shards have."""
     if (folder / "tokenizer.model").is_file():  # the vocabulary was read from it
         return
-    from transformers import AutoTokenizer
+    from tinywave_core.tokenizers.directory import open_as_transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = open_as_transformers(folder)
     names = vocabulary.names()
     for name, expected in (
         (names[0], vocabulary.text),

@@ -138,11 +138,10 @@ def _sample(sequences: "list[TokenSequence]", config: GapConfig) -> "list[TokenS
 
 def _costly(step: Step[GapConfig, GapSummary], models: "SideBySide") -> list[CostlyToken]:
     """The tokens that cost most, by name."""
-    from tokenizers import Tokenizer
-
     from tinywave_core.evals.gaps import costly_tokens
+    from tinywave_core.tokenizers.directory import open_fast
 
-    names = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    names = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
     costs = costly_tokens(models.gaps.values(), step.config.costly_tokens, step.config.costly_min_count)
     return [CostlyToken(token=names.id_to_token(cost.id), **dict(cost)) for cost in costs]
 

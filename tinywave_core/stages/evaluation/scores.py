@@ -302,17 +302,16 @@ def _cross_modal_items(
     step: Step[EvaluationConfig, ScoresSummary], vocabulary: Vocabulary
 ) -> "dict[str, list[ClozeItem]]":
     """Items of the cross-modal cloze by direction; none where no words have times."""
-    from tokenizers import Tokenizer
-
     from tinywave_core.evals.cross_modal_cloze import Timed, cross_modal_items
     from tinywave_core.sequences.interleaving import text_encoder
+    from tinywave_core.tokenizers.directory import open_fast
 
     # Times of words are in interleaved shards only.
     mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
     timed = [Timed.of(row) for row in held_out_rows(mixed, Timed.COLUMNS) if row["words"]]
     if not timed:
         return {}
-    tokenizer = Tokenizer.from_file(str(step.input("teacher").path("teacher") / "tokenizer.json"))
+    tokenizer = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
     encode_text = text_encoder(tokenizer, vocabulary)
     return cross_modal_items(timed, vocabulary, encode_text, step.config, step.params["sequence_length"])
 

@@ -61,10 +61,21 @@ def test_a_manifest_settles_a_folder_whose_names_do_not(place):
             "some lines have a subset and 2 have none",
         ),
         ("[1]", "is no JSON object"),
+        ('{"id": "1", "pos": "../out.wav", "neg": "here.wav"}', "jsonl:1 names '../out.wav', which has"),
+        (
+            '{"id": "1", "pos": "/etc/a.wav", "neg": "here.wav"}',
+            "jsonl:1 names '/etc/a.wav', which is an absolute path",
+        ),
+        ('{"id": "1", "pos": "a", "neg": "b", "prompt": "in\\\\a.wav"}', "which has a backslash"),
+        ('{"id": "1", "pos": "link.wav", "neg": "here.wav"}', "link.wav is a link to .*out.wav, outside the folder"),
+        ("[" * 100_000, "jsonl:1 is no JSON .*recursion"),
+        ('{"id": ' + "1" * 5000 + ', "pos": "a", "neg": "b"}', "jsonl:1 is no JSON .*limit"),
         ("{", "is no JSON"),
         ("", "lists no pairs"),
     ],
 )
 def test_a_line_that_is_wrong_is_refused_with_its_place(place, text, said):
+    folder = place(["here.wav", "../out.wav"])
+    (folder / "link.wav").symlink_to("../out.wav")
     with pytest.raises(SourceError, match=said):
-        open_suite("pairs", write(place(["here.wav"]), text))
+        open_suite("pairs", write(folder, text))

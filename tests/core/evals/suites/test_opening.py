@@ -47,3 +47,25 @@ def test_a_kind_that_is_none_and_a_folder_that_is_not_there_are_refused(place):
         open_suite("swugy", place(["0_a.wav"]))
     with pytest.raises(SourceError, match="there is nothing at"):
         open_suite("salmon", "/no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "link"),
+    [
+        ("pairs", ["a.wav"], "pairs.jsonl"),
+        ("sSC", ["0_a.wav"], "1_b.wav"),
+        ("sSC", ["amy/0_a.wav"], "ben"),
+        ("tSC", ["1_mutual.txt"], "1_correct.txt"),
+        ("salmon", ["gender_consistency/sample_0_0.wav"], "gender_consistency/sample_0_1.wav"),
+        ("salmon", ["gender_consistency/sample_0_0.wav"], "rir_consistency"),
+        ("salmon", ["rir_consistency/about.txt"], "rir_consistency/train-0.parquet"),
+        ("swuggy", ["lexical/about.txt"], "lexical/dev"),
+        ("sblimp", ["syntactic/dev/0.wav"], "syntactic/dev/gold.csv"),
+    ],
+)
+def test_a_link_that_leads_out_of_a_suite_is_refused(place, tmp_path, kind, names, link):
+    outside = place(["../outside/0_a.wav"]).parent / "outside"
+    folder = place(names)
+    (folder / link).symlink_to(outside if "." not in link else outside / "0_a.wav")
+    with pytest.raises(SourceError, match=r"is a link to .*/outside.*, outside the folder: put a copy there"):
+        open_suite(kind, folder)

@@ -61,7 +61,7 @@ def hub_part(folder: Path, part: str, rows: list[dict], **others: list) -> Path:
     return folder
 
 
-def row(ind: int, positive: bytes = b"right", negative: bytes | None = b"wrong") -> dict:
+def row(ind: int | str, positive: bytes = b"right", negative: bytes | None = b"wrong") -> dict:
     recordings = {"positive_audio": positive, "negative_audio": negative}
     return {"ind": ind, **{name: {"bytes": data, "path": f"{name}.flac"} for name, data in recordings.items()}}
 
@@ -84,9 +84,10 @@ def test_a_part_in_parquet_gives_the_pairs_of_its_columns(tmp_path):
     [
         ([{"ind": 1, "positive": b""}], "has no column positive_audio, negative_audio, but ind, positive"),
         ([row(1, negative=None)], "ind 1, negative_audio holds no recording: expected its bytes"),
+        ([row("../../1")], r"has the ind '\.\./\.\./1'; expected whole numbers"),
         ([row(1), row(1)], "ind 1, positive_audio: a second recording of that number"),
     ],
-    ids=["columns", "path", "twice"],
+    ids=["columns", "path", "name", "twice"],
 )
 def test_a_table_that_is_not_salmons_is_refused(tmp_path, rows, said):
     with pytest.raises(SourceError, match=said):
