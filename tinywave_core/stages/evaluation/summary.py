@@ -27,7 +27,7 @@ class AgainstSummary(Summary):
 
     comparable: bool
     why: str = ""
-    """Why they cannot be compared; where they can, this alone is not set, and where not, nothing that follows."""
+    """Why they cannot be compared: then no field below is set."""
     difference: float = 0.0
     """New minus published."""
     interval: Interval = (0.0, 0.0)
