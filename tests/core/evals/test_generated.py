@@ -45,7 +45,7 @@ def test_auto_bleu_is_the_share_of_bigrams_that_occur_again(text: str, share: fl
 def test_generative_perplexity_is_the_exponential_of_the_mean_and_its_ratio_that_of_the_mean_gap():
     teacher, student = (
         [Judged("a b", 1.0, 2.0), Judged("c d", 3.0, 2.0)],
-        [Judged("a a a", 2.0, 1.0), Judged("", 6.0, 0.0)],
+        [Judged("a a a", 2.0, 1.0), Judged("", 6.0, 3.0)],
     )
     figures = sources_figures({"teacher": teacher, "student": student}, seed=0)
     ratios = ratios_to_teacher({"teacher": teacher, "student": student}, seed=0)
@@ -54,7 +54,7 @@ def test_generative_perplexity_is_the_exponential_of_the_mean_and_its_ratio_that
     assert own.gen_ppl == pytest.approx(math.e**4)
     assert list(ratios) == ["student"] and ratios["student"].gen_ppl == pytest.approx(math.e**2)
     assert ratios["student"].gen_ppl_interval == (pytest.approx(math.e), pytest.approx(math.e**3))
-    assert (own.empty, own.without_bigrams, own.seconds, own.silent) == (1, 1, 0.5, 1)
+    assert (own.empty, own.without_bigrams, own.seconds, own.silent) == (1, 1, 2.0, 0)
     assert own.auto_bleu == 1.0  # of the one text that has bigrams
 
 

@@ -40,6 +40,12 @@ def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: GapSummary):
     assert len({tuple(row) for row in block_rows(gap)}) == 1
 
 
+def test_a_stream_is_told_by_its_own_difference(gap: GapSummary):
+    closer = [changed(figure, value=9.0) if figure.group == "pitch" else figure for figure in gap.closer]
+    signed = {row["predicted"]: row["KL: closer by"] for row in stream_rows(changed(gap, closer=closer))}
+    assert [name for name, text in signed.items() if text.startswith("+9.000")] == ["pitch"]
+
+
 def test_positions_are_a_curve_for_student_and_control(gap: GapSummary):
     student, control = position_lines(gap)
     assert student.x.tolist() == control.x.tolist() == [4.0, 12.0, 24.0, 48.0, 96.0][: len(student.x)]

@@ -13,7 +13,13 @@ from tinywave_core.reporting import page as page_module
 from tinywave_core.reporting.page import render_report, settings, stage_edges
 from tinywave_core.run.record import Outputs, RunRecord
 from tinywave_core.stages.evaluation.summary import ScoresSummary
-from tinywave_core.stages.evaluation.words import comparison_rows, continuation_text, likelihood_rows, verdict
+from tinywave_core.stages.evaluation.words import (
+    comparison_rows,
+    continuation_text,
+    likelihood_rows,
+    nll_by_kind,
+    verdict,
+)
 from tinywave_core.stages.ingestion.words import rejects
 from tinywave_core.stages.tokenization.words import drift_text
 
@@ -140,8 +146,22 @@ def test_a_run_without_probes_has_no_section_for_them(run: tuple[RunRecord, Outp
 def test_likelihood_is_told_by_stream_after_a_prompt_and_beside_the_teacher(html: str):
     headline = section(html, "headline")
     assert "12 utterances of at least 6 s, whose first 3 s are the prompt" in headline
+    assert "bits per second, units" in headline and "hubert" not in headline
     assert "90.0 (85.0 to 95.0)" in headline and "3.200 (3.000 to 3.400)" in headline
     assert "1.031 (1.021 to 1.041)" in headline and "1.105 (1.005 to 1.205)" in headline
+
+
+def test_the_stream_of_units_and_the_control_have_names_for_people():
+    kinds, bars = nll_by_kind(typed(SUMMARIES["scores"]))
+    assert kinds == ["units", "pitch", "style"]
+    assert [(series.label, series.colour) for series in bars][-1] == ("undistilled control", "control")
+    assert comparison_rows(typed(SUMMARIES["scores"]))[-1]["model"] == "Undistilled control"
+
+
+def test_a_teacher_that_is_certain_leaves_no_ratio_and_has_none_itself():
+    ratio = SUMMARIES["scores"]["ratios"]["student"] | {"nll": None, "nll_interval": None}
+    certain = SUMMARIES["scores"] | {"ratios": {"student": ratio, "control": ratio}}
+    assert [row["NLL / teacher's"] for row in likelihood_rows(typed(certain))] == ["1", "–", "–"]
 
 
 def test_speech_too_short_for_a_prompt_is_said_so(run: tuple[RunRecord, Outputs]):
