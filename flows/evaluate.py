@@ -66,23 +66,23 @@ def evaluate(
 ) -> int:
     """Print a table per suite; with `out` write scores as Parquet, evaluation.json and, where asked for, score files to submit."""
     asked = ask(suites, submission=submission)
-    if submission and not (out and any(each.task for each in asked)):
+    if submission and not (out and any(entry.task for entry in asked)):
         raise ConfigError("--submission writes score files of swuggy and sblimp: pass such a --suite, and --out FOLDER")
     folder = Path(out).expanduser() if out else None
     pool: Pool = {}
     own = _score(model, asked, definition, spiritlm_dir, device, pool, folder, submission=submission)
     other = _score(against, asked, definition, spiritlm_dir, device, pool, None) if against else None
-    told: list[dict[str, Any]] = []
-    for each in asked:
-        if each.suite is not None:
-            result, beside = own.results[each.label], other.results[each.label] if other else None
-            compared = _compared(result, beside, each.suite)
-            terminal.say(f"{each.label} ({each.folder}): {_told(result)}")
+    summaries: list[dict[str, Any]] = []
+    for entry in asked:
+        if entry.suite is not None:
+            result, beside = own.results[entry.label], other.results[entry.label] if other else None
+            compared = _compared(result, beside, entry.suite)
+            terminal.say(f"{entry.label} ({entry.folder}): {_told(result)}")
             console().print(_shown(result, beside, compared))
-            told.append(_summary(each, result, beside, compared))
+            summaries.append(_summary(entry, result, beside, compared))
     if folder:
         about = {"definition": asdict(definition), "model": own.about, "against": other and other.about}
-        _write(folder, own, other, about | {"suites": told})
+        _write(folder, own, other, about | {"suites": summaries})
     return 0
 
 
@@ -128,13 +128,13 @@ def _score(
     lm = SpeechLM.load(model, spiritlm_dir, device, pool)
     results: dict[str, Result] = {}
     files: list[str] = []
-    for each in asked:
-        progress = _progress(f"{Path(model).name}, {each.label}")
-        if each.suite is not None:
-            results[each.label] = run_suite(lm, each.suite, definition, progress)
-        if submission and out and each.task:
-            part, wavs = recordings(each.task, each.folder)
-            path = out / "submission" / FOLDER[each.task] / f"{part}.txt"
+    for entry in asked:
+        progress = _progress(f"{Path(model).name}, {entry.label}")
+        if entry.suite is not None:
+            results[entry.label] = run_suite(lm, entry.suite, definition, progress)
+        if submission and out and entry.task:
+            part, wavs = recordings(entry.task, entry.folder)
+            path = out / "submission" / FOLDER[entry.task] / f"{part}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(score_lines(wavs, score_recordings(lm, wavs, definition, progress)), encoding="utf-8")
             terminal.say(f"{len(wavs)} scores to submit: {path}")
@@ -165,8 +165,14 @@ def _shown(result: "Result", beside: "Result | None", compared: _Compared) -> Ta
     paired = ("against", "difference", "95 %, paired", "McNemar") if beside else ()
     for name in ("items", "pairs", "accuracy", "95 %", *paired):
         table.add_column(name, justify="right")
-    for name, found in result.accuracies.items():
-        cells = [name, f"{found.items:,}", f"{found.pairs:,}", _percent(found.value), _interval(found.interval)]
+    for name, accuracy in result.accuracies.items():
+        cells = [
+            name,
+            f"{accuracy.items:,}",
+            f"{accuracy.pairs:,}",
+            _percent(accuracy.value),
+            _interval(accuracy.interval),
+        ]
         if beside:
             gap, test = compared.gaps.get(name), compared.tests.get(name)
             other = beside.accuracies.get(name)
@@ -195,13 +201,13 @@ def _points(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
 
 
-def _summary(each: Asked, result: "Result", beside: "Result | None", compared: _Compared) -> dict[str, Any]:
-    about = {"label": each.label, "folder": str(each.folder)} | result.to_json()
+def _summary(entry: Asked, result: "Result", beside: "Result | None", compared: _Compared) -> dict[str, Any]:
+    summary = {"label": entry.label, "folder": str(entry.folder)} | result.to_json()
     if beside:
-        about["against"] = beside.to_json()
-        about["differences"] = {name: asdict(gap) for name, gap in compared.gaps.items()}
-        about["mcnemar"] = {name: asdict(test) for name, test in compared.tests.items()}
-    return about
+        summary["against"] = beside.to_json()
+        summary["differences"] = {name: asdict(gap) for name, gap in compared.gaps.items()}
+        summary["mcnemar"] = {name: asdict(test) for name, test in compared.tests.items()}
+    return summary
 
 
 def _write(folder: Path, own: Scored, other: Scored | None, summary: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from tinywave_core.reporting.lineage import lineage, made_from
 from tinywave_core.reporting.page import stage_edges
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.run.stages import STAGE
+from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.stages.evaluation.words import comparison_rows, verdict
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Extra, Link, Picture, Table
@@ -183,7 +184,7 @@ def _image(key: str, png: bytes, description: str) -> None:
 
 def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, str]]) -> str:
     """The DAG as a diagram, the stages as a table, the three models, lineage both ways, and where things lie."""
-    scores = outputs["scores"].summary
+    scores = ScoresSummary.of(outputs["scores"])
     stages = [
         {
             "stage": row.stage.replace("_", " "),

@@ -1,25 +1,35 @@
 """Figures in words: sizes, durations, ratios, intervals; the same everywhere that people read them."""
 
-from collections.abc import Mapping
-from typing import Any
+from tinywave_core.evals.figures import Interval, JudgedRatio, NllRatio, Ratio
 
 TOO_LARGE = "too large"  # a perplexity of a diverged model
+# What people read of the models that are compared.
+MODELS = {"teacher": "teacher", "student": "student", "control": "undistilled control"}
 
 
-def with_interval(figures: Mapping[str, Any], name: str, form: str, interval: str = "") -> str:
-    """A figure and its 95 % interval, which stands under `interval` or beside the name; in words where it is too large."""
-    if figures[name] is None:
+def with_interval(value: float | None, interval: Interval | None, form: str) -> str:
+    """A figure and its 95 % interval; in words where it is too large for a number."""
+    if value is None or interval is None:
         return TOO_LARGE
-    low, high = figures[interval or f"{name}_interval"]
-    return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
+    low, high = interval
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def ratio(ratios: Mapping[str, Any] | None, name: str) -> str:
-    """A ratio to the teacher; the teacher has none."""
-    if ratios is None:
+def nll_ratio(ratio: NllRatio | None) -> str:
+    """NLL over the teacher's: none where the teacher's can be 0; the teacher itself has no ratio."""
+    if ratio is None:
         return "1"
-    # The NLL of a teacher can be 0, which gives no ratio; that of perplexities lacks only where it is too large.
-    return "–" if ratios[name] is None and name == "nll" else with_interval(ratios, name, ".3f")
+    return "–" if ratio.nll is None else with_interval(ratio.nll, ratio.nll_interval, ".3f")
+
+
+def perplexity_ratio(ratio: Ratio | None) -> str:
+    """Perplexity over the teacher's."""
+    return "1" if ratio is None else with_interval(ratio.perplexity, ratio.perplexity_interval, ".3f")
+
+
+def gen_ppl_ratio(ratio: JudgedRatio | None) -> str:
+    """Generative perplexity over the teacher's."""
+    return "1" if ratio is None else with_interval(ratio.gen_ppl, ratio.gen_ppl_interval, ".3f")
 
 
 def size(count: int) -> str:

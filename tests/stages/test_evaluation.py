@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import Finished
-from tinywave_core.stages.evaluation.scores import MODELS, STREAMS
+from tinywave_core.evals.comparison import STREAMS
+from tinywave_core.evals.figures import MODELS
+from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.storage.shards import read_table
 
 
@@ -17,11 +19,11 @@ def columns(finished: Finished) -> dict[str, np.ndarray]:
 
 
 def test_bits_by_stream_are_those_of_the_utterances(finished: Finished, columns: dict[str, np.ndarray]):
-    models = finished.outputs["scores"].summary["models"]
+    models = ScoresSummary.of(finished.outputs["scores"]).models
     for name in MODELS:
         for stream in STREAMS:
             bits = columns[f"{name}_{stream}_nll"].sum() / math.log(2) / columns["seconds"].sum()
-            assert models[name]["by_stream"][stream]["bits_per_second"] == pytest.approx(bits)
+            assert models[name].by_stream[stream].bits_per_second == pytest.approx(bits)
 
 
 def test_streams_and_markers_make_up_the_whole(finished: Finished, columns: dict[str, np.ndarray]):
@@ -33,22 +35,22 @@ def test_streams_and_markers_make_up_the_whole(finished: Finished, columns: dict
 
 
 def test_ratio_to_the_teacher_is_that_of_both_nlls(finished: Finished):
-    scores = finished.outputs["scores"].summary
-    models, found = scores["models"], scores["ratios"]["student"]
-    assert found["nll"] == pytest.approx(models["student"]["nll"] / models["teacher"]["nll"])
-    assert found["perplexity"] == pytest.approx(models["student"]["perplexity"] / models["teacher"]["perplexity"])
-    assert found["nll_interval"][0] <= found["nll"] <= found["nll_interval"][1]
+    scores = ScoresSummary.of(finished.outputs["scores"])
+    teacher, student, ratio = scores.models["teacher"], scores.models["student"], scores.ratios["student"]
+    assert ratio.nll == pytest.approx(student.nll / teacher.nll)
+    assert teacher.perplexity and ratio.perplexity == pytest.approx((student.perplexity or 0) / teacher.perplexity)
+    assert ratio.nll_interval and ratio.nll_interval[0] <= (ratio.nll or 0) <= ratio.nll_interval[1]
 
 
 def test_only_what_follows_the_prompt_of_long_utterances_is_a_continuation(
     finished: Finished, columns: dict[str, np.ndarray]
 ):
-    found = finished.outputs["scores"].summary["continuation"]
+    after = ScoresSummary.of(finished.outputs["scores"]).continuation
     long = columns["seconds"] >= 2.5
     assert ((columns["continuation_tokens"] > 0) == long).all()
     assert (columns["continuation_tokens"] < columns["tokens"] - 2).all()
-    assert found["utterances"] == long.sum()
-    assert found["seconds"] == pytest.approx((columns["seconds"][long] - 1.0).sum())
+    assert after.utterances == long.sum()
+    assert after.seconds == pytest.approx((columns["seconds"][long] - 1.0).sum())
     for name in MODELS:
         nll = columns[f"{name}_continuation_nll"].sum() / columns["continuation_tokens"].sum()
-        assert found["models"][name]["nll"] == pytest.approx(nll)
+        assert after.models[name].nll == pytest.approx(nll)

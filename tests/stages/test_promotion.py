@@ -68,7 +68,7 @@ def test_a_better_student_takes_the_place(config: PipelineConfig):
     before = published(Store(config.root))
     outputs, promotion = decide(trained(config, **LONGER))
     assert promotion.outcome == "published" and promotion.test is not None
-    assert promotion.test["interval"][1] < 0 and "better" in promotion.why
+    assert promotion.test.interval[1] < 0 and "better" in promotion.why
     now = published(Store(config.root))
     assert now is not None and before is not None
     assert (now.model, now.replaces, now.number) == (outputs["model"].id, before.model, 2)
@@ -79,7 +79,7 @@ def test_a_worse_student_does_not(config: PipelineConfig):
     before = published(Store(config.root))
     outputs, promotion = decide(trained(config, **UNTRAINED))
     assert promotion.outcome == "kept" and promotion.test is not None and before is not None
-    assert promotion.test["interval"][0] > 1 and promotion.why.startswith("worse: ")
+    assert promotion.test.interval[0] > 1 and promotion.why.startswith("worse: ")
     assert promotion.model == before.model != outputs["model"].id
     assert published(Store(config.root)) == before
 
@@ -89,7 +89,7 @@ def test_the_difference_is_the_difference_of_both_evaluations(config: PipelineCo
     second, promotion = decide(trained(config, **UNTRAINED))
     nll = [outputs["scores"].summary["models"]["student"]["nll"] for outputs in (second, first)]
     assert promotion.test is not None
-    assert promotion.test["difference"] == pytest.approx(nll[0] - nll[1], abs=1e-5)
+    assert promotion.test.difference == pytest.approx(nll[0] - nll[1], abs=1e-5)
 
 
 def test_a_margin_of_nothing_keeps_what_is_not_shown_to_be_better(config: PipelineConfig):
@@ -97,9 +97,9 @@ def test_a_margin_of_nothing_keeps_what_is_not_shown_to_be_better(config: Pipeli
     nearly = trained(config, seed=1)
     _, promotion = decide(nearly, margin=0.0)
     assert promotion.test is not None
-    low, high = promotion.test["interval"]
+    low, high = promotion.test.interval
     assert (promotion.outcome == "published") == (high <= 0)
-    assert low <= promotion.test["difference"] <= high
+    assert low <= promotion.test.difference <= high
 
 
 def test_a_decision_is_computed_once(config: PipelineConfig):
@@ -117,6 +117,10 @@ def test_codebooks_that_were_fitted_again_cannot_be_compared(config: PipelineCon
     _, promotion = decide(config.model_copy(update={"tokenization": tokenization}))
     assert promotion.outcome == "kept"
     assert "another vocabulary" in promotion.why and "publish by hand" in promotion.why
+    assert promotion.model_dump(mode="json")["test"] == {
+        "comparable": False,
+        "why": "the published student has another vocabulary",
+    }
 
 
 @pytest.mark.parametrize(("policy", "outcome"), [("always", "published"), ("never", "kept")])

@@ -12,6 +12,7 @@ from tests.ui.conftest import shot
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
 from tinywave_core.reporting.page import render_report
+from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
 
 
@@ -48,7 +49,7 @@ def test_nothing_in_a_model_card_runs_or_is_fetched(browser: BrowserContext, tmp
         name=names,
         student=SUMMARIES["student"],
         vocabulary=SPIRITLM_EXPRESSIVE,
-        scores=SUMMARIES["scores"],
+        scores=ScoresSummary.model_validate(SUMMARIES["scores"]),
         data=Data(hours=1, utterances=2, recordings=3),
         licence=Licence(f"It says {names}.", names, names, names),
         lineage={"student": "distillation/aa"},

@@ -106,7 +106,7 @@ class Result:
             "definition": asdict(self.definition),
             "identity": self.identity,
             "left_out": self.left_out,
-            "accuracies": {name: asdict(each) for name, each in self.accuracies.items()},
+            "accuracies": {name: asdict(accuracy) for name, accuracy in self.accuracies.items()},
         }
 
 
@@ -116,12 +116,12 @@ def run_suite(lm: SpeechLM, suite: Suite, definition: Definition, progress: Prog
         suite.pairs, lm.vocabulary, lm.encode_text, lm.ears, lm.model.config.max_position_embeddings, progress
     )
     table = score_pairs(lm.model, lm.vocabulary, pairs, definition, progress)
-    found = accuracies(table, suite.subsets)
-    if not found:
+    by_subset = accuracies(table, suite.subsets)
+    if not by_subset:
         why = next(reason for reason in table["reason"].to_pylist())
         raise SourceError(f"{suite.name}: none of the {len(pairs)} pairs can be scored. The first one: {why}")
     named = {"suite": suite.name, "definition": asdict(definition), "model": lm.digest, "tokens": digest(pairs)}
-    return Result(suite.name, definition, fingerprint(named), table, found, table["credit"].null_count)
+    return Result(suite.name, definition, fingerprint(named), table, by_subset, table["credit"].null_count)
 
 
 def score_recordings(

@@ -1,129 +1,220 @@
-"""A teacher and its students read the same sequences side by side; `gaps` measures how they differ.
+"""Log-probabilities of the same tokens under teacher, student and control -> their figures, side by side and paired.
 
-Legend: L tokens of one sequence, D width, V ids, h heads, r query positions.
+NLL per token by kind of token, perplexity, bits per second of audio by stream, all of it on what comes after a prompt, each over
+the teacher's; accuracy of the cloze. Everything is a ratio of sums over sequences, whose intervals resample sequences.
+
+Legend: N sequences, L tokens of one of them, of which L - 1 are predicted; I cloze items.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import LlamaForCausalLM
 
-from tinywave_core.config.evaluation import GapConfig
-from tinywave_core.evals import gaps
-from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, sample_tap, tapping
-from tinywave_core.models.llama import on_device
-from tinywave_core.models.trim import in_ids_of
+from tinywave_core.config.evaluation import EvaluationConfig
+from tinywave_core.evals.continuation_cloze import ClozeItem, credits
+from tinywave_core.evals.figures import (
+    MODELS,
+    Continuation,
+    ContinuationFigures,
+    Direction,
+    DirectionAccuracy,
+    ModelComparison,
+    ModelFigures,
+    ModelRatio,
+)
+from tinywave_core.evals.intervals import bootstrap_interval, retention, wilson_interval
+from tinywave_core.evals.perplexity import (
+    Floats,
+    against_teacher,
+    nll_ratio,
+    per_second,
+    per_token,
+    sums,
+)
 from tinywave_core.sequences.dataset import TokenSequence
-from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
+from tinywave_core.sequences.interleaving import switches
+from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
+
+STREAMS = ("hubert", "pitch", "style")
+CHANCE = 0.5  # of the cloze: two continuations
+
+Mask = npt.NDArray[np.bool_]
+Scores = Sequence[npt.NDArray[np.float32]]
+"""Log-probabilities of the predicted tokens of several sequences, [L - 1] each."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a model made of one sequence."""
+class TokenNll:
+    """NLL of the predicted tokens of N sequences under every model, [L - 1] each, and of which kind they are."""
 
-    hidden: Sequence[torch.Tensor]
-    """Outputs of the blocks [L, D], the last one after the final norm."""
-    log_maps: Mapping[int, torch.Tensor]
-    """Attention rows [h, r, L] by block."""
-    logits_LV: torch.Tensor
+    sequences: Sequence[TokenSequence]
+    by_model: Mapping[str, Scores]
+    kinds: Mapping[str, Sequence[Mask]]
+    """By kind, for every sequence which tokens are of it."""
+    seed: int
 
+    @classmethod
+    def of(
+        cls, sequences: Sequence[TokenSequence], scores: Mapping[str, Scores], vocabulary: Vocabulary, seed: int
+    ) -> "TokenNll":
+        """From log-probabilities by model."""
+        nll = {model: [-log_p for log_p in of_model] for model, of_model in scores.items()}
+        return cls(sequences, nll, kinds_of_tokens([s.ids for s in sequences], vocabulary), seed)
 
-class Comparison:
-    """Sums over all sequences that were added."""
+    @property
+    def is_speech(self) -> bool:
+        """Whether all is speech: seconds of audio say nothing where a part of it was given as text."""
+        return not any(mask.any() for mask in self.kinds["text"])
 
-    def __init__(
-        self,
-        teacher: LlamaForCausalLM,
-        students: Mapping[str, LlamaForCausalLM],
-        pairs: Sequence[tuple[int, int]],
-        vocabulary: Vocabulary,
-        config: GapConfig,
-        device: torch.device,
-    ) -> None:
-        """`pairs`: which block of the teacher each block of a student is compared with; `vocabulary` is the teacher's."""
-        self.teacher, self.students = _ready(teacher, device), {n: _ready(m, device) for n, m in students.items()}
-        self.pairs, self.vocabulary, self.config = list(pairs), vocabulary, config
-        self.tally = gaps.Tally()
-        self.gaps: dict[str, tuple[Ids, npt.NDArray[np.float64]]] = {}
-        """By sequence: the tokens from the second on, and what each costs the student more than the teacher, in nats."""
-        self.nll: dict[str, dict[str, float]] = {}
-        """By sequence: NLL per token of each model."""
-        self._cosines: dict[str, npt.NDArray[np.float64]] = {}
-        self._tokens = 0
+    @property
+    def all(self) -> list[Mask]:
+        """All predicted tokens."""
+        return [np.ones(len(s.ids) - 1, dtype=bool) for s in self.sequences]
 
-    @torch.no_grad()
-    def add(self, sequence: TokenSequence) -> None:
-        """Compare the models on one sequence."""
-        ids = sequence.ids.astype(np.int64)
-        masks = gaps.kind_masks(ids, self.vocabulary)
-        taught = self._look(self.teacher, ids, {teacher for _, teacher in self.pairs})
-        nll = gaps.token_nll(taught.logits_LV, ids)
-        self.nll[sequence.id] = {"teacher": float(nll.mean())}
-        for name, model in self.students.items():
-            own_ids = in_ids_of(model, self.vocabulary, [ids])[0].astype(np.int64)
-            seen = self._look(model, own_ids, {student for student, _ in self.pairs})
-            own_nll = gaps.token_nll(seen.logits_LV, own_ids)
-            self.nll[sequence.id][name] = float(own_nll.mean())
-            if name == "student":
-                self.gaps[sequence.id] = (ids[1:], own_nll - nll)
-            self._add_predictions(name, sequence, seen, taught, own_nll - nll, masks)
-            self._add_blocks(name, sequence, seen, taught, masks)
-        self._tokens += len(ids)
+    @property
+    def seconds(self) -> Floats:
+        return np.array([s.seconds for s in self.sequences])
 
-    def mean_cosines(self, name: str) -> npt.NDArray[np.float64]:
-        """Mean cosine of every block of a student with every block of the teacher, over all tokens: [S, T]."""
-        return self._cosines[name] / self._tokens
+    def sums(self, model: str, chosen: Sequence[Mask]) -> Floats:
+        """For every sequence the NLL of the chosen tokens: [N]."""
+        return sums(self.by_model[model], chosen)
 
-    def _add_predictions(
-        self,
-        name: str,
-        sequence: TokenSequence,
-        seen: Seen,
-        taught: Seen,
-        gap: npt.NDArray[np.float64],
-        masks: gaps.Masks,
-    ) -> None:
-        logits = taught.logits_LV[:, self._shared(seen.logits_LV.shape[1])]
-        known = min(logits.shape[1], seen.logits_LV.shape[1], self.vocabulary.tokens)
-        divergence = gaps.prediction_divergence(seen.logits_LV[:-1, :known], logits[:-1, :known])
-        by = {group: mask[1:] for group, mask in {**masks, **gaps.position_masks(len(masks[gaps.ALL]))}.items()}
-        self.tally.add_groups(name, gaps.DIVERGENCE, sequence.utterance_id, divergence, by)
-        self.tally.add_groups(name, gaps.NLL, sequence.utterance_id, gap, by)
+    def streams(self) -> list[str]:
+        """Streams that there are."""
+        return [name for name in STREAMS if any(mask.any() for mask in self.kinds[name])]
 
-    def _add_blocks(self, name: str, sequence: TokenSequence, seen: Seen, taught: Seen, masks: gaps.Masks) -> None:
-        cosines_STL = gaps.cosines(seen.hidden, taught.hidden)
-        self._cosines[name] = self._cosines.get(name, 0.0) + cosines_STL.sum(axis=2)
-        rows = self._tap(len(masks[gaps.ALL]), set()).positions_r.numpy()
-        read = {group: mask[rows] for group, mask in masks.items()}
-        for student, teacher in self.pairs:
-            pair, utterance = (student, teacher), sequence.utterance_id
-            self.tally.add_groups(name, gaps.HIDDEN, utterance, cosines_STL[student, teacher], masks, pair)
-            divergence = gaps.map_divergence(seen.log_maps[student], taught.log_maps[teacher])
-            self.tally.add_groups(name, gaps.ATTENTION, utterance, divergence, read, pair)
+    def figures(self, model: str, cloze: Floats, parameters: int) -> ModelFigures:
+        """What one model makes of all tokens, of each kind, and of each stream; `cloze`: its credits."""
+        total = self.sums(model, self.all)
+        speech = [np.logical_or.reduce(masks) for masks in zip(*(self.kinds[name] for name in STREAMS), strict=True)]
+        # Without a measurement its key is absent, so that it is no null in the summary.
+        seconds: dict[str, Any] = {"bits_per_second": None}
+        if self.is_speech:
+            seconds = dict(per_second(total, self.seconds, self.seed))
+        accuracy = {}
+        if len(cloze):
+            accuracy = {"cloze": float(cloze.mean()), "cloze_interval": wilson_interval(float(cloze.sum()), len(cloze))}
+        return ModelFigures(
+            **dict(per_token(total, count(self.all), self.seed)),
+            **seconds,
+            nll_by_kind=self._means(model, self.kinds),
+            nll_by_modality=self._means(model, {"speech": speech, "text": self.kinds["text"]}),
+            by_stream={
+                name: per_second(self.sums(model, self.kinds[name]), self.seconds, self.seed)
+                for name in (self.streams() if self.is_speech else ())
+            },
+            **accuracy,
+            parameters=parameters,
+        )
 
-    def _look(self, model: LlamaForCausalLM, ids: Ids, blocks: set[int]) -> Seen:
-        row = torch.from_numpy(ids)[None].to(model.device)
-        with tapping(self._tap(len(ids), blocks)) as tap:
-            # With this mask of nothing transformers makes none; without it, one for packed rows that are not there.
-            out = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, output_hidden_states=True)
-        hidden = [each[0] for each in out.hidden_states[1:]]
-        return Seen(hidden, {block: log_map[0] for block, log_map in tap.log_maps.items()}, out.logits[0])
+    def ratios(self, model: str) -> ModelRatio:
+        """A model over the teacher, on all tokens and by stream."""
+        own, teacher = self.sums(model, self.all), self.sums("teacher", self.all)
+        by_stream = {
+            name: nll_ratio(self.sums(model, self.kinds[name]), self.sums("teacher", self.kinds[name]), self.seed)
+            for name in self.streams()
+        }
+        return ModelRatio(**dict(against_teacher(own, teacher, count(self.all), self.seed)), by_stream=by_stream)
 
-    def _tap(self, length: int, blocks: set[int]) -> AttentionTap:
-        """The same heads and positions in all models, drawn anew for each length."""
-        config = self.config
-        heads = self.teacher.config.num_attention_heads
-        return sample_tap(length, config.attention_heads, config.attention_rows, heads, blocks, config.seed)
-
-    def _shared(self, rows: int) -> slice | list[int]:
-        """The teacher's ids of a student's tokens: all of them, or for a student of speech alone the ones it kept."""
-        trimmed = rows == self.vocabulary.speech_only().rows and not self.vocabulary.is_speech_only
-        return self.vocabulary.speech_only_ids() if trimmed else slice(None)
+    def _means(self, model: str, chosen: Mapping[str, Sequence[Mask]]) -> dict[str, float]:
+        """NLL per token of each kind that there is."""
+        counts = {name: count(masks).sum() for name, masks in chosen.items()}
+        return {name: float(self.sums(model, chosen[name]).sum() / tokens) for name, tokens in counts.items() if tokens}
 
 
-def _ready(model: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
-    model.set_attn_implementation(IMPLEMENTATION)
-    return on_device(model, device).eval()
+def count(chosen: Sequence[Mask]) -> Floats:
+    """Chosen tokens of every sequence: [N]."""
+    return np.array([mask.sum() for mask in chosen], dtype=np.float64)
+
+
+def kinds_of_tokens(ids: Sequence[npt.NDArray], vocabulary: Vocabulary) -> dict[str, list[Mask]]:
+    """Of every sequence, which of the predicted tokens are of a kind; `switch` are the markers within it and the tokens after
+    them."""
+    kinds = [vocabulary.kinds(sequence[1:]) for sequence in ids]
+    masks = {kind: [of_sequence == i for of_sequence in kinds] for i, kind in enumerate(KINDS)}
+    return masks | {"switch": [switches(sequence, vocabulary)[1:] for sequence in ids]}
+
+
+def continuation(nll: TokenNll, chosen: Sequence[Mask], config: EvaluationConfig) -> Continuation:
+    """Every model on the tokens after the prompts; no models where no utterance is long enough."""
+    tokens = count(chosen)
+    long_N = tokens > 0
+    seconds = (nll.seconds - config.continuation_prompt_s)[long_N]
+    models, ratios = {}, {}
+    if long_N.any():
+        own = {name: nll.sums(name, chosen)[long_N] for name in MODELS}
+        models = {
+            name: ContinuationFigures(
+                **dict(per_token(own[name], tokens[long_N], config.seed)),
+                **dict(per_second(own[name], seconds, config.seed)),
+            )
+            for name in MODELS
+        }
+        ratios = {name: against_teacher(own[name], own["teacher"], tokens[long_N], config.seed) for name in MODELS[1:]}
+    return Continuation(
+        prompt_s=config.continuation_prompt_s,
+        min_s=config.continuation_min_s,
+        utterances=int(long_N.sum()),
+        tokens=int(tokens.sum()),
+        seconds=float(seconds.sum()),
+        models=models,
+        ratios=ratios,
+    )
+
+
+def compare_models(nll: TokenNll, cloze: Mapping[str, Floats], models: Mapping[str, ModelFigures]) -> ModelComparison:
+    """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
+    teacher, student, control = (nll.sums(name, nll.all) for name in MODELS)
+    tokens, gaps = count(nll.all), control - teacher
+    gain = models["control"].nll - models["student"].nll
+    gap = models["control"].nll - models["teacher"].nll
+    gain_interval = bootstrap_interval(control - student, tokens, nll.seed)
+    # A share of a gap that may be none has draws with a denominator around 0: an interval would say nothing.
+    is_a_gap = bootstrap_interval(gaps, tokens, nll.seed)[0] > 0
+    items: dict[str, Any] = {}
+    if len(cloze["student"]):
+        difference = cloze["student"] - cloze["control"]
+        items = {
+            "cloze_retention": retention(cloze["student"], cloze["teacher"], CHANCE, nll.seed),
+            "cloze_gain_interval": bootstrap_interval(difference, np.ones(len(difference)), nll.seed),
+        }
+    return ModelComparison(
+        distillation_gain_nll=gain,
+        distillation_gain_nll_interval=gain_interval,
+        distillation_helps=gain_interval[0] > 0,
+        nll_gap_closed=gain / gap if gap > 0 else None,
+        nll_gap_closed_interval=bootstrap_interval(control - student, gaps, nll.seed) if is_a_gap else None,
+        student_is_better_than_teacher=models["student"].nll < models["teacher"].nll,
+        **items,
+    )
+
+
+def compare_in_direction(
+    items: Sequence[ClozeItem], right: Mapping[str, Scores], wrong: Mapping[str, Scores], seed: int
+) -> Direction:
+    """One direction of the cross-modal cloze: `right` and `wrong` are the scores of both versions of all items, by model."""
+    won = {name: credits(items, right[name], wrong[name]) for name in MODELS}
+    gain = won["student"] - won["control"]
+    return Direction(
+        **{name: _accuracy(won[name]) for name in MODELS},
+        gain_interval=bootstrap_interval(gain, np.ones(len(gain)), seed),
+    )
+
+
+def _accuracy(won: Floats) -> DirectionAccuracy:
+    return DirectionAccuracy(
+        accuracy=float(won.mean()), interval=wilson_interval(float(won.sum()), len(won)), items=len(won)
+    )
+
+
+def paired_difference(
+    utterance_ids: Sequence[str], gaps: Floats, tokens: Floats, seed: int
+) -> tuple[float, tuple[float, float], int]:
+    """Difference per token with its interval over utterances, and their number, from sums over pieces of them."""
+    utterances, at = np.unique(list(utterance_ids), return_inverse=True)
+    # Pieces of one utterance are not independent: they are drawn together.
+    by_utterance = np.bincount(at, weights=gaps), np.bincount(at, weights=tokens)
+    return float(by_utterance[0].sum() / tokens.sum()), bootstrap_interval(*by_utterance, seed), len(utterances)

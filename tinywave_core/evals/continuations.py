@@ -60,7 +60,7 @@ def continuations(
     progress: Progress = no_progress,
 ) -> list[Ids]:
     """New speech ids after every prompt [L] (which starts with <s> and a marker), up to </s>, without it."""
-    found: list[Ids] = []
+    drawn: list[Ids] = []
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, bos_token_id=None, eos_token_id=EOS_ID, pad_token_id=0
     )
@@ -75,9 +75,9 @@ def continuations(
             use_model_defaults=False,
             logits_processor=LogitsProcessorList([SpeechAlone(vocabulary), sampled]),
         )
-        found += [_until_end(new) for new in out[:, ids.shape[1] :].cpu().numpy()]
-        progress(len(found), len(prompts), "continuations")
-    return found
+        drawn += [_until_end(new) for new in out[:, ids.shape[1] :].cpu().numpy()]
+        progress(len(drawn), len(prompts), "continuations")
+    return drawn
 
 
 def _left_padded(prompts: Sequence[npt.NDArray]) -> tuple[torch.Tensor, torch.Tensor]:

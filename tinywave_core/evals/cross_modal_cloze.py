@@ -9,7 +9,7 @@ After SpiritLM's cross-modal story cloze (arXiv 2402.05755, section 4), on the u
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,20 @@ class Timed:
     streams: Streams
     words: tuple[Word, ...]
 
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "utterance_id",
+        "recording_id",
+        "speaker",
+        "num_samples",
+        "units",
+        "pitch",
+        "style",
+        "words",
+        "word_starts",
+        "word_ends",
+    )
+    """Of a token shard, that it is made from."""
+
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Timed":
         """From a row of an interleaved shard (schema INTERLEAVED, drawing 0)."""
@@ -51,7 +65,7 @@ class Timed:
             row["speaker"],
             row["num_samples"],
             Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style"))),
-            tuple(Word(*each) for each in times),
+            tuple(Word(*word) for word in times),
         )
 
 
@@ -74,9 +88,9 @@ def cross_modal_items(
             pairs.append((own, min(others, key=lambda o: _key(config.seed, own.utterance_id + o.utterance_id))))
     items: dict[str, list[ClozeItem]] = {}
     for name, (first, second) in DIRECTIONS.items():
-        found = [_item(own, other, first, second, vocabulary, encode_text) for own, other in pairs]
-        items[name] = [i for i in found if i is not None and max(len(i.right), len(i.wrong)) <= max_length]
-    return {name: found for name, found in items.items() if found}
+        in_direction = [_item(own, other, first, second, vocabulary, encode_text) for own, other in pairs]
+        items[name] = [i for i in in_direction if i is not None and max(len(i.right), len(i.wrong)) <= max_length]
+    return {name: in_direction for name, in_direction in items.items() if in_direction}
 
 
 def _foreign(own: Timed, other: Timed) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tinywave_core.evals.figures import CloserFigure, GapFigure, TokenCost
 from tinywave_core.evals.intervals import bootstrap_interval
 from tinywave_core.losses.attention import row_divergence
 from tinywave_core.tokenizers.vocabulary import KINDS, Ids, Vocabulary
@@ -108,9 +109,9 @@ class Tally:
         """Count these values of one sequence; values that are no numbers are left out, and none are nothing."""
         values = values[np.isfinite(values)]
         if len(values):
-            found = self.sums.setdefault(cell, {}).setdefault(utterance_id, [0.0, 0.0])
-            found[0] += float(values.sum(dtype=np.float64))
-            found[1] += len(values)
+            sum_and_count = self.sums.setdefault(cell, {}).setdefault(utterance_id, [0.0, 0.0])
+            sum_and_count[0] += float(values.sum(dtype=np.float64))
+            sum_and_count[1] += len(values)
 
     def add_groups(
         self,
@@ -125,34 +126,44 @@ class Tally:
         for group, mask in masks.items():
             self.add(Cell(model, measure, group, *(pair or ())), utterance_id, values_L[mask])
 
-    def figures(self, seed: int) -> list[dict[str, Any]]:
+    def figures(self, seed: int) -> list[GapFigure]:
         """Mean, 95 % interval over utterances and number of values of every figure, in the order they were first counted."""
         return [_figure(cell, by_utterance, seed) for cell, by_utterance in self.sums.items()]
 
-    def closer(self, own: str, other: str, seed: int) -> list[dict[str, Any]]:
+    def closer(self, own: str, other: str, seed: int) -> list[CloserFigure]:
         """By how much the figures of model `own` are below those of `other` on the same utterances (of cosines: above)."""
-        found = []
-        for cell, by_utterance in self.sums.items():
-            against = self.sums.get(replace(cell, model=other)) if cell.model == own else None
-            if against:
-                sums, counts = np.array(list(by_utterance.values())).T
-                others = np.array([against[utterance][0] for utterance in by_utterance])
-                gaps = (sums - others) if cell.measure == HIDDEN else (others - sums)
-                interval = bootstrap_interval(gaps, counts, seed)
-                about = {name: value for name, value in vars(cell).items() if name != "model"}
-                found.append(about | {"value": float(gaps.sum() / counts.sum()), "interval": interval})
-        return found
+        pairs = ((cell, self.sums[cell], self.sums.get(replace(cell, model=other))) for cell in self.sums)
+        return [
+            _closer(cell, sums, others, seed)
+            for cell, sums, others in pairs
+            if cell.model == own and others is not None
+        ]
 
 
-def _figure(cell: Cell, by_utterance: Mapping[str, list[float]], seed: int) -> dict[str, Any]:
+def _figure(cell: Cell, by_utterance: Mapping[str, list[float]], seed: int) -> GapFigure:
     sums, counts = np.array(list(by_utterance.values())).T
-    low, high = bootstrap_interval(sums, counts, seed)
-    return {
+    return GapFigure(
         **vars(cell),
-        "value": float(sums.sum() / counts.sum()),
-        "interval": (low, high),
-        "count": int(counts.sum()),
-    }
+        value=float(sums.sum() / counts.sum()),
+        interval=bootstrap_interval(sums, counts, seed),
+        count=int(counts.sum()),
+    )
+
+
+def _closer(
+    cell: Cell, by_utterance: Mapping[str, list[float]], of_other: Mapping[str, list[float]], seed: int
+) -> CloserFigure:
+    sums, counts = np.array(list(by_utterance.values())).T
+    others = np.array([of_other[utterance][0] for utterance in by_utterance])
+    gaps = (sums - others) if cell.measure == HIDDEN else (others - sums)
+    return CloserFigure(
+        measure=cell.measure,
+        group=cell.group,
+        student_block=cell.student_block,
+        teacher_block=cell.teacher_block,
+        value=float(gaps.sum() / counts.sum()),
+        interval=bootstrap_interval(gaps, counts, seed),
+    )
 
 
 def worst(gaps: Mapping[str, Values], items: int, min_tokens: int) -> list[str]:
@@ -161,7 +172,7 @@ def worst(gaps: Mapping[str, Values], items: int, min_tokens: int) -> list[str]:
     return sorted(means, key=lambda name: (-means[name], name))[:items]
 
 
-def costly_tokens(gaps: Iterable[tuple[Ids, Values]], items: int, min_count: int) -> list[dict[str, Any]]:
+def costly_tokens(gaps: Iterable[tuple[Ids, Values]], items: int, min_count: int) -> list[TokenCost]:
     """The ids whose predictions cost most in sum: id, how often it came, mean and total gap; largest total first."""
     pairs = list(gaps)
     if not pairs:
@@ -170,6 +181,6 @@ def costly_tokens(gaps: Iterable[tuple[Ids, Values]], items: int, min_count: int
     totals, counts = np.bincount(ids, weights=values), np.bincount(ids)
     order = [int(i) for i in np.argsort(-totals, kind="stable") if counts[i] >= min_count and totals[i] > 0]
     return [
-        {"id": i, "count": int(counts[i]), "mean": float(totals[i] / counts[i]), "total": float(totals[i])}
+        TokenCost(id=i, count=int(counts[i]), mean=float(totals[i] / counts[i]), total=float(totals[i]))
         for i in order[:items]
     ]

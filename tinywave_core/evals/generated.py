@@ -9,10 +9,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tinywave_core.evals.figures import JudgedFigures, JudgedRatio
 from tinywave_core.evals.intervals import bootstrap_interval
 from tinywave_core.evals.perplexity import exponentials
 
@@ -21,10 +21,12 @@ from tinywave_core.evals.perplexity import exponentials
 class Judged:
     """One continuation as text."""
 
-    text: str
+    transcript: str
     """What the recogniser heard; empty where it heard nothing, or there was nothing to hear."""
     nll: float
     """Mean NLL per token of it, in nats."""
+    seconds: float
+    """Length of the spoken continuation; 0 where there was nothing to speak."""
 
 
 def auto_bleu(text: str, n: int = 2) -> float | None:
@@ -35,28 +37,35 @@ def auto_bleu(text: str, n: int = 2) -> float | None:
     return sum(count for count in grams.values() if count > 1) / total if total else None
 
 
-def figures(judged: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, Any]:
-    """What each source's continuations of the same prompts are worth, and each beside the teacher's."""
-    return {
-        "sources": {name: _figures(each, seed) for name, each in judged.items()},
-        "ratios": {name: _ratio(each, judged["teacher"], seed) for name, each in judged.items() if name != "teacher"},
-    }
+def sources_figures(judged: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, JudgedFigures]:
+    """What the continuations of each source are worth."""
+    return {source: _figures(continuations, seed) for source, continuations in judged.items()}
 
 
-def _figures(judged: Sequence[Judged], seed: int) -> dict[str, Any]:
-    nll = [each.nll for each in judged]
-    interval = bootstrap_interval(nll, np.ones(len(nll)), seed)
-    repeated = [value for value in (auto_bleu(each.text) for each in judged) if value is not None]
-    return {
-        **exponentials("gen_ppl", float(np.mean(nll)), interval),
-        "auto_bleu": float(np.mean(repeated)) if repeated else None,
-        "auto_bleu_interval": bootstrap_interval(repeated, np.ones(len(repeated)), seed) if repeated else None,
-        "empty": sum(not each.text for each in judged),
-        "without_bigrams": len(judged) - len(repeated),
-    }
+def ratios_to_teacher(judged: Mapping[str, Sequence[Judged]], seed: int) -> dict[str, JudgedRatio]:
+    """Generative perplexity of every other source over the teacher's on the same prompts, with paired intervals."""
+    return {source: _ratio(own, judged["teacher"], seed) for source, own in judged.items() if source != "teacher"}
 
 
-def _ratio(own: Sequence[Judged], teacher: Sequence[Judged], seed: int) -> dict[str, Any]:
-    """Generative perplexity over the teacher's on the same prompts, and its paired interval."""
+def _figures(judged: Sequence[Judged], seed: int) -> JudgedFigures:
+    nll = [continuation.nll for continuation in judged]
+    gen_ppl, interval = exponentials(float(np.mean(nll)), bootstrap_interval(nll, np.ones(len(nll)), seed))
+    shares = [auto_bleu(continuation.transcript) for continuation in judged]
+    repeated = [share for share in shares if share is not None]
+    return JudgedFigures(
+        gen_ppl=gen_ppl,
+        gen_ppl_interval=interval,
+        auto_bleu=float(np.mean(repeated)) if repeated else None,
+        auto_bleu_interval=bootstrap_interval(repeated, np.ones(len(repeated)), seed) if repeated else None,
+        empty=sum(not continuation.transcript for continuation in judged),
+        without_bigrams=len(judged) - len(repeated),
+        seconds=float(np.mean([continuation.seconds for continuation in judged])),
+        silent=sum(not continuation.seconds for continuation in judged),
+    )
+
+
+def _ratio(own: Sequence[Judged], teacher: Sequence[Judged], seed: int) -> JudgedRatio:
     gaps = np.array([a.nll - b.nll for a, b in zip(own, teacher, strict=True)])
-    return exponentials("gen_ppl", float(gaps.mean()), bootstrap_interval(gaps, np.ones(len(gaps)), seed))
+    # exp(a) / exp(b) is exp(a - b): the interval of the paired difference is that of the paired ratio.
+    gen_ppl, interval = exponentials(float(gaps.mean()), bootstrap_interval(gaps, np.ones(len(gaps)), seed))
+    return JudgedRatio(gen_ppl=gen_ppl, gen_ppl_interval=interval)

@@ -73,14 +73,18 @@ def score_pairs(
     progress: Progress = no_progress,
 ) -> pa.Table:
     """Per pair: id, group, subset, voice, positive_score, negative_score, credit, and a reason where there are none."""
-    usable = [each for each in pairs if each.positive is not None and each.negative is not None]
-    if definition.over == "continuation" and usable and all(each.pair.prompt is None for each in usable):
+    usable = [tokenized for tokenized in pairs if tokenized.positive is not None and tokenized.negative is not None]
+    if definition.over == "continuation" and usable and all(tokenized.pair.prompt is None for tokenized in usable):
         raise ConfigError(
             "no pair of the suite has a prompt of its own, so nothing says where a continuation begins: take --over all"
         )
-    versions = [version for each in usable for version in (each.positive, each.negative) if version is not None]
+    versions = [
+        version for tokenized in usable for version in (tokenized.positive, tokenized.negative) if version is not None
+    ]
     scores = iter(score_tokens(model, vocabulary, versions, definition, progress))
-    rows = [_row(each, *((next(scores), next(scores)) if each.positive else (None, None))) for each in pairs]
+    rows = [
+        _row(tokenized, *((next(scores), next(scores)) if tokenized.positive else (None, None))) for tokenized in pairs
+    ]
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
@@ -103,9 +107,9 @@ def score_tokens(
     at: dict[bytes, int] = {}
     numbers = [at.setdefault(tokens.ids.tobytes(), len(at)) for tokens in sequences]
     unique = {number: tokens.ids for number, tokens in zip(numbers, sequences, strict=True)}
-    found = token_log_probabilities(model, [unique[number] for number in range(len(at))], progress, classes)
+    scores = token_log_probabilities(model, [unique[number] for number in range(len(at))], progress, classes)
     return [
-        _reduced(found[number], counted(tokens, vocabulary, definition), definition)
+        _reduced(scores[number], counted(tokens, vocabulary, definition), definition)
         for number, tokens in zip(numbers, sequences, strict=True)
     ]
 
@@ -136,11 +140,11 @@ def _reduced(log_p: npt.NDArray[np.float32], chosen: _Bools, definition: Definit
     return float(values.sum() if definition.reduction == "sum" else values.mean())
 
 
-def _row(each: TokenPair, positive: float | None, negative: float | None) -> dict[str, object]:
-    pair = each.pair
+def _row(tokenized: TokenPair, positive: float | None, negative: float | None) -> dict[str, object]:
+    pair = tokenized.pair
     row: dict[str, object] = {"id": pair.id, "group": pair.group or pair.id, "subset": pair.subset, "voice": pair.voice}
     if positive is None or negative is None:
-        return row | {"reason": each.reason or "no token of it counts"}
+        return row | {"reason": tokenized.reason or "no token of it counts"}
     credit = float(np.sign(positive - negative) + 1) / 2
     return row | {"positive_score": positive, "negative_score": negative, "credit": credit}
 
@@ -158,15 +162,15 @@ def accuracies(table: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[st
     if not scored:
         return {}
     groups, names, credit = _columns(scored)
-    found = {WHOLE: _accuracy(groups, credit)}
+    by_subset = {WHOLE: _accuracy(groups, credit)}
     for name, parts in subsets.items():
         inside = np.isin(names, parts)
         if inside.any():
-            found[name] = _accuracy(groups[inside], credit[inside])
+            by_subset[name] = _accuracy(groups[inside], credit[inside])
     plain = list(dict.fromkeys(names))
     if len(plain) > 1:
-        found[MACRO] = _macro(groups, names, credit)
-    return found
+        by_subset[MACRO] = _macro(groups, names, credit)
+    return by_subset
 
 
 def differences(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[str, Accuracy]:
@@ -175,16 +179,16 @@ def differences(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence
     if not gaps:
         return {}
     groups, names, gap = _columns(gaps)
-    found: dict[str, Accuracy] = {}
+    by_subset: dict[str, Accuracy] = {}
     for name, parts in {WHOLE: tuple(dict.fromkeys(names)), **subsets}.items():
         inside = np.isin(names, parts)
         if inside.any():
             means = _item_means(groups[inside], gap[inside])
             interval = bootstrap_interval(means, np.ones(len(means)), _SEED)
-            found[name] = Accuracy(float(means.mean()), interval, len(means), int(inside.sum()))
+            by_subset[name] = Accuracy(float(means.mean()), interval, len(means), int(inside.sum()))
     if len(dict.fromkeys(names)) > 1:
-        found[MACRO] = _macro(groups, names, gap)
-    return found
+        by_subset[MACRO] = _macro(groups, names, gap)
+    return by_subset
 
 
 def paired_tests(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequence[str]]) -> dict[str, McNemar]:
@@ -197,7 +201,7 @@ def paired_tests(table: pa.Table, other: pa.Table, subsets: Mapping[str, Sequenc
     parts = {WHOLE: tuple(dict.fromkeys(names)), **subsets}
     inside = {name: np.isin(names, of) for name, of in parts.items()}
     means = {name: _item_means(groups[mask], gap[mask]) for name, mask in inside.items() if mask.any()}
-    return {name: mcnemar(each, np.zeros(len(each))) for name, each in means.items()}
+    return {name: mcnemar(gaps_of_items, np.zeros(len(gaps_of_items))) for name, gaps_of_items in means.items()}
 
 
 def _gaps(table: pa.Table, other: pa.Table) -> list[dict[str, Any]]:

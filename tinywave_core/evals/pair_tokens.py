@@ -71,7 +71,7 @@ class Ears:
 
     def listen(self, recordings: Iterable[Recording], progress: Progress = no_progress) -> None:
         """Tokenize those that are new."""
-        new = [each for each in dict.fromkeys(recordings) if each not in self.heard]
+        new = [recording for recording in dict.fromkeys(recordings) if recording not in self.heard]
         for start in range(0, len(new), _TOGETHER):
             self._listen(new[start : start + _TOGETHER])
             progress(min(start + _TOGETHER, len(new)), len(new), "recordings tokenized")
@@ -86,8 +86,8 @@ class Ears:
                 continue
             waves[recording] = np.concatenate(parts), sum(len(part) for part in parts[:-1])
         streams = self.hearing.streams([wave for wave, _ in waves.values()])
-        for (recording, (_, prompt)), each in zip(waves.items(), streams, strict=True):
-            self.heard[recording] = Heard(each, prompt)
+        for (recording, (_, prompt)), of_recording in zip(waves.items(), streams, strict=True):
+            self.heard[recording] = Heard(of_recording, prompt)
 
 
 def tokenize_pairs(
@@ -115,13 +115,13 @@ def tokenize_pairs(
             raise TokenError("it is too short for a token")
         return made
 
-    found: list[TokenPair] = []
+    tokenized: list[TokenPair] = []
     for pair in pairs:
         try:
-            found.append(TokenPair(pair, tokens(pair.prompt, pair.positive), tokens(pair.prompt, pair.negative)))
+            tokenized.append(TokenPair(pair, tokens(pair.prompt, pair.positive), tokens(pair.prompt, pair.negative)))
         except TinyWaveError as error:
-            found.append(TokenPair(pair, None, None, str(error)))
-    return found
+            tokenized.append(TokenPair(pair, None, None, str(error)))
+    return tokenized
 
 
 def tokenize_recordings(
@@ -135,9 +135,9 @@ def tokenize_recordings(
 def digest(pairs: Iterable[TokenPair]) -> str:
     """SHA-256 over the names and token ids of all pairs: what exactly was scored."""
     sha = hashlib.sha256()
-    for each in pairs:
-        sha.update(f"{each.pair.id}\n{each.pair.subset}\n{each.pair.group}\n{each.reason}\n".encode())
-        for tokens in (each.positive, each.negative):
+    for pair in pairs:
+        sha.update(f"{pair.pair.id}\n{pair.pair.subset}\n{pair.pair.group}\n{pair.reason}\n".encode())
+        for tokens in (pair.positive, pair.negative):
             if tokens is not None:
                 sha.update(f"{tokens.prompt_length} {len(tokens.ids)}\n".encode())
                 sha.update(np.asarray(tokens.ids, "<i8").tobytes())
@@ -147,7 +147,7 @@ def digest(pairs: Iterable[TokenPair]) -> str:
 def _recordings(prompt: Content | None, version: Content) -> list[Recording]:
     if isinstance(prompt, Path) and isinstance(version, Path):
         return [(prompt, version)]
-    return [(each,) for each in (prompt, version) if isinstance(each, Path)]
+    return [(path,) for path in (prompt, version) if isinstance(path, Path)]
 
 
 def _tokens(

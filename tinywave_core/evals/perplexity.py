@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.evals.figures import Interval, NllRatio, PerSecond, PerToken, Ratio
 from tinywave_core.evals.intervals import bootstrap_interval
 
 Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
 LARGEST_EXPONENT = 709.0  # exp(709) is 8e307; float64 ends at 1.8e308
 
 
@@ -31,22 +31,23 @@ def after_prompt(prompt_tokens: int, length: int, *, ended: bool) -> npt.NDArray
     return (positions >= prompt_tokens) & (positions < length - ended)
 
 
-def per_token(nll_N: Floats, tokens_N: Floats, seed: int) -> dict[str, Any]:
+def per_token(nll_N: Floats, tokens_N: Floats, seed: int) -> PerToken:
     """NLL in nats per token with its interval, and perplexity with its."""
     nll = float(nll_N.sum() / tokens_N.sum())
     interval = bootstrap_interval(nll_N, tokens_N, seed)
-    return {"nll": nll, "nll_interval": interval, **exponentials("perplexity", nll, interval)}
+    perplexity, perplexity_interval = exponentials(nll, interval)
+    return PerToken(nll=nll, nll_interval=interval, perplexity=perplexity, perplexity_interval=perplexity_interval)
 
 
-def exponentials(name: str, logarithm: float, interval: Interval) -> dict[str, Any]:
-    """exp of a figure and of its 95 % interval, under a name; None for both where a float64 cannot hold one of them.
+def exponentials(logarithm: float, interval: Interval) -> tuple[float | None, Interval | None]:
+    """exp of a figure and of its 95 % interval; None for both where a float64 cannot hold one of them.
 
     A diverged model can have an NLL above 709 nats per token. It has no perplexity then, and tables say "too large".
     """
-    value, low, high = (exponential(each) for each in (logarithm, *interval))
-    if value is None or high is None:
-        return {name: None, f"{name}_interval": None}
-    return {name: value, f"{name}_interval": (low, high)}
+    value, low, high = (exponential(x) for x in (logarithm, *interval))
+    if value is None or low is None or high is None:
+        return None, None
+    return value, (low, high)
 
 
 def exponential(logarithm: float) -> float | None:
@@ -54,30 +55,31 @@ def exponential(logarithm: float) -> float | None:
     return math.exp(logarithm) if logarithm <= LARGEST_EXPONENT else None
 
 
-def per_second(nll_N: Floats, seconds_N: Floats, seed: int) -> dict[str, Any]:
+def per_second(nll_N: Floats, seconds_N: Floats, seed: int) -> PerSecond:
     """Bits per second of audio with its interval."""
     bits_N = nll_N / math.log(2)
-    return {
-        "bits_per_second": float(bits_N.sum() / seconds_N.sum()),
-        "bits_per_second_interval": bootstrap_interval(bits_N, seconds_N, seed),
-    }
+    return PerSecond(
+        bits_per_second=float(bits_N.sum() / seconds_N.sum()),
+        bits_per_second_interval=bootstrap_interval(bits_N, seconds_N, seed),
+    )
 
 
-def against_teacher(own_N: Floats, teacher_N: Floats, tokens_N: Floats, seed: int) -> dict[str, Any]:
+def against_teacher(own_N: Floats, teacher_N: Floats, tokens_N: Floats, seed: int) -> Ratio:
     """A model's NLL and perplexity over the teacher's on the same tokens; 1 is as good, above is worse.
 
     The ratio of bits per second is that of the NLL: both models are asked for the same tokens of the same seconds.
     """
     gap = float((own_N - teacher_N).sum() / tokens_N.sum())
-    interval = bootstrap_interval(own_N - teacher_N, tokens_N, seed)
-    return {**ratio(own_N, teacher_N, seed, "nll"), **exponentials("perplexity", gap, interval)}
+    perplexity, perplexity_interval = exponentials(gap, bootstrap_interval(own_N - teacher_N, tokens_N, seed))
+    nll = nll_ratio(own_N, teacher_N, seed)
+    return Ratio(**dict(nll), perplexity=perplexity, perplexity_interval=perplexity_interval)
 
 
-def ratio(own_N: Floats, teacher_N: Floats, seed: int, name: str) -> dict[str, Any]:
-    """Ratio of two sums with its paired interval, under a name; None where the teacher's can be 0. Sequences of which nothing
-    counts say nothing."""
+def nll_ratio(own_N: Floats, teacher_N: Floats, seed: int) -> NllRatio:
+    """Ratio of two sums with its paired interval; None where the teacher's can be 0."""
+    # A sequence of which nothing counts (no token of this stream) says nothing, and its 0 is no teacher's certainty.
     counts_N = (own_N != 0) | (teacher_N != 0)
     own, teacher = own_N[counts_N], teacher_N[counts_N]
     if not len(own) or not (teacher > 0).all():
-        return {name: None, f"{name}_interval": None}
-    return {name: float(own.sum() / teacher.sum()), f"{name}_interval": bootstrap_interval(own, teacher, seed)}
+        return NllRatio(nll=None, nll_interval=None)
+    return NllRatio(nll=float(own.sum() / teacher.sum()), nll_interval=bootstrap_interval(own, teacher, seed))

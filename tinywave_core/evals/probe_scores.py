@@ -7,12 +7,12 @@ Legend: I pairs, L tokens of one sequence.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.evals.figures import OverallAccuracy, ProbeAccuracy, ProbeFigures
 from tinywave_core.evals.intervals import bootstrap_interval, mcnemar, retention, wilson_interval
 
 CHANCE = 0.5
@@ -40,32 +40,34 @@ def credits(positive: npt.ArrayLike, negative: npt.ArrayLike) -> Credits:
     return np.asarray((np.sign(gaps) + 1) / 2)
 
 
-def probe_figures(whole: Mapping[str, Credits], continuation: Mapping[str, Credits], seed: int) -> dict[str, Any]:
+def probe_figures(whole: Mapping[str, Credits], continuation: Mapping[str, Credits], seed: int) -> ProbeFigures:
     """What one probe says of teacher, student and control: their credits of the same pairs, by model."""
     student = whole["student"]
-    return {
-        "items": len(student),
-        "models": {
-            name: {**_accuracy(whole[name], ""), **_accuracy(continuation[name], "continuation_")} for name in whole
-        },
-        "mcnemar": {name: asdict(mcnemar(student, whole[name])) for name in ("control", "teacher")},
-        "retention": asdict(retention(student, whole["teacher"], CHANCE, seed)),
-    }
+    return ProbeFigures(
+        items=len(student),
+        models={name: _accuracy(whole[name], continuation[name]) for name in whole},
+        mcnemar={name: mcnemar(student, whole[name]) for name in ("control", "teacher")},
+        retention=retention(student, whole["teacher"], CHANCE, seed),
+    )
 
 
-def overall(credits: Mapping[str, Credits], groups: Sequence[str], seed: int) -> dict[str, Any]:
+def overall(credits: Mapping[str, Credits], groups: Sequence[str], seed: int) -> dict[str, OverallAccuracy]:
     """All probes together; intervals over utterances, for the pairs made of one are not independent."""
     _, at = np.unique(list(groups), return_inverse=True)
     counts = np.bincount(at)
     return {
-        name: {
-            "accuracy": float(each.mean()),
-            "interval": bootstrap_interval(np.bincount(at, weights=each), counts, seed),
-        }
-        for name, each in credits.items()
+        name: OverallAccuracy(
+            accuracy=float(of_model.mean()),
+            interval=bootstrap_interval(np.bincount(at, weights=of_model), counts, seed),
+        )
+        for name, of_model in credits.items()
     }
 
 
-def _accuracy(credits: Credits, prefix: str) -> dict[str, Any]:
-    interval = wilson_interval(float(credits.sum()), len(credits))
-    return {f"{prefix}accuracy": float(credits.mean()), f"{prefix}interval": interval}
+def _accuracy(whole: Credits, continuation: Credits) -> ProbeAccuracy:
+    return ProbeAccuracy(
+        accuracy=float(whole.mean()),
+        interval=wilson_interval(float(whole.sum()), len(whole)),
+        continuation_accuracy=float(continuation.mean()),
+        continuation_interval=wilson_interval(float(continuation.sum()), len(continuation)),
+    )

@@ -157,12 +157,12 @@ def absent(probe: str, speech: Sequence[Speech], config: ProbesConfig) -> str:
     """Why a probe cannot be made of this corpus at all; empty where it can."""
     if probe == "gender_swap":
         known = config.gender_of
-        found = {known[s.speaker] for s in speech if s.speaker in known}
-        if len(found) < 2:
+        genders = {known[s.speaker] for s in speech if s.speaker in known}
+        if len(genders) < 2:
             return (
                 "the recordings do not say who is a woman and who a man: --evaluation.probes.genders tells it"
                 if not known
-                else f"evaluation.probes.genders gives {len(found)} gender{'s' * (len(found) != 1)} to the held-out speakers"
+                else f"evaluation.probes.genders gives {len(genders)} gender{'s' * (len(genders) != 1)} to the held-out speakers"
             )
     return ""
 

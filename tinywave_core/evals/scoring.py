@@ -3,6 +3,7 @@
 Legend: L tokens of one sequence, V ids of the vocabulary.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from transformers import LlamaForCausalLM
 from tinywave_core.errors import TrainingError
 from tinywave_core.progress import Progress, no_progress
 
+Score = npt.NDArray[np.float32]
+"""Log-probabilities of tokens 1 … L - 1 of one sequence: [L - 1]."""
 _ROWS = 16
 
 
@@ -22,14 +25,14 @@ def token_log_probabilities(
     sequences: Sequence[npt.NDArray],
     progress: Progress = no_progress,
     classes_V: npt.NDArray[np.int8] | None = None,
-) -> list[npt.NDArray[np.float32]]:
+) -> list[Score]:
     """For every sequence [L], the log-probability of tokens 1 … L - 1 given those before: [L - 1] each.
 
     With `classes_V`, the class of every id, a token competes with those of its own class only. TrainingError where a
     log-probability is not finite: such a model can be compared with nothing.
     """
     classes = None if classes_V is None else torch.from_numpy(classes_V).to(model.device)
-    scores: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
+    scores: list[Score] = [np.empty(0, dtype=np.float32)] * len(sequences)
     by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(by_length), _ROWS):
         rows = by_length[start : start + _ROWS]
@@ -50,7 +53,7 @@ def token_log_probabilities(
     return scores
 
 
-def _finite(log_p: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _finite(log_p: Score) -> Score:
     if not np.isfinite(log_p).all():
         raise TrainingError(
             f"the model gives {int((~np.isfinite(log_p)).sum())} of {len(log_p)} tokens of a sequence a likelihood that is "
@@ -68,6 +71,14 @@ def _log_softmax(
     return torch.log_softmax(logits_LV.masked_fill(wanted_L[:, None] != classes_V, -torch.inf), dim=-1)
 
 
-def mean_nll(scores: Sequence[npt.NDArray[np.float32]]) -> float:
+def by_name(named: Sequence[tuple[str, npt.NDArray]], scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Scores of sequences with names, in the order in which they have one; a name that none has is that of an empty list."""
+    pieces: dict[str, list[Score]] = defaultdict(list)
+    for (name, _), score in zip(named, scores, strict=True):
+        pieces[name].append(score)
+    return pieces
+
+
+def mean_nll(scores: Sequence[Score]) -> float:
     """Negative log-likelihood per token, in nats, over all sequences together."""
     return -float(np.concatenate(list(scores)).mean(dtype=np.float64))

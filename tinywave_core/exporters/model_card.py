@@ -1,15 +1,17 @@
 """The model card: what the student is, what it was made from, how it scored, its limits and licence, how to load it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tinywave_core.escaping import code, markdown, table, yaml_text
+from tinywave_core.evals.figures import Generated, ProbeFigures, Scores
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
-from tinywave_core.wording import ratio, with_interval
+from tinywave_core.wording import MODELS, gen_ppl_ratio, nll_ratio, perplexity_ratio, with_interval
 
 SummaryDict = dict[str, Any]
-_LABELS = {"teacher": "Teacher", "student": "This student", "control": "Same student, undistilled"}
+_LABELS = {"teacher": "Teacher", "student": "This student", "control": MODELS["control"].capitalize()}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
 
 
@@ -29,13 +31,13 @@ class Card:
     name: str
     student: SummaryDict
     vocabulary: Vocabulary
-    scores: SummaryDict
+    scores: Scores
     data: Data
     licence: Licence
     lineage: dict[str, str]
     """Artifact id by part."""
-    probes: SummaryDict = field(default_factory=dict)
-    generated: SummaryDict = field(default_factory=dict)
+    probes: Mapping[str, ProbeFigures] = field(default_factory=dict)
+    generated: Generated | None = None
 
 
 def model_card(card: Card) -> str:
@@ -109,21 +111,16 @@ def _front_matter(card: Card) -> dict[str, Any]:
 
 
 def _metrics(card: Card) -> list[tuple[str, str, float | None]]:
-    own = card.scores["models"]["student"]
-    after = card.scores["continuation"]["models"].get("student", {})
-    probes = card.probes.get("probes", {})
+    own, after = card.scores.models["student"], card.scores.continuation.models.get("student")
+    continued = None if card.generated is None else card.generated.sources.get("student")
     return [
-        ("perplexity", "perplexity per token", own["perplexity"]),
-        ("bits_per_second", "bits per second of audio", own["bits_per_second"]),
-        ("perplexity", "perplexity per token after the prompt", after.get("perplexity")),
-        ("accuracy", "continuation cloze", own.get("cloze")),
-        *(("accuracy", _plain(name), found["models"]["student"]["accuracy"]) for name, found in probes.items()),
-        ("perplexity", "generative perplexity", _sources(card).get("student", {}).get("gen_ppl")),
+        ("perplexity", "perplexity per token", own.perplexity),
+        ("bits_per_second", "bits per second of audio", own.bits_per_second),
+        ("perplexity", "perplexity per token after the prompt", None if after is None else after.perplexity),
+        ("accuracy", "continuation cloze", own.cloze),
+        *(("accuracy", _plain(name), probe.models["student"].accuracy) for name, probe in card.probes.items()),
+        ("perplexity", "generative perplexity", None if continued is None else continued.gen_ppl),
     ]
-
-
-def _sources(card: Card) -> dict[str, Any]:
-    return dict(card.generated.get("sources", {}))
 
 
 def _length(hours: float) -> str:
@@ -155,76 +152,83 @@ def _licence(licence: Licence) -> str:
 
 
 def _sections(card: Card) -> str:
-    held_out = card.scores["held_out"]
+    held_out = card.scores.held_out
     about = (
-        f"{held_out['hours'] * 60:.1f} minutes of held-out recordings, {held_out['tokens']} tokens, {held_out['cloze_items']} cloze "
+        f"{held_out.hours * 60:.1f} minutes of held-out recordings, {held_out.tokens} tokens, {held_out.cloze_items} cloze "
         "items; in brackets stand 95 % intervals."
     )
     return "\n\n".join(
-        [table(_likelihood(card.scores)), about, *_continuation(card), *_probes(card), *_generated(card)]
+        [table(_likelihood(card.scores)), about, *_continuation(card.scores), *_probes(card), *_generated(card)]
     )
 
 
-def _likelihood(scores: SummaryDict) -> list[dict[str, str]]:
+def _likelihood(scores: Scores) -> list[dict[str, str]]:
     rows = []
     for key, label in _LABELS.items():
-        m = scores["models"][key]
-        row = {"model": label, "parameters": f"{m['parameters'] / 1e6:.2f} M"}
-        row["NLL, nats per token"] = with_interval(m, "nll", ".3f")
-        row["over the teacher's"] = ratio(scores["ratios"].get(key), "nll")
-        row["perplexity"] = with_interval(m, "perplexity", ".1f")
-        silent = m["bits_per_second"] is None
-        row["bits per second"] = "–" if silent else with_interval(m, "bits_per_second", ".1f")
-        row["cloze accuracy"] = with_interval(m, "cloze", ".1%") if "cloze" in m else "–"
-        rows.append(row)
+        m = scores.models[key]
+        bits = with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f")
+        rows.append(
+            {
+                "model": label,
+                "parameters": f"{m.parameters / 1e6:.2f} M",
+                "NLL, nats per token": with_interval(m.nll, m.nll_interval, ".3f"),
+                "over the teacher's": nll_ratio(scores.ratios.get(key)),
+                "perplexity": with_interval(m.perplexity, m.perplexity_interval, ".1f"),
+                "bits per second": "–" if m.bits_per_second is None else bits,
+                "cloze accuracy": "–" if m.cloze is None else with_interval(m.cloze, m.cloze_interval, ".1%"),
+            }
+        )
     return rows
 
 
-def _continuation(card: Card) -> list[str]:
-    found = card.scores["continuation"]
-    if not found["models"]:
+def _continuation(scores: Scores) -> list[str]:
+    after = scores.continuation
+    if not after.models:
         return []
-    rows = [
-        {
-            "model": label,
-            "NLL after the prompt": with_interval(found["models"][key], "nll", ".3f"),
-            "perplexity over the teacher's": ratio(found["ratios"].get(key), "perplexity"),
-            "bits per second": with_interval(found["models"][key], "bits_per_second", ".1f"),
-        }
-        for key, label in _LABELS.items()
-    ]
-    head = f"What comes after a prompt of {found['prompt_s']:g} s, in {found['utterances']} utterances of {found['min_s']:g} s and more:"
+    rows = []
+    for key, label in _LABELS.items():
+        m = after.models[key]
+        rows.append(
+            {
+                "model": label,
+                "NLL after the prompt": with_interval(m.nll, m.nll_interval, ".3f"),
+                "perplexity over the teacher's": perplexity_ratio(after.ratios.get(key)),
+                "bits per second": with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f"),
+            }
+        )
+    head = f"What comes after a prompt of {after.prompt_s:g} s, in {after.utterances} utterances of {after.min_s:g} s and more:"
     return [head, table(rows)]
 
 
 def _probes(card: Card) -> list[str]:
-    probes = card.probes.get("probes", {})
-    if not probes:
+    if not card.probes:
         return []
     rows = []
-    for name, found in probes.items():
-        row = {"probe": name.replace("_", " "), "pairs": str(found["items"])}
-        row |= {
-            label: with_interval(found["models"][key], "accuracy", ".1%", "interval") for key, label in _LABELS.items()
-        }
-        kept = found["retention"]
-        known = kept["above_chance"] is not None
-        row["kept above chance"] = (
-            with_interval(kept, "above_chance", ".0%") if known else "undefined: teacher not surely above chance"
-        )
+    for name, probe in card.probes.items():
+        row = {"probe": name.replace("_", " "), "pairs": str(probe.items)}
+        for key, label in _LABELS.items():
+            row[label] = with_interval(probe.models[key].accuracy, probe.models[key].interval, ".1%")
+        kept = probe.retention
+        known = with_interval(kept.above_chance, kept.above_chance_interval, ".0%")
+        row["kept above chance"] = "undefined: teacher not surely above chance" if kept.above_chance is None else known
         rows.append(row)
     return ["Pairs of recordings of which one is wrong from its middle on (chance is 50 %):", table(rows)]
 
 
 def _generated(card: Card) -> list[str]:
-    if not _sources(card):
+    if card.generated is None or not card.generated.sources:
         return []
     rows = []
-    for key, found in _sources(card).items():
-        row = {"continued by": _SOURCES[key], "generative perplexity": with_interval(found, "gen_ppl", ".1f")}
-        row["over the teacher's"] = ratio(card.generated["ratios"].get(key), "gen_ppl")
-        row["auto-BLEU-2"] = "–" if found["auto_bleu"] is None else with_interval(found, "auto_bleu", ".1%")
-        row["nothing heard in"] = f"{found['empty']} of {card.generated['items']}"
-        rows.append(row)
+    for source, figures in card.generated.sources.items():
+        repeated = with_interval(figures.auto_bleu, figures.auto_bleu_interval, ".1%")
+        rows.append(
+            {
+                "continued by": _SOURCES[source],
+                "generative perplexity": with_interval(figures.gen_ppl, figures.gen_ppl_interval, ".1f"),
+                "over the teacher's": gen_ppl_ratio(card.generated.ratios.get(source)),
+                "auto-BLEU-2": "–" if figures.auto_bleu is None else repeated,
+                "nothing heard in": f"{figures.empty} of {card.generated.items}",
+            }
+        )
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"
     return [head, table(rows)]

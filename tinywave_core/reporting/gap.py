@@ -7,7 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from tinywave_core import plots
-from tinywave_core.stages.evaluation.gap_words import LABELS, SummaryDict, block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.gap_words import LABELS, block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.summary import GapSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
@@ -29,49 +30,47 @@ class WorstClip:
     """What each token costs it beyond the teacher, over the time of the picture; empty where the times are not known."""
 
 
-def costly_rows(gap: SummaryDict) -> list[dict[str, str]]:
+def costly_rows(gap: GapSummary) -> list[dict[str, str]]:
     """Tokens that cost the student most against the teacher."""
     return [
         {
-            "token": row["token"],
-            "came": f"{row['count']:,} times",
-            "costs each": f"{row['mean']:+.3f} nats",
-            "in all": f"{row['total']:+.1f} nats",
+            "token": row.token or str(row.id),
+            "came": f"{row.count:,} times",
+            "costs each": f"{row.mean:+.3f} nats",
+            "in all": f"{row.total:+.1f} nats",
         }
-        for row in gap["costly"][:MAX_COSTLY]
+        for row in gap.costly[:MAX_COSTLY]
     ]
 
 
-def position_lines(gap: SummaryDict) -> list[plots.Line]:
+def position_lines(gap: GapSummary) -> list[plots.Line]:
     """KL to the teacher over the position in the sequence, at the middle of each stretch of positions."""
     import numpy as np
 
     lines = []
     for model, label in LABELS.items():
-        found = {
-            int(f["group"].split()[1]): f["value"]
-            for f in gap["figures"]
-            if f["model"] == model and f["measure"] == "logit_kl" and f["group"].startswith("position")
+        by_position = {
+            int(figure.group.split()[1]): figure.value
+            for figure in gap.figures
+            if figure.model == model and figure.measure == "logit_kl" and figure.group.startswith("position")
         }
-        x = np.array([max(4.0, 1.5 * low) for low in found])
-        lines.append(plots.Line(label, x, np.array(list(found.values())), model, model == "control", noisy=False))
+        x, y = np.array([max(4.0, 1.5 * low) for low in by_position]), np.array(list(by_position.values()))
+        lines.append(plots.Line(label, x, y, model, model == "control", noisy=False))
     return lines
 
 
-def gap_plots(gap: SummaryDict) -> list[tuple[str, str]]:
+def gap_plots(gap: GapSummary) -> list[tuple[str, str]]:
     """(caption, SVG): block against block for student and control, and predictions by position."""
-    pairs = {(student, teacher) for student, teacher in gap["pairs"]}
+    pairs = set(gap.pairs)
     labels = {"x_label": "teacher block", "y_label": "student block"}
-    values = [value for rows in gap["cosines"].values() for row in rows for value in row]
+    values = [value for rows in gap.cosines.values() for row in rows for value in row]
     limits = min(values), max(values)  # of both pictures, so that they can be compared
     pictures = [
         (
-            f"Hidden states, mean cosine: {LABELS[name]}",
-            plots.heatmap_svg(
-                gap["cosines"][name], pairs, limits, title=f"Cosine of hidden states, {LABELS[name]}", **labels
-            ),
+            f"Hidden states, mean cosine: {label}",
+            plots.heatmap_svg(gap.cosines[name], pairs, limits, title=f"Cosine of hidden states, {label}", **labels),
         )
-        for name in LABELS
+        for name, label in LABELS.items()
     ]
     title = "Predictions: KL to the teacher by position"
     by_position = plots.line_svg(position_lines(gap), title=title, x_label="token of the utterance", y_label="nats")
@@ -99,7 +98,7 @@ def gap_section(outputs: Outputs) -> dict[str, Any]:
     """All that the template needs; empty where a run has no gap."""
     if "gap" not in outputs:
         return {"gap": None}
-    gap = outputs["gap"].summary
+    gap = GapSummary.of(outputs["gap"])
     return {
         "gap": {
             "text": gap_text(gap),

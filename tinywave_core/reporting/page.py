@@ -21,7 +21,14 @@ from tinywave_core.reporting.lineage import lineage
 from tinywave_core.run.record import StageRow
 from tinywave_core.stages.adaptation.words import teacher_lines
 from tinywave_core.stages.distillation.words import loss_lines
+from tinywave_core.stages.evaluation.summary import (
+    GeneratedSummary,
+    ProbeScoresSummary,
+    ProbesSummary,
+    ScoresSummary,
+)
 from tinywave_core.stages.evaluation.words import (
+    SOURCES,
     comparison_rows,
     continuation_text,
     direction_rows,
@@ -71,13 +78,13 @@ TERMS = {
 
 def render_report(record: "RunRecord", outputs: Outputs) -> str:
     """The page."""
-    scores, shown = outputs["scores"].summary, samples(outputs["samples"])
+    scores, shown = ScoresSummary.of(outputs["scores"]), samples(outputs["samples"])
     return _template().render(
         record=record,
         headline=headline(outputs),
         verdict=[*verdict(scores), record.promotion.sentence],
         comparison=comparison_rows(scores),
-        held_out=scores["held_out"],
+        held_out=scores.held_out,
         samples=shown,
         further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
         vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
@@ -264,9 +271,9 @@ def probe_section(outputs: Outputs) -> dict[str, Any]:
     """Table, text and players of the probes; empty where a run has none."""
     if "probe_scores" not in outputs:
         return {"probe_text": "", "probe_rows": [], "probe_pairs": []}
-    made, scores = outputs["probes"], outputs["probe_scores"].summary
-    text, rows = probes_text(made.summary, scores), probe_rows(scores)
-    return {"probe_text": text, "probe_rows": rows, "probe_pairs": probe_pairs(made)}
+    made, scores = ProbesSummary.of(outputs["probes"]), ProbeScoresSummary.of(outputs["probe_scores"])
+    text, rows = probes_text(made, scores), probe_rows(scores)
+    return {"probe_text": text, "probe_rows": rows, "probe_pairs": probe_pairs(outputs["probes"])}
 
 
 def probe_pairs(probes: Artifact) -> list[ProbePair]:
@@ -294,9 +301,9 @@ def generated_section(outputs: Outputs) -> dict[str, Any]:
     """Text, table and some transcripts of the continuations that were judged; empty where no judges were given."""
     if "generated" not in outputs:
         return {"generated_text": "", "generated_rows": [], "transcripts": []}
-    artifact = outputs["generated"]
-    text, rows = generated_text(artifact.summary), generated_rows(artifact.summary)
-    return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(artifact)}
+    continued = GeneratedSummary.of(outputs["generated"])
+    text, rows = generated_text(continued), generated_rows(continued)
+    return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(outputs["generated"])}
 
 
 def transcripts(generated: Artifact) -> list[dict[str, str]]:
@@ -305,7 +312,11 @@ def transcripts(generated: Artifact) -> list[dict[str, str]]:
     numbers = {i: n for n, i in enumerate(dict.fromkeys(row["utterance_id"] for row in rows), start=1)}
     shown = [row for row in rows if numbers[row["utterance_id"]] <= MAX_TRANSCRIBED]
     return [
-        {"prompt": str(numbers[row["utterance_id"]]), "by": row["source"], "heard": row["transcript"] or "nothing"}
+        {
+            "prompt": str(numbers[row["utterance_id"]]),
+            "by": SOURCES[row["source"]],
+            "heard": row["transcript"] or "nothing",
+        }
         for row in sorted(shown, key=lambda row: numbers[row["utterance_id"]])
     ]
 
@@ -380,7 +391,7 @@ def curve_plots(outputs: Outputs) -> list[str]:
     ]
     losses = {
         "Teacher: training loss": (teacher_lines(outputs), "nats per token"),
-        "Student and control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
+        "Student and undistilled control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
         "Student: every term of its loss": (terms, "per token"),
         "Learning rate": (rates, "rate"),
     }
@@ -388,14 +399,14 @@ def curve_plots(outputs: Outputs) -> list[str]:
         _figure(title, plots.line_svg(lines, title=title, x_label=step, y_label=unit))
         for title, (lines, unit) in losses.items()
     ]
-    return [*pictures, _figure("Held-out NLL by kind of token", _nll_by_kind(outputs["scores"].summary))]
+    return [*pictures, _figure("Held-out NLL by kind of token", _nll_by_kind(ScoresSummary.of(outputs["scores"])))]
 
 
 def _colour(term: str) -> str:
     return {"language_model": "teacher"}.get(term, term)
 
 
-def _nll_by_kind(scores: dict[str, Any]) -> str:
+def _nll_by_kind(scores: ScoresSummary) -> str:
     kinds, series = nll_by_kind(scores)
     return plots.bars_svg(kinds, series, title="Held-out NLL by kind of token", y_label="nats per token")
 

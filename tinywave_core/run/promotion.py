@@ -7,11 +7,12 @@ token must stay below a margin (a test for non-inferiority). Without enough held
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.evaluation.scores import against
+from tinywave_core.stages.evaluation.summary import AgainstSummary
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.storage.store import Artifact, Log, Store, utc_now
 
@@ -40,8 +41,13 @@ class Promotion(BaseModel):
     model: str
     """Id of the export that is published after the run; the run's own where none is."""
     why: str
-    test: dict[str, Any] | None = None
-    """Figures of the paired test: difference, interval, utterances."""
+    test: AgainstSummary | None = None
+    """The paired test, where there was one."""
+
+    @field_serializer("test")
+    def _as_reported(self, test: AgainstSummary | None) -> dict[str, Any] | None:
+        """As in the artifact: without what is not known of students that cannot be compared."""
+        return None if test is None else test.model_dump(mode="json", exclude_unset=True)
 
     @property
     def sentence(self) -> str:
@@ -69,19 +75,19 @@ def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Exe
         return _publish(log, model, student, now, "the export before is no longer in the store")
     if before.id == student.id:
         return _publish(log, model, student, now, "the same weights, exported anew")
-    test = against(config, outputs["tokens"], student, before, execute).summary
-    if not test["comparable"]:
-        return _kept(now, model, f"{test['why']}: compare by ear and by benchmark, and publish by hand", test)
+    test = AgainstSummary.of(against(config, outputs["tokens"], student, before, execute))
+    if not test.comparable:
+        return _kept(now, model, f"{test.why}: compare by ear and by benchmark, and publish by hand", test)
     return _judge(config.promotion.margin, log, model, student, now, test)
 
 
 def _judge(
-    margin: float, log: Log, model: Artifact, student: Artifact, now: Published, test: dict[str, Any]
+    margin: float, log: Log, model: Artifact, student: Artifact, now: Published, test: AgainstSummary
 ) -> Promotion:
-    low, high = test["interval"]
+    low, high = test.interval
     measured = (
-        f"{test['difference']:+.4f} nats per token against the published one (95 % interval {low:+.4f} to {high:+.4f}, paired over "
-        f"{test['utterances']} held-out utterances)"
+        f"{test.difference:+.4f} nats per token against the published one (95 % interval {low:+.4f} to {high:+.4f}, paired over "
+        f"{test.utterances} held-out utterances)"
     )
     if high <= margin:
         better = "better" if high < 0 else f"no worse by more than {margin:g}"
@@ -108,7 +114,7 @@ def published(store: Store) -> Published | None:
 
 
 def _publish(
-    log: Log, model: Artifact, student: Artifact, now: Published | None, why: str, test: dict[str, Any] | None = None
+    log: Log, model: Artifact, student: Artifact, now: Published | None, why: str, test: AgainstSummary | None = None
 ) -> Promotion:
     record = Published(
         number=1 if now is None else now.number + 1,
@@ -122,5 +128,5 @@ def _publish(
     return Promotion(outcome="published", model=model.id, why=why, test=test)
 
 
-def _kept(now: Published | None, model: Artifact, why: str, test: dict[str, Any] | None = None) -> Promotion:
+def _kept(now: Published | None, model: Artifact, why: str, test: AgainstSummary | None = None) -> Promotion:
     return Promotion(outcome="kept", model=now.model if now else model.id, why=why, test=test)

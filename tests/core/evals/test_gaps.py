@@ -7,7 +7,8 @@ import torch
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.evaluation import GapConfig
 from tinywave_core.evals import gaps
-from tinywave_core.evals.comparison import Comparison
+from tinywave_core.evals.figures import TokenCost
+from tinywave_core.evals.side_by_side import SideBySide
 from tinywave_core.models.llama import fresh_llama, student_from
 from tinywave_core.models.trim import trim
 from tinywave_core.sequences.dataset import TokenSequence
@@ -62,8 +63,8 @@ def test_figures_are_means_over_tokens_with_intervals_over_utterances():
     for utterance, values in (("a", [1.0, 3.0]), ("b", [8.0]), ("c", [])):
         tally.add(gaps.Cell("student", gaps.NLL, "all"), utterance, np.array(values))
     (figure,) = tally.figures(seed=0)
-    assert (figure["value"], figure["count"]) == (4.0, 3)
-    assert figure["interval"] == (2.0, 8.0)  # all of a, all of b: nothing else is in the data
+    assert (figure.value, figure.count) == (4.0, 3)
+    assert figure.interval == (2.0, 8.0)  # all of a, all of b: nothing else is in the data
 
 
 def test_closer_is_paired_and_turns_cosines_round():
@@ -73,15 +74,15 @@ def test_closer_is_paired_and_turns_cosines_round():
             tally.add(gaps.Cell(model, gaps.DIVERGENCE, "all"), utterance, np.array([nats, nats]))
             tally.add(gaps.Cell(model, gaps.HIDDEN, "all", 0, 1), utterance, np.array([cosine]))
     divergence, hidden = tally.closer("student", "control", seed=0)
-    assert (divergence["value"], hidden["value"]) == pytest.approx((0.5, 0.2))
-    assert divergence["interval"] == pytest.approx((0.5, 0.5))
+    assert (divergence.value, hidden.value) == pytest.approx((0.5, 0.2))
+    assert divergence.interval == pytest.approx((0.5, 0.5))
 
 
 def test_worst_leaves_out_short_sequences_and_costly_tokens_rare_ones():
     found = {"short": np.array([9.0]), "b": np.full(5, 1.0), "a": np.full(5, 1.0), "good": np.full(5, -1.0)}
     assert gaps.worst(found, items=2, min_tokens=3) == ["a", "b"]
     pairs = [(np.array([7, 7, 8, 9]), np.array([1.0, 2.0, 9.0, -5.0]))]
-    assert gaps.costly_tokens(pairs, items=5, min_count=2) == [{"id": 7, "count": 2, "mean": 1.5, "total": 3.0}]
+    assert gaps.costly_tokens(pairs, items=5, min_count=2) == [TokenCost(id=7, count=2, mean=1.5, total=3.0)]
     assert gaps.costly_tokens([], items=5, min_count=2) == []
 
 
@@ -91,16 +92,16 @@ def teacher():
     return fresh_llama(shape, VOCABULARY.rows, 64, seed=0)
 
 
-def compared(teacher, students, pairs=((0, 0), (1, 1), (2, 2))) -> Comparison:
+def compared(teacher, students, pairs=((0, 0), (1, 1), (2, 2))) -> SideBySide:
     config = GapConfig(attention_rows=4, attention_heads=2)
-    comparison = Comparison(teacher, students, pairs, VOCABULARY, config, torch.device("cpu"))
+    comparison = SideBySide(teacher, students, pairs, VOCABULARY, config, torch.device("cpu"))
     comparison.add(TokenSequence("s", "u", "r", None, IDS.astype(np.uint16), 1.0))
     return comparison
 
 
-def value(comparison: Comparison, model: str, measure: str, group: str = "all") -> float:
+def value(comparison: SideBySide, model: str, measure: str, group: str = "all") -> float:
     figures = comparison.tally.figures(0)
-    return next(f["value"] for f in figures if (f["model"], f["measure"], f["group"]) == (model, measure, group))
+    return next(f.value for f in figures if (f.model, f.measure, f.group) == (model, measure, group))
 
 
 def test_a_student_that_is_its_teacher_has_no_gap(teacher):

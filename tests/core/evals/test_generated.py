@@ -13,7 +13,7 @@ from tests.fixtures.judges import WORDS, write_judges
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.evals.continuations import GumbelTopK, continuations
-from tinywave_core.evals.generated import Judged, auto_bleu, figures
+from tinywave_core.evals.generated import Judged, auto_bleu, ratios_to_teacher, sources_figures
 from tinywave_core.evals.text_likelihood import TextModel
 from tinywave_core.evals.transcription import load_recogniser
 from tinywave_core.models.llama import fresh_llama
@@ -43,14 +43,19 @@ def test_auto_bleu_is_the_share_of_bigrams_that_occur_again(text: str, share: fl
 
 
 def test_generative_perplexity_is_the_exponential_of_the_mean_and_its_ratio_that_of_the_mean_gap():
-    teacher, student = [Judged("a b", 1.0), Judged("c d", 3.0)], [Judged("a a a", 2.0), Judged("", 6.0)]
-    found = figures({"teacher": teacher, "student": student}, seed=0)
-    assert found["sources"]["teacher"]["gen_ppl"] == pytest.approx(math.e**2)
-    assert found["sources"]["student"]["gen_ppl"] == pytest.approx(math.e**4)
-    assert found["ratios"]["student"]["gen_ppl"] == pytest.approx(math.e**2)
-    assert found["ratios"]["student"]["gen_ppl_interval"] == (pytest.approx(math.e), pytest.approx(math.e**3))
-    assert (found["sources"]["student"]["empty"], found["sources"]["student"]["without_bigrams"]) == (1, 1)
-    assert found["sources"]["student"]["auto_bleu"] == 1.0  # of the one text that has bigrams
+    teacher, student = (
+        [Judged("a b", 1.0, 2.0), Judged("c d", 3.0, 2.0)],
+        [Judged("a a a", 2.0, 1.0), Judged("", 6.0, 3.0)],
+    )
+    figures = sources_figures({"teacher": teacher, "student": student}, seed=0)
+    ratios = ratios_to_teacher({"teacher": teacher, "student": student}, seed=0)
+    assert figures["teacher"].gen_ppl == pytest.approx(math.e**2)
+    own = figures["student"]
+    assert own.gen_ppl == pytest.approx(math.e**4)
+    assert list(ratios) == ["student"] and ratios["student"].gen_ppl == pytest.approx(math.e**2)
+    assert ratios["student"].gen_ppl_interval == (pytest.approx(math.e), pytest.approx(math.e**3))
+    assert (own.empty, own.without_bigrams, own.seconds, own.silent) == (1, 1, 2.0, 0)
+    assert own.auto_bleu == 1.0  # of the one text that has bigrams
 
 
 @pytest.fixture(scope="module")

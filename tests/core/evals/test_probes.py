@@ -10,6 +10,7 @@ from tests.fixtures.tiny import EXAMPLES
 from tinywave_core.audio.utterances import Utterance
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.config.evaluation import ProbesConfig
+from tinywave_core.evals.intervals import McNemar
 from tinywave_core.evals.probe_scores import Version, credits, means, overall, probe_figures
 from tinywave_core.evals.probes import PROBES, Pair, Speech, absent, chosen, pair_of, pink, prepare, spliced
 
@@ -176,15 +177,17 @@ def test_a_pair_is_right_where_the_positive_is_likelier_and_a_tie_counts_half():
 def test_figures_of_a_probe_compare_the_models_on_the_same_pairs():
     teacher, student, control = (np.arange(40) < n for n in (36, 30, 24))
     whole = {"teacher": teacher * 1.0, "student": student * 1.0, "control": control * 1.0}
-    figures = probe_figures(whole, whole, seed=0)
-    assert figures["models"]["student"]["accuracy"] == 0.75
-    assert figures["mcnemar"]["control"] == {"first_only": 6, "second_only": 0, "p": 2 / 64}
-    assert figures["mcnemar"]["teacher"] == {"first_only": 0, "second_only": 6, "p": 2 / 64}
-    assert figures["retention"]["above_chance"] == pytest.approx(0.25 / 0.4)
+    figures = probe_figures(whole, {name: 1 - won for name, won in whole.items()}, seed=0)
+    student = figures.models["student"]
+    assert (student.accuracy, student.continuation_accuracy) == (0.75, 0.25)
+    assert student.interval[0] < 0.75 < student.interval[1] and student.continuation_interval[1] < 0.5
+    assert figures.mcnemar["control"] == McNemar(first_only=6, second_only=0, p=2 / 64)
+    assert figures.mcnemar["teacher"] == McNemar(first_only=0, second_only=6, p=2 / 64)
+    assert figures.retention.above_chance == pytest.approx(0.25 / 0.4)
 
 
 def test_pairs_of_one_utterance_are_resampled_together():
     right = {"student": np.repeat([1.0, 0.0], 50)}
-    together = overall(right, ["a"] * 50 + ["b"] * 50, seed=0)["student"]["interval"]
-    apart = overall(right, [str(i) for i in range(100)], seed=0)["student"]["interval"]
+    together = overall(right, ["a"] * 50 + ["b"] * 50, seed=0)["student"].interval
+    apart = overall(right, [str(i) for i in range(100)], seed=0)["student"].interval
     assert together == (0, 1) and 0.35 < apart[0] < apart[1] < 0.65

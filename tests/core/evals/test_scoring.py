@@ -7,7 +7,7 @@ import pytest
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
+from tinywave_core.evals.scoring import by_name, mean_nll, token_log_probabilities
 from tinywave_core.models.llama import fresh_llama
 
 pytestmark = pytest.mark.arithmetic
@@ -42,3 +42,10 @@ def test_scores_do_not_depend_on_the_batch(model):
     for sequence, scores in zip(sequences, together, strict=True):
         assert scores == pytest.approx(token_log_probabilities(model, [sequence])[0], abs=1e-5)
         assert len(scores) == len(sequence) - 1
+
+
+def test_scores_go_back_to_the_names_of_their_texts_in_order():
+    ids, scores = np.arange(3), [np.full(2, -n, np.float32) for n in range(4)]
+    pieces = by_name([("right", ids), ("wrong", ids), ("right", ids), ("wrong", ids)], scores)
+    assert [score[0] for score in pieces["right"]] == [0, -2] and [score[0] for score in pieces["wrong"]] == [-1, -3]
+    assert pieces["no such text"] == []

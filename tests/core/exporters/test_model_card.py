@@ -11,20 +11,22 @@ from tests.fixtures.small_run import SUMMARIES
 from tinywave_core.escaping import visible
 from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
+from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
 
 FRESH = Licence("The teacher was trained from random weights.")
 FAIR = Licence("The teacher is SpiritLM's.", "other", FAIR_NAME, FAIR_LINK)
+SCORES = ScoresSummary.model_validate(SUMMARIES["scores"])
 CARD = Card(
     name='a "name": with marks',
     student=SUMMARIES["student"],
     vocabulary=SPIRITLM_EXPRESSIVE,
-    scores=SUMMARIES["scores"],
+    scores=SCORES,
     data=Data(hours=12.34, utterances=5_600, recordings=78),
     licence=FRESH,
     lineage={"student": "distillation/aa", "teacher": "adaptation/bb"},
-    probes=SUMMARIES["probe_scores"],
-    generated=SUMMARIES["generated"],
+    probes=ProbeScoresSummary.model_validate(SUMMARIES["probe_scores"]).probes,
+    generated=GeneratedSummary.model_validate(SUMMARIES["generated"]),
 )
 
 
@@ -61,9 +63,9 @@ def test_figures_stand_with_their_intervals(text: str):
 
 def test_a_perplexity_that_no_number_holds_is_said_in_words():
     """A student that diverged: evaluation gives None there."""
-    scores = SUMMARIES["scores"]
-    diverged = scores["models"]["student"] | {"perplexity": None, "perplexity_interval": None}
-    text = model_card(replace(CARD, scores=scores | {"models": scores["models"] | {"student": diverged}}))
+    diverged = SCORES.models["student"].model_copy(update={"perplexity": None, "perplexity_interval": None})
+    scores = SCORES.model_copy(update={"models": SCORES.models | {"student": diverged}})
+    text = model_card(replace(CARD, scores=scores))
     assert "| too large |" in text
     assert "perplexity per token" not in {
         m["name"] for m in yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
@@ -71,11 +73,11 @@ def test_a_perplexity_that_no_number_holds_is_said_in_words():
 
 
 def test_what_was_not_computed_has_no_section():
-    scores = SUMMARIES["scores"]
-    short = scores | {"continuation": scores["continuation"] | {"models": {}, "ratios": {}}}
-    bare = model_card(replace(CARD, scores=short, probes={}, generated={}))
+    nothing_after = SCORES.continuation.model_copy(update={"models": {}, "ratios": {}})
+    short = SCORES.model_copy(update={"continuation": nothing_after})
+    bare = model_card(replace(CARD, scores=short, probes={}, generated=None))
     assert not [word for word in ("Pairs of recordings", "Sampled continuations", "after a prompt") if word in bare]
-    assert "| This student |" in bare
+    assert "| This student |" in bare and "| Undistilled control |" in bare
 
 
 def test_data_and_lineage_are_told_and_that_licences_are_not_known(text: str):

@@ -1,17 +1,23 @@
 """The section on the gap: what it claims follows from the intervals, and every figure of the artifact finds its place."""
 
-import copy
+from typing import Any
 
 import pytest
 
 from tests.conftest import Finished
 from tinywave_core.reporting.gap import gap_plots, gap_section, position_lines, worst_clips
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.summary import GapSummary
 
 
 @pytest.fixture
-def gap(finished: Finished) -> dict:
-    return copy.deepcopy(finished.outputs["gap"].summary)
+def gap(finished: Finished) -> GapSummary:
+    return GapSummary.of(finished.outputs["gap"])
+
+
+def changed(model: Any, **values: Any) -> Any:
+    """A frozen model with other values."""
+    return model.model_copy(update=values)
 
 
 @pytest.mark.parametrize(
@@ -22,27 +28,34 @@ def gap(finished: Finished) -> dict:
         ((-0.3, -0.1), "further from the teacher than it, by"),
     ],
 )
-def test_closer_is_said_only_beyond_noise(gap: dict, interval: tuple[float, float], said: str):
-    for figure in gap["closer"]:
-        figure |= {"interval": interval, "value": 0.2}
-    assert said in gap_text(gap)
+def test_closer_is_said_only_beyond_noise(gap: GapSummary, interval: tuple[float, float], said: str):
+    closer = [changed(figure, interval=interval, value=0.2) for figure in gap.closer]
+    assert said in gap_text(changed(gap, closer=closer))
 
 
-def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: dict):
+def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: GapSummary):
     assert [row["student ← teacher block"] for row in block_rows(gap)] == ["0 ← 1", "1 ← 3"]
     assert [row["predicted"] for row in stream_rows(gap)] == ["all", "units", "pitch", "style"]
-    assert stream_rows(gap)[0]["tokens"] == f"{gap['tokens']:,}"
+    assert stream_rows(gap)[0]["tokens"] == f"{gap.tokens:,}"
     assert len({tuple(row) for row in block_rows(gap)}) == 1
 
 
-def test_positions_are_a_curve_for_student_and_control(gap: dict):
+def test_a_stream_is_told_by_its_own_difference(gap: GapSummary):
+    closer = [changed(figure, value=9.0) if figure.group == "pitch" else figure for figure in gap.closer]
+    signed = {row["predicted"]: row["KL: closer by"] for row in stream_rows(changed(gap, closer=closer))}
+    assert [name for name, text in signed.items() if text.startswith("+9.000")] == ["pitch"]
+
+
+def test_positions_are_a_curve_for_student_and_control(gap: GapSummary):
     student, control = position_lines(gap)
     assert student.x.tolist() == control.x.tolist() == [4.0, 12.0, 24.0, 48.0, 96.0][: len(student.x)]
 
 
-def test_both_heat_maps_have_one_scale(gap: dict):
-    gap["cosines"] = {"student": [[1.0, 0.5]], "control": [[0.5, 0.0]]}
-    student, control = (svg for caption, svg in gap_plots(gap) if caption.startswith("Hidden"))
+def test_both_heat_maps_have_one_scale(gap: GapSummary):
+    cosines = {"student": [[1.0, 0.5]], "control": [[0.5, 0.0]]}
+    student, control = (
+        svg for caption, svg in gap_plots(changed(gap, cosines=cosines)) if caption.startswith("Hidden")
+    )
     assert "fill-opacity:0.90" in student and "fill-opacity:0.06" not in student
     assert "fill-opacity:0.06" in control and "fill-opacity:0.90" not in control
 

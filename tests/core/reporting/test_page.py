@@ -12,7 +12,14 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting import page as page_module
 from tinywave_core.reporting.page import render_report, settings, stage_edges
 from tinywave_core.run.record import Outputs, RunRecord
-from tinywave_core.stages.evaluation.words import comparison_rows, continuation_text, likelihood_rows, verdict
+from tinywave_core.stages.evaluation.summary import ScoresSummary
+from tinywave_core.stages.evaluation.words import (
+    comparison_rows,
+    continuation_text,
+    likelihood_rows,
+    nll_by_kind,
+    verdict,
+)
 from tinywave_core.stages.ingestion.words import rejects
 from tinywave_core.stages.tokenization.words import drift_text
 
@@ -55,6 +62,9 @@ def html(run: tuple[RunRecord, Outputs]) -> str:
 def scores(**comparison: Any) -> dict[str, Any]:
     base = SUMMARIES["scores"]
     return base | {"comparison": base["comparison"] | comparison}
+
+
+typed = ScoresSummary.model_validate
 
 
 AT_CHANCE = {
@@ -136,15 +146,29 @@ def test_a_run_without_probes_has_no_section_for_them(run: tuple[RunRecord, Outp
 def test_likelihood_is_told_by_stream_after_a_prompt_and_beside_the_teacher(html: str):
     headline = section(html, "headline")
     assert "12 utterances of at least 6 s, whose first 3 s are the prompt" in headline
+    assert "bits per second, units" in headline and "hubert" not in headline
     assert "90.0 (85.0 to 95.0)" in headline and "3.200 (3.000 to 3.400)" in headline
     assert "1.031 (1.021 to 1.041)" in headline and "1.105 (1.005 to 1.205)" in headline
+
+
+def test_the_stream_of_units_and_the_control_have_names_for_people():
+    kinds, bars = nll_by_kind(typed(SUMMARIES["scores"]))
+    assert kinds == ["units", "pitch", "style"]
+    assert [(series.label, series.colour) for series in bars][-1] == ("undistilled control", "control")
+    assert comparison_rows(typed(SUMMARIES["scores"]))[-1]["model"] == "Undistilled control"
+
+
+def test_a_teacher_that_is_certain_leaves_no_ratio_and_has_none_itself():
+    ratio = SUMMARIES["scores"]["ratios"]["student"] | {"nll": None, "nll_interval": None}
+    certain = SUMMARIES["scores"] | {"ratios": {"student": ratio, "control": ratio}}
+    assert [row["NLL / teacher's"] for row in likelihood_rows(typed(certain))] == ["1", "–", "–"]
 
 
 def test_speech_too_short_for_a_prompt_is_said_so(run: tuple[RunRecord, Outputs]):
     found = SUMMARIES["scores"]["continuation"] | {"models": {}, "ratios": {}}
     base = SUMMARIES["scores"] | {"continuation": found}
-    assert continuation_text(base).startswith("No held-out utterance has 6 s")
-    assert not [name for row in likelihood_rows(base) for name in row if "after" in name]
+    assert continuation_text(typed(base)).startswith("No held-out utterance has 6 s")
+    assert not [name for row in likelihood_rows(typed(base)) for name in row if "after" in name]
 
 
 def test_continuations_are_told_as_text_with_intervals_and_what_was_not_heard(html: str):
@@ -211,54 +235,54 @@ def test_a_perplexity_that_no_number_holds_is_said_in_words(tmp_path: Path):
     base = SUMMARIES["scores"]
     diverged = base["models"]["student"] | {"perplexity": None, "perplexity_interval": None}
     changed = base | {"models": base["models"] | {"student": diverged}}
-    assert [row["perplexity"] for row in comparison_rows(changed)] == ["20.0", "too large", "20.0"]
+    assert [row["perplexity"] for row in comparison_rows(typed(changed))] == ["20.0", "too large", "20.0"]
     assert "too large" in render_report(*small_run(tmp_path, scores=changed))
 
 
 def test_a_gain_beyond_noise_is_called_help():
-    assert verdict(scores())[0].startswith("Distillation helped beyond noise")
+    assert verdict(typed(scores()))[0].startswith("Distillation helped beyond noise")
 
 
 def test_a_gain_whose_interval_holds_zero_is_called_noise():
-    sentences = verdict(scores(distillation_gain_nll=0.02, distillation_gain_nll_interval=[-0.01, 0.05]))
+    sentences = verdict(typed(scores(distillation_gain_nll=0.02, distillation_gain_nll_interval=[-0.01, 0.05])))
     assert "within noise" in sentences[0]
     assert "within noise" in sentences[1]
 
 
 def test_a_gain_over_a_handful_of_utterances_proves_nothing():
     base = scores()
-    few = verdict(base | {"held_out": base["held_out"] | {"sequences": 2}})
+    few = verdict(typed(base | {"held_out": base["held_out"] | {"sequences": 2}}))
     assert "too little held-out speech" in few[0]
     assert "within noise" in few[1]
 
 
 def test_a_loss_beyond_noise_is_called_harm():
     hurt = scores(distillation_gain_nll=-0.2, distillation_gain_nll_interval=[-0.3, -0.1], nll_gap_closed=-0.8)
-    assert "hurt beyond noise" in verdict(hurt)[0]
-    assert "further from the teacher" in verdict(hurt)[1]
+    assert "hurt beyond noise" in verdict(typed(hurt))[0]
+    assert "further from the teacher" in verdict(typed(hurt))[1]
 
 
 def test_a_student_better_than_its_teacher_is_said_to_be():
-    assert "better than its teacher" in verdict(scores(student_is_better_than_teacher=True))[1]
+    assert "better than its teacher" in verdict(typed(scores(student_is_better_than_teacher=True)))[1]
 
 
 def test_cloze_of_a_teacher_at_chance_means_nothing():
-    said = verdict(scores(cloze_retention=AT_CHANCE))[2]
+    said = verdict(typed(scores(cloze_retention=AT_CHANCE)))[2]
     assert "undefined here: the teacher's 52.0% over 60 items cannot be told from chance (50%)" in said
 
 
 def test_what_is_kept_and_closed_has_its_interval():
-    _, gap, cloze = verdict(scores())
+    _, gap, cloze = verdict(typed(scores()))
     assert "closed 60% (95% interval 40% to 80%) of the gap" in gap
     assert "keeps 83% (95% interval 50% to 110%) of the teacher's cloze accuracy above chance" in cloze
 
 
 def test_a_gap_that_may_be_none_has_no_interval():
-    assert "closed 60% of the gap" in verdict(scores(nll_gap_closed_interval=None))[1]
+    assert "closed 60% of the gap" in verdict(typed(scores(nll_gap_closed_interval=None)))[1]
 
 
 def test_the_table_has_a_row_per_model_with_its_interval():
-    rows = comparison_rows(SUMMARIES["scores"])
+    rows = comparison_rows(typed(SUMMARIES["scores"]))
     assert [row["NLL, nats per token"] for row in rows] == [
         "3.200 (3.100 to 3.300)",
         "3.300 (3.200 to 3.400)",

@@ -50,12 +50,12 @@ class Suite:
     @classmethod
     def of(cls, name: str, pairs: Sequence[Pair], unions: Mapping[str, Iterable[str]] | None = None) -> "Suite":
         """Every `subset` that occurs, in order of appearance, and `unions` of several as far as they occur."""
-        found = dict.fromkeys(pair.subset for pair in pairs)
-        subsets: dict[str, tuple[str, ...]] = {subset: (subset,) for subset in found} if len(found) > 1 else {}
+        names = dict.fromkeys(pair.subset for pair in pairs)
+        subsets: dict[str, tuple[str, ...]] = {subset: (subset,) for subset in names} if len(names) > 1 else {}
         for union, parts in (unions or {}).items():
-            there = tuple(part for part in parts if part in found)
-            if len(there) > 1 and len(there) < len(found):
-                subsets[union] = there
+            occurring = tuple(part for part in parts if part in names)
+            if len(occurring) > 1 and len(occurring) < len(names):
+                subsets[union] = occurring
         return cls(name, tuple(pairs), subsets)
 
 

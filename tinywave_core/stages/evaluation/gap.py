@@ -14,15 +14,16 @@ import pyarrow as pa
 
 from tinywave_core.config.evaluation import GapConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.steps.inputs import audio_of, held_out_shards
+from tinywave_core.stages.evaluation.summary import Blocks, CostlyToken, GapSummary
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.speech import RATES_HZ
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
-    from tinywave_core.evals.comparison import Comparison
+    from tinywave_core.evals.side_by_side import SideBySide
     from tinywave_core.sequences.dataset import TokenSequence
 
 VERSION = 1
@@ -61,54 +62,38 @@ def build(
     return {"gap": gap}
 
 
-def run_gap(step: Step, output: Output) -> SummaryDict:
+def run_gap(step: Step[GapConfig, GapSummary], output: Output) -> GapSummary:
     """Run the three models side by side over a sample of the held-out utterances."""
-    from tinywave_core.devices import pick_device
-    from tinywave_core.evals.comparison import Comparison
-    from tinywave_core.evals.gaps import costly_tokens, worst
-    from tinywave_core.models.llama import load_llama
+    from tinywave_core.evals.gaps import worst
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
-    from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.directory import open_fast
 
     config = step.config
-    assert isinstance(config, GapConfig)
-    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    sequences = _chosen(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]), config)
-    use_threads(output.runtime)
-    comparison = Comparison(
-        teacher=load_llama(step.input("teacher").path("teacher")),
-        students={name: load_llama(step.input(name).path("model")) for name in STUDENTS},
-        pairs=_pairs(step.input("student").summary),
-        vocabulary=vocabulary,
-        config=config,
-        device=pick_device(output.runtime),
-    )
+    sequences = _sample(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]), config)
+    models = _side_by_side(step, output)
     for number, sequence in enumerate(sequences, start=1):
-        comparison.add(sequence)
+        models.add(sequence)
         output.progress(number, len(sequences), "utterances compared")
 
-    figures = comparison.tally.figures(config.seed)
-    write_table(pa.Table.from_pylist(figures), output.folder / GAPS)
-    costly = costly_tokens(comparison.gaps.values(), config.costly_tokens, config.costly_min_count)
-    names = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
-    costly = [{"token": names.id_to_token(row["id"]), **row} for row in costly]
-    write_table(pa.Table.from_pylist(costly, schema=_COSTLY), output.folder / TOKENS)
+    figures = models.tally.figures(config.seed)
+    write_table(pa.Table.from_pylist([figure.model_dump() for figure in figures]), output.folder / GAPS)
+    costly = _costly(step, models)
+    write_table(pa.Table.from_pylist([row.model_dump() for row in costly], schema=_COSTLY), output.folder / TOKENS)
     by_id = {sequence.id: sequence for sequence in sequences}
-    speech = {i: gap for i, (_, gap) in comparison.gaps.items() if not _has_text(by_id[i], vocabulary)}
-    chosen = [by_id[i] for i in worst(speech, config.worst, config.worst_min_tokens)]
-    (output.folder / WORST).write_text(json.dumps(_worst(step, output, chosen, comparison), indent=1), encoding="utf-8")
-    return {
-        "utterances": len({s.utterance_id for s in sequences}),
-        "tokens": sum(len(s.ids) - 1 for s in sequences),
-        "figures": figures,
-        "closer": comparison.tally.closer(*STUDENTS, config.seed),
-        "cosines": {name: comparison.mean_cosines(name).round(4).tolist() for name in STUDENTS},
-        "pairs": [list(pair) for pair in comparison.pairs],
-        "costly": costly,
-        "worst": len(chosen),
-    }
+    # Only speech can be listened to, token by token at its time.
+    speech = {i: gap for i, (_, gap) in models.gaps.items() if not _has_text(by_id[i], models.vocabulary)}
+    lost_most = [by_id[i] for i in worst(speech, config.worst, config.worst_min_tokens)]
+    (output.folder / WORST).write_text(json.dumps(_worst(step, output, lost_most, models), indent=1), encoding="utf-8")
+    return GapSummary(
+        utterances=len({s.utterance_id for s in sequences}),
+        tokens=sum(len(s.ids) - 1 for s in sequences),
+        figures=figures,
+        closer=models.tally.closer(*STUDENTS, config.seed),
+        cosines={name: models.mean_cosines(name).round(4).tolist() for name in STUDENTS},
+        pairs=models.pairs,
+        costly=costly,
+        worst=len(lost_most),
+    )
 
 
 _COSTLY = pa.schema(
@@ -116,20 +101,49 @@ _COSTLY = pa.schema(
 )
 
 
-def _pairs(student: dict[str, Any]) -> list[tuple[int, int]]:
+def _side_by_side(step: Step[GapConfig, GapSummary], output: Output) -> "SideBySide":
+    """The three models, loaded."""
+    from tinywave_core.devices import pick_device
+    from tinywave_core.evals.side_by_side import SideBySide
+    from tinywave_core.models.llama import load_llama
+    from tinywave_core.threads import use_threads
+
+    use_threads(output.runtime)
+    return SideBySide(
+        teacher=load_llama(step.input("teacher").path("teacher")),
+        students={name: load_llama(step.input(name).path("model")) for name in STUDENTS},
+        pairs=_pairs(step.input("student").summary),
+        vocabulary=Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"]),
+        config=step.config,
+        device=pick_device(output.runtime),
+    )
+
+
+def _pairs(student: dict[str, Any]) -> list[Blocks]:
     """Which block of the teacher a block of the student is compared with: the one it learned from, else was copied from."""
     learned: dict[int, int] = dict(student["layers_aligned"])
     return [(block, learned.get(block, copied)) for block, copied in enumerate(student["layers_copied"])]
 
 
-def _chosen(sequences: "list[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
+def _sample(sequences: "list[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
     """All sequences of so many utterances, which a hash of their ids draws."""
 
     def key(utterance_id: str) -> bytes:
         return hashlib.sha256(f"{config.seed}/{utterance_id}".encode()).digest()
 
+    # By a hash, so that the same ones are drawn again beside new utterances.
     drawn = set(sorted({s.utterance_id for s in sequences}, key=key)[: config.utterances])
     return [s for s in sequences if s.utterance_id in drawn]
+
+
+def _costly(step: Step[GapConfig, GapSummary], models: "SideBySide") -> list[CostlyToken]:
+    """The tokens that cost most, by name."""
+    from tinywave_core.evals.gaps import costly_tokens
+    from tinywave_core.tokenizers.directory import open_fast
+
+    names = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
+    costs = costly_tokens(models.gaps.values(), step.config.costly_tokens, step.config.costly_min_count)
+    return [CostlyToken(token=names.id_to_token(cost.id), **dict(cost)) for cost in costs]
 
 
 def _has_text(sequence: "TokenSequence", vocabulary: Vocabulary) -> bool:
@@ -140,7 +154,7 @@ def _has_text(sequence: "TokenSequence", vocabulary: Vocabulary) -> bool:
 
 
 def _worst(
-    step: Step, output: Output, sequences: "list[TokenSequence]", comparison: "Comparison"
+    step: Step[GapConfig, GapSummary], output: Output, sequences: "list[TokenSequence]", models: "SideBySide"
 ) -> list[dict[str, Any]]:
     """A row for each, and its recording as NN.wav."""
     import soundfile
@@ -149,10 +163,10 @@ def _worst(
 
     wanted = {sequence.utterance_id for sequence in sequences}
     samples = recordings(step.inputs["audio"], wanted)
-    spoken = _rows(step, wanted)
+    token_rows = _token_rows(step, wanted)
     rows = []
     for number, sequence in enumerate(sequences, start=1):
-        about, (_, gap) = spoken[sequence.utterance_id], comparison.gaps[sequence.id]
+        token_row, (_, gap) = token_rows[sequence.utterance_id], models.gaps[sequence.id]
         name = f"{number:02d}.wav"
         soundfile.write(output.folder / name, samples[sequence.utterance_id], SAMPLE_RATE, subtype="PCM_16")
         rows.append(
@@ -160,21 +174,19 @@ def _worst(
                 "file": name,
                 "utterance_id": sequence.utterance_id,
                 "speaker": sequence.speaker,
-                "transcript": about["transcript"],
-                "nll": comparison.nll[sequence.id],
-                "times_s": _times_s(about, sequence, comparison.vocabulary),
+                "transcript": token_row["transcript"],
+                "nll": models.nll[sequence.id],
+                "times_s": _times_s(token_row, sequence, models.vocabulary),
                 "gap": gap.round(4).tolist(),
             }
         )
     return rows
 
 
-def _rows(step: Step, wanted: set[str]) -> dict[str, dict[str, Any]]:
+def _token_rows(step: Step[GapConfig, GapSummary], wanted: set[str]) -> dict[str, dict[str, Any]]:
     """Rows of the token shards, by utterance."""
-    from tinywave_core.storage.shards import read_table
-
     columns = ["utterance_id", "transcript", "ids", "units", "pitch", "style"]
-    rows = (r for s in step.inputs["tokens"] for r in read_table(s.path("tokens.parquet"), columns).to_pylist())
+    rows = held_out_rows(step.inputs["tokens"], columns)
     return {row["utterance_id"]: row for row in rows if row["utterance_id"] in wanted}
 
 
@@ -182,6 +194,7 @@ def _times_s(row: dict[str, Any], sequence: "TokenSequence", vocabulary: Vocabul
     """When each token from the second on begins; None for a piece of an utterance that was too long for one sequence."""
     from tinywave_core.tokenizers.speech import Streams, merged_times_s
 
+    # The streams of the row are those of the whole utterance.
     if not np.array_equal(np.asarray(row["ids"], np.uint16), sequence.ids):
         return None
     streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))

@@ -21,20 +21,23 @@ from tinywave_core.checkpoints.spiritlm import check_file, digest_of, open_relea
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
-from tinywave_core.stages.evaluation.scores import MODELS
+from tinywave_core.evals.figures import MODELS
+from tinywave_core.stages.evaluation.summary import GeneratedSummary
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import held_out_rows, held_out_shards
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from tinywave_core.evals.generated import Judged
     from tinywave_core.tokenizers.vocabulary import Ids
 
 VERSION = 2
+GeneratedStep = Step[GeneratedConfig, GeneratedSummary]
 FILE = "generated.parquet"
 SOURCES = (*MODELS, "recording")
 _IDENTIFYING = (".json", ".safetensors", ".txt", ".model")
@@ -61,7 +64,7 @@ def build(
     check_generated(config)
     part = vocoder_part(config.tokenization.tokens)
     release = open_release(config.spiritlm_dir, [part]) if uses_release(config) else None
-    (found,) = execute(
+    (continued,) = execute(
         [
             Step(
                 store=tokens.store,
@@ -93,7 +96,7 @@ def build(
             )
         ]
     )
-    return {"generated": found}
+    return {"generated": continued}
 
 
 # The directories ---------------------------------------------------------------------------------------------------
@@ -112,31 +115,35 @@ def _check(name: str, folder: Path, fault: Callable[[Path, dict[str, Any]], str]
     if not (folder / "config.json").is_file():
         raise MissingInputError(f"{setting} has no config.json; expected the directory of {expected}")
     check_file(folder / "config.json")
-    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = fault(folder, about if isinstance(about, dict) else {})
-    if not found and not list(folder.glob("*.safetensors")):
-        found = "no *.safetensors (other formats can run code, and are not opened)"
-    if found:
-        raise CheckpointError(f"{setting} has {found}; expected the directory of {expected}")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    problem = fault(folder, settings if isinstance(settings, dict) else {})
+    if not problem and not list(folder.glob("*.safetensors")):
+        problem = "no *.safetensors (other formats can run code, and are not opened)"
+    if problem:
+        raise CheckpointError(f"{setting} has {problem}; expected the directory of {expected}")
     for path in folder.glob("*.safetensors"):
         check_file(path)
 
 
-def _recogniser_fault(folder: Path, about: dict[str, Any]) -> str:
+def _recogniser_fault(folder: Path, settings: dict[str, Any]) -> str:
     known = {
         "whisper": ("WhisperForConditionalGeneration", ("preprocessor_config.json", "tokenizer_config.json")),
         "wav2vec2": ("Wav2Vec2ForCTC", ("vocab.json",)),
     }
-    kind, found = about.get("model_type"), about.get("architectures")
+    kind, architectures = settings.get("model_type"), settings.get("architectures")
     if kind not in known:
         return f"a model of type {kind!r}"
     architecture, needed = known[kind]
-    return f"the architectures {found}" if found and architecture not in found else _lacking(folder, needed)
+    return (
+        f"the architectures {architectures}"
+        if architectures and architecture not in architectures
+        else _lacking(folder, needed)
+    )
 
 
-def _text_fault(folder: Path, about: dict[str, Any]) -> str:
-    architectures = about.get("architectures") or []
-    if not any(str(each).endswith(("ForCausalLM", "LMHeadModel")) for each in architectures):
+def _text_fault(folder: Path, settings: dict[str, Any]) -> str:
+    architectures = settings.get("architectures") or []
+    if not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return f"the architectures {architectures}"
     return _lacking(folder, ("tokenizer_config.json",))
 
@@ -163,52 +170,78 @@ class Prompt:
     recording: "Ids"
 
 
-def run_generated(step: Step, output: Output) -> SummaryDict:
+def run_generated(step: GeneratedStep, output: Output) -> GeneratedSummary:
     """Continue, speak, write down and judge; what a crash left of a model's continuations or transcripts is used."""
-    from tinywave_core.evals.generated import Judged, auto_bleu, figures
+    from tinywave_core.evals.generated import ratios_to_teacher, sources_figures
     from tinywave_core.threads import use_threads
 
     config = step.config
-    assert isinstance(config, GeneratedConfig)
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    prompts = _prompts(step, config, vocabulary)
-    about = {"items": len(prompts), "prompt_s": config.prompt_s, "max_new_tokens": config.max_new_tokens}
+    prompts = _prompts(step, vocabulary)
+    asked = {"items": len(prompts), "prompt_s": config.prompt_s, "max_new_tokens": config.max_new_tokens}
     if not prompts:
         write_table(_SCHEMA.empty_table(), output.folder / FILE)
         why = f"no held-out utterance has {2 * config.prompt_s:g} s, twice the prompt"
-        return about | {"why": why, "sources": {}, "ratios": {}}
+        return GeneratedSummary(**asked, why=why, sources={}, ratios={})
     use_threads(output.runtime)
     progress = _Progress(output, (len(MODELS) + len(SOURCES)) * len(prompts))
     ids = {name: _continued(step, output, name, prompts, vocabulary, progress) for name in MODELS}
     ids["recording"] = [prompt.recording.tolist() for prompt in prompts]
-    judge = _Judge.load(step, output, vocabulary)
-    rows = []
-    for source in SOURCES:
-        judged = _kept(output.resume / f"{source}-judged.json", partial(judge.all, ids[source], progress))
-        progress.reached(len(prompts))
-        for prompt, new, found in zip(prompts, ids[source], judged, strict=True):
-            row = {"utterance_id": prompt.utterance_id, "source": source, "ids": new, **found}
-            rows.append(row | {"auto_bleu": auto_bleu(found["transcript"])})
+    judged = _judged(step, output, ids, vocabulary, progress)
+    rows = [row for source in SOURCES for row in _rows(source, prompts, ids[source], judged[source])]
     write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), output.folder / FILE)
-    by_source = {s: [Judged(row["transcript"], row["nll"]) for row in rows if row["source"] == s] for s in SOURCES}
-    found = figures(by_source, config.seed)
+    return GeneratedSummary(
+        **asked,
+        sources=sources_figures(judged, config.seed),
+        ratios=ratios_to_teacher(judged, config.seed),
+        vocoder="draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
+    )
+
+
+def _judged(
+    step: GeneratedStep, output: Output, ids: dict[str, list[list[int]]], vocabulary: Vocabulary, progress: "_Progress"
+) -> "dict[str, list[Judged]]":
+    """The continuations of every source as text."""
+    from tinywave_core.evals.generated import Judged
+
+    judge = _Judge.load(step, output, vocabulary)
+    judged = {}
     for source in SOURCES:
-        seconds = [row["seconds"] for row in rows if row["source"] == source]
-        found["sources"][source] |= {"seconds": float(np.mean(seconds)), "silent": sum(not each for each in seconds)}
-    vocoder = "draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release"
-    return about | found | {"vocoder": vocoder}
+        path = output.resume / f"{source}-judged.json"
+        judged[source] = [Judged(**values) for values in _kept(path, partial(judge.all, ids[source], progress))]
+        progress.reached(len(ids[source]))
+    return judged
 
 
-def _prompts(step: Step, config: GeneratedConfig, vocabulary: Vocabulary) -> list[Prompt]:
+def _rows(
+    source: str, prompts: Sequence[Prompt], ids: Sequence[list[int]], judged: "Sequence[Judged]"
+) -> list[dict[str, Any]]:
+    """Rows of the table, one per prompt."""
+    from tinywave_core.evals.generated import auto_bleu
+
+    return [
+        {
+            "utterance_id": prompt.utterance_id,
+            "source": source,
+            "ids": new,
+            "seconds": continuation.seconds,
+            "transcript": continuation.transcript,
+            "nll": continuation.nll,
+            "auto_bleu": auto_bleu(continuation.transcript),
+        }
+        for prompt, new, continuation in zip(prompts, ids, judged, strict=True)
+    ]
+
+
+def _prompts(step: GeneratedStep, vocabulary: Vocabulary) -> list[Prompt]:
     """Held-out utterances at least twice as long as the prompt, in an order that a hash of their id decides."""
     from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
 
+    config = step.config
     rows: dict[str, dict[str, Any]] = {}
-    for shard in step.inputs["tokens"]:
-        for row in read_table(shard.path("tokens.parquet")).to_pylist():
-            long = row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE
-            if long and row["split"] == "held_out" and row.get("variant", 0) <= 0:
-                rows.setdefault(row["utterance_id"], row)
+    for row in held_out_rows(step.inputs["tokens"], ["utterance_id", "num_samples", "units", "pitch", "style"]):
+        if row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE:
+            rows.setdefault(row["utterance_id"], row)
     prompts = []
     for i in sorted(rows, key=lambda i: _key(config, i))[: config.items]:
         streams = Streams(*(np.asarray(rows[i][name], dtype=np.int64) for name in ("units", "pitch", "style")))
@@ -241,6 +274,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     with contextlib.suppress(FileNotFoundError, RecordFault):
         return unseal(path.read_bytes())["made"]
     made = make()
+    # Under another name until it is whole: a killed run leaves no half file to be read.
     unfinished = path.with_suffix(".partial")
     unfinished.write_bytes(seal({"made": made}))
     unfinished.replace(path)
@@ -248,7 +282,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def _continued(
-    step: Step, output: Output, name: str, prompts: list[Prompt], vocabulary: Vocabulary, progress: _Progress
+    step: GeneratedStep, output: Output, name: str, prompts: list[Prompt], vocabulary: Vocabulary, progress: _Progress
 ) -> list[list[int]]:
     """Ids of one model's continuations."""
 
@@ -259,11 +293,11 @@ def _continued(
         from tinywave_core.models.trim import in_ids_of
 
         config = step.config
-        assert isinstance(config, GeneratedConfig)
         folder = step.input(name).path("teacher" if name == "teacher" else "model")
         model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
         heads = [prompt.ids.astype(np.uint16) for prompt in prompts]
         own = in_ids_of(model, vocabulary, heads)
+        # A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
         renumbered = own[0] is not heads[0]
         new = continuations(
             model,
@@ -276,7 +310,7 @@ def _continued(
             progress=progress,
         )
         back = np.array(vocabulary.speech_only_ids()) if renumbered else np.arange(vocabulary.rows)
-        return [back[each].tolist() for each in new]
+        return [back[ids].tolist() for ids in new]
 
     found: list[list[int]] = _kept(output.resume / f"{name}.json", make)
     progress.reached(len(prompts))
@@ -293,14 +327,13 @@ class _Judge:
     mean_nll: Callable[[str], float]
 
     @classmethod
-    def load(cls, step: Step, output: Output, vocabulary: Vocabulary) -> "_Judge":
+    def load(cls, step: GeneratedStep, output: Output, vocabulary: Vocabulary) -> "_Judge":
         from tinywave_core.devices import pick_device
         from tinywave_core.evals.text_likelihood import TextModel
         from tinywave_core.evals.transcription import load_recogniser
         from tinywave_core.synthesis.speaking import load_speaker
 
         config = step.config
-        assert isinstance(config, GeneratedConfig)
         device = pick_device(output.runtime)
         return cls(
             vocabulary,
@@ -318,11 +351,11 @@ class _Judge:
     def all(self, ids: list[list[int]], progress: _Progress) -> list[dict[str, Any]]:
         """Seconds, transcript and NLL of every continuation; one without a unit is silent."""
         units = range(self.vocabulary.first["hubert"], self.vocabulary.first["hubert"] + self.vocabulary.hubert)
-        found = []
-        for number, each in enumerate(ids, start=1):
-            spoken = any(i in units for i in each)
-            wave = self.speak(np.asarray(each, dtype=np.int64)) if spoken else np.zeros(0, np.float32)
+        judged = []
+        for number, new in enumerate(ids, start=1):
+            has_units = any(i in units for i in new)
+            wave = self.speak(np.asarray(new, dtype=np.int64)) if has_units else np.zeros(0, np.float32)
             text = self.transcribe(wave)
-            found.append({"seconds": len(wave) / SAMPLE_RATE, "transcript": text, "nll": self.mean_nll(text)})
+            judged.append({"seconds": len(wave) / SAMPLE_RATE, "transcript": text, "nll": self.mean_nll(text)})
             progress(number, len(ids), "continuations judged")
-        return found
+        return judged

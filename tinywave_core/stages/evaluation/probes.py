@@ -6,16 +6,19 @@ Part `probes`: <probe>/<id>-pos.wav and -neg.wav (16 kHz, 16 bits) and index.csv
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinywave_core.audio.vad import vad_name
 from tinywave_core.config.evaluation import ProbesConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.evaluation.scores import MODELS
+from tinywave_core.evals.figures import MODELS, ProbeFigures
+from tinywave_core.stages.evaluation.scores import score_models
+from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
 from tinywave_core.stages.tokenization.tokens import (
     GATHERED_SAMPLES,
     batches,
@@ -23,7 +26,7 @@ from tinywave_core.stages.tokenization.tokens import (
     places,
     teacher_vocabulary,
 )
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
@@ -31,8 +34,9 @@ from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
-    from tinywave_core.evals.probe_scores import Version
+    from tinywave_core.evals.probe_scores import Credits, Version
     from tinywave_core.evals.probes import Pair, Speech
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 VERSION = 2
 INDEX, SCORES = "index.csv", "probe_scores.parquet"
@@ -58,126 +62,137 @@ def build(
     """The artifacts `probes` and `probe_scores`; none where no probes are wanted."""
     if not config.evaluation.probes.items:
         return {}
+    (probes,) = execute([_probes_step(config, tokens)])
+    models = {"teacher": [teacher], "student": [student], "control": [control]}
+    (scores,) = execute([_scores_step(config, tokens, probes, models)])
+    return {"probes": probes, "probe_scores": scores}
+
+
+def _probes_step(config: PipelineConfig, tokens: Artifact) -> Step[ProbesConfig, ProbesSummary]:
     spoken = [shard for shard in held_out_shards(tokens) if shard.part != "text"]
-    (probes,) = execute(
-        [
-            Step(
-                store=tokens.store,
-                stage="evaluation",
-                part="probes",
-                version=VERSION,
-                run=run_probes,
-                config=config.evaluation.probes,
-                params={"vad": vad_name()},
-                inputs={"audio": audio_of(spoken)},
-                runtime=config.runtime,
-            )
-        ]
+    return Step(
+        store=tokens.store,
+        stage="evaluation",
+        part="probes",
+        version=VERSION,
+        run=run_probes,
+        config=config.evaluation.probes,
+        params={"vad": vad_name()},
+        inputs={"audio": audio_of(spoken)},
+        runtime=config.runtime,
     )
+
+
+def _scores_step(
+    config: PipelineConfig, tokens: Artifact, probes: Artifact, models: dict[str, list[Artifact]]
+) -> Step[ProbesConfig, ProbeScoresSummary]:
     tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
     vocabulary = teacher_vocabulary(config)
-    (scores,) = execute(
-        [
-            Step(
-                store=tokens.store,
-                stage="evaluation",
-                part="probe_scores",
-                version=VERSION,
-                run=run_probe_scores,
-                config=config.evaluation.probes,
-                params={
-                    "tokens": config.tokenization.tokens,
-                    "sequence_length": config.distillation.training.sequence_length,
-                    **({} if vocabulary is None else {"vocabulary": vocabulary.to_json()}),
-                },
-                context=places(config),
-                inputs={
-                    "probes": [probes],
-                    "tokenizer": [tokenizer],
-                    "teacher": [teacher],
-                    "student": [student],
-                    "control": [control],
-                },
-                runtime=config.runtime,
-            )
-        ]
+    return Step(
+        store=tokens.store,
+        stage="evaluation",
+        part="probe_scores",
+        version=VERSION,
+        run=run_probe_scores,
+        config=config.evaluation.probes,
+        params={
+            "tokens": config.tokenization.tokens,
+            "sequence_length": config.distillation.training.sequence_length,
+            **({} if vocabulary is None else {"vocabulary": vocabulary.to_json()}),
+        },
+        context=places(config),
+        inputs={"probes": [probes], "tokenizer": [tokenizer], **models},
+        runtime=config.runtime,
     )
-    return {"probes": probes, "probe_scores": scores}
 
 
 # Part `probes` ---------------------------------------------------------------------------------------------------
 
 
-def run_probes(step: Step, output: Output) -> SummaryDict:
+def run_probes(step: Step[ProbesConfig, ProbesSummary], output: Output) -> ProbesSummary:
     """Make the pairs, and count what could not be made."""
-    from tinywave_core.evals.probes import PROBES, absent, pair_of
+    from tinywave_core.evals.probes import PROBES, absent
 
-    config = step.config
-    assert isinstance(config, ProbesConfig)
-    looked_at, speech = _speech(step, config, output)
+    utterances, speech = _speech(step, output)
     rows: list[dict[str, Any]] = []
     why: dict[str, str] = {}
     skipped: dict[str, dict[str, int]] = {}
     for number, probe in enumerate(PROBES):
         output.progress(number, len(PROBES), probe)
-        if reason := absent(probe, speech, config):
+        if reason := absent(probe, speech, step.config):
             why[probe] = reason
             continue
         reasons: Counter[str] = Counter()
-        before = len(rows)
-        for own in speech:
-            if len(rows) - before == config.items:
-                break
-            pair = pair_of(probe, own, speech, config)
-            if isinstance(pair, str):
-                reasons[pair] += 1
-            else:
-                rows.append(_write(pair, output))
+        pairs = [_write(pair, output) for pair in _pairs(probe, speech, step.config, reasons)]
+        rows += pairs
         skipped |= {probe: dict(sorted(reasons.items()))} if reasons else {}
-        if len(rows) == before:
-            why[probe] = _nothing(reasons)
+        if not pairs:
+            why[probe] = _why_no_pair(reasons)
     with (output.folder / INDEX).open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
     items = Counter(row["probe"] for row in rows)
-    return {
-        "items": {probe: items[probe] for probe in PROBES if items[probe]},
-        "absent": why,
-        "utterances": looked_at,
-        "without_pause": looked_at - len(speech),
-        "skipped": skipped,
-        "seconds": 2 * sum(row["samples"] for row in rows) / SAMPLE_RATE,
-    }
+    return ProbesSummary(
+        items={probe: items[probe] for probe in PROBES if items[probe]},
+        absent=why,
+        utterances=utterances,
+        without_pause=utterances - len(speech),
+        skipped=skipped,
+        seconds=2 * sum(row["samples"] for row in rows) / SAMPLE_RATE,
+    )
 
 
-def _nothing(reasons: Counter[str]) -> str:
+def _pairs(probe: str, speech: "Sequence[Speech]", config: ProbesConfig, reasons: Counter[str]) -> "Iterator[Pair]":
+    """As many pairs of a probe as are wanted; `reasons` counts the utterances of which none could be made."""
+    from tinywave_core.evals.probes import pair_of
+
+    wanted = config.items
+    for own in speech:
+        if not wanted:
+            return
+        pair = pair_of(probe, own, speech, config)
+        if isinstance(pair, str):
+            reasons[pair] += 1
+        else:
+            wanted -= 1
+            yield pair
+
+
+def _why_no_pair(reasons: Counter[str]) -> str:
     if not reasons:
         return "no held-out utterance has a pause near its middle"
     return ", ".join(f"{reason.replace('_', ' ')} ({count} utterances)" for reason, count in sorted(reasons.items()))
 
 
-def _speech(step: Step, config: ProbesConfig, output: Output) -> "tuple[int, list[Speech]]":
+def _speech(step: Step[ProbesConfig, ProbesSummary], output: Output) -> "tuple[int, list[Speech]]":
     """How many utterances were looked at, and those that can be spliced, in the order in which pairs are made of them."""
-    from tinywave_core.audio.utterances import UTTERANCES_FILE, read_utterances
+    from tinywave_core.audio.utterances import read_utterances
     from tinywave_core.evals.probes import chosen, prepare
+
+    held_out = _held_out_utterances(step.inputs["audio"])
+    wanted = chosen(held_out.values(), step.config)
+    ready: dict[str, Speech | None] = {}
+    for shard in step.inputs["audio"]:
+        in_shard = {i for i in wanted if held_out[i]["shard"] == shard.id}
+        for utterance in read_utterances(shard, in_shard) if in_shard else ():
+            ready[utterance.utterance_id] = prepare(utterance, step.config)
+            output.progress(len(ready), len(wanted), "utterances searched for pauses")
+    in_order = [ready[i] for i in wanted]
+    return len(in_order), [speech for speech in in_order if speech is not None]
+
+
+def _held_out_utterances(shards: Sequence[Artifact]) -> dict[str, dict[str, Any]]:
+    """What is known of every held-out utterance without its sound, and its shard: of two the first."""
+    from tinywave_core.audio.utterances import UTTERANCES_FILE
 
     columns = ["utterance_id", "recording_id", "speaker", "num_samples", "split"]
     held_out: dict[str, dict[str, Any]] = {}
-    for shard in step.inputs["audio"]:
-        rows = read_table(shard.path(UTTERANCES_FILE), columns).to_pylist()
-        for row in rows:
-            if row["split"] == "held_out":  # an utterance that is in two shards is the first one's
-                held_out.setdefault(row["utterance_id"], row | {"shard": shard.id})
-    wanted = chosen(held_out.values(), config)
-    ready: dict[str, Speech | None] = {}
-    for shard in step.inputs["audio"]:
-        here = {i for i in wanted if held_out[i]["shard"] == shard.id}
-        for utterance in read_utterances(shard, here) if here else ():
-            ready[utterance.utterance_id] = prepare(utterance, config)
-            output.progress(len(ready), len(wanted), "utterances searched for pauses")
-    found = [ready[i] for i in wanted]
-    return len(found), [speech for speech in found if speech is not None]
+    for shard in shards:
+        table = read_table(shard.path(UTTERANCES_FILE), columns)
+        for row in table.filter(pc.equal(table["split"], "held_out")).to_pylist():
+            held_out.setdefault(row["utterance_id"], row | {"shard": shard.id})
+    return held_out
 
 
 def _write(pair: "Pair", output: Output) -> dict[str, Any]:
@@ -211,66 +226,78 @@ def read_index(probes: Artifact) -> list[dict[str, Any]]:
 # Part `probe_scores` ---------------------------------------------------------------------------------------------
 
 
-def run_probe_scores(step: Step, output: Output) -> SummaryDict:
+def run_probe_scores(step: Step[ProbesConfig, ProbeScoresSummary], output: Output) -> ProbeScoresSummary:
     """Tokenize both versions of every pair and score them under the three models."""
-    from tinywave_core.devices import pick_device
-    from tinywave_core.evals.probe_scores import credits, means, overall, probe_figures
-    from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.models.trim import in_ids_of
-    from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.evals.probe_scores import overall
 
-    config = step.config
-    assert isinstance(config, ProbesConfig)
     rows = read_index(step.input("probes"))
     about = {name: [row[name] for row in rows] for name in ("id", "probe", "group")}
-    absent = step.input("probes").summary["absent"]
+    absent = ProbesSummary.of(step.input("probes")).absent
     if not rows:
         write_table(pa.table({name: pa.array([], pa.string()) for name in about}), output.folder / SCORES)
-        return {"items": 0, "probes": {}, "overall": {}, "absent": absent, "truncated": 0}
+        return ProbeScoresSummary(items=0, probes={}, overall={}, absent=absent, truncated=0)
     versions, vocabulary = _tokens(step, rows, output)
+    columns = _score_columns(step, output, versions, vocabulary)
+    write_table(pa.table(about | columns), output.folder / SCORES)
+    credits = _credits(columns)
+    return ProbeScoresSummary(
+        items=len(rows),
+        probes=_probe_figures(about["probe"], credits, step.config.seed),
+        overall=overall(credits["whole"], about["group"], step.config.seed),
+        absent=absent,
+        truncated=sum(len(version.ids) > step.params["sequence_length"] for version in versions),
+    )
+
+
+def _score_columns(
+    step: Step[ProbesConfig, ProbeScoresSummary], output: Output, versions: "list[Version]", vocabulary: "Vocabulary"
+) -> dict[str, np.ndarray]:
+    """Scores of positives and negatives under every model, by column of the table."""
+    from tinywave_core.evals.probe_scores import means
+    from tinywave_core.tokenizers.directory import read_directory
+
     read_directory(step.input("teacher").path("teacher")).require_same(vocabulary, "the teacher", "the probes' tokens")
-    longest = step.params["sequence_length"]
-    texts = [version.ids[:longest] for version in versions]
-    use_threads(output.runtime)
+    texts = [version.ids[: step.params["sequence_length"]] for version in versions]
     # Equal sequences are scored once, so that ties are ties whatever they are batched with.
     at: dict[bytes, int] = {}
     numbers = [at.setdefault(ids.tobytes(), len(at)) for ids in texts]
     unique = [texts[numbers.index(number)] for number in range(len(at))]
     columns: dict[str, np.ndarray] = {}
-    for number, name in enumerate(MODELS):
-        folder = step.input(name).path("teacher" if name == "teacher" else "model")
-        model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-        log_p = token_log_probabilities(
-            model,
-            in_ids_of(model, vocabulary, unique),
-            lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "recordings scored"),
-        )
-        scored = np.array([means(version, log_p[i]) for version, i in zip(versions, numbers, strict=True)])
+    for name, scored in score_models(step, output, MODELS, unique, vocabulary, "recordings").items():
+        of_versions = np.array([means(v, scored.scores[i]) for v, i in zip(versions, numbers, strict=True)])
+        positive, negative = of_versions[0::2], of_versions[1::2]
         for k, part in enumerate(PARTS):
-            columns |= {f"{name}_positive_{part}": scored[0::2, k], f"{name}_negative_{part}": scored[1::2, k]}
-    write_table(pa.table(about | columns), output.folder / SCORES)
+            columns |= {f"{name}_positive_{part}": positive[:, k], f"{name}_negative_{part}": negative[:, k]}
+    return columns
 
-    found = {
+
+def _credits(columns: Mapping[str, np.ndarray]) -> "dict[str, dict[str, Credits]]":
+    """By part of the recordings and model, of which pairs the positive is likelier."""
+    from tinywave_core.evals.probe_scores import credits
+
+    return {
         part: {name: credits(columns[f"{name}_positive_{part}"], columns[f"{name}_negative_{part}"]) for name in MODELS}
         for part in PARTS
     }
+
+
+def _probe_figures(
+    probe_of: Sequence[str], credits: "Mapping[str, Mapping[str, Credits]]", seed: int
+) -> dict[str, ProbeFigures]:
+    """Figures of every probe, from which probe each pair is of and the credits of all pairs."""
+    from tinywave_core.evals.probe_scores import probe_figures
+
     figures = {}
-    for probe in dict.fromkeys(about["probe"]):
-        own = np.array(about["probe"]) == probe
-        whole, continuation = ({name: each[own] for name, each in found[part].items()} for part in PARTS)
-        figures[probe] = probe_figures(whole, continuation, config.seed)
-    return {
-        "items": len(rows),
-        "probes": figures,
-        "overall": overall(found["whole"], about["group"], config.seed),
-        "absent": absent,
-        "truncated": sum(len(version.ids) > longest for version in versions),
-    }
+    for probe in dict.fromkeys(probe_of):
+        own = np.array(probe_of) == probe
+        whole, continuation = ({name: won[own] for name, won in credits[part].items()} for part in PARTS)
+        figures[probe] = probe_figures(whole, continuation, seed)
+    return figures
 
 
-def _tokens(step: Step, rows: list[dict[str, Any]], output: Output) -> "tuple[list[Version], Any]":
+def _tokens(
+    step: Step[ProbesConfig, ProbeScoresSummary], rows: list[dict[str, Any]], output: Output
+) -> "tuple[list[Version], Vocabulary]":
     """Tokens of every positive and negative in turn, without </s>: how a recording ends is not asked."""
     from tinywave_core.evals.probe_scores import Version
     from tinywave_core.threads import keep_large_blocks, use_one_thread
@@ -285,13 +312,14 @@ def _tokens(step: Step, rows: list[dict[str, Any]], output: Output) -> "tuple[li
     for batch in batches(_recordings(step, rows), GATHERED_SAMPLES):
         for streams in tokenize(batch):
             seconds = splices[len(versions)] / SAMPLE_RATE
+            # Without </s>: where a recording is cut is the probe's doing, not speech.
             ids = encode_utterance(streams, vocabulary)[:-1].astype(np.uint16)
             versions.append(Version(ids, opening + merged_before(streams, seconds)))
         output.progress(len(versions), len(splices), "recordings tokenized")
     return versions, vocabulary
 
 
-def _recordings(step: Step, rows: list[dict[str, Any]]) -> "Iterable[Utterance]":
+def _recordings(step: Step[ProbesConfig, ProbeScoresSummary], rows: list[dict[str, Any]]) -> "Iterable[Utterance]":
     import soundfile
 
     from tinywave_core.audio.utterances import Utterance

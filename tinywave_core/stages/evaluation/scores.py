@@ -5,33 +5,40 @@ what comes after a prompt, each over the teacher's, continuation cloze. Files: u
 every model, by stream and after the prompt), cloze.parquet (every item's credits).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.evals.figures import MODELS, Direction, HeldOut
+from tinywave_core.stages.evaluation.summary import AgainstSummary, ScoresSummary
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import held_out_rows, held_out_shards
 from tinywave_core.storage.store import Artifact
-from tinywave_core.tokenizers.vocabulary import EOS_ID, KINDS, Vocabulary
+from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
 if TYPE_CHECKING:
+    from tinywave_core.evals.comparison import Mask, TokenNll
+    from tinywave_core.evals.continuation_cloze import ClozeItem
     from tinywave_core.evals.perplexity import Floats
+    from tinywave_core.evals.scoring import Score
     from tinywave_core.sequences.dataset import TokenSequence
 
 VERSION = 2
-MODELS = ("teacher", "student", "control")
-STREAMS = ("hubert", "pitch", "style")
 
 
 def build(
     config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, control: Artifact, execute: Execute
 ) -> Artifact:
     """The `scores` artifact."""
+    # Shards of training speech are no input: new ones leave every figure as it is.
     shards = held_out_shards(tokens)
     if not shards:
         raise TrainingError(
@@ -46,6 +53,7 @@ def build(
                 part="scores",
                 version=VERSION,
                 run=run_scores,
+                # Settings of the other parts change nothing here, and must not compute it again.
                 config=config.evaluation.without_parts(),
                 params={"sequence_length": config.distillation.training.sequence_length},
                 inputs={"tokens": shards, "teacher": [teacher], "student": [student], "control": [control]},
@@ -78,339 +86,253 @@ def against(
     return test
 
 
-def run_against(step: Step, output: Output) -> SummaryDict:
-    """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
-    published student was trained on tokens of another vocabulary or of other codebooks."""
+# The models on the same texts --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's log-probabilities of every text, and its size."""
+
+    scores: "list[Score]"
+    parameters: int
+
+
+def score_models(
+    step: Step[Any, Any],
+    output: Output,
+    models: Sequence[str],
+    texts: Sequence[npt.NDArray],
+    vocabulary: Vocabulary,
+    unit: str = "sequences",
+) -> dict[str, Scored]:
+    """The same texts under each of these inputs of a step, one model in memory at a time; `unit` is for its progress."""
     from tinywave_core.devices import pick_device
-    from tinywave_core.evals.intervals import bootstrap_interval
     from tinywave_core.evals.scoring import token_log_probabilities
     from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.models.trim import in_ids_of
-    from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.threads import use_threads
 
-    config = step.config
-    assert isinstance(config, EvaluationConfig)
+    use_threads(output.runtime)
+
+    def report(before: int, done: int, total: int, _: str = "") -> None:
+        output.progress(before * total + done, len(models) * total, f"{unit} scored")
+
+    scored = {}
+    for before, name in enumerate(models):
+        folder = step.input(name).path("teacher" if name == "teacher" else "model")
+        model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
+        scores = token_log_probabilities(model, in_ids_of(model, vocabulary, texts), partial(report, before))
+        scored[name] = Scored(scores, sum(p.numel() for p in model.parameters()))
+    return scored
+
+
+# Part `against` ----------------------------------------------------------------------------------------------------
+
+
+def run_against(step: Step[EvaluationConfig, AgainstSummary], output: Output) -> AgainstSummary:
+    """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
+    published student was trained on tokens of another vocabulary or of other codebooks."""
+    from tinywave_core.evals.comparison import paired_difference
+    from tinywave_core.sequences.dataset import load_sequences
+
     if why := _other_tokens(step):
-        return {"comparable": False, "why": why}
+        return AgainstSummary(comparable=False, why=why)
     sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    use_threads(output.runtime)
-    nll: dict[str, np.ndarray] = {}
-    for number, name in enumerate(("student", "published")):
-        model = on_device(load_llama(step.input(name).path("model")), pick_device(output.runtime)).eval()
-        scores = token_log_probabilities(
-            model,
-            in_ids_of(model, vocabulary, [s.ids for s in sequences]),
-            lambda d, t, _="", k=number: output.progress(k * t + d, 2 * t, "sequences scored"),
-        )
-        nll[name] = np.array([-s.sum(dtype=np.float64) for s in scores])
-    lengths = np.array([len(s.ids) - 1 for s in sequences])
-    utterances, at = np.unique([s.utterance_id for s in sequences], return_inverse=True)
-    gaps = np.bincount(at, weights=nll["student"] - nll["published"])
-    return {
-        "comparable": True,
-        "difference": float(gaps.sum() / lengths.sum()),
-        "interval": bootstrap_interval(gaps, np.bincount(at, weights=lengths), config.seed),
-        "utterances": len(utterances),
-        "tokens": int(lengths.sum()),
-        "nll": {name: float(values.sum() / lengths.sum()) for name, values in nll.items()},
-    }
+    scored = score_models(step, output, ("student", "published"), [s.ids for s in sequences], vocabulary)
+    nll = {name: np.array([-s.sum(dtype=np.float64) for s in of_model.scores]) for name, of_model in scored.items()}
+    tokens = np.array([len(s.ids) - 1 for s in sequences], dtype=np.float64)
+    difference, interval, utterances = paired_difference(
+        [s.utterance_id for s in sequences], nll["student"] - nll["published"], tokens, step.config.seed
+    )
+    return AgainstSummary(
+        comparable=True,
+        difference=difference,
+        interval=interval,
+        utterances=utterances,
+        tokens=int(tokens.sum()),
+        nll={name: float(values.sum() / tokens.sum()) for name, values in nll.items()},
+    )
 
 
-def _other_tokens(step: Step) -> str | None:
+def _other_tokens(step: Step[EvaluationConfig, AgainstSummary]) -> str | None:
     """Why the published student's NLL cannot be compared on these tokens."""
     shards = step.inputs["tokens"]
     manifest = step.input("published").manifest
     assert manifest is not None
-    heard = shards[0].store.find_all(manifest.inputs["tokens"], "shard")
-    tokenizers = [
-        {i for shard in some if shard.manifest for i in shard.manifest.inputs.get("tokenizer", ())}
-        for some in (heard, shards)
-    ]
-    if shards[0].summary["vocabulary"] != next((s.summary["vocabulary"] for s in heard if s.complete), None):
+    trained_on = shards[0].store.find_all(manifest.inputs["tokens"], "shard")
+    if shards[0].summary["vocabulary"] != next((s.summary["vocabulary"] for s in trained_on if s.complete), None):
         return "the published student has another vocabulary"
-    if tokenizers[0] != tokenizers[1]:
+    # Codebooks of the same sizes that were fitted again give the same ids another meaning.
+    if _tokenizers(trained_on) != _tokenizers(shards):
         return "the published student was trained on tokens of another speech tokenizer"
     return None
 
 
-def run_scores(step: Step, output: Output) -> SummaryDict:
+def _tokenizers(shards: Sequence[Artifact]) -> set[str]:
+    return {i for shard in shards if shard.manifest for i in shard.manifest.inputs.get("tokenizer", ())}
+
+
+# Part `scores` -----------------------------------------------------------------------------------------------------
+
+
+def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> ScoresSummary:
     """Score every held-out utterance and every cloze item under the three models."""
-    from tinywave_core.devices import pick_device
+    from tinywave_core.evals.comparison import TokenNll, compare_models, continuation
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
-    from tinywave_core.evals.scoring import token_log_probabilities
-    from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.models.trim import in_ids_of
+    from tinywave_core.evals.scoring import by_name
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
-    from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.directory import read_directory
 
     config = step.config
-    assert isinstance(config, EvaluationConfig)
     sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
     items = cloze_items(sequences, config)
+    vocabulary = _vocabulary(step)
+    across = _cross_modal_items(step, vocabulary)
+    texts = _texts(sequences, items, across)
+    scored = score_models(step, output, MODELS, [ids for _, ids in texts], vocabulary)
+    pieces = {name: by_name(texts, of_model.scores) for name, of_model in scored.items()}
+
+    cloze = {name: credits(items, of_model["right"], of_model["wrong"]) for name, of_model in pieces.items()}
+    write_table(_cloze_table(items, cloze), output.folder / "cloze.parquet")
+    nll = TokenNll.of(
+        sequences, {name: of_model["held out"] for name, of_model in pieces.items()}, vocabulary, config.seed
+    )
+    after_prompts = _after_prompts(step, sequences, vocabulary)
+    write_table(_utterance_table(nll, after_prompts), output.folder / "utterances.parquet")
+    models = {name: nll.figures(name, cloze[name], scored[name].parameters) for name in MODELS}
+    summary = ScoresSummary(
+        held_out=HeldOut(
+            sequences=len(sequences),
+            hours=sum(s.seconds for s in sequences) / 3600,
+            tokens=sum(len(s.ids) - 1 for s in sequences),
+            cloze_items=len(items),
+        ),
+        models=models,
+        comparison=compare_models(nll, cloze, models),
+        ratios={name: nll.ratios(name) for name in MODELS[1:]},
+        continuation=continuation(nll, after_prompts, config),
+    )
+    # Absent where there is no text: a field that is set is written.
+    return summary.model_copy(update={"directions": _directions(across, pieces, config.seed)}) if across else summary
+
+
+def _vocabulary(step: Step[EvaluationConfig, ScoresSummary]) -> Vocabulary:
+    """That of the token shards, which has to be the teacher's."""
+    from tinywave_core.tokenizers.directory import read_directory
+
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     read_directory(step.input("teacher").path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
-    use_threads(output.runtime)
-    across = _across(step, vocabulary, config)
-    texts = [s.ids for s in sequences] + [i.right for i in items] + [i.wrong for i in items]
-    n, m = len(sequences), len(items)
-    texts += [ids for found in across.values() for item in found for ids in (item.right, item.wrong)]
-    scores_across: dict = {}
-    nll, cloze, parameters = {}, {}, {}
-    for number, name in enumerate(MODELS):
-        folder = step.input(name).path("teacher" if name == "teacher" else "model")
-        model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-        parameters[name] = sum(p.numel() for p in model.parameters())
-        scores = token_log_probabilities(
-            model,
-            in_ids_of(model, vocabulary, texts),
-            lambda d, t, _="", k=number: output.progress(k * t + d, 3 * t, "sequences scored"),
+    return vocabulary
+
+
+def _texts(
+    sequences: "Sequence[TokenSequence]",
+    items: "Sequence[ClozeItem]",
+    across: "Mapping[str, Sequence[ClozeItem]]",
+) -> list[tuple[str, npt.NDArray]]:
+    """All that is scored, each with the name of what it belongs to; both versions of an item of a direction in turn."""
+    # Batches are made of equal lengths in this order, and the last bits of a score are those of its batch: another order
+    # would be another result.
+    texts = [("held out", s.ids) for s in sequences]
+    texts += [("right", item.right) for item in items] + [("wrong", item.wrong) for item in items]
+    for direction, of_direction in across.items():
+        for item in of_direction:
+            texts += [(f"{direction}, right", item.right), (f"{direction}, wrong", item.wrong)]
+    return texts
+
+
+def _directions(
+    across: "Mapping[str, Sequence[ClozeItem]]", pieces: "Mapping[str, Mapping[str, list[Score]]]", seed: int
+) -> dict[str, Direction]:
+    """The cross-modal cloze under every model, from its scores by name."""
+    from tinywave_core.evals.comparison import compare_in_direction
+
+    directions = {}
+    for direction, items in across.items():
+        right, wrong = (
+            {name: of_model[f"{direction}, {version}"] for name, of_model in pieces.items()}
+            for version in ("right", "wrong")
         )
-        nll[name] = [-s for s in scores[:n]]
-        cloze[name] = credits(items, scores[n : n + m], scores[n + m : n + 2 * m])
-        rest = iter(scores[n + 2 * m :])
-        scores_across[name] = {}
-        for direction, found in across.items():
-            pairs = [(next(rest), next(rest)) for _ in found]
-            scores_across[name][direction] = ([right for right, _ in pairs], [wrong for _, wrong in pairs])
-
-    names = {"utterance_id": [i.utterance_id for i in items], "other_id": [i.other_id for i in items]}
-    write_table(pa.table(names | {f"{k}_credit": cloze[k] for k in MODELS}), output.folder / "cloze.parquet")
-    measured = _Measured(sequences, nll, _kinds([s.ids for s in sequences], vocabulary), config.seed)
-    continued = _after_prompts(step, sequences, vocabulary, config)
-    write_table(_utterances(measured, continued), output.folder / "utterances.parquet")
-
-    models = {name: measured.figures(name) | _cloze(cloze[name]) | {"parameters": parameters[name]} for name in MODELS}
-    report = {
-        "held_out": {
-            "sequences": n,
-            "hours": sum(s.seconds for s in sequences) / 3600,
-            "tokens": sum(len(s.ids) - 1 for s in sequences),
-            "cloze_items": m,
-        },
-        "models": models,
-        "comparison": _comparison(nll, cloze, models, config),
-        "ratios": {name: measured.ratios(name) for name in MODELS[1:]},
-        "continuation": _continuation(measured, continued, config),
-    }
-    return report | ({"directions": _directions(across, scores_across, config)} if across else {})
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """NLL of the predicted tokens of N sequences under every model, [L - 1] each, and of which kind they are."""
-
-    sequences: "list[TokenSequence]"
-    nll: "dict[str, list[np.ndarray]]"
-    kinds: "dict[str, list[np.ndarray]]"
-    """By kind, for every sequence which tokens are of it."""
-    seed: int
-
-    @property
-    def spoken(self) -> bool:
-        """Whether all is speech: seconds of audio say nothing where a part of it was given as text."""
-        return not any(each.any() for each in self.kinds["text"])
-
-    @property
-    def all(self) -> "list[np.ndarray]":
-        return [np.ones(len(s.ids) - 1, dtype=bool) for s in self.sequences]
-
-    @property
-    def seconds(self) -> "Floats":
-        return np.array([s.seconds for s in self.sequences])
-
-    def sums(self, model: str, chosen: "list[np.ndarray]") -> "Floats":
-        from tinywave_core.evals.perplexity import sums
-
-        return sums(self.nll[model], chosen)
-
-    def tokens(self, chosen: "list[np.ndarray]") -> "Floats":
-        return np.array([each.sum() for each in chosen], dtype=np.float64)
-
-    def streams(self) -> list[str]:
-        """Streams that there are."""
-        return [name for name in STREAMS if any(each.any() for each in self.kinds[name])]
-
-    def figures(self, model: str) -> dict[str, Any]:
-        """What one model makes of all tokens, of each kind, and of each stream."""
-        from tinywave_core.evals.perplexity import per_second, per_token
-
-        total = self.sums(model, self.all)
-        speech = [np.logical_or.reduce(of) for of in zip(*(self.kinds[name] for name in STREAMS), strict=True)]
-        found = per_token(total, self.tokens(self.all), self.seed)
-        found |= per_second(total, self.seconds, self.seed) if self.spoken else {"bits_per_second": None}
-        return found | {
-            "nll_by_kind": self._means(model, self.kinds),
-            "nll_by_modality": self._means(model, {"speech": speech, "text": self.kinds["text"]}),
-            "by_stream": {
-                name: per_second(self.sums(model, self.kinds[name]), self.seconds, self.seed)
-                for name in (self.streams() if self.spoken else ())
-            },
-        }
-
-    def ratios(self, model: str) -> dict[str, Any]:
-        """A model over the teacher, on all tokens and by stream."""
-        from tinywave_core.evals.perplexity import against_teacher, ratio
-
-        own, teacher = self.sums(model, self.all), self.sums("teacher", self.all)
-        return against_teacher(own, teacher, self.tokens(self.all), self.seed) | {
-            "by_stream": {
-                name: ratio(
-                    self.sums(model, self.kinds[name]), self.sums("teacher", self.kinds[name]), self.seed, "nll"
-                )
-                for name in self.streams()
-            }
-        }
-
-    def _means(self, model: str, chosen: "dict[str, list[np.ndarray]]") -> dict[str, float]:
-        counts = {name: self.tokens(each).sum() for name, each in chosen.items()}
-        return {name: float(self.sums(model, chosen[name]).sum() / count) for name, count in counts.items() if count}
+        directions[direction] = compare_in_direction(items, right, wrong, seed)
+    return directions
 
 
 def _after_prompts(
-    step: Step, sequences: "list[TokenSequence]", vocabulary: Vocabulary, config: EvaluationConfig
-) -> "list[np.ndarray]":
-    """For every sequence which predicted tokens come after the prompt; none of those that are too short, or not all speech,
-    or that do not begin where their utterance does."""
+    step: Step[EvaluationConfig, ScoresSummary], sequences: "list[TokenSequence]", vocabulary: Vocabulary
+) -> "list[Mask]":
+    """For every sequence which predicted tokens come after the prompt: all False for sequences that are too short, have text in
+    them, or begin in the middle of their utterance."""
     from tinywave_core.evals.perplexity import after_prompt
-    from tinywave_core.storage.shards import read_table
-    from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
 
-    long = {s.utterance_id for s in sequences if s.seconds >= config.continuation_min_s}
-    prompts: dict[str, tuple[np.ndarray, int]] = {}
-    for shard in step.inputs["tokens"]:
-        for row in read_table(shard.path("tokens.parquet")).to_pylist():
-            if row["utterance_id"] in long and row["num_samples"]:
-                streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))
-                opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
-                length = opening + merged_before(streams, config.continuation_prompt_s)
-                prompts[row["utterance_id"]] = (encode_utterance(streams, vocabulary), length)
-    found = []
+    prompts = _prompts(step, {s.utterance_id for s in sequences if _is_long(s, step.config)}, vocabulary)
+    chosen = []
     for s in sequences:
         ids, prompt = prompts.get(s.utterance_id, (np.empty(0), 0))
-        begins = s.seconds >= config.continuation_min_s and np.array_equal(ids[: len(s.ids)], s.ids)
-        chosen = after_prompt(prompt, len(s.ids), ended=s.ids[-1] == EOS_ID)
-        found.append(chosen if begins else np.zeros(len(s.ids) - 1, dtype=bool))
-    return found
+        # A later piece of a long utterance begins with other ids, and so does one with text in it.
+        begins = _is_long(s, step.config) and np.array_equal(ids[: len(s.ids)], s.ids)
+        after = after_prompt(prompt, len(s.ids), ended=s.ids[-1] == EOS_ID)
+        chosen.append(after if begins else np.zeros(len(s.ids) - 1, dtype=bool))
+    return chosen
 
 
-def _continuation(measured: _Measured, chosen: "list[np.ndarray]", config: EvaluationConfig) -> dict[str, Any]:
-    """Every model on the tokens after the prompts; no models where no utterance is long enough."""
-    from tinywave_core.evals.perplexity import against_teacher, per_second, per_token
-
-    tokens = measured.tokens(chosen)
-    of = tokens > 0
-    seconds = (measured.seconds - config.continuation_prompt_s)[of]
-    about = {
-        "prompt_s": config.continuation_prompt_s,
-        "min_s": config.continuation_min_s,
-        "utterances": int(of.sum()),
-        "tokens": int(tokens.sum()),
-        "seconds": float(seconds.sum()),
-    }
-    if not of.any():
-        return about | {"models": {}, "ratios": {}}
-    nll, seed = {name: measured.sums(name, chosen)[of] for name in MODELS}, config.seed
-    models = {name: per_token(nll[name], tokens[of], seed) | per_second(nll[name], seconds, seed) for name in MODELS}
-    ratios = {name: against_teacher(nll[name], nll["teacher"], tokens[of], seed) for name in MODELS[1:]}
-    return about | {"models": models, "ratios": ratios}
+def _is_long(sequence: "TokenSequence", config: EvaluationConfig) -> bool:
+    """Whether enough comes after the prompt."""
+    return sequence.seconds >= config.continuation_min_s
 
 
-def _utterances(measured: _Measured, continued: "list[np.ndarray]") -> pa.Table:
-    """A row per sequence: tokens and seconds, and the NLL of each model in nats; by stream, and after the prompt."""
-    parts = {"": measured.all, **{f"{name}_": measured.kinds[name] for name in STREAMS}, "continuation_": continued}
-    columns: dict[str, Any] = {"utterance_id": [s.utterance_id for s in measured.sequences]}
-    columns |= {f"{part}tokens": measured.tokens(chosen).astype(np.int64) for part, chosen in parts.items()}
-    columns["seconds"] = measured.seconds
-    for part, chosen in parts.items():
-        columns |= {f"{name}_{part}nll": measured.sums(name, chosen) for name in MODELS}
-    return pa.table(columns)
+def _prompts(
+    step: Step[EvaluationConfig, ScoresSummary], wanted: set[str], vocabulary: Vocabulary
+) -> dict[str, tuple[np.ndarray, int]]:
+    """By utterance, its ids as speech alone, and how many of them are the prompt."""
+    from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
+
+    columns = ["utterance_id", "num_samples", "units", "pitch", "style"]
+    prompts = {}
+    for row in held_out_rows(step.inputs["tokens"], columns):
+        if row["utterance_id"] in wanted and row["num_samples"]:
+            streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))
+            opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
+            length = opening + merged_before(streams, step.config.continuation_prompt_s)
+            prompts[row["utterance_id"]] = (encode_utterance(streams, vocabulary), length)
+    return prompts
 
 
-def _across(step: Step, vocabulary: Vocabulary, config: EvaluationConfig) -> dict:
+def _cross_modal_items(
+    step: Step[EvaluationConfig, ScoresSummary], vocabulary: Vocabulary
+) -> "dict[str, list[ClozeItem]]":
     """Items of the cross-modal cloze by direction; none where no words have times."""
     from tinywave_core.evals.cross_modal_cloze import Timed, cross_modal_items
     from tinywave_core.sequences.interleaving import text_encoder
-    from tinywave_core.storage.shards import read_table
     from tinywave_core.tokenizers.directory import open_fast
 
+    # Times of words are in interleaved shards only.
     mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
-    rows = [row for shard in mixed for row in read_table(shard.path("tokens.parquet")).to_pylist()]
-    timed = [Timed.of(row) for row in rows if row["split"] == "held_out" and row["words"]]
+    timed = [Timed.of(row) for row in held_out_rows(mixed, Timed.COLUMNS) if row["words"]]
     if not timed:
         return {}
     tokenizer = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")
     encode_text = text_encoder(tokenizer, vocabulary)
-    return cross_modal_items(timed, vocabulary, encode_text, config, step.params["sequence_length"])
+    return cross_modal_items(timed, vocabulary, encode_text, step.config, step.params["sequence_length"])
 
 
-def _kinds(ids: "list[np.ndarray]", vocabulary: Vocabulary) -> "dict[str, list[np.ndarray]]":
-    """Of every sequence, which of the predicted tokens are of a kind; `switch` are the markers within it and the tokens after
-    them."""
-    from tinywave_core.sequences.interleaving import switches
-
-    kinds = [vocabulary.kinds(each[1:]) for each in ids]
-    found = {kind: [each == i for each in kinds] for i, kind in enumerate(KINDS)}
-    return found | {"switch": [switches(each, vocabulary)[1:] for each in ids]}
+# Tables ------------------------------------------------------------------------------------------------------------
 
 
-def _directions(across: dict, scores: dict, config: EvaluationConfig) -> dict:
-    """Accuracy of each model in each direction of the cross-modal cloze, with intervals; chance is 0.5."""
-    from tinywave_core.evals.continuation_cloze import credits
-    from tinywave_core.evals.intervals import bootstrap_interval, wilson_interval
-
-    table: dict = {}
-    for direction, items in across.items():
-        found = {name: credits(items, *scores[name][direction]) for name in MODELS}
-        table[direction] = {
-            name: {
-                "accuracy": float(each.mean()),
-                "interval": wilson_interval(float(each.sum()), len(each)),
-                "items": len(each),
-            }
-            for name, each in found.items()
-        }
-        gain = found["student"] - found["control"]
-        table[direction]["gain_interval"] = bootstrap_interval(gain, np.ones(len(gain)), config.seed)
-    return table
+def _cloze_table(items: "Sequence[ClozeItem]", cloze: "Mapping[str, Floats]") -> pa.Table:
+    """A row per item: both utterances, and what each model gets for it."""
+    names = {"utterance_id": [i.utterance_id for i in items], "other_id": [i.other_id for i in items]}
+    return pa.table(names | {f"{name}_credit": cloze[name] for name in MODELS})
 
 
-def _cloze(credits: np.ndarray) -> dict[str, Any]:
-    """Accuracy and its interval; nothing where there are no items."""
-    from tinywave_core.evals.intervals import wilson_interval
+def _utterance_table(nll: "TokenNll", after_prompts: "Sequence[Mask]") -> pa.Table:
+    """A row per sequence: tokens and seconds, and the NLL of each model in nats; by stream, and after the prompt."""
+    from tinywave_core.evals.comparison import STREAMS, count
 
-    if not len(credits):
-        return {}
-    interval = wilson_interval(float(credits.sum()), len(credits))
-    return {"cloze": float(credits.mean()), "cloze_interval": interval}
-
-
-def _comparison(nll: dict, cloze: dict, models: dict, config: EvaluationConfig) -> dict:
-    """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
-    from tinywave_core.evals.intervals import bootstrap_interval, retention
-
-    lengths = [len(x) for x in nll["student"]]
-    totals = {name: np.array([x.sum(dtype=np.float64) for x in nll[name]]) for name in MODELS}
-    gain = bootstrap_interval(totals["control"] - totals["student"], lengths, config.seed)
-    gap = models["control"]["nll"] - models["teacher"]["nll"]
-    gaps = totals["control"] - totals["teacher"]
-    there_is_one = bootstrap_interval(gaps, lengths, config.seed)[0] > 0
-    out = {
-        "distillation_gain_nll": models["control"]["nll"] - models["student"]["nll"],
-        "distillation_gain_nll_interval": gain,
-        "distillation_helps": gain[0] > 0,
-        "nll_gap_closed": (models["control"]["nll"] - models["student"]["nll"]) / gap if gap > 0 else None,
-        "nll_gap_closed_interval": bootstrap_interval(totals["control"] - totals["student"], gaps, config.seed)
-        if there_is_one
-        else None,
-        "student_is_better_than_teacher": models["student"]["nll"] < models["teacher"]["nll"],
-    }
-    if len(cloze["student"]):
-        out["cloze_retention"] = asdict(retention(cloze["student"], cloze["teacher"], 0.5, config.seed))
-        out["cloze_gain_interval"] = bootstrap_interval(
-            cloze["student"] - cloze["control"], np.ones(len(cloze["student"])), config.seed
-        )
-    return out
+    parts = {"": nll.all, **{f"{name}_": nll.kinds[name] for name in STREAMS}, "continuation_": after_prompts}
+    columns: dict[str, Any] = {"utterance_id": [s.utterance_id for s in nll.sequences]}
+    columns |= {f"{part}tokens": count(chosen).astype(np.int64) for part, chosen in parts.items()}
+    columns["seconds"] = nll.seconds
+    for part, chosen in parts.items():
+        columns |= {f"{name}_{part}nll": nll.sums(name, chosen) for name in MODELS}
+    return pa.table(columns)

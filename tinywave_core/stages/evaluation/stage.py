@@ -15,8 +15,15 @@ from tinywave_core.costs.estimates import (
 )
 from tinywave_core.stages.evaluation import gap, generated, probes, scores
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.summary import (
+    GapSummary,
+    GeneratedSummary,
+    ProbeScoresSummary,
+    ProbesSummary,
+    ScoresSummary,
+)
 from tinywave_core.stages.evaluation.words import (
-    MODELS,
+    SOURCES,
     comparison_rows,
     continuation_text,
     direction_rows,
@@ -31,7 +38,7 @@ from tinywave_core.stages.evaluation.words import (
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
-from tinywave_core.wording import figure
+from tinywave_core.wording import MODELS, figure
 
 PROBE_KINDS = 3  # of six: pauses, labels or room for the others are found in half of the recordings
 # Seconds of one core (measured): a pair of recordings of a probe made; an utterance compared block by block with the teacher's.
@@ -49,45 +56,45 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Held-out utterances in; the three models' figures out."""
-    s = outputs["scores"].summary
-    nll = ", ".join(f"{name} {s['models'][name]['nll']:.3f}" for name in MODELS)
-    return f"{s['held_out']['sequences']} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
+    s = ScoresSummary.of(outputs["scores"])
+    nll = ", ".join(f"{label} {s.models[name].nll:.3f}" for name, label in MODELS.items())
+    return f"{s.held_out.sequences} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
 
 
 def _probes(outputs: Outputs) -> str:
-    if "probe_scores" not in outputs or not (s := outputs["probe_scores"].summary)["items"]:
+    if "probe_scores" not in outputs or not (s := ProbeScoresSummary.of(outputs["probe_scores"])).items:
         return ""
-    right = ", ".join(f"{name} {each['accuracy']:.0%}" for name, each in s["overall"].items())
-    return f"; of {s['items']} probes right: {right}"
+    right = ", ".join(f"{MODELS[name]} {of_model.accuracy:.0%}" for name, of_model in s.overall.items())
+    return f"; of {s.items} probes right: {right}"
 
 
 def _generated(outputs: Outputs) -> str:
-    if "generated" not in outputs or not (s := outputs["generated"].summary)["sources"]:
+    if "generated" not in outputs or not (s := GeneratedSummary.of(outputs["generated"])).sources:
         return ""
-    perplexities = (f"{name} {figure(found['gen_ppl'], '.1f')}" for name, found in s["sources"].items())
+    perplexities = (f"{SOURCES[name]} {figure(of_source.gen_ppl, '.1f')}" for name, of_source in s.sources.items())
     return f"; generative perplexity: {', '.join(perplexities)}"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """The verdict."""
-    return [("verdict", sentence) for sentence in verdict(outputs["scores"].summary)]
+    return [("verdict", sentence) for sentence in verdict(ScoresSummary.of(outputs["scores"]))]
 
 
 def sections(outputs: Outputs) -> list[Section]:
     """Likelihood by stream and after a prompt, probes, the gap, and continuations as text, as far as there are any."""
-    s = outputs["scores"].summary
-    found = [Section("By stream, and after a prompt", continuation_text(s), likelihood_rows(s))]
+    s = ScoresSummary.of(outputs["scores"])
+    parts = [Section("By stream, and after a prompt", continuation_text(s), likelihood_rows(s))]
     if "probe_scores" in outputs:
-        scored = outputs["probe_scores"].summary
-        found.append(Section("Probes", probes_text(outputs["probes"].summary, scored), probe_rows(scored)))
+        made, scored = ProbesSummary.of(outputs["probes"]), ProbeScoresSummary.of(outputs["probe_scores"])
+        parts.append(Section("Probes", probes_text(made, scored), probe_rows(scored)))
     if "gap" in outputs:
-        s = outputs["gap"].summary
-        found.append(Section("The gap to the teacher", gap_text(s), stream_rows(s)))
-        found.append(Section("Block by block", "Hidden states and attention.", block_rows(s)))
+        distance = GapSummary.of(outputs["gap"])
+        parts.append(Section("The gap to the teacher", gap_text(distance), stream_rows(distance)))
+        parts.append(Section("Block by block", "Hidden states and attention.", block_rows(distance)))
     if "generated" in outputs:
-        s = outputs["generated"].summary
-        found.append(Section("Continuations as text", generated_text(s), generated_rows(s)))
-    return found
+        continued = GeneratedSummary.of(outputs["generated"])
+        parts.append(Section("Continuations as text", generated_text(continued), generated_rows(continued)))
+    return parts
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
@@ -114,18 +121,18 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 
 def comparison(outputs: Outputs) -> Table:
     """The three models side by side."""
-    return Table(comparison_rows(outputs["scores"].summary), "teacher, student and undistilled control")
+    return Table(comparison_rows(ScoresSummary.of(outputs["scores"])), "teacher, student and undistilled control")
 
 
 def directions(outputs: Outputs) -> Table | None:
     """Cloze between speech and text, where there is text."""
-    rows = direction_rows(outputs["scores"].summary)
+    rows = direction_rows(ScoresSummary.of(outputs["scores"]))
     return Table(rows, "cloze from speech or text to speech or text") if rows else None
 
 
 def by_kind(outputs: Outputs) -> Picture | None:
     """NLL by kind of token."""
-    kinds, series = nll_by_kind(outputs["scores"].summary)
+    kinds, series = nll_by_kind(ScoresSummary.of(outputs["scores"]))
     if not kinds:
         return None
     return Picture(plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
@@ -135,7 +142,7 @@ def gap_map(outputs: Outputs) -> Picture | None:
     """Student blocks against teacher blocks."""
     if "gap" not in outputs:
         return None
-    cosines = outputs["gap"].summary["cosines"]["student"]
+    cosines = GapSummary.of(outputs["gap"]).cosines["student"]
     png = plots.heatmap_png(cosines, x_label="teacher block", y_label="student block")
     return Picture(png, "mean cosine of the hidden states of student and teacher blocks")
 

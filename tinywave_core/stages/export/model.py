@@ -18,6 +18,7 @@ from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
 from tinywave_core.stages.export.summary import ModelSummary
 from tinywave_core.stages.tokenization.tokens import uses_release
 from tinywave_core.steps.base import Execute, Output, Step
@@ -180,17 +181,16 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
     """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
     from tinywave_core.exporters.model_card import Card, model_card
 
-    evaluated = {part: step.inputs[part][0].summary if part in step.inputs else {} for part in DESCRIBED}
     card = Card(
         step.config.name,
         step.input("student").summary | {"parameters": parameters},
         vocabulary,
-        evaluated["scores"],
+        ScoresSummary.of(step.input("scores")),
         _data(step.input("student")),
         Licence(**step.params["licence"]),
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
-        evaluated["probe_scores"],
-        evaluated["generated"],
+        ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
+        GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:

@@ -1,0 +1,111 @@
+"""What the parts of evaluation report."""
+
+from pydantic import Field
+
+from tinywave_core.evals.figures import (
+    CloserFigure,
+    Figures,
+    GapFigure,
+    Generated,
+    Interval,
+    OverallAccuracy,
+    ProbeFigures,
+    Scores,
+)
+from tinywave_core.steps.base import Summary
+
+Blocks = tuple[int, int]
+"""A block of the student and the one of the teacher that it is compared with."""
+
+
+class ScoresSummary(Summary, Scores):
+    """Part `scores`."""
+
+
+class AgainstSummary(Summary):
+    """Part `against`: a new student against the published one, in nats per token on the same utterances."""
+
+    comparable: bool
+    why: str = ""
+    """Why they cannot be compared: then no field below is set."""
+    difference: float = 0.0
+    """New minus published."""
+    interval: Interval = (0.0, 0.0)
+    utterances: int = 0
+    tokens: int = 0
+    nll: dict[str, float] = Field(default_factory=dict)
+    """Of `student` and `published`."""
+
+
+class ProbesSummary(Summary):
+    """Part `probes`: what pairs could be made."""
+
+    items: dict[str, int]
+    """Pairs by probe."""
+    absent: dict[str, str]
+    """By probe of which there is no pair, why."""
+    utterances: int
+    """That were looked at."""
+    without_pause: int
+    skipped: dict[str, dict[str, int]]
+    """By probe, of how many utterances it made no pair, by reason."""
+    seconds: float
+    """Of all recordings, both versions."""
+
+
+class ProbeScoresSummary(Summary):
+    """Part `probe_scores`."""
+
+    items: int
+    probes: dict[str, ProbeFigures]
+    overall: dict[str, OverallAccuracy]
+    """By model; empty where there are no pairs."""
+    absent: dict[str, str]
+    truncated: int
+    """Recordings of more tokens than a model reads."""
+
+
+class CostlyToken(Figures):
+    """A token by name, and what its predictions cost the student more than the teacher, in nats."""
+
+    token: str | None
+    id: int
+    count: int
+    mean: float
+    total: float
+
+
+class GapSummary(Summary):
+    """Part `gap`: student and control beside the teacher."""
+
+    utterances: int
+    tokens: int
+    figures: list[GapFigure]
+    closer: list[CloserFigure]
+    cosines: dict[str, list[list[float]]]
+    """By model, of every block of its with every block of the teacher."""
+    pairs: list[Blocks]
+    costly: list[CostlyToken]
+    worst: int
+    """Utterances that can be listened to."""
+
+    def find(self, model: str, measure: str, group: str = "all", blocks: Blocks | None = None) -> GapFigure | None:
+        """One figure; None where no token is of the group."""
+        wanted = (model, measure, group, *(blocks or (None, None)))
+        named = ((f.model, f.measure, f.group, f.student_block, f.teacher_block) for f in self.figures)
+        return next((f for f, name in zip(self.figures, named, strict=True) if name == wanted), None)
+
+    def figure(self, model: str, measure: str, group: str = "all", blocks: Blocks | None = None) -> GapFigure:
+        """One figure that is surely there."""
+        figure = self.find(model, measure, group, blocks)
+        assert figure is not None, (model, measure, group, blocks)
+        return figure
+
+    def difference(self, measure: str, group: str = "all", blocks: Blocks | None = None) -> CloserFigure:
+        """By how much the student is closer than the control in one figure."""
+        wanted = (measure, group, *(blocks or (None, None)))
+        return next(f for f in self.closer if (f.measure, f.group, f.student_block, f.teacher_block) == wanted)
+
+
+class GeneratedSummary(Summary, Generated):
+    """Part `generated`."""
