@@ -66,7 +66,7 @@ def train(
     use_threads(runtime)
     device = pick_device(runtime)
     module = trained_module(model, objective, runtime, device)
-    parameters, steps = module.trainable(), planned_steps(config)
+    parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config)
     state = load_checkpoint(resume, parameters, optimizer)
     if state is None:
@@ -111,13 +111,6 @@ def train(
     gather(module, model)
     model.eval()
     return _curves(state)
-
-
-def planned_steps(config: TrainingConfig) -> int:
-    """Optimiser steps of a run: all, or those that stop_after_tokens allows."""
-    if config.stop_after_tokens is None:
-        return config.steps
-    return min(config.steps, -(-config.stop_after_tokens // (_rows(config) * config.sequence_length)))
 
 
 def batch_number(step: int, left_out: Sequence[int]) -> int:
@@ -210,8 +203,4 @@ def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, 
             "there is no training sequence: every recording was held out or rejected. Add recordings, lower "
             "ingestion.held_out_fraction, or pass --ingestion.split_by recording"
         )
-    return PackedDataset(sequences, config.sequence_length, _rows(config), config.seed, separate=separate)
-
-
-def _rows(config: TrainingConfig) -> int:
-    return max(1, config.batch_tokens // config.sequence_length)
+    return PackedDataset(sequences, config.sequence_length, config.rows, config.seed, separate=separate)
