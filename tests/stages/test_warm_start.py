@@ -28,6 +28,7 @@ from tinywave_core.steps.base import Execute, Outputs, Step, compute
 from tinywave_core.steps.reasons import explain
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.teacher.layer_map import LayerMap
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass
@@ -321,11 +322,12 @@ def test_the_same_continuation_has_the_same_bytes_also_after_kill_9(finished: Fi
 def test_only_targets_of_what_is_trained_on_are_needed_and_kept(continued: Any):
     _, outputs, computed = continued
     step = next(step for step in computed.ran if step.part == "student")
-    used = distillation._material(step, step.config).sequences
-    cache, _ = distillation._cache(step, step.config, used)
+    used = distillation._material(step).sequences
+    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    cache = distillation._cache(step, vocabulary, used)
     assert len(cache) == len(used) < outputs["logits"].summary["sequences"]
     with pytest.raises(TrainingError, match="1 of 1 training sequences have no cached logits, such as ffff"):
-        distillation._cache(step, step.config, some("f" * 31, [9]))
+        distillation._cache(step, vocabulary, some("f" * 31, [9]))
 
 
 def test_a_student_of_another_shape_is_not_gone_on_from(continued: Any):
