@@ -1,5 +1,7 @@
 """Speech and text through all stages: words get times, spans are drawn, everything that follows works on mixed sequences."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.sequences.interleaving import text_encoder
-from tinywave_core.sequences.slamkit import read_features, read_tokens
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -198,24 +199,27 @@ def test_spiritlm_teachers_read_interleaved_sequences_as_their_own_tokenizer_doe
         assert slow(string)["input_ids"] == row["ids"][:-1] and vocabulary.boundary == row["ids"][1]
 
 
-def test_tokens_go_to_slamkits_files_and_come_back(config: PipelineConfig, outputs: Outputs, tmp_path: Path):
+def test_tokens_go_to_slamkits_files(config: PipelineConfig, outputs: Outputs, tmp_path: Path):
     vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
     assert main(["slamkit", outputs["tokens"].id, str(tmp_path), "--root", config.root]) == 0
-    streams = dict(read_features(tmp_path / "features.jsonl"))
-    rows = [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]
-    assert {name: each.units.tolist() for name, each in streams.items()} == {
-        row["utterance_id"]: row["units"] for row in rows if row["units"]
+    features, tokens = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("features", "tokens")
+    )
+    rows = {row["utterance_id"]: row for row in [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]}
+    assert {row["file_name"]: np.repeat(row["units"], row["duration"]).tolist() for row in features} == {
+        name: row["units"] for name, row in rows.items() if row["units"]
     }
     encode = text_encoder(build_tokenizer(vocabulary), vocabulary)
-    back = sorted((name, ids.tolist()) for name, ids in read_tokens(tmp_path / "tokens.jsonl", vocabulary, encode))
-    kinds = ("pitch", "style")  # slamkit has neither
-    kept = [[i for i in row["ids"] if KINDS[vocabulary.kinds([i])[0]] not in kinds] for row in rows]
-    assert back == sorted((row["utterance_id"], _without_runs(ids)) for row, ids in zip(rows, kept, strict=True))
-
-
-def _without_runs(ids: list[int]) -> list[int]:
-    """Units that pitch or style stood between are neighbours again: slamkit counts them once."""
-    return [i for n, i in enumerate(ids) if not n or i != ids[n - 1] or i < 261]
+    assert {row["file_name"] for row in tokens} == rows.keys()
+    for row in tokens:
+        ids = rows[row["file_name"]]["ids"]
+        kinds = [KINDS[kind] for kind in vocabulary.kinds(ids)]
+        units = [i - vocabulary.first["hubert"] for i, kind in zip(ids, kinds, strict=True) if kind == "hubert"]
+        assert [int(unit) for unit in re.findall("<Un([0-9]+)>", row["audio_repr"])] == units
+        texts = [part.strip() for part in re.split("<Un[0-9]+>|<speech>|<text>", row["audio_repr"]) if part]
+        text = [i for part in texts for i in encode(part)]
+        assert text == [i for i, kind in zip(ids, kinds, strict=True) if kind == "text"]
 
 
 @pytest.mark.parametrize(

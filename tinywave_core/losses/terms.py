@@ -108,8 +108,9 @@ def at_head(
         logits=weights.logits,
         temperature=temperature,
     )
-    found = {"language_model": float(loss.language_model)}
-    return loss.total, found if signal is None else found | {"logits": float(loss.logits)}
+    # Student and control are compared by it, also where the student does not learn from it.
+    terms = {"language_model": float(loss.language_model)}
+    return loss.total, terms if signal is None else terms | {"logits": float(loss.logits)}
 
 
 def computations(terms: Sequence[Term]) -> dict[Term, Computation]:

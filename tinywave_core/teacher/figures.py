@@ -57,18 +57,18 @@ def pooled(parts: Sequence[Mapping[str, KindTargets]]) -> dict[str, KindTargets]
     """The figures of several shards as of one: means weighted by their tokens."""
     kinds = {}
     for kind in (*KINDS, SWITCH):
-        found = [part[kind] for part in parts if kind in part]
-        if tokens := sum(f.tokens for f in found):
+        figures = [part[kind] for part in parts if kind in part]
+        if tokens := sum(f.tokens for f in figures):
             kinds[kind] = KindTargets(
                 tokens=tokens,
-                teacher_nll=sum(f.teacher_nll * f.tokens for f in found) / tokens,
-                entropy=sum(f.entropy * f.tokens for f in found) / tokens,
-                mass_beyond_k=sum(f.mass_beyond_k * f.tokens for f in found) / tokens,
+                teacher_nll=sum(f.teacher_nll * f.tokens for f in figures) / tokens,
+                entropy=sum(f.entropy * f.tokens for f in figures) / tokens,
+                mass_beyond_k=sum(f.mass_beyond_k * f.tokens for f in figures) / tokens,
             )
     return kinds
 
 
 def mass_beyond_k(kinds: Mapping[str, KindTargets]) -> float:
     """Mean over all tokens; switches are counted among the other kinds already."""
-    found = [figures for kind, figures in kinds.items() if kind != SWITCH]
-    return sum(f.mass_beyond_k * f.tokens for f in found) / max(sum(f.tokens for f in found), 1)
+    own = [figures for kind, figures in kinds.items() if kind != SWITCH]
+    return sum(f.mass_beyond_k * f.tokens for f in own) / max(sum(f.tokens for f in own), 1)

@@ -87,6 +87,7 @@ class DistillationObjective:
     def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
         if step >= self.config.live_until:
             self._let_go()
+        # From the step alone, as all that changes during a training: a resumed run does what the whole one would have done.
         live = step in self.config.live_steps
         parts = computations([term for term in self.config.terms if live or not term.needs_teacher])
         views = self._views(model, batch, step, list(parts.values()), live=live)
@@ -114,6 +115,7 @@ class DistillationObjective:
         views = Views(self.config, self.layers.targets, batch, student, student_tap)
         if not live:
             return views
+        # Without a graph, which would keep the activations of a model many times as large.
         with torch.no_grad(), tapping(teacher_tap):
             goal = forward(self._teacher_on(student.last_BTD.device), self._for_teacher(batch), hidden=hidden)
         return replace(views, teacher=goal, teacher_tap=teacher_tap)
@@ -128,6 +130,7 @@ class DistillationObjective:
         head = self.teacher.lm_head.weight
         if self.kept is not None:
             head = head[torch.from_numpy(self.kept).to(head.device)]
+        # The shared prefix: a padded head has rows that are no token.
         rows = [len(head), model.config.vocab_size, self.vocabulary_rows or model.config.vocab_size]
         return LiveTeacher(views.teacher.last_BTD.flatten(0, 1), head, min(rows))
 
@@ -150,12 +153,13 @@ class DistillationObjective:
         if self.teacher is not None:
             self.teacher = None
             gc.collect()
-            if torch.cuda.is_available():
+            if torch.cuda.is_available():  # or the allocator would keep it from the student
                 torch.cuda.empty_cache()
 
     def _targets(self, batch: Batch, model: LlamaForCausalLM, device: torch.device) -> TeacherTargets:
         assert self.cache is not None
         rows, length = batch.input_ids.shape
+        # All shards of a cache have as many entries: they share one config.
         entries = self.cache[self.sequences[batch.rows[0][0]].id].ids.shape[1]
         ids = np.zeros((rows, length, entries), dtype=np.int64)
         weights = np.zeros((rows, length, entries), dtype=np.float32)
@@ -168,12 +172,12 @@ class DistillationObjective:
                 ids[r, start:end], weights[r, start:end] = target.ids, target.weights
                 entropy[r, start:end] = target.entropy
                 start = end
-        if (
-            self.kept is not None
-        ):  # what was drawn for text goes: the rest is the teacher's share of the student's tokens
+        # What was drawn for text goes: the rest is the teacher's share of the student's tokens.
+        if self.kept is not None:
             ids = self._own_ids[ids]
             weights, ids = np.where(ids < 0, np.float32(0), weights), np.maximum(ids, 0)
-        if ids.max() >= model.config.vocab_size:  # what was drawn for other tokens cannot be made up for
+        # What was drawn for other tokens cannot be made up for.
+        if ids.max() >= model.config.vocab_size:
             raise TrainingError(
                 f"the cached logits name token {ids.max()}, the student has {model.config.vocab_size} rows: use the cache of a "
                 "teacher with the student's vocabulary, or logit_signal = live"

@@ -22,23 +22,23 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Tokens in; the teacher's size and loss out."""
-    made = TeacherSummary.of(outputs["teacher"])
-    nll = made.held_out_nll_after
+    summary = TeacherSummary.of(outputs["teacher"])
+    nll = summary.held_out_nll_after
     scored = f", held-out NLL {nll:.3f}" if nll is not None else ""
-    out = f"teacher of {made.parameters / 1e6:.2f} M in {made.layers} blocks{scored}"
-    return f"{made.train_tokens:,} training tokens", out
+    out = f"teacher of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks{scored}"
+    return f"{summary.train_tokens:,} training tokens", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, how it was trained, and what that changed."""
-    made = TeacherSummary.of(outputs["teacher"])
-    before, after = made.held_out_nll_before, made.held_out_nll_after
+    summary = TeacherSummary.of(outputs["teacher"])
+    before, after = summary.held_out_nll_before, summary.held_out_nll_after
     scored = "no held-out speech" if before is None or after is None else f"{before:.3f} → {after:.3f} nats per token"
     return [
-        ("started from", made.started_from),
-        ("trained", f"{made.method}, {made.steps} steps on {duration(made.train_hours)} of speech"),
+        ("started from", summary.started_from),
+        ("trained", f"{summary.method}, {summary.steps} steps on {duration(summary.train_hours)} of speech"),
         ("held-out NLL, before → after", scored),
-        ("training loss of the last step", f"{made.train_loss:.3f}"),
+        ("training loss of the last step", f"{summary.train_loss:.3f}"),
     ]
 
 

@@ -25,30 +25,30 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences and steps in; the student's size out."""
-    made = StudentSummary.of(outputs["student"])
-    out = f"student of {made.parameters / 1e6:.2f} M in {made.layers} blocks, and its control"
-    replayed = f", {made.replayed_sequences} of them again" if made.continuations else ""
-    return f"{made.train_sequences} sequences{replayed}, {made.steps} steps", out
+    summary = StudentSummary.of(outputs["student"])
+    out = f"student of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks, and its control"
+    replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
+    return f"{summary.train_sequences} sequences{replayed}, {summary.steps} steps", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, with the teacher how often beside it, and where it ended."""
-    made = StudentSummary.of(outputs["student"])
+    summary = StudentSummary.of(outputs["student"])
     manifest = outputs["student"].manifest
     config = manifest.config if manifest else {}
-    blocks = ", ".join(map(str, made.layers_copied))
-    if made.started_from == "teacher":
+    blocks = ", ".join(map(str, summary.layers_copied))
+    if summary.started_from == "teacher":
         began = f"blocks {blocks} of the teacher"
     else:
-        replay = f"{made.new_sequences} new sequences and {made.replayed_sequences} heard before"
-        began = f"{made.started_from}, continued on {replay} (time {made.continuations})"
-    start = ", ".join(f"{model} {nll:.3f}" for model, nll in made.nll_at_start.items())
+        replay = f"{summary.new_sequences} new sequences and {summary.replayed_sequences} heard before"
+        began = f"{summary.started_from}, continued on {replay} (time {summary.continuations})"
+    start = ", ".join(f"{model} {nll:.3f}" for model, nll in summary.nll_at_start.items())
     return [
         ("started from", began),
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
-        ("regime", f"{config['regime']}: the teacher ran beside it in {made.live_steps} of {made.steps} steps"),
-        ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in made.weights.items())),
-        ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in made.final.items())),
+        ("regime", f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {summary.steps} steps"),
+        ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
+        ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
     ]
 
 

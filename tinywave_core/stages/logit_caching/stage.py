@@ -30,20 +30,20 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences in; targets out."""
-    made = LogitsSummary.of(outputs["logits"])
-    return f"{made.sequences} sequences", f"{made.tokens:,} targets of {made.bytes_per_token:.1f} B"
+    summary = LogitsSummary.of(outputs["logits"])
+    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets of {summary.bytes_per_token:.1f} B"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """How much of the teacher's probability a plain top-K would have lost, over all kinds of token."""
-    made = LogitsSummary.of(outputs["logits"])
+    summary = LogitsSummary.of(outputs["logits"])
     manifest = outputs["logits"].manifest
     config = manifest.config if manifest else {}
-    beyond = mass_beyond_k(made.kinds)
+    beyond = mass_beyond_k(summary.kinds)
     return [
         ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
         ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
-        ("size", f"{size(made.bytes)} in all"),
+        ("size", f"{size(summary.bytes)} in all"),
     ]
 
 
