@@ -13,7 +13,7 @@ from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny,
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
-from tinywave_core.sequences.interleaving import text_encoder
+from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -206,20 +206,26 @@ def test_tokens_go_to_slamkits_files(config: PipelineConfig, outputs: Outputs, t
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("features", "tokens")
     )
-    rows = {row["utterance_id"]: row for row in [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]}
+    rows = [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]
     assert {row["file_name"]: np.repeat(row["units"], row["duration"]).tolist() for row in features} == {
-        name: row["units"] for name, row in rows.items() if row["units"]
+        row["utterance_id"]: row["units"] for row in rows if row["units"]
     }
     encode = text_encoder(build_tokenizer(vocabulary), vocabulary)
-    assert {row["file_name"] for row in tokens} == rows.keys()
-    for row in tokens:
-        ids = rows[row["file_name"]]["ids"]
-        kinds = [KINDS[kind] for kind in vocabulary.kinds(ids)]
-        units = [i - vocabulary.first["hubert"] for i, kind in zip(ids, kinds, strict=True) if kind == "hubert"]
-        assert [int(unit) for unit in re.findall("<Un([0-9]+)>", row["audio_repr"])] == units
-        texts = [part.strip() for part in re.split("<Un[0-9]+>|<speech>|<text>", row["audio_repr"]) if part]
-        text = [i for part in texts for i in encode(part)]
-        assert text == [i for i, kind in zip(ids, kinds, strict=True) if kind == "text"]
+    written = [(row["file_name"], *_units_and_text(row["audio_repr"], encode)) for row in tokens]
+    expected = []
+    for row in rows:
+        kinds = [KINDS[kind] for kind in vocabulary.kinds(row["ids"])]
+        of = {name: [i for i, kind in zip(row["ids"], kinds, strict=True) if kind == name] for name in KINDS}
+        units = [i - vocabulary.first["hubert"] for i in of["hubert"]]
+        expected.append((row["utterance_id"], units, of["text"]))
+    assert sorted(written) == sorted(expected)
+
+
+def _units_and_text(representation: str, encode: EncodeText) -> tuple[list[int], list[int]]:
+    """Units and ids of the text of slamkit's form, in order."""
+    texts = [part.strip() for part in re.split("<Un[0-9]+>|<speech>|<text>", representation) if part]
+    units = [int(unit) for unit in re.findall("<Un([0-9]+)>", representation)]
+    return units, [i for text in texts for i in encode(text)]
 
 
 @pytest.mark.parametrize(

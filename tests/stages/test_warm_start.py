@@ -15,6 +15,7 @@ import torch
 from flows.show import show_lineage
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_in_step
+from tests.fixtures.small_run import SUMMARIES
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, Computed, copy_clips, copy_store, digests, run_tiny, tiny_config
 from tests.stages.test_kill import KILLED
 from tinywave_core.config.base import Config
@@ -52,7 +53,7 @@ class Corpus:
         summary = {"shards": described, "tokenizer": "tokenization/codebooks"}
         tokens = self.made("tokenization", "tokens", str(described), **summary)
         captured = [self.made("logit_caching", "shard", self.teacher + name).id for name in shards]
-        logits = self.made("logit_caching", "logits", str(captured), shards=captured)
+        logits = self.made("logit_caching", "logits", str(captured), **SUMMARIES["logits"] | {"shards": captured})
         teacher = self.made("adaptation", "teacher", self.teacher)
         self.ran.clear(), self.asked.clear()
         return distillation.build(self.config(refresh), tokens, teacher, logits, execute or self.pretend)
@@ -66,7 +67,7 @@ class Corpus:
     def pretend(self, steps: Sequence[Step]) -> list[Artifact]:
         self.asked += steps
         self.ran += [step for step in steps if not step.find().complete]
-        summary = lambda step, _: {"continuations": distillation._continuations(step)}
+        summary = lambda step, _: SUMMARIES["student"] | {"continuations": distillation._continuations(step)}
         return [compute(replace(step, run=summary)) for step in steps]
 
     def grow(self, *names: str) -> None:
