@@ -30,6 +30,8 @@ COLOURS = {
     "logits": "#c9a227",
     "accent": "#3b8fd1",
 }
+TERMS = ("teacher", "logits", "hidden", "attention", "control")
+"""Colours of the terms of a loss, in order; from the first again where there are more."""
 PNG_LIMIT_BYTES = 30_000
 _WIDTH, _HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 40

@@ -61,7 +61,10 @@ SUMMARIES = {
     },
     "shard": {"train_tokens": 9, "vocabulary": {}},
     "interleaved": {"train_tokens": 9, "vocabulary": {}},
-    "logits": {"shards": ["logit_caching/" + "e" * 32]},
+    "logits": {
+        "shards": ["logit_caching/" + "e" * 32],
+        **{"sequences": 1, "tokens": 9, "bytes": 400, "bytes_per_token": 44.4, "kinds": {}},
+    },
 }
 
 

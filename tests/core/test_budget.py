@@ -51,8 +51,17 @@ def test_cached_logits_pay_from_the_second_pass_on():
     assert 1 < found.passes_that_pay < 2
 
 
-def test_a_live_teacher_costs_its_weights_in_memory():
-    live = load_config("base-2b", {})
-    alone = load_config("base-2b", {"distillation.weights.hidden": "0", "distillation.weights.attention": "0"})
+@pytest.mark.parametrize("flags", [{}, {"distillation.logit_signal": "live"}], ids=str)
+def test_a_live_teacher_costs_its_weights_in_memory(flags):
+    off = {"distillation.weights.hidden": "0", "distillation.weights.attention": "0"}
+    live, alone = load_config("base-2b", {**off, **flags} if flags else {}), load_config("base-2b", off)
     difference = budget(live, 1).distillation_gib - budget(alone, 1).distillation_gib
     assert difference == pytest.approx(2 * budget(live, 1).teacher_parameters / 2**30)
+
+
+def test_a_warm_up_costs_its_share_of_the_live_teacher():
+    flags = {"distillation.regime": "aligned-warmup", "distillation.training.stop_after_tokens": str(524_288 * 3000)}
+    found, without = budget(load_config("base-2b", flags), hours=0), 2000 * 262_144 * 6
+    trained, student = without * found.teacher_parameters, 12 * found.student_parameters
+    distilled = 524_288 * (3000 * student + 900 * 2 * found.teacher_parameters)
+    assert found.gpu_hours == pytest.approx((trained + distilled) / 4e14 / 3600)

@@ -8,7 +8,7 @@ from tests.conftest import Finished
 from tests.core.teacher.test_logit_cache import ABOUT, captured
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.costs.estimates import TOKENS_PER_S, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.costs.estimates import TOKENS_PER_S, live_operations, llama_parameters, logit_bytes, vocabulary_rows
 from tinywave_core.run.stages import estimate
 from tinywave_core.teacher.logit_cache import write_shard
 
@@ -66,6 +66,33 @@ def test_the_2b_presets_can_be_estimated(preset):
     # 2.29 B in bfloat16, in 8 bits and in 4, with the scales of blocks of 32
     assert costs["export"].bytes == pytest.approx(4.58e9 + 2.43e9 + 1.29e9, rel=0.01)
     assert all(cost.seconds > 0 for cost in costs.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ({}, 6000),
+        ({"aligned_every": "4"}, 1500),
+        ({"regime": "aligned-warmup"}, 900),
+        ({"weights.hidden": "0", "weights.attention": "0"}, 0),
+        ({"weights.hidden": "0", "weights.attention": "0", "logit_signal": "live"}, 6000),
+        ({"training.stop_after_tokens": str(524_288 * 1000)}, 1000),
+    ],
+    ids=str,
+)
+def test_the_live_teacher_is_charged_for_the_steps_in_which_it_runs(flags, steps):
+    config = load_config("base-2b", {f"distillation.{name}": value for name, value in flags.items()})
+    assert len(config.distillation.live_steps) == steps
+    teacher = llama_parameters(config.adaptation.fresh, 32, 32_512)
+    assert live_operations(config) == steps * 524_288 * 2 * teacher
+
+
+@pytest.mark.parametrize("stage", ["adaptation", "distillation"])
+def test_a_training_that_stops_after_its_tokens_is_charged_for_these(stage):
+    stop = {f"{stage}.training.stop_after_tokens": str(524_288 * 100)}
+    whole, part = (estimate(load_config("base-2b", flags), 1, "cuda")[stage].seconds for flags in ({}, stop))
+    steps = {"adaptation": 200 / 2000, "distillation": 100 / 6000}[stage]
+    assert part == pytest.approx(whole * steps)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from tinywave_core.errors import ConfigError, MissingInputError, SourceError, Tr
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import outputs_before, run_pipeline
 from tinywave_core.stages.adaptation import teacher as adaptation
+from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import compute_all
 from tinywave_core.storage.store import Store
+from tinywave_core.training.curves import curves_of
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def checkpoint(finished: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.outputs["teacher"].path("teacher"), tmp_path / "released"))
 
 
-def adapt(finished: Finished, tmp_path: Path, checkpoint: Path, **changes):
+def adapt(finished: Finished, tmp_path: Path, checkpoint: Path | str, **changes):
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store", dirs_exist_ok=True)))
     values = finished.config.model_dump()
     values["root"] = store.root
@@ -49,9 +51,15 @@ def test_lora_leaves_embeddings_and_norms_as_they_are(finished, tmp_path, checkp
         assert torch.equal(before[name], after[name])
 
 
-def test_an_adaptation_that_makes_the_teacher_worse_stops_the_run(finished, tmp_path, checkpoint):
+@pytest.mark.parametrize("start", ["checkpoint", "fresh"])
+def test_a_training_that_makes_the_teacher_worse_stops_the_run(finished, tmp_path, checkpoint, start):
     with pytest.raises(TrainingError, match=r"worse on held-out speech: .* before, .* after. Lower"):
-        adapt(finished, tmp_path, checkpoint, training={"learning_rate": 1.0})
+        adapt(finished, tmp_path, checkpoint if start == "checkpoint" else start, training={"learning_rate": 1.0})
+
+
+def test_a_training_that_stops_after_its_tokens_reports_the_steps_that_it_took(finished, tmp_path, checkpoint):
+    teacher = adapt(finished, tmp_path, checkpoint, training={"stop_after_tokens": 300})  # 256 in a step
+    assert TeacherSummary.of(teacher).steps == len(curves_of(teacher)["loss"]) == 2
 
 
 def test_a_checkpoint_is_known_by_its_content_not_its_place(finished, tmp_path, checkpoint):

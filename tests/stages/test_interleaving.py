@@ -1,5 +1,7 @@
 """Speech and text through all stages: words get times, spans are drawn, everything that follows works on mixed sequences."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,8 +13,7 @@ from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny,
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
-from tinywave_core.sequences.interleaving import text_encoder
-from tinywave_core.sequences.slamkit import read_features, read_tokens
+from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -198,24 +199,33 @@ def test_spiritlm_teachers_read_interleaved_sequences_as_their_own_tokenizer_doe
         assert slow(string)["input_ids"] == row["ids"][:-1] and vocabulary.boundary == row["ids"][1]
 
 
-def test_tokens_go_to_slamkits_files_and_come_back(config: PipelineConfig, outputs: Outputs, tmp_path: Path):
+def test_tokens_go_to_slamkits_files(config: PipelineConfig, outputs: Outputs, tmp_path: Path):
     vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
     assert main(["slamkit", outputs["tokens"].id, str(tmp_path), "--root", config.root]) == 0
-    streams = dict(read_features(tmp_path / "features.jsonl"))
+    features, tokens = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("features", "tokens")
+    )
     rows = [*rows_of(outputs["tokens"]), *rows_of(outputs["tokens"], "text")]
-    assert {name: each.units.tolist() for name, each in streams.items()} == {
+    assert {row["file_name"]: np.repeat(row["units"], row["duration"]).tolist() for row in features} == {
         row["utterance_id"]: row["units"] for row in rows if row["units"]
     }
     encode = text_encoder(build_tokenizer(vocabulary), vocabulary)
-    back = sorted((name, ids.tolist()) for name, ids in read_tokens(tmp_path / "tokens.jsonl", vocabulary, encode))
-    kinds = ("pitch", "style")  # slamkit has neither
-    kept = [[i for i in row["ids"] if KINDS[vocabulary.kinds([i])[0]] not in kinds] for row in rows]
-    assert back == sorted((row["utterance_id"], _without_runs(ids)) for row, ids in zip(rows, kept, strict=True))
+    written = [(row["file_name"], *_units_and_text(row["audio_repr"], encode)) for row in tokens]
+    expected = []
+    for row in rows:
+        kinds = [KINDS[kind] for kind in vocabulary.kinds(row["ids"])]
+        of = {name: [i for i, kind in zip(row["ids"], kinds, strict=True) if kind == name] for name in KINDS}
+        units = [i - vocabulary.first["hubert"] for i in of["hubert"]]
+        expected.append((row["utterance_id"], units, of["text"]))
+    assert sorted(written) == sorted(expected)
 
 
-def _without_runs(ids: list[int]) -> list[int]:
-    """Units that pitch or style stood between are neighbours again: slamkit counts them once."""
-    return [i for n, i in enumerate(ids) if not n or i != ids[n - 1] or i < 261]
+def _units_and_text(representation: str, encode: EncodeText) -> tuple[list[int], list[int]]:
+    """Units and ids of the text of slamkit's form, in order."""
+    texts = [part.strip() for part in re.split("<Un[0-9]+>|<speech>|<text>", representation) if part]
+    units = [int(unit) for unit in re.findall("<Un([0-9]+)>", representation)]
+    return units, [i for text in texts for i in encode(text)]
 
 
 @pytest.mark.parametrize(

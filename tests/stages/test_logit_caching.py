@@ -10,16 +10,22 @@ from tests.conftest import Finished
 from tinywave_core.models.llama import load_llama
 from tinywave_core.sequences.dataset import TokenSequence, load_sequences
 from tinywave_core.stages.logit_caching import logits as logit_caching
+from tinywave_core.stages.logit_caching.summary import LogitShardSummary, LogitsSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.steps.inputs import training_shards
-from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
+from tinywave_core.teacher.capture import CapturedSequence
+from tinywave_core.teacher.figures import figures_by_kind
 from tinywave_core.teacher.logit_cache import Captured, LogitCache, read_about, sample_offsets, sparse_targets
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
 def shards_of(finished: Finished) -> list[Artifact]:
-    return [finished.store.find(i, "shard") for i in finished.outputs["logits"].summary["shards"]]
+    return [finished.store.find(i, "shard") for i in summary_of(finished).shards]
+
+
+def summary_of(finished: Finished) -> LogitsSummary:
+    return LogitsSummary.of(finished.outputs["logits"])
 
 
 def sequences_of(finished: Finished) -> list[TokenSequence]:
@@ -51,7 +57,7 @@ def test_a_shard_says_what_it_was_captured_from_and_how(finished: Finished):
 
 def test_targets_are_those_of_each_sequence_alone_however_it_was_packed(finished: Finished, probabilities):
     """Bit-equal on a CPU, where the teacher reads packed rows of several sequences eight at a time."""
-    cache = LogitCache([read_table(shard.path("logits.parquet")) for shard in shards_of(finished)])
+    cache = LogitCache({shard.id: shard.path("logits.parquet") for shard in shards_of(finished)}, {})
     assert len(cache) == len(probabilities)
     for seq_id, p in probabilities.items():
         ids, weights = sparse_targets(p, 8, torch.from_numpy(sample_offsets(0, seq_id, len(p))))
@@ -66,7 +72,7 @@ def test_the_same_bytes_come_out_for_any_number_of_rows_at_once(finished: Finish
         if step.part == "shard":
             output = Output(tmp_path / step.fingerprint, tmp_path, step.runtime)
             output.folder.mkdir()
-            assert step.run(step, output) == step.find().summary
+            assert step.run(step, output) == LogitShardSummary.of(step.find())
             made = (output.folder / "logits.parquet").read_bytes()
             assert made == step.find().path("logits.parquet").read_bytes()
 
@@ -81,12 +87,12 @@ def test_figures_per_kind_are_those_of_the_whole_distributions(finished: Finishe
             beyond = np.sort(p)[:-8].sum()
             figures = (-np.log(p[following]), -(p * np.log(p)).sum(), beyond)
             rows.setdefault(int(kinds[position + 1]), []).append(figures)
-    found = finished.outputs["logits"].summary["kinds"]
+    found = summary_of(finished).kinds
     names = ("text", "marker", "hubert", "pitch", "style")
-    assert {names[kind]: len(each) for kind, each in rows.items()} == {k: found[k]["tokens"] for k in found}
+    assert {names[kind]: len(each) for kind, each in rows.items()} == {k: found[k].tokens for k in found}
     for kind, each in rows.items():
         nll, entropy, beyond = np.mean(each, axis=0)
-        about = found[names[kind]]
+        about = found[names[kind]].model_dump()
         expected = {"tokens": len(each), "teacher_nll": nll, "entropy": entropy, "mass_beyond_k": beyond}
         assert about == pytest.approx(expected, rel=1e-5)
 
@@ -97,23 +103,23 @@ def test_tokens_at_a_change_of_modality_have_figures_of_their_own():
     ids = np.array([1, 260, 261, 259, 100, 101, 260, 262, 2], np.uint16)
     logp = -np.arange(1.0, 10.0)
     captured = Captured("0" * 32, ids, np.zeros((9, 2)), np.zeros((9, 2)), target_logp=logp, entropy=-logp)
-    found = logit_caching.by_kind([logit_caching.CapturedSequence(captured, np.zeros(9))], [ids], vocabulary)
-    assert {kind: about["tokens"] for kind, about in found.items()} == {
+    found = figures_by_kind([CapturedSequence(captured, np.zeros(9))], [ids], vocabulary)
+    assert {kind: figures.tokens for kind, figures in found.items()} == {
         "text": 2,
         "marker": 4,
         "hubert": 2,
         "switch": 4,
     }
-    assert found["text"]["teacher_nll"] == (4 + 5) / 2  # position 3 predicts a, position 4 predicts b
-    assert found["switch"]["teacher_nll"] == (3 + 4 + 6 + 7) / 4
+    assert found["text"].teacher_nll == (4 + 5) / 2  # position 3 predicts a, position 4 predicts b
+    assert found["switch"].teacher_nll == (3 + 4 + 6 + 7) / 4
 
 
 def test_summaries_of_shards_add_up(finished: Finished):
-    made, parts = finished.outputs["logits"].summary, [shard.summary for shard in shards_of(finished)]
-    assert made["bytes"] == sum(shard.path("logits.parquet").stat().st_size for shard in shards_of(finished))
-    assert made["tokens"] == sum(part["tokens"] for part in parts)
-    entropy = sum(part["kinds"]["hubert"]["entropy"] * part["kinds"]["hubert"]["tokens"] for part in parts)
-    assert made["kinds"]["hubert"]["entropy"] == pytest.approx(entropy / made["kinds"]["hubert"]["tokens"])
+    made, parts = summary_of(finished), [LogitShardSummary.of(shard) for shard in shards_of(finished)]
+    assert made.bytes == sum(shard.path("logits.parquet").stat().st_size for shard in shards_of(finished))
+    assert made.tokens == sum(part.tokens for part in parts)
+    entropy = sum(part.kinds["hubert"].entropy * part.kinds["hubert"].tokens for part in parts)
+    assert made.kinds["hubert"].entropy == pytest.approx(entropy / made.kinds["hubert"].tokens)
 
 
 def test_more_entries_than_the_vocabulary_has_are_refused(finished: Finished, tmp_path):

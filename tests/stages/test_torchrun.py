@@ -18,6 +18,7 @@ from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError, SchemaVersionError
+from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
@@ -166,4 +167,6 @@ def test_more_processes_than_gpus_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     runtime = RuntimeConfig(training_processes=2)
     with pytest.raises(ConfigError, match="training_processes is 2, but torch sees 1 GPUs here"):
-        launch.run_in_processes(finished.computed.of("distillation")[0], Output(tmp_path, tmp_path, runtime))
+        launch.run_in_processes(
+            finished.computed.of("distillation")[0], Output(tmp_path, tmp_path, runtime), StudentSummary
+        )

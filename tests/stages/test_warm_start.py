@@ -15,6 +15,7 @@ import torch
 from flows.show import show_lineage
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_in_step
+from tests.fixtures.small_run import SUMMARIES
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, Computed, copy_clips, copy_store, digests, run_tiny, tiny_config
 from tests.stages.test_kill import KILLED
 from tinywave_core.config.base import Config
@@ -28,6 +29,7 @@ from tinywave_core.steps.base import Execute, Outputs, Step, compute
 from tinywave_core.steps.reasons import explain
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.teacher.layer_map import LayerMap
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Corpus:
         summary = {"shards": described, "tokenizer": "tokenization/codebooks"}
         tokens = self.made("tokenization", "tokens", str(described), **summary)
         captured = [self.made("logit_caching", "shard", self.teacher + name).id for name in shards]
-        logits = self.made("logit_caching", "logits", str(captured), shards=captured)
+        logits = self.made("logit_caching", "logits", str(captured), **SUMMARIES["logits"] | {"shards": captured})
         teacher = self.made("adaptation", "teacher", self.teacher)
         self.ran.clear(), self.asked.clear()
         return distillation.build(self.config(refresh), tokens, teacher, logits, execute or self.pretend)
@@ -65,7 +67,7 @@ class Corpus:
     def pretend(self, steps: Sequence[Step]) -> list[Artifact]:
         self.asked += steps
         self.ran += [step for step in steps if not step.find().complete]
-        summary = lambda step, _: {"continuations": distillation._continuations(step)}
+        summary = lambda step, _: SUMMARIES["student"] | {"continuations": distillation._continuations(step)}
         return [compute(replace(step, run=summary)) for step in steps]
 
     def grow(self, *names: str) -> None:
@@ -321,11 +323,12 @@ def test_the_same_continuation_has_the_same_bytes_also_after_kill_9(finished: Fi
 def test_only_targets_of_what_is_trained_on_are_needed_and_kept(continued: Any):
     _, outputs, computed = continued
     step = next(step for step in computed.ran if step.part == "student")
-    used = distillation._material(step, step.config).sequences
-    cache, _ = distillation._cache(step, step.config, used)
+    used = distillation._material(step).sequences
+    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    cache = distillation._cache(step, vocabulary, used)
     assert len(cache) == len(used) < outputs["logits"].summary["sequences"]
     with pytest.raises(TrainingError, match="1 of 1 training sequences have no cached logits, such as ffff"):
-        distillation._cache(step, step.config, some("f" * 31, [9]))
+        distillation._cache(step, vocabulary, some("f" * 31, [9]))
 
 
 def test_a_student_of_another_shape_is_not_gone_on_from(continued: Any):

@@ -94,3 +94,20 @@ class TrainingConfig(Config):
     """Largest norm of the gradient over all parameters."""
     seed: int = Field(0, ge=0)
     """Seed of data order, initialisation and sampled attention rows."""
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of a batch."""
+        return max(1, self.batch_tokens // self.sequence_length)
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimiser steps that a run takes: all, or those that stop_after_tokens allows."""
+        if self.stop_after_tokens is None:
+            return self.steps
+        return min(self.steps, -(-self.stop_after_tokens // (self.rows * self.sequence_length)))
+
+    @property
+    def planned_tokens(self) -> int:
+        """Tokens of these steps, padding included."""
+        return self.planned_steps * self.rows * self.sequence_length

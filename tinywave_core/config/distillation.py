@@ -1,28 +1,67 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
+Signal = Literal["tokens", "logits", "teacher"]
+
+
+@dataclass(frozen=True)
+class LearnsFrom:
+    """Beside a weight: what its term compares the student with."""
+
+    signal: Signal
+    """`tokens`: the true tokens. `logits`: the teacher's distribution, from the cache or live, as `logit_signal` says.
+    `teacher`: what only the teacher in the training step can show."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the loss, named as its weight; losses/terms.py computes it."""
+
+    name: str
+    weight: float
+    learns_from: Signal
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it is there only in steps in which the teacher runs."""
+        return self.learns_from == "teacher"
+
 
 class LossWeightsConfig(Config):
-    """Weights of the four terms of the loss (the paper does not publish its own)."""
+    """Weights of the terms of the loss (the paper does not publish its own)."""
 
-    language_model: float = Field(0.1, ge=0)
+    language_model: Annotated[float, LearnsFrom("tokens")] = Field(0.1, ge=0)
     """Cross-entropy on the true tokens."""
-    logits: float = Field(0.9, ge=0)
+    logits: Annotated[float, LearnsFrom("logits")] = Field(0.9, ge=0)
     """Forward KL from the teacher's distribution, times temperature squared; see `logit_signal`."""
-    hidden: float = Field(0.5, ge=0)
+    hidden: Annotated[float, LearnsFrom("teacher")] = Field(0.5, ge=0)
     """Distance between mapped hidden states, see `hidden_form`; needs the teacher in the training step."""
-    attention: float = Field(0.1, ge=0)
+    attention: Annotated[float, LearnsFrom("teacher")] = Field(0.1, ge=0)
     """KL between mapped attention maps on sampled rows; needs the teacher in the training step."""
+
+    @property
+    def terms(self) -> list[Term]:
+        """All terms, those of weight 0 included."""
+        terms = []
+        for name, field in type(self).model_fields.items():
+            (mark,) = [m for m in field.metadata if isinstance(m, LearnsFrom)]  # one each, or a weight would be no term
+            terms.append(Term(name, getattr(self, name), mark.signal))
+        return terms
+
+    def of_control(self) -> "LossWeightsConfig":
+        """The true tokens alone. All else is 0 whatever its default, or a term of later days would distil the control."""
+        return type(self)(**{term.name: float(term.name == "language_model") for term in self.terms})
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossWeightsConfig":
-        if not (self.language_model or self.logits or self.hidden or self.attention):
-            raise ValueError("all four weights are 0, so there is nothing to learn from")
+        if not any(term.weight for term in self.terms):
+            raise ValueError("all weights are 0, so there is nothing to learn from")
         return self
 
 
@@ -85,34 +124,40 @@ class DistillationConfig(Config):
     """The training run of on_new_audio = continue; it identifies continued students only."""
 
     @property
+    def terms(self) -> list[Term]:
+        """The terms of the loss that have a weight."""
+        return [term for term in self.weights.terms if term.weight]
+
+    @property
+    def learns_from_logits(self) -> bool:
+        """Whether some term takes the teacher's distribution."""
+        return any(term.learns_from == "logits" for term in self.terms)
+
+    @property
     def live_terms(self) -> list[str]:
-        """Names of the terms that need the teacher in the training step."""
-        weights = self.weights
-        live = {
-            "weights.hidden": weights.hidden,
-            "weights.attention": weights.attention,
-            "logit_signal = live": weights.logits * (self.logit_signal == "live"),
-        }
-        return [name for name, weight in live.items() if weight]
+        """What needs the teacher in the training step, as the settings name it."""
+        names = [f"weights.{term.name}" for term in self.terms if term.needs_teacher]
+        return [*names, "logit_signal = live"] if self.learns_from_logits and self.logit_signal == "live" else names
+
+    @property
+    def live_steps(self) -> range:
+        """The steps, from 0, in which the teacher runs beside the student: what training does, and what costs count."""
+        if not self.live_terms:
+            return range(0)
+        steps = self.training.steps
+        first = steps if self.regime == "aligned" else max(1, round(self.aligned_share * steps))
+        return range(0, min(first, self.training.planned_steps), self.aligned_every)
 
     @property
     def live_until(self) -> int:
         """The first step, from 0, from which on the teacher never runs again."""
-        if not self.live_terms:
-            return 0
-        steps = self.training.steps
-        first = steps if self.regime == "aligned" else max(1, round(self.aligned_share * steps))
-        return (first - 1) // self.aligned_every * self.aligned_every + 1
-
-    def is_live(self, step: int) -> bool:
-        """Whether the teacher runs in a step, counted from 0."""
-        return step < self.live_until and step % self.aligned_every == 0
+        return self.live_steps[-1] + 1 if self.live_steps else 0
 
     @property
     def needs_cache(self) -> bool:
         """Whether some step takes its logit term from the cache."""
         always_live = self.regime == "aligned" and self.aligned_every == 1 and self.logit_signal == "live"
-        return self.weights.logits > 0 and not always_live
+        return self.learns_from_logits and not always_live
 
     @model_validator(mode="after")
     def _teacher_where_it_is_needed(self) -> "DistillationConfig":
@@ -121,17 +166,18 @@ class DistillationConfig(Config):
                 f"regime is cached, so the teacher never runs, but {' and '.join(self.live_terms)} would need it: set the weight "
                 "to 0 and logit_signal to cached, or take regime aligned or aligned-warmup"
             )
+        live, others = (
+            [f"weights.{t.name}" for t in self.weights.terms if t.needs_teacher is w] for w in (True, False)
+        )
         if self.regime == "aligned-warmup" and not self.live_terms:
             raise ValueError(
-                "regime is aligned-warmup, but no term needs the teacher: give weights.hidden, weights.attention or logit_signal "
-                "= live, or take regime cached"
+                f"regime is aligned-warmup, but no term needs the teacher: give {', '.join(live)} or logit_signal = live, or "
+                "take regime cached"
             )
-        if (self.regime == "aligned-warmup" or self.aligned_every > 1) and not (
-            self.weights.language_model or self.weights.logits
-        ):
+        if (self.regime == "aligned-warmup" or self.aligned_every > 1) and all(t.needs_teacher for t in self.terms):
             raise ValueError(
-                "in steps without the teacher there would be nothing to learn from: give weights.language_model or "
-                "weights.logits, or take regime aligned with aligned_every 1"
+                f"in steps without the teacher there would be nothing to learn from: give {' or '.join(others)}, or take "
+                "regime aligned with aligned_every 1"
             )
         return self
 
@@ -149,7 +195,7 @@ class DistillationConfig(Config):
             layer_pairs=self.layer_pairs,
             copied_blocks=self.copied_blocks,
             regime="cached",
-            weights=LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0),
+            weights=self.weights.of_control(),
             vocabulary=self.vocabulary,
             training=self.training,
             on_new_audio=self.on_new_audio,

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import FLOPS, logit_bytes, split_tokens, student_parameters, teacher_parameters
+from tinywave_core.costs.estimates import (
+    FLOPS,
+    live_operations,
+    logit_bytes,
+    split_tokens,
+    student_parameters,
+    teacher_parameters,
+)
 
 DOLLARS_PER_GPU_HOUR = 2.5
 DOLLARS_PER_BYTE_MONTH = 2.3e-11
@@ -43,13 +50,13 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
     shape, teacher, student = config.adaptation.fresh, teacher_parameters(config), student_parameters(config)
     tokens, _ = split_tokens(config, hours)
     adaptation, distillation = config.adaptation.training, config.distillation.training
-    weights = config.distillation.weights
-    live = bool(weights.hidden or weights.attention)
     operations = (
-        adaptation.steps * adaptation.batch_tokens * 6 * teacher
+        adaptation.planned_tokens * 6 * teacher
         + tokens * 2 * teacher
-        + distillation.steps * distillation.batch_tokens * (12 * student + 2 * teacher * live)
+        + distillation.planned_tokens * 12 * student
+        + live_operations(config)
     )
+    held_teacher = 2 * teacher if config.distillation.live_steps else 0
     gpu_hours = operations / FLOPS["cuda"] / 3600
     cached = tokens * logit_bytes(config.logit_caching.entries)
     return Budget(
@@ -59,7 +66,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         adaptation_gib=_gib(
             teacher * (2 if config.adaptation.method == "lora" else 16), config, adaptation, shape.layers
         ),
-        distillation_gib=_gib(16 * student + 2 * teacher * live, config, distillation, config.distillation.layers),
+        distillation_gib=_gib(16 * student + held_teacher, config, distillation, config.distillation.layers),
         gpu_hours=gpu_hours,
         logit_bytes=cached,
         dollars=gpu_hours * DOLLARS_PER_GPU_HOUR + cached * DOLLARS_PER_BYTE_MONTH,

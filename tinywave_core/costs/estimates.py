@@ -7,7 +7,6 @@ point operations: 6 per parameter and token for training, 2 for a forward pass. 
 from dataclasses import dataclass
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
-from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 
 # Seconds of one core per hour of speech (measured on examples/speech, 2.8 GHz).
@@ -77,20 +76,16 @@ def student_parameters(config: PipelineConfig) -> int:
 
 
 def live_operations(config: PipelineConfig) -> int:
-    """Operations per token of training for the teacher that runs beside the student."""
-    weights = config.distillation.weights
-    return 2 * teacher_parameters(config) if weights.hidden or weights.attention else 0
+    """Operations of a whole training for the teacher that runs beside the student."""
+    training = config.distillation.training
+    tokens = len(config.distillation.live_steps) * training.rows * training.sequence_length
+    return 2 * teacher_parameters(config) * tokens
 
 
 def split_tokens(config: PipelineConfig, hours: float) -> tuple[float, float]:
     """Tokens to train on and held out, in so many hours of speech."""
     tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
     return tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction
-
-
-def training_tokens(training: TrainingConfig) -> int:
-    """Tokens of a whole training."""
-    return training.steps * training.batch_tokens
 
 
 def is_embedded(config: PipelineConfig) -> bool:

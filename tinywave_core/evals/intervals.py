@@ -33,14 +33,6 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_difference_interval(
-    first: npt.ArrayLike, second: npt.ArrayLike, seed: int, draws: int = 2000
-) -> tuple[float, float]:
-    """95 % interval of mean(first) - mean(second) on the same items, which are resampled together."""
-    gaps = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return bootstrap_interval(gaps, np.ones(len(gaps)), seed, draws)
-
-
 def paired_ratio_interval(
     first: npt.ArrayLike, second: npt.ArrayLike, seed: int, draws: int = 2000
 ) -> tuple[float, float] | None:

@@ -45,7 +45,7 @@ def tapping(tap: AttentionTap) -> Iterator[AttentionTap]:
         _current.reset(token)
 
 
-def again() -> contextlib.AbstractContextManager[object]:
+def recompute_context() -> contextlib.AbstractContextManager[object]:
     """For blocks that are run a second time in the backward pass: the tap of this moment, into a copy that nobody reads.
 
     The rows must be computed anew, for autograd wants the same tensors, and must not be counted twice.
@@ -56,6 +56,7 @@ def again() -> contextlib.AbstractContextManager[object]:
 
 def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:
     """Query positions and heads of one step, drawn from `seed` alone: teacher and student get the same."""
+    # On the CPU, so that the rows do not depend on the device.
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randperm(length, generator=generator)[: min(rows, length)].sort().values
     picked = torch.randperm(num_heads, generator=generator)[: min(heads, num_heads)].sort().values
@@ -65,6 +66,7 @@ def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[i
 def row_divergence(student_log: torch.Tensor, teacher_log: torch.Tensor) -> torch.Tensor:
     """KL(teacher || student) of each row of log-probabilities [..., T]; masked positions are -inf in both and count as 0."""
     teacher = teacher_log.exp()
+    # Where both are masked the gap would be -inf + inf, and 0 times that is no number either.
     gap = torch.where(teacher > 0, teacher_log - student_log, 0.0)
     return (teacher * gap).sum(-1)
 
@@ -75,6 +77,7 @@ def attention_loss(
     """Mean over heads and valid rows of KL(teacher || student)."""
     kl_Bhr = row_divergence(student_log_BhrT, teacher_log_BhrT)
     valid = valid_Br[:, None, :].expand_as(kl_Bhr)
+    # All sampled rows of a small micro-batch can be padding: it then costs 0, not 0 / 0.
     return (kl_Bhr * valid).sum() / valid.sum().clamp(min=1)
 
 
@@ -99,7 +102,9 @@ def _log_rows(
 ) -> torch.Tensor:
     heads = tap.heads_h.to(query_BHTE.device)
     rows = tap.positions_r.to(query_BHTE.device)
+    # Several query heads can share one key head.
     groups = query_BHTE.shape[1] // key.shape[1]
+    # In float32: a log-probability in bfloat16 has two or three digits.
     q = query_BHTE[:, heads][:, :, rows].float()
     k = key[:, heads // groups].float()
     scores = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)

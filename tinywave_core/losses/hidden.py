@@ -15,6 +15,7 @@ _SMALLEST = 1e-12  # a state of zeros has no direction and no size
 def cosine_loss(student_BTD: torch.Tensor, teacher_BTD: torch.Tensor, valid_BT: torch.Tensor) -> torch.Tensor:
     """Sum over valid positions of 1 - cos; 0 when the directions agree, 2 when they are opposite."""
     _require_same_width(student_BTD, teacher_BTD)
+    # In float32: near 1 a cosine in bfloat16 has steps of 0.004.
     similarity = F.cosine_similarity(student_BTD.float(), teacher_BTD.float(), dim=-1)
     return ((1 - similarity) * valid_BT).sum()
 

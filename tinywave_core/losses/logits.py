@@ -54,6 +54,7 @@ class TeacherTargets:
         """Cross-entropy with the targets minus the teacher's entropy; the cache has its one temperature already."""
         ids, weights = self.ids_NK[positions_n], self.weights_NK[positions_n].to(log_q_nV.dtype)
         cross_entropy = -(weights * log_q_nV.gather(-1, ids)).sum()
+        # A coded row sums to 1 only nearly: the gradient is that of the sum above, not of one that was never computed.
         log_q_nV.exp_().mul_(weights.sum(-1, keepdim=True))
         log_q_nV.scatter_add_(-1, ids, -weights)
         return cross_entropy - self.entropy_N[positions_n].sum()
@@ -88,6 +89,7 @@ class LiveTeacher:
             )
         head = self.head_VD[: self.rows].to(self.hidden_ND.dtype)
         z = (self.hidden_ND[positions_n] @ head.T).to(log_q_nV.dtype)
+        # From here on in place: every copy is as large as the softmax of the part.
         log_p = F.log_softmax(z / temperature, dim=-1)
         p = log_p.exp()
         shared = log_q_nV[:, : self.rows]
@@ -126,12 +128,14 @@ class _Fused(torch.autograd.Function):
         kl_weight: float,
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # The losses are sums over thousands of tokens, too long for 16 bits.
         exact = torch.promote_types(hidden.dtype, torch.float32)
         lm, kl = hidden.new_zeros((), dtype=exact), hidden.new_zeros((), dtype=exact)
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
         # bfloat16 products under autocast; the weight's gradient is summed in its own type
         head = weight.to(hidden.dtype)
         signal = targets if kl_weight else None
+        # Padding has no label, and would cost its product with the head all the same.
         for positions in (labels != IGNORED).nonzero()[:, 0].split(_CHUNK):
             h = hidden[positions]
             z = (h @ head.T).to(exact)
@@ -149,7 +153,7 @@ class _Fused(torch.autograd.Function):
                 grad_weight[rows] += grad[:, rows].T @ h
         ctx.save_for_backward(grad_hidden, grad_weight)
         total = lm_weight * lm + kl_weight * kl
-        ctx.mark_non_differentiable(lm, kl)
+        ctx.mark_non_differentiable(lm, kl)  # for the curves; the gradient of the total is there already
         return total, lm, kl
 
     @staticmethod

@@ -30,6 +30,7 @@ def trim(model: LlamaForCausalLM, vocabulary: Vocabulary) -> tuple[LlamaForCausa
     kept = vocabulary.speech_only_ids()
     config = copy.deepcopy(model.config)
     config.vocab_size = len(kept)
+    # Without memory of its own: all weights are put into it below.
     with torch.device("meta"):
         trimmed = LlamaForCausalLM(config)
     weights = model.state_dict()
@@ -44,6 +45,7 @@ def trim(model: LlamaForCausalLM, vocabulary: Vocabulary) -> tuple[LlamaForCausa
 
 def new_ids(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     """For each id of `vocabulary` its id in `vocabulary.speech_only()`, -1 for those that are not kept: [rows]."""
+    # -1, for an id that is not kept must not become some other token.
     table = np.full(vocabulary.rows, -1, dtype=np.int64)
     kept = vocabulary.speech_only_ids()
     table[kept] = np.arange(len(kept))

@@ -20,7 +20,7 @@ from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
 from tinywave_core.run.record import StageRow
 from tinywave_core.stages.adaptation.words import teacher_lines
-from tinywave_core.stages.distillation.words import loss_lines
+from tinywave_core.stages.distillation.words import loss_lines, term_lines
 from tinywave_core.stages.evaluation.summary import (
     GeneratedSummary,
     ProbeScoresSummary,
@@ -46,6 +46,7 @@ from tinywave_core.stages.export.words import vocoder_rows
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Outputs
@@ -67,13 +68,6 @@ MAX_REJECTS = 50
 MAX_ALIGNED, MAX_ALIGNED_S = 3, 8.0
 MAX_PROBE_PAIRS = 2  # of each probe
 MAX_TRANSCRIBED = 3  # prompts whose continuations are shown as text
-TERMS = {
-    "loss": "total, weighted",
-    "language_model": "true tokens",
-    "logits": "logits",
-    "hidden": "hidden",
-    "attention": "attention",
-}
 
 
 def render_report(record: "RunRecord", outputs: Outputs) -> str:
@@ -105,8 +99,8 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         max_rejects=MAX_REJECTS,
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
         curves=[Markup(svg) for svg in curve_plots(outputs) if svg],
-        targets=target_rows(outputs["logits"].summary),
-        targets_about=outputs["logits"].summary,
+        targets=target_rows(LogitsSummary.of(outputs["logits"])),
+        targets_about=LogitsSummary.of(outputs["logits"]),
         lineage=lineage(record.rows, outputs, record.used_by),
         settings=settings(record.config),
         code_version=_code_versions(outputs),
@@ -379,11 +373,6 @@ def curve_plots(outputs: Outputs) -> list[str]:
     """Losses, learning rates and NLL by kind of token."""
     step = "optimiser step"
     student, control = curves_of(outputs["student"]), curves_of(outputs["control"])
-    terms = [
-        plots.Line(label, *plots.series_of(student, term), "student" if term == "loss" else _colour(term))
-        for term, label in TERMS.items()
-        if term in student
-    ]
     rates = [
         plots.Line(part, *plots.series_of(curve, "learning_rate"), part, noisy=False)
         for part, curve in (("teacher", curves_of(outputs["teacher"])), ("student", student or control))
@@ -392,7 +381,7 @@ def curve_plots(outputs: Outputs) -> list[str]:
     losses = {
         "Teacher: training loss": (teacher_lines(outputs), "nats per token"),
         "Student and undistilled control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
-        "Student: every term of its loss": (terms, "per token"),
+        "Student: every term of its loss": (term_lines(outputs), "per token"),
         "Learning rate": (rates, "rate"),
     }
     pictures = [
@@ -400,10 +389,6 @@ def curve_plots(outputs: Outputs) -> list[str]:
         for title, (lines, unit) in losses.items()
     ]
     return [*pictures, _figure("Held-out NLL by kind of token", _nll_by_kind(ScoresSummary.of(outputs["scores"])))]
-
-
-def _colour(term: str) -> str:
-    return {"language_model": "teacher"}.get(term, term)
 
 
 def _nll_by_kind(scores: ScoresSummary) -> str:

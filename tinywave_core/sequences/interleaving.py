@@ -174,15 +174,6 @@ def _spans(first: Modality, cuts: Sequence[int], words: Sequence[Word], num_samp
 # Spans -> streams and ids -----------------------------------------------------------------------------------------
 
 
-def split_streams(streams: Streams, spans: Sequence[Span]) -> list[Streams]:
-    """The raw streams of every span; one after the other they are the utterance's (`unvoiced_chunks` stays with it)."""
-    units, pitch, style = (
-        [stream[a:b] for a, b in pairwise(_bounds(_times(stream, RATES_HZ[name]), spans))]
-        for name, stream in [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
-    )
-    return [Streams(*parts) for parts in zip(units, pitch, style, strict=True)]
-
-
 def interleaved_ids(
     streams: Streams, words: Sequence[Word], spans: Sequence[Span], vocabulary: Vocabulary, encode_text: EncodeText
 ) -> Interleaved:

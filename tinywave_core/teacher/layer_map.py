@@ -58,7 +58,7 @@ def _last_2(teacher_layers: int, student_layers: int) -> LayerMap:
 
 
 def _evenly(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
-    last = max(student_layers - 1, 1)
+    last = max(student_layers - 1, 1)  # of a single block there is no second to be even with
     return tuple(round(l * (teacher_layers - 1) / last) for l in range(student_layers))
 
 

@@ -7,7 +7,7 @@ distillation (infra/decisions/0004-sparse-targets.md; the bias is proven in arXi
 
 Per token: ids uint16 [K] by falling weight, log weights uint8 [K - 1] between log c and the top-1's log-probability,
 float16 [2] (top-1 log-probability, log c), and float16 target log-probability and entropy. All of a sequence is one
-binary value per column, which is read 30 times as fast as Parquet lists (measured).
+binary value per column, which is read without a look at its tokens; Parquet lists are slower (decision 4 has the speeds).
 Legend: N tokens, V vocabulary, K entries, L tokens of one sequence.
 """
 
@@ -22,13 +22,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from tinywave_core.errors import TrainingError
 from tinywave_core.storage.fingerprint import canonical_json
+from tinywave_core.storage.shards import read_table
 
-GROUP_ROWS = 64  # sequences of a row group: a few megabytes, what a reader hands over at once
+FORMAT = "tw-logits/1"
+GROUP_ROWS = 64  # sequences of a row group: a few megabytes, what is coded in one go
 
 LOGITS = pa.schema(
     [
@@ -193,81 +196,39 @@ def _blobs(values: np.ndarray, lengths: npt.NDArray[np.int64]) -> pa.Array:
 
 def read_about(path: Path) -> dict[str, Any]:
     """What a logit shard says of itself: format, entries, temperature, seed, teacher, vocabulary, packing, types, code."""
-    return _about(pq.read_schema(path), path.name)
-
-
-def _about(schema: pa.Schema, name: str) -> dict[str, Any]:
-    metadata = schema.metadata or {}
+    metadata = pq.read_schema(path).metadata or {}
     if b"tinywave" not in metadata:
         raise TrainingError(
-            f"{name} does not say what it is: expected a logit shard as the stage logit_caching writes it"
+            f"{path.name} does not say what it is: expected a logit shard as the stage logit_caching writes it"
         )
     return json.loads(metadata[b"tinywave"])  # type: ignore[no-any-return]
-
-
-def require(about: Mapping[str, Any], wanted: Mapping[str, Any], shard: str) -> None:
-    """TrainingError, naming both, where a shard was captured with another teacher, vocabulary, packing, … than wanted."""
-    for name, expected in wanted.items():
-        found = about.get(name)
-        if found != expected:
-            raise TrainingError(
-                f"{shard} was captured with {name} {found!r}, but {expected!r} is needed here: its targets would mean "
-                "something else. Run logit_caching again with the same teacher, tokens and settings"
-            )
-
-
-@dataclass(frozen=True)
-class TargetBlock:
-    """Targets of all sequences of one row group, one after the other: N tokens in all."""
-
-    seq_ids: list[str]
-    lengths: npt.NDArray[np.int64]
-    """Tokens of each sequence."""
-    ids_NK: torch.Tensor
-    """int64."""
-    weights_NK: torch.Tensor
-    """float32; unbiased probabilities, a row sums to 1 up to the coding."""
-    entropy_N: torch.Tensor
-    """float32, nats."""
-    target_logp_N: torch.Tensor
-    """float32; the last of every sequence is 0."""
-
-
-def read_blocks(path: Path) -> Iterator[TargetBlock]:
-    """All row groups of a shard as tensors, page checksums verified: nothing is done per sequence or token."""
-    file = pq.ParquetFile(path, page_checksum_verification=True)
-    for number in range(file.num_row_groups):
-        table = file.read_row_group(number, columns=[n for n in LOGITS.names if n != "input_ids"], use_threads=False)
-        lengths = table["n_tokens"].to_numpy().astype(np.int64)
-        (n,) = lengths.sum(keepdims=True)
-        ids, weights = decode(_bytes(table["ids"]), _bytes(table["logw"]), _bytes(table["head"]), n)
-        yield TargetBlock(
-            seq_ids=[value.hex() for value in table["seq_id"].to_pylist()],
-            lengths=lengths,
-            ids_NK=ids,
-            weights_NK=weights,
-            entropy_N=_floats(table["entropy"]),
-            target_logp_N=_floats(table["target_logp"]),
-        )
-
-
-def _bytes(column: pa.ChunkedArray) -> memoryview:
-    """All values of a binary column, end to end, without a copy."""
-    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    _, offsets, data = values.buffers()
-    ends = np.frombuffer(offsets, "<i4")
-    return memoryview(data)[ends[values.offset] : ends[values.offset + len(values)]]
-
-
-def _floats(column: pa.ChunkedArray) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(_bytes(column), "<f2").astype(np.float32))
 
 
 class LogitCache:
     """Targets of the sequences of several logit shards, by sequence id; kept coded, K entries of 3 bytes per token."""
 
-    def __init__(self, tables: Sequence[pa.Table]) -> None:
-        self._tables = [table.combine_chunks() for table in tables]
+    def __init__(
+        self, shards: Mapping[str, Path], wanted: Mapping[str, Any], only: Sequence[str] | None = None
+    ) -> None:
+        """Shards by the name that errors give them; of all their sequences, or of some `only`.
+
+        TrainingError, naming both, where a shard was captured with another teacher, vocabulary, packing, … than `wanted`, or in
+        another format, or at another temperature than the shard before it.
+        """
+        self.temperature = 1.0
+        """Softmax temperature at capture."""
+        self._tables = []
+        same = {"format": FORMAT, **wanted}
+        used = None if only is None else pa.array([bytes.fromhex(i) for i in only], pa.binary(16))
+        for name, path in shards.items():
+            about = read_about(path)
+            _require(about, same, name)
+            same["temperature"] = self.temperature = about["temperature"]
+            # Without the input ids, which are for those who train on a shard alone.
+            table = read_table(path, [column for column in LOGITS.names if column != "input_ids"])
+            self._tables.append(
+                (table if used is None else table.filter(pc.is_in(table["seq_id"], used))).combine_chunks()
+            )
         self._places = {
             value.hex(): (t, row)
             for t, table in enumerate(self._tables)
@@ -276,6 +237,9 @@ class LogitCache:
 
     def __contains__(self, seq_id: str) -> bool:
         return seq_id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -292,3 +256,22 @@ class LogitCache:
             entropy=np.frombuffer(parts["entropy"], "<f2").astype(np.float32),
             target_logp=np.frombuffer(parts["target_logp"], "<f2").astype(np.float32),
         )
+
+    def require_all(self, seq_ids: Sequence[str]) -> None:
+        """TrainingError unless every sequence has its targets."""
+        missing = [seq_id for seq_id in seq_ids if seq_id not in self]
+        if missing:
+            raise TrainingError(
+                f"{len(missing)} of {len(seq_ids)} training sequences have no cached logits, such as {missing[0]}: run "
+                "logit_caching again with the same settings"
+            )
+
+
+def _require(about: Mapping[str, Any], wanted: Mapping[str, Any], shard: str) -> None:
+    for name, expected in wanted.items():
+        found = about.get(name)
+        if found != expected:
+            raise TrainingError(
+                f"{shard} was captured with {name} {found!r}, but {expected!r} is needed here: its targets would mean "
+                "something else. Run logit_caching again with the same teacher, tokens and settings"
+            )

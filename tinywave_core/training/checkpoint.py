@@ -22,7 +22,7 @@ from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
 from tinywave_core.training.processes import is_first, wait_for_all
 
-_KEPT = 2
+_KEPT = 2  # the newest can be damaged; training goes on from the one before it
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def _write(
     folder: Path, state: TrainingState, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
 ) -> None:
     final = folder / f"step-{state.step:08d}"
+    # A name that no look for checkpoints finds.
     partial = folder / f".writing-{state.step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -105,6 +106,7 @@ def _state_of(name: str, parameter: torch.nn.Parameter, moments: dict[str, torch
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor on the CPU, put together from all processes' shards; only the first process gets it."""
+    # A collective: all processes call it, though one writes.
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().contiguous().cpu() if is_first() else torch.empty(0)
 

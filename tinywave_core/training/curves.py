@@ -1,12 +1,7 @@
 """The curve that a training wrote: one value per optimiser step and term."""
 
-from typing import TYPE_CHECKING
-
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
-
-if TYPE_CHECKING:
-    pass
 
 
 def curves_of(artifact: Artifact) -> dict[str, list[float]]:

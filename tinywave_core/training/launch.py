@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -29,19 +29,20 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TinyWaveError
 from tinywave_core.progress import Progress
-from tinywave_core.steps.base import Output, Step, SummaryDict
+from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
 from tinywave_core.threads import cores
 
 _LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
+S = TypeVar("S", bound=Summary)
 _LAST_LINES = 60  # of the processes' log, shown with a fault of ours: tracebacks, and torchrun's word on who died first
 
 
 # In the task's process --------------------------------------------------------------------------------------------
 
 
-def run_in_processes(step: Step, output: Output) -> SummaryDict:
-    """`step.run` in runtime.training_processes processes; their error if one of them fails.
+def run_in_processes(step: Step[Any, S], output: Output, kind: type[S]) -> S:
+    """`step.run` in runtime.training_processes processes: the summary, of that kind, or their error if one of them fails.
 
     Whatever ends the wait (Ctrl-C, SIGTERM, an error here) ends the processes, at a checkpoint if they still react.
     """
@@ -57,8 +58,7 @@ def run_in_processes(step: Step, output: Output) -> SummaryDict:
                 _end(processes)
         if processes.returncode:
             raise _error(folder, processes.returncode)
-        summary: SummaryDict = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return summary
+        return kind.model_validate(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
 
 
 def _described(step: Step, output: Output) -> dict[str, Any]:
@@ -186,7 +186,8 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
         output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
         summary = step.run(step, output)
         if first:
-            (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+            written = summary.model_dump(mode="json", exclude_unset=True)
+            (folder / "summary.json").write_text(json.dumps(written), encoding="utf-8")
 
 
 def rebuilt(described: dict[str, Any]) -> Step:

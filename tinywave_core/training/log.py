@@ -18,6 +18,7 @@ def tensorboard_log(folder: Path | None, first_step: int) -> Iterator[Log]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
+    # Without purge_step a resumed run would show steps twice.
     with SummaryWriter(str(folder), purge_step=first_step) as writer:
 
         def log(step: int, numbers: dict[str, float]) -> None:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.losses.attention import IMPLEMENTATION, again
+from tinywave_core.losses.attention import IMPLEMENTATION, recompute_context
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.processes import process_count
@@ -78,7 +78,7 @@ def _alias(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 
 def _contexts() -> tuple[Any, Any]:
     """Contexts of a block's first run and of its second one."""
-    return contextlib.nullcontext(), again()
+    return contextlib.nullcontext(), recompute_context()
 
 
 def _shard(module: TrainedModule, device: torch.device) -> None:

@@ -32,7 +32,7 @@ def own_rows(batch: Batch) -> Batch:
     if count == 1:
         return batch
     rows = len(batch.rows)
-    if rows % count:
+    if rows % count:  # as many micro-batches everywhere: FSDP waits for every process in every pass
         raise TrainingError(
             f"a batch of {rows} rows cannot be shared equally by {count} processes: set training.batch_tokens to a multiple "
             f"of {count} times training.sequence_length, or start another number of processes"
@@ -44,6 +44,7 @@ def summed(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Each value, summed over all processes."""
     if process_count() == 1:
         return values
+    # In float64: a float32 sum over a large batch loses the digits that the curve shows.
     numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     dist.all_reduce(numbers)
     return dict(zip(values, numbers.tolist(), strict=True))

@@ -66,10 +66,10 @@ def train(
     use_threads(runtime)
     device = pick_device(runtime)
     module = trained_module(model, objective, runtime, device)
-    parameters, steps = module.trainable(), planned_steps(config)
+    parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config)
     state = load_checkpoint(resume, parameters, optimizer)
-    if state is None:
+    if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
         state = TrainingState(0, [], [])
         save_checkpoint(resume, state, parameters, optimizer)
     started = time.monotonic()
@@ -83,6 +83,7 @@ def train(
                 group["lr"] = rate
             batch = dataset.batch(number)
             terms = _gradient(module, batch, parameters, config, runtime, step, device)
+            # Each can break alone: a finite loss with an infinite gradient, or the other way round.
             if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
                 state = _without(number, state, terms, resume, parameters, optimizer)
                 continue
@@ -113,13 +114,6 @@ def train(
     return _curves(state)
 
 
-def planned_steps(config: TrainingConfig) -> int:
-    """Optimiser steps of a run: all, or those that stop_after_tokens allows."""
-    if config.stop_after_tokens is None:
-        return config.steps
-    return min(config.steps, -(-config.stop_after_tokens // (_rows(config) * config.sequence_length)))
-
-
 def batch_number(step: int, left_out: Sequence[int]) -> int:
     """The batch of a step: the next one in order that was not left out."""
     number = step
@@ -138,6 +132,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    # Vectors are the scales of norms: decay would draw them to 0, and with them what they scale.
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -158,6 +153,7 @@ def _gradient(
     for micro in own_rows(batch).split(runtime.micro_batch_rows):
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             total, terms = module(micro, step)
+        # By the targets of the whole batch: gradients of micro-batches and processes add up to that of one large batch.
         (total / batch.targets).backward()
         for name, value in {"loss": float(total.detach()), **terms}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -183,6 +179,7 @@ def _without(
             "Lower training.learning_rate or training.clip_norm and run again"
         )
     optimizer.zero_grad(set_to_none=True)
+    # The moments may have seen what led here, so that the whole state goes back, not the weights alone.
     good = load_checkpoint(resume, parameters, optimizer)
     assert good is not None, "the start is a checkpoint"
     return replace(good, left_out=[*state.left_out, number])
@@ -192,6 +189,7 @@ def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bo
     """Whether the time is up for any process."""
     if runtime.stop_after_hours is None:
         return False
+    # All processes agree, or one would write a checkpoint that waits for the others.
     over = time.monotonic() - started >= runtime.stop_after_hours * 3600
     return summed({"over": float(over)}, device)["over"] > 0
 
@@ -210,8 +208,4 @@ def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, 
             "there is no training sequence: every recording was held out or rejected. Add recordings, lower "
             "ingestion.held_out_fraction, or pass --ingestion.split_by recording"
         )
-    return PackedDataset(sequences, config.sequence_length, _rows(config), config.seed, separate=separate)
-
-
-def _rows(config: TrainingConfig) -> int:
-    return max(1, config.batch_tokens // config.sequence_length)
+    return PackedDataset(sequences, config.sequence_length, config.rows, config.seed, separate=separate)

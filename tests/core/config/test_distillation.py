@@ -12,9 +12,8 @@ NO_LAYERS = LossWeightsConfig(hidden=0.0, attention=0.0)
 
 def live(**settings) -> list[int]:
     config = DistillationConfig(training=STEPS, **settings)
-    steps = [step for step in range(STEPS.steps) if config.is_live(step)]
-    assert config.live_until == (steps[-1] + 1 if steps else 0)
-    return steps
+    assert config.live_until == max((step + 1 for step in config.live_steps), default=0)
+    return list(config.live_steps)
 
 
 def test_the_default_runs_the_teacher_in_every_step_and_reads_the_cache():
@@ -30,6 +29,14 @@ def test_a_warm_up_is_15_percent_of_the_steps_and_at_least_one():
 def test_every_nth_step_is_live():
     assert live(aligned_every=150) == [0, 150, 300]
     assert live(regime="aligned-warmup", aligned_every=25) == [0, 25, 50]
+
+
+def test_no_step_after_the_last_planned_one_is_live():
+    stopped = TrainingConfig(steps=400, batch_tokens=512, sequence_length=512, stop_after_tokens=5_000)  # 10 steps
+    assert list(DistillationConfig(training=stopped).live_steps) == list(range(10))
+    assert list(DistillationConfig(training=stopped, aligned_every=4).live_steps) == [0, 4, 8]
+    warm = DistillationConfig(training=stopped, regime="aligned-warmup", aligned_share=0.005)
+    assert list(warm.live_steps) == [0, 1]  # a share of `steps`, as the learning rate
 
 
 def test_without_terms_that_need_it_the_teacher_never_runs():

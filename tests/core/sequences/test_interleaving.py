@@ -18,7 +18,6 @@ from tinywave_core.sequences.interleaving import (
     draw_spans,
     interleaved_ids,
     modalities,
-    split_streams,
     switches,
     text_decoder,
     text_encoder,
@@ -183,37 +182,6 @@ def test_spiritlm_spans_have_10_to_30_words_of_text_and_5_to_15_of_speech():
     assert 70 < sum(utterance[0].modality == "text" for utterance in spans) < 130
 
 
-# Streams ----------------------------------------------------------------------------------------------------------
-
-
-@quick
-@given(streams_of_any_length, timed_words, policies)
-def test_raw_streams_of_the_spans_are_those_of_the_utterance(streams, words, policy):
-    spans = draw_spans(words, 50_000, InterleavingConfig(policy=policy), epoch=0, utterance_id="a")
-    parts = split_streams(streams, spans)
-    assert len(parts) == len(spans)
-    for name in ("units", "pitch", "style"):
-        whole = np.concatenate([getattr(part, name) for part in parts])
-        np.testing.assert_array_equal(whole, getattr(streams, name))
-
-
-def test_a_unit_belongs_to_the_span_in_which_it_begins():
-    # A border at 0.5 s: unit 12 begins at 0.4802 s and ends after it, unit 13 at 0.5202 s; pitch 6 at 0.48 s, 7 at 0.56 s.
-    spans = [Span("speech", 0, 1, 0, 8000), Span("text", 1, 2, 8000, 16_000)]
-    first, second = split_streams(Streams(np.arange(30), np.arange(14), np.arange(2)), spans)
-    assert first.units.tolist() == list(range(13)) and second.units.tolist() == list(range(13, 30))
-    assert first.pitch.tolist() == list(range(7)) and second.pitch.tolist() == list(range(7, 14))
-    # Style 1 begins at the end of the last span: what begins there or later is the last span's.
-    assert first.style.tolist() == [0] and second.style.tolist() == [1]
-
-
-def test_what_begins_on_a_border_belongs_to_the_span_after_it():
-    spans = [Span("speech", 0, 1, 0, 16_000), Span("text", 1, 2, 16_000, 32_000)]
-    first, second = split_streams(Streams(np.arange(50), np.arange(25), np.arange(2)), spans)
-    assert first.style.tolist() == [0] and second.style.tolist() == [1]
-    assert second.pitch[0] == 13 and second.units[0] == 25  # 12.5 * 1 s, 24.99 * 1 s
-
-
 # Ids --------------------------------------------------------------------------------------------------------------
 
 
@@ -281,7 +249,29 @@ def test_a_span_of_speech_begins_with_the_style_and_pitch_in_force():
     streams = Streams(np.full(20, 5), np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 3]), np.array([9]))
     found = interleaved_ids(streams, [Word("a", 0, 1), Word("b", 2, 3)], spans, BYTES, lambda text: list(text.encode()))
     assert BYTES.decode(found.ids[slice(*found.ranges[1])]) == "[St9][Pi2][Hu5][Pi3]"
-    assert split_streams(streams, spans)[1].style.tolist() == []
+
+
+def units_of(spans: list[Span], units: int) -> list[list[int]]:
+    """The units of each span of speech among as many different ones."""
+    streams = Streams(np.arange(units), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    words = [Word("a", 2 * i, 2 * i + 1) for i in range(len(spans))]
+    found = interleaved_ids(streams, words, spans, BYTES, lambda _: [7])
+    ranges = [ids for span, ids in zip(spans, found.ranges, strict=True) if span.modality == "speech"]
+    return [(found.ids[slice(*ids)] - BYTES.first["hubert"]).tolist() for ids in ranges]
+
+
+def test_a_unit_belongs_to_the_span_in_which_it_begins():
+    # A border at 0.5 s: unit 12 begins at 0.4802 s and ends after it, unit 13 at 0.5202 s.
+    speech, text = [Span("speech", 0, 1, 0, 8000)], [Span("text", 1, 2, 8000, 16_000)]
+    assert units_of(speech + text, 30) == [list(range(13))]
+    # What begins at the end of the last span or later is the last span's.
+    before, after = [Span("text", 0, 1, 0, 8000)], [Span("speech", 1, 2, 8000, 16_000)]
+    assert units_of(before + after, 30) == [list(range(13, 30))]
+
+
+def test_what_begins_on_a_border_belongs_to_the_span_after_it():
+    spans = [Span("text", 0, 1, 0, 16_000), Span("speech", 1, 2, 16_000, 32_000)]
+    assert units_of(spans, 50) == [list(range(25, 50))]  # 24.99 * 1 s
 
 
 def test_a_style_that_begins_within_the_span_follows_the_one_in_force():

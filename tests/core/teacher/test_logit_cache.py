@@ -10,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinywave_core.errors import TrainingError
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import write_table
 from tinywave_core.teacher.logit_cache import (
     Captured,
     LogitCache,
     encode,
     read_about,
-    read_blocks,
-    require,
     sample_offsets,
     sparse_targets,
     write_shard,
@@ -144,36 +142,41 @@ def captured(sequences: int, length: int, entries: int, seed: int = 0) -> list[C
 ABOUT = {"format": "tw-logits/1", "entries": 12, "temperature": 1.0, "teacher": "adaptation/a", "sequence_length": 64}
 
 
+def opened(*paths: Path) -> LogitCache:
+    return LogitCache({path.name: path for path in paths}, {})
+
+
 @pytest.mark.parametrize("entries", [2, 8, 12, 16])
 def test_a_file_gives_back_ids_and_weights_within_three_percent(tmp_path: Path, entries):
     given = captured(70, 30, entries)
     write_shard(given, ABOUT, tmp_path / "logits.parquet")
-    blocks = list(read_blocks(tmp_path / "logits.parquet"))
-    assert [len(block.seq_ids) for block in blocks] == [64, 6]
-    assert [i for block in blocks for i in block.seq_ids] == [c.seq_id for c in given]
-    assert np.concatenate([b.lengths for b in blocks]).tolist() == [len(c.ids_LK) for c in given]
-    ids, weights = torch.cat([b.ids_NK for b in blocks]), torch.cat([b.weights_NK for b in blocks])
-    assert np.array_equal(ids, np.concatenate([c.ids_LK for c in given]))
-    np.testing.assert_allclose(weights, np.concatenate([c.weights_LK for c in given]), rtol=0.03)
-    entropy, target = torch.cat([b.entropy_N for b in blocks]), torch.cat([b.target_logp_N for b in blocks])
-    np.testing.assert_allclose(entropy, np.concatenate([c.entropy for c in given]), rtol=1e-3)
-    np.testing.assert_allclose(target, np.concatenate([c.target_logp for c in given]), rtol=1e-3, atol=1e-6)
+    cache = opened(tmp_path / "logits.parquet")
+    assert list(cache) == [c.seq_id for c in given]
+    for one in given:
+        found = cache[one.seq_id]
+        assert np.array_equal(found.ids, one.ids_LK)
+        np.testing.assert_allclose(found.weights, one.weights_LK, rtol=0.03)
+        np.testing.assert_allclose(found.entropy, one.entropy, rtol=1e-3)
+        np.testing.assert_allclose(found.target_logp, one.target_logp, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.one_machine  # about files
-def test_a_sequence_is_found_by_its_id_and_is_what_its_row_group_holds(tmp_path: Path):
+def test_a_sequence_is_found_by_its_id_in_whichever_shard_it_lies(tmp_path: Path):
+    given = [captured(70, 30, 8, seed=shard) for shard in range(2)]
     for shard in range(2):
-        write_shard(captured(70, 30, 8, seed=shard), ABOUT, tmp_path / f"{shard}.parquet")
-    cache = LogitCache([read_table(tmp_path / f"{shard}.parquet") for shard in range(2)])
+        write_shard(given[shard], ABOUT, tmp_path / f"{shard}.parquet")
+    cache = opened(*(tmp_path / f"{shard}.parquet" for shard in range(2)))
     assert len(cache) == 140 and "0" * 32 in cache and "f" * 32 not in cache
-    for shard in range(2):
-        for block in read_blocks(tmp_path / f"{shard}.parquet"):
-            starts = np.cumsum(block.lengths) - block.lengths
-            for seq_id, start, length in zip(block.seq_ids, starts, block.lengths, strict=True):
-                alone, part = cache[seq_id], slice(start, start + length)
-                assert np.array_equal(alone.ids, block.ids_NK[part])
-                assert np.array_equal(alone.weights, block.weights_NK[part])
-                assert np.array_equal(alone.entropy, block.entropy_N[part])
+    assert all(np.array_equal(cache[c.seq_id].ids, c.ids_LK) for shard in given for c in shard)
+
+
+@pytest.mark.one_machine  # about files
+def test_of_a_shard_only_the_asked_sequences_are_kept(tmp_path: Path):
+    given = captured(70, 30, 8)
+    write_shard(given, ABOUT, tmp_path / "logits.parquet")
+    cache = LogitCache({"a": tmp_path / "logits.parquet"}, {}, [given[65].seq_id, given[3].seq_id, "f" * 32])
+    assert list(cache) == [given[3].seq_id, given[65].seq_id]
+    assert np.array_equal(cache[given[65].seq_id].ids, given[65].ids_LK)
 
 
 @pytest.mark.one_machine  # about files
@@ -192,8 +195,7 @@ def test_the_same_targets_give_the_same_bytes(tmp_path: Path):
 @pytest.mark.one_machine  # about files
 def test_an_empty_shard_can_be_written_and_read(tmp_path: Path):
     write_shard([], ABOUT, tmp_path / "logits.parquet")
-    assert list(read_blocks(tmp_path / "logits.parquet")) == []
-    assert len(LogitCache([read_table(tmp_path / "logits.parquet")])) == 0
+    assert list(opened(tmp_path / "logits.parquet")) == []
 
 
 @pytest.mark.one_machine  # about files
@@ -205,25 +207,58 @@ def test_a_flipped_bit_is_not_read(tmp_path: Path, at):
     data[int(len(data) * at)] ^= 1
     path.write_bytes(data)
     with pytest.raises(OSError, match="checksum|CRC"):
-        list(read_blocks(path))
+        opened(path)
 
 
 @pytest.mark.one_machine  # about files
-def test_opening_needs_no_settings_and_a_wrong_teacher_is_named_beside_the_right_one(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"teacher": "adaptation/b"}, "shard 7 .*teacher 'adaptation/a'.*'adaptation/b' is needed"),
+        ({"sequence_length": 2048}, "sequence_length 64, but 2048 is needed"),
+        ({"vocabulary": {"text": 259}}, "vocabulary None"),
+    ],
+    ids=str,
+)
+def test_a_shard_of_another_teacher_packing_or_vocabulary_is_named_beside_the_right_one(tmp_path, wanted, says):
     write_shard(captured(1, 9, 8), ABOUT, tmp_path / "logits.parquet")
-    about = read_about(tmp_path / "logits.parquet")
-    assert about == ABOUT
-    require(about, {"format": "tw-logits/1", "teacher": "adaptation/a"}, "shard 7")
-    with pytest.raises(TrainingError, match="shard 7 .*teacher 'adaptation/a'.*'adaptation/b' is needed"):
-        require(about, {"teacher": "adaptation/b"}, "shard 7")
-    with pytest.raises(TrainingError, match="sequence_length 64, but 2048 is needed"):
-        require(about, {"sequence_length": 2048}, "shard 7")
-    with pytest.raises(TrainingError, match="vocabulary None"):
-        require(about, {"vocabulary": {"text": 259}}, "shard 7")
+    assert len(LogitCache({"shard 7": tmp_path / "logits.parquet"}, {"teacher": "adaptation/a"})) == 1
+    with pytest.raises(TrainingError, match=says):
+        LogitCache({"shard 7": tmp_path / "logits.parquet"}, wanted)
+
+
+@pytest.mark.one_machine  # about files
+@pytest.mark.parametrize(("name", "value"), [("format", "tw-logits/2"), ("temperature", 2.0)])
+def test_shards_of_another_format_or_temperature_are_no_part_of_a_cache(tmp_path: Path, name, value):
+    write_shard(captured(1, 9, 8), ABOUT, tmp_path / "a")
+    write_shard(captured(1, 9, 8), ABOUT | {name: value}, tmp_path / "b")
+    with pytest.raises(TrainingError, match=f"b was captured with {name} {value!r}, but {ABOUT[name]!r} is needed"):
+        opened(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.one_machine  # about files
+def test_the_temperature_is_that_of_the_capture(tmp_path: Path):
+    write_shard(captured(1, 9, 8), ABOUT | {"temperature": 1.5}, tmp_path / "a")
+    assert opened(tmp_path / "a").temperature == 1.5
+
+
+@pytest.mark.one_machine  # about files
+def test_what_a_shard_says_of_itself_is_read_without_settings(tmp_path: Path):
+    write_shard(captured(1, 9, 8), ABOUT, tmp_path / "logits.parquet")
+    assert read_about(tmp_path / "logits.parquet") == ABOUT
+
+
+@pytest.mark.one_machine  # about files
+def test_sequences_without_targets_are_counted_and_one_is_named(tmp_path: Path):
+    (one,) = captured(1, 9, 8)
+    write_shard([one], ABOUT, tmp_path / "logits.parquet")
+    opened(tmp_path / "logits.parquet").require_all([one.seq_id])
+    with pytest.raises(TrainingError, match="2 of 3 training sequences have no cached logits, such as eeee"):
+        opened(tmp_path / "logits.parquet").require_all([one.seq_id, "e" * 32, "f" * 32])
 
 
 @pytest.mark.one_machine  # about files
 def test_a_parquet_file_of_another_kind_is_refused(tmp_path: Path):
     write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(TrainingError, match="other.parquet does not say what it is"):
-        read_about(tmp_path / "other.parquet")
+        opened(tmp_path / "other.parquet")

@@ -1,4 +1,4 @@
-"""The four terms of distillation: zero when student equals teacher, and refused when what they need is not there."""
+"""The terms of distillation: zero when student equals teacher, and refused when what they need is not there."""
 
 import copy
 import weakref
@@ -13,11 +13,12 @@ from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION
+from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import fresh_llama, student_from
 from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
 from tinywave_core.teacher.layer_map import LayerMap, layer_map
 from tinywave_core.teacher.logit_cache import SparseTargets
-from tinywave_core.training.objective import DistillationObjective, LanguageModelObjective, forward
+from tinywave_core.training.objective import DistillationObjective, LanguageModelObjective
 
 pytestmark = pytest.mark.arithmetic
 
@@ -284,3 +285,48 @@ def test_attention_rows_leave_the_step_of_the_student_bit_identical(teacher):
 
 def prepared_language_model(model) -> float:
     return LanguageModelObjective()(model, BATCH, 0).terms["language_model"]
+
+
+@pytest.mark.parametrize("signal", ["cached", "live"])
+def test_the_loss_is_the_sum_of_weight_times_term(teacher, signal):
+    weights = LossWeightsConfig(language_model=0.3, logits=1.7, hidden=0.6, attention=2.5)
+    config = DistillationConfig(layers=2, weights=weights, logit_signal=signal)
+    student, goal = prepared(teacher, config)
+    loss = goal(student, BATCH, step=0)
+    terms = loss.terms
+    parts = 0.3 * terms["language_model"] + 1.7 * terms["logits"] + 0.6 * terms["hidden"] + 2.5 * terms["attention"]
+    assert loss.total.item() == pytest.approx(parts, rel=1e-6)
+    assert set(terms) == {term.name for term in config.terms}
+
+
+@pytest.mark.parametrize("term", ["language_model", "logits", "hidden", "attention"])
+def test_twice_the_weight_is_twice_the_gradient(teacher, term):
+    gradients = []
+    for weight in (0.4, 0.8):
+        alone = LossWeightsConfig.model_validate(dict.fromkeys(LossWeightsConfig.model_fields, 0.0) | {term: weight})
+        student, goal = prepared(teacher, DistillationConfig(layers=2, weights=alone))
+        goal(student, BATCH, step=0).total.backward()
+        gradients.append(student.model.layers[0].self_attn.q_proj.weight.grad)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients[1], 2 * gradients[0])
+
+
+GOLDEN = {
+    "control": (3.8069964599609376, 0, {"regime": "cached", "weights": LossWeightsConfig().of_control()}),
+    "cached": (1.2472640991210937, 0, {"regime": "cached", "weights": CACHED}),
+    "aligned": (1.8290457153320312, 0, {}),
+    "live logits": (1.8290457153320312, 0, {"logit_signal": "live"}),  # the cache here holds the whole distribution
+    "squared distances": (2.218164367675781, 0, {"hidden_form": "mse"}),
+    "warm-up": (1.8290457153320312, 2, {"regime": "aligned-warmup"}),
+    "after the warm-up": (1.2472640991210937, 3, {"regime": "aligned-warmup"}),
+}
+"""Mean loss per target by regime, the step, and the settings; noted on 2026-11-26 before the terms became a list."""
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_loss_of_each_regime_is_what_it_was(teacher, name):
+    """Whoever changes one of these changed a result: say so, and raise the stage's VERSION."""
+    expected, step, settings = GOLDEN[name]
+    student, goal = prepared(teacher, DistillationConfig(layers=2, training=STEPS, **settings))
+    loss = goal(student, BATCH, step=step).total.detach()
+    assert float(loss) / BATCH.targets == pytest.approx(expected, rel=1e-5)

@@ -23,7 +23,7 @@ from tests.fixtures.training import (
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.storage.store import sha256_of
-from tinywave_core.training.trainer import batch_number, learning_rate, make_dataset, planned_steps
+from tinywave_core.training.trainer import LossTerms, batch_number, learning_rate, make_dataset
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 8])
@@ -94,6 +94,39 @@ def test_a_batch_that_breaks_the_loss_is_left_out_as_if_it_had_never_been_there(
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+def infinite_gradient(total: torch.Tensor) -> torch.Tensor:
+    """A finite loss whose gradient is not finite."""
+    total.register_hook(lambda gradient: gradient * math.inf)
+    return total
+
+
+def infinite_loss(total: torch.Tensor) -> torch.Tensor:
+    """A loss that is no number, and the gradient of one that is."""
+    return total + math.nan
+
+
+@pytest.mark.parametrize("breaks", [infinite_gradient, infinite_loss])
+def test_a_batch_is_left_out_when_its_loss_alone_or_its_gradient_alone_is_not_finite(tmp_path, breaks):
+    curve, weights = run(tmp_path / "one", objective=BreaksOn(4, breaks=breaks))
+    expected_curve, expected = run(tmp_path / "both", objective=BreaksOn(4))
+    assert curve == expected_curve and curve[-1]["batches_left_out"] == 1
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def no_gradient(model, batch, step) -> LossTerms:
+    return LossTerms(0.0 * sum(p.sum() for p in model.parameters()), {})
+
+
+def test_weight_decay_shrinks_matrices_and_leaves_vectors(tmp_path):
+    model = fresh()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _, after = run(tmp_path, model=model, objective=no_gradient)
+    left = math.prod(1 - learning_rate(step, CONFIG) * CONFIG.weight_decay for step in range(CONFIG.steps))
+    assert left < 0.999 and {p.ndim for p in before.values()} == {1, 2}
+    for name, weights in before.items():
+        torch.testing.assert_close(after[name], weights * (left if weights.ndim == 2 else 1))
+
+
 def test_training_returns_to_the_last_checkpoint_when_a_batch_breaks_the_loss(tmp_path):
     done: list[int] = []
     run(tmp_path, objective=BreaksOn(3), on_step=done.append)
@@ -117,7 +150,7 @@ def test_batches_after_those_left_out_move_up():
 def test_training_stops_with_the_step_that_reaches_the_tokens(tmp_path):
     config = CONFIG.model_copy(update={"stop_after_tokens": 300})  # 128 in a step
     assert run(tmp_path / "short", config)[0] == run(tmp_path / "whole")[0][:3]
-    assert planned_steps(CONFIG.model_copy(update={"stop_after_tokens": 10_000})) == CONFIG.steps
+    assert CONFIG.model_copy(update={"stop_after_tokens": 10_000}).planned_steps == CONFIG.steps
 
 
 def test_a_run_that_paused_after_its_hours_goes_on_to_bit_equal_weights(tmp_path):

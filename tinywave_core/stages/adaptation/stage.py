@@ -2,8 +2,9 @@
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import FLOPS, Estimate, teacher_parameters, training_tokens
+from tinywave_core.costs.estimates import FLOPS, Estimate, teacher_parameters
 from tinywave_core.stages.adaptation import teacher
+from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.words import teacher_lines
 from tinywave_core.stages.ingestion.corpus import require_split
 from tinywave_core.steps.base import Execute, Outputs
@@ -21,30 +22,30 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Tokens in; the teacher's size and loss out."""
-    s = outputs["teacher"].summary
-    nll = s["held_out_nll_after"]
+    summary = TeacherSummary.of(outputs["teacher"])
+    nll = summary.held_out_nll_after
     scored = f", held-out NLL {nll:.3f}" if nll is not None else ""
-    out = f"teacher of {s['parameters'] / 1e6:.2f} M in {s['layers']} blocks{scored}"
-    return f"{s['train_tokens']:,} training tokens", out
+    out = f"teacher of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks{scored}"
+    return f"{summary.train_tokens:,} training tokens", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, how it was trained, and what that changed."""
-    s = outputs["teacher"].summary
-    before, after = s["held_out_nll_before"], s["held_out_nll_after"]
+    summary = TeacherSummary.of(outputs["teacher"])
+    before, after = summary.held_out_nll_before, summary.held_out_nll_after
     scored = "no held-out speech" if before is None or after is None else f"{before:.3f} → {after:.3f} nats per token"
     return [
-        ("started from", s["started_from"]),
-        ("trained", f"{s['method']}, {s['steps']} steps on {duration(s['train_hours'])} of speech"),
+        ("started from", summary.started_from),
+        ("trained", f"{summary.method}, {summary.steps} steps on {duration(summary.train_hours)} of speech"),
         ("held-out NLL, before → after", scored),
-        ("training loss of the last step", f"{s['train_loss']:.3f}"),
+        ("training loss of the last step", f"{summary.train_loss:.3f}"),
     ]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """6 operations per parameter and token; float32 weights in the store."""
     parameters = teacher_parameters(config)
-    return Estimate(training_tokens(config.adaptation.training) * 6 * parameters / FLOPS[device], 4 * parameters)
+    return Estimate(config.adaptation.training.planned_tokens * 6 * parameters / FLOPS[device], 4 * parameters)
 
 
 def loss(outputs: Outputs) -> Picture | None:

@@ -16,7 +16,8 @@ from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, TrainingError
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.adaptation.summary import TeacherSummary
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import corpus_key, training_hours
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.store import Artifact
@@ -93,8 +94,8 @@ def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
     )
 
 
-def run_teacher(step: Step, output: Output) -> SummaryDict:
-    """Train or fine-tune the teacher; TrainingError if a fine-tuned checkpoint got worse on held-out speech."""
+def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) -> TeacherSummary:
+    """Train or fine-tune the teacher; TrainingError if it got worse on held-out speech, a fresh one than its random weights."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table
     from tinywave_core.training.launch import run_in_processes
@@ -103,9 +104,8 @@ def run_teacher(step: Step, output: Output) -> SummaryDict:
     from tinywave_core.training.trainer import make_dataset, train
 
     if output.runtime.training_processes > 1:
-        return run_in_processes(step, output)
+        return run_in_processes(step, output, TeacherSummary)
     config = step.config
-    assert isinstance(config, AdaptationConfig)
     speech = load_speech(step.input("tokens"), config.training.sequence_length)
     dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
     model = _start(step, config, speech.vocabulary)
@@ -114,32 +114,37 @@ def run_teacher(step: Step, output: Output) -> SummaryDict:
     curves = train(
         trained, dataset, LanguageModelObjective(), config.training, output.runtime, output.resume, output.progress
     )
-    if not is_first():
-        return {}
+    # Every process of a sharded training comes to the same summary, or the same error; only the first writes.
     model = merge()
     after = _held_out_nll(model, speech, output)
-    if config.teacher and before is not None and after is not None and after > before:
+    _require_no_worse(before, after)
+    if is_first():
+        save_llama(model.cpu(), output.folder / "teacher")
+        _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
+        write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+    return TeacherSummary(
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=model.config.num_hidden_layers,
+        width=model.config.hidden_size,
+        method=config.method,
+        started_from="random weights" if config.teacher == "fresh" else "checkpoint",
+        train_sequences=len(speech.train),
+        train_tokens=sum(len(s.ids) for s in speech.train),
+        train_hours=sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
+        steps=len(curves),
+        held_out_nll_before=before,
+        held_out_nll_after=after,
+        train_loss=curves[-1]["loss"],
+    )
+
+
+def _require_no_worse(before: float | None, after: float | None) -> None:
+    """Nothing is known without held-out speech; otherwise whatever is worse than its start has nothing to teach."""
+    if before is not None and after is not None and after > before:
         raise TrainingError(
             f"adaptation made the teacher worse on held-out speech: {before:.4f} nats per token before, {after:.4f} "
             "after. Lower adaptation.training.learning_rate or its steps, and run again"
         )
-    save_llama(model.cpu(), output.folder / "teacher")
-    _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
-    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "layers": model.config.num_hidden_layers,
-        "width": model.config.hidden_size,
-        "method": config.method,
-        "started_from": "random weights" if config.teacher == "fresh" else "checkpoint",
-        "train_sequences": len(speech.train),
-        "train_tokens": sum(len(s.ids) for s in speech.train),
-        "train_hours": sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
-        "steps": config.training.steps,
-        "held_out_nll_before": before,
-        "held_out_nll_after": after,
-        "train_loss": curves[-1]["loss"],
-    }
 
 
 def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "LlamaForCausalLM":

@@ -1,13 +1,8 @@
 """The teacher in words and curves."""
 
-from typing import TYPE_CHECKING
-
 from tinywave_core import plots
 from tinywave_core.steps.base import Outputs
 from tinywave_core.training.curves import curves_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def teacher_lines(outputs: Outputs) -> list[plots.Line]:

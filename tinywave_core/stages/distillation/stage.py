@@ -7,10 +7,10 @@ from tinywave_core.costs.estimates import (
     Estimate,
     live_operations,
     student_parameters,
-    training_tokens,
 )
 from tinywave_core.stages.distillation import student
-from tinywave_core.stages.distillation.words import loss_lines
+from tinywave_core.stages.distillation.summary import StudentSummary
+from tinywave_core.stages.distillation.words import loss_lines, term_label
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage, Table
 from tinywave_core.storage.store import Store
@@ -25,46 +25,44 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences and steps in; the student's size out."""
-    s = outputs["student"].summary
-    out = f"student of {s['parameters'] / 1e6:.2f} M in {s['layers']} blocks, and its control"
-    replayed = f", {s['replayed_sequences']} of them again" if s.get("continuations") else ""
-    return f"{s['train_sequences']} sequences{replayed}, {s['steps']} steps", out
+    summary = StudentSummary.of(outputs["student"])
+    out = f"student of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks, and its control"
+    replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
+    return f"{summary.train_sequences} sequences{replayed}, {summary.steps} steps", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, with the teacher how often beside it, and where it ended."""
-    s = outputs["student"].summary
+    summary = StudentSummary.of(outputs["student"])
     manifest = outputs["student"].manifest
     config = manifest.config if manifest else {}
-    blocks = ", ".join(map(str, s["layers_copied"]))
-    if s["started_from"] == "teacher":
+    blocks = ", ".join(map(str, summary.layers_copied))
+    if summary.started_from == "teacher":
         began = f"blocks {blocks} of the teacher"
     else:
-        replay = f"{s['new_sequences']} new sequences and {s['replayed_sequences']} heard before"
-        began = f"{s['started_from']}, continued on {replay} (time {s['continuations']})"
-    start = ", ".join(f"{model} {nll:.3f}" for model, nll in s["nll_at_start"].items())
+        replay = f"{summary.new_sequences} new sequences and {summary.replayed_sequences} heard before"
+        began = f"{summary.started_from}, continued on {replay} (time {summary.continuations})"
+    start = ", ".join(f"{model} {nll:.3f}" for model, nll in summary.nll_at_start.items())
     return [
         ("started from", began),
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
-        ("regime", f"{config['regime']}: the teacher ran beside it in {s['live_steps']} of {s['steps']} steps"),
-        ("weights", ", ".join(f"{_words(k)} {v:g}" for k, v in s["weights"].items())),
-        ("last step", ", ".join(f"{_words(k)} {v:.3f}" for k, v in s["final"].items())),
+        ("regime", f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {summary.steps} steps"),
+        ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
+        ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
     ]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them."""
     parameters = student_parameters(config)
-    seconds = (
-        training_tokens(config.distillation.training) * (12 * parameters + live_operations(config)) / FLOPS[device]
-    )
-    return Estimate(seconds, 8 * parameters)
+    operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
+    return Estimate(operations / FLOPS[device], 8 * parameters)
 
 
 def terms(outputs: Outputs) -> Table | None:
     """The terms of the loss at the first and the last step."""
     rows = [
-        {"model": part, "term": _words(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
+        {"model": part, "term": term_label(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
         for name, column in curves_of(outputs[part]).items()
         if name not in ("step", "learning_rate") and (values := [v for v in column if v is not None])
@@ -79,11 +77,6 @@ def losses(outputs: Outputs) -> Picture | None:
         return None
     png = plots.lines_png(lines, x_label="optimiser step", y_label="nats per token")
     return Picture(png, "cross-entropy of student and control on the true tokens")
-
-
-def _words(name: str) -> str:
-    """A loss term's name in words."""
-    return name.replace("_", " ")
 
 
 STAGE = Stage(

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.stages.adaptation.teacher import teacher_identity
-from tinywave_core.stages.logit_caching.logits import FORMAT
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.distillation.summary import StudentSummary
+from tinywave_core.stages.logit_caching.summary import LogitsSummary
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import corpus_key, training_hours, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
 from tinywave_core.storage.fingerprint import fingerprint
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tinywave_core.teacher.logit_cache import LogitCache
     from tinywave_core.tokenizers.vocabulary import Vocabulary
 
+StudentStep = Step[DistillationConfig, StudentSummary]
 VERSION = 2
 _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
 
@@ -40,14 +41,14 @@ def build(
 ) -> tuple[Artifact, Artifact]:
     """The `student` and the `control`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
-    cached = tokens.store.find_all(logits.summary["shards"], "shard")
+    cached = tokens.store.find_all(LogitsSummary.of(logits).shards, "shard")
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
         if settings.needs_cache:
             inputs["logits"] = cached
-        live_only = settings.weights.logits and not settings.needs_cache  # else the cache has its temperature
-        first = Step(
+        live_only = settings.learns_from_logits and not settings.needs_cache  # else the cache has its temperature
+        first = StudentStep(
             store=tokens.store,
             stage="distillation",
             part=part,
@@ -85,17 +86,17 @@ def _lineage(config: PipelineConfig, tokens: Artifact, settings: DistillationCon
 class _Fit:
     """The steps that a student can take from what is pinned."""
 
-    first: Step
+    first: StudentStep
     """From the teacher, on all speech of today."""
     settings: DistillationConfig
     execute: Execute
 
-    def again(self, pin: Pin) -> Step:
+    def again(self, pin: Pin) -> StudentStep:
         """The step that made what is pinned, with the continuation's settings of today if it was one."""
         step = as_pinned(self.first, pin)
         return replace(step, config=self.settings.continued()) if "previous" in step.inputs else step
 
-    def refit(self, pin: Pin) -> Step:
+    def refit(self, pin: Pin) -> StudentStep:
         """From the teacher; or on from what is pinned, unless nothing changed since or something forbids it."""
         if self.settings.on_new_audio == "restart":
             return self.first
@@ -120,48 +121,43 @@ class _Fit:
             (previous,) = self.execute([again])
         return self._on_from(previous, new)
 
-    def _on_from(self, previous: Artifact, new: list[Artifact]) -> Step:
+    def _on_from(self, previous: Artifact, new: list[Artifact]) -> StudentStep:
         ids = {shard.id for shard in new}
         old = [shard for shard in self.first.inputs["tokens"] if shard.id not in ids]
         inputs = {**self.first.inputs, "tokens": new, "heard": old, "previous": [previous]}
         return replace(self.first, config=self.settings.continued(), inputs=inputs)
 
-    def _restarted(self, why: str) -> Step:
+    def _restarted(self, why: str) -> StudentStep:
         return replace(self.first, context={"restarted": why})
 
 
-def run_student(step: Step, output: Output) -> SummaryDict:
+def run_student(step: StudentStep, output: Output) -> StudentSummary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
     from tinywave_core.models.llama import load_llama, save_llama, student_from
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.processes import is_first
     from tinywave_core.training.trainer import make_dataset, train
 
     if output.runtime.training_processes > 1:
-        return run_in_processes(step, output)
+        return run_in_processes(step, output, StudentSummary)
     config = step.config
-    assert isinstance(config, DistillationConfig)
-    material = _material(step, config)
+    material = _material(step)
     vocabulary = read_directory(step.input("teacher").path("teacher"))
-    for shard in _shards(step):
-        vocabulary.require_same(
-            Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
-        )
+    _require_one_vocabulary(step, vocabulary)
     teacher = load_llama(step.input("teacher").path("teacher"))
+    teacher_parameters = sum(p.numel() for p in teacher.parameters())
     layers = layer_map(
         config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
     )
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training)
-    teacher_parameters = sum(p.numel() for p in teacher.parameters())
-    cache, temperature = _cache(step, config, sequences)
+    cache = _cache(step, vocabulary, sequences)
     first_rows = [material.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
     compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
@@ -170,47 +166,55 @@ def run_student(step: Step, output: Output) -> SummaryDict:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
+    temperature = step.params.get("temperature", 1.0) if cache is None else cache.temperature
     rows = len(kept) if kept else vocabulary.tokens
     objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
     del teacher, model  # the objective holds it while it needs it, and nobody else
     curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
-    if not is_first():
-        return {}
-
     student.set_attn_implementation("sdpa")
-    save_llama(student.cpu(), output.folder / "model")
-    write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
-    parameters = sum(p.numel() for p in student.parameters())
-    return {
-        "parameters": parameters,
-        "teacher_parameters": teacher_parameters,
-        "vocabulary": config.vocabulary,
-        "layers": config.layers,
-        "layers_copied": list(layers.copied),
-        "layers_aligned": [list(pair) for pair in layers.targets],
-        "weights": config.weights.model_dump(),
-        "live_steps": sum(map(config.is_live, range(len(curves)))),
-        "nll_at_start": start,
-        "steps": config.training.steps,
-        "tokens_seen": config.training.steps * dataset.batch_rows * dataset.row_length,
-        "started_from": step.input("previous").id if "previous" in step.inputs else "teacher",
-        "continuations": _continuations(step),
-        "train_sequences": len(sequences),
-        "new_sequences": len(material.new),
-        "new_tokens": sum(len(s.ids) for s in material.new),
-        "replayed_sequences": len(material.replayed),
-        "replayed_tokens": sum(len(s.ids) for s in material.replayed),
+    # Every process of a sharded training comes to the same summary; only the first writes.
+    if is_first():
+        save_llama(student.cpu(), output.folder / "model")
+        write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+    return StudentSummary(
+        parameters=sum(p.numel() for p in student.parameters()),
+        teacher_parameters=teacher_parameters,
+        vocabulary=config.vocabulary,
+        layers=config.layers,
+        layers_copied=list(layers.copied),
+        layers_aligned=list(layers.targets),
+        weights=config.weights.model_dump(),
+        live_steps=len(config.live_steps),
+        nll_at_start=start,
+        steps=len(curves),
+        tokens_seen=len(curves) * dataset.batch_rows * dataset.row_length,
+        started_from=step.input("previous").id if "previous" in step.inputs else "teacher",
+        continuations=_continuations(step),
+        train_sequences=len(sequences),
+        new_sequences=len(material.new),
+        new_tokens=sum(len(s.ids) for s in material.new),
+        replayed_sequences=len(material.replayed),
+        replayed_tokens=sum(len(s.ids) for s in material.replayed),
         **{name: step.context[name] for name in ("restarted",) if name in step.context},
-        "final": {name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
-    }
+        final={name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
+    )
 
 
-def _continuations(step: Step) -> int:
+def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None:
+    from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+    for shard in _shards(step):
+        vocabulary.require_same(
+            Vocabulary.from_json(shard.summary["vocabulary"]), "the teacher", f"the token shard {shard.id}"
+        )
+
+
+def _continuations(step: StudentStep) -> int:
     """How many continuations led to this student."""
-    return 1 + step.input("previous").summary.get("continuations", 0) if "previous" in step.inputs else 0
+    return 1 + StudentSummary.of(step.input("previous")).continuations if "previous" in step.inputs else 0
 
 
-def _shards(step: Step) -> list[Artifact]:
+def _shards(step: StudentStep) -> list[Artifact]:
     """All token shards whose speech a student may be trained on."""
     return [*step.inputs["tokens"], *step.inputs.get("heard", [])]
 
@@ -227,11 +231,11 @@ class _Material:
         return sorted(self.new + self.replayed, key=lambda s: s.id)
 
 
-def _material(step: Step, config: DistillationConfig) -> _Material:
+def _material(step: StudentStep) -> _Material:
     """All sequences of the step's tokens, and of what was heard before as many as are replayed."""
     from tinywave_core.sequences.dataset import load_sequences, replayed
 
-    length = config.training.sequence_length
+    config, length = step.config, step.config.training.sequence_length
     new = load_sequences(step.inputs["tokens"], "train", length)
     if "previous" not in step.inputs:
         return _Material(new, [])
@@ -241,7 +245,7 @@ def _material(step: Step, config: DistillationConfig) -> _Material:
 
 
 def _start(
-    step: Step, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
+    step: StudentStep, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
     """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
     teacher's vocabulary, and then with the teacher's ids of its tokens."""
@@ -290,7 +294,7 @@ def _nll_at_start(
     """
     from tinywave_core.evals.scoring import mean_nll
 
-    if not (config.weights.logits or config.live_terms):
+    if not (config.learns_from_logits or config.live_terms):
         return {}
     if cache is None:
         teacher_nll = _nll(teacher, sequences, vocabulary, output)
@@ -328,42 +332,20 @@ def _nll(
     return mean_nll(scores)
 
 
-def _cache(
-    step: Step, config: DistillationConfig, sequences: "Sequence[TokenSequence]"
-) -> "tuple[LogitCache | None, float]":
-    """The teacher's cached targets of the sequences and their temperature; TrainingError when they are another teacher's or
-    format's, or not there."""
-    import json
-
-    from tinywave_core.storage.shards import read_table
+def _cache(step: StudentStep, vocabulary: "Vocabulary", sequences: "Sequence[TokenSequence]") -> "LogitCache | None":
+    """The teacher's cached targets of the sequences; TrainingError when they are another teacher's or format's, or not there."""
     from tinywave_core.teacher.logit_cache import LogitCache
 
-    if not config.needs_cache:
-        return None, step.params.get("temperature", 1.0)
-    used = pa.array([bytes.fromhex(s.id) for s in sequences], pa.binary(16))
-    tables, temperatures = [], set()
-    for shard in step.inputs["logits"]:
-        table = read_table(shard.path("logits.parquet"))
-        about = json.loads(table.schema.metadata[b"tinywave"])
-        wanted = {
-            "format": FORMAT,
-            "teacher": step.input("teacher").id,
-            "sequence_length": config.training.sequence_length,
-        }
-        for name, expected in wanted.items():
-            if about[name] != expected:
-                raise TrainingError(
-                    f"{shard.id} was captured with {name} {about[name]!r}, this student is trained with {expected!r}: "
-                    "run logit_caching again with the same settings"
-                )
-        tables.append(table.filter(pc.is_in(table["seq_id"], used)) if "previous" in step.inputs else table)
-        temperatures.add(about["temperature"])
-    (temperature,) = temperatures
-    cache = LogitCache(tables)
-    missing = [s.id for s in sequences if s.id not in cache]
-    if missing:
-        raise TrainingError(
-            f"{len(missing)} of {len(sequences)} training sequences have no cached logits, such as {missing[0]}: run logit_caching "
-            "again with the same settings"
-        )
-    return cache, temperature
+    if not step.config.needs_cache:
+        return None
+    wanted = {
+        "teacher": step.input("teacher").id,
+        "sequence_length": step.config.training.sequence_length,
+        "vocabulary": vocabulary.to_json(),
+    }
+    used = [sequence.id for sequence in sequences]
+    # A continuation hears little of the corpus; the targets of the rest would fill the memory for nothing.
+    only = used if "previous" in step.inputs else None
+    cache = LogitCache({shard.id: shard.path("logits.parquet") for shard in step.inputs["logits"]}, wanted, only)
+    cache.require_all(used)
+    return cache

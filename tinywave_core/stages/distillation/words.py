@@ -1,14 +1,15 @@
 """The student and its control in words, tables and curves."""
 
-from typing import TYPE_CHECKING
-
 from tinywave_core import plots
+from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.training.curves import curves_of
 from tinywave_core.wording import MODELS
 
-if TYPE_CHECKING:
-    pass
+
+def term_label(name: str) -> str:
+    """A term of the loss, or another number of a step, for people."""
+    return name.replace("_", " ")
 
 
 def loss_lines(outputs: Outputs) -> list[plots.Line]:
@@ -20,4 +21,15 @@ def loss_lines(outputs: Outputs) -> list[plots.Line]:
             lines.append(
                 plots.Line(MODELS[part], *plots.series_of(curve, "language_model"), part, dashed=part == "control")
             )
+    return lines
+
+
+def term_lines(outputs: Outputs) -> list[plots.Line]:
+    """The student's loss and every term of it; a term's colour is its place in the list."""
+    curve = curves_of(outputs["student"])
+    lines = [plots.Line("total, weighted", *plots.series_of(curve, "loss"), "student")] if curve else []
+    for number, term in enumerate(StudentSummary.of(outputs["student"]).weights):
+        if term in curve:
+            colour = plots.TERMS[number % len(plots.TERMS)]
+            lines.append(plots.Line(term_label(term), *plots.series_of(curve, term), colour))
     return lines

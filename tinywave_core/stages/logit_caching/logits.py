@@ -4,33 +4,21 @@ One shard of logits per shard of tokens, joined by sequence id: new audio adds s
 without training sequences needs no logits. Files: logits.parquet ("tw-logits/1", see teacher/logit_cache.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.logit_caching.summary import LogitShardSummary, LogitsSummary
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_shards
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
-from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from tinywave_core.sequences.dataset import TokenSequence
-    from tinywave_core.teacher.logit_cache import Captured
+from tinywave_core.teacher.figures import figures_by_kind, pooled
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 VERSION = 2
-FORMAT = "tw-logits/1"
-SWITCH = "switch"  # tokens at a change of modality, counted under their own kind as well
 # Rows that go through the teacher at once: part of the method, not of the runtime, because the last bits of a
 # probability can depend on the shape of the batch and would move a sampled entry.
 _CAPTURE_ROWS = 8
@@ -72,24 +60,22 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
     return logits
 
 
-def run_shard(step: Step, output: Output) -> SummaryDict:
+def run_shard(step: Step[LogitCachingConfig, LogitShardSummary], output: Output) -> LogitShardSummary:
     """Capture the targets of one token shard."""
-
     from tinywave_core.devices import frozen_dtype, pick_device
+    from tinywave_core.models.forward import forward
     from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
-    from tinywave_core.teacher.logit_cache import write_shard
+    from tinywave_core.teacher.capture import CapturedSequence, capture_batch
+    from tinywave_core.teacher.logit_cache import FORMAT, write_shard
     from tinywave_core.threads import use_one_thread
     from tinywave_core.tokenizers.directory import read_directory
-    from tinywave_core.training.objective import forward
 
-    config = step.config
-    assert isinstance(config, LogitCachingConfig)
-    tokens, teacher = step.input("tokens"), step.input("teacher")
+    config, tokens, teacher = step.config, step.input("tokens"), step.input("teacher")
     length = step.params["sequence_length"]
     # Two drawings of an utterance can be the same sequence.
     sequences = list({s.id: s for s in load_sequences([tokens], "train", length)}.values())
-    use_one_thread()
+    use_one_thread()  # shards are worked on side by side, a thread each
     device = pick_device(output.runtime)
     dtype = frozen_dtype(device)
     model = on_device(load_llama(teacher.path("teacher"), dtype=dtype), device).eval().requires_grad_(False)
@@ -102,42 +88,36 @@ def run_shard(step: Step, output: Output) -> SummaryDict:
 
     dataset = PackedDataset(sequences, length, _CAPTURE_ROWS, seed=0)
     rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length)
+    n_tokens = sum(len(s.ids) for s in sequences)
     captured: dict[str, CapturedSequence] = {}
     done = 0
     for start in range(0, len(rows), _CAPTURE_ROWS):
         batch = dataset.collate(rows[start : start + _CAPTURE_ROWS])
-        hidden = forward(model, batch).last_BTD
-        for r, row in enumerate(batch.rows):
-            at = 0
-            for index in row:
-                sequence = sequences[index]
-                h = hidden[r, at : at + len(sequence.ids)]
-                captured[sequence.id] = _capture(model, h, sequence, config, vocabulary)
-                at += len(sequence.ids)
-                done += len(sequence.ids)
-        output.progress(done, sum(len(s.ids) for s in sequences), "tokens")
+        for one in capture_batch(model, forward(model, batch).last_BTD, batch, sequences, config, vocabulary):
+            captured[one.captured.seq_id] = one
+            done += len(one.captured.input_ids)
+        output.progress(done, n_tokens, "tokens")
 
     path = output.folder / "logits.parquet"
-    about = _about(step, teacher, vocabulary) | {"dtype": str(dtype).removeprefix("torch.")}
+    about = _about(step, teacher, vocabulary) | {"format": FORMAT, "dtype": str(dtype).removeprefix("torch.")}
     write_shard((captured[s.id].captured for s in sequences), about, path)
-    n_tokens = sum(len(s.ids) for s in sequences)
-    return {
-        "sequences": len(sequences),
-        "tokens": n_tokens,
-        "bytes": path.stat().st_size,
-        "bytes_per_token": path.stat().st_size / max(n_tokens, 1),
-        "kinds": by_kind([captured[s.id] for s in sequences], [s.ids for s in sequences], vocabulary),
-    }
+    return LogitShardSummary(
+        sequences=len(sequences),
+        tokens=n_tokens,
+        bytes=path.stat().st_size,
+        bytes_per_token=path.stat().st_size / max(n_tokens, 1),
+        kinds=figures_by_kind([captured[s.id] for s in sequences], [s.ids for s in sequences], vocabulary),
+    )
 
 
-def _about(step: Step, teacher: Artifact, vocabulary: Vocabulary) -> dict[str, Any]:
+def _about(
+    step: Step[LogitCachingConfig, LogitShardSummary], teacher: Artifact, vocabulary: Vocabulary
+) -> dict[str, Any]:
     """What a shard says of itself."""
     config = step.config
-    assert isinstance(config, LogitCachingConfig)
     assert teacher.manifest is not None
     weights = {f.name: f.sha256 for f in teacher.manifest.files if f.name.endswith(".safetensors")}
     return {
-        "format": FORMAT,
         "entries": config.entries,
         "temperature": config.temperature,
         "seed": config.seed,
@@ -151,93 +131,15 @@ def _about(step: Step, teacher: Artifact, vocabulary: Vocabulary) -> dict[str, A
     }
 
 
-@dataclass(frozen=True)
-class CapturedSequence:
-    """Targets of one sequence of L tokens, and what only the summary needs."""
-
-    captured: "Captured"
-    beyond_L: npt.NDArray[np.float64]
-    """Mass beyond the K likeliest tokens."""
-
-
-def _capture(
-    model: "LlamaForCausalLM",
-    hidden_LD: "torch.Tensor",
-    sequence: "TokenSequence",
-    config: LogitCachingConfig,
-    vocabulary: Vocabulary,
-) -> CapturedSequence:
-    """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
-    import torch
-
-    from tinywave_core.devices import double
-    from tinywave_core.teacher.logit_cache import Captured, sample_offsets, sparse_targets
-
-    ids = sequence.ids
-    logits = double(model.lm_head(hidden_LD)[:, : vocabulary.tokens])
-    log_p = torch.log_softmax(logits / config.temperature, dim=-1)
-    p = log_p.exp()
-    offsets = torch.from_numpy(sample_offsets(config.seed, sequence.id, len(ids))).to(p.device)
-    chosen, weights = sparse_targets(p, config.entries, offsets)
-    following = torch.from_numpy(ids[1:].astype(np.int64)).to(p.device)
-    plain = log_p if config.temperature == 1 else torch.log_softmax(logits, dim=-1)
-    target = torch.zeros(len(ids), dtype=torch.float64)
-    target[:-1] = plain[:-1].gather(-1, following[:, None])[:, 0].cpu()
-    top = p.topk(config.entries, dim=-1).values.sum(-1)
-    captured = Captured(
-        seq_id=sequence.id,
-        input_ids=ids,
-        ids_LK=chosen.cpu().numpy(),
-        weights_LK=weights.cpu().numpy(),
-        target_logp=target.numpy(),
-        entropy=-(p * log_p).sum(-1).cpu().numpy(),
-    )
-    return CapturedSequence(captured, (1 - top).cpu().numpy())
-
-
-def by_kind(
-    captured: "Sequence[CapturedSequence]", ids: "Sequence[npt.NDArray[np.uint16]]", vocabulary: Vocabulary
-) -> dict[str, dict[str, float]]:
-    """Per kind of the token that is to be predicted: count, teacher NLL, entropy, mass beyond the K likeliest."""
-    from tinywave_core.sequences.interleaving import switches
-
-    if not captured:
-        return {}
-    # The last position of a sequence has no next token; the first token is predicted by none.
-    target_logp = np.concatenate([c.captured.target_logp[:-1] for c in captured])
-    entropy = np.concatenate([c.captured.entropy[:-1] for c in captured])
-    beyond = np.concatenate([c.beyond_L[:-1] for c in captured])
-    kinds = vocabulary.kinds(np.concatenate([each[1:] for each in ids]))
-    own: dict[str, npt.NDArray[np.bool_]] = {kind: kinds == index for index, kind in enumerate(KINDS)}
-    own[SWITCH] = np.concatenate([switches(each, vocabulary)[1:] for each in ids])
-    return {
-        kind: {
-            "tokens": int(which.sum()),
-            "teacher_nll": -float(target_logp[which].mean()),
-            "entropy": float(entropy[which].mean()),
-            "mass_beyond_k": float(beyond[which].mean()),
-        }
-        for kind, which in own.items()
-        if which.any()
-    }
-
-
-def run_logits(step: Step, _: Output) -> SummaryDict:
+def run_logits(step: Step[LogitCachingConfig, LogitsSummary], _: Output) -> LogitsSummary:
     """Totals over all shards."""
-    summaries = [shard.summary for shard in step.inputs["shards"]]
-    tokens = sum(s["tokens"] for s in summaries)
-    kinds: dict[str, dict[str, float]] = {}
-    for kind in (*KINDS, SWITCH):
-        parts = [s["kinds"][kind] for s in summaries if kind in s["kinds"]]
-        count = sum(p["tokens"] for p in parts)
-        if count:
-            means = ("teacher_nll", "entropy", "mass_beyond_k")
-            kinds[kind] = {"tokens": count} | {m: sum(p[m] * p["tokens"] for p in parts) / count for m in means}
-    return {
-        "shards": [shard.id for shard in step.inputs["shards"]],
-        "sequences": sum(s["sequences"] for s in summaries),
-        "tokens": tokens,
-        "bytes": sum(s["bytes"] for s in summaries),
-        "bytes_per_token": sum(s["bytes"] for s in summaries) / max(tokens, 1),
-        "kinds": kinds,
-    }
+    parts = [LogitShardSummary.of(shard) for shard in step.inputs["shards"]]
+    tokens, written = sum(part.tokens for part in parts), sum(part.bytes for part in parts)
+    return LogitsSummary(
+        shards=[shard.id for shard in step.inputs["shards"]],
+        sequences=sum(part.sequences for part in parts),
+        tokens=tokens,
+        bytes=written,
+        bytes_per_token=written / max(tokens, 1),
+        kinds=pooled([part.kinds for part in parts]),
+    )

@@ -14,10 +14,12 @@ from tinywave_core.costs.estimates import (
     teacher_parameters,
 )
 from tinywave_core.stages.logit_caching import logits
+from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Stage, Table
 from tinywave_core.storage.store import Store
+from tinywave_core.teacher.figures import mass_beyond_k
 from tinywave_core.wording import size
 
 
@@ -28,23 +30,20 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences in; targets out."""
-    s = outputs["logits"].summary
-    return f"{s['sequences']} sequences", f"{s['tokens']:,} targets of {s['bytes_per_token']:.1f} B"
+    summary = LogitsSummary.of(outputs["logits"])
+    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets of {summary.bytes_per_token:.1f} B"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """How much of the teacher's probability a plain top-K would have lost, over all kinds of token."""
-    s = outputs["logits"].summary
+    summary = LogitsSummary.of(outputs["logits"])
     manifest = outputs["logits"].manifest
     config = manifest.config if manifest else {}
-    # Switches are counted among the other kinds already.
-    kinds = [figures for kind, figures in s["kinds"].items() if kind != "switch"]
-    tokens = sum(figures["tokens"] for figures in kinds)
-    beyond = sum(figures["mass_beyond_k"] * figures["tokens"] for figures in kinds) / max(tokens, 1)
+    beyond = mass_beyond_k(summary.kinds)
     return [
         ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
         ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
-        ("size", f"{size(s['bytes'])} in all"),
+        ("size", f"{size(summary.bytes)} in all"),
     ]
 
 
@@ -60,7 +59,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 
 def targets(outputs: Outputs) -> Table | None:
     """The targets by kind of token."""
-    rows = target_rows(outputs["logits"].summary)
+    rows = target_rows(LogitsSummary.of(outputs["logits"]))
     return Table(rows, "the teacher's targets by kind of token") if rows else None
 
 

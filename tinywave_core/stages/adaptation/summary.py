@@ -1,0 +1,26 @@
+"""What adaptation reports of its teacher."""
+
+from tinywave_core.steps.base import Summary
+
+
+class TeacherSummary(Summary):
+    """A teacher after its training."""
+
+    parameters: int
+    layers: int
+    width: int
+    method: str
+    """`full` or `lora`."""
+    started_from: str
+    """`random weights` or `checkpoint`."""
+    train_sequences: int
+    train_tokens: int
+    """Of all sequences, each counted once."""
+    train_hours: float
+    steps: int
+    """Optimiser steps that were taken: fewer than planned where stop_after_tokens came first."""
+    held_out_nll_before: float | None
+    """Nats per token; None without held-out speech."""
+    held_out_nll_after: float | None
+    train_loss: float
+    """Of the last step."""
