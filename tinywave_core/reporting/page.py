@@ -37,6 +37,7 @@ from tinywave_core.stages.evaluation.words import (
 from tinywave_core.stages.export.words import vocoder_rows
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.stages.logit_caching.words import target_rows
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -82,8 +83,8 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=outputs["corpus"].summary,
         tokens=outputs["tokens"].summary,
-        drift=drift_text(outputs["tokens"].summary),
-        words=alignment_text(outputs["tokens"].summary),
+        drift=drift_text(TokensSummary.of(outputs["tokens"])),
+        words=alignment_text(TokensSummary.of(outputs["tokens"])),
         aligned=aligned_examples(outputs["tokens"]),
         directions=direction_rows(scores),
         likelihood=likelihood_rows(scores),

@@ -21,8 +21,13 @@ from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
-from tinywave_core.sequences.summary import shard_summary
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.tokenization.summary import (
+    AlignmentSummary,
+    InterleavedSummary,
+    TextSummary,
+    shard_summary,
+)
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WORDS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
@@ -127,13 +132,12 @@ def _recordings(audio: Artifact) -> list[str]:
     return sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
 
 
-def run_alignment(step: Step, output: Output) -> SummaryDict:
+def run_alignment(step: Step[AlignmentConfig, AlignmentSummary], output: Output) -> AlignmentSummary:
     """Times for the words of every transcribed utterance of an audio shard, or the reason why there are none."""
     from tinywave_core.audio.utterances import read_utterances
 
     use_one_thread()
     config, audio = step.config, step.input("audio")
-    assert isinstance(config, AlignmentConfig)
     align = _aligner(config, step.context["path"], audio)
     total = pq.read_metadata(audio.path("audio.parquet")).num_rows
     words, refused = [], []
@@ -158,13 +162,13 @@ def run_alignment(step: Step, output: Output) -> SummaryDict:
     write_table(pa.Table.from_pylist(words, schema=WORDS), output.folder / WORDS_FILE)
     write_table(pa.Table.from_pylist(refused, schema=REFUSED), output.folder / REFUSED_FILE)
     reasons = [row["reason"] for row in refused]
-    return {
-        "utterances": total,
-        "aligned": total - len(refused),
-        "words": len(words),
-        "aligned_hours": aligned_samples / SAMPLE_RATE / 3600,
-        "refused": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-    }
+    return AlignmentSummary(
+        utterances=total,
+        aligned=total - len(refused),
+        words=len(words),
+        aligned_hours=aligned_samples / SAMPLE_RATE / 3600,
+        refused=_counts(reasons),
+    )
 
 
 def _word_row(utterance_id: str, word: "Word", source: str) -> dict[str, Any]:
@@ -256,7 +260,7 @@ def _encoder(step: Step, vocabulary: Vocabulary) -> "EncodeText":
     return text_encoder(tokenizer, vocabulary)
 
 
-def run_interleaved(step: Step, output: Output) -> SummaryDict:
+def run_interleaved(step: Step[InterleavingConfig, InterleavedSummary], output: Output) -> InterleavedSummary:
     """Draw the spans of every utterance of a token shard, and write the sequences."""
     from tinywave_core.alignment.words import Word
     from tinywave_core.sequences.interleaving import draw_spans, interleaved_ids, modalities, switches
@@ -264,8 +268,7 @@ def run_interleaved(step: Step, output: Output) -> SummaryDict:
 
     use_one_thread()
     config, tokens = step.config, step.input("tokens")
-    assert isinstance(config, InterleavingConfig)
-    vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
+    vocabulary = shard_summary(tokens).vocabulary
     encode_text = _encoder(step, vocabulary)
     words: dict[str, list[Word]] = {}
     for row in read_table(step.input("words").path(WORDS_FILE)).to_pylist():
@@ -287,14 +290,17 @@ def run_interleaved(step: Step, output: Output) -> SummaryDict:
     table = pa.Table.from_pylist(rows, schema=INTERLEAVED)
     _write(table, vocabulary, output)
     ids = [np.asarray(row["ids"]) for row in rows]
-    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
-        "drawings": config.drawings,
-        "patterns": _counts([row["modalities"] for row in rows]),
-        "modalities": np.bincount(
+    return InterleavedSummary.of_rows(
+        rows,
+        vocabulary,
+        output.folder / TOKENS_FILE,
+        drawings=config.drawings,
+        patterns=_counts([row["modalities"] for row in rows]),
+        modalities=np.bincount(
             np.concatenate([np.zeros(0, np.int8), *(modalities(each, vocabulary) for each in ids)]), minlength=3
         ).tolist(),
-        "switches": int(sum(switches(each, vocabulary).sum() for each in ids)),
-    }
+        switches=int(sum(switches(each, vocabulary).sum() for each in ids)),
+    )
 
 
 def _sequence_row(row: dict[str, Any], ids: Any, variant: int, letters: str, words: "list[Word]") -> dict[str, Any]:
@@ -334,9 +340,9 @@ def _text(
     params = {
         **text,
         "documents": _corpus_digest(Path(settings.source)),
-        "speech_tokens": sum(shard.summary["train_tokens"] for shard in shards),
+        "speech_tokens": sum(shard_summary(shard).train_tokens for shard in shards),
         "held_out_fraction": config.ingestion.held_out_fraction,
-        "vocabulary": shards[0].summary["vocabulary"],
+        "vocabulary": shard_summary(shards[0]).vocabulary.to_json(),
     }
     return execute(
         [
@@ -361,12 +367,11 @@ def _corpus_digest(source: Path) -> str:
     return digest_of(files)
 
 
-def run_text(step: Step, output: Output) -> SummaryDict:
+def run_text(step: Step[TextCorpusConfig, TextSummary], output: Output) -> TextSummary:
     """Documents in the order of a hash, until they make up their share of the training tokens."""
     from tinywave_core.sequences.text_corpus import choose_for_share, read_documents, text_ids
 
     config, params = step.config, step.params
-    assert isinstance(config, TextCorpusConfig)
     vocabulary = Vocabulary.from_json(params["vocabulary"])
     encode_text = _encoder(step, vocabulary)
     refused: list[Any] = []
@@ -389,13 +394,16 @@ def run_text(step: Step, output: Output) -> SummaryDict:
         )
     _write(pa.Table.from_pylist(rows, schema=INTERLEAVED), vocabulary, output)
     output.progress(len(rows), len(rows), "documents")
-    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
-        "documents": len(rows),
-        "documents_read": len(documents),
-        "rows_refused": len(refused),
-        "refused_examples": [f"{each.source}: {each.reason}" for each in refused[:10]],
-        "patterns": {"T": len(rows)},
-    }
+    return TextSummary.of_rows(
+        rows,
+        vocabulary,
+        output.folder / TOKENS_FILE,
+        documents=len(rows),
+        documents_read=len(documents),
+        rows_refused=len(refused),
+        refused_examples=[f"{each.source}: {each.reason}" for each in refused[:10]],
+        patterns={"T": len(rows)},
+    )
 
 
 def _share_of(name: str) -> float:

@@ -4,6 +4,7 @@ from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import TOKENS_PER_S, Estimate, is_embedded, tokenizer_s_per_h
 from tinywave_core.stages.tokenization import tokens
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
@@ -21,14 +22,14 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Shards in; tokens out."""
-    s = outputs["tokens"].summary
-    return f"{len(s['shards'])} shards", f"{s['tokens']:,} tokens, {s['tokens_per_s']:.1f} per second"
+    s = TokensSummary.of(outputs["tokens"])
+    return f"{len(s.shards)} shards", f"{s.tokens:,} tokens, {s.tokens_per_s:.1f} per second"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """Tokens by kind, drift, aligned words."""
-    s = outputs["tokens"].summary
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in s["streams"].items() if n)
+    s = TokensSummary.of(outputs["tokens"])
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in s.streams.items() if n)
     words = alignment_text(s)
     return [("tokens", kinds), ("drift", drift_text(s)), *([("words", words)] if words else [])]
 
@@ -45,7 +46,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 
 def units(outputs: Outputs) -> Picture | None:
     """How often every unit occurs."""
-    counts = sorted(outputs["tokens"].summary.get("unit_histogram") or [], reverse=True)
+    counts = sorted(TokensSummary.of(outputs["tokens"]).unit_histogram, reverse=True)
     if not counts:
         return None
     png = plots.histogram_png(counts, x_label="unit, by rank", y_label="frames")

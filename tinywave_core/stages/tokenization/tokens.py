@@ -21,9 +21,21 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
-from tinywave_core.sequences.summary import shard_summary
 from tinywave_core.stages.tokenization.interleaving import with_text
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.tokenization.summary import (
+    Aligned,
+    AlignmentSummary,
+    CodebooksSummary,
+    InterleavedSummary,
+    ListedShard,
+    ReleaseSummary,
+    ShardSummary,
+    SpokenSummary,
+    TextSummary,
+    TokensSummary,
+    shard_summary,
+)
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
@@ -41,6 +53,9 @@ VERSION = 3
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
 STREAMS = ("units", "pitch", "style")
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
+
+ShardStep = Step[TokenizationConfig, SpokenSummary]
+TokensStep = Step[TokenizationConfig, TokensSummary]
 
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
@@ -180,20 +195,19 @@ def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
     return execute([step("release", run_release, {}, params)])[0]
 
 
-def run_release(step: Step, output: Output) -> SummaryDict:
+def run_release(step: Step[TokenizationConfig, ReleaseSummary], output: Output) -> ReleaseSummary:
     """Load every model once, strictly, and write down which they are."""
     from tinywave_core.tokenizers.speech import RATES_HZ
     from tinywave_core.tokenizers.spiritlm import shared_tokenizer
 
     config, params = step.config, step.params
-    assert isinstance(config, TokenizationConfig)
     vocabulary = Vocabulary(text=BYTE_TEXT, **params["sizes"])
     shared_tokenizer(
         _source(step.context, config.tokens), config.tokens, _device(step), vocabulary, params["digests"].items()
     )
     about = {"tokens": config.tokens, "rates_hz": RATES_HZ, **params}
     (output.folder / RELEASE_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return {"vocabulary": vocabulary.to_json(), **params}
+    return ReleaseSummary(vocabulary=vocabulary, **params)
 
 
 def _device(step: Step) -> str:
@@ -205,14 +219,13 @@ def _device(step: Step) -> str:
 # Codebooks -----------------------------------------------------------------------------------------------------------
 
 
-def run_codebooks(step: Step, output: Output) -> SummaryDict:
+def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
     """Fit codebooks and draft vocoder on training speech."""
     from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.tokenizers.codebooks import Codebooks
 
     use_one_thread()
     config = step.config
-    assert isinstance(config, TokenizationConfig)
     spoken = _FitSpeech.choose(_audio_shards(step.input("corpus")), config, output)
     codebooks = Codebooks.fit(config, spoken.read("features"))
     counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
@@ -226,14 +239,14 @@ def run_codebooks(step: Step, output: Output) -> SummaryDict:
     vocoder = DraftVocoder.fit(codebooks, with_streams())
     codebooks.save(output.folder)
     vocoder.save(output.folder)
-    return {
-        "vocabulary": codebooks.vocabulary.to_json(),
-        "utterances": len(spoken.chosen),
-        "hours": spoken.samples / SAMPLE_RATE / 3600,
-        "unit_counts": counts.tolist(),
-        "unused_units": int((counts == 0).sum()),
-        "median_f0_hz": vocoder.median_hz,
-    }
+    return CodebooksSummary(
+        vocabulary=codebooks.vocabulary,
+        utterances=len(spoken.chosen),
+        hours=spoken.samples / SAMPLE_RATE / 3600,
+        unit_counts=counts.tolist(),
+        unused_units=int((counts == 0).sum()),
+        median_f0_hz=vocoder.median_hz,
+    )
 
 
 @dataclass(frozen=True)
@@ -281,7 +294,7 @@ class _FitSpeech:
 # Shards --------------------------------------------------------------------------------------------------------------
 
 
-def run_shard(step: Step, output: Output) -> SummaryDict:
+def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     """Tokenize one audio shard."""
     from tinywave_core.audio.utterances import read_utterances
     from tinywave_core.tokenizers.speech import RATES_HZ
@@ -289,7 +302,7 @@ def run_shard(step: Step, output: Output) -> SummaryDict:
     use_one_thread()
     keep_large_blocks()
     audio = step.input("audio")
-    tokenize, vocabulary = _tokenizer(step)
+    tokenize, vocabulary = load_tokenizer(step, step.config.tokens)
     drop = set(step.params["drop"])
     lengths = pq.read_table(audio.path("utterances.parquet"), columns=["num_samples"])["num_samples"].to_numpy()
     total = int(lengths.sum()) // SAMPLE_RATE
@@ -312,16 +325,10 @@ def run_shard(step: Step, output: Output) -> SummaryDict:
     (output.folder / VOCABULARY_FILE).write_text(
         json.dumps(vocabulary.to_json(), indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    return shard_summary(rows, vocabulary, path)
+    return SpokenSummary.of_rows(rows, vocabulary, path)
 
 
 Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
-
-
-def _tokenizer(step: Step) -> tuple[Tokenize, Vocabulary]:
-    config = step.config
-    assert isinstance(config, TokenizationConfig)
-    return load_tokenizer(step, config.tokens)
 
 
 def load_tokenizer(step: Step, tokens: "Kind") -> tuple[Tokenize, Vocabulary]:
@@ -384,57 +391,64 @@ def _row(utterance: "Utterance", streams: "Streams", vocabulary: Vocabulary) -> 
 
 # Tokens --------------------------------------------------------------------------------------------------------------
 
-_PER_SHARD = ("utterances", "tokens", "seconds")
 
-
-def run_tokens(step: Step, output: Output) -> SummaryDict:
+def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
     """Add up what the shards report; no tokens are read."""
     tokenizer, shards = step.input("tokenizer"), step.inputs["shards"]
-    summaries = [shard.summary for shard in shards]
-    splits = [f"{split}_{what}" for split in ("train", "held_out") for what in _PER_SHARD]
-    tokens = sum(s["train_tokens"] + s["held_out_tokens"] for s in summaries)
-    seconds = sum(s["train_seconds"] + s["held_out_seconds"] for s in summaries)
-    kinds = {kind: sum(s["kinds"][kind] for s in summaries) for kind in KINDS}
-    counts = {name: np.sum([s[f"{name}_counts"] for s in summaries], axis=0).astype(int).tolist() for name in STREAMS}
+    summaries = [shard_summary(shard) for shard in shards]
+    totals = {name: sum(getattr(s, name) for s in summaries) for name in _PER_SPLIT}
+    tokens = sum(s.train_tokens + s.held_out_tokens for s in summaries)
+    seconds = sum(s.train_seconds + s.held_out_seconds for s in summaries)
+    kinds = {kind: sum(s.kinds[kind] for s in summaries) for kind in KINDS}
+    counts = {
+        name: np.sum([getattr(s, f"{name}_counts") for s in summaries], axis=0).astype(int).tolist() for name in STREAMS
+    }
     (output.folder / STREAMS_FILE).write_text(
         json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    return {
-        "shards": [
-            {"id": shard.id, "part": shard.part, **{name: shard.summary[name] for name in splits}} for shard in shards
+    return TokensSummary(
+        shards=[
+            ListedShard(id=shard.id, part=shard.part, **{name: getattr(s, name) for name in _PER_SPLIT})
+            for shard, s in zip(shards, summaries, strict=True)
         ],
-        **_of_text(step, shards),
-        "tokenizer": tokenizer.id,
-        "tokenizer_kind": tokenizer.part,
-        "vocabulary": step.params.get("vocabulary") or tokenizer.summary["vocabulary"],
-        "unvoiced_chunks": sum(s["unvoiced_chunks"] for s in summaries),
-        **{name: sum(s[name] for s in summaries) for name in splits},
-        "tokens": tokens,
-        "tokens_per_s": tokens / seconds if seconds else 0.0,
-        "bytes_per_token": sum(s["ids_bytes"] for s in summaries) / tokens if tokens else 0.0,
-        "streams": kinds,
-        "unit_histogram": counts["units"],
-        "pitch_histogram": counts["pitch"],
-        "style_histogram": counts["style"],
-        "drift": _drift(tokenizer, shards),
-    }
+        **_of_text(step, shards, summaries),
+        tokenizer=tokenizer.id,
+        tokenizer_kind=tokenizer.part,
+        vocabulary=step.params.get("vocabulary") or tokenizer.summary["vocabulary"],
+        unvoiced_chunks=sum(s.unvoiced_chunks for s in summaries),
+        **totals,
+        tokens=tokens,
+        tokens_per_s=tokens / seconds if seconds else 0.0,
+        bytes_per_token=sum(s.ids_bytes for s in summaries) / tokens if tokens else 0.0,
+        streams=kinds,
+        unit_histogram=counts["units"],
+        pitch_histogram=counts["pitch"],
+        style_histogram=counts["style"],
+        drift=_drift(tokenizer, shards, summaries),
+    )
 
 
-def _of_text(step: Step, shards: list[Artifact]) -> dict[str, Any]:
+_PER_SPLIT = [f"{split}_{what}" for split in ("train", "held_out") for what in ("utterances", "tokens", "seconds")]
+
+
+def _of_text(step: TokensStep, shards: list[Artifact], summaries: list[ShardSummary]) -> dict[str, Any]:
     """What alignment refused and what was drawn, where there is text."""
-    mixed = [shard for shard in shards if shard.part == "interleaved"]
     if not any(shard.part != "shard" for shard in shards):
         return {}
-    aligned = [step.store.find(i, "alignment") for shard in mixed for i in shard.manifest.inputs["words"]]  # type: ignore[union-attr]
+    mixed = [shard for shard in shards if shard.part == "interleaved"]
+    ids = [i for shard in mixed for i in shard.manifest.inputs["words"]]  # type: ignore[union-attr]
+    aligned = [AlignmentSummary.of(step.store.find(i, "alignment")) for i in ids]
     return {
-        "aligned": {
-            name: sum(words.summary[name] for words in aligned)
-            for name in ("utterances", "aligned", "words", "aligned_hours")
-        },
-        "refused": _added([words.summary["refused"] for words in aligned]),
-        "patterns": _added([shard.summary["patterns"] for shard in shards if shard.part != "shard"]),
-        "switches": sum(shard.summary["switches"] for shard in mixed),
-        "documents": sum(shard.summary["documents"] for shard in shards if shard.part == "text"),
+        "aligned": Aligned(
+            utterances=sum(words.utterances for words in aligned),
+            aligned=sum(words.aligned for words in aligned),
+            words=sum(words.words for words in aligned),
+            aligned_hours=sum(words.aligned_hours for words in aligned),
+        ),
+        "refused": _added([words.refused for words in aligned]),
+        "patterns": _added([s.patterns for s in summaries if not isinstance(s, SpokenSummary)]),
+        "switches": sum(s.switches for s in summaries if isinstance(s, InterleavedSummary)),
+        "documents": sum(s.documents for s in summaries if isinstance(s, TextSummary)),
     }
 
 
@@ -444,13 +458,15 @@ def _added(counts: list[dict[str, int]]) -> dict[str, int]:
     }
 
 
-def _drift(tokenizer: Artifact, shards: list[Artifact]) -> dict[str, float]:
-    """How far each shard's units are from those that the codebooks were fitted on; a release's models were fitted elsewhere."""
-    if tokenizer.part == "release":
+def _drift(tokenizer: Artifact, shards: list[Artifact], summaries: list[ShardSummary]) -> dict[str, float]:
+    """How far each shard's units are from those that the codebooks were fitted on; given models were fitted elsewhere."""
+    if tokenizer.part != "codebooks":
         return {}
-    fitted_on = np.asarray(tokenizer.summary["unit_counts"], dtype=np.float64)
-    counts = {shard.id: np.asarray(shard.summary["units_counts"], np.float64) for shard in shards}
-    return {shard: jensen_shannon_bits(fitted_on, of_shard) for shard, of_shard in counts.items()}
+    fitted_on = np.asarray(CodebooksSummary.of(tokenizer).unit_counts, dtype=np.float64)
+    return {
+        shard.id: jensen_shannon_bits(fitted_on, np.asarray(s.units_counts, np.float64))
+        for shard, s in zip(shards, summaries, strict=True)
+    }
 
 
 def jensen_shannon_bits(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:
