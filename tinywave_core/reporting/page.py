@@ -333,15 +333,15 @@ def _dag(record: "RunRecord", store: Store) -> str:
 
 def data_plots(outputs: Outputs) -> list[str]:
     """Durations, and how often every code of every stream occurs."""
-    tokens = outputs["tokens"].summary
-    codes = {
-        "unit": ("Units, 25 Hz: most frequent first", "unit, by rank", True),
-        "pitch": ("Pitch, 12.5 Hz: 0 is unvoiced, the rest rises", "pitch code", False),
-        "style": ("Style, 1 Hz: most frequent first", "style code, by rank", True),
-    }
+    tokens = TokensSummary.of(outputs["tokens"])
+    hz = tokens.vocabulary.rates.frames_hz
+    codes = [
+        (tokens.unit_histogram, f"Units, {hz['units']:g} Hz: most frequent first", "unit, by rank", True),
+        (tokens.pitch_histogram, f"Pitch, {hz['pitch']:g} Hz: 0 is unvoiced, the rest rises", "pitch code", False),
+        (tokens.style_histogram, f"Style, {hz['style']:g} Hz: most frequent first", "style code, by rank", True),
+    ]
     pictures = [_figure("Length of utterances", _durations(outputs["corpus"].summary))]
-    for stream, (title, label, ranked) in codes.items():
-        counts = tokens.get(f"{stream}_histogram") or []
+    for counts, title, label, ranked in codes:
         shown = sorted(counts, reverse=True) if ranked else counts
         picture = plots.histogram_svg(shown, title=title, x_label=label, y_label="frames")
         unused = sum(not count for count in counts)

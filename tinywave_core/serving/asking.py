@@ -16,7 +16,7 @@ from tinywave_core.audio.pcm import from_pcm16
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.serving.errors import RequestError, shown
 from tinywave_core.serving.limits import Limits
-from tinywave_core.synthesis.events import SAMPLE_RATE
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.prompting import is_unicode
 from tinywave_core.tokenizers.prompts import OutputModality
 

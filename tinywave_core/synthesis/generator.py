@@ -26,11 +26,13 @@ from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError
 from tinywave_core.runtimes.base import Runtime, Sampling
 from tinywave_core.runtimes.opening import open_runtime
-from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
 from tinywave_core.synthesis.prompting import Part, Prompting, Reading
 from tinywave_core.synthesis.speaking import Speaker, load_speaker, require_voice
+from tinywave_core.tokenizers.base import Places, SpeechTokenizer
 from tinywave_core.tokenizers.directory import load_tokenizer
-from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, Hearing, load_hearing
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, open_of_model
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
 from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -94,7 +96,7 @@ class Generator:
 
     runtime: Runtime
     prompting: Prompting
-    hearing: Hearing
+    tokenizer: SpeechTokenizer
     speaker: Speaker
 
     @classmethod
@@ -120,7 +122,7 @@ class Generator:
         return cls(
             open_runtime(folder, runtime, quantization, place.type, threads),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary),
-            load_hearing(folder, vocabulary, spiritlm_dir, place.type),
+            open_of_model(folder, vocabulary, Places(spiritlm_dir), place.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
         )
 
@@ -179,7 +181,7 @@ class Generator:
 
     def unit_ids(self, samples: Samples) -> list[int]:
         """Ids of speech, without a marker."""
-        return [int(i) for i in merge(self.hearing.streams([samples])[0], self.vocabulary)]
+        return [int(i) for i in merge(self.tokenizer.tokenize([samples])[0], self.vocabulary)]
 
     def prompt_ids(
         self, inputs: Sequence[Input], output: OutputModality, examples: Sequence[tuple[Input, Input]] = ()

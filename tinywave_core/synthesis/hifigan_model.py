@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from torch import Tensor, nn
 
 from tinywave_core.errors import CheckpointError
+from tinywave_core.storage.schemas import SAMPLE_RATE
 
 OUTER_KERNEL = 7  # of the first and the last convolution
 SLOPE = 0.1
@@ -54,7 +55,7 @@ class HifiganConfig(BaseModel):
     embedding_dim: PositiveInt
     model_in_dim: PositiveInt | None = None
     """Channels of the input, all embeddings together; stated for checking."""
-    sampling_rate: PositiveInt = 16_000
+    sampling_rate: PositiveInt = SAMPLE_RATE
     code_hop_size: PositiveInt | None = None
     """Samples per unit: the product of the upsampling rates, stated for checking."""
     multispkr: str | bool | None = None
@@ -151,7 +152,7 @@ class HifiganConfig(BaseModel):
                 f"code_hop_size {self.code_hop_size}, but upsample_rates {list(rates)} make {self.hop} samples of a unit",
             ),
             (
-                self.sampling_rate == 16_000,
+                self.sampling_rate == SAMPLE_RATE,
                 f"sampling_rate {self.sampling_rate}: expected 16000, the rate of all audio here",
             ),
         ]

@@ -26,6 +26,7 @@ from tinywave_core.sequences.interleaving import (
 from tinywave_core.tokenizers.prompts import build_prompt
 from tinywave_core.tokenizers.sentencepiece_text import build_exact_tokenizer
 from tinywave_core.tokenizers.speech import Streams, encode_utterance
+from tinywave_core.tokenizers.streams import SPIRITLM_RATES
 from tinywave_core.tokenizers.text import build_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -190,7 +191,7 @@ def test_spiritlm_spans_have_10_to_30_words_of_text_and_5_to_15_of_speech():
 @given(streams_of_any_length, timed_words, policies)
 def test_raw_streams_of_the_spans_are_those_of_the_utterance(streams, words, policy):
     spans = draw_spans(words, 50_000, InterleavingConfig(policy=policy), epoch=0, utterance_id="a")
-    parts = split_streams(streams, spans)
+    parts = split_streams(streams, spans, SPIRITLM_RATES)
     assert len(parts) == len(spans)
     for name in ("units", "pitch", "style"):
         whole = np.concatenate([getattr(part, name) for part in parts])
@@ -200,7 +201,7 @@ def test_raw_streams_of_the_spans_are_those_of_the_utterance(streams, words, pol
 def test_a_unit_belongs_to_the_span_in_which_it_begins():
     # A border at 0.5 s: unit 12 begins at 0.4802 s and ends after it, unit 13 at 0.5202 s; pitch 6 at 0.48 s, 7 at 0.56 s.
     spans = [Span("speech", 0, 1, 0, 8000), Span("text", 1, 2, 8000, 16_000)]
-    first, second = split_streams(Streams(np.arange(30), np.arange(14), np.arange(2)), spans)
+    first, second = split_streams(Streams(np.arange(30), np.arange(14), np.arange(2)), spans, SPIRITLM_RATES)
     assert first.units.tolist() == list(range(13)) and second.units.tolist() == list(range(13, 30))
     assert first.pitch.tolist() == list(range(7)) and second.pitch.tolist() == list(range(7, 14))
     # Style 1 begins at the end of the last span: what begins there or later is the last span's.
@@ -209,7 +210,7 @@ def test_a_unit_belongs_to_the_span_in_which_it_begins():
 
 def test_what_begins_on_a_border_belongs_to_the_span_after_it():
     spans = [Span("speech", 0, 1, 0, 16_000), Span("text", 1, 2, 16_000, 32_000)]
-    first, second = split_streams(Streams(np.arange(50), np.arange(25), np.arange(2)), spans)
+    first, second = split_streams(Streams(np.arange(50), np.arange(25), np.arange(2)), spans, SPIRITLM_RATES)
     assert first.style.tolist() == [0] and second.style.tolist() == [1]
     assert second.pitch[0] == 13 and second.units[0] == 25  # 12.5 * 1 s, 24.99 * 1 s
 
@@ -281,7 +282,7 @@ def test_a_span_of_speech_begins_with_the_style_and_pitch_in_force():
     streams = Streams(np.full(20, 5), np.array([1, 1, 1, 1, 1, 1, 2, 2, 3, 3]), np.array([9]))
     found = interleaved_ids(streams, [Word("a", 0, 1), Word("b", 2, 3)], spans, BYTES, lambda text: list(text.encode()))
     assert BYTES.decode(found.ids[slice(*found.ranges[1])]) == "[St9][Pi2][Hu5][Pi3]"
-    assert split_streams(streams, spans)[1].style.tolist() == []
+    assert split_streams(streams, spans, SPIRITLM_RATES)[1].style.tolist() == []
 
 
 def test_a_style_that_begins_within_the_span_follows_the_one_in_force():

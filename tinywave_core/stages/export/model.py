@@ -17,10 +17,13 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
-from tinywave_core.stages.tokenization.tokens import uses_release
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER
+from tinywave_core.tokenizers.release import RELEASE
+from tinywave_core.tokenizers.streams import STREAMS, written_rate
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
 VERSION = 5
 DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
-SPEECH_TOKENIZER = "speech_tokenizer"
 
 
 def build(
@@ -44,7 +46,7 @@ def build(
     execute: Execute,
 ) -> Artifact:
     """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
-    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     licence, text = _licence(config, tokens)
     (model,) = execute(
         [
@@ -81,9 +83,9 @@ def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | 
     teacher, folder = config.adaptation.teacher, teacher_folder(config)
     # A release may have it at its top, two folders above its language models.
     places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
-    text, known = licence_file(places), tokens.summary.get("vocabulary")
-    vocabulary = None if known is None else Vocabulary.from_json(known)
-    return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
+    text, summary = licence_file(places), TokensSummary.of(tokens)
+    released = summary.tokenizer_kind == RELEASE.name
+    return licence_of(teacher, folder, text, summary.vocabulary, released_tokens=released), text
 
 
 def run_model(step: Step, output: Output) -> SummaryDict:
@@ -247,6 +249,7 @@ def _speech(
     files: list[dict[str, Any]],
     step: Step,
 ) -> dict[str, Any]:
+    rates = vocabulary.rates.frames_hz.values()
     return {
         "format": "tinywave-speech/2",
         "vocabulary": vocabulary.to_json(),
@@ -254,10 +257,8 @@ def _speech(
         "text_marker": vocabulary.text_marker,
         "speech_marker": vocabulary.speech_marker,
         "first_id": vocabulary.first,
-        "unit_rate_hz": 25,
-        "pitch_rate_hz": 12.5,
-        "style_rate_hz": 1,
-        "deduplicated": ["hubert", "pitch"],
+        **{f"{name}_rate_hz": written_rate(hz) for name, hz in zip(("unit", "pitch", "style"), rates, strict=True)},
+        "deduplicated": [stream.kind for stream in STREAMS if stream.deduplicated],
         "id_convention": vocabulary.convention,
         "golden_prompts": prompts,
         # What llama.cpp's own tokenizer needs before a prompt to give its ids; ids themselves need nothing.

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import MissingInputError
+from tinywave_core.stages.tokenization.summary import TokensSummary, shard_summary
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, corpus_key, held_out_shards, training_hours, training_shards
 from tinywave_core.steps.pins import pinned
@@ -42,7 +43,7 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[st
         return {}
     shards = {shard.id: shard for shard in training_shards(tokens) + held_out_shards(tokens) if shard.part != "text"}
     spoken = [shards[i] for i in sorted(shards)]
-    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     step = Step(
         store=tokens.store,
         stage="export",
@@ -72,7 +73,7 @@ def run_vocoder(step: Step, output: Output) -> SummaryDict:
     config = step.config
     assert isinstance(config, VocoderConfig)
     use_threads(output.runtime)
-    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    vocabulary = shard_summary(step.inputs["tokens"][0]).vocabulary
     chosen = _chosen(step, config)
     material = _material(step, chosen, vocabulary, config, output)
     with torch.random.fork_rng(devices=[]):
@@ -99,7 +100,7 @@ def run_vocoder(step: Step, output: Output) -> SummaryDict:
     write_table(pa.Table.from_pylist(curves), output.folder / CURVES)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "hours": sum(r.frames for r in material.recordings) / 25 / 3600,
+        "hours": sum(r.frames for r in material.recordings) / vocabulary.rates.units / 3600,
         "utterances": len(material.recordings),
         "voices": list(material.voices),
         "steps": config.steps,
@@ -188,7 +189,7 @@ def _recordings(step: Step, wanted: set[str]) -> Iterator[tuple[str, Samples]]:
 def _streams(row: dict[str, Any]) -> "Streams":
     from tinywave_core.tokenizers.speech import Streams
 
-    return Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
+    return Streams.of_row(row)
 
 
 def _recording(samples: Samples, streams: "Streams", voice: int) -> "Recording":

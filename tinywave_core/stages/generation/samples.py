@@ -9,13 +9,14 @@ import hashlib
 import json
 from typing import Any
 
-from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
+from tinywave_core.checkpoints.spiritlm import vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.stages.tokenization.tokens import uses_release
+from tinywave_core.stages.tokenization.summary import shard_summary
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, choose_tokenizer
 
 VERSION = 5
 
@@ -27,7 +28,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     audio = audio_of(shards)
     kind = config.tokenization.tokens
     light = config.generation.vocoder.kind == "light"  # the export has it
-    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) and not light else None
+    release = None if light else choose_tokenizer(config).vocoder()
     (samples,) = execute(
         [
             Step(
@@ -57,7 +58,6 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
     from tinywave_core.audio.utterances import recordings
     from tinywave_core.devices import pick_device
     from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.stages.export.model import SPEECH_TOKENIZER
     from tinywave_core.storage.schemas import SAMPLE_RATE
     from tinywave_core.synthesis.sampling import continue_tokens
     from tinywave_core.synthesis.speaking import load_speaker
@@ -71,9 +71,7 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
     about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
     vocabulary, trained = (Vocabulary.from_json(about[name]) for name in ("vocabulary", "trained_vocabulary"))
     for shard in step.inputs["tokens"]:
-        trained.require_same(
-            Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
-        )
+        trained.require_same(shard_summary(shard).vocabulary, "the exported model", f"the token shard {shard.id}")
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
     speaker = load_speaker(
@@ -84,11 +82,8 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
     samples = []
     for number, row in enumerate(rows, start=1):
         cut = config.prompt_s
-        head = Streams(
-            *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
-        )
-        whole = Streams(*(np.asarray(row[name], dtype=np.int64) for name in _RATES))
-        prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
+        whole = Streams.of_row(row)
+        prompt = encode_utterance(whole.before(cut, vocabulary.rates), vocabulary)[:-1]  # without </s>
         seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
         new = continue_tokens(model, prompt, vocabulary, config, seed)
         waves = {
@@ -120,7 +115,6 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
 
 
 _VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
-_RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
 
 
 def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:

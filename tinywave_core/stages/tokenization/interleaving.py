@@ -32,6 +32,7 @@ from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, WOR
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import use_one_thread
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def run_interleaved(step: Step[InterleavingConfig, InterleavedSummary], output: 
     source = read_table(tokens.path(TOKENS_FILE)).to_pylist()
     for number, row in enumerate(source, start=1):
         own = words.get(row["utterance_id"], [])
-        streams = Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
+        streams = Streams.of_row(row)
         for variant in range(config.drawings if own else 1):
             spans = draw_spans(own, row["num_samples"], config, epoch=variant, utterance_id=row["utterance_id"])
             drawn = interleaved_ids(streams, own, spans, vocabulary, encode_text)
@@ -304,7 +305,7 @@ def run_interleaved(step: Step[InterleavingConfig, InterleavedSummary], output: 
 
 
 def _sequence_row(row: dict[str, Any], ids: Any, variant: int, letters: str, words: "list[Word]") -> dict[str, Any]:
-    streams: dict[str, Any] = {} if variant <= 0 else {"units": [], "pitch": [], "style": []}
+    streams: dict[str, Any] = {} if variant <= 0 else {stream.name: [] for stream in STREAMS}
     return (
         row
         | streams
@@ -418,9 +419,7 @@ def _document_row(name: str, ids: Any, split: str) -> dict[str, Any]:
         "transcript": None,
         "split": split,
         "num_samples": 0,
-        "units": [],
-        "pitch": [],
-        "style": [],
+        **{stream.name: [] for stream in STREAMS},
         "unvoiced_chunks": 0,
         "ids": np.asarray(ids, np.uint16),
         "variant": -1,

@@ -14,6 +14,7 @@ from tinywave_core.steps.base import Summary
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import column_bytes
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.streams import STREAMS, StreamName
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 
@@ -41,7 +42,7 @@ class CodebooksSummary(Summary):
     """Of a typical speaker, for the draft vocoder."""
 
 
-class ReleaseSummary(Summary):
+class GivenSummary(Summary):
     """A tokenizer whose models were given."""
 
     vocabulary: WrittenVocabulary
@@ -83,6 +84,10 @@ class _AnyShard(Summary):
     pitch_counts: list[int]
     style_counts: list[int]
 
+    def counts(self, stream: StreamName) -> list[int]:
+        """How often each code of a stream occurs."""
+        return {"units": self.units_counts, "pitch": self.pitch_counts, "style": self.style_counts}[stream]
+
     @classmethod
     def of_rows(cls, rows: list[dict[str, Any]], vocabulary: Vocabulary, path: Path, **others: Any) -> Self:
         """Figures of the rows of the shard at `path`; of several drawings of an utterance, one counts: those of an epoch."""
@@ -94,15 +99,19 @@ class _AnyShard(Summary):
             splits[f"{split}_tokens"] = sum(len(row["ids"]) for row in inside)
             splits[f"{split}_seconds"] = sum(row["num_samples"] for row in inside) / SAMPLE_RATE
         kinds = np.bincount(vocabulary.kinds(_joined(first, "ids")), minlength=len(KINDS))
-        sizes = {"units": vocabulary.hubert, "pitch": vocabulary.pitch, "style": vocabulary.style}
-        counts = {name: np.bincount(_joined(first, name), minlength=size).tolist() for name, size in sizes.items()}
+        counts = {
+            f"{stream.name}_counts": np.bincount(
+                _joined(first, stream.name), minlength=vocabulary.sizes[stream.kind]
+            ).tolist()
+            for stream in STREAMS
+        }
         return cls(
             vocabulary=vocabulary,
             unvoiced_chunks=sum(row["unvoiced_chunks"] for row in first),
             ids_bytes=column_bytes(path, "ids") * len(first) // max(len(rows), 1),
             **splits,
             kinds={kind: int(count) for kind, count in zip(KINDS, kinds, strict=True)},
-            **{f"{name}_counts": each for name, each in counts.items()},
+            **counts,
             **others,
         )
 

@@ -1,15 +1,15 @@
 """Tokenization: audio shards in, token shards out, and one `tokens` artifact that describes them all.
 
-Parts: the speech tokenizer, which is either `codebooks` (fitted once on training speech, then pinned; with the draft vocoder
-beside it) or `release` (which files of SpiritLM's release speak here: digests, never weights), then `shard` (tokens.parquet
+Parts: the speech tokenizer, whose part is its kind: `codebooks` (fitted once on training speech, then pinned; with the draft vocoder
+beside it) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
 and vocabulary.json for one audio shard; same audio, same tokens, whatever else is in the shard) and `tokens` (numbers only).
 Ids follow the vocabulary of the teacher.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
-from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
+from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.tokenization.interleaving import with_text
 from tinywave_core.stages.tokenization.summary import (
     Aligned,
     AlignmentSummary,
     CodebooksSummary,
+    GivenSummary,
     InterleavedSummary,
     ListedShard,
-    ReleaseSummary,
     ShardSummary,
     SpokenSummary,
     TextSummary,
@@ -42,16 +42,18 @@ from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
-from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, KINDS, Vocabulary
+from tinywave_core.tokenizers.base import Places, SpeechTokenizer
+from tinywave_core.tokenizers.embedded import EMBEDDED
+from tinywave_core.tokenizers.opening import choose_tokenizer, kind_named, open_tokenizer
+from tinywave_core.tokenizers.streams import STREAMS
+from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
     from tinywave_core.tokenizers.speech import Streams
-    from tinywave_core.tokenizers.spiritlm import Kind, SpeechSource
 
 VERSION = 3
 TOKENS_FILE, VOCABULARY_FILE, STREAMS_FILE = "tokens.parquet", "vocabulary.json", "streams.json"
-STREAMS = ("units", "pitch", "style")
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
 ShardStep = Step[TokenizationConfig, SpokenSummary]
@@ -60,8 +62,10 @@ TokensStep = Step[TokenizationConfig, TokensSummary]
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
     """The `tokens` artifact of a corpus."""
-    check_speech_tokenizer(config)
-    settings = speech_settings(config)
+    chosen = choose_tokenizer(config)
+    vocabulary = teacher_vocabulary(config)
+    chosen.check(vocabulary)
+    settings = chosen.settings()
     context = places(config)
 
     def step(
@@ -83,18 +87,17 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             **identity | {"context": context | others.get("context", {})},
         )
 
-    vocabulary = teacher_vocabulary(config)
-    if uses_release(config):
-        tokenizer = _release(config, step, execute)
-    else:
+    if chosen.is_fitted:
         tokenizer = pinned(
-            step("codebooks", run_codebooks, {"corpus": [corpus]}),
+            step(chosen.kind, run_codebooks, {"corpus": [corpus]}),
             config.refresh.codebooks,
             config.refresh,
             lambda: float(corpus.summary["hours_train"]),
             execute,
             corpus=corpus_key(config),
         )
+    else:
+        (tokenizer,) = execute([step(chosen.kind, run_given, {}, chosen.given())])
     of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
     duplicates = corpus.summary["duplicates"]
     shards = execute(
@@ -115,31 +118,6 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
     return execute([step("tokens", run_tokens, {"shards": shards, "tokenizer": [tokenizer]}, of_teacher)])[0]
 
 
-def uses_release(config: PipelineConfig) -> bool:
-    """Whether speech becomes tokens of SpiritLM's models rather than of codebooks of our own."""
-    return config.spiritlm_dir is not None or config.tokenization.hubert.encoder is not None
-
-
-def speech_settings(config: PipelineConfig) -> TokenizationConfig:
-    """The settings that have a say in the tokens: models of a release are known by their content, codebooks by all the rest."""
-    tokens, hubert = config.tokenization.tokens, config.tokenization.hubert
-    if not uses_release(config):
-        if hubert.quantizer is not None:
-            raise ConfigError(
-                "--tokenization.hubert.quantizer is set, but neither --spiritlm-dir nor --tokenization.hubert.encoder: a "
-                "quantizer needs a HuBERT; set one of them"
-            )
-        # How the tokens are mixed with text comes after they are made.
-        defaults = {name: getattr(TokenizationConfig(), name) for name in ("interleaving", "alignment", "text")}
-        return config.tokenization.model_copy(update=defaults)
-    if tokens == "expressive" and config.spiritlm_dir is None:
-        raise ConfigError(
-            "--tokenization.hubert.encoder gives units only; expressive tokens need SpiritLM's pitch and style models too: "
-            "set --spiritlm-dir, or --tokenization.tokens base"
-        )
-    return TokenizationConfig(tokens=tokens)
-
-
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
     """The vocabulary of the configured teacher; None for that of bytes and units, which a fresh one takes."""
     from tinywave_core.tokenizers.directory import read_directory
@@ -150,64 +128,34 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
 
 
 def places(config: PipelineConfig) -> dict[str, Any]:
-    """Where the models lie that `load_tokenizer` reads: a step's context, for they are known by their content."""
+    """Where the models lie that tokens are made with: a step's context, for they are known by their content."""
     hubert = config.tokenization.hubert
     folder = teacher_folder(config)
     return {
-        "spiritlm_dir": config.spiritlm_dir,
-        "encoder": hubert.encoder,
-        "quantizer": hubert.quantizer,
+        "places": Places(config.spiritlm_dir, hubert.encoder, hubert.quantizer),
         "teacher": None if folder is None else str(folder),
     }
-
-
-def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
-    from tinywave_core.tokenizers.spiritlm import SpeechSource
-
-    hubert, quantizer = context["encoder"], context["quantizer"]
-    return SpeechSource.of(context["spiritlm_dir"], tokens, hubert, quantizer)  # type: ignore[arg-type]
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
     return corpus.store.find_all(corpus.summary["shards"], "shard")
 
 
-# SpiritLM's release -----------------------------------------------------------------------------------------------------
-
-RELEASE_FILE = "release.json"
+# Given models --------------------------------------------------------------------------------------------------------
 
 
 def check_speech_tokenizer(config: PipelineConfig) -> None:
     """Refuse settings, files and sizes that do not go together; reads headers and configs only."""
-    speech_settings(config)
-    vocabulary = teacher_vocabulary(config)
-    if uses_release(config):
-        sizes = _source(places(config), config.tokenization.tokens).sizes(config.tokenization.tokens)
-        if vocabulary is not None:
-            sizes.require(vocabulary)
+    choose_tokenizer(config).check(teacher_vocabulary(config))
 
 
-def _release(config: PipelineConfig, step: Any, execute: Execute) -> Artifact:
-    """The artifact that stands for the release's models."""
-    tokens = config.tokenization.tokens
-    source = _source(places(config), tokens)
-    params = {"digests": source.digests(tokens), "sizes": asdict(source.sizes(tokens))}
-    return execute([step("release", run_release, {}, params)])[0]
-
-
-def run_release(step: Step[TokenizationConfig, ReleaseSummary], output: Output) -> ReleaseSummary:
-    """Load every model once, strictly, and write down which they are."""
-    from tinywave_core.tokenizers.speech import RATES_HZ
-    from tinywave_core.tokenizers.spiritlm import shared_tokenizer
-
-    config, params = step.config, step.params
-    vocabulary = Vocabulary(text=BYTE_TEXT, **params["sizes"])
-    shared_tokenizer(
-        _source(step.context, config.tokens), config.tokens, _device(step), vocabulary, params["digests"].items()
-    )
-    about = {"tokens": config.tokens, "rates_hz": RATES_HZ, **params}
-    (output.folder / RELEASE_FILE).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return ReleaseSummary(vocabulary=vocabulary, **params)
+def run_given(step: Step[TokenizationConfig, GivenSummary], output: Output) -> GivenSummary:
+    """Write down which models they are, and load every one once, strictly."""
+    kind = kind_named(step.part)
+    about = {"tokens": step.config.tokens, "rates_hz": kind.rates.merge_hz, **step.params}
+    (output.folder / kind.description).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer = open_tokenizer(output.folder, None, step.context["places"], _device(step))
+    return GivenSummary(vocabulary=tokenizer.vocabulary, **step.params)
 
 
 def _device(step: Step) -> str:
@@ -232,7 +180,7 @@ def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Outp
 
     def with_streams() -> Iterator[tuple[Any, Any]]:
         for utterance in spoken.read("vocoder"):
-            streams = codebooks.tokenize(utterance.samples, utterance.speaker)
+            streams = codebooks.tokenize(utterance.samples)
             counts[:] += np.bincount(streams.units, minlength=len(counts))
             yield utterance.samples, streams
 
@@ -297,12 +245,12 @@ class _FitSpeech:
 def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     """Tokenize one audio shard."""
     from tinywave_core.audio.utterances import read_utterances
-    from tinywave_core.tokenizers.speech import RATES_HZ
 
     use_one_thread()
     keep_large_blocks()
     audio = step.input("audio")
-    tokenize, vocabulary = load_tokenizer(step, step.config.tokens)
+    tokenizer = open_step_tokenizer(step)
+    vocabulary = tokenizer.vocabulary
     drop = set(step.params["drop"])
     lengths = pq.read_table(audio.path("utterances.parquet"), columns=["num_samples"])["num_samples"].to_numpy()
     total = int(lengths.sum()) // SAMPLE_RATE
@@ -310,14 +258,14 @@ def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     samples = 0
     for batch in batches(read_utterances(audio), GATHERED_SAMPLES):
         kept = [utterance for utterance in batch if utterance.utterance_id not in drop]
-        for utterance, streams in zip(kept, tokenize(kept), strict=True):
+        for utterance, streams in zip(kept, tokenizer.tokenize([each.samples for each in kept]), strict=True):
             rows.append(_row(utterance, streams, vocabulary))
         samples += sum(len(utterance.samples) for utterance in batch)
         output.progress(samples // SAMPLE_RATE, total, "s of speech")
     rows.sort(key=lambda row: row["utterance_id"])
     about = {
         "vocabulary": json.dumps(vocabulary.to_json(), sort_keys=True),
-        "rates_hz": json.dumps(RATES_HZ, sort_keys=True),
+        "rates_hz": json.dumps(vocabulary.rates.merge_hz, sort_keys=True),
         "id_convention": vocabulary.convention,
     }
     path = output.folder / TOKENS_FILE
@@ -328,35 +276,12 @@ def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     return SpokenSummary.of_rows(rows, vocabulary, path)
 
 
-Tokenize = Callable[[Sequence["Utterance"]], "list[Streams]"]
-
-
-def load_tokenizer(step: Step, tokens: "Kind") -> tuple[Tokenize, Vocabulary]:
-    """What turns utterances into streams, and the vocabulary that their ids are of: from a step's input `tokenizer`, param
-    `vocabulary` (that of a teacher with its own) and context (`places`)."""
-    artifact = step.input("tokenizer")
+def open_step_tokenizer(step: Step) -> SpeechTokenizer:
+    """The tokenizer of a step's input `tokenizer`, for ids of its param `vocabulary` (that of a teacher with its own), with the
+    models that lie in its context's `places`."""
     of_teacher = step.params.get("vocabulary")
-    if artifact.part == "release":
-        from tinywave_core.tokenizers.spiritlm import shared_tokenizer
-
-        vocabulary = Vocabulary.from_json(of_teacher or artifact.summary["vocabulary"])
-        source = _source(step.context, tokens)
-        digests = source.digests(tokens)
-        if digests != artifact.summary["digests"]:
-            raise CheckpointError(
-                "the files of SpiritLM's release here are not those that this run started with: the release changed, or this "
-                "machine has another one; give all of them the same files"
-            )
-        models = shared_tokenizer(source, tokens, _device(step), vocabulary, digests.items())
-        return lambda utterances: models.streams([u.samples for u in utterances]), vocabulary
-
-    from tinywave_core.tokenizers.codebooks import Codebooks
-    from tinywave_core.tokenizers.spiritlm import Sizes
-
-    codebooks = Codebooks.load(artifact.path())
-    vocabulary = codebooks.vocabulary if of_teacher is None else Vocabulary.from_json(of_teacher)
-    Sizes(codebooks.vocabulary.hubert, codebooks.vocabulary.pitch, codebooks.vocabulary.style).require(vocabulary)
-    return lambda utterances: [codebooks.tokenize(u.samples, u.speaker) for u in utterances], vocabulary
+    vocabulary = None if of_teacher is None else Vocabulary.from_json(of_teacher)
+    return open_tokenizer(step.input("tokenizer").path(), vocabulary, step.context["places"], _device(step))
 
 
 def batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":
@@ -383,7 +308,7 @@ def _row(utterance: "Utterance", streams: "Streams", vocabulary: Vocabulary) -> 
         "transcript": utterance.transcript,
         "split": utterance.split,
         "num_samples": len(utterance.samples),
-        **{name: getattr(streams, name).astype(np.uint16) for name in STREAMS},
+        **{stream.name: getattr(streams, stream.name).astype(np.uint16) for stream in STREAMS},
         "unvoiced_chunks": streams.unvoiced_chunks,
         "ids": encode_utterance(streams, vocabulary).astype(np.uint16),
     }
@@ -401,7 +326,8 @@ def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
     seconds = sum(s.train_seconds + s.held_out_seconds for s in summaries)
     kinds = {kind: sum(s.kinds[kind] for s in summaries) for kind in KINDS}
     counts = {
-        name: np.sum([getattr(s, f"{name}_counts") for s in summaries], axis=0).astype(int).tolist() for name in STREAMS
+        name: np.sum([s.counts(name) for s in summaries], axis=0).astype(int).tolist()
+        for name in (stream.name for stream in STREAMS)
     }
     (output.folder / STREAMS_FILE).write_text(
         json.dumps({"kinds": kinds, **counts}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
@@ -460,7 +386,7 @@ def _added(counts: list[dict[str, int]]) -> dict[str, int]:
 
 def _drift(tokenizer: Artifact, shards: list[Artifact], summaries: list[ShardSummary]) -> dict[str, float]:
     """How far each shard's units are from those that the codebooks were fitted on; given models were fitted elsewhere."""
-    if tokenizer.part != "codebooks":
+    if tokenizer.part != EMBEDDED.name:
         return {}
     fitted_on = np.asarray(CodebooksSummary.of(tokenizer).unit_counts, dtype=np.float64)
     return {
