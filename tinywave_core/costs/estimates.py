@@ -4,17 +4,14 @@ Rates of the CPU stages are measured ones (seconds per hour of speech on one cor
 point operations: 6 per parameter and token for training, 2 for a forward pass. Good to a factor of about two.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.tokenizers.opening import choose_tokenizer
-from tinywave_core.tokenizers.streams import SPIRITLM_RATES
-from tinywave_core.tokenizers.vocabulary import SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
+from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
-# Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
-TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
 # Effective operations per second: small models on two CPU cores, a data-centre GPU in bfloat16, and a laptop's of Apple in
 # float32 (a third of what the first ones are said to have; not measured).
 FLOPS = {"cpu": 3e10, "cuda": 4e14, "mps": 1e12}
@@ -46,7 +43,7 @@ def vocabulary_rows(config: PipelineConfig) -> int:
     """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher."""
     if config.adaptation.teacher != "fresh":
         return _published(config).rows
-    return choose_tokenizer(config).expected_sizes.with_bytes(SPIRITLM_RATES).rows
+    return Vocabulary(text=BYTE_TEXT, **asdict(choose_tokenizer(config).expected_sizes)).rows
 
 
 def exported_rows(config: PipelineConfig) -> int:
@@ -83,7 +80,7 @@ def live_operations(config: PipelineConfig) -> int:
 
 def split_tokens(config: PipelineConfig, hours: float) -> tuple[float, float]:
     """Tokens to train on and held out, in so many hours of speech."""
-    tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
+    tokens = hours * 3600 * choose_tokenizer(config).tokens_per_s
     return tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction
 
 

@@ -37,7 +37,9 @@ from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
 from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-MIN_RUN_UNITS = 25  # shorter runs of speech in a mixed output are not spoken: about a second
+MIN_RUN_S = (
+    1.0  # shorter runs of speech in a mixed output are not spoken; counted in units, so runs of equal ones are longer
+)
 CONTEXT_TOKENS = 10  # of the prompt that the vocoder hears again where no [St] token says when a second began
 
 Samples = npt.NDArray[np.float32]
@@ -212,7 +214,7 @@ class Generator:
         """Events as they come; text and speech each have their own way, markers none."""
         reading = Reading(self.prompting)
         audio_samples, first_audio_s = 0, None
-        enough = MIN_RUN_UNITS if output == "arbitrary" else 1
+        enough = round(MIN_RUN_S * self.vocabulary.rates.units) if output == "arbitrary" else 1
         context = self._context(prompt)
         try:
             while (i := tokens.peek()) is not None:

@@ -18,6 +18,8 @@ from tinywave_core.tokenizers.streams import Rates
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
 Samples = npt.NDArray[np.float32]
+# Deduplicated tokens per second of speech at SpiritLM's rates (measured): units alone, and with pitch and style.
+TOKENS_PER_S: dict[Kind, float] = {"base": 21.0, "expressive": 30.5}
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class ChosenTokenizer(Protocol):
     @property
     def uses_gpu(self) -> bool:
         """Whether it runs on a GPU where there is one."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Deduplicated tokens per second of speech, for estimates."""
 
     @property
     def expected_sizes(self) -> Sizes:

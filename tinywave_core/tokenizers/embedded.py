@@ -8,7 +8,7 @@ from tinywave_core.checkpoints.spiritlm import Kind, digest_of
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.tokenizers.base import Places, Sizes, SpeechTokenizer, TokenizerKind
+from tinywave_core.tokenizers.base import TOKENS_PER_S, Places, Sizes, SpeechTokenizer, TokenizerKind
 from tinywave_core.tokenizers.streams import SPIRITLM_RATES
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -28,6 +28,10 @@ class EmbeddedTokenizer:
     @property
     def tokens(self) -> Kind:
         return self.config.tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        return TOKENS_PER_S[self.tokens]
 
     @property
     def expected_sizes(self) -> Sizes:

@@ -13,7 +13,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.fingerprint import fingerprint
-from tinywave_core.tokenizers.base import Places, Sizes, SpeechTokenizer, TokenizerKind
+from tinywave_core.tokenizers.base import TOKENS_PER_S, Places, Sizes, SpeechTokenizer, TokenizerKind
 from tinywave_core.tokenizers.streams import SPIRITLM_RATES
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE, Vocabulary
 
@@ -35,6 +35,10 @@ class ReleaseTokenizer:
     kind: Literal["release"] = "release"
     is_fitted: Literal[False] = False
     uses_gpu: Literal[True] = True
+
+    @property
+    def tokens_per_s(self) -> float:
+        return TOKENS_PER_S[self.tokens]
 
     @property
     def expected_sizes(self) -> Sizes:

@@ -56,8 +56,3 @@ class Rates:
 # the longest that SpiritLM tokenizes at once, has (1,600,000 - 720) // 640 + 1 = 2499 units: by that rate SpiritLM places them
 # among pitch and style. The order of the tokens that its models were trained on comes from it, so it is not to be rounded.
 SPIRITLM_RATES = Rates(units=25.0, pitch=12.5, style=1.0, units_in_merge=24.99)
-
-
-def written_rate(rate_hz: float) -> int | float:
-    """A rate as files and texts have it: 25, not 25.0."""
-    return int(rate_hz) if rate_hz == int(rate_hz) else rate_hz

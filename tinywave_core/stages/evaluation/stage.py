@@ -6,7 +6,6 @@ from tinywave_core.costs.estimates import (
     FLOPS,
     SPEAK_S,
     TOKEN_S,
-    TOKENS_PER_S,
     UTTERANCE_S,
     Estimate,
     student_parameters,
@@ -96,7 +95,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """
     asked, flops = config.evaluation, FLOPS[device]
     teacher, student = teacher_parameters(config), student_parameters(config)
-    per_s = TOKENS_PER_S[config.tokenization.tokens]
+    per_s = choose_tokenizer(config).tokens_per_s
     held_out_s = hours * 3600 * config.ingestion.held_out_fraction
     utterances = held_out_s / UTTERANCE_S
     pairs = PROBE_KINDS * min(asked.probes.items, utterances)

@@ -23,7 +23,7 @@ from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER
 from tinywave_core.tokenizers.release import RELEASE
-from tinywave_core.tokenizers.streams import STREAMS, written_rate
+from tinywave_core.tokenizers.streams import STREAMS, Rates
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -241,6 +241,12 @@ def _golden_prompts(vocabulary: Vocabulary, teacher: Path, trained: Vocabulary) 
     return prompts
 
 
+def rate_fields(rates: Rates) -> dict[str, int | float]:
+    """Codes per second of audio as speech.json has them; a rate that is whole is written so: 25, not 25.0."""
+    named = zip(("unit", "pitch", "style"), rates.frames_hz.values(), strict=True)
+    return {f"{name}_rate_hz": int(hz) if hz == int(hz) else hz for name, hz in named}
+
+
 def _speech(
     folder: Path,
     vocabulary: Vocabulary,
@@ -249,7 +255,6 @@ def _speech(
     files: list[dict[str, Any]],
     step: Step,
 ) -> dict[str, Any]:
-    rates = vocabulary.rates.frames_hz.values()
     return {
         "format": "tinywave-speech/2",
         "vocabulary": vocabulary.to_json(),
@@ -257,7 +262,7 @@ def _speech(
         "text_marker": vocabulary.text_marker,
         "speech_marker": vocabulary.speech_marker,
         "first_id": vocabulary.first,
-        **{f"{name}_rate_hz": written_rate(hz) for name, hz in zip(("unit", "pitch", "style"), rates, strict=True)},
+        **rate_fields(vocabulary.rates),
         "deduplicated": [stream.kind for stream in STREAMS if stream.deduplicated],
         "id_convention": vocabulary.convention,
         "golden_prompts": prompts,

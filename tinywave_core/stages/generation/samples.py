@@ -17,6 +17,8 @@ from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, choose_tokenizer
+from tinywave_core.tokenizers.speech import Streams, encode_utterance
+from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 VERSION = 5
 
@@ -62,8 +64,6 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
     from tinywave_core.synthesis.sampling import continue_tokens
     from tinywave_core.synthesis.speaking import load_speaker
     from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.speech import Streams, encode_utterance
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
 
     config = step.config
     assert isinstance(config, GenerationConfig)
@@ -83,7 +83,7 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
     for number, row in enumerate(rows, start=1):
         cut = config.prompt_s
         whole = Streams.of_row(row)
-        prompt = encode_utterance(whole.before(cut, vocabulary.rates), vocabulary)[:-1]  # without </s>
+        prompt = prompt_ids(whole, cut, vocabulary)
         seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
         new = continue_tokens(model, prompt, vocabulary, config, seed)
         waves = {
@@ -112,6 +112,11 @@ def run_samples(step: Step, output: Output) -> SummaryDict:
         "seconds": sum(s["seconds"]["continuation"] for s in samples),
         "vocoder": _VOCODERS[speaker.name],
     }
+
+
+def prompt_ids(streams: Streams, seconds: float, vocabulary: Vocabulary) -> Ids:
+    """The first so many seconds of an utterance as what a continuation follows: without </s>."""
+    return encode_utterance(streams.before(seconds, vocabulary.rates), vocabulary)[:-1]
 
 
 _VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}

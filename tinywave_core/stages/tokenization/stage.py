@@ -2,7 +2,7 @@
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import TOKENS_PER_S, Estimate
+from tinywave_core.costs.estimates import Estimate
 from tinywave_core.stages.tokenization import tokens
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
@@ -41,7 +41,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     alignment = hours * ALIGNMENT_S_PER_H / cores if asked.interleaving.policy != "speech" else 0.0
     fit = min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H if chosen.is_fitted else 0.0
     beside = 1 if chosen.uses_gpu and device != "cpu" else cores
-    written = hours * 3600 * TOKENS_PER_S[asked.tokens] * TOKEN_BYTES
+    written = hours * 3600 * chosen.tokens_per_s * TOKEN_BYTES
     return Estimate(fit + hours * chosen.seconds_per_hour(device) / beside + alignment, written)
 
 
