@@ -71,6 +71,12 @@ class Places:
     encoder: str | None = None
     quantizer: str | None = None
 
+    @classmethod
+    def of(cls, config: PipelineConfig) -> "Places":
+        """As the settings give them."""
+        hubert = config.tokenization.hubert
+        return cls(config.spiritlm_dir, hubert.encoder, hubert.quantizer)
+
 
 class ChosenTokenizer(Protocol):
     """The tokenizer that settings ask for, before it is opened."""
@@ -106,7 +112,7 @@ class ChosenTokenizer(Protocol):
         """What identifies given models, `digests` and `sizes`, for fingerprints; nothing for one that is fitted."""
 
     def check(self, vocabulary: Vocabulary | None) -> None:
-        """Refuse settings, files and sizes that do not go together; reads headers and configs only."""
+        """Refuse files and sizes that do not go together, or not with a teacher's vocabulary; reads headers and configs only."""
 
     def vocoder(self) -> Release | None:
         """The release whose vocoder speaks its tokens, checked; None where a draft vocoder is fitted beside it."""

@@ -54,7 +54,6 @@ class EmbeddedTokenizer:
     def check(self, vocabulary: Vocabulary | None) -> None:
         # Sizes are not compared with the vocabulary's: codebooks that were pinned may have others than the settings today.
         del vocabulary
-        self.settings()
 
     def vocoder(self) -> None:
         return None

@@ -60,7 +60,6 @@ class ReleaseTokenizer:
         return {"digests": source.digests(self.tokens), "sizes": asdict(source.sizes(self.tokens))}
 
     def check(self, vocabulary: Vocabulary | None) -> None:
-        self.settings()
         sizes = _source(self.places, self.tokens).sizes(self.tokens)
         if vocabulary is not None:
             sizes.require(vocabulary)
@@ -73,10 +72,9 @@ class ReleaseTokenizer:
 
 
 def choose(config: PipelineConfig) -> ReleaseTokenizer | None:
-    hubert = config.tokenization.hubert
-    if config.spiritlm_dir is None and hubert.encoder is None:
+    if config.spiritlm_dir is None and config.tokenization.hubert.encoder is None:
         return None
-    return ReleaseTokenizer(config.tokenization.tokens, Places(config.spiritlm_dir, hubert.encoder, hubert.quantizer))
+    return ReleaseTokenizer(config.tokenization.tokens, Places.of(config))
 
 
 def open_described(folder: Path, vocabulary: Vocabulary | None, places: Places, device: str) -> SpeechTokenizer:

@@ -14,6 +14,7 @@ from tinywave_core.steps.base import Summary
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import column_bytes
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.embedded import EMBEDDED
 from tinywave_core.tokenizers.streams import STREAMS, StreamName
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
@@ -51,6 +52,12 @@ class GivenSummary(Summary):
     """SHA-256 of every model that has a say in the tokens, by name."""
     sizes: dict[str, int]
     """Different codes, by kind of token."""
+
+
+def tokenizer_vocabulary(tokenizer: Artifact) -> Vocabulary:
+    """The vocabulary of a speech tokenizer, fitted or given."""
+    kind = CodebooksSummary if tokenizer.part == EMBEDDED.name else GivenSummary
+    return kind.of(tokenizer).vocabulary
 
 
 class AlignmentSummary(Summary):

@@ -34,6 +34,7 @@ from tinywave_core.stages.tokenization.summary import (
     TextSummary,
     TokensSummary,
     shard_summary,
+    tokenizer_vocabulary,
 )
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import corpus_key
@@ -62,9 +63,8 @@ TokensStep = Step[TokenizationConfig, TokensSummary]
 
 def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
     """The `tokens` artifact of a corpus."""
-    chosen = choose_tokenizer(config)
-    vocabulary = teacher_vocabulary(config)
-    chosen.check(vocabulary)
+    check_speech_tokenizer(config)
+    chosen, vocabulary = choose_tokenizer(config), teacher_vocabulary(config)
     settings = chosen.settings()
     context = places(config)
 
@@ -129,12 +129,8 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
 
 def places(config: PipelineConfig) -> dict[str, Any]:
     """Where the models lie that tokens are made with: a step's context, for they are known by their content."""
-    hubert = config.tokenization.hubert
     folder = teacher_folder(config)
-    return {
-        "places": Places(config.spiritlm_dir, hubert.encoder, hubert.quantizer),
-        "teacher": None if folder is None else str(folder),
-    }
+    return {"places": Places.of(config), "teacher": None if folder is None else str(folder)}
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
@@ -146,7 +142,9 @@ def _audio_shards(corpus: Artifact) -> list[Artifact]:
 
 def check_speech_tokenizer(config: PipelineConfig) -> None:
     """Refuse settings, files and sizes that do not go together; reads headers and configs only."""
-    choose_tokenizer(config).check(teacher_vocabulary(config))
+    chosen = choose_tokenizer(config)
+    chosen.settings()
+    chosen.check(teacher_vocabulary(config))
 
 
 def run_given(step: Step[TokenizationConfig, GivenSummary], output: Output) -> GivenSummary:
@@ -340,7 +338,7 @@ def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
         **_of_text(step, shards, summaries),
         tokenizer=tokenizer.id,
         tokenizer_kind=tokenizer.part,
-        vocabulary=step.params.get("vocabulary") or tokenizer.summary["vocabulary"],
+        vocabulary=step.params.get("vocabulary") or tokenizer_vocabulary(tokenizer),
         unvoiced_chunks=sum(s.unvoiced_chunks for s in summaries),
         **totals,
         tokens=tokens,
