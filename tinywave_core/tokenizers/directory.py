@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.text import save_tokenizer
 from tinywave_core.tokenizers.vocabulary import Convention, Vocabulary
 
@@ -93,7 +94,9 @@ def _of_fast(path: Path, rows: int) -> Vocabulary:
         raise CheckpointError(
             f"{path} has no [Text], [Speech] and [Hu…] tokens: it is not the tokenizer of a speech language model"
         )
-    hubert, pitch, style = (sum(name.startswith(f"[{kind}") for name in ids) for kind in ("Hu", "Pi", "St"))
+    hubert, pitch, style = (
+        sum(name.startswith(f"[{kind}") for name in ids) for kind in (stream.letters for stream in STREAMS)
+    )
     vocabulary = Vocabulary(ids["[Text]"], hubert, pitch, style, padded=rows)
     wrong = [name for i, name in enumerate(vocabulary.names()) if ids.get(name) != vocabulary.text + i]
     if wrong:

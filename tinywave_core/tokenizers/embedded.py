@@ -64,6 +64,7 @@ class EmbeddedTokenizer:
 
 
 def choose(config: PipelineConfig) -> EmbeddedTokenizer:
+    """Any settings will do."""
     return EmbeddedTokenizer(config.tokenization)
 
 

@@ -72,6 +72,7 @@ class ReleaseTokenizer:
 
 
 def choose(config: PipelineConfig) -> ReleaseTokenizer | None:
+    """Where a release or a HuBERT is set."""
     if config.spiritlm_dir is None and config.tokenization.hubert.encoder is None:
         return None
     return ReleaseTokenizer(config.tokenization.tokens, Places.of(config))

@@ -29,6 +29,8 @@ STREAMS = (
     Stream("pitch", "pitch", "Pi", deduplicated=True),
     Stream("style", "style", "St", deduplicated=False),
 )
+LETTERS = "|".join(stream.letters for stream in STREAMS)
+"""For patterns: Hu|Pi|St."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Rates:
     """Codes per second of speech, by stream."""
 
     units: float
-    pitch: float = 12.5
+    pitch: float = 1.0  # of a stream that a tokenizer does not have, any rate will do
     style: float = 1.0
     units_in_merge: float | None = None
     """By which the time of a unit is told where it is to be merged with others; none: `units`."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.errors import ConfigError, TokenError
-from tinywave_core.tokenizers.streams import SPIRITLM_RATES, STREAMS, Rates, Stream, TokenKind
+from tinywave_core.tokenizers.streams import LETTERS, SPIRITLM_RATES, STREAMS, Rates, Stream, TokenKind
 
 Convention = Literal["slow", "fast"]
 Kind = Literal["text", "marker"] | TokenKind
@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("text", "marker", *(stream.kind for stream in STREAMS
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # <unk>, <s>, </s> as in Llama's tokenizers
 BYTE_TEXT = 259  # <unk>, <s>, </s> and the 256 bytes: the text part of a fresh teacher
 # ASCII digits only, at most four: \d would accept other scripts, and long ids would reach the integer parser.
-_TOKEN = re.compile(r"\[(?:(Text|Speech)|(Hu|Pi|St)([0-9]{1,4}))\]")
+_TOKEN = re.compile(rf"\[(?:(Text|Speech)|({LETTERS})([0-9]{{1,4}}))\]")
 
 Ids = npt.NDArray[np.int64]
 
