@@ -30,7 +30,7 @@ def write_slamkit(root: str, artifact: str, folder: str) -> int:
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     write_features(
-        out / "features.jsonl", ((row["utterance_id"], _streams(row)) for row in _rows(tokens) if row["units"])
+        out / "features.jsonl", ((row["utterance_id"], Streams.of_row(row)) for row in _rows(tokens) if row["units"])
     )
     sequences: Iterator[tuple[str, Ids]] = (
         (row["utterance_id"], np.asarray(row["ids"], np.int64)) for row in _rows(tokens)
@@ -43,10 +43,6 @@ def write_slamkit(root: str, artifact: str, folder: str) -> int:
 def _rows(tokens: Artifact) -> Iterator[dict[str, Any]]:
     for shard in tokens.summary["shards"]:
         yield from read_table(tokens.store.find(shard["id"]).path("tokens.parquet")).to_pylist()
-
-
-def _streams(row: dict[str, Any]) -> Streams:
-    return Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
 
 
 def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:

@@ -46,21 +46,46 @@ ADVICE = (
 )
 TRAIN, HELD_OUT = "tokenization/" + "a" * 32, "tokenization/" + "b" * 32
 AUDIO = "ingestion/" + "c" * 32
-SHARD = {"train_seconds": 3600.0, "train_utterances": 1, "held_out_utterances": 0}
+VOCABULARY = {"text": 259, "hubert": 100, "pitch": 32, "style": 16, "padded": 0, "boundary": None}
+TRAINING = {"train_utterances": 1, "train_tokens": 9, "train_seconds": 3600.0}
+NO_TRAINING = {"train_utterances": 0, "train_tokens": 0, "train_seconds": 0.0}
+HELD_BACK = {"held_out_utterances": 1, "held_out_tokens": 1, "held_out_seconds": 1.0}
+NOTHING_HELD_BACK = {"held_out_utterances": 0, "held_out_tokens": 0, "held_out_seconds": 0.0}
 # What the stages read from the summaries of their inputs when they plan their steps.
 SUMMARIES = {
     "corpus": summaries.corpus(shards=[AUDIO]),
     "ingestion/shard": summaries.audio_shard(),
     "tokens": {
         "shards": [
-            {"id": TRAIN, **SHARD},
-            {"id": HELD_OUT, "train_seconds": 0.0, "train_utterances": 0, "held_out_utterances": 1},
+            {"id": TRAIN, "part": "shard", **TRAINING, **NOTHING_HELD_BACK},
+            {"id": HELD_OUT, "part": "shard", **NO_TRAINING, **HELD_BACK},
         ],
         "tokenizer": "tokenization/" + "d" * 32,
         "tokenizer_kind": "codebooks",
+        "vocabulary": VOCABULARY,
+        "unvoiced_chunks": 0,
+        **TRAINING,
+        **HELD_BACK,
+        "tokens": 10,
+        "tokens_per_s": 1.0,
+        "bytes_per_token": 2.0,
+        "streams": {},
+        "unit_histogram": [],
+        "pitch_histogram": [],
+        "style_histogram": [],
+        "drift": {},
     },
-    "shard": {"train_tokens": 9, "vocabulary": {}},
-    "interleaved": {"train_tokens": 9, "vocabulary": {}},
+    "shard": {
+        "vocabulary": VOCABULARY,
+        "unvoiced_chunks": 0,
+        "ids_bytes": 20,
+        **TRAINING,
+        **NOTHING_HELD_BACK,
+        "kinds": {},
+        "units_counts": [],
+        "pitch_counts": [],
+        "style_counts": [],
+    },
     "logits": {
         "shards": ["logit_caching/" + "e" * 32],
         **{"sequences": 1, "tokens": 9, "bytes": 400, "bytes_per_token": 44.4, "kinds": {}},

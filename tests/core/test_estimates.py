@@ -8,9 +8,10 @@ from tests.conftest import Finished
 from tests.core.teacher.test_logit_cache import ABOUT, captured
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.costs.estimates import TOKENS_PER_S, live_operations, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.costs.estimates import live_operations, llama_parameters, logit_bytes, vocabulary_rows
 from tinywave_core.run.stages import estimate
 from tinywave_core.teacher.logit_cache import write_shard
+from tinywave_core.tokenizers.opening import choose_tokenizer
 
 
 def test_the_released_shapes_have_their_published_numbers_of_parameters():
@@ -48,7 +49,7 @@ def test_planned_bytes_of_logits_are_those_of_a_finished_run_within_five_percent
 def test_cached_logits_cost_at_most_45_bytes_a_token_for_base_and_57_for_expressive():
     for preset, limit in (("base-2b", 45), ("expressive-2b", 57)):
         config = load_config(preset, {})
-        train = 3600 * 1000 * TOKENS_PER_S[config.tokenization.tokens] * (1 - config.ingestion.held_out_fraction)
+        train = 3600 * 1000 * choose_tokenizer(config).tokens_per_s * (1 - config.ingestion.held_out_fraction)
         assert limit - 2 < estimate(config, 1000, "cuda")["logit_caching"].bytes / train <= limit
 
 

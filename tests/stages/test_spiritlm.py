@@ -219,7 +219,7 @@ def test_a_release_that_changes_under_a_running_shard_is_noticed(
             )
         return planned(steps)
 
-    with pytest.raises(CheckpointError, match="not those that this run started with"):
+    with pytest.raises(CheckpointError, match="not those that the tokens were made with"):
         run_pipeline(config, Store(config.root), until_shards, "tokenization")
 
 

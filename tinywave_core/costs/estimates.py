@@ -4,18 +4,13 @@ Rates of the CPU stages are measured ones (seconds per hour of speech on one cor
 point operations: 6 per parameter and token for training, 2 for a forward pass. Good to a factor of about two.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.tokenizers.opening import choose_tokenizer
+from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
-# Seconds of one core per hour of speech (measured on examples/speech, 2.8 GHz).
-TOKENIZATION_S_PER_H = 30.0
-# SpiritLM's speech tokenizer (`make bench-tokenization`): HuBERT alone, and with pitch and style; a GPU was not measured.
-RELEASE_S_PER_H = {"base": 330.0, "expressive": 920.0}
-RELEASE_GPU_SPEED_UP = 50.0
-# Deduplicated tokens per second of speech: units alone, and with pitch and style (measured).
-TOKENS_PER_S = {"base": 21.0, "expressive": 30.5}
 # Effective operations per second: small models on two CPU cores, a data-centre GPU in bfloat16, and a laptop's of Apple in
 # float32 (a third of what the first ones are said to have; not measured).
 FLOPS = {"cpu": 3e10, "cuda": 4e14, "mps": 1e12}
@@ -46,12 +41,8 @@ def llama_parameters(shape: FreshTeacherConfig, layers: int, rows: int) -> int:
 def vocabulary_rows(config: PipelineConfig) -> int:
     """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher."""
     if config.adaptation.teacher != "fresh":
-        return 32_512 if config.tokenization.tokens == "base" else 32_768
-    tokens = config.tokenization
-    sizes = (tokens.units.clusters, tokens.pitch.clusters, tokens.style.clusters)
-    if config.spiritlm_dir is not None or tokens.hubert.encoder is not None:
-        sizes = (501, 64, 100)
-    return 259 + 2 + sum(sizes if tokens.tokens == "expressive" else sizes[:1])
+        return _published(config).rows
+    return Vocabulary(text=BYTE_TEXT, **asdict(choose_tokenizer(config).expected_sizes)).rows
 
 
 def exported_rows(config: PipelineConfig) -> int:
@@ -60,7 +51,12 @@ def exported_rows(config: PipelineConfig) -> int:
         return vocabulary_rows(config)
     if config.adaptation.teacher == "fresh":
         return vocabulary_rows(config) - 256
-    return 4 + 2 + 501 + (64 + 100 if config.tokenization.tokens == "expressive" else 0)
+    return _published(config).speech_only().rows
+
+
+def _published(config: PipelineConfig) -> Vocabulary:
+    """That of SpiritLM's language model: what a checkpoint is taken to have."""
+    return SPIRITLM_BASE if config.tokenization.tokens == "base" else SPIRITLM_EXPRESSIVE
 
 
 def teacher_parameters(config: PipelineConfig) -> int:
@@ -84,20 +80,8 @@ def live_operations(config: PipelineConfig) -> int:
 
 def split_tokens(config: PipelineConfig, hours: float) -> tuple[float, float]:
     """Tokens to train on and held out, in so many hours of speech."""
-    tokens = hours * 3600 * TOKENS_PER_S[config.tokenization.tokens]
+    tokens = hours * 3600 * choose_tokenizer(config).tokens_per_s
     return tokens * (1 - config.ingestion.held_out_fraction), tokens * config.ingestion.held_out_fraction
-
-
-def is_embedded(config: PipelineConfig) -> bool:
-    """Whether the speech tokenizer is the embedded one, fitted on the user's speech."""
-    return config.spiritlm_dir is None and config.tokenization.hubert.encoder is None
-
-
-def tokenizer_s_per_h(config: PipelineConfig, device: str) -> float:
-    """Seconds per hour of speech of one core, or of the GPU where SpiritLM's tokenizer has one."""
-    if is_embedded(config):
-        return TOKENIZATION_S_PER_H
-    return RELEASE_S_PER_H[config.tokenization.tokens] / (RELEASE_GPU_SPEED_UP if device == "cuda" else 1)
 
 
 def logit_bytes(entries: int, tokens: float = 1, sequences: float = 0, shards: float = 0) -> float:

@@ -23,6 +23,7 @@ from tinywave_core.checkpoints.weights import load_entries, load_strictly, state
 from tinywave_core.encoders.conv_stack import ConvLayer, ConvStack, hop_and_field
 from tinywave_core.encoders.position import PositionConv, valid_frames
 from tinywave_core.errors import CheckpointError
+from tinywave_core.storage.schemas import SAMPLE_RATE
 
 HOP_SAMPLES, FIELD_SAMPLES = 640, 720  # 25 Hz
 LAYER = 11
@@ -54,7 +55,7 @@ class HubertShape:
         if hop_and_field(self.convs) != (HOP_SAMPLES, FIELD_SAMPLES):
             hop, field = hop_and_field(self.convs)
             raise CheckpointError(
-                f"{path} has a frame of {field} samples every {hop} ({16_000 / hop:g} Hz); expected HuBERT at 25 Hz, "
+                f"{path} has a frame of {field} samples every {hop} ({SAMPLE_RATE / hop:g} Hz); expected HuBERT at 25 Hz, "
                 f"{FIELD_SAMPLES} samples every {HOP_SAMPLES}: SpiritLM's mhubert_base_25hz or a port of it"
             )
         if self.layers < layer:
@@ -152,7 +153,7 @@ def _release_shape(entries: Mapping[str, Any], path: Path) -> HubertShape:
             raise CheckpointError(
                 f"{path}: model_cfg.{name} is {shown(config[name])}, expected {value!r}: another architecture"
             )
-    if task.get("normalize", False) or task.get("sample_rate", 16_000) != 16_000:
+    if task.get("normalize", False) or task.get("sample_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise CheckpointError(
             f"{path}: task_cfg has normalize {shown(task.get('normalize'))} and sample_rate {shown(task.get('sample_rate'))}; expected "
             "False and 16000"

@@ -28,8 +28,9 @@ from tinywave_core.models.llama import load_llama, on_device
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.tokenizers.base import Places
 from tinywave_core.tokenizers.directory import load_tokenizer, read_directory
-from tinywave_core.tokenizers.hearing import load_hearing
+from tinywave_core.tokenizers.opening import open_of_model
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 Pool = dict[str, Ears]
@@ -79,9 +80,9 @@ class SpeechLM:
     def ears(self) -> Ears:
         """Its speech tokenizer, loaded now; what the pool heard with the same one is known."""
         device = torch.device(self.model.device).type
-        hearing = load_hearing(self.folder, self.vocabulary, self.spiritlm_dir, device)
-        ears = self.pool.setdefault(hearing.identity, Ears(hearing))
-        ears.hearing = hearing
+        tokenizer = open_of_model(self.folder, self.vocabulary, Places(self.spiritlm_dir), device)
+        ears = self.pool.setdefault(tokenizer.identity, Ears(tokenizer))
+        ears.tokenizer = tokenizer
         return ears
 
 

@@ -21,8 +21,9 @@ from tinywave_core.evals.suites.base import Content, Pair
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.sequences.interleaving import EncodeText
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.tokenizers.hearing import Hearing
-from tinywave_core.tokenizers.speech import RATES_HZ, Streams, merge
+from tinywave_core.tokenizers.base import SpeechTokenizer
+from tinywave_core.tokenizers.speech import Streams, merge
+from tinywave_core.tokenizers.streams import STREAMS, Rates
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 _TOGETHER = 64  # recordings that are read and tokenized at once
@@ -65,7 +66,7 @@ class Heard:
 class Ears:
     """A speech tokenizer with a memory: no recording is tokenized twice."""
 
-    hearing: Hearing
+    tokenizer: SpeechTokenizer
     heard: dict[Recording, Heard | str] = field(default_factory=dict, repr=False)
     """What is known already; a str says why a recording cannot be used."""
 
@@ -85,7 +86,7 @@ class Ears:
                 self.heard[recording] = str(error)
                 continue
             waves[recording] = np.concatenate(parts), sum(len(part) for part in parts[:-1])
-        streams = self.hearing.streams([wave for wave, _ in waves.values()])
+        streams = self.tokenizer.tokenize([wave for wave, _ in waves.values()])
         for (recording, (_, prompt)), of_recording in zip(waves.items(), streams, strict=True):
             self.heard[recording] = Heard(of_recording, prompt)
 
@@ -178,7 +179,11 @@ def _tokens(
 def _speech(recording: Recording, known: dict[Recording, Heard | str], vocabulary: Vocabulary) -> Tokens:
     heard = _heard(recording, known)
     tokens = _opened(merge(heard.streams, vocabulary), vocabulary.speech_marker, vocabulary)
-    before = len(merge(_first(heard.streams, heard.prompt_samples), vocabulary)) if heard.prompt_samples else 0
+    before = (
+        len(merge(_first(heard.streams, heard.prompt_samples, vocabulary.rates), vocabulary))
+        if heard.prompt_samples
+        else 0
+    )
     return replace(tokens, prompt_length=tokens.prompt_length + before)
 
 
@@ -189,13 +194,10 @@ def _heard(recording: Recording, known: dict[Recording, Heard | str]) -> Heard:
     return heard
 
 
-def _first(streams: Streams, samples: int) -> Streams:
+def _first(streams: Streams, samples: int, rates: Rates) -> Streams:
     """What begins before a time. Tokens are merged by time, so these are the first ones of the sequence."""
-    units, pitch, style = (
-        values[: int(np.ceil(samples * RATES_HZ[name] / SAMPLE_RATE))]
-        for name, values in (("units", streams.units), ("pitch", streams.pitch), ("style", streams.style))
-    )
-    return Streams(units, pitch, style)
+    hz = rates.merge_hz
+    return Streams(*(getattr(streams, s.name)[: int(np.ceil(samples * hz[s.name] / SAMPLE_RATE))] for s in STREAMS))
 
 
 def _text(text: str, vocabulary: Vocabulary, encode_text: EncodeText) -> npt.NDArray[np.int64]:

@@ -43,7 +43,8 @@ class Card:
 def model_card(card: Card) -> str:
     """Markdown with the front matter that model hubs read."""
     vocabulary, student = card.vocabulary, card.student
-    expressive = f", {vocabulary.pitch} pitch codes at 12.5 Hz and {vocabulary.style} style codes at 1 Hz"
+    hz = vocabulary.rates.frames_hz
+    expressive = f", {vocabulary.pitch} pitch codes at {hz['pitch']:g} Hz and {vocabulary.style} style codes at {hz['style']:g} Hz"
     return f"""---
 {yaml_text(_front_matter(card))}---
 
@@ -51,7 +52,7 @@ def model_card(card: Card) -> str:
 
 A speech language model of {student["parameters"] / 1e6:.2f} M parameters in {student["layers"]} blocks, distilled from a
 teacher of {student["teacher_parameters"] / 1e6:.2f} M after "Efficient Interleaved Speech Modeling through Knowledge
-Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocabulary.hubert} phonetic units at 25 Hz\
+Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocabulary.hubert} phonetic units at {hz["units"]:g} Hz\
 {expressive if vocabulary.pitch else ""}.
 
 ## Scores on held-out speech

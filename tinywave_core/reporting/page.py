@@ -48,6 +48,7 @@ from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -86,8 +87,8 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=CorpusSummary.of(outputs["corpus"]),
         tokens=outputs["tokens"].summary,
-        drift=drift_text(outputs["tokens"].summary),
-        words=alignment_text(outputs["tokens"].summary),
+        drift=drift_text(TokensSummary.of(outputs["tokens"])),
+        words=alignment_text(TokensSummary.of(outputs["tokens"])),
         aligned=aligned_examples(outputs["tokens"]),
         directions=direction_rows(scores),
         likelihood=likelihood_rows(scores),
@@ -340,15 +341,15 @@ def _dag(record: "RunRecord", store: Store) -> str:
 
 def data_plots(outputs: Outputs) -> list[str]:
     """Durations, and how often every code of every stream occurs."""
-    tokens = outputs["tokens"].summary
-    codes = {
-        "unit": ("Units, 25 Hz: most frequent first", "unit, by rank", True),
-        "pitch": ("Pitch, 12.5 Hz: 0 is unvoiced, the rest rises", "pitch code", False),
-        "style": ("Style, 1 Hz: most frequent first", "style code, by rank", True),
-    }
+    tokens = TokensSummary.of(outputs["tokens"])
+    hz = tokens.vocabulary.rates.frames_hz
+    codes = [
+        (tokens.unit_histogram, f"Units, {hz['units']:g} Hz: most frequent first", "unit, by rank", True),
+        (tokens.pitch_histogram, f"Pitch, {hz['pitch']:g} Hz: 0 is unvoiced, the rest rises", "pitch code", False),
+        (tokens.style_histogram, f"Style, {hz['style']:g} Hz: most frequent first", "style code, by rank", True),
+    ]
     pictures = [_figure("Length of utterances", _durations(CorpusSummary.of(outputs["corpus"])))]
-    for stream, (title, label, ranked) in codes.items():
-        counts = tokens.get(f"{stream}_histogram") or []
+    for counts, title, label, ranked in codes:
         shown = sorted(counts, reverse=True) if ranked else counts
         picture = plots.histogram_svg(shown, title=title, x_label=label, y_label="frames")
         unused = sum(not count for count in counts)

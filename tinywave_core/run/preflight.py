@@ -5,14 +5,14 @@ Reads configs and headers only. Stages check again what they use.
 
 import json
 
-from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.tokenization.interleaving import check_text
-from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer, uses_release
+from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
 from tinywave_core.teacher.layer_map import layer_map
+from tinywave_core.tokenizers.opening import choose_tokenizer
 
 
 def check_run(config: PipelineConfig) -> None:
@@ -31,5 +31,5 @@ def check_run(config: PipelineConfig) -> None:
         )
     check_text(config)
     check_generated(config)
-    if uses_release(config) and config.generation.vocoder.kind != "light":
-        open_release(config.spiritlm_dir, [vocoder_part(config.tokenization.tokens)])
+    if config.generation.vocoder.kind != "light":
+        choose_tokenizer(config).vocoder()

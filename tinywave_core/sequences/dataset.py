@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tinywave_core.storage.schemas import TOKENS_FILE
+from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS_FILE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
@@ -65,7 +65,7 @@ def _cut(row: dict, max_length: int) -> list[TokenSequence]:
             recording_id=row["recording_id"],
             speaker=row["speaker"],
             ids=piece,
-            seconds=row["num_samples"] / 16_000 * len(piece) / len(ids),
+            seconds=row["num_samples"] / SAMPLE_RATE * len(piece) / len(ids),
             variant=row.get("variant", 0),
         )
         for i, piece in enumerate(pieces)

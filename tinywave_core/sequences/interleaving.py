@@ -5,7 +5,7 @@ change nothing, nor does another release of NumPy. They partition the utterance:
 between two words, the first span begins at 0, the last one ends with the utterance.
 
 A unit, pitch code or style belongs to the span in which it begins, by the times that `speech.merge` orders by (index /
-24.99, 12.5 or 1 Hz); what begins after the last span's end is the last span's. So raw streams partition exactly. The
+its rate); what begins after the last span's end is the last span's. So raw streams partition exactly. The
 tokens of a span of speech begin with the style and the pitch in force at its first unit, even if those began before the
 span: as in every string of SpiritLM, the first token is [St]. They are copies, the raw streams hold them once.
 
@@ -29,11 +29,12 @@ from tokenizers import Tokenizer
 from tinywave_core.alignment.words import Word
 from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.errors import TokenError
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.tokenizers.prompts import MARKERS, Modality
-from tinywave_core.tokenizers.speech import RATES_HZ, Streams, Units, run_starts
+from tinywave_core.tokenizers.speech import Streams, Units, run_starts
+from tinywave_core.tokenizers.streams import STREAMS, Stream
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, KINDS, Ids, Vocabulary
 
-SAMPLE_RATE = 16_000
 # S speech, T text: the paper's five.
 PATTERNS = ("S", "T", "ST", "TS", "STS")
 SPECIAL, SPEECH, TEXT = 0, 1, 2  # what `modalities` gives
@@ -181,7 +182,7 @@ def interleaved_ids(
 
     A span of speech too short for a single unit becomes text, so that none of its words is lost.
     """
-    parts = [_Timed.of(streams, kind, vocabulary) for kind in ("style", "pitch", "hubert")]
+    parts = [_Timed.of(streams, stream, vocabulary) for stream in reversed(STREAMS)]
     spans = _with_units(spans, parts[-1])
     bounds = [_bounds(part.times, spans) for part in parts]
     markers = {"text": vocabulary.text_marker, "speech": vocabulary.speech_marker}
@@ -212,15 +213,15 @@ class _Timed:
     kept: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, streams: Streams, kind: str, vocabulary: Vocabulary) -> "_Timed":
-        name = "units" if kind == "hubert" else kind
-        values: Units = getattr(streams, name)
+    def of(cls, streams: Streams, stream: Stream, vocabulary: Vocabulary) -> "_Timed":
+        values: Units = getattr(streams, stream.name)
         kept = np.zeros(len(values), bool)
-        kept[slice(None) if kind == "style" else run_starts(values)] = True
+        kept[run_starts(values) if stream.deduplicated else slice(None)] = True
         if len(values):
             for value in (values.min(), values.max()):
-                vocabulary.to_id(kind, int(value))  # refuses what does not fit
-        return cls(values + vocabulary.first[kind], _times(values, RATES_HZ[name]), kept)
+                vocabulary.to_id(stream.kind, int(value))  # refuses what does not fit
+        rate_hz = vocabulary.rates.merge_hz[stream.name]
+        return cls(values + vocabulary.first[stream.kind], _times(values, rate_hz), kept)
 
 
 def _times(stream: Units, rate_hz: float) -> Floats:

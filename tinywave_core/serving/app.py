@@ -44,7 +44,8 @@ from tinywave_core.serving.guard import Guard
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.realtime import Session
-from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, TextMade
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Done, Event, TextMade
 from tinywave_core.synthesis.prompting import Part
 
 PAGE = Path(__file__).parent / "page.html"

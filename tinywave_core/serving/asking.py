@@ -18,7 +18,7 @@ from tinywave_core.audio.waveform import to_mono_16k
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.serving.errors import RequestError, short
 from tinywave_core.serving.limits import Limits
-from tinywave_core.synthesis.events import SAMPLE_RATE
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.prompting import is_unicode
 from tinywave_core.tokenizers.prompts import OutputModality
 

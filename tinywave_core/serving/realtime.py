@@ -29,7 +29,8 @@ from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.listening import Listening
 from tinywave_core.serving.pace import Pace
-from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, TextMade
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Done, TextMade
 from tinywave_core.synthesis.prompting import Part
 
 POLICY, AWAY = 1008, 1001

@@ -18,9 +18,7 @@ from tinywave_core.synthesis.hifigan import Samples
 from tinywave_core.synthesis.sampling import continue_tokens
 from tinywave_core.synthesis.speaking import Speaker
 from tinywave_core.tokenizers.speech import Streams, encode_utterance
-from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-_RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
+from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,8 @@ def continue_utterance(
 ) -> Continuation:
     """Continue the utterance of a token row after `config.prompt_s` seconds of it."""
     cut = config.prompt_s
-    head = Streams(
-        *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
-    )
-    whole = Streams(*(np.asarray(row[name], dtype=np.int64) for name in _RATES))
-    prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
+    whole = Streams.of_row(row)
+    prompt = prompt_ids(whole, cut, vocabulary)
     # A seed of its own: neither the number of samples nor their order changes what is drawn for one.
     seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
     new = continue_tokens(model, prompt, vocabulary, config, seed)
@@ -59,3 +54,8 @@ def continue_utterance(
         "original": speaker(encode_utterance(whole, vocabulary)),
     }
     return Continuation(prompt, new, waves)
+
+
+def prompt_ids(streams: Streams, seconds: float, vocabulary: Vocabulary) -> Ids:
+    """The first so many seconds of an utterance as what a continuation follows: without </s>."""
+    return encode_utterance(streams.before(seconds, vocabulary.rates), vocabulary)[:-1]

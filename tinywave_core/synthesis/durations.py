@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.tokenizers import speech
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 # Share of a unit's mean length beyond one frame that it gets where [St] tokens follow, and the most frames that one of them
@@ -36,7 +35,8 @@ class Sound:
 class Clock:
     """Frames so far, and how many there should be by now."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames_per_style: float) -> None:
+        self.frames_per_style = frames_per_style  # from one [St] token to the next
         self.wanted, self.given = 0.0, 0
         self.extra, self.units = 0.0, 0
         self.second_began: float | None = None  # frames at the last [St] token by its own count; None before the first
@@ -55,7 +55,7 @@ class Clock:
         if self.second_began is None:
             self.second_began = float(self.given)
             return 0
-        self.second_began += speech.RATES_HZ["units"]
+        self.second_began += self.frames_per_style
         missing = self.second_began - self.given
         more = int(np.clip(round(missing), 0, MOST_FRAMES)) if self.units else 0
         self.extra = float(np.clip((missing - more) / max(self.units, FEWEST_UNITS), -MOST_EXTRA, MOST_EXTRA))
@@ -66,7 +66,8 @@ class Clock:
 
 def sounds(ids: Iterable[int], vocabulary: Vocabulary, mean_frames: npt.NDArray[np.float64]) -> Iterator[Sound]:
     """The [Hu] tokens among ids, each as soon as it comes; text and markers are skipped. `mean_frames` is by unit."""
-    clock = Clock()
+    hz = vocabulary.rates.merge_hz
+    clock = Clock(hz["units"] / hz["style"])
     last = Sound(-1, None, None, 0)
     hubert, pitch, style = (vocabulary.first[kind] for kind in ("hubert", "pitch", "style"))
     for i in map(int, ids):

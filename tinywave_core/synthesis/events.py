@@ -6,8 +6,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE_RATE = 16_000
-
 Reason = Literal["end", "length", "stopped"]
 """The model ended it, it is as long as was asked for, or somebody stopped it."""
 

@@ -26,16 +26,20 @@ from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError
 from tinywave_core.runtimes.base import Runtime, Sampling
 from tinywave_core.runtimes.opening import open_runtime
-from tinywave_core.synthesis.events import SAMPLE_RATE, AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
 from tinywave_core.synthesis.prompting import Part, Prompting, Reading
 from tinywave_core.synthesis.speaking import Speaker, load_speaker, require_voice
+from tinywave_core.tokenizers.base import Places, SpeechTokenizer
 from tinywave_core.tokenizers.directory import load_tokenizer
-from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER, Hearing, load_hearing
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, open_of_model
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
 from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-MIN_RUN_UNITS = 25  # shorter runs of speech in a mixed output are not spoken: about a second
+MIN_RUN_S = (
+    1.0  # shorter runs of speech in a mixed output are not spoken; counted in units, so runs of equal ones are longer
+)
 CONTEXT_TOKENS = 10  # of the prompt that the vocoder hears again where no [St] token says when a second began
 
 Samples = npt.NDArray[np.float32]
@@ -94,7 +98,7 @@ class Generator:
 
     runtime: Runtime
     prompting: Prompting
-    hearing: Hearing
+    tokenizer: SpeechTokenizer
     speaker: Speaker
 
     @classmethod
@@ -120,7 +124,7 @@ class Generator:
         return cls(
             open_runtime(folder, runtime, quantization, torch_device.type, threads),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary),
-            load_hearing(folder, vocabulary, spiritlm_dir, torch_device.type),
+            open_of_model(folder, vocabulary, Places(spiritlm_dir), torch_device.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, torch_device),
         )
 
@@ -179,7 +183,7 @@ class Generator:
 
     def unit_ids(self, samples: Samples) -> list[int]:
         """Ids of speech, without a marker."""
-        return [int(i) for i in merge(self.hearing.streams([samples])[0], self.vocabulary)]
+        return [int(i) for i in merge(self.tokenizer.tokenize([samples])[0], self.vocabulary)]
 
     def prompt_ids(
         self, inputs: Sequence[Input], output: OutputModality, examples: Sequence[tuple[Input, Input]] = ()
@@ -210,7 +214,7 @@ class Generator:
         """Events as they come; text and speech each have their own way, markers none."""
         reading = Reading(self.prompting)
         audio_samples, first_audio_s = 0, None
-        enough = MIN_RUN_UNITS if output == "arbitrary" else 1
+        enough = round(MIN_RUN_S * self.vocabulary.rates.units) if output == "arbitrary" else 1
         context = self._context(prompt)
         try:
             while (i := tokens.peek()) is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tinywave_core.checkpoints.bounds import MOST_NUMBER, read_json
 from tinywave_core.errors import CheckpointError
+from tinywave_core.storage.schemas import SAMPLE_RATE
 
 OUTER_KERNEL = 7  # of the first and the last convolution
 SLOPE = 0.1
@@ -61,7 +62,7 @@ class HifiganConfig(BaseModel):
     embedding_dim: Size
     model_in_dim: Size | None = None
     """Channels of the input, all embeddings together; stated for checking."""
-    sampling_rate: Size = 16_000
+    sampling_rate: Size = SAMPLE_RATE
     code_hop_size: Size | None = None
     """Samples per unit: the product of the upsampling rates, stated for checking."""
     multispkr: str | bool | None = None
@@ -176,7 +177,7 @@ class HifiganConfig(BaseModel):
                 f"code_hop_size {self.code_hop_size}, but upsample_rates {list(rates)} make {self.hop} samples of a unit",
             ),
             (
-                self.sampling_rate == 16_000,
+                self.sampling_rate == SAMPLE_RATE,
                 f"sampling_rate {self.sampling_rate}: expected 16000, the rate of all audio here",
             ),
         ]

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.audio.mel import mel_filters
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.windows import windows
 
-SAMPLE_RATE = 16_000
 MELS = 80
 FFT_SAMPLES, HOP_SAMPLES = 512, 160
 BLOCK_ROWS, CONTEXT_ROWS = 20, 12

@@ -18,8 +18,11 @@ from tinywave_core.synthesis import light
 from tinywave_core.synthesis.hifigan import SPEAKER, HifiganVocoder, Samples
 from tinywave_core.synthesis.light import LightVocoder
 from tinywave_core.synthesis.vocoder import DraftVocoder
-from tinywave_core.tokenizers.hearing import RELEASE_FILE
+from tinywave_core.tokenizers.embedded import EMBEDDED
+from tinywave_core.tokenizers.opening import kind_of
+from tinywave_core.tokenizers.release import RELEASE
 from tinywave_core.tokenizers.speech import positions, positions_of_stream
+from tinywave_core.tokenizers.streams import SPIRITLM_RATES
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 # Frames on each side of a chunk that HiFi-GAN hears in a stream, of the 20 that reach it at the released size: 53 dB against the whole
@@ -58,10 +61,17 @@ def load_speaker(
     iterations: int = 16,
 ) -> Speaker:
     """The speaker for an export with this `speech_tokenizer` folder."""
+    if vocabulary.rates != SPIRITLM_RATES:  # all three have frames of 40 ms, one for each unit
+        raise TinyWaveError(f"no vocoder speaks units at {vocabulary.rates.units:g} Hz: all speak 25 a second")
     if (speech_tokenizer / light.DESCRIPTION).is_file():
         return LightSpeaker(LightVocoder.load(speech_tokenizer, device), vocabulary)
-    if not (speech_tokenizer / RELEASE_FILE).is_file():
+    kind = kind_of(speech_tokenizer).name
+    if kind == EMBEDDED.name:
         return DraftSpeaker(DraftVocoder.load(speech_tokenizer), vocabulary, iterations)
+    if kind != RELEASE.name:
+        raise TinyWaveError(
+            f"nothing speaks tokens of the kind {kind}: train a vocoder, --generation.vocoder.kind light"
+        )
     part = vocoder_part("expressive" if vocabulary.pitch else "base")
     return HifiganSpeaker(HifiganVocoder.load(open_release(spiritlm_dir, [part]).folder(part), device), vocabulary)
 

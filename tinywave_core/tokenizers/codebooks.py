@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import SchemaVersionError, TinyWaveError
 from tinywave_core.tokenizers import f0, kmeans, mfcc, pitch, speech, style
+from tinywave_core.tokenizers.embedded import DESCRIPTION
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
 FORMAT_VERSION = 1
-TENSORS, DESCRIPTION = "codebooks.safetensors", "codebooks.json"
+TENSORS = "codebooks.safetensors"
 MIN_SAMPLES = 1280  # SpiritLM gives shorter audio no units at all
 
 _Array = npt.NDArray[np.float64]
@@ -84,9 +85,8 @@ class Codebooks:
             style=0 if self.style is None else len(self.style.centres),
         )
 
-    def tokenize(self, samples: mfcc.Samples, speaker: str | None = None) -> speech.Streams:
-        """Raw streams of one utterance (mono, 16 kHz); `speaker` is for tokenizers that know speakers: this one does not."""
-        del speaker
+    def tokenize(self, samples: mfcc.Samples) -> speech.Streams:
+        """Raw streams of one utterance (mono, 16 kHz)."""
         if len(samples) < MIN_SAMPLES:
             return speech.Streams(speech.EMPTY, speech.EMPTY, speech.EMPTY)
         features = mfcc.mfcc(samples)
@@ -110,7 +110,7 @@ class Codebooks:
             "units": "mfcc",
             "pitch": None if self.pitch_centres is None else "f0_kmeans",
             "style": None if self.style is None else "prosody",
-            "rates_hz": speech.RATES_HZ,
+            "rates_hz": self.vocabulary.rates.merge_hz,
             "vocabulary": self.vocabulary.to_json(),
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from tinywave_core.checkpoints.bounds import check_tokenizer_config, read_json
 from tinywave_core.checkpoints.pieces import fault_of_pieces
 from tinywave_core.errors import CheckpointError, TokenError
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.text import save_tokenizer
 from tinywave_core.tokenizers.vocabulary import Convention, Vocabulary
 
@@ -140,7 +141,9 @@ def _of_fast(path: Path, rows: int) -> Vocabulary:
         raise CheckpointError(
             f"{path} has no [Text], [Speech] and [Hu…] tokens: it is not the tokenizer of a speech language model"
         )
-    hubert, pitch, style = (sum(name.startswith(f"[{kind}") for name in ids) for kind in ("Hu", "Pi", "St"))
+    hubert, pitch, style = (
+        sum(name.startswith(f"[{kind}") for name in ids) for kind in (stream.letters for stream in STREAMS)
+    )
     vocabulary = Vocabulary(ids["[Text]"], hubert, pitch, style, padded=rows)
     if vocabulary.tokens > rows:
         raise CheckpointError(

@@ -10,7 +10,8 @@ Shapes: F frames at 100 Hz, L lags, K candidates (the first one is "unvoiced").
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE_RATE = 16_000
+from tinywave_core.storage.schemas import SAMPLE_RATE
+
 HOP_SAMPLES = 160
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
 WINDOW_SAMPLES = 800  # three periods of the lowest F0

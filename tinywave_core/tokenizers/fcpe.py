@@ -24,8 +24,8 @@ from torchaudio.functional import melscale_fbanks
 from tinywave_core.checkpoints.bounds import MOST_NUMBER, check_claims, shown
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
 from tinywave_core.errors import CheckpointError
+from tinywave_core.storage.schemas import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 HOP_SAMPLES = 80  # of the result; the network's is twice that
 NETWORK_HOP_SAMPLES = 160
 WINDOW_SAMPLES = 1024

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.audio.mel import mel_filters
+from tinywave_core.storage.schemas import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 FRAME_SAMPLES, FIELD_SAMPLES = 640, 720  # hop and receptive field of HuBERT's 25 Hz model
 WINDOW_SAMPLES, HOP_SAMPLES = 400, 160  # 25 ms every 10 ms
 WINDOWS_PER_FRAME, WINDOWS_INSIDE = 4, 3

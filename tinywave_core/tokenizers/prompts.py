@@ -10,16 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tinywave_core.tokenizers.streams import LETTERS, STREAMS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 Modality = Literal["text", "speech"]
 OutputModality = Literal["text", "speech", "arbitrary"]
 MARKERS: dict[str, str] = {"text": "[Text]", "speech": "[Speech]"}
 
-_OPENING = ("[Hu", "[Pi", "[St")
+_OPENING = tuple(f"[{stream.letters}" for stream in STREAMS)
 # What begins like a unit is speech up to the next bracket that closes it, whatever lies between.
-_PARTS = re.compile(r"(?P<speech>\[(?:Hu|Pi|St)[^\]]*\]?)|(?P<marker>\[(?:Text|Speech)\])|(?P<text>.)", re.DOTALL)
-_UNIT = r"\[(?:Hu|Pi|St)[0-9]{1,4}\]"
+_PARTS = re.compile(rf"(?P<speech>\[(?:{LETTERS})[^\]]*\]?)|(?P<marker>\[(?:Text|Speech)\])|(?P<text>.)", re.DOTALL)
+_UNIT = rf"\[(?:{LETTERS})[0-9]{{1,4}}\]"
 _UNITS = re.compile(rf"(?:{_UNIT})+")
 # SpiritLM looks this far from either end for the other bracket; real units have at most five characters between.
 _REACH = 10

@@ -1,24 +1,24 @@
 """Three streams of units <-> one sequence of token ids <-> its string, as SpiritLM does it.
 
-units and pitch keep the first of each run, style keeps all (`deduplicate` chooses otherwise); a token's time is its
-index / 24.99, 12.5 or 1 Hz; tokens are ordered by time, at equal times [St], [Pi], [Hu]. The way back gives every [Hu]
-token the latest pitch and style: run lengths are gone, so how long a unit lasts is left to the vocoder.
+units and pitch keep the first of each run, style keeps all (`deduplicate` chooses otherwise); a token's time is its index over
+the stream's rate, which the vocabulary has; tokens are ordered by time, at equal times [St], [Pi], [Hu]. The way back gives every
+[Hu] token the latest pitch and style: run lengths are gone, so how long a unit lasts is left to the vocoder.
 
 Shapes: U, P, S lengths of the streams; N [Hu] tokens after deduplication.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.errors import TokenError
+from tinywave_core.tokenizers.streams import STREAMS, Rates
 from tinywave_core.tokenizers.vocabulary import EOS_ID, KINDS, Ids, Vocabulary
 
-RATES_HZ = {"units": 24.99, "pitch": 12.5, "style": 1.0}
-
-DEDUPLICATE = ("units", "pitch")
+DEDUPLICATE = tuple(stream.name for stream in STREAMS if stream.deduplicated)
 
 Units = npt.NDArray[np.int64]
 EMPTY: Units = np.zeros(0, np.int64)
@@ -29,11 +29,21 @@ HUBERT, PITCH, STYLE = (KINDS.index(kind) for kind in ("hubert", "pitch", "style
 class Streams:
     """Raw units of one utterance, not deduplicated; pitch and style are empty for base tokens."""
 
-    units: Units  # [U] at 25 Hz
-    pitch: Units  # [P] at 12.5 Hz
-    style: Units  # [S] at 1 Hz
+    units: Units  # [U]
+    pitch: Units  # [P]
+    style: Units  # [S]
     # Chunks (of up to 100 s) without a voiced frame: their F0 counts as 0.
     unvoiced_chunks: int = field(default=0, kw_only=True)
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Streams":
+        """Those of a row of tokens.parquet."""
+        return cls(*(np.asarray(row[stream.name], np.int64) for stream in STREAMS))
+
+    def before(self, seconds: float, rates: Rates) -> "Streams":
+        """The first so many seconds as a prompt, to the nearest code; one code at least of each stream that has any."""
+        hz = rates.frames_hz
+        return Streams(*(getattr(self, s.name)[: max(1, round(seconds * hz[s.name]))] for s in STREAMS))
 
 
 @dataclass(frozen=True)
@@ -56,31 +66,32 @@ def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[s
             _shifted(streams.units[units_at], first["hubert"], vocabulary.hubert),
         ]
     )
-    return ids[np.argsort(_times_s(units_at, pitch_at, style_at), kind="stable")]
+    return ids[np.argsort(_times_s(units_at, pitch_at, style_at, vocabulary.rates), kind="stable")]
 
 
-def merged_times_s(streams: Streams) -> npt.NDArray[np.float64]:
+def merged_times_s(streams: Streams, rates: Rates) -> npt.NDArray[np.float64]:
     """When each of the tokens that `merge` gives begins, in seconds."""
-    return np.sort(_times_s(*_kept(streams, DEDUPLICATE)), kind="stable")
+    return np.sort(_times_s(*_kept(streams, DEDUPLICATE), rates), kind="stable")
 
 
-def merged_before(streams: Streams, seconds: float) -> int:
+def merged_before(streams: Streams, seconds: float, rates: Rates) -> int:
     """How many of the tokens that `merge` gives stand before a time."""
-    return int((merged_times_s(streams) < seconds).sum())
+    return int((merged_times_s(streams, rates) < seconds).sum())
 
 
 def _kept(streams: Streams, deduplicate: Collection[str]) -> tuple[Units, Units, Units]:
     """Indices of the units, pitches and styles that become tokens."""
-    named = [("units", streams.units), ("pitch", streams.pitch), ("style", streams.style)]
+    named = [(stream.name, getattr(streams, stream.name)) for stream in STREAMS]
     units_at, pitch_at, style_at = (
-        run_starts(stream) if name in deduplicate else np.arange(len(stream)) for name, stream in named
+        run_starts(codes) if name in deduplicate else np.arange(len(codes)) for name, codes in named
     )
     return units_at, pitch_at, style_at
 
 
-def _times_s(units_at: Units, pitch_at: Units, style_at: Units) -> npt.NDArray[np.float64]:
+def _times_s(units_at: Units, pitch_at: Units, style_at: Units, rates: Rates) -> npt.NDArray[np.float64]:
     """Their times in the order in which equal times are merged: style, pitch, units."""
-    return np.concatenate([style_at / RATES_HZ["style"], pitch_at / RATES_HZ["pitch"], units_at / RATES_HZ["units"]])
+    hz = rates.merge_hz
+    return np.concatenate([style_at / hz["style"], pitch_at / hz["pitch"], units_at / hz["units"]])
 
 
 def encode_utterance(streams: Streams, vocabulary: Vocabulary) -> Ids:

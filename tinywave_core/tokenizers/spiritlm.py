@@ -20,7 +20,10 @@ import torch
 
 from tinywave_core.checkpoints.spiritlm import Kind, Part, Release, lm_part, open_release, speech_parts
 from tinywave_core.errors import CheckpointError, SourceError
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.tokenizers.base import Sizes
 from tinywave_core.tokenizers.speech import EMPTY, Streams, encode_utterance, to_string
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Ids, Vocabulary
 
 if TYPE_CHECKING:
@@ -30,9 +33,8 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.quantizers import Quantizer
     from tinywave_core.tokenizers.vqvae import PitchCodes
 
-SAMPLE_RATE = 16_000
-CHUNK_SAMPLES = 1_600_000  # 100 s
-BATCH_SAMPLES = 6_400_000  # 400 s with padding go through a GPU at once
+CHUNK_SAMPLES = 100 * SAMPLE_RATE
+BATCH_SAMPLES = 400 * SAMPLE_RATE  # with padding go through a GPU at once
 MIN_SAMPLES = 1280  # 80 ms: two frames of HuBERT less 160 samples, one of pitch
 
 Samples = npt.NDArray[np.float32]
@@ -190,35 +192,12 @@ def split_chunks(samples: Samples) -> list[Samples]:
 
 def _joined(parts: Sequence[Streams]) -> Streams:
     columns: dict[str, Any] = {
-        name: np.concatenate([EMPTY, *(getattr(part, name) for part in parts)]) for name in ("units", "pitch", "style")
+        stream.name: np.concatenate([EMPTY, *(getattr(part, stream.name) for part in parts)]) for stream in STREAMS
     }
     return Streams(**columns, unvoiced_chunks=sum(part.unvoiced_chunks for part in parts))
 
 
 # The files behind it -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many different codes the models give."""
-
-    hubert: int
-    pitch: int = 0
-    style: int = 0
-
-    def require(self, vocabulary: Vocabulary) -> None:
-        """CheckpointError where the vocabulary of the language model has another number of them."""
-        for name, found, expected in (
-            ("units", self.hubert, vocabulary.hubert),
-            ("pitch codes", self.pitch, vocabulary.pitch),
-            ("styles", self.style, vocabulary.style),
-        ):
-            if found != expected:
-                raise CheckpointError(
-                    f"the speech tokenizer gives {found} {name}, the language model's vocabulary has {expected}: they do not "
-                    "belong together; take both from one release, or set tokenization.tokens to base or expressive as the "
-                    "model is"
-                )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from tinywave_core.tokenizers import mfcc, pitch
 
 STATISTICS = 6
-SECOND_SAMPLES = 16_000
-FRAMES_100HZ, FRAMES_25HZ = 100, 25
 QUIET_DB = -60.0
 
 

@@ -6,7 +6,7 @@ marker, as the tokenizer that SpiritLM was trained with puts it. `boundary` says
 """
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,16 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.errors import ConfigError, TokenError
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.tokenizers.streams import LETTERS, SPIRITLM_RATES, STREAMS, Rates, Stream, TokenKind
 
 Convention = Literal["slow", "fast"]
-Kind = Literal["text", "marker", "hubert", "pitch", "style"]
-KINDS: tuple[Kind, ...] = ("text", "marker", "hubert", "pitch", "style")
+Kind = Literal["text", "marker"] | TokenKind
+KINDS: tuple[Kind, ...] = ("text", "marker", *(stream.kind for stream in STREAMS))
 MOST_ROWS = 1 << 24
 MOST_UNITS = 10_000  # of a kind: their numbers have four digits
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # <unk>, <s>, </s> as in Llama's tokenizers
 BYTE_TEXT = 259  # <unk>, <s>, </s> and the 256 bytes: the text part of a fresh teacher
 # ASCII digits only, at most four: \d would accept other scripts, and long ids would reach the integer parser.
-_TOKEN = re.compile(r"\[(?:(Text|Speech)|(Hu|Pi|St)([0-9]{1,4}))\]")
+_TOKEN = re.compile(rf"\[(?:(Text|Speech)|({LETTERS})([0-9]{{1,4}}))\]")
 
 Ids = npt.NDArray[np.int64]
 
@@ -45,6 +47,8 @@ class Vocabulary:
     boundary: int | None = None
     """Id of the lone word-boundary piece ▁ that the slow convention puts before a leading marker; None: the fast
     convention."""
+    rates: Rates = SPIRITLM_RATES
+    """Of the streams behind the tokens. They are here because ids alone do not say how long they last."""
 
     @property
     def convention(self) -> Convention:
@@ -75,7 +79,8 @@ class Vocabulary:
         """ConfigError, naming both, where another vocabulary gives other ids."""
         if self != other:
             mine, yours = self.to_json() | {"ids": self.convention}, other.to_json() | {"ids": other.convention}
-            differ = ", ".join(f"{k} {mine[k]} and {yours[k]}" for k in mine if mine[k] != yours[k])
+            names = [k for k in mine | yours if mine.get(k) != yours.get(k)]
+            differ = ", ".join(f"{k} {mine.get(k, 'as usual')} and {yours.get(k, 'as usual')}" for k in names)
             raise ConfigError(
                 f"{own} and {others} have different vocabularies ({differ}): the same id would mean different things. Tokenize "
                 "with the teacher that is used, or use the teacher that the tokens were made for"
@@ -95,15 +100,25 @@ class Vocabulary:
         return self.text + 1
 
     @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Tokens of each stream, by kind, in the order of their ids."""
+        return {"hubert": self.hubert, "pitch": self.pitch, "style": self.style}
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Those that it has tokens for."""
+        return tuple(stream for stream in STREAMS if self.sizes[stream.kind])
+
+    @cached_property
     def first(self) -> dict[str, int]:
         """First id of each kind of speech token."""
-        hubert = self.text + 2
-        return {"hubert": hubert, "pitch": hubert + self.hubert, "style": hubert + self.hubert + self.pitch}
+        starts = np.cumsum([self.text + 2, *self.sizes.values()]).tolist()
+        return dict(zip(self.sizes, starts, strict=False))
 
     @cached_property
     def tokens(self) -> int:
         """Number of tokens that have a name."""
-        return self.text + 2 + self.hubert + self.pitch + self.style
+        return self.text + 2 + sum(self.sizes.values())
 
     @cached_property
     def rows(self) -> int:
@@ -118,14 +133,12 @@ class Vocabulary:
 
     def names(self) -> list[str]:
         """Names of the tokens above the text part, in the order of their ids."""
-        units = [f"[Hu{i}]" for i in range(self.hubert)]
-        pitch = [f"[Pi{i}]" for i in range(self.pitch)]
-        style = [f"[St{i}]" for i in range(self.style)]
-        return ["[Text]", "[Speech]", *units, *pitch, *style]
+        spoken = [f"[{stream.letters}{i}]" for stream in STREAMS for i in range(self.sizes[stream.kind])]
+        return ["[Text]", "[Speech]", *spoken]
 
     def to_id(self, kind: str, value: int) -> int:
         """Id of one unit token; TokenError out of range."""
-        size = {"hubert": self.hubert, "pitch": self.pitch, "style": self.style}[kind]
+        size = self.sizes[kind]
         if not 0 <= value < size:
             raise TokenError(f"{kind} unit {value} is out of range: this vocabulary has 0 to {size - 1}")
         return self.first[kind] + value
@@ -133,7 +146,7 @@ class Vocabulary:
     def encode(self, string: str) -> list[int]:
         """Ids of a string of unit tokens and markers, e.g. "[Speech][Hu99][Pi3]"; TokenError on anything else."""
         ids, position = [], 0
-        kinds = {"Hu": "hubert", "Pi": "pitch", "St": "style"}
+        kinds = {stream.letters: stream.kind for stream in STREAMS}
         for match in _TOKEN.finditer(string):
             if match.start() != position:
                 break
@@ -162,22 +175,27 @@ class Vocabulary:
 
     def kinds(self, ids: npt.ArrayLike) -> npt.NDArray[np.int8]:
         """Index into KINDS of every id, in the shape of `ids`; specials (<s>, </s>, the lone ▁ of the slow convention) count as markers."""
-        bounds = [self.text, self.first["hubert"], self.first["pitch"], self.first["style"]]
+        bounds = [self.text, *self.first.values()]
         ids = np.asarray(ids)
         kinds = np.searchsorted(bounds, ids, side="right").astype(np.int8)
         special = ids <= EOS_ID if self.boundary is None else (ids <= EOS_ID) | (ids == self.boundary)
         return np.where(special, np.int8(KINDS.index("marker")), kinds)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; rates only where they are others than SpiritLM's, which files without them have."""
+        values = asdict(self)
+        if self.rates == SPIRITLM_RATES:
+            del values["rates"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
         """What `to_json` gave; TokenError where these are no sizes, or more than there are names or rows for."""
         most = {"text": MOST_ROWS, "hubert": MOST_UNITS, "pitch": MOST_UNITS, "style": MOST_UNITS, "padded": MOST_ROWS}
-        if not isinstance(values, dict) or not {"text", "hubert"} <= values.keys() <= {*most, "boundary"}:
-            raise TokenError(f"{values!r:.200} is no vocabulary: expected {', '.join(most)} and boundary")
-        own = cls(**values)
+        if not isinstance(values, dict) or not {"text", "hubert"} <= values.keys() <= {*most, "boundary", "rates"}:
+            raise TokenError(f"{values!r:.200} is no vocabulary: expected {', '.join(most)}, boundary and rates")
+        rates = values.get("rates")
+        own = cls(**values) if rates is None else cls(**values | {"rates": _rates_of(rates)})
         for name, limit in most.items():
             size = getattr(own, name)
             if type(size) is not int or not 0 <= size <= limit:
@@ -190,3 +208,16 @@ class Vocabulary:
 # Of the release: base has units only; both are padded to a multiple of 256 rows, and 29871 is Llama 2's ▁.
 SPIRITLM_BASE = Vocabulary(text=32_000, hubert=501, padded=32_512, boundary=29_871)
 SPIRITLM_EXPRESSIVE = Vocabulary(text=32_000, hubert=501, pitch=64, style=100, padded=32_768, boundary=29_871)
+
+
+def _rates_of(values: object) -> Rates:
+    """Codes per second as `to_json` gave them; TokenError where they are none."""
+    names = {field.name for field in fields(Rates)}
+    if not isinstance(values, dict) or not {"units"} <= values.keys() <= names:
+        raise TokenError(f"{values!r:.200} are no rates of a vocabulary: expected {', '.join(sorted(names))}")
+    for name, rate in values.items():
+        if type(rate) not in (int, float) or not 0 < rate <= SAMPLE_RATE:
+            raise TokenError(
+                f"{name} {rate!r:.40} is no rate: expected more than 0 and at most {SAMPLE_RATE:,} a second"
+            )
+    return Rates(**values)

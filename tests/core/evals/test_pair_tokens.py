@@ -10,8 +10,8 @@ from tests.core.conftest import babble
 from tinywave_core.evals.pair_tokens import Ears, digest, tokenize_pairs
 from tinywave_core.evals.suites.base import Pair
 from tinywave_core.sequences.interleaving import text_encoder
+from tinywave_core.tokenizers.base import SpeechTokenizer
 from tinywave_core.tokenizers.codebooks import Codebooks
-from tinywave_core.tokenizers.hearing import Hearing
 from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.text import build_tokenizer
 
@@ -30,7 +30,7 @@ class Counting:
     def __init__(self, codebooks: Codebooks) -> None:
         self.given = 0
         self.codebooks = codebooks
-        self.ears = Ears(Hearing(self, "test"))
+        self.ears = Ears(SpeechTokenizer("codebooks", codebooks.vocabulary, "test", self))
 
     def __call__(self, recordings):
         self.given += len(recordings)

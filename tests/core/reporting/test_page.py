@@ -21,6 +21,7 @@ from tinywave_core.stages.evaluation.words import (
     verdict,
 )
 from tinywave_core.stages.ingestion.words import rejects
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import drift_text
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -291,4 +292,5 @@ def test_the_table_has_a_row_per_model_with_its_interval():
 
 
 def test_large_drift_comes_with_advice():
-    assert "growth or always" in drift_text({"drift": {"a": 0.01, "b": 0.4}})
+    tokens = TokensSummary.model_validate(SUMMARIES["tokens"] | {"drift": {"a": 0.01, "b": 0.4}})
+    assert "growth or always" in drift_text(tokens)

@@ -19,7 +19,6 @@ from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
-from tinywave_core.tokenizers.speech import RATES_HZ
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
@@ -197,7 +196,7 @@ def _times_s(row: dict[str, Any], sequence: "TokenSequence", vocabulary: Vocabul
     # The streams of the row are those of the whole utterance.
     if not np.array_equal(np.asarray(row["ids"], np.uint16), sequence.ids):
         return None
-    streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))
-    opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
-    times = [*[0.0] * opening, *merged_times_s(streams).tolist(), len(streams.units) / RATES_HZ["units"]]
+    streams = Streams.of_row(row)
+    opening, hz = len(vocabulary.prompt_ids(vocabulary.speech_marker)), vocabulary.rates.merge_hz["units"]
+    times = [*[0.0] * opening, *merged_times_s(streams, vocabulary.rates).tolist(), len(streams.units) / hz]
     return [round(time, 3) for time in times[1:]]

@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from tinywave_core.checkpoints.spiritlm import check_file, digest_of, open_release, vocoder_part
+from tinywave_core.checkpoints.spiritlm import check_file, digest_of, vocoder_part
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.evals.figures import MODELS
 from tinywave_core.stages.evaluation.summary import GeneratedSummary
-from tinywave_core.stages.tokenization.tokens import uses_release
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_rows, held_out_shards
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def build(
         return {}
     check_generated(config)
     part = vocoder_part(config.tokenization.tokens)
-    release = open_release(config.spiritlm_dir, [part]) if uses_release(config) else None
+    release = choose_tokenizer(config).vocoder()
     (continued,) = execute(
         [
             Step(
@@ -87,7 +88,7 @@ def build(
                 },
                 inputs={
                     "tokens": [shard for shard in held_out_shards(tokens) if shard.part != "text"],
-                    "tokenizer": [tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])],
+                    "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)],
                     "teacher": [teacher],
                     "student": [student],
                     "control": [control],
@@ -246,7 +247,8 @@ def _prompts(step: GeneratedStep, vocabulary: Vocabulary) -> list[Prompt]:
     for i in sorted(rows, key=lambda i: _key(config, i))[: config.items]:
         streams = Streams(*(np.asarray(rows[i][name], dtype=np.int64) for name in ("units", "pitch", "style")))
         whole = encode_utterance(streams, vocabulary)[:-1]
-        cut = len(vocabulary.prompt_ids(vocabulary.speech_marker)) + merged_before(streams, config.prompt_s)
+        opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
+        cut = opening + merged_before(streams, config.prompt_s, vocabulary.rates)
         prompts.append(Prompt(i, whole[:cut], whole[cut:][: config.max_new_tokens]))
     return prompts
 

@@ -19,10 +19,11 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.evals.figures import MODELS, ProbeFigures
 from tinywave_core.stages.evaluation.scores import score_models
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.tokens import (
     GATHERED_SAMPLES,
     batches,
-    load_tokenizer,
+    open_step_tokenizer,
     places,
     teacher_vocabulary,
 )
@@ -86,7 +87,7 @@ def _probes_step(config: PipelineConfig, tokens: Artifact) -> Step[ProbesConfig,
 def _scores_step(
     config: PipelineConfig, tokens: Artifact, probes: Artifact, models: dict[str, list[Artifact]]
 ) -> Step[ProbesConfig, ProbeScoresSummary]:
-    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     vocabulary = teacher_vocabulary(config)
     return Step(
         store=tokens.store,
@@ -305,16 +306,17 @@ def _tokens(
 
     use_one_thread()
     keep_large_blocks()
-    tokenize, vocabulary = load_tokenizer(step, step.params["tokens"])
+    tokenizer = open_step_tokenizer(step)
+    vocabulary = tokenizer.vocabulary
     opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
     splices = [row[f"{version}_splice_samples"] for row in rows for version in ("positive", "negative")]
     versions: list[Version] = []
     for batch in batches(_recordings(step, rows), GATHERED_SAMPLES):
-        for streams in tokenize(batch):
+        for streams in tokenizer.tokenize([each.samples for each in batch]):
             seconds = splices[len(versions)] / SAMPLE_RATE
             # Without </s>: where a recording is cut is the probe's doing, not speech.
             ids = encode_utterance(streams, vocabulary)[:-1].astype(np.uint16)
-            versions.append(Version(ids, opening + merged_before(streams, seconds)))
+            versions.append(Version(ids, opening + merged_before(streams, seconds, vocabulary.rates)))
         output.progress(len(versions), len(splices), "recordings tokenized")
     return versions, vocabulary
 

@@ -6,12 +6,10 @@ from tinywave_core.costs.estimates import (
     FLOPS,
     SPEAK_S,
     TOKEN_S,
-    TOKENS_PER_S,
     UTTERANCE_S,
     Estimate,
     student_parameters,
     teacher_parameters,
-    tokenizer_s_per_h,
 )
 from tinywave_core.stages.evaluation import gap, generated, probes, scores
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
@@ -38,6 +36,7 @@ from tinywave_core.stages.evaluation.words import (
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
+from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.wording import MODELS, figure
 
 PROBE_KINDS = 3  # of six: pauses, labels or room for the others are found in half of the recordings
@@ -103,7 +102,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """
     asked, flops = config.evaluation, FLOPS[device]
     teacher, student = teacher_parameters(config), student_parameters(config)
-    per_s = TOKENS_PER_S[config.tokenization.tokens]
+    per_s = choose_tokenizer(config).tokens_per_s
     held_out_s = hours * 3600 * config.ingestion.held_out_fraction
     utterances = held_out_s / UTTERANCE_S
     pairs = PROBE_KINDS * min(asked.probes.items, utterances)
@@ -111,7 +110,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     compared = min(asked.gap.utterances, utterances)
     read = per_s * (2 * held_out_s + probes_s + compared * UTTERANCE_S)
     seconds = 2 * read * (teacher + 2 * student) / flops + pairs * PAIR_S + compared * GAP_S
-    seconds += probes_s / 3600 * tokenizer_s_per_h(config, device)
+    seconds += probes_s / 3600 * choose_tokenizer(config).seconds_per_hour(device)
     if asked.generated.asr:
         items = min(asked.generated.items, utterances)
         drawn = sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))

@@ -20,10 +20,12 @@ from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
 from tinywave_core.stages.export.summary import ModelSummary
-from tinywave_core.stages.tokenization.tokens import uses_release
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
+from tinywave_core.tokenizers.release import RELEASE
+from tinywave_core.tokenizers.streams import STREAMS, Rates
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def build(
     execute: Execute,
 ) -> Artifact:
     """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
-    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     licence, text = _licence(config, tokens)
     (model,) = execute(
         [
@@ -85,9 +87,9 @@ def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | 
     teacher, folder = config.adaptation.teacher, teacher_folder(config)
     # A release may have it at its top, two folders above its language models.
     places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
-    text, known = licence_file(places), tokens.summary.get("vocabulary")
-    vocabulary = None if known is None else Vocabulary.from_json(known)
-    return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
+    text, summary = licence_file(places), TokensSummary.of(tokens)
+    released = summary.tokenizer_kind == RELEASE.name
+    return licence_of(teacher, folder, text, summary.vocabulary, released_tokens=released), text
 
 
 def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSummary:
@@ -98,7 +100,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     from tinywave_core.exporters.transformers_files import check_export
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.directory import read_directory
-    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
+    from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER
 
     config, teacher = step.config, step.input("teacher").path("teacher")
     use_threads(output.runtime)
@@ -239,6 +241,12 @@ def _golden_prompts(vocabulary: Vocabulary, teacher: Path, trained: Vocabulary) 
     return prompts
 
 
+def rate_fields(rates: Rates) -> dict[str, int | float]:
+    """Codes per second of audio as speech.json has them; a rate that is whole is written so: 25, not 25.0."""
+    named = zip(("unit", "pitch", "style"), rates.frames_hz.values(), strict=True)
+    return {f"{name}_rate_hz": int(hz) if hz == int(hz) else hz for name, hz in named}
+
+
 def _speech(
     folder: Path,
     vocabulary: Vocabulary,
@@ -248,7 +256,7 @@ def _speech(
     step: ModelStep,
 ) -> dict[str, Any]:
     """speech.json: what a program needs to speak with the model."""
-    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
+    from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER
 
     return {
         "format": "tinywave-speech/2",
@@ -257,10 +265,8 @@ def _speech(
         "text_marker": vocabulary.text_marker,
         "speech_marker": vocabulary.speech_marker,
         "first_id": vocabulary.first,
-        "unit_rate_hz": 25,
-        "pitch_rate_hz": 12.5,
-        "style_rate_hz": 1,
-        "deduplicated": ["hubert", "pitch"],
+        **rate_fields(vocabulary.rates),
+        "deduplicated": [stream.kind for stream in STREAMS if stream.deduplicated],
         "id_convention": vocabulary.convention,
         "golden_prompts": prompts,
         # What llama.cpp's own tokenizer needs before a prompt to give its ids; ids themselves need nothing.

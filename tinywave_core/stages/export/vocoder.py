@@ -18,6 +18,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.export.summary import Resemblance, VocoderQuality, VocoderSummary
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import (
     audio_of,
@@ -55,7 +56,7 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[st
         return {}
     shards = {shard.id: shard for shard in training_shards(tokens) + held_out_shards(tokens) if shard.part != "text"}
     spoken = [shards[i] for i in sorted(shards)]
-    tokenizer = tokens.store.find(tokens.summary["tokenizer"], tokens.summary["tokenizer_kind"])
+    tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     step = Step(
         store=tokens.store,
         stage="export",
@@ -210,7 +211,7 @@ def _recordings(step: VocoderStep, wanted: set[str]) -> Iterator[tuple[str, Samp
 def _streams(row: dict[str, Any]) -> "Streams":
     from tinywave_core.tokenizers.speech import Streams
 
-    return Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
+    return Streams.of_row(row)
 
 
 def _recording(samples: Samples, streams: "Streams", voice: int) -> "Recording":

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
+from tinywave_core.checkpoints.spiritlm import vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.stages.generation.summary import SamplesSummary
-from tinywave_core.stages.tokenization.tokens import uses_release
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, choose_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     audio = audio_of(shards)
     kind = config.tokenization.tokens
     light = config.generation.vocoder.kind == "light"  # the export has it
-    release = open_release(config.spiritlm_dir, [vocoder_part(kind)]) if uses_release(config) and not light else None
+    release = None if light else choose_tokenizer(config).vocoder()
     (samples,) = execute(
         [
             Step(
@@ -72,7 +72,6 @@ def run_samples(step: SamplesStep, output: Output) -> SamplesSummary:
     from tinywave_core.synthesis.continuation import continue_utterance
     from tinywave_core.synthesis.speaking import load_speaker
     from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
 
     config, folder = step.config, step.input("model").path("model")
     vocabulary = _vocabulary(step, folder)

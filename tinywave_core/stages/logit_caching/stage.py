@@ -6,7 +6,6 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import (
     FLAC_BYTES_PER_S,
     FLOPS,
-    TOKENS_PER_S,
     UTTERANCE_S,
     Estimate,
     logit_bytes,
@@ -20,6 +19,7 @@ from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Stage, Table
 from tinywave_core.storage.store import Store
 from tinywave_core.teacher.figures import mass_beyond_k
+from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.wording import size
 
 
@@ -50,7 +50,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """A forward pass over the training speech; K entries per token in the store."""
     train, _ = split_tokens(config, hours)
-    utterance = UTTERANCE_S * TOKENS_PER_S[config.tokenization.tokens]
+    utterance = UTTERANCE_S * choose_tokenizer(config).tokens_per_s
     sequences = train / min(utterance, config.distillation.training.sequence_length)
     shards = math.ceil(hours * 3600 * FLAC_BYTES_PER_S / (config.ingestion.shard_megabytes * 1e6))
     seconds = train * 2 * teacher_parameters(config) / FLOPS[device]

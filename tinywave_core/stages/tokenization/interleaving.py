@@ -21,12 +21,18 @@ from tinywave_core.config.interleaving import InterleavingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig, TextCorpusConfig
 from tinywave_core.errors import ConfigError, MissingInputError, TinyWaveError
-from tinywave_core.sequences.summary import shard_summary
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.stages.tokenization.summary import (
+    AlignmentSummary,
+    InterleavedSummary,
+    TextSummary,
+    shard_summary,
+)
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.storage.schemas import INTERLEAVED, REFUSED, SAMPLE_RATE, TOKENS_FILE, WORDS
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import use_one_thread
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -127,13 +133,12 @@ def _recordings(audio: Artifact) -> list[str]:
     return sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
 
 
-def run_alignment(step: Step, output: Output) -> SummaryDict:
+def run_alignment(step: Step[AlignmentConfig, AlignmentSummary], output: Output) -> AlignmentSummary:
     """Times for the words of every transcribed utterance of an audio shard, or the reason why there are none."""
     from tinywave_core.audio.utterances import read_utterances
 
     use_one_thread()
     config, audio = step.config, step.input("audio")
-    assert isinstance(config, AlignmentConfig)
     align = _aligner(config, step.context["path"], audio)
     total = pq.read_metadata(audio.path("audio.parquet")).num_rows
     words, refused = [], []
@@ -158,13 +163,13 @@ def run_alignment(step: Step, output: Output) -> SummaryDict:
     write_table(pa.Table.from_pylist(words, schema=WORDS), output.folder / WORDS_FILE)
     write_table(pa.Table.from_pylist(refused, schema=REFUSED), output.folder / REFUSED_FILE)
     reasons = [row["reason"] for row in refused]
-    return {
-        "utterances": total,
-        "aligned": total - len(refused),
-        "words": len(words),
-        "aligned_hours": aligned_samples / SAMPLE_RATE / 3600,
-        "refused": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-    }
+    return AlignmentSummary(
+        utterances=total,
+        aligned=total - len(refused),
+        words=len(words),
+        aligned_hours=aligned_samples / SAMPLE_RATE / 3600,
+        refused=_counts(reasons),
+    )
 
 
 def _word_row(utterance_id: str, word: "Word", source: str) -> dict[str, Any]:
@@ -256,7 +261,7 @@ def _encoder(step: Step, vocabulary: Vocabulary) -> "EncodeText":
     return text_encoder(tokenizer, vocabulary)
 
 
-def run_interleaved(step: Step, output: Output) -> SummaryDict:
+def run_interleaved(step: Step[InterleavingConfig, InterleavedSummary], output: Output) -> InterleavedSummary:
     """Draw the spans of every utterance of a token shard, and write the sequences."""
     from tinywave_core.alignment.words import Word
     from tinywave_core.sequences.interleaving import draw_spans, interleaved_ids, modalities, switches
@@ -264,8 +269,7 @@ def run_interleaved(step: Step, output: Output) -> SummaryDict:
 
     use_one_thread()
     config, tokens = step.config, step.input("tokens")
-    assert isinstance(config, InterleavingConfig)
-    vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
+    vocabulary = shard_summary(tokens).vocabulary
     encode_text = _encoder(step, vocabulary)
     words: dict[str, list[Word]] = {}
     for row in read_table(step.input("words").path(WORDS_FILE)).to_pylist():
@@ -275,7 +279,7 @@ def run_interleaved(step: Step, output: Output) -> SummaryDict:
     source = read_table(tokens.path(TOKENS_FILE)).to_pylist()
     for number, row in enumerate(source, start=1):
         own = words.get(row["utterance_id"], [])
-        streams = Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style")))
+        streams = Streams.of_row(row)
         for variant in range(config.drawings if own else 1):
             spans = draw_spans(own, row["num_samples"], config, epoch=variant, utterance_id=row["utterance_id"])
             drawn = interleaved_ids(streams, own, spans, vocabulary, encode_text)
@@ -287,18 +291,21 @@ def run_interleaved(step: Step, output: Output) -> SummaryDict:
     table = pa.Table.from_pylist(rows, schema=INTERLEAVED)
     _write(table, vocabulary, output)
     ids = [np.asarray(row["ids"]) for row in rows]
-    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
-        "drawings": config.drawings,
-        "patterns": _counts([row["modalities"] for row in rows]),
-        "modalities": np.bincount(
+    return InterleavedSummary.of_rows(
+        rows,
+        vocabulary,
+        output.folder / TOKENS_FILE,
+        drawings=config.drawings,
+        patterns=_counts([row["modalities"] for row in rows]),
+        modalities=np.bincount(
             np.concatenate([np.zeros(0, np.int8), *(modalities(each, vocabulary) for each in ids)]), minlength=3
         ).tolist(),
-        "switches": int(sum(switches(each, vocabulary).sum() for each in ids)),
-    }
+        switches=int(sum(switches(each, vocabulary).sum() for each in ids)),
+    )
 
 
 def _sequence_row(row: dict[str, Any], ids: Any, variant: int, letters: str, words: "list[Word]") -> dict[str, Any]:
-    streams: dict[str, Any] = {} if variant <= 0 else {"units": [], "pitch": [], "style": []}
+    streams: dict[str, Any] = {} if variant <= 0 else {stream.name: [] for stream in STREAMS}
     return (
         row
         | streams
@@ -334,9 +341,9 @@ def _text(
     params = {
         **text,
         "documents": _corpus_digest(Path(settings.source)),
-        "speech_tokens": sum(shard.summary["train_tokens"] for shard in shards),
+        "speech_tokens": sum(shard_summary(shard).train_tokens for shard in shards),
         "held_out_fraction": config.ingestion.held_out_fraction,
-        "vocabulary": shards[0].summary["vocabulary"],
+        "vocabulary": shard_summary(shards[0]).vocabulary.to_json(),
     }
     return execute(
         [
@@ -361,12 +368,11 @@ def _corpus_digest(source: Path) -> str:
     return digest_of(files)
 
 
-def run_text(step: Step, output: Output) -> SummaryDict:
+def run_text(step: Step[TextCorpusConfig, TextSummary], output: Output) -> TextSummary:
     """Documents in the order of a hash, until they make up their share of the training tokens."""
     from tinywave_core.sequences.text_corpus import choose_for_share, read_documents, text_ids
 
     config, params = step.config, step.params
-    assert isinstance(config, TextCorpusConfig)
     vocabulary = Vocabulary.from_json(params["vocabulary"])
     encode_text = _encoder(step, vocabulary)
     refused: list[Any] = []
@@ -389,13 +395,16 @@ def run_text(step: Step, output: Output) -> SummaryDict:
         )
     _write(pa.Table.from_pylist(rows, schema=INTERLEAVED), vocabulary, output)
     output.progress(len(rows), len(rows), "documents")
-    return shard_summary(rows, vocabulary, output.folder / TOKENS_FILE) | {
-        "documents": len(rows),
-        "documents_read": len(documents),
-        "rows_refused": len(refused),
-        "refused_examples": [f"{each.source}: {each.reason}" for each in refused[:10]],
-        "patterns": {"T": len(rows)},
-    }
+    return TextSummary.of_rows(
+        rows,
+        vocabulary,
+        output.folder / TOKENS_FILE,
+        documents=len(rows),
+        documents_read=len(documents),
+        rows_refused=len(refused),
+        refused_examples=[f"{each.source}: {each.reason}" for each in refused[:10]],
+        patterns={"T": len(rows)},
+    )
 
 
 def _share_of(name: str) -> float:
@@ -410,9 +419,7 @@ def _document_row(name: str, ids: Any, split: str) -> dict[str, Any]:
         "transcript": None,
         "split": split,
         "num_samples": 0,
-        "units": [],
-        "pitch": [],
-        "style": [],
+        **{stream.name: [] for stream in STREAMS},
         "unvoiced_chunks": 0,
         "ids": np.asarray(ids, np.uint16),
         "variant": -1,

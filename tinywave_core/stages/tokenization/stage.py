@@ -2,12 +2,14 @@
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import TOKENS_PER_S, Estimate, is_embedded, tokenizer_s_per_h
+from tinywave_core.costs.estimates import Estimate
 from tinywave_core.stages.tokenization import tokens
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
 from tinywave_core.storage.store import Store
+from tinywave_core.tokenizers.opening import choose_tokenizer
 
 ALIGNMENT_S_PER_H = 100.0  # pocketsphinx
 CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on
@@ -21,31 +23,31 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Shards in; tokens out."""
-    s = outputs["tokens"].summary
-    return f"{len(s['shards'])} shards", f"{s['tokens']:,} tokens, {s['tokens_per_s']:.1f} per second"
+    s = TokensSummary.of(outputs["tokens"])
+    return f"{len(s.shards)} shards", f"{s.tokens:,} tokens, {s.tokens_per_s:.1f} per second"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """Tokens by kind, drift, aligned words."""
-    s = outputs["tokens"].summary
-    kinds = ", ".join(f"{n:,} {kind}" for kind, n in s["streams"].items() if n)
+    s = TokensSummary.of(outputs["tokens"])
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in s.streams.items() if n)
     words = alignment_text(s)
     return [("tokens", kinds), ("drift", drift_text(s)), *([("words", words)] if words else [])]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Codebooks fitted where the tokenizer is the embedded one, speech tokenized, text aligned."""
-    asked, cores = config.tokenization, max(1, config.runtime.workers)
+    asked, cores, chosen = config.tokenization, max(1, config.runtime.workers), choose_tokenizer(config)
     alignment = hours * ALIGNMENT_S_PER_H / cores if asked.interleaving.policy != "speech" else 0.0
-    fit = min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H if is_embedded(config) else 0.0
-    beside = cores if is_embedded(config) or device == "cpu" else 1
-    written = hours * 3600 * TOKENS_PER_S[asked.tokens] * TOKEN_BYTES
-    return Estimate(fit + hours * tokenizer_s_per_h(config, device) / beside + alignment, written)
+    fit = min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H if chosen.is_fitted else 0.0
+    beside = 1 if chosen.uses_gpu and device != "cpu" else cores
+    written = hours * 3600 * chosen.tokens_per_s * TOKEN_BYTES
+    return Estimate(fit + hours * chosen.seconds_per_hour(device) / beside + alignment, written)
 
 
 def units(outputs: Outputs) -> Picture | None:
     """How often every unit occurs."""
-    counts = sorted(outputs["tokens"].summary.get("unit_histogram") or [], reverse=True)
+    counts = sorted(TokensSummary.of(outputs["tokens"]).unit_histogram, reverse=True)
     if not counts:
         return None
     png = plots.histogram_png(counts, x_label="unit, by rank", y_label="frames")

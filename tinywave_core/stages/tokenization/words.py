@@ -1,15 +1,15 @@
 """The tokens in words."""
 
-from tinywave_core.steps.base import SummaryDict
+from tinywave_core.stages.tokenization.summary import TokensSummary
 
 
-def drift_text(tokens: SummaryDict) -> str:
+def drift_text(tokens: TokensSummary) -> str:
     """How far each shard's units are from those that the codebooks were fitted on, and what to make of it."""
-    if tokens.get("tokenizer_kind") == "release":
-        silent = tokens["unvoiced_chunks"]
+    if tokens.tokenizer_kind == "release":
+        silent = tokens.unvoiced_chunks
         voiceless = f" {silent} stretches without any voiced frame count as F0 = 0." if silent else ""
         return f"The tokens are SpiritLM's own: nothing was fitted on this speech, so there is no drift to watch.{voiceless}"
-    drift = tokens.get("drift") or {}
+    drift = tokens.drift
     if not drift:
         return "No drift was measured."
     worst = max(drift.values())
@@ -26,16 +26,16 @@ def drift_text(tokens: SummaryDict) -> str:
     )
 
 
-def alignment_text(tokens: SummaryDict) -> str:
+def alignment_text(tokens: TokensSummary) -> str:
     """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
-    aligned = tokens.get("aligned")
+    aligned = tokens.aligned
     if not aligned:
         return ""
-    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in tokens["refused"].items())
-    patterns = ", ".join(f"{name} {count}" for name, count in tokens["patterns"].items())
-    documents = f" {tokens['documents']:,} documents of plain text stand beside them." if tokens["documents"] else ""
+    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in tokens.refused.items())
+    patterns = ", ".join(f"{name} {count}" for name, count in tokens.patterns.items())
+    documents = f" {tokens.documents:,} documents of plain text stand beside them." if tokens.documents else ""
     return (
-        f"{aligned['aligned']:,} of {aligned['utterances']:,} utterances ({aligned['aligned_hours'] * 60:.1f} min) have words with "
-        f"times, {aligned['words']:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
-        f"speech (S) and text (T): {patterns}; {tokens['switches']:,} tokens stand at a switch.{documents}"
+        f"{aligned.aligned:,} of {aligned.utterances:,} utterances ({aligned.aligned_hours * 60:.1f} min) have words with "
+        f"times, {aligned.words:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
+        f"speech (S) and text (T): {patterns}; {tokens.switches:,} tokens stand at a switch.{documents}"
     )
