@@ -1,4 +1,4 @@
-"""What all stage flows share: inputs found, steps sent through the stage's task, artifacts published, a line printed."""
+"""What all stage flows do: look up the inputs, send the steps through the stage's task, publish artifacts, print a line."""
 
 import time
 from contextlib import nullcontext
@@ -32,13 +32,13 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
-            made = stage.build(config, store, done, execute)
+            added = stage.build(config, store, done, execute)
     row = stage_row(
-        stage.name, done | made, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
+        stage.name, done | added, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     )
-    publish_stage(row, done | made)
+    publish_stage(row, done | added)
     say(row)
-    return {"outputs": {part: artifact.id for part, artifact in made.items()}, "row": row.model_dump()}
+    return {"outputs": {part: artifact.id for part, artifact in added.items()}, "row": row.model_dump()}
 
 
 def find_outputs(store: Store, ids: dict[str, str]) -> Outputs:

@@ -15,29 +15,29 @@ from tinywave_core.costs.ondevice import REAL_TIME, Bandwidth, expected, machine
 
 def bench_device(threads: int, *, as_json: bool) -> int:
     """Probe and print; `threads` 0 takes all cores."""
-    about = machine()
-    probes = [read_bandwidth(count) for count in range(1, (threads or about["cores"]) + 1)]
+    facts = machine()
+    probes = [read_bandwidth(count) for count in range(1, (threads or facts["cores"]) + 1)]
     best = max(probes, key=lambda probe: probe.bytes_per_s)
     rows = expected([student_of(name, load_config(name, {})) for name in preset_names()], best.bytes_per_s)
     if as_json:
         terminal.say(
-            json.dumps({"machine": about, "bandwidth": [asdict(p) for p in probes], "students": rows}, indent=1)
+            json.dumps({"machine": facts, "bandwidth": [asdict(p) for p in probes], "students": rows}, indent=1)
         )
         return 0
     show = console()
-    show.print(", ".join(f"{name.replace('_', ' ')}: {_told(value)}" for name, value in about.items()))
+    show.print(", ".join(f"{name.replace('_', ' ')}: {_as_text(value)}" for name, value in facts.items()))
     show.print(_bandwidths(probes))
     show.print(_students(rows))
     limits = ", ".join(f"{kind} {enough:g} ({comfortable:g})" for kind, (enough, comfortable) in REAL_TIME.items())
     show.print(
         f"Tokens per second at {best.bytes_per_s / 1e9:.1f} GB/s. Real time (comfortable) is {limits} tokens per second."
     )
-    if about["load_average"] > 0.5:
+    if facts["load_average"] > 0.5:
         show.print("Other work was running: on a quiet machine these figures are higher.")
     return 0
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

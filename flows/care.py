@@ -1,4 +1,4 @@
-"""`tinywave verify`, `repair`, `gc` and `forget`: a store that is checked, mended, cleaned, and rid of a recording."""
+"""`tinywave verify`, `repair`, `gc` and `forget`: check a store, mend it, clean it, and remove a recording from it."""
 
 import sys
 import time
@@ -13,16 +13,16 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
-from tinywave_core.storage.care.forget import Heard, find_heard, forget
+from tinywave_core.storage.care.forget import Traces, find_traces, forget
 from tinywave_core.storage.care.repair import flip_back, repair
-from tinywave_core.storage.care.verify import Finding, look, verify
+from tinywave_core.storage.care.verify import Finding, check_listing, verify
 from tinywave_core.storage.store import ABOUT, Store
 
 _MOST_ROWS = 60  # findings that a table lists
 
 
 def verify_store(root: str) -> int:
-    """Check everything; a table of what is wrong. Exit status 2 if something is."""
+    """Check everything and print a table of what is wrong; exit status 2 if anything is."""
     census = take_census(_open(root, mend=True))
     findings = verify(census, _Progress())
     wrong = [finding for finding in findings if not finding.harmless]
@@ -46,19 +46,19 @@ def repair_store(root: str) -> int:
         done = flip_back(take_census(store))
         census = take_census(store)
         done += repair(census, verify(census, _Progress()))
-        for each in done:
-            terminal.say(f"{each.where}: {each.what}")
-        left = [finding for finding in look(take_census(store)) if not finding.harmless]
+        for action in done:
+            terminal.say(f"{action.where}: {action.what}")
+        remaining = [finding for finding in check_listing(take_census(store)) if not finding.harmless]
     if not done:
         terminal.say(f"nothing to repair in {store.url}")
-    if left:
-        _show_findings(left)
+    if remaining:
+        _show_findings(remaining)
         terminal.say(f"the next run computes what is missing again, with the same ids:\n  {_run_again(census)}")
     return 0
 
 
 def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) -> int:
-    """What nothing needs any more, by stage; removed with --yes."""
+    """List what nothing needs any more, by stage; with --yes remove it."""
     if keep < 0 or older_than_hours < 0:
         raise ConfigError(f"--keep is {keep} and --older-than {older_than_hours:g}; expected 0 or more")
     store = _open(root)
@@ -75,39 +75,41 @@ def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) ->
 
 
 def forget_recording(root: str, name: str, yes: bool) -> int:
-    """What heard a recording; with --yes all of it is removed, and the recording is never taken in again."""
+    """List what was made from a recording; with --yes remove all of it, and never take the recording in again."""
     store = _open(root)
     with store.lock("tinywave forget"):
         census = take_census(store)
-        heard = find_heard(census, name)
-        _show_heard(heard)
+        traces = find_traces(census, name)
+        _show_traces(traces)
         if not yes:
             terminal.say("nothing was removed: add --yes to do it")
             return 0
-        forget(census, heard)
-    terminal.say(f"forgotten: {len(heard.artifacts)} artifacts are removed, only the digest of the file is kept")
+        forget(census, traces)
+    terminal.say(f"forgotten: {len(traces.artifacts)} artifacts are removed, only the digest of the file is kept")
     terminal.say(f"the next run makes what is missing without it:\n  {_run_again(census)}")
     return 0
 
 
-def _show_heard(heard: Heard) -> None:
-    for digest in heard.digests:
+def _show_traces(traces: Traces) -> None:
+    for digest in traces.digests:
         terminal.say(f"{digest}")
-    for path in heard.paths:
+    for path in traces.paths:
         terminal.say(f"  {path}")
     terminal.say(
-        f"\nwent into {len(heard.artifacts)} artifacts, {sum(f.bytes for f in heard.artifacts) / 1e6:,.1f} MB:"
+        f"\nwent into {len(traces.artifacts)} artifacts, {sum(f.bytes for f in traces.artifacts) / 1e6:,.1f} MB:"
     )
-    for folder in reversed(heard.artifacts):
+    for folder in reversed(traces.artifacts):
         terminal.say(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
-    for pin in heard.pins:
+    for pin in traces.pins:
         terminal.say(f"  {pin}  points to one of them")
-    for report in heard.reports:
+    for report in traces.reports:
         terminal.say(f"  {report}  shows one of them")
-    terminal.say("  unfinished work and everything that was set aside, for they do not say what they heard")
-    if heard.beside:
+    terminal.say(
+        "  unfinished work and everything that was set aside, for they do not record which recordings they hold"
+    )
+    if traces.neighbours:
         terminal.say(
-            f"\n{heard.beside} other files lie in the same shards: the next run takes them from its source again, so "
+            f"\n{traces.neighbours} other files lie in the same shards: the next run takes them from its source again, so "
             "pass one that still has them"
         )
 
@@ -132,8 +134,8 @@ def _show_by_stage(folders: Sequence[Folder], leftovers: Iterable[int]) -> None:
     for stage in sorted({folder.stage for folder in folders}, key=lambda stage: order.get(stage, len(order))):
         sizes = [folder.bytes for folder in folders if folder.stage == stage]
         table.add_row(stage, str(len(sizes)), f"{sum(sizes) / 1e6:,.1f}")
-    if left := list(leftovers):
-        table.add_row("leftovers", str(len(left)), f"{sum(left) / 1e6:,.1f}")
+    if leftover_bytes := list(leftovers):
+        table.add_row("leftovers", str(len(leftover_bytes)), f"{sum(leftover_bytes) / 1e6:,.1f}")
     if table.rows:
         console(width=150).print(table)
 

@@ -9,7 +9,7 @@ from tinywave_core.escaping import visible
 
 
 class Visible(Console):
-    """A console for text of others: nothing in it is Rich's markup, and what would steer the terminal is seen."""
+    """A console for text of others: nothing in it is read as Rich's markup, and control characters are shown, not obeyed."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Of every cell, title and line that is plain text."""

@@ -13,7 +13,9 @@ from flows import environment, surroundings
 from flows.schedules import When, crash_zombies
 from flows.server import local_server
 from tasks import terminal
+from tinywave_core.config.load import load_config
 from tinywave_core.errors import ConfigError
+from tinywave_core.run.stages import STAGE
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -27,8 +29,8 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
     from prefect.context import refresh_global_settings_context
 
     with ExitStack() as stack:
-        named = surroundings.prefect_server()
-        page = named.removesuffix("/api") if named else stack.enter_context(local_server())
+        server = surroundings.prefect_server()
+        page = server.removesuffix("/api") if server else stack.enter_context(local_server())
         refresh_global_settings_context()  # the address and password of a server of ours are news to Prefect
 
         deployments = deployments_of(preset, settings, when)
@@ -36,7 +38,7 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
         terminal.say(
             f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)"
         )
-        if not named:
+        if not server:
             client = (
                 f"{name}={shlex.quote(os.environ[name])}" for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
             )
@@ -70,7 +72,8 @@ def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, 
         deployment.job_variables = {"env": threads}
         deployment.apply(work_pool_name=pool, image=image, version_info=version)
     terminal.say(
-        f"work pool {pool}: " + ", ".join(f"{each.full_name} ({each.work_queue_name})" for each in deployments)
+        f"work pool {pool}: "
+        + ", ".join(f"{deployment.full_name} ({deployment.work_queue_name})" for deployment in deployments)
     )
 
 
@@ -79,8 +82,6 @@ def queue_of(flow_name: str) -> str:
 
     infra/decisions/0013-work-pools.md says how runs get to their workers.
     """
-    from tinywave_core.run.stages import STAGE
-
     if flow_name == "pipeline":
         return "default"
     return "gpu" if flow_name in STAGE and STAGE[flow_name].needs_gpu else "cpu"
@@ -94,7 +95,6 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
     from flows.pipeline import pipeline
     from flows.stages import STAGE_FLOWS
     from flows.watch import watch
-    from tinywave_core.config.load import load_config
 
     config = load_config(preset, settings)
     config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
@@ -102,15 +102,15 @@ def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[R
     defaults: dict[str, Any] = {"config": config.model_dump(mode="json")}
     return [
         RunnerDeployment.from_flow(
-            each,
+            served_flow,
             name=preset,
             parameters=defaults,
-            tags=["tinywave", each.name],
+            tags=["tinywave", served_flow.name],
             concurrency_limit=1,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            **when.of(each.name, config),
+            **when.of(served_flow.name, config),
         )
-        for each in (pipeline, *STAGE_FLOWS, watch)
+        for served_flow in (pipeline, *STAGE_FLOWS, watch)
     ]
 
 
@@ -130,13 +130,13 @@ def _ensure_pool(pool: str, image: str | None) -> None:
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
             kind = "process"
     if kind is None or (kind == "process") != (image is None):
-        found = f"has the type {kind}" if kind else "is not there"
+        state = f"has the type {kind}" if kind else "is not there"
         raise ConfigError(
-            f"the work pool {pool} {found}: --image is for pools that start containers, which "
+            f"the work pool {pool} {state}: --image is for pools that start containers, which "
             f"`prefect work-pool create --type docker NAME` makes, and a pool of processes takes none"
         )
 
 
 def _whole(path: str | None) -> str | None:
-    """A local path as the form should show it, wherever it is read; URLs and nothing stay as they are."""
+    """A local path in full, since the form may be read in another folder; URLs and None stay as they are."""
     return path if path is None or "://" in path else str(Path(path).resolve())

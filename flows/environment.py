@@ -1,5 +1,5 @@
-"""Settings of Prefect and of the thread pools for a run on one machine: set before either is imported, and never over
-the user's own."""
+"""Settings of Prefect and of the thread pools for a run on one machine: set before either is imported, unless the
+user has set them."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""`tinywave generate`: an exported model continues audio and text with text, speech or both, whole or as it is made."""
+"""`tinywave generate`: continue audio and text with an exported model, in text, speech or both, at the end or while it is made."""
 
 import json
 import sys
@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
 
 from tasks import terminal
+from tinywave_core.audio.pcm import to_pcm16
+from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.costs.estimates import llama_parameters
+from tinywave_core.costs.ondevice import Student, read_bandwidth
+from tinywave_core.runtimes.base import Sampling
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.synthesis.events import AudioMade, Event, TextMade, Timings
+from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
+from tinywave_core.threads import cores
 from tinywave_core.tokenizers.prompts import OutputModality
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from tinywave_core.runtimes.base import Sampling
-    from tinywave_core.synthesis.events import Event, Timings
-    from tinywave_core.synthesis.generator import Generator
-
-    Write = Callable[[npt.NDArray[np.float32]], None]
+Write = Callable[[npt.NDArray[np.float32]], None]
 
 PIPE = "-"
 TIMED = 64  # tokens
@@ -38,10 +43,8 @@ class Loading:
     threads: int = 0
     """0: all cores."""
 
-    def open(self) -> "Generator":
-        """Load it; imports torch."""
-        from tinywave_core.synthesis.generator import Generator
-
+    def open(self) -> Generator:
+        """Load it."""
         return Generator.load(
             self.model,
             self.spiritlm_dir,
@@ -57,7 +60,7 @@ def generate(
     prompts: Sequence[tuple[str, str]],
     examples: Sequence[tuple[str, str]],
     output: OutputModality,
-    sampling: "Sampling",
+    sampling: Sampling,
     voice: str | None,
     wav: str | None,
     *,
@@ -69,9 +72,8 @@ def generate(
     With `stream` text is printed and speech written as it comes, in place of the JSON. `-` is raw 16-bit PCM to stdout, and
     everything else goes to stderr then. `bandwidth` measures the memory afterwards, and says what share of it the tokens took.
     """
-    from tinywave_core.synthesis.generator import Audio, Input, Text
 
-    def given(kind: str, value: str) -> Input:
+    def as_input(kind: str, value: str) -> Input:
         return Audio(value) if kind == "audio" else Text(value)
 
     generator = loading.open()
@@ -79,39 +81,35 @@ def generate(
     writes_down = prompts[-1][0] == "audio"
     pairs = [(Audio(audio), Text(text)) if writes_down else (Text(text), Audio(audio)) for audio, text in examples]
     started = time.perf_counter()
-    prompt = generator.prompt_ids([given(*each) for each in prompts], output, pairs)
-    said = sys.stderr if wav == PIPE else sys.stdout
+    prompt = generator.prompt_ids([as_input(*part) for part in prompts], output, pairs)
+    messages = sys.stderr if wav == PIPE else sys.stdout
     with _speech_to(wav) as write:
         events = generator.continue_ids(prompt, output, sampling, voice, started=started)
-        made = generator.collect(prompt, _as_it_comes(events, write, said if stream else None))
-    timings = made.timings.to_json()
+        continuation = generator.collect(prompt, _as_it_comes(events, write, messages if stream else None))
+    timings = continuation.timings.to_json()
     if bandwidth:
         timings["bandwidth_share"] = round(bandwidth_share(loading, generator, prompt, output), 3)
-    about = {
-        "prompt": made.prompt,
-        "output": made.output,
-        "text": made.text,
-        "new_tokens": made.new_tokens,
+    result = {
+        "prompt": continuation.prompt,
+        "output": continuation.output,
+        "text": continuation.text,
+        "new_tokens": continuation.new_tokens,
         "seconds": timings["audio_s"],
-        "wav": wav if wav and len(made.audio) else None,
+        "wav": wav if wav and len(continuation.audio) else None,
         "timings": timings,
     }
-    terminal.say("" if stream else json.dumps(about, ensure_ascii=False, indent=1), file=said)
+    terminal.say("" if stream else json.dumps(result, ensure_ascii=False, indent=1), file=messages)
     share = timings.get("bandwidth_share")
-    terminal.say(summary(made.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr)
+    terminal.say(
+        summary(continuation.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr
+    )
     return 0
 
 
-def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int], output: OutputModality) -> float:
+def bandwidth_share(loading: Loading, generator: Generator, prompt: list[int], output: OutputModality) -> float:
     """Bytes of weights that a continuation of `prompt` reads per second, without a vocoder beside it, over what this machine's
     memory gives, measured now (a few seconds). Above 1 the weights are small enough for the caches.
     """
-    from tinywave_core.config.adaptation import FreshTeacherConfig
-    from tinywave_core.costs.estimates import llama_parameters
-    from tinywave_core.costs.ondevice import Student, read_bandwidth
-    from tinywave_core.runtimes.base import Sampling
-    from tinywave_core.threads import cores
-
     folder = Path(loading.model)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = FreshTeacherConfig(
@@ -134,8 +132,8 @@ def bandwidth_share(loading: Loading, generator: "Generator", prompt: list[int],
     return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
 
 
-def summary(timings: "Timings") -> str:
-    """What a continuation took, in one line."""
+def summary(timings: Timings) -> str:
+    """Time and speed of a continuation, in one line."""
     parts = [f"{timings.new_tokens} tokens after {timings.prompt_tokens}"]
     if timings.tokens_per_second:
         parts.append(f"{timings.tokens_per_second:.0f} tokens/s")
@@ -147,10 +145,8 @@ def summary(timings: "Timings") -> str:
     return ", ".join(parts)
 
 
-def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) -> Iterator["Event"]:
+def _as_it_comes(events: Iterator[Event], write: Write, out: TextIO | None) -> Iterator[Event]:
     """The events, with speech written and text printed on the way."""
-    from tinywave_core.synthesis.events import AudioMade, TextMade
-
     for event in events:
         if isinstance(event, AudioMade):
             write(event.samples)
@@ -160,24 +156,18 @@ def _as_it_comes(events: Iterator["Event"], write: "Write", out: TextIO | None) 
 
 
 @contextmanager
-def _speech_to(wav: str | None) -> Iterator["Write"]:
-    """Where speech goes; a file is made with the first of it."""
-    from tinywave_core.audio.pcm import to_pcm16
-
+def _speech_to(wav: str | None) -> Iterator[Write]:
+    """Where speech goes; a file is created when the first samples come."""
     files: list[Any] = []
 
-    def to_file(samples: "npt.NDArray[np.float32]") -> None:
-        import soundfile
-
-        from tinywave_core.storage.schemas import SAMPLE_RATE
-
+    def to_file(samples: npt.NDArray[np.float32]) -> None:
         if not files:
             Path(str(wav)).parent.mkdir(parents=True, exist_ok=True)
             files.append(soundfile.SoundFile(str(wav), "w", SAMPLE_RATE, 1, "PCM_16", format="WAV"))
         files[0].buffer_write(to_pcm16(samples), "int16")
         files[0].flush()
 
-    def to_pipe(samples: "npt.NDArray[np.float32]") -> None:
+    def to_pipe(samples: npt.NDArray[np.float32]) -> None:
         sys.stdout.buffer.write(to_pcm16(samples))
         sys.stdout.buffer.flush()
 

@@ -1,4 +1,4 @@
-"""What a flow run says of itself when it ends badly: what is kept, and how it goes on."""
+"""What a flow run logs when it ends badly: what is kept, and how to go on."""
 
 from typing import Any
 

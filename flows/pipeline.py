@@ -44,9 +44,9 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
                 returned = with_workers(stage_flow, config)(config, outputs)
             outputs |= returned["outputs"]
             rows.append(StageRow.model_validate(returned["row"]))
-        found = find_outputs(store, outputs)
-        promotion = promote(config, store, found, PrefectExecute(TASKS["evaluation"]))
-        run = finish_run(store, config, rows, found, promotion, time.monotonic() - started)
+        artifacts = find_outputs(store, outputs)
+        promotion = promote(config, store, artifacts, PrefectExecute(TASKS["evaluation"]))
+        run = finish_run(store, config, rows, artifacts, promotion, time.monotonic() - started)
     publish_run(run)
     return run.model_dump(mode="json")
 

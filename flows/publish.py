@@ -14,17 +14,17 @@ def publish_model(root: str, artifact: str | None) -> int:
     store = Store(root, create=False)
     if artifact is not None:
         publish(store, store.resolve(artifact), "by hand")
-    now = published(store)
-    if now is None:
+    current = published(store)
+    if current is None:
         terminal.say(
             f"nothing is published in {store.url} yet: `tinywave run pipeline` does it, or `tinywave publish EXPORT`"
         )
         return 0
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("number", "published", "export", "why"):
-        shown.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold")
     for record in map(Published.model_validate, store.log(LOG).records()):
-        shown.add_row(str(record.number), record.published_at, record.model, record.why)
-    console().print(shown)
-    terminal.say(store.url_of(f"{now.model}/model"))
+        table.add_row(str(record.number), record.published_at, record.model, record.why)
+    console().print(table)
+    terminal.say(store.url_of(f"{current.model}/model"))
     return 0

@@ -25,7 +25,7 @@ def run_flow(what: str, config: PipelineConfig) -> int:
         record = RunRecord.model_validate(pipeline(config))
         show_record(record, time.monotonic() - started)
         return 0
-    (stage_flow,) = [each for each in STAGE_FLOWS if each.name == what]
+    (stage_flow,) = [candidate for candidate in STAGE_FLOWS if candidate.name == what]
     returned = with_workers(stage_flow, config)(config)
     console().print(_table([StageRow.model_validate(returned["row"])]))
     for artifact in returned["outputs"].values():

@@ -1,4 +1,4 @@
-"""When flows run by themselves: schedules, the event of new audio, one run per store, and runs whose process died unnoticed."""
+"""When flows start by themselves: schedules and new audio; one run per store at a time; runs whose process died unnoticed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _SILENT = timedelta(seconds=540)  # three heartbeats of Prefect's default
 
 @dataclass(frozen=True)
 class When:
-    """When the pipeline runs by itself; nothing set: when a person starts it."""
+    """When the pipeline starts by itself; with nothing set, only a person starts it."""
 
     cron: str | None = None
     """As in "0 3 * * *"."""
@@ -29,7 +29,7 @@ class When:
     """Minutes between two looks for new audio, which starts the pipeline."""
 
     def check(self, source: str | None) -> None:
-        """ConfigError about what cannot be."""
+        """Raise ConfigError for times that cannot be."""
         from prefect._vendor.croniter import croniter
 
         for name, minutes in (("--every", self.every_minutes), ("--watch", self.watch_minutes)):

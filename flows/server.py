@@ -95,8 +95,8 @@ def _wait(server: "subprocess.Popen[bytes]", url: str) -> None:
                     return
         except OSError:
             time.sleep(0.1)
-    found = "did not answer" if server.poll() is None else f"ended with status {server.returncode}"
-    raise SystemExit(f"error: the Prefect server at {url} {found} within {PATIENCE_S} s; what it said is above")
+    problem = "did not answer" if server.poll() is None else f"ended with status {server.returncode}"
+    raise SystemExit(f"error: the Prefect server at {url} {problem} within {PATIENCE_S} s; what it said is above")
 
 
 def app() -> "FastAPI":

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
-    from tinywave_core.steps.base import Step
+    from tinywave_core.steps.base import Outputs, Step
     from tinywave_core.steps.reasons import Reason
 
 _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
@@ -24,11 +25,7 @@ _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
-    from tinywave_core.run.pipeline import Look, build_stage
     from tinywave_core.run.stages import estimate
-    from tinywave_core.stages.ingestion.corpus import scan
-    from tinywave_core.steps.base import Outputs
-    from tinywave_core.steps.reasons import explain
 
     store = Store(config.root)
     hours, device = _hours(config, store), _device(config)
@@ -41,31 +38,12 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     for name in ("about", "about MB"):
         table.add_column(name, justify="right")
 
-    done: Outputs = {}
-    every: list[tuple[Step, Reason]] = []
-    blocked = ""
+    walk = _Walk(config, store)
     seconds = size = 0.0
     for stage in STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]:
-        look, known, problem = Look(), True, ""
         if stage == "ingestion" and config.source is not None:
-            today = scan(config, store)
-            forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
-            terminal.say(
-                f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}"
-            )
-        try:
-            if blocked:
-                raise NotYetComputedError(done[blocked])
-            done |= build_stage(stage, config, store, done, look)
-        except NotYetComputedError as error:
-            known, blocked = False, blocked or error.artifact.part or "corpus"
-            done.setdefault(blocked, error.artifact)
-        except KeyError:
-            known = False
-        except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
-            known, problem = False, str(error)
-        reasons = [explain(step, artifact) for step, artifact in look.steps]
-        every += zip((step for step, _ in look.steps), reasons, strict=True)
+            _say_source(config, store)
+        reasons, known, problem = walk.look_at(stage)
         missing = [reason for reason in reasons if not reason.cached]
         share = len(missing) / len(reasons) if reasons and known else 1.0
         cost, why = costs[stage], problem or _why(reasons, missing, known)
@@ -77,10 +55,51 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     console(width=150).print(table)
     if explained:
-        console(width=150).print(_explained(every))
+        console(width=150).print(_explained(walk.steps))
     if what == "pipeline":
         terminal.say(_budget(config, hours))
     return 0
+
+
+@dataclass
+class _Walk:
+    """A walk over the stages in their order, which computes nothing: what is known of each from those before it."""
+
+    config: PipelineConfig
+    store: Store
+    steps: "list[tuple[Step, Reason]]" = field(default_factory=list)
+    _outputs: "Outputs" = field(default_factory=dict)
+    _blocked: str = ""
+    """The first part that is not computed yet: what is built on it cannot be listed."""
+
+    def look_at(self, stage: str) -> "tuple[list[Reason], bool, str]":
+        """Why each of the stage's steps is cached or runs, whether these are all of its steps, and what forbids to run it."""
+        from tinywave_core.run.pipeline import Look, build_stage
+        from tinywave_core.steps.reasons import explain
+
+        look, known, problem = Look(), True, ""
+        try:
+            if self._blocked:
+                raise NotYetComputedError(self._outputs[self._blocked])
+            self._outputs |= build_stage(stage, self.config, self.store, self._outputs, look)
+        except NotYetComputedError as error:
+            known, self._blocked = False, self._blocked or error.artifact.part or "corpus"
+            self._outputs.setdefault(self._blocked, error.artifact)
+        except KeyError:  # an output that a stage before would have, had it not stopped at the same place
+            known = False
+        except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
+            known, problem = False, str(error)
+        reasons = [explain(step, artifact) for step, artifact in look.steps]
+        self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
+        return reasons, known, problem
+
+
+def _say_source(config: PipelineConfig, store: Store) -> None:
+    from tinywave_core.stages.ingestion.corpus import scan
+
+    today = scan(config, store)
+    forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
+    terminal.say(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
 
 
 def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:
@@ -137,8 +156,10 @@ def _hours(config: PipelineConfig, store: Store) -> float:
     from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
 
     if config.source is None:
+        from tinywave_core.stages.ingestion.summary import CorpusSummary
+
         return sum(
-            artifact.summary.get("hours", 0.0)
+            CorpusSummary.of(artifact).hours
             for artifact in map(store.find, store.artifact_ids("ingestion"))
             if artifact.part == "corpus"
         )
@@ -208,7 +229,7 @@ def show_lineage(root: str, name: str) -> int:
     manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
     by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
     files = _audio_files(store, by_id)
-    heard = {
+    shards = {
         artifact_id
         for artifact_id, rows in files.items()
         for row in rows
@@ -216,23 +237,24 @@ def show_lineage(root: str, name: str) -> int:
         or row["path"] == name
         or Path(name).name == row["path"]
     }
-    if heard:
-        _print_forward(name, heard, by_id)
+    if shards:
+        _print_forward(name, shards, by_id)
     else:
         _print_backward(store.resolve(name).id, by_id, files)
     return 0
 
 
 def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+    from tinywave_core.audio.utterances import FILES_FILE
     from tinywave_core.storage.shards import read_table
 
     shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
     columns = ["path", "sha256", "status"]
-    return {i: read_table(store.find(i).path("files.parquet"), columns).to_pylist() for i in shards}
+    return {i: read_table(store.find(i).path(FILES_FILE), columns).to_pylist() for i in shards}
 
 
-def _print_forward(name: str, heard: set[str], by_id: dict[str, Manifest]) -> None:
-    reached = set(heard)
+def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> None:
+    reached = set(shards)
     while more := {i for i, m in by_id.items() if i not in reached and reached & _inputs(m)}:
         reached |= more
     terminal.say(f"{name} went into {len(reached)} artifacts:")

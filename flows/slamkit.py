@@ -12,7 +12,9 @@ from tinywave_core.sequences.interleaving import text_decoder
 from tinywave_core.sequences.slamkit import write_features, write_tokens
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.tokenizers.directory import open_fast, read_directory
 from tinywave_core.tokenizers.speech import Streams
+from tinywave_core.tokenizers.text import build_tokenizer
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 
@@ -49,14 +51,11 @@ def _streams(row: dict[str, Any]) -> Streams:
 
 def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:
     """The text tokenizer: bytes for a fresh teacher's vocabulary, else that of a teacher in the store."""
-    from tinywave_core.tokenizers.directory import open_fast, read_directory
-    from tinywave_core.tokenizers.text import build_tokenizer
-
     if vocabulary.is_of_bytes:
         return build_tokenizer(vocabulary)
-    for found in map(store.find, store.artifact_ids("adaptation")):
-        if found.part == "teacher" and read_directory(found.path("teacher")) == vocabulary:
-            return open_fast(found.path("teacher") / "tokenizer.json")
+    for artifact in map(store.find, store.artifact_ids("adaptation")):
+        if artifact.part == "teacher" and read_directory(artifact.path("teacher")) == vocabulary:
+            return open_fast(artifact.path("teacher") / "tokenizer.json")
     raise MissingInputError(
         f"{store.url} has no teacher with the vocabulary of these tokens, whose tokenizer spells their text: run adaptation first"
     )

@@ -23,8 +23,8 @@ def _flow_of(name: str) -> Flow[..., RETURNED]:
 
     run.__name__ = run.__qualname__ = name
     run.__doc__ = _HELP.format(name=name, about=STAGE[name].about)
-    named: dict[str, Any] = {"name": name, "flow_run_name": name + " of {config.ingestion.corpus}"}
-    return flow(**named, validate_parameters=True, **HOOKS)(run)
+    names: dict[str, Any] = {"name": name, "flow_run_name": name + " of {config.ingestion.corpus}"}
+    return flow(**names, validate_parameters=True, **HOOKS)(run)
 
 
 ingestion = _flow_of("ingestion")

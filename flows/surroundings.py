@@ -1,6 +1,6 @@
 """What a command finds around it: locale, home, folder for temporary files, libsndfile, Prefect's home and server.
 
-Looked at before the work begins. What is missing is made up for, and said in one line, or ends the command with an error
+Checked before the work begins. What is missing is replaced, with a line that says so, or ends the command with an error
 that names what to set.
 """
 
@@ -38,7 +38,7 @@ def find_home() -> None:
 
 
 def check_machine() -> None:
-    """There is a place for temporary files, one for caches, and a library that decodes audio."""
+    """Make sure of a folder for temporary files, one for caches, and a library that decodes audio."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -59,12 +59,12 @@ def check_machine() -> None:
 
 def find_prefect_home(*, lasting: bool) -> None:
     """A folder that Prefect can write, before it is imported; `lasting` where it must be there after this command."""
-    named = os.environ.get("PREFECT_HOME")
-    home = Path(named or "~/.prefect").expanduser()
+    setting = os.environ.get("PREFECT_HOME")
+    home = Path(setting or "~/.prefect").expanduser()
     why = _why_not_writable(home)
     if not why:
         return
-    if named or lasting:
+    if setting or lasting:
         raise SurroundingError(
             f"Prefect's home {home} cannot be written ({why}): set PREFECT_HOME to a folder that can be"
         )
@@ -88,10 +88,8 @@ def prefect_server() -> str | None:
     url = PREFECT_API_URL.value()
     if not url:
         return None
-    shown = strip_auth_from_url(url)
-    wrong = (
-        f"{shown} is not the API of a Prefect server of version 3 (%s): set PREFECT_API_URL, as in http://HOST:4200/api"
-    )
+    address = strip_auth_from_url(url)
+    wrong = f"{address} is not the API of a Prefect server of version 3 (%s): set PREFECT_API_URL, as in http://HOST:4200/api"
     patience = httpx.Timeout(10, connect=3)  # a server that is alive is reached in less
     try:
         with (
@@ -104,14 +102,14 @@ def prefect_server() -> str | None:
         status = error.response.status_code
         if status in (401, 403):
             raise SurroundingError(
-                f"the Prefect server at {shown} refuses us (status {status}): set PREFECT_API_AUTH_STRING to the user:password that "
+                f"the Prefect server at {address} refuses us (status {status}): set PREFECT_API_AUTH_STRING to the user:password that "
                 "it was started with (Prefect Cloud: PREFECT_API_KEY)"
             ) from error
         raise SurroundingError(wrong % f"status {status}") from error
     except httpx.TransportError as error:
         reason = f"{error}" or type(error).__name__
         raise SurroundingError(
-            f"the Prefect server at {shown} does not answer ({reason}): start it, or set PREFECT_API_URL to another"
+            f"the Prefect server at {address} does not answer ({reason}): start it, or set PREFECT_API_URL to another"
         ) from error
     except (ValueError, TypeError, RuntimeError, httpx.InvalidURL) as error:
         raise SurroundingError(wrong % (str(error).splitlines() or [type(error).__name__])[0]) from error
@@ -134,7 +132,7 @@ _folder: Path | None = None
 
 
 def _temporary() -> Path:
-    """A folder of this process, gone at its end."""
+    """A folder for this process, deleted when it ends."""
     global _folder
     if _folder is None:
         _folder = Path(tempfile.mkdtemp(prefix="tinywave-"))

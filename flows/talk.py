@@ -5,8 +5,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import uvicorn
+
 from flows.generate import Loading
 from tasks import terminal
+from tinywave_core.errors import ConfigError
+from tinywave_core.serving.app import Server
+from tinywave_core.serving.connections import TalkConfig
+from tinywave_core.serving.host import ModelHost
+from tinywave_core.serving.limits import Limits
 
 SWITCH_S = 0.0005
 """After which a model gives Python's lock to the server: each of its many short steps waits for that (Python's own is ten times that)."""
@@ -23,23 +30,15 @@ def talk(
     queue: int,
 ) -> int:
     """Load the models and serve them until Ctrl-C."""
-    import uvicorn
-
-    from tinywave_core.errors import ConfigError
-    from tinywave_core.serving.app import Server
-    from tinywave_core.serving.connections import TalkConfig
-    from tinywave_core.serving.host import ModelHost
-    from tinywave_core.serving.limits import Limits
-
     sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
-    for name, each in zip(names([each.model for each in models]), models, strict=True):
-        generator = each.open()
+    for name, model in zip(names([model.model for model in models]), models, strict=True):
+        generator = model.open()
         generator.warm_up()
         hosts.append(ModelHost(name, generator, limits))
         terminal.say(
-            f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {each.model}", flush=True
+            f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {model.model}", flush=True
         )
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -48,8 +47,8 @@ def talk(
             f"{host}:{port} cannot be listened on ({error}): pass another --port, or 0 for a free one"
         ) from error
     config = TalkConfig(Server(hosts, limits).app(allowed_hosts), limits, timeout_graceful_shutdown=5)
-    shown = f"[{host}]" if ":" in host else host
-    terminal.say(f"Talk to it at http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+    printed_host = f"[{host}]" if ":" in host else host
+    terminal.say(f"Talk to it at http://{printed_host}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:
@@ -59,16 +58,16 @@ def talk(
 
 
 def names(folders: Sequence[str]) -> list[str]:
-    """A short name for each model: as much of its path as tells them apart."""
+    """A short name for each model: the shortest end of its path that is different for each."""
     paths = [Path(folder).resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):
-        found = ["/".join(_telling(path)[-length:]) for path in paths]
-        if len(set(found)) == len(found):
-            return found
-    return [f"{name} {number}" for number, name in enumerate(found, start=1)]
+        candidates = ["/".join(_without_model(path)[-length:]) for path in paths]
+        if len(set(candidates)) == len(candidates):
+            return candidates
+    return [f"{name} {number}" for number, name in enumerate(candidates, start=1)]
 
 
-def _telling(path: Path) -> list[str]:
+def _without_model(path: Path) -> list[str]:
     """The path without the folder `model` that every export has, and its id cut short."""
     parts = [part[:12] if len(part) == 32 else part for part in path.parts]
     return parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts

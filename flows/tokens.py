@@ -1,4 +1,4 @@
-"""`tinywave tokens`: what SpiritLM's speech tokenizer makes of audio files, one JSON line each, for people who want to look."""
+"""`tinywave tokens`: the tokens of SpiritLM's speech tokenizer for audio files, one JSON line each."""
 
 import json
 import sys
@@ -7,7 +7,11 @@ from typing import Any
 
 from tasks import terminal
 from tinywave_core.checkpoints.spiritlm import Kind
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.devices import pick_device
 from tinywave_core.errors import TinyWaveError
+from tinywave_core.threads import keep_large_blocks
+from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 
 
 def show_tokens(
@@ -19,14 +23,9 @@ def show_tokens(
     device: str,
 ) -> int:
     """Print {path, hubert, pitch, style, string, ids} per file; a file that cannot be used is a line {path, error}, status 2."""
-    from tinywave_core.config.base import RuntimeConfig
-    from tinywave_core.devices import pick_device
-    from tinywave_core.threads import keep_large_blocks
-    from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
-
     keep_large_blocks()
-    place = pick_device(RuntimeConfig.model_validate({"device": device})).type
-    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=place)
+    device_type = pick_device(RuntimeConfig.model_validate({"device": device})).type
+    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=device_type)
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:

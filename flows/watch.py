@@ -13,9 +13,10 @@ from prefect.logging import get_run_logger
 
 from flows.hooks import HOOKS
 from tasks import terminal
+from tinywave_core.audio.scan import Scan
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.escaping import code, markdown, table
-from tinywave_core.stages.ingestion.corpus import Scan, scan
+from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.storage.store import Store, key_of
 

@@ -1,4 +1,4 @@
-"""What a person sees in the Prefect UI: per stage a page in words, a table and a small picture; per run the whole.
+"""What a person sees in the Prefect UI: a page, a table and a small picture per stage, and a page for the whole run.
 
 They are made from the manifests in the flow, not in the cached tasks, so a fully cached run shows every stage too. At
 most three artifacts per stage (each is a call to the server), each far below 100 kB (the server's database keeps all).
@@ -68,7 +68,7 @@ def _page(key: str, row: StageRow, outputs: Outputs) -> None:
 
 
 def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> str:
-    """What came in, what went out, cached or computed and why, what was rejected, from what and for what, where it lies.
+    """Input, output, whether it was cached and why, rejects, lineage, and where it lies.
 
     `latest` is the record of the latest run that ended: it knows what was made from an artifact that was there before.
     """
@@ -104,12 +104,12 @@ def _status(row: StageRow) -> str:
 
 
 def _lineage(artifact: Artifact, latest: dict[str, Any]) -> Row:
-    """From what, and for what: the latter is known of artifacts that the latest run had."""
+    """Inputs of an artifact, and its users if the latest run knew it."""
     label = f"{artifact.stage}/{artifact.part}"
-    known = artifact.id in latest.get("artifacts", {}).get(label, [])
-    used = latest.get("used_by", {}).get(label, []) if known else []
+    is_listed = artifact.id in latest.get("artifacts", {}).get(label, [])
+    used = latest.get("used_by", {}).get(label, []) if is_listed else []
     if not used:
-        used = ["nothing yet"] if known else ["the page `run` tells when the run has ended"]
+        used = ["nothing yet"] if is_listed else ["the page `run` tells when the run has ended"]
     return {
         "part": artifact.part,
         "made from": ", ".join(made_from(artifact)) or "the source",
@@ -125,8 +125,8 @@ def _files(artifacts: Sequence[Artifact]) -> str:
 def _place_of(artifact: Artifact) -> str:
     files = artifact.manifest.files if artifact.manifest else []
     rows = [{"file": code(entry.name), "size": size(entry.bytes)} for entry in files[:_MOST_FILES]]
-    shown = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
-    return f"{artifact.part}: {code(artifact.url)}\n\n{shown}"
+    listing = table(rows) + _more(len(files) - len(rows)) if rows else "Its figures alone, in manifest.json."
+    return f"{artifact.part}: {code(artifact.url)}\n\n{listing}"
 
 
 def _more(number: int) -> str:
@@ -157,26 +157,26 @@ def _steps(row: StageRow) -> str:
 
 
 def _extra(key: str, make: Callable[[Outputs], Extra | None], outputs: Outputs) -> None:
-    """Publish what a stage shows beside its page, where there is something to show."""
+    """Publish a table, picture or link of a stage, if it has one."""
     match make(outputs):
         case Table(rows, about):
             create_table_artifact([dict(row) for row in rows], key=key, description=about)
         case Picture(png, about):
             _image(key, png, about)
         case Link(url, text):
-            _place(key, url, text)
+            _publish_link(key, url, text)
 
 
-def _place(key: str, url: str, text: str) -> None:
-    """A link, with the place in words too: browsers follow no link from an http:// page to a local file."""
+def _publish_link(key: str, url: str, text: str) -> None:
+    """A link, with its path as text: browsers follow no link from an http:// page to a local file."""
     how = "Copy it into the address bar" if url.startswith("/") else "Fetch it from there"
     page = f"[{markdown(text)}]({link_of(url)})\n\n{code(url)}\n\n{how}: browsers open no such link from this page.\n"
     create_markdown_artifact(page, key=key, description=markdown(f"{text}: {url}"))
 
 
-def _image(key: str, png: bytes, about: str) -> None:
+def _image(key: str, png: bytes, description: str) -> None:
     assert len(png) <= plots.PNG_LIMIT_BYTES, f"the picture {key} has {len(png)} bytes"
-    create_image_artifact(data_uri(png, "image/png"), key=key, description=about)
+    create_image_artifact(data_uri(png, "image/png"), key=key, description=description)
 
 
 # The run ---------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         for row in lineage(run.rows, outputs, run.used_by)
     ]
     parts = [
-        f"# {_about(run)}",
+        f"# {_title_of_run(run)}",
         _mermaid(run, edges),
         table(stages),
         "## Teacher, student, undistilled control",
@@ -216,7 +216,7 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         "## Lineage",
         table(origins),
         "## Where it lies",
-        "\n".join(f"- {name}: {code(place)}" for name, place in places if place),
+        "\n".join(f"- {name}: {code(path)}" for name, path in places if path),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -225,14 +225,14 @@ def _run_page(run: RunRecord) -> None:
     store = Store(str(run.config["root"]), create=False)
     outputs = {part: store.find(artifact, part) for part, artifact in run.outputs.items()}
     page = run_markdown(run, outputs, stage_edges(store, run.rows))
-    create_markdown_artifact(page, key="run", description=_about(run))
+    create_markdown_artifact(page, key="run", description=_title_of_run(run))
 
 
 def _report_link(run: RunRecord) -> None:
-    _place("report", run.report, "Report: scores, players, curves")
+    _publish_link("report", run.report, "Report: scores, players, curves")
 
 
-def _about(run: RunRecord) -> str:
+def _title_of_run(run: RunRecord) -> str:
     computed, steps = sum(row.computed for row in run.rows), sum(len(row.steps) for row in run.rows)
     return f"Run {run.number}: {computed} of {steps} steps computed in {run.seconds:.1f} s"
 
@@ -250,5 +250,5 @@ def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:
 
 
 def link_of(url: str) -> str:
-    """What a browser opens, as it may stand in Markdown: a file:// URL for a local path, any other URL as it is."""
+    """A link for Markdown: a file:// URL for a local path, any other URL as it is."""
     return f"file://{quote(url)}" if url.startswith("/") else quote(url, safe="/:?#@!$&'*+,;=%")

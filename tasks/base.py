@@ -41,12 +41,12 @@ def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
     def run_step(label: str, fingerprint: str, step: Step, elsewhere: bool = False) -> dict[str, Any]:  # noqa: ARG001  (run name and cache key)
         with step_progress(step, in_terminal=not elsewhere) as progress:
             artifact = compute(step, progress)
-        return _told(artifact)
+        return _record_of(artifact)
 
     return run_step
 
 
-def _told(artifact: Artifact) -> dict[str, Any]:
+def _record_of(artifact: Artifact) -> dict[str, Any]:
     """What a task returns, and Prefect keeps."""
     assert artifact.manifest is not None
     return {"artifact": artifact.id, "part": artifact.part, "bytes": artifact.manifest.total_bytes}
@@ -57,7 +57,7 @@ def _fingerprint(_: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 
 def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
-    """Errors about the user's input come back the same every time."""
+    """Whether another try may do better: errors about the user's input come back the same every time."""
     return not isinstance(getattr(state, "data", None), TinyWaveError) and not _is_user_error(state)
 
 
@@ -90,49 +90,51 @@ class PrefectExecute:
     runs: list[StepRun] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
-        found = find_steps(steps)
-        reasons = [explain(step, artifact) for step, artifact in zip(steps, found, strict=True)]
+        artifacts = find_steps(steps)
+        reasons = [explain(step, artifact) for step, artifact in zip(steps, artifacts, strict=True)]
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
-        sent = [i for i, artifact in enumerate(found) if len(steps) == 1 or not artifact.complete]
+        sent = [i for i, artifact in enumerate(artifacts) if len(steps) == 1 or not artifact.complete]
         elsewhere = self.workers is not None and self.workers.elsewhere and len(steps) > 1
         submit = self._send if elsewhere else self._submit
-        futures = {i: submit(steps[i], self._task(steps[i], found[i])) for i in sent}
+        futures = {i: submit(steps[i], self._task(steps[i], artifacts[i])) for i in sent}
         self._wait(steps, futures)
         for future in futures.values():
             future.result()  # raises what the task raised
-        now = dict(zip(futures, find_steps([steps[i] for i in futures]), strict=True))
-        made = [now.get(i, artifact) for i, artifact in enumerate(found)]
-        for step, reason, artifact in zip(steps, reasons, made, strict=True):
+        computed = dict(zip(futures, find_steps([steps[i] for i in futures]), strict=True))
+        results = [computed.get(i, artifact) for i, artifact in enumerate(artifacts)]
+        for step, reason, artifact in zip(steps, reasons, results, strict=True):
             self.runs.append(StepRun(step, reason, artifact))
-        return made
+        return results
 
     def _wait(self, steps: Sequence[Step], futures: dict[int, Any]) -> None:
-        """Wait for all; where the steps know their hours of speech, say now and then how many are done and left."""
+        """Wait for all; where the steps know their hours of speech, print from time to time how many are done."""
         progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
         for i, future in futures.items():
             try:
                 future.wait()
             except BrokenExecutor as error:
-                found = find_steps(steps)
-                lost = [_label(step) for step, artifact in zip(steps, found, strict=True) if not artifact.complete]
+                artifacts = find_steps(steps)
+                missing = [
+                    _label(step) for step, artifact in zip(steps, artifacts, strict=True) if not artifact.complete
+                ]
                 raise WorkerDiedError(
                     f"a worker of {steps[0].stage} was killed, most often by the system for lack of memory; not done are "
-                    f"{', '.join(lost[:4])}{f' and {len(lost) - 4} more' if len(lost) > 4 else ''}: lower --runtime.workers, and "
+                    f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}: lower --runtime.workers, and "
                     "run again; finished shards are kept"
                 ) from error
             assert progress is not None
             progress.add(steps[i].hours)
 
-    def _task(self, step: Step, found: Artifact) -> Task[..., dict[str, Any]]:
-        refresh = not found.complete or not self._is_recorded(step, found)
+    def _task(self, step: Step, artifact: Artifact) -> Task[..., dict[str, Any]]:
+        refresh = not artifact.complete or not self._is_recorded(step, artifact)
         return self.run_step.with_options(refresh_cache=refresh, retries=step.runtime.retries)
 
-    def _is_recorded(self, step: Step, found: Artifact) -> bool:
+    def _is_recorded(self, step: Step, artifact: Artifact) -> bool:
         """Whether Prefect's record of the step is, byte by byte, what the store says. Prefect reads a record with the serializer
         that the record names, and pickle runs code: one that is not ours is written anew, unread."""
         store: Any = get_result_store()  # untyped: its methods are both synchronous and not
         results = store.update_for_task(self.run_step, _sync=True)
-        expected = results.create_result_record(_told(found), key=step.fingerprint).serialize()
+        expected = results.create_result_record(_record_of(artifact), key=step.fingerprint).serialize()
         try:
             return bool(results.result_storage.read_path(step.fingerprint, _sync=True) == expected)
         except Exception:  # noqa: BLE001  (none is there; each kind of storage has its own errors)
@@ -143,8 +145,8 @@ class PrefectExecute:
 
     def _send(self, step: Step, run_step: Task[..., dict[str, Any]]) -> Any:
         assert self.workers is not None
-        about = {"label": _label(step), "fingerprint": step.fingerprint, "step": step, "elsewhere": True}
-        return self.workers.submit(run_step, about)
+        parameters = {"label": _label(step), "fingerprint": step.fingerprint, "step": step, "elsewhere": True}
+        return self.workers.submit(run_step, parameters)
 
 
 def _label(step: Step) -> str:

@@ -97,7 +97,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line now and then, where there is no terminal."""
+    """A line from time to time, where there is no terminal."""
 
     def __init__(self, step: Step) -> None:
         self.name = f"{step.stage} {step.part}"
@@ -111,9 +111,9 @@ class _Lines:
         self.done = done
         if now - self.last >= _LINE_EVERY_S and done < total:
             self.last = now
-            left = (now - self.started) * (total - done) / max(done, 1)
+            left_s = (now - self.started) * (total - done) / max(done, 1)
             terminal.say(
-                f"    {self.name}: {done} of {total} {note}, about {left:.0f} s left", file=sys.stderr, flush=True
+                f"    {self.name}: {done} of {total} {note}, about {left_s:.0f} s left", file=sys.stderr, flush=True
             )
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class _Lines:
 
 
 class _Quiet:
-    """Nothing: other workers write to the same terminal, or there is none."""
+    """Prints nothing: other workers write to the same terminal, or there is none."""
 
     def update(self, done: int, total: int, note: str) -> None:
         pass
@@ -144,9 +144,9 @@ class HoursProgress:
         now = time.monotonic()
         if self.done and self.done < self.total and now - self.last >= _LINE_EVERY_S:
             self.last = now
-            left = (now - self.started) * (self.total - self.done) / self.done
-            said = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left / 3600:.2f} h left"
-            terminal.say(f"    {said}", file=sys.stderr, flush=True)
+            left_s = (now - self.started) * (self.total - self.done) / self.done
+            line = f"{self.stage}: {self.done:.2f} of {self.total:.2f} h of speech, about {left_s / 3600:.2f} h left"
+            terminal.say(f"    {line}", file=sys.stderr, flush=True)
 
 
 class _ProgressArtifact:
@@ -170,7 +170,7 @@ class _ProgressArtifact:
             self._show(100.0, "done")
 
     def _show(self, percent: float, note: str) -> None:
-        """A server that is being restarted shows it the next time; a training does not end over its picture."""
+        """A failure is ignored: a training must not end because the server is being restarted."""
         with contextlib.suppress(httpx.HTTPError):
             if self.id is None:
                 self.id = create_progress_artifact(

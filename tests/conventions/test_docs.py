@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from flows.cli import _parser, _settings
+import flows.commands
+from flows.cli import build_parser, settings_of
 from tinywave_core.config.load import load_config, preset_names
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +26,7 @@ SOURCES = sorted(
     for ending in ("py", "toml", "md", "jinja")
     for path in (ROOT / folder).rglob(f"*.{ending}")
 )
-COMMANDS = (
-    *("run", "plan", "serve", "deploy", "publish", "generate", "talk", "evaluate", "tokens", "slamkit", "bench-device"),
-    *("inspect", "lineage", "verify", "repair", "gc", "forget"),
-)
+COMMANDS = {command.name: command for command in flows.commands.COMMANDS}
 PLACEHOLDERS = {"STAGE": "distillation"}
 
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -63,11 +61,11 @@ def test_tinywave_command_parses(words: list[str]):
     assert command in COMMANDS
     if not rest or "--help" in rest:  # a mention of the command
         return
-    options, unknown = _parser().parse_known_args(words)
+    options, unknown = build_parser().parse_known_args(words)
     assert not unknown, f"the CLI does not know {unknown}"
-    if command in ("run", "plan", "serve", "deploy"):
+    if COMMANDS[command].has_settings:
         preset = options.preset if options.preset in preset_names() else "demo"  # a file of the reader's own
-        load_config(preset, _settings(options, unknown))
+        load_config(preset, settings_of(options, unknown))
 
 
 @pytest.mark.parametrize("words", cases("make"))
@@ -129,6 +127,6 @@ def test_continuous_integration_installs_what_tests_need_and_runs_them():
 
 
 def test_help_needs_no_heavy_import():
-    script = "import sys; from flows.cli import _parser; _parser(); print([m for m in ('torch', 'prefect') if m in sys.modules])"
+    script = "import sys; from flows.cli import build_parser; build_parser(); print([m for m in ('torch', 'prefect') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures import summaries
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.run.pipeline import build_stage
 from tinywave_core.stages.evaluation import probes
@@ -48,13 +49,8 @@ AUDIO = "ingestion/" + "c" * 32
 SHARD = {"train_seconds": 3600.0, "train_utterances": 1, "held_out_utterances": 0}
 # What the stages read from the summaries of their inputs when they plan their steps.
 SUMMARIES = {
-    "corpus": {
-        "shards": [AUDIO],
-        "duplicates": {},
-        "hours_train": 1.0,
-        "utterances_train": 9,
-        "utterances_held_out": 1,
-    },
+    "corpus": summaries.corpus(shards=[AUDIO]),
+    "ingestion/shard": summaries.audio_shard(),
     "tokens": {
         "shards": [
             {"id": TRAIN, **SHARD},
@@ -81,7 +77,7 @@ def made_up(store: Store, stage: str, part: str, artifact_id: str | None = None)
         config={},
         params={},
         inputs={"audio": [AUDIO]},
-        summary=SUMMARIES.get(part, {}),
+        summary=SUMMARIES.get(f"{stage}/{part}", SUMMARIES.get(part, {})),
         files=[],
         seconds=0.0,
         created_at="",

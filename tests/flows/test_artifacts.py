@@ -16,11 +16,11 @@ from tasks.artifacts import link_of, publish_run, publish_stage, run_markdown, s
 from tests.conftest import Finished
 from tests.fixtures.markup import MARKUP
 from tests.fixtures.small_run import small_run
+from tinywave_core.audio.scan import NewFile, Scan
 from tinywave_core.audio.sidecars import Label
 from tinywave_core.audio.source import SourceFile
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.run.record import RunRecord, StageRow
-from tinywave_core.stages.ingestion.corpus import NewFile, Scan
 from tinywave_core.steps.base import Outputs
 
 Published = dict[str, dict[str, Any]]
@@ -152,9 +152,8 @@ def test_links_say_their_place_in_words_too(published: Published, run: tuple[Run
 
 
 def test_base_tokens_and_an_empty_run_have_pages(tmp_path: Path):
-    absent = {"reasons": {}, "duration_histogram": {}}
     record, outputs = small_run(
-        tmp_path, corpus=absent, tokens={"pitch_histogram": [], "drift": {}}, logits={"kinds": {}}
+        tmp_path, corpus={"reasons": {}}, tokens={"pitch_histogram": [], "drift": {}}, logits={"kinds": {}}
     )
     assert all(stage_markdown(row, outputs, {}) for row in record.rows)
     assert run_markdown(record, outputs, [])

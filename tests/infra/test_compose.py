@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from flows.cli import _parser, _settings
+from flows.cli import build_parser, settings_of
 from infra.native import stack as native
 from infra.with_secrets import filled
 from tinywave_core.config.load import load_config
@@ -243,8 +243,8 @@ def test_prefect_knows_the_command(services: dict[str, Any], name: str):
 def test_tinywave_knows_the_command(services: dict[str, Any]):
     program, *arguments = words(services["deploy"])
     assert program == "tinywave"
-    options, unknown = _parser().parse_known_args(arguments)
-    assert load_config(options.preset, _settings(options, unknown)).root == native.ROOT
+    options, unknown = build_parser().parse_known_args(arguments)
+    assert load_config(options.preset, settings_of(options, unknown)).root == native.ROOT
     assert f"--pool {options.pool}" in " ".join(words(services["worker"]))
 
 

@@ -17,7 +17,7 @@ from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Outputs, compute
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
-from tinywave_core.storage.care.forget import find_heard, forget
+from tinywave_core.storage.care.forget import find_traces, forget
 from tinywave_core.storage.care.repair import repair
 from tinywave_core.storage.care.verify import verify
 from tinywave_core.storage.lease import Pace, take
@@ -105,7 +105,7 @@ def test_gc_and_forget_on_s3_remove_what_they_say(s3: Any, remote: tuple):
     garbage = find_garbage(take_census(store), keep=0, grace_s=0, now=time.time() + 10)
     collect(take_census(store), garbage)
     assert not store.artifact_ids("generation") and verify(take_census(store)) == []
-    heard = find_heard(take_census(store), CLIPS[3])
+    heard = find_traces(take_census(store), CLIPS[3])
     forget(take_census(store), heard)
     left = {found["Key"] for found in s3.list_objects_v2(Bucket="tiny-store", Prefix="care/forget/")["Contents"]}
     assert not [key for key in left for folder in heard.artifacts if folder.id in key]

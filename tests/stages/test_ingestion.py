@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
+from tinywave_core.audio.cutting import split_of
+from tinywave_core.audio.scan import Scan
 from tinywave_core.audio.source import Source, SourceFile
 from tinywave_core.audio.utterances import read_utterances
 from tinywave_core.config.ingestion import IngestionConfig
@@ -57,7 +59,7 @@ def ingest(source: Path | str | None, store: Path, execute: Any = compute_all, *
     return ingestion.build(config, Store(config.root), execute)
 
 
-def look(source: Path, store: Path, **settings: Any) -> ingestion.Scan:
+def look(source: Path, store: Path, **settings: Any) -> Scan:
     config = configured(source, store, **settings)
     return ingestion.scan(config, Store(config.root))
 
@@ -283,9 +285,9 @@ def test_one_speaker_alone_is_told_to_split_by_recording(source: Path, tmp_path:
 
 def test_the_split_is_a_hash_of_the_speaker_and_has_the_asked_share() -> None:
     config = IngestionConfig(held_out_fraction=0.1)
-    held_out = [ingestion.split_of(config, str(speaker), "r") == "held_out" for speaker in range(5_000)]
+    held_out = [split_of(config, str(speaker), "r") == "held_out" for speaker in range(5_000)]
     assert sum(held_out) / 5_000 == pytest.approx(0.1, abs=0.015)
-    assert ingestion.split_of(config, "any", "r1") == ingestion.split_of(config, "any", "r2")
+    assert split_of(config, "any", "r1") == split_of(config, "any", "r2")
 
 
 def test_transcripts_without_audio_are_in_the_scan(source: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures import summaries
 from tinywave_core.audio.utterances import UtteranceWriter, encode_flac
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization import tokens as tokenization
@@ -46,7 +47,7 @@ def _audio_shard(store: Store, numbers: Sequence[int]) -> Artifact:
                 names = {"utterance_id": f"u{number:02d}", "recording_id": f"r{number}", "path": f"{number}.wav"}
                 about = {"start_samples": 0, "num_samples": 32_000, "speaker": None, "transcript": "la", "split": split}
                 writer.add({**names, **about, "flac": encode_flac(_vowels(number))})
-        return {}
+        return summaries.audio_shard()
 
     step = Step(store, "ingestion", "shard", 1, run, CONFIG.ingestion, params={"numbers": list(numbers)})
     return compute(step)
@@ -60,7 +61,7 @@ def _corpus(store: Store, *shards: Sequence[int]) -> Artifact:
         duplicates[shard.id] = [f"u{n:02d}" for n in numbers if n in seen]
         seen |= set(numbers)
     hours = sum(2 / 3600 for n in seen if n % 4 != 3)
-    summary = {"shards": [shard.id for shard in audio], "duplicates": duplicates, "hours_train": hours}
+    summary = summaries.corpus(shards=[shard.id for shard in audio], duplicates=duplicates, hours_train=hours)
     inputs = {"shards": audio}
     return compute(Step(store, "ingestion", "corpus", 1, lambda *_: summary, CONFIG.ingestion, inputs))
 

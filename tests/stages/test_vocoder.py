@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, run_tiny, tiny_config
+from tinywave_core.stages.export.summary import VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
@@ -45,7 +46,7 @@ def test_summary_tells_quality_beside_floor_and_ceiling(spoken: tuple[Outputs, C
 
 
 def test_report_shows_the_figures(spoken: tuple[Outputs, Computed, str]):
-    rows = vocoder_rows(spoken[0]["vocoder"].summary)
+    rows = vocoder_rows(VocoderSummary.of(spoken[0]["vocoder"]))
     assert [row["speech"].split(":")[0] for row in rows] == ["draft vocoder", "light vocoder", "floor", "ceiling"]
     assert all(0 <= float(row["mel-cepstral distance, dB"]) < 20 for row in rows)
 

@@ -30,7 +30,7 @@ class Aligner(Protocol):
 
     @property
     def min_confidence(self) -> float:
-        """For `checks.check`: what a right transcript reaches. Confidences of different aligners cannot be compared."""
+        """Confidence that a right transcript reaches, for `checks.check`; confidences of different aligners cannot be compared."""
         ...
 
     def align(self, samples_N: npt.NDArray[np.float32], transcript: str) -> list[Word] | Refusal:

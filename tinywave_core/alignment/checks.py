@@ -1,4 +1,4 @@
-"""Words with times -> accepted, or refused by name: what is impossible, and what a right transcript does not look like.
+"""Words with times -> accepted, or refused with a reason: impossible times, or times unlike those of a right transcript.
 
 The limits were measured with pocketsphinx on 330 recordings (LibriSpeech test-other and train-clean, LJ Speech, one more
 voice), each with its own transcript and with one of another recording. Its confidence tells the two apart; where words
@@ -56,24 +56,24 @@ def _count(words: Sequence[Word], transcript: str | None) -> Refusal | None:
 def _order(words: Sequence[Word], num_samples: int) -> Refusal | None:
     for word in words:
         if word.end_samples <= word.start_samples:
-            return Refusal("backwards", f"{_shown(word)} ends at or before its start")
+            return Refusal("backwards", f"{_describe(word)} ends at or before its start")
         if word.start_samples < 0:
-            return Refusal("before_start", f"{_shown(word)} begins before the audio")
+            return Refusal("before_start", f"{_describe(word)} begins before the audio")
         if word.end_samples > num_samples + TOLERANCE_SAMPLES:
             return Refusal(
-                "past_end", f"{_shown(word)} passes the end of the audio at {num_samples / SAMPLE_RATE:.2f} s"
+                "past_end", f"{_describe(word)} passes the end of the audio at {num_samples / SAMPLE_RATE:.2f} s"
             )
     for word, following in pairwise(words):
         if following.start_samples < word.start_samples:
-            return Refusal("backwards", f"{_shown(following)} begins before {_shown(word)}, which it follows")
+            return Refusal("backwards", f"{_describe(following)} begins before {_describe(word)}, which it follows")
         if following.start_samples < word.end_samples:
-            return Refusal("overlap", f"{_shown(word)} and {_shown(following)} overlap")
+            return Refusal("overlap", f"{_describe(word)} and {_describe(following)} overlap")
     return None
 
 
 def _confidence(words: Sequence[Word], minimum: float | None) -> Refusal | None:
-    known = [word.confidence for word in words if word.confidence is not None]
-    if minimum is None or not known or (quartile := float(np.quantile(known, 0.25))) >= minimum:
+    confidences = [word.confidence for word in words if word.confidence is not None]
+    if minimum is None or not confidences or (quartile := float(np.quantile(confidences, 0.25))) >= minimum:
         return None
     return Refusal(
         "low_confidence", f"a quarter of the words have a confidence up to {quartile:.3f}, expected {minimum:g}"
@@ -95,5 +95,5 @@ def _mismatches(words: Sequence[Word], num_samples: int) -> Iterator[Refusal]:
             yield Refusal("mismatch", f"{share:.0%} of the words are over 1 s, expected up to {MAX_LONG_SHARE:.0%}")
 
 
-def _shown(word: Word) -> str:
+def _describe(word: Word) -> str:
     return f"{word.text!r} ({word.start_samples / SAMPLE_RATE:.2f}-{word.end_samples / SAMPLE_RATE:.2f} s)"

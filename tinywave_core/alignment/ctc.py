@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.normalize import Written, written_words
@@ -49,7 +50,6 @@ class CtcAligner:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "CtcAligner":
         """config.json, vocab.json and weights, nothing unpickled; CheckpointError where something is missing or foreign."""
-        from transformers import Wav2Vec2ForCTC
 
         class Model(Wav2Vec2ForCTC):  # type: ignore[misc]
             # It masks frames in training. Some releases have it and some do not; see `_config`.
@@ -62,12 +62,16 @@ class CtcAligner:
                 "expected the flat vocabulary of one language"
             )
         try:
-            model, about = Model.from_pretrained(
+            model, loading_info = Model.from_pretrained(
                 folder, config=config, local_files_only=True, weights_only=True, output_loading_info=True
             )
         except Exception as error:
             raise CheckpointError(f"{folder} cannot be loaded as a Wav2Vec2ForCTC: {error}") from error
-        if faults := [*about["missing_keys"], *about["mismatched_keys"], *about["unexpected_keys"]]:
+        if faults := [
+            *loading_info["missing_keys"],
+            *loading_info["mismatched_keys"],
+            *loading_info["unexpected_keys"],
+        ]:
             raise CheckpointError(
                 f"{folder} is not a whole Wav2Vec2ForCTC: {len(faults)} tensors are missing, foreign or of another shape, "
                 f"such as {faults[0]}"
@@ -86,22 +90,22 @@ class CtcAligner:
     ) -> list[list[Word] | Refusal]:
         """Times of several transcripts' words; the placing goes together, the model's frames one utterance at a time."""
         spelled = [self._spelled(transcript) for transcript in transcripts]
-        scores = [self._scores(each) for each in samples]
+        scores = [self._scores(utterance_N) for utterance_N in samples]
         paths = best_paths(scores, [self._line(words) for _, words in spelled], self.blank)
         return [
-            self._words(texts, words, path, score, len(each))
-            for (texts, words), path, score, each in zip(spelled, paths, scores, samples, strict=True)
+            self._words(texts, words, path, score, len(utterance_N))
+            for (texts, words), path, score, utterance_N in zip(spelled, paths, scores, samples, strict=True)
         ]
 
     def transcribe(self, samples_N: npt.NDArray[np.float32]) -> str:
-        """What the model hears: the likeliest character of each frame, repeats and blanks taken out. No words are asked for."""
+        """Text from sound alone: the likeliest character of each frame, without repeats and blanks."""
         best = self._scores(samples_N).argmax(axis=1)
-        kept = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
+        without_repeats = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
         names = {number: character for character, number in self.alphabet.items()}
-        characters = (names.get(int(i), "") for i in kept if i != self.blank)
+        characters = (names.get(int(i), "") for i in without_repeats if i != self.blank)
         delimiter = None if self.delimiter is None else names[self.delimiter]
-        heard = (" " if c == delimiter else c for c in characters if not (c.startswith("<") and c.endswith(">")))
-        return " ".join("".join(heard).split())
+        letters = (" " if c == delimiter else c for c in characters if not (c.startswith("<") and c.endswith(">")))
+        return " ".join("".join(letters).split())
 
     def _spelled(self, transcript: str) -> tuple[list[str], list[list[int]]]:
         """Words as written, and each one's characters in the alphabet."""
@@ -109,13 +113,13 @@ class CtcAligner:
         return [word.text for word in written], [self._ids(word) for word in written]
 
     def _ids(self, word: Written) -> list[int]:
-        """Its letters if the alphabet has all of them, else those of what is said for it in English; none if neither fits."""
+        """Ids of a word's letters if the alphabet has all of them, else of its spoken form in English; empty if neither fits."""
         own = "" if any(c.isnumeric() for c in word.text) else word.text.replace("\u2019", "'")
         for text in (own, "".join(word.spoken)):
             for cased in (text, text.upper(), text.lower()):
-                found = [self.alphabet[c] for c in cased if c in self.alphabet and (c.isalpha() or c == "'")]
-                if len(found) >= sum(c.isalpha() for c in cased) > 0:
-                    return found
+                ids = [self.alphabet[c] for c in cased if c in self.alphabet and (c.isalpha() or c == "'")]
+                if len(ids) >= sum(c.isalpha() for c in cased) > 0:
+                    return ids
         return []
 
     def _line(self, words: Sequence[Sequence[int]]) -> list[int]:
@@ -150,31 +154,31 @@ class CtcAligner:
                 "failed", f"{characters} characters do not fit into {len(scores)} frames of 20 ms: another transcript?"
             )
         rest = iter(path)
-        found: list[Word | None] = []
-        begun = False
+        timed: list[Word | None] = []
+        in_word = False
         for text, ids in zip(texts, words, strict=True):
             if not ids:
-                found.append(None)
+                timed.append(None)
                 continue
-            if begun and self.delimiter is not None:
+            if in_word and self.delimiter is not None:
                 next(rest)
-            begun = True
+            in_word = True
             own = [next(rest) for _ in ids]
             probabilities = [float(np.exp(scores[a:b, i]).mean()) for i, (a, b) in zip(ids, own, strict=True)]
             start, end = own[0][0] * HOP_SAMPLES, min(own[-1][1] * HOP_SAMPLES, length)
-            found.append(Word(text, start, end, float(np.mean(probabilities))))
-        return interpolate(texts, found, length)
+            timed.append(Word(text, start, end, float(np.mean(probabilities))))
+        return interpolate(texts, timed, length)
 
 
 def best_paths(
     scores: Sequence[Scores], characters: Sequence[Sequence[int]], blank: int
 ) -> list[list[tuple[int, int]] | None]:
     """For every utterance the frames [first, last) of each of its characters on the most likely path; None if none fits."""
-    states = [np.array([blank, *(x for c in each for x in (c, blank))]) for each in characters]
+    states = [np.array([blank, *(x for c in word_ids for x in (c, blank))]) for word_ids in characters]
     width, frames = max(map(len, states)), max(map(len, scores))
     labels_BS = np.full((len(states), width), blank)
-    for row, each in enumerate(states):
-        labels_BS[row, : len(each)] = each
+    for row, word_ids in enumerate(states):
+        labels_BS[row, : len(word_ids)] = word_ids
     # A character may follow the one before it without a blank between, unless they are the same.
     skips_BS = np.zeros(labels_BS.shape, bool)
     skips_BS[:, 3::2] = labels_BS[:, 3::2] != labels_BS[:, 1:-2:2]
@@ -183,22 +187,22 @@ def best_paths(
     back_TBS = np.zeros((frames, *labels_BS.shape), np.int8)
     for frame in range(frames):
         if frame:
-            one, two = _moved(total_BS, 1), np.where(skips_BS, _moved(total_BS, 2), IMPOSSIBLE)
+            one, two = _shifted(total_BS, 1), np.where(skips_BS, _shifted(total_BS, 2), IMPOSSIBLE)
             choices = np.stack([total_BS, one, two])
             back_TBS[frame] = choices.argmax(axis=0)
             reached = choices.max(axis=0)
         else:
             reached = total_BS
-        for row, each in enumerate(scores):
-            if frame < len(each):  # a shorter utterance stays as it ended
-                total_BS[row] = reached[row] + each[frame, labels_BS[row]]
+        for row, scores_TC in enumerate(scores):
+            if frame < len(scores_TC):  # a shorter utterance stays as it ended
+                total_BS[row] = reached[row] + scores_TC[frame, labels_BS[row]]
     return [
-        _traced(total_BS[row], back_TBS[: len(each), row], len(states[row])) if len(each) else None
-        for row, each in enumerate(scores)
+        _traced(total_BS[row], back_TBS[: len(scores_TC), row], len(states[row])) if len(scores_TC) else None
+        for row, scores_TC in enumerate(scores)
     ]
 
 
-def _moved(total_BS: npt.NDArray[np.float64], by: int) -> npt.NDArray[np.float64]:
+def _shifted(total_BS: npt.NDArray[np.float64], by: int) -> npt.NDArray[np.float64]:
     return np.pad(total_BS, ((0, 0), (by, 0)), constant_values=IMPOSSIBLE)[:, : total_BS.shape[1]]
 
 
@@ -215,12 +219,10 @@ def _traced(
         path[frame] = state
         state -= int(back_TS[frame, state])
     places = [np.flatnonzero(path == 2 * n + 1) for n in range(states // 2)]
-    return [(int(each[0]), int(each[-1]) + 1) for each in places]
+    return [(int(frames[0]), int(frames[-1]) + 1) for frames in places]
 
 
 def _config(folder: Path) -> Any:
-    from transformers import Wav2Vec2Config
-
     check_directory(folder, "wav2vec2 model")
     try:
         config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
@@ -228,13 +230,13 @@ def _config(folder: Path) -> Any:
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
         ) from error
-    found = {
+    settings = {
         "model_type": (config.model_type, "wav2vec2"),
         "samples per frame": (math.prod(config.conv_stride), HOP_SAMPLES),
         "pad_token_id (the blank)": (isinstance(config.pad_token_id, int), True),
         "adapter_attn_dim": (config.adapter_attn_dim, None),
     }
-    for name, (value, expected) in found.items():
+    for name, (value, expected) in settings.items():
         if value != expected:
             raise CheckpointError(f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}")
     # Released models lack the vector that masks frames in training, and loading would report it as missing.
@@ -247,9 +249,9 @@ def _json(folder: Path, name: str, default: dict[str, Any] | None = None) -> dic
     if default is not None and not (folder / name).is_file():
         return default
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / name} cannot be read ({error}): expected a model's {name} there") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{folder / name} holds a {type(found).__name__}, expected a JSON object")
-    return found
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder / name} holds a {type(content).__name__}, expected a JSON object")
+    return content

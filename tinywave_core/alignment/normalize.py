@@ -77,24 +77,24 @@ class Written:
 
 def written_words(transcript: str) -> list[Written]:
     """The words of a transcript. Joined by spaces they are the transcript again, but for its white space."""
-    found: list[Written] = []
+    words: list[Written] = []
     opening = ""  # marks before the first word
     for text in transcript.split():
-        if any(character.isalnum() for character in text) or spoken(text):
-            found.append(Written(f"{opening}{text}", spoken(text)))
+        if any(character.isalnum() for character in text) or spoken_words(text):
+            words.append(Written(f"{opening}{text}", spoken_words(text)))
             opening = ""
-        elif found:
-            found[-1] = replace(found[-1], text=f"{found[-1].text} {text}")
+        elif words:
+            words[-1] = replace(words[-1], text=f"{words[-1].text} {text}")
         else:
             opening += f"{text} "
-    return found
+    return words
 
 
-def spoken(text: str) -> tuple[str, ...]:
-    """The words that are said for one written word, such as (twenty, percent) for "20%"."""
+def spoken_words(text: str) -> tuple[str, ...]:
+    """The spoken form of one written word, such as (twenty, percent) for "20%"."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).lower().translate(LETTERS))
     plain = "".join(c for c in plain if not unicodedata.combining(c))
-    return tuple(word for match in TOKEN.finditer(plain) for word in _said(match))
+    return tuple(word for match in TOKEN.finditer(plain) for word in _spoken_form(match))
 
 
 def as_written(words: Sequence[Word], transcript: str) -> list[Word] | Refusal:
@@ -102,23 +102,23 @@ def as_written(words: Sequence[Word], transcript: str) -> list[Word] | Refusal:
 
     `<unk>`, which MFA puts for what its dictionary lacks, stands for any one word.
     """
-    found, used = list[Word](), 0
+    joined, used = list[Word](), 0
     for written in written_words(transcript):
         own = _own(words[used:], {_letters(written.text), "".join(written.spoken).replace("'", "")})
         if not own:
             other = repr(words[used].text) if used < len(words) else "no more words"
             return Refusal(
                 "word_count",
-                f"word {len(found) + 1} of the transcript is {written.text!r}, where the alignment has {other}; "
+                f"word {len(joined) + 1} of the transcript is {written.text!r}, where the alignment has {other}; "
                 "expected the alignment of this transcript",
             )
-        known = [word.confidence for word in own if word.confidence is not None]
-        confidence = sum(known) / len(known) if known else None
-        found.append(Word(written.text, own[0].start_samples, own[-1].end_samples, confidence))
+        confidences = [word.confidence for word in own if word.confidence is not None]
+        confidence = sum(confidences) / len(confidences) if confidences else None
+        joined.append(Word(written.text, own[0].start_samples, own[-1].end_samples, confidence))
         used += len(own)
     if used < len(words):
         return Refusal("word_count", f"the transcript ends before {words[used].text!r} of the alignment")
-    return found
+    return joined
 
 
 def number_words(number: int) -> list[str]:
@@ -141,7 +141,7 @@ def year_words(year: int) -> list[str]:
     return [*number_words(pairs), *tail]
 
 
-def _said(match: re.Match[str]) -> Iterator[str]:
+def _spoken_form(match: re.Match[str]) -> Iterator[str]:
     kind, text = str(match.lastgroup), match[0]
     if kind == "stop":
         word = match["word"]
@@ -172,19 +172,19 @@ def _number(text: str, *, year: bool = True) -> list[str]:
     whole, _, decimals = text.partition(".")
     digits = whole.replace(",", "")
     if (len(digits) > 1 and digits[0] == "0") or len(digits) > 15:  # telephone numbers and the like
-        said = [ONES[int(digit)] for digit in digits]
+        spoken_digits = [ONES[int(digit)] for digit in digits]
     elif year and len(whole) == 4 and 1100 <= int(digits) < 2100 and not decimals:
-        said = year_words(int(digits))
+        spoken_digits = year_words(int(digits))
     else:
-        said = number_words(int(digits))
-    return [*said, *(["point", *(ONES[int(digit)] for digit in decimals)] if decimals else [])]
+        spoken_digits = number_words(int(digits))
+    return [*spoken_digits, *(["point", *(ONES[int(digit)] for digit in decimals)] if decimals else [])]
 
 
 def _money(text: str) -> list[str]:
     one, many = CURRENCIES[text[0]]
     whole, _, cents = text[1:].partition(".")
-    said = [*_number(whole, year=False), one if whole == "1" else many]
-    return [*said, *(number_words(int(cents)) if len(cents) == 2 and int(cents) else [])]
+    parts = [*_number(whole, year=False), one if whole == "1" else many]
+    return [*parts, *(number_words(int(cents)) if len(cents) == 2 and int(cents) else [])]
 
 
 def _own(words: Sequence[Word], writings: set[str]) -> Sequence[Word]:

@@ -55,28 +55,28 @@ PRAAT = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|<
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
 
 
-def open_alignments(place: str, recordings: Iterable[str]) -> "Alignments":
+def open_alignments(url: str, recordings: Iterable[str]) -> "Alignments":
     """The alignments in a folder or table, a path or fsspec URL, for recordings by their path relative to the source."""
-    filesystem, root = open_url(place)
+    filesystem, root = open_url(url)
     try:
         if filesystem.isfile(root):
-            found = {PurePosixPath(root).name: root}
+            paths = {PurePosixPath(root).name: root}
         elif filesystem.isdir(root):
-            found = {path[len(root.rstrip("/")) + 1 :]: path for path in _files(filesystem, root)}
+            paths = {path[len(root.rstrip("/")) + 1 :]: path for path in _files(filesystem, root)}
         else:
-            raise SourceError(f"the alignments {place} do not exist; expected a folder or table of word times there")
+            raise SourceError(f"the alignments {url} do not exist; expected a folder or table of word times there")
     except OSError as error:
         raise SourceError(
-            f"the alignments {place} cannot be read ({error}): check the path and its permissions"
+            f"the alignments {url} cannot be read ({error}): check the path and its permissions"
         ) from error
 
     def read(name: str) -> bytes:
         try:
-            return bytes(filesystem.cat_file(found[name]))
+            return bytes(filesystem.cat_file(paths[name]))
         except OSError as error:
-            raise SourceError(f"{found[name]} cannot be read ({error}): check its permissions") from error
+            raise SourceError(f"{paths[name]} cannot be read ({error}): check its permissions") from error
 
-    return Alignments(found, read, recordings)
+    return Alignments(paths, read, recordings)
 
 
 def _files(filesystem: AbstractFileSystem, root: str) -> list[str]:
@@ -114,13 +114,13 @@ class Alignments:
 
     def words(self, recording: str) -> list[Word] | None:
         """The words of a recording, None where it has none; SourceError for a file that is malformed or fits two recordings."""
-        wanted = _parts(recording)
-        named = self._found.get(wanted[-1], {})
-        fitting = [parts for parts in named if _ends_alike(parts, wanted)]
-        if wanted in named:
-            fitting = [wanted]
-        longest = max((min(len(parts), len(wanted)) for parts in fitting), default=0)
-        best = [parts for parts in fitting if min(len(parts), len(wanted)) == longest]
+        own_parts = _parts(recording)
+        candidates = self._found.get(own_parts[-1], {})
+        fitting = [parts for parts in candidates if _ends_alike(parts, own_parts)]
+        if own_parts in candidates:
+            fitting = [own_parts]
+        longest = max((min(len(parts), len(own_parts)) for parts in fitting), default=0)
+        best = [parts for parts in fitting if min(len(parts), len(own_parts)) == longest]
         if not best:
             return None
         if len(best) > 1:
@@ -128,14 +128,14 @@ class Alignments:
                 f"the alignments {'/'.join(best[0])} and {'/'.join(best[1])} both fit {recording}: "
                 "expected one, under the path of the recording"
             )
-        others = [parts for parts in self._stems[wanted[-1]] if _ends_alike(parts, best[0]) and parts != wanted]
-        if best[0] != wanted and others:
+        others = [parts for parts in self._stems[own_parts[-1]] if _ends_alike(parts, best[0]) and parts != own_parts]
+        if best[0] != own_parts and others:
             raise SourceError(
                 f"the alignment {'/'.join(best[0])} fits {recording} and {'/'.join(others[0])}: "
                 "expected it under the path of its recording"
             )
-        found = (self._of(entry, best[0]) for entry in named[best[0]])
-        return next((words for words in found if words is not None), None)
+        entries = (self._of(entry, best[0]) for entry in candidates[best[0]])
+        return next((words for words in entries if words is not None), None)
 
     def _add(self, table: "_Table") -> None:
         for name in table.rows:
@@ -184,12 +184,12 @@ def textgrid_words(name: str, data: bytes) -> list[Word]:
         kind, tier = tokens.string(), tokens.string()
         tiers.append(tier)
         tokens.number(), tokens.number()
-        wanted = kind == "IntervalTier" and (tier == "words" or tier.endswith("- words"))
+        is_words = kind == "IntervalTier" and (tier == "words" or tier.endswith("- words"))
         for _ in range(tokens.count()):
             line = tokens.line()
             times = [tokens.number() for _ in range(2 if kind == "IntervalTier" else 1)]
             mark = tokens.string().replace('""', '"').strip()
-            if wanted and mark not in SILENCES:
+            if is_words and mark not in SILENCES:
                 words.append(_word(mark, times[0], times[1], None, f"{name}, line {line}"))
     if not any(tier == "words" or tier.endswith("- words") for tier in tiers):
         raise SourceError(f"{name} has the tiers {', '.join(tiers) or 'none'}; expected one that is called words")
@@ -213,11 +213,11 @@ def slamkit_words(name: str, data: bytes) -> list[Word] | None:
         raise SourceError(f"{name}: aligned_text is a {type(entries).__name__}; expected a list of [word, start, end]")
     words = []
     for number, entry in enumerate(entries, start=1):
-        place = f"{name}, word {number}"
+        where = f"{name}, word {number}"
         if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str):
-            raise SourceError(f"{place}: is {json.dumps(entry)[:60]}; expected [word, start in s, end in s]")
+            raise SourceError(f"{where}: is {json.dumps(entry)[:60]}; expected [word, start in s, end in s]")
         if entry[0].strip() not in SILENCES:
-            words.append(_word(entry[0].strip(), entry[1], entry[2], None, place))
+            words.append(_word(entry[0].strip(), entry[1], entry[2], None, where))
     return words
 
 
@@ -228,16 +228,16 @@ def ctm_words(name: str, data: bytes) -> "_Table":
         fields = line.split()
         if not fields or fields[0].startswith(";;"):
             continue
-        place = f"{name}, line {number}"
+        where = f"{name}, line {number}"
         if len(fields) not in (5, 6):
             raise SourceError(
-                f"{place}: has {len(fields)} fields; expected file, channel, start, duration, word, confidence?"
+                f"{where}: has {len(fields)} fields; expected file, channel, start, duration, word, confidence?"
             )
         recording, _, start, duration, word, *confidence = fields
         if word not in SILENCES:
-            begin = _seconds(start, place)
-            end = begin + _seconds(duration, place)
-            rows.append((recording, _word(word, begin, end, confidence[0] if confidence else None, place)))
+            begin = _seconds(start, where)
+            end = begin + _seconds(duration, where)
+            rows.append((recording, _word(word, begin, end, confidence[0] if confidence else None, where)))
     return _Table.of(rows)
 
 
@@ -252,11 +252,11 @@ def table_of_words(name: str, data: bytes) -> "_Table":
     return _Table.of(_table_row(row, chosen, f"{name}, line {number}") for number, row in enumerate(rows, start=first))
 
 
-def _table_row(row: Mapping[str, Any], chosen: Mapping[str, str], place: str) -> tuple[str, Word]:
+def _table_row(row: Mapping[str, Any], chosen: Mapping[str, str], where: str) -> tuple[str, Word]:
     path, word, start, end = (row.get(chosen[use]) for use in ("path", "word", "start", "end"))
     if not path or not isinstance(word, str) or not word.strip():
-        raise SourceError(f"{place}: has the path {path!r} and the word {word!r}; expected both")
-    return str(path), _word(word.strip(), start, end, row.get("confidence"), place)
+        raise SourceError(f"{where}: has the path {path!r} and the word {word!r}; expected both")
+    return str(path), _word(word.strip(), start, end, row.get("confidence"), where)
 
 
 def _rows(name: str, data: bytes) -> tuple[Iterable[Mapping[str, Any]], Sequence[str], int]:
@@ -294,7 +294,7 @@ class _Table:
             texts.append(word.text)
             times.append((word.start_samples, word.end_samples))
             confidences.append(math.nan if word.confidence is None else word.confidence)
-        by_recording = {recording: np.array(found, dtype=np.int64) for recording, found in numbers.items()}
+        by_recording = {recording: np.array(row_numbers, dtype=np.int64) for recording, row_numbers in numbers.items()}
         pairs_N2 = np.array(times, dtype=np.int64).reshape(-1, 2)
         return _Table(pa.array(texts, pa.string()), pairs_N2, np.array(confidences, dtype=np.float32), by_recording)
 
@@ -337,8 +337,8 @@ class _Tokens:
 
     def line(self) -> int:
         """The line of the next item."""
-        place = self.items[self.at][2] if self.at < len(self.items) else len(self.text)
-        return bisect_left(self.breaks, place) + 1
+        offset = self.items[self.at][2] if self.at < len(self.items) else len(self.text)
+        return bisect_left(self.breaks, offset) + 1
 
     def _next(self, expected: str, fits: Callable[[str, bool], bool]) -> str:
         if self.at == len(self.items):
@@ -350,23 +350,23 @@ class _Tokens:
         return value
 
 
-def _word(text: str, start: Any, end: Any, confidence: Any, place: str) -> Word:
-    start_samples, end_samples = (round(_seconds(value, place) * SAMPLE_RATE) for value in (start, end))
+def _word(text: str, start: Any, end: Any, confidence: Any, where: str) -> Word:
+    start_samples, end_samples = (round(_seconds(value, where) * SAMPLE_RATE) for value in (start, end))
     if confidence in (None, ""):
         return Word(text, start_samples, end_samples)
-    value = _seconds(confidence, place, "confidence")
+    value = _seconds(confidence, where, "confidence")
     if not 0 <= value <= 1:
-        raise SourceError(f"{place}: has the confidence {confidence}, expected 0 to 1")
+        raise SourceError(f"{where}: has the confidence {confidence}, expected 0 to 1")
     return Word(text, start_samples, end_samples, value)
 
 
-def _seconds(value: Any, place: str, what: str = "time") -> float:
+def _seconds(value: Any, where: str, what: str = "time") -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= LONGEST_S:
-        raise SourceError(f"{place}: has the {what} {value!r:.40}, expected a number of at most {LONGEST_S:,}")
+        raise SourceError(f"{where}: has the {what} {value!r:.40}, expected a number of at most {LONGEST_S:,}")
     return number
 
 

@@ -59,13 +59,13 @@ class SphinxAligner:
     def align(self, samples_N: npt.NDArray[np.float32], transcript: str) -> list[Word] | Refusal:
         """Times of the transcript's words; out-of-dictionary words have a lower confidence than others."""
         written = written_words(transcript)
-        said = [tuple(self._pronounceable(part) for part in word.spoken) for word in written]
-        flat = [part for parts in said for part in parts]
+        pronunciations = [tuple(self._pronounceable(part) for part in word.spoken) for word in written]
+        flat = [part for parts in pronunciations for part in parts]
         if not flat:
             return Refusal("no_transcript", f"the transcript {transcript[:60]!r} has no English words")
         unknown = [
             word.text
-            for word, parts in zip(written, said, strict=True)
+            for word, parts in zip(written, pronunciations, strict=True)
             if not parts or not self._rough.isdisjoint(parts)
         ]
         if len(unknown) / len(written) > self._max_out_of_dictionary:
@@ -74,8 +74,8 @@ class SphinxAligner:
                 f"{len(unknown)} of {len(written)} words are not in the English dictionary, such as {unknown[0][:40]!r}; "
                 f"expected up to {self._max_out_of_dictionary:.0%}",
             )
-        found = self._segments(samples_N, flat)
-        return found if isinstance(found, Refusal) else _words(written, said, found, len(samples_N))
+        segments = self._segments(samples_N, flat)
+        return segments if isinstance(segments, Refusal) else _words(written, pronunciations, segments, len(samples_N))
 
     def _segments(self, samples_N: npt.NDArray[np.float32], parts: list[str]) -> list[tuple[int, int, float]] | Refusal:
         """First frame, frame after the last, and log-likelihood of each part."""
@@ -143,12 +143,12 @@ def rough_pronunciation(letters: str) -> str:
 
 def _words(
     written: Sequence[Written],
-    said: Sequence[tuple[str, ...]],
+    pronunciations: Sequence[tuple[str, ...]],
     segments: Sequence[tuple[int, int, float]],
     num_samples: int,
 ) -> list[Word]:
     rest, words = iter(segments), list[Word | None]()
-    for word, parts in zip(written, said, strict=True):
+    for word, parts in zip(written, pronunciations, strict=True):
         own = [next(rest) for _ in parts]
         if not own:
             words.append(None)

@@ -14,10 +14,10 @@ SAMPLES_PER_LETTER = 480  # 30 ms: faster is not spoken
 
 def interpolate(texts: Sequence[str], words: Sequence[Word | None], num_samples: int) -> list[Word]:
     """The words of `texts`; those that are None get a time and no confidence. At least one must be there."""
-    found = list(words)
-    runs = [list(run) for missing, run in groupby(range(len(found)), lambda n: found[n] is None) if missing]
+    timed = list(words)
+    runs = [list(run) for missing, run in groupby(range(len(timed)), lambda n: timed[n] is None) if missing]
     for run in runs:
-        before, after = found[run[0] - 1] if run[0] else None, found[run[-1] + 1] if run[-1] + 1 < len(found) else None
+        before, after = timed[run[0] - 1] if run[0] else None, timed[run[-1] + 1] if run[-1] + 1 < len(timed) else None
         start, end = before.end_samples if before else 0, after.start_samples if after else num_samples
         sharing = list(run)
         if end - start < SAMPLES_PER_LETTER * sum(len(texts[n]) for n in run):
@@ -27,8 +27,8 @@ def interpolate(texts: Sequence[str], words: Sequence[Word | None], num_samples:
         for n in sharing:
             edges = [start + (end - start) * part // letters for part in (passed, passed + len(texts[n]))]
             passed += len(texts[n])
-            found[n] = Word(texts[n], edges[0], edges[1], _confidence(found[n]))
-    return [word for word in found if word is not None]
+            timed[n] = Word(texts[n], edges[0], edges[1], _confidence(timed[n]))
+    return [word for word in timed if word is not None]
 
 
 def _confidence(word: Word | None) -> float | None:

@@ -30,7 +30,9 @@ from tinywave_core.audio.resampling import FILTER_WIDTH, ROLLOFF, ratio, to_16k
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
 
+# Twelve hours of samples in one piece would be gigabytes of float64; a minute is enough for the resampler to be busy.
 BLOCK_S = 60
+# Starting Python and numpy on a busy machine takes seconds; a child that never says hello must not hold up the run.
 START_TIMEOUT_S = 60.0
 _ONE_THREAD = threading.Lock()
 
@@ -62,6 +64,7 @@ class Decoder:
         self._max_seconds = max_recording_hours * 3600
         self._child: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        # A deadline for the whole file, not for each read: a decoder that crawls would never miss the latter.
         self._left_s = 0.0
 
     def __enter__(self) -> Self:
@@ -83,6 +86,7 @@ class Decoder:
         for last_try in (False, True):
             try:
                 return self._decode(path)
+            # No second try: it would cost the whole deadline once more.
             except _ChildHung:
                 self._stop()
                 limit = self._runtime.decode_timeout_s
@@ -97,6 +101,7 @@ class Decoder:
     def _decode(self, path: Path) -> Recording:
         child = self._started()
         self._left_s = self._runtime.decode_timeout_s
+        # In hex: file names are bytes, and any of them, a newline too, must pass through a line of text.
         request = json.dumps({"path": os.fsencode(path).hex()}).encode() + b"\n"
         assert child.stdin is not None
         try:
@@ -105,9 +110,9 @@ class Decoder:
         except BrokenPipeError as error:
             raise _ChildDied from error
         verdict = Verdict(**self._read_record())
-        said = self._said()
+        last_words = self._first_log_line()
         if verdict.reason:
-            detail = f"{verdict.detail} ({said})" if said else verdict.detail
+            detail = f"{verdict.detail} ({last_words})" if last_words else verdict.detail
             return Recording(replace(verdict, detail=detail))
         assert verdict.sample_rate is not None
         assert verdict.decoded_frames is not None
@@ -122,6 +127,8 @@ class Decoder:
         script = str(Path(decoder_process.__file__).resolve())
         limits = [str(self._runtime.decode_memory_mb), repr(self._max_seconds)]
         self._child = subprocess.Popen(
+            # A script, not a fork: a fork would inherit this process's memory, and the limit counts it. -P: no module beside the script
+            # can shadow one of the standard library.
             [sys.executable, "-P", "-W", "ignore", script, *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -135,7 +142,7 @@ class Decoder:
         except (_ChildDied, _ChildHung) as error:
             code = self._stop()
             raise ConfigError(
-                f"the process that decodes audio did not start (exit code {code}: {self._said() or 'no message'}) with "
+                f"the process that decodes audio did not start (exit code {code}: {self._first_log_line() or 'no message'}) with "
                 f"{self._runtime.decode_memory_mb} MiB: raise --runtime.decode_memory_mb (default 2048)"
             ) from error
         return self._child
@@ -145,6 +152,7 @@ class Decoder:
         if child is None:
             return None
         died_with = child.poll()
+        # Killed, not asked: it may hang in C code, and has nothing to save.
         child.kill()
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(BrokenPipeError):
@@ -152,13 +160,13 @@ class Decoder:
                     pipe.close()
         return died_with if died_with is not None else child.wait()
 
-    def _said(self) -> str:
+    def _first_log_line(self) -> str:
         """What the C libraries printed since the last file, shortened to its first line."""
         self._log.seek(0)
-        said = self._log.read(4096).decode(errors="replace").strip()
+        log_text = self._log.read(4096).decode(errors="replace").strip()
         self._log.seek(0)
         self._log.truncate()
-        return said.splitlines()[0][:200] if said else ""
+        return log_text.splitlines()[0][:200] if log_text else ""
 
     # Its answers --------------------------------------------------------------------------------------------------
 
@@ -175,6 +183,7 @@ class Decoder:
         view = memoryview(data)
         filled = 0
         while filled < count:
+            # In pieces, so that a child that claims terabytes fails at its first missing byte.
             some = self._read_some(min(count - filled, 1 << 20))
             view[filled : filled + len(some)] = some
             filled += len(some)
@@ -221,24 +230,25 @@ def resample(read: Read, frames: int, rate: int, block_s: int = BLOCK_S) -> Samp
         return _read_as_is(read, frames, block_s * rate)
     import torch
 
+    # As much of the neighbours as the filter reaches: then a block's result does not depend on where blocks begin.
     margin = orig * (1 + math.ceil(FILTER_WIDTH * orig / (min(orig, new) * ROLLOFF) / orig))
     block = orig * max(1, block_s * rate // orig)
     out_N = np.empty(math.ceil(frames * new / orig), dtype=np.int16)
-    held_from, held = 0, read(min(block + margin, frames))
+    block_start, block_samples = 0, read(min(block + margin, frames))
     for start in range(0, frames, block):
         stop = min(start + block, frames)
         if stop == frames:
             # torchaudio rounds its output's length in float32, so it can be one short: zeros behind, as it adds itself.
-            held = np.concatenate([held, np.zeros(orig, dtype=np.float32)])
+            block_samples = np.concatenate([block_samples, np.zeros(orig, dtype=np.float32)])
         with _one_thread():
-            wide_tensor = to_16k(torch.from_numpy(held).double(), rate)
+            wide_tensor = to_16k(torch.from_numpy(block_samples).double(), rate)
         wide = wide_tensor.numpy()
         first, last = (start // orig * new, len(out_N) if stop == frames else stop // orig * new)
-        skip = (start - held_from) // orig * new
+        skip = (start - block_start) // orig * new
         out_N[first:last] = to_int16(wide[skip : skip + last - first])
         keep_from = max(0, stop - margin)
         fresh = read(min(stop + block + margin, frames) - min(stop + margin, frames))
-        held_from, held = (keep_from, np.concatenate([held[keep_from - held_from :], fresh]))
+        block_start, block_samples = (keep_from, np.concatenate([block_samples[keep_from - block_start :], fresh]))
     return out_N
 
 

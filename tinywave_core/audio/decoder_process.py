@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+# What speech is recorded with, telephone to studio: a header beyond it is damaged or forged, and would size the buffers.
 MIN_RATE, MAX_RATE, MAX_CHANNELS = 4_000, 192_000, 16
+# A few MB for 16 channels: large enough for numpy, small beside the child's memory limit.
 BLOCK_FRAMES = 65_536
 # Recordings up to this size are decoded once; longer ones twice (levels first, then samples), to bound the memory.
 KEEP_BYTES = 64 << 20
@@ -30,6 +32,7 @@ UNKNOWN_FRAMES = 1 << 62
 UNKNOWN_RIFF_BYTES = 0x7FFF_0000
 # The MP3 length is an estimate from the first frame or the Xing tag: off by the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
+# By the format: a header of 27 + 255 bytes and 255 segments of 255 bytes. The last page lies within so many bytes of the end.
 MAX_OGG_PAGE = 65_307
 # Bytes behind the last decoded frame that a reader may leave (measured on sound files: 0).
 UNREAD_BYTES, UNREAD_SHARE = 4_096, 0.02
@@ -80,6 +83,7 @@ class Levels:
         self.peak = max(self.peak, peak)
         self.clipped += int(np.count_nonzero(magnitude_NC >= FULL_SCALE))
         self.sum_C += block_NC.sum(axis=0, dtype=np.float64)
+        # float32 sums over hours lose the last bits that tell an offset from zero.
         block_64 = block_NC.astype(np.float64)
         self.gram_CC += block_64.T @ block_64
 
@@ -95,7 +99,7 @@ class Levels:
 def channel_weights(covariance_CC: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Weights of the mono mix: the mean of the living channels, turned round where they oppose the strongest one.
 
-    A plain mean makes exact silence of anti-phase stereo and halves the level beside a dead channel.
+    A plain mean turns anti-phase stereo into silence and halves the level beside a dead channel.
     """
     power_C = np.diag(covariance_CC)
     strongest = int(np.argmax(power_C))
@@ -109,6 +113,7 @@ def channel_weights(covariance_CC: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
 def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
     """Answer one request. Everything that is wrong with the file is a verdict."""
     try:
+        # Without O_NONBLOCK a pipe with a file's name would block here for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         return send(out, Verdict("unreadable", f"the file could not be opened: {error.strerror}"))
@@ -130,7 +135,7 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
             verdict = check_header(sound, max_seconds)
             if verdict.reason:
                 return send(out, verdict)
-            verdict, weights_C, kept = measure(handle, sound, verdict, max_seconds)
+            verdict, weights_C, samples = measure(handle, sound, verdict, max_seconds)
     except soundfile.LibsndfileError as error:
         return send(out, open_failed(error))
     send(out, verdict)
@@ -138,7 +143,7 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
         return None
     offset = float(np.float32(verdict.dc_offset or 0.0))
     remaining = verdict.decoded_frames or 0
-    for block_NC in kept if kept is not None else reopened(handle):
+    for block_NC in samples if samples is not None else reopened(handle):
         mono_N = (block_NC[:remaining] @ weights_C.astype(np.float32)) - np.float32(offset)
         out.write(np.ascontiguousarray(mono_N, dtype="<f4").data)
         remaining -= len(mono_N)
@@ -147,7 +152,7 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
 
 
 def sniff(handle: int) -> Verdict | None:
-    """Verdict on files whose first bytes say that libsndfile cannot read them."""
+    """Verdict on files that libsndfile cannot read, known by their first bytes."""
     head = os.pread(handle, 64, 0)
     if not head:
         return Verdict("empty_file", "0 bytes; expected audio")
@@ -158,8 +163,8 @@ def sniff(handle: int) -> Verdict | None:
         "AAC (ADTS)": head[:2] in (b"\xff\xf1", b"\xff\xf9"),
         "AMR": head.startswith(b"#!AMR"),
     }
-    for kind, found in kinds.items():
-        if found:
+    for kind, magic in kinds.items():
+        if magic:
             advice = "expected WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3, AIFF or another format of libsndfile: convert it"
             return Verdict("unsupported_format", f"{kind}; {advice}", container=kind)
     if head.startswith(b"version https://git-lfs"):
@@ -175,7 +180,7 @@ def open_failed(error: soundfile.LibsndfileError) -> Verdict:
 def check_header(sound: soundfile.SoundFile, max_seconds: float) -> Verdict:
     """The header's numbers, refused where they are out of bounds: before anything is allocated or decoded."""
     frames = None if sound.frames >= UNKNOWN_FRAMES else int(sound.frames)
-    seen = Verdict(
+    header = Verdict(
         container=sound.format,
         encoding=sound.subtype,
         sample_rate=int(sound.samplerate),
@@ -184,56 +189,56 @@ def check_header(sound: soundfile.SoundFile, max_seconds: float) -> Verdict:
     )
     if not MIN_RATE <= sound.samplerate <= MAX_RATE:
         return replace(
-            seen, reason="bad_sample_rate", detail=f"{sound.samplerate} Hz; expected {MIN_RATE} to {MAX_RATE}"
+            header, reason="bad_sample_rate", detail=f"{sound.samplerate} Hz; expected {MIN_RATE} to {MAX_RATE}"
         )
     if not 1 <= sound.channels <= MAX_CHANNELS:
-        return replace(seen, reason="bad_channels", detail=f"{sound.channels} channels; expected 1 to {MAX_CHANNELS}")
+        return replace(header, reason="bad_channels", detail=f"{sound.channels} channels; expected 1 to {MAX_CHANNELS}")
     if frames is not None and frames > max_seconds * sound.samplerate:
-        return too_long(seen, frames / sound.samplerate, max_seconds)
-    return seen
+        return too_long(header, frames / sound.samplerate, max_seconds)
+    return header
 
 
-def too_long(seen: Verdict, seconds: float, max_seconds: float) -> Verdict:
+def too_long(header: Verdict, seconds: float, max_seconds: float) -> Verdict:
     """The verdict on a recording of at least `seconds`."""
     detail = f"{seconds / 3600:.2f} h or more; ingestion.max_recording_hours is {max_seconds / 3600:g}"
-    return replace(seen, reason="too_long", detail=detail)
+    return replace(header, reason="too_long", detail=detail)
 
 
 def measure(
-    handle: int, sound: soundfile.SoundFile, seen: Verdict, max_seconds: float
+    handle: int, sound: soundfile.SoundFile, header: Verdict, max_seconds: float
 ) -> tuple[Verdict, npt.NDArray[np.float64], list[Samples] | None]:
     """Decode once. Returns the verdict, the channel weights, and the blocks if they are few."""
     levels = Levels(sound.channels)
-    kept: list[Samples] | None = []
+    few_blocks: list[Samples] | None = []
     trouble = None
     try:
         for block_NC in blocks(sound):
             levels.add(block_NC)
             if levels.frames > max_seconds * sound.samplerate:
-                return (too_long(seen, levels.frames / sound.samplerate, max_seconds), np.zeros(0), None)
+                return (too_long(header, levels.frames / sound.samplerate, max_seconds), np.zeros(0), None)
             if not levels.finite:
                 break
             if levels.frames * sound.channels * 4 > KEEP_BYTES:
-                kept = None
-            elif kept is not None:
-                kept.append(block_NC.copy())
+                few_blocks = None
+            elif few_blocks is not None:
+                few_blocks.append(block_NC.copy())
     except soundfile.LibsndfileError as error:
         trouble = error.error_string
     weights_C = channel_weights(levels.covariance_CC)
     # In steps of 16 bits, so that 16-bit files without an offset stay exactly as they are.
     offset = round(float(weights_C @ levels.mean_C) * 32_768) / 32_768
-    seen = replace(
-        seen,
+    header = replace(
+        header,
         decoded_frames=levels.frames,
         peak=levels.peak if levels.finite else None,
         dc_offset=offset,
         clipped_share=levels.clipped / max(levels.frames * sound.channels, 1),
     )
-    reason, detail = fault(handle, seen, levels, trouble)
-    return replace(seen, reason=reason, detail=detail), weights_C, kept
+    reason, detail = fault(handle, header, levels, trouble)
+    return replace(header, reason=reason, detail=detail), weights_C, few_blocks
 
 
-def fault(handle: int, seen: Verdict, levels: Levels, trouble: str | None) -> tuple[str | None, str | None]:
+def fault(handle: int, header: Verdict, levels: Levels, trouble: str | None) -> tuple[str | None, str | None]:
     """Reason and detail of what is wrong with the decoded samples, or (None, None)."""
     if not levels.finite:
         return "not_finite", "NaN or infinite samples; expected numbers in -1..1"
@@ -241,7 +246,7 @@ def fault(handle: int, seen: Verdict, levels: Levels, trouble: str | None) -> tu
         return "undecodable", f"libsndfile after {levels.frames} frames: {trouble}"
     if levels.frames == 0:
         return "no_audio", "0 frames came out; expected audio behind the header"
-    wrong_length = length_mismatch(handle, seen)
+    wrong_length = length_mismatch(handle, header)
     if wrong_length:
         return "length_mismatch", wrong_length
     if levels.peak > LOUDEST_PEAK:
@@ -251,22 +256,22 @@ def fault(handle: int, seen: Verdict, levels: Levels, trouble: str | None) -> tu
     return None, None
 
 
-def length_mismatch(handle: int, seen: Verdict) -> str | None:
+def length_mismatch(handle: int, header: Verdict) -> str | None:
     """What the header promises against what came out and against the bytes that the reader left unread.
 
     Finds cut files (WAV: libsndfile quietly corrects the length) and forged lengths that make the reader stop early in
     FLAC, MP3, Ogg and WAV. Not found: under 4 KiB hidden behind a forged end, and forged AIFF, CAF, AU or W64 headers.
     """
-    decoded, promised = seen.decoded_frames or 0, seen.header_frames
-    slack = MP3_SLACK_FRAMES if seen.container == "MP3" else 0
+    decoded, promised = header.decoded_frames or 0, header.header_frames
+    slack = MP3_SLACK_FRAMES if header.container == "MP3" else 0
     if promised is not None and abs(decoded - promised) > slack:
         return f"{decoded} frames came out; the header promises {promised}"
     size = os.fstat(handle).st_size
-    if seen.container in ("WAV", "WAVEX", "RF64"):
+    if header.container in ("WAV", "WAVEX", "RF64"):
         return riff_mismatch(handle, size)
-    if seen.container == "OGG" and not ogg_ends(handle, size):
+    if header.container == "OGG" and not ogg_ends(handle, size):
         return f"{decoded} frames came out, then the stream stops without its end mark: the file is cut short"
-    if seen.container in ("FLAC", "MP3", "OGG"):
+    if header.container in ("FLAC", "MP3", "OGG"):
         unread = size - os.lseek(handle, 0, os.SEEK_CUR) - tag_bytes(handle, size)
         if unread > UNREAD_BYTES and unread > UNREAD_SHARE * size:
             return f"{unread} of {size} bytes lie behind the end that the header gives ({decoded} frames)"

@@ -13,11 +13,11 @@ from tinywave_core.errors import SurroundingError
 
 
 def preload() -> str:
-    """Load the library for the whole process and return its path, or its name where it is the system's; again: nothing happens."""
-    folder = importlib.util.find_spec("_soundfile_data")
-    places = folder.submodule_search_locations if folder else None
-    found = sorted(str(path) for place in places or [] for path in Path(place).glob("libsndfile*"))
-    library = found[0] if found else "libsndfile.so.1"
+    """Load the library for the whole process and return its path, or its name where it is the system's; further calls change nothing."""
+    spec = importlib.util.find_spec("_soundfile_data")
+    folders = spec.submodule_search_locations if spec else None
+    libraries = sorted(str(path) for folder in folders or [] for path in Path(folder).glob("libsndfile*"))
+    library = libraries[0] if libraries else "libsndfile.so.1"
     try:
         ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
     except OSError as error:

@@ -21,7 +21,7 @@ FILTER_WIDTH, ROLLOFF = 6, 0.99
 
 
 def ratio(rate: int) -> tuple[int, int]:
-    """Input and output samples of one period of the resampler, in lowest terms; SourceError where that is no rate of speech."""
+    """Input and output samples of one period of the resampler, in lowest terms; SourceError if speech has no such rate."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise SourceError(f"a sample rate of {rate:,} Hz; expected {MIN_RATE:,} to {MAX_RATE:,} Hz: resample it first")
     exact = Fraction(rate, SAMPLE_RATE)

@@ -68,6 +68,7 @@ def _cut(pauses: Sequence[Region], probabilities_W: npt.NDArray[np.float32], ear
     inside = [
         ((left + right) // 2, right - left) for left, right in pauses if earliest <= (left + right) // 2 <= latest
     ]
+    # Of the later half: cutting at the first good pause would leave a row of short pieces.
     late = [pause for pause in inside if pause[0] >= middle]
     if late:
         return max(late, key=lambda pause: (pause[1], pause[0]))[0]

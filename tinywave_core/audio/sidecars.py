@@ -30,7 +30,7 @@ MANIFESTS = ("manifest.csv", "manifest.parquet")
 
 @dataclass(frozen=True)
 class Label:
-    """What is known about one recording."""
+    """Speaker and transcript of one recording."""
 
     speaker: str | None = None
     transcript: str | None = None
@@ -44,15 +44,17 @@ class Labels:
     orphans: tuple[str, ...]
 
 
-def read_labels(source: Source, listing: Listing, wanted: Iterable[str]) -> Labels:
-    """Labels of the `wanted` paths. Tables are read always; small files beside the audio only for what is wanted."""
+def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) -> Labels:
+    """Labels for these recordings. Tables are always read, small files beside the audio only for these recordings."""
     stems = defaultdict(list)
     for file in listing.audio:
         stems[_stem(file.path)].append(file.path)
-    wanted_stems = {_stem(path) for path in wanted}
+    wanted_stems = {_stem(path) for path in audio_paths}
     tables = [file for file in listing.sidecars if _is_table(file.path)]
-    beside = [f for f in listing.sidecars if f.path.endswith((".txt", ".json")) and _stem(f.path) in wanted_stems]
-    texts = source.texts([*tables, *beside])
+    labels_beside = [
+        f for f in listing.sidecars if f.path.endswith((".txt", ".json")) and _stem(f.path) in wanted_stems
+    ]
+    texts = source.texts([*tables, *labels_beside])
     speakers: dict[str, str | None] = {path: librispeech_speaker(path) for paths in stems.values() for path in paths}
     transcripts: dict[str, str | None] = {}
     orphans = [file.path for file in listing.sidecars if _is_transcript(file.path) and _stem(file.path) not in stems]
@@ -130,13 +132,13 @@ def _apply_manifest(
     name: str, data: bytes, audio: Iterable[str], speakers: dict[str, str | None], transcripts: dict[str, str | None]
 ) -> list[str]:
     """Overrule labels with a manifest's rows; returns the rows without audio."""
-    known = {unicodedata.normalize("NFC", path): path for path in audio}
+    by_normal_form = {unicodedata.normalize("NFC", path): path for path in audio}
     orphans = []
     for row in parse_manifest(name, data):
-        named = PurePosixPath(str(row["path"] or ""))
-        path = known.get(unicodedata.normalize("NFC", str(named)))
+        row_path = PurePosixPath(str(row["path"] or ""))
+        path = by_normal_form.get(unicodedata.normalize("NFC", str(row_path)))
         if path is None:
-            orphans.append(f"{name}: {named}")
+            orphans.append(f"{name}: {row_path}")
             continue
         if row.get("speaker"):
             speakers[path] = str(row["speaker"])

@@ -1,7 +1,7 @@
 """An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it, and its bytes.
 
-Text and documents are sidecars, hidden files are nobody's, and everything else is a candidate whatever its name says.
-Symbolic links are not followed: what a link inside points to is found by itself, and what lies outside is not read.
+Text and documents are sidecars, hidden files are skipped, and everything else is a candidate whatever its name says.
+Symbolic links are not followed: a target inside the source is found anyway, and one outside is not read.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ SIDECAR = re.compile(
     r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)",
     re.IGNORECASE | re.DOTALL,
 )
+# Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.
 HASH_THREADS = 4
 
 
@@ -71,13 +72,13 @@ class Source:
     def listing(self) -> Listing:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
         links, unreadable = [0], list[str]()
-        found = list(self._walk(links, unreadable) if self.local else self._find())
-        files = sorted((file for file in found if not _hidden(file.path)), key=lambda file: file.path)
+        entries = list(self._walk(links, unreadable) if self.local else self._find())
+        files = sorted((file for file in entries if not _hidden(file.path)), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
             raise SourceError(
                 f"--source {self.url} holds no audio ({len(files)} text files, {links[0]} symbolic links, "
-                f"{len(found) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
+                f"{len(entries) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
                 "Ogg, Opus or MP3 files in it or below: pass another --source"
             )
         return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), links[0], tuple(unreadable))
@@ -94,9 +95,11 @@ class Source:
                     status = os.lstat(location)
                 except FileNotFoundError:
                     continue  # gone since the folder was listed
+                # A link could lead out of the source, to a private file or round in a circle.
                 if stat.S_ISLNK(status.st_mode):
                     links[0] += 1
                 elif stat.S_ISREG(status.st_mode):
+                    # ctime as well: tools that copy set mtime back, and then new content would look known.
                     stamp = f"{self._tag}.{status.st_mtime_ns}.{status.st_ctime_ns}"
                     yield SourceFile(printable(os.path.relpath(location, self.root)), location, status.st_size, stamp)
 
@@ -116,23 +119,23 @@ class Source:
 
     def _find(self) -> Iterator[SourceFile]:
         try:
-            found = self.filesystem.find(self.root, detail=True)
-            if list(found) == [self.root]:
+            listing = self.filesystem.find(self.root, detail=True)
+            if list(listing) == [self.root]:
                 raise SourceError(f"--source {self.url} is a file; expected a folder with audio files: pass its folder")
-            if not found:
+            if not listing:
                 self.filesystem.ls(self.root)  # a missing bucket has no files either: this one tells
         except SourceError:
             raise
         except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
             self._refuse(error)
-        for name, info in found.items():
+        for name, info in listing.items():
             if not name.endswith("/"):
                 version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
                 path = printable(name[len(self.root) :].lstrip("/"))
                 yield SourceFile(path, name, int(info["size"]), f"{self._tag}.{str(version).strip(chr(34))}")
 
     def _refuse(self, error: Exception) -> NoReturn:
-        """One clear sentence for what went wrong with a remote source."""
+        """Raise one clear sentence for what went wrong with a remote source."""
         if isinstance(error, StoreError):  # it says where, how long, and what to do
             raise SourceError(f"--source {self.url} cannot be read: {error}") from error
         what = f"{type(error).__name__}: {error}".rstrip(". ")
@@ -176,10 +179,10 @@ class Source:
             return {}
         if not self.local:
             try:
-                found = self.filesystem.cat([file.location for file in files], on_error="omit")
+                contents = self.filesystem.cat([file.location for file in files], on_error="omit")
             except Exception as error:  # noqa: BLE001 - as in `_find`
                 self._refuse(error)
-            return {file.path: found[file.location] for file in files if file.location in found}
+            return {file.path: contents[file.location] for file in files if file.location in contents}
         texts = {}
         for file in files:
             try:

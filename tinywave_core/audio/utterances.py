@@ -23,6 +23,7 @@ from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 
 AUDIO_FILE, UTTERANCES_FILE, FILES_FILE = ("audio.parquet", "utterances.parquet", "files.parquet")
+# Planning counts and splits utterances: reading the sound for it would be the whole corpus.
 UTTERANCES = AUDIO.remove(AUDIO.get_field_index("flac"))
 # Rows are written and read in groups of this many bytes of FLAC: what a reader holds at once.
 GROUP_BYTES, GROUP_ROWS = 32 << 20, 1024
@@ -56,14 +57,14 @@ def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
     return np.asarray(samples_N, dtype=np.float32)
 
 
-def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) -> Iterator[Utterance]:
-    """The utterances of an audio shard, or those with the `wanted` ids, in order, after its digest and page checksums were
-    found right."""
+def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> Iterator[Utterance]:
+    """The utterances of an audio shard, or those with these `ids`, in order; digest and page checksums are
+    checked first."""
     path = artifact.path(AUDIO_FILE)
     try:
         for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
             for row in batch.to_pylist():
-                if wanted is None or row["utterance_id"] in wanted:
+                if ids is None or row["utterance_id"] in ids:
                     yield _utterance(row)
     except (OSError, pa.ArrowException) as error:
         raise DamagedArtifactError(
@@ -71,9 +72,9 @@ def read_utterances(artifact: Artifact, wanted: Container[str] | None = None) ->
         ) from error
 
 
-def recordings(artifacts: Iterable[Artifact], wanted: set[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """Samples of the utterances with the `wanted` ids, from whichever of the audio shards has them."""
-    return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, wanted)}
+def recordings(artifacts: Iterable[Artifact], ids: set[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Samples of the utterances with these `ids`, from the audio shards that have them."""
+    return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, ids)}
 
 
 def _utterance(row: dict[str, Any]) -> Utterance:

@@ -20,8 +20,10 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 if TYPE_CHECKING:
     import onnxruntime
 
+# silero-vad 6 knows these sizes at 16 kHz and no others.
 WINDOW = 512
 CONTEXT = 64
+# 16 s a call: the cost of a call no longer counts, and the state that goes from call to call gives the same result as one.
 WINDOWS_PER_CALL = 512
 # silero's own defaults: leave speech a little below the threshold that enters it, ignore blips, pad both ends.
 HYSTERESIS = 0.15
@@ -52,6 +54,7 @@ def _session() -> "onnxruntime.InferenceSession":
 
 def speech_probabilities(samples_N: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
     """Probability of speech [W] per window of 512 samples at 16 kHz; the last window is filled up with zeros."""
+    # onnxruntime refuses an empty sequence.
     if not len(samples_N):
         return np.zeros(0, dtype=np.float32)
     mean = float(samples_N.mean())

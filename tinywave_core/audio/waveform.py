@@ -1,4 +1,4 @@
-"""One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for looking and for prompts.
+"""One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for prompts and for people who look at single files.
 
 Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. A file is decoded block by
 block and given up as soon as it is longer than LONGEST_S, whatever its header says. Corpora go through `stages.ingestion`

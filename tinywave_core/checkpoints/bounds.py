@@ -1,4 +1,4 @@
-"""What a model directory claims against the bytes that lie there: looked at before anything is built from it.
+"""Checks of what a model directory claims against the bytes in it, before anything is built from it.
 
 A config can promise ten million layers, a header exabytes, an index a file of somebody else's. Whoever opens a directory calls
 `check_directory` first: names stay inside the folder, sizes fit into the files, and config.json promises no more parameters
@@ -104,13 +104,13 @@ def promised_parameters(config: Mapping[str, Any]) -> int:
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
-    known = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
-    defaults: Mapping[str, Any] = known().to_dict() if known else {}
-    others: Mapping[str, str] = known.attribute_map if known else {}
+    config_class = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
+    defaults: Mapping[str, Any] = config_class().to_dict() if config_class else {}
+    others: Mapping[str, str] = config_class.attribute_map if config_class else {}
 
     def listed(name: str) -> list[int]:
         names = (name, others.get(name, name))
-        value = next((each[n] for each in (config, defaults) for n in names if each.get(n) is not None), None)
+        value = next((values[n] for values in (config, defaults) for n in names if values.get(n) is not None), None)
         numbers = value if isinstance(value, list) else [value]
         return [min(max(n, 0), MOST_NUMBER) for n in numbers if type(n) is int]
 
@@ -178,10 +178,10 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} has {size:,} bytes; expected {MOST_JSON_BYTES:,} at most: it is not what its name says"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download it again") from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def _read_config(path: Path, what: str) -> dict[str, Any]:
 
 
 def fault_of_weights(path: Path) -> str:
-    """What is wrong with a file's header or directory; empty where all that it claims lies in the file."""
+    """What is wrong with a file's header or directory; empty if everything that it claims lies in the file."""
     size = path.stat().st_size
     if path.suffix == ".safetensors":
         return _fault_of_safetensors(path, size)
@@ -232,20 +232,24 @@ def _fault_of_safetensors(path: Path, size: int) -> str:
             return f"a header of {length:,} bytes"
         try:
             tensors = json.loads(file.read(length))
-            ends = [_end(name, about) for name, about in tensors.items() if name != "__metadata__"]
+            ends = [_end(name, entry) for name, entry in tensors.items() if name != "__metadata__"]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             return f"its header does not describe tensors: {error!r:.100}"
-    held = size - 8 - length
-    return "" if max(ends, default=0) == held and ends else f"tensors up to byte {max(ends, default=0):,} of {held:,}"
+    data_bytes = size - 8 - length
+    return (
+        ""
+        if max(ends, default=0) == data_bytes and ends
+        else f"tensors up to byte {max(ends, default=0):,} of {data_bytes:,}"
+    )
 
 
-def _end(name: str, about: Mapping[str, Any]) -> int:
-    start, end = about["data_offsets"]
-    shape = about["shape"]
+def _end(name: str, entry: Mapping[str, Any]) -> int:
+    start, end = entry["data_offsets"]
+    shape = entry["shape"]
     if not all(type(n) is int and 0 <= n < MOST_NUMBER for n in (start, end, *shape)):
         raise ValueError(f"{name} has numbers that are no sizes")
-    if about["dtype"] in _ITEM_BITS and math.prod(shape) * _ITEM_BITS[about["dtype"]] != 8 * (end - start):
-        raise ValueError(f"{name} is {about['dtype']} {shape} in {end - start} bytes")
+    if entry["dtype"] in _ITEM_BITS and math.prod(shape) * _ITEM_BITS[entry["dtype"]] != 8 * (end - start):
+        raise ValueError(f"{name} is {entry['dtype']} {shape} in {end - start} bytes")
     return int(end)
 
 
@@ -256,7 +260,7 @@ def _fault_of_zip(path: Path, size: int) -> str:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         return str(error)
-    packed = [each.filename for each in records if each.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(each.file_size for each in records) > size:
+    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(record.file_size for record in records) > size:
         return f"{(packed or ['its records'])[0]} claims more bytes than the file has"
     return ""

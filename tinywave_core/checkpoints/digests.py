@@ -24,13 +24,13 @@ def sha256_once(path: Path) -> str:
     stat = path.stat()
     if stat.st_size < _WORTH_BYTES:
         return sha256_of(path)
-    place = str(path.resolve())
-    identity = [place, stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    note = cache_folder() / "digests" / hashlib.sha256(place.encode()).hexdigest()[:32]
+    resolved = str(path.resolve())
+    identity = [resolved, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    note = cache_folder() / "digests" / hashlib.sha256(resolved.encode()).hexdigest()[:32]
     try:
-        known = unseal(note.read_bytes())
-        if known["identity"] == identity:
-            return str(known["sha256"])
+        noted = unseal(note.read_bytes())
+        if noted["identity"] == identity:
+            return str(noted["sha256"])
     except (OSError, RecordFault):
         pass
     digest = sha256_of(path)

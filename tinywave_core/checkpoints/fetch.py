@@ -27,15 +27,15 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
     try:
         filesystem, base = open_url(url)
         for folder, needed in folders.items():
-            found = _files(filesystem, f"{base.rstrip('/')}/{folder}")
-            missing = [name for name in needed if name not in found]
+            files = _files(filesystem, f"{base.rstrip('/')}/{folder}")
+            missing = [name for name in needed if name not in files]
             if missing:
                 raise CheckpointError(
                     f"{url.rstrip('/')}/{folder} has no {missing[0]}: expected {', '.join(needed)} of SpiritLM's release there"
                 )
-            for name, info in found.items():
+            for name, info in files.items():
                 _fetch_file(filesystem, info, root / folder / name)
-            _clean(root / folder, found.keys())
+            _clean(root / folder, files.keys())
     except CheckpointError:
         raise
     except Exception as error:
@@ -46,8 +46,8 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
 def _files(filesystem: Any, folder: str) -> dict[str, Mapping[str, Any]]:
     """Files right in a folder by name; what lies deeper (logs, caches of download tools) is not part of a release."""
     below = f"{folder.strip('/')}/"
-    found = {place.strip("/").removeprefix(below): info for place, info in filesystem.find(folder, detail=True).items()}
-    return {name: info for name, info in found.items() if "/" not in name}
+    files = {path.strip("/").removeprefix(below): info for path, info in filesystem.find(folder, detail=True).items()}
+    return {name: info for name, info in files.items() if "/" not in name}
 
 
 def _clean(folder: Path, names: Collection[str]) -> None:
@@ -59,7 +59,7 @@ def _clean(folder: Path, names: Collection[str]) -> None:
 
 
 def _is_held(partial: Path) -> bool:
-    """Whether a fetch of this machine goes on with it, whatever the clock says of its age."""
+    """Whether a fetch on this machine is still writing it, however old it looks."""
     with contextlib.suppress(FileNotFoundError), partial.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -80,9 +80,9 @@ def _fetch_file(filesystem: Any, info: Mapping[str, Any], target: Path) -> None:
     # A name of its own: two steps may fetch at once, also as threads of one process.
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
-        with partial.open("wb") as held:
+        with partial.open("wb") as file:
             with contextlib.suppress(OSError):  # a filesystem without locks
-                fcntl.flock(held, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
             filesystem.get_file(info["name"], str(partial))
         if partial.stat().st_size != info["size"]:
             raise CheckpointError(

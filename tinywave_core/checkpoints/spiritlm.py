@@ -15,6 +15,7 @@ from typing import Literal
 
 from tinywave_core.checkpoints.bounds import fault_of_weights, model_weights, read_json
 from tinywave_core.checkpoints.digests import sha256_once
+from tinywave_core.checkpoints.fetch import fetch
 from tinywave_core.errors import CheckpointError
 
 ENVIRONMENT = "SPIRITLM_CHECKPOINTS_DIR"
@@ -100,16 +101,14 @@ def open_release(setting: str | None, parts: Iterable[Part]) -> Release:
     foreign, and what was expected there.
     """
     parts = tuple(parts)
-    place = _place(setting)
-    if re.match(r"^[a-z0-9]+://", place):
-        from tinywave_core.checkpoints.fetch import fetch
-
-        root = fetch(place, {PARTS[part].folder: PARTS[part].files for part in parts})
+    location = _expand(setting)
+    if re.match(r"^[a-z0-9]+://", location):
+        root = fetch(location, {PARTS[part].folder: PARTS[part].files for part in parts})
     else:
-        root = Path(place).expanduser()
+        root = Path(location).expanduser()
     if not root.is_dir():
         raise CheckpointError(
-            f"there is no folder {place}: pass --spiritlm-dir (or {ENVIRONMENT}) with the directory that holds "
+            f"there is no folder {location}: pass --spiritlm-dir (or {ENVIRONMENT}) with the directory that holds "
             "speech_tokenizer/ and spiritlm_model/ of SpiritLM's release"
         )
     for part in parts:
@@ -117,7 +116,7 @@ def open_release(setting: str | None, parts: Iterable[Part]) -> Release:
     return Release(root)
 
 
-def _place(setting: str | None) -> str:
+def _expand(setting: str | None) -> str:
     name = ENVIRONMENT if setting is None else setting[1:] if setting.startswith("$") else None
     if name is None:
         assert setting is not None
@@ -140,9 +139,9 @@ def _check_part(root: Path, part: Part) -> None:
         )
     missing = [name for name in expected.files if not (folder / name).is_file()]
     if missing:
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        names = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(
-            f"{folder / missing[0]} is missing: expected {expected.what} ({', '.join(expected.files)}), found {found}"
+            f"{folder / missing[0]} is missing: expected {expected.what} ({', '.join(expected.files)}), found {names}"
         )
     for name in expected.files:
         check_file(folder / name)
@@ -156,7 +155,7 @@ def _misplaced(root: Path, expected: PartFiles) -> list[Path]:
     top = expected.folder.partition("/")[0]
     root = root.absolute()
     places = [root.parent / top, root.parent.parent / top, *sorted(root.glob(f"*/{top}"))[:1]]
-    return [place for place in places if place.is_dir() and not (root / top).is_dir()]
+    return [path for path in places if path.is_dir() and not (root / top).is_dir()]
 
 
 def check_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint that a teacher starts from: found, checked, digested."""
+"""The checkpoint that a teacher starts from: look it up, check it, compute its digest."""
 
 from pathlib import Path
 

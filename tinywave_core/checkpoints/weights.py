@@ -26,7 +26,7 @@ def load_entries(path: Path) -> dict[str, Any]:
             raise ValueError(fault)
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = _load_torch(path)
+        entries = _load_torch(path)
     except Exception as error:  # on damaged files torch fails with nearly every kind there is
         if stranger := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -37,9 +37,9 @@ def load_entries(path: Path) -> dict[str, Any]:
             f"{path} ({path.stat().st_size:,} bytes) cannot be read, it is cut short or not a file of weights "
             f"({_first_line(error)}): download it again"
         ) from error
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a dictionary of weights")
-    return dict(found)
+    if not isinstance(entries, Mapping):
+        raise CheckpointError(f"{path} holds a {type(entries).__name__}; expected a dictionary of weights")
+    return dict(entries)
 
 
 def _load_torch(path: Path) -> Any:
@@ -86,16 +86,16 @@ class _Own:
 
 def state_dict(entries: Mapping[str, Any], entry: str | None, path: Path) -> dict[str, Tensor]:
     """The state dict under `entry` of what `load_entries` gave; None where the file is nothing else."""
-    found = entries if entry is None else entries.get(entry)
-    if not isinstance(found, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()
+    weights = entries if entry is None else entries.get(entry)
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
     ):
-        place = "at its top" if entry is None else f"under {entry!r}"
+        where = "at its top" if entry is None else f"under {entry!r}"
         raise CheckpointError(
-            f"{path} has no weights {place} (found {', '.join(sorted(map(str, entries))[:6]) or 'nothing'}): "
+            f"{path} has no weights {where} (found {', '.join(sorted(map(str, entries))[:6]) or 'nothing'}): "
             "it is not the file that belongs there"
         )
-    return dict(found)
+    return dict(weights)
 
 
 def load_strictly(
@@ -109,12 +109,12 @@ def load_strictly(
     `rename` maps a key of the file to the module's; None drops it (for parts that are known not to be used).
     """
     renamed = {new: value for key, value in weights.items() if (new := rename(key)) is not None}
-    wanted = module.state_dict()
-    missing, unexpected = sorted(wanted.keys() - renamed.keys()), sorted(renamed.keys() - wanted.keys())
+    expected = module.state_dict()
+    missing, unexpected = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
     shapes = [
-        f"{key} is {list(renamed[key].shape)}, expected {list(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & renamed.keys())
-        if renamed[key].shape != wanted[key].shape
+        f"{key} is {list(renamed[key].shape)}, expected {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & renamed.keys())
+        if renamed[key].shape != expected[key].shape
     ]
     faults = [
         *([f"{len(missing)} missing, such as {missing[0]}"] if missing else []),
@@ -126,8 +126,8 @@ def load_strictly(
             f"{path} is a checkpoint of another architecture: tensors {'; '.join(faults)}. Expected the release's own file"
         )
     # A module that was made without memory takes over the tensors of the file; whatever they were saved in, in its own dtype.
-    own = {key: value.to(wanted[key].dtype) for key, value in renamed.items()}
-    module.load_state_dict(own, strict=True, assign=any(value.is_meta for value in wanted.values()))
+    own = {key: value.to(expected[key].dtype) for key, value in renamed.items()}
+    module.load_state_dict(own, strict=True, assign=any(value.is_meta for value in expected.values()))
     module.requires_grad_(False)
 
 

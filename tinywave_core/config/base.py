@@ -1,4 +1,4 @@
-"""What all configs share. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
+"""Base of all configs. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
 
 from typing import Literal, Self
 
@@ -28,11 +28,11 @@ class RuntimeConfig(Config):
     threads: int = Field(0, ge=0, le=256)
     """CPU threads of one process; 0 takes all cores."""
     workers: int = Field(2, ge=1, le=64)
-    """Shards that are worked on at the same time; each takes one CPU thread. A running cluster has its own number."""
+    """Shards that are computed at the same time; each takes one CPU thread. A running cluster has a number of its own."""
     runner: Literal["threads", "processes", "dask", "ray"] = "threads"
     """Where shards are worked on (Prefect's task runner): `threads` of this process, for most runs; `processes` of this
     machine where many small shards keep the threads from using all cores; a `dask` or `ray` cluster past one machine, with a
-    store that all of them reach. Workers take seconds to start and each shard half a second more: shards of minutes."""
+    store that all of them reach. Workers take seconds to start and each shard half a second more, so make shards of minutes."""
     cluster: str | None = None
     """Address of the running cluster: Dask's scheduler (tcp://host:8786) or Ray (ray://host:10001); none: a local one with
     `workers` workers."""
@@ -52,8 +52,8 @@ class RuntimeConfig(Config):
     stop_after_hours: float | None = Field(None, gt=0)
     """Hours after which one training run stops with a checkpoint; the same command goes on from there."""
     step_timeout_hours: float | None = Field(None, gt=0)
-    """Hours after which a shard or any other step that is still at work is given up: its task fails, is tried again as `retries`
-    says, and goes on from what it kept. None: never."""
+    """Hours after which a shard or any other step is stopped: its task fails, is tried again as `retries` says, and continues from
+    its checkpoint. None: never."""
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     decode_timeout_s: float = Field(120.0, gt=0)

@@ -59,7 +59,7 @@ class DistillationConfig(Config):
     aligned_share: float = Field(0.15, gt=0, le=1)
     """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
     aligned_every: int = Field(1, ge=1)
-    """Where the teacher runs, it does so in every so-manieth step; in the others hidden states and attention are not
+    """Where the teacher runs, it does so in every n-th step; in the others hidden states and attention are not
     compared, and logits come from the cache."""
     logit_signal: Literal["cached", "live"] = "cached"
     """Where the logit term comes from in steps in which the teacher runs: its `cached` sparse targets, or its whole

@@ -21,7 +21,7 @@ class ProbesConfig(Config):
     snr_db: float = Field(10.0, ge=-10, le=40)
     """Level of the speech over the noise of the probe `background_noise`, in decibels."""
     genders: str = Field("", pattern=r"^(\s*[^=,\s][^=,]*=\s*[^=,\s]+\s*(,|$))*$")
-    """Gender of speakers as the corpus names them, such as `84=f,1272=m`: no layout of recordings tells it. The probe
+    """Gender of speakers as the corpus names them, such as `84=f,1272=m`; the layout of a corpus does not have it. The probe
     `gender_swap` needs two that differ."""
     seed: int = Field(0, ge=0)
     """Seed of all that is drawn: utterances, partners, noises, rooms, and the bootstrap of the scores."""
@@ -49,7 +49,7 @@ class GapConfig(Config):
     costly_tokens: int = Field(12, ge=0, le=1000)
     """Tokens whose predictions cost the student most against the teacher that are listed."""
     costly_min_count: int = Field(5, ge=1)
-    """How often such a token must have come."""
+    """How often such a token must occur."""
     seed: int = Field(0, ge=0)
     """Seed of the utterances, of positions and heads, and of the bootstrap."""
 
@@ -80,9 +80,9 @@ class GeneratedConfig(Config):
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
         if bool(self.asr) != bool(self.language_model):
-            missing, given = ("language_model", "asr") if self.asr else ("asr", "language_model")
+            missing, present = ("language_model", "asr") if self.asr else ("asr", "language_model")
             raise ValueError(
-                f"{given} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
+                f"{present} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
                 "recogniser (asr) and a language model of text (language_model)"
             )
         return self

@@ -23,7 +23,7 @@ class ExportConfig(Config):
     """GGUF files for llama.cpp beside it, one per form of the weights; `none` for none. `q8_0`: 8.5 bits a weight; `q4_0`: 4.5 (the
     output projection 8.5), half the memory to read per token; `bf16`, `f16`: as they are, for measuring the others."""
     perplexity_tokens: int = Field(4096, ge=0)
-    """Held-out tokens on which the perplexity that each GGUF file loses is measured, at most; 0: none."""
+    """Most held-out tokens for measuring how much perplexity each GGUF file loses; 0: not measured."""
 
     @field_validator("gguf", mode="before")
     @classmethod

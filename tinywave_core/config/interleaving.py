@@ -16,7 +16,7 @@ class InterleavingConfig(Config):
     random words (TinyWave, arXiv 2506.23670). Utterances without word times are all speech."""
     variants: int = Field(4, ge=1, le=1000)
     """How many different drawings of spans an utterance gets: epoch e uses drawing e modulo this. Each is a sequence of its
-    own, with cached logits of its own. Without meaning for `speech` and `text`, which have one."""
+    own, with cached logits of its own. `speech` and `text` ignore it: they have one."""
     poisson_words: float = Field(10.0, gt=0, le=200)
     """Mean length of a span of speech, in words (SIMS: 10)."""
     poisson_speech_share: float = Field(0.3, ge=0, le=1)

@@ -62,15 +62,15 @@ def fields(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterato
 
 
 def _set(values: dict[str, Any], key: str, text: str) -> None:
-    known = dict(fields())
-    if key not in known:
-        close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    settings = dict(fields())
+    if key not in settings:
+        close = difflib.get_close_matches(key, settings, 1, cutoff=0.5)
         hint = f"did you mean --{close[0]}?" if close else "see `tinywave run --help`"
         raise ConfigError(f"there is no setting --{key}; {hint}")
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})
-    values[name] = None if text.lower() in ("none", "null") and "None" in str(known[key].annotation) else text
+    values[name] = None if text.lower() in ("none", "null") and "None" in str(settings[key].annotation) else text
 
 
 def _explain(fault: Any) -> str:

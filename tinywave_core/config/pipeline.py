@@ -25,7 +25,7 @@ STAGES = (
     "export",
     "generation",
 )
-"""The stages in order; a stage has the same name as module, config group, task, flow and folder of the store."""
+"""The stages in order; a stage has the same name as folder, config group, task, flow and folder of the store."""
 
 RefreshPolicy = Literal["pinned", "growth", "always"]
 
@@ -47,7 +47,7 @@ class RefreshConfig(Config):
 
 
 class PipelineConfig(Config):
-    """Everything that a run can be told."""
+    """All settings of a run."""
 
     source: str | None = None
     """Folder or s3:// prefix with audio files; only ingestion reads it."""

@@ -1,4 +1,4 @@
-"""Settings of the vocoder: what turns tokens into audio."""
+"""Settings of the vocoder, which turns tokens into audio."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ class VocoderConfig(Config):
     release; `light`: a small network trained on the training speech, which the export then carries. On 42 minutes of
     speech it came hardly closer to the recordings than the draft (log-mel correlation 0.777 against 0.772)."""
     hours: float = Field(5.0, gt=0)
-    """Hours of training speech that it learns from (drawn by utterance id); held in memory, 120 MB each."""
+    """Hours of training speech that it learns from (drawn by utterance id); kept in memory, 120 MB each."""
     steps: int = Field(1000, ge=1)
     """Optimiser steps; about half a second each on two CPU cores."""
     batch_clips: int = Field(16, ge=1, le=1024)
@@ -29,7 +29,7 @@ class VocoderConfig(Config):
     blocks: int = Field(4, ge=1, le=5)
     """Its ConvNeXt blocks; each one adds 30 ms to the look-ahead of 120 ms."""
     voice_minutes: float = Field(2.0, gt=0)
-    """Minutes of training speech from which on a speaker becomes a voice to choose; the others are learned as one."""
+    """Least minutes of training speech with which a speaker becomes a voice of its own; all other speakers share one."""
     quality_clips: int = Field(24, ge=2, le=1000)
     """Held-out utterances that are resynthesised for the quality figures."""
     seed: int = Field(0, ge=0)

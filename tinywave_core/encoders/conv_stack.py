@@ -64,7 +64,7 @@ class ConvStack(nn.Module):
         self.block_frames = 16
 
     def prepare(self) -> "ConvStack":
-        """Lay the weights out for the products; to be called once they are loaded and on their device."""
+        """Lay out the weights for the products; call it when they are loaded and on their device."""
         self._products = [
             _pieces(weight, layer.stride) for weight, layer in zip(self.weights[1:], self.layers[1:], strict=True)
         ]

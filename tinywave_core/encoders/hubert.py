@@ -31,7 +31,7 @@ MOST_CONVS, MOST_EXPRESSION = 64, 4096  # there are 7 or 8, in 50 characters
 
 @dataclass(frozen=True)
 class HubertShape:
-    """What a checkpoint says of its architecture."""
+    """The architecture of a checkpoint."""
 
     convs: tuple[ConvLayer, ...]
     layers: int
@@ -50,7 +50,7 @@ class HubertShape:
         return convs + position + layer * self.width * (4 * self.width + 2 * self.inner)
 
     def check(self, path: Path, layer: int) -> None:
-        """Refuse what cannot give 25 Hz units at that layer, before any weight is read."""
+        """Refuse an architecture that cannot give 25 Hz units at that layer, before any weight is read."""
         if hop_and_field(self.convs) != (HOP_SAMPLES, FIELD_SAMPLES):
             hop, field = hop_and_field(self.convs)
             raise CheckpointError(
@@ -101,7 +101,7 @@ def _filled(
     rename: Callable[[str], str],
     device: torch.device | str,
 ) -> HubertEncoder:
-    """Convolutions and body with these weights: all of them, and no others."""
+    """An encoder with exactly these weights: none may be missing or left over."""
     convs = ConvStack(shape.convs)
     in_convs = {key: value for key, value in weights.items() if key.startswith("feature_extractor.")}
     load_strictly(convs, in_convs, path, conv_key)
@@ -127,9 +127,9 @@ def load_release(path: Path, layer: int = LAYER, device: torch.device | str = "c
         "final_proj.",
         *(f"encoder.layers.{n}." for n in range(layer, shape.layers)),
     )
-    kept = {key: value for key, value in weights.items() if not key.startswith(unused)}
+    used_weights = {key: value for key, value in weights.items() if not key.startswith(unused)}
     body, names = _release_body(shape, layer)
-    return _filled(shape, body, kept, path, names, device)
+    return _filled(shape, body, used_weights, path, names, device)
 
 
 def _release_body(shape: HubertShape, layer: int) -> tuple[nn.Module, Callable[[str], str]]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
 from tinywave_core.checkpoints.bounds import building, check_directory
 from tinywave_core.checkpoints.weights import load_entries, load_strictly, state_dict, without_weight_norm
@@ -65,8 +66,6 @@ def _normalised(wave_S: Tensor) -> Tensor:
 
 def load_style_encoder(folder: Path, device: torch.device | str = "cpu") -> StyleEncoder:
     """style_encoder_w2v2: config.json and pytorch_model.bin (or model.safetensors) of a Wav2Vec2ForSequenceClassification."""
-    from transformers import Wav2Vec2ForSequenceClassification
-
     path = weights_file(folder)
     check_directory(folder, "wav2vec2 model")
     with building(folder / "config.json", "wav2vec2 model"):
@@ -99,15 +98,13 @@ def style_count(folder: Path) -> int:
 
 
 def _config(folder: Path) -> Any:
-    from transformers import Wav2Vec2Config
-
     try:
         config = Wav2Vec2Config.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two where it is JSON of another kind
         raise CheckpointError(
             f"{folder / 'config.json'} cannot be read as the config of a wav2vec2 model: {error}"
         ) from error
-    found = {
+    settings = {
         "model_type": (config.model_type, "wav2vec2"),
         "samples per frame": (hop_and_field(_convs(config))[0], HOP_SAMPLES),
         "feat_extract_activation": (config.feat_extract_activation, "gelu"),
@@ -117,7 +114,7 @@ def _config(folder: Path) -> Any:
         "use_weighted_layer_sum": (config.use_weighted_layer_sum, False),
         "add_adapter": (config.add_adapter, False),
     }
-    for name, (value, expected) in found.items():
+    for name, (value, expected) in settings.items():
         if value != expected:
             raise CheckpointError(
                 f"{folder / 'config.json'} has {name} {value!r}, expected {expected!r}: not SpiritLM's style encoder"

@@ -1,12 +1,39 @@
 """The part of the model card about files: which there are, what they need per token, and what rounding the weights costs."""
 
-from typing import Any
+from collections.abc import Sequence
 
+from pydantic import Field
+
+from tinywave_core.config.export import Quantization
+from tinywave_core.steps.base import Summary
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import figure
 
 
-def files_section(files: list[dict[str, Any]], losses: dict[str, Any], vocabulary: Vocabulary, dtype: str) -> str:
+class GgufFile(Summary):
+    """One GGUF file of an export."""
+
+    file: str
+    """Its name in the model's directory."""
+    quantization: Quantization
+    bytes: int
+    sha256: str
+
+
+class RoundingLoss(Summary):
+    """Perplexity of an export and of its GGUF files on the same held-out tokens; nothing is set where none was measured.
+
+    None is a perplexity that no number holds.
+    """
+
+    tokens: int = 0
+    exported: float | None = None
+    gguf: dict[Quantization, float | None] = Field(default_factory=dict)
+    loss: dict[Quantization, float | None] = Field(default_factory=dict)
+    """Relative to `exported`: 0.01 is one percent more."""
+
+
+def files_section(files: Sequence[GgufFile], losses: RoundingLoss, vocabulary: Vocabulary, dtype: str) -> str:
     """Markdown; nothing where there are no GGUF files."""
     if not files:
         return ""
@@ -25,25 +52,25 @@ gives the same{space}. {units}
 """
 
 
-def _row(file: dict[str, Any], losses: dict[str, Any]) -> str:
-    name = file["quantization"]
-    return f"| `{file['file']}` | {name.upper()} | {file['bytes'] / 1e6:,.1f} MB | {_perplexity(losses, name)} |"
+def _row(file: GgufFile, losses: RoundingLoss) -> str:
+    name = file.quantization
+    return f"| `{file.file}` | {name.upper()} | {file.bytes / 1e6:,.1f} MB | {_perplexity(losses, name)} |"
 
 
-def _perplexity(losses: dict[str, Any], name: str | None) -> str:
-    if not losses:
+def _perplexity(losses: RoundingLoss, name: Quantization | None) -> str:
+    if not losses.tokens:
         return "not measured"
     if name is None:
-        return figure(losses["exported"], ".3f")
-    if losses["loss"][name] is None:
-        return figure(losses["gguf"][name], ".3f")
-    return f"{losses['gguf'][name]:.3f} ({losses['loss'][name]:+.2%})"
+        return figure(losses.exported, ".3f")
+    if losses.loss[name] is None:
+        return figure(losses.gguf[name], ".3f")
+    return f"{losses.gguf[name]:.3f} ({losses.loss[name]:+.2%})"
 
 
-def _how(losses: dict[str, Any]) -> str:
-    if not losses:
+def _how(losses: RoundingLoss) -> str:
+    if not losses.tokens:
         return ""
     return (
-        f"Perplexity is on {losses['tokens']:,} held-out tokens, with the rounded weights read back as float32; llama.cpp also\nrounds "
+        f"Perplexity is on {losses.tokens:,} held-out tokens, with the rounded weights read back as float32; llama.cpp also\nrounds "
         "activations to 8 bits, which is not in it.\n\n"
     )

@@ -9,7 +9,7 @@ projection of a Q4_0 file stays Q8_0, since errors there reach every probability
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError
+from tinywave_core.exporters.files import GgufFile
 from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, pieces_of
 from tinywave_core.exporters.weights import EMBEDDING, HEAD, Weights
+from tinywave_core.storage.store import describe_files
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
 _TYPES: dict[Quantization, tuple[GGMLQuantizationType, LlamaFileType]] = {
@@ -46,6 +48,20 @@ class _Tensor:
     def bytes(self) -> int:
         block, size = GGML_QUANT_SIZES[self.kind]
         return int(np.prod(self.shape)) // block * size
+
+
+def write_gguf_files(
+    folder: Path, vocabulary: Vocabulary, quantizations: Sequence[Quantization], name: str, license: str | None
+) -> list[GgufFile]:
+    """One file per form of the weights beside the model in `folder`, named after it."""
+    files = {quantization: f"{name}-{quantization.upper()}.gguf" for quantization in quantizations}
+    for quantization, file in files.items():
+        write_gguf(folder, vocabulary, folder / file, quantization, name, license)
+    entries = {entry.name: entry for entry in describe_files(folder)}
+    return [
+        GgufFile(file=file, quantization=quantization, bytes=entries[file].bytes, sha256=entries[file].sha256)
+        for quantization, file in files.items()
+    ]
 
 
 def write_gguf(

@@ -16,7 +16,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
 from tinywave_core.evals.perplexity import exponential
-from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors
+from tinywave_core.exporters.files import GgufFile, RoundingLoss
+from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors, Weights
 from tinywave_core.progress import Progress, no_progress
 
 _POSITIONS = 256  # whose logits are held at once
@@ -43,6 +44,36 @@ class GgufTensors:
             pairs = values.reshape(count, len(values) // count // 2, 2, -1)
             values = pairs.swapaxes(1, 2).reshape(values.shape)
         return torch.from_numpy(np.array(values, dtype=np.float32))  # a copy: the file is mapped
+
+
+def rounding_loss(
+    folder: Path,
+    config: LlamaConfig,
+    sequences: Sequence[npt.NDArray[np.int64]],
+    files: Sequence[GgufFile],
+    device: torch.device,
+) -> RoundingLoss:
+    """Perplexity of an exported model and of each of its GGUF files; nothing is set where there is nothing to measure."""
+    if not sequences or not files:
+        return RoundingLoss()
+    exported = perplexity(Weights(folder), config, sequences, device)
+    rounded = {
+        file.quantization: perplexity(GgufTensors(folder / file.file, config), config, sequences, device)
+        for file in files
+    }
+    return RoundingLoss(
+        tokens=sum(len(ids) - 1 for ids in sequences),
+        exported=_digits(exported, 4),
+        gguf={name: _digits(value, 4) for name, value in rounded.items()},
+        loss={
+            name: None if value is None or exported is None else round(value / exported - 1, 5)
+            for name, value in rounded.items()
+        },
+    )
+
+
+def _digits(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 @torch.no_grad()

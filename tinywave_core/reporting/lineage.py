@@ -22,16 +22,18 @@ class LineageRow:
 
 def lineage(rows: Sequence[StageRow], outputs: Outputs, users: Mapping[str, Sequence[str]]) -> list[LineageRow]:
     """Every part in the order of the run: its artifacts, their bytes, what they were made from and what was made from them."""
-    found = []
+    parts = []
     for row in rows:
         for part in dict.fromkeys(step.part for step in row.steps):
             steps = [step for step in row.steps if step.part == part]
             label = f"{row.stage}/{part}"
             # Shards have inputs of their own each: the parts that these are from.
-            inputs = made_from(outputs[part]) if part in outputs else [each for each in users if label in users[each]]
+            inputs = (
+                made_from(outputs[part]) if part in outputs else [source for source in users if label in users[source]]
+            )
             ids, size = [step.artifact for step in steps], sum(step.bytes for step in steps)
-            found.append(LineageRow(row.stage, part, ids, size, inputs, users.get(label, [])))
-    return found
+            parts.append(LineageRow(row.stage, part, ids, size, inputs, users.get(label, [])))
+    return parts
 
 
 def made_from(artifact: Artifact) -> list[str]:
@@ -49,7 +51,7 @@ def users_of(store: Store, artifacts: Mapping[str, Sequence[str]]) -> dict[str, 
     users: dict[str, list[str]] = {}
     for user, ids in artifacts.items():
         manifest = store.find(ids[0]).manifest
-        sources = [artifact for each in manifest.inputs.values() for artifact in each] if manifest else []
+        sources = [artifact for ids in manifest.inputs.values() for artifact in ids] if manifest else []
         for source in dict.fromkeys(part_of[artifact] for artifact in sources if artifact in part_of):
             users.setdefault(source, []).append(user)
     return users

@@ -41,7 +41,10 @@ from tinywave_core.stages.evaluation.words import (
     probes_text,
     verdict,
 )
+from tinywave_core.stages.export.summary import VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows
+from tinywave_core.stages.generation.summary import SamplesSummary
+from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.stages.logit_caching.words import target_rows
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text
@@ -83,11 +86,11 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         comparison=comparison_rows(scores),
         held_out=scores.held_out,
         samples=shown,
-        further_samples=outputs["samples"].summary["samples"] - len(shown),
-        vocoder=outputs["samples"].summary["vocoder"],
-        vocoder_rows=vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else [],
+        further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
+        vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
+        vocoder_rows=vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
-        corpus=outputs["corpus"].summary,
+        corpus=CorpusSummary.of(outputs["corpus"]),
         tokens=outputs["tokens"].summary,
         drift=drift_text(outputs["tokens"].summary),
         words=alignment_text(outputs["tokens"].summary),
@@ -349,7 +352,7 @@ def data_plots(outputs: Outputs) -> list[str]:
         "pitch": ("Pitch, 12.5 Hz: 0 is unvoiced, the rest rises", "pitch code", False),
         "style": ("Style, 1 Hz: most frequent first", "style code, by rank", True),
     }
-    pictures = [_figure("Length of utterances", _durations(outputs["corpus"].summary))]
+    pictures = [_figure("Length of utterances", _durations(CorpusSummary.of(outputs["corpus"])))]
     for stream, (title, label, ranked) in codes.items():
         counts = tokens.get(f"{stream}_histogram") or []
         shown = sorted(counts, reverse=True) if ranked else counts
@@ -359,7 +362,7 @@ def data_plots(outputs: Outputs) -> list[str]:
     return pictures
 
 
-def _durations(corpus: dict[str, Any]) -> str:
+def _durations(corpus: CorpusSummary) -> str:
     labels, counts = duration_bins(corpus)
     title = "Length of utterances"
     return plots.histogram_svg(counts, title=title, x_label="seconds", y_label="utterances", labels=labels)

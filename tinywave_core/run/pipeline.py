@@ -1,6 +1,6 @@
-"""The DAG, told once: which stage builds on which outputs. Whoever calls it decides what `execute` does.
+"""The DAG, written once: which stage builds on which outputs. The caller decides what `execute` does.
 
-`compute_all` computes in this process, the Prefect flows map tasks, `look` only finds what is there.
+`compute_all` computes in this process, the Prefect flows map tasks, `Look` only looks up what is there.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """What `stage` adds to the outputs of the stages before it."""
+    """The outputs that `stage` adds to those of the stages before it."""
     return STAGE[stage].build(config, store, done, execute)
 
 
@@ -33,14 +33,14 @@ def run_pipeline(
 
 @dataclass
 class Look:
-    """An `execute` that computes nothing: it notes the steps and says which of them are in the store."""
+    """An `execute` that computes nothing: it collects the steps and looks up which of them are in the store."""
 
     steps: list[tuple[Step, Artifact]] = field(default_factory=list)
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
-        found = find_steps(steps)
-        self.steps += zip(steps, found, strict=True)
-        return found
+        artifacts = find_steps(steps)
+        self.steps += zip(steps, artifacts, strict=True)
+        return artifacts
 
 
 def outputs_before(stage: str, config: PipelineConfig, store: Store) -> Outputs:

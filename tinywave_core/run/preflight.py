@@ -1,4 +1,4 @@
-"""What can be known to fail is said before a run starts, not after its first day: files of a release, sizes, layers.
+"""Checks before a run starts, so that what must fail does so now and not after a day: files of a release, sizes, layers.
 
 Reads configs and headers only. Stages check again what they use.
 """
@@ -16,7 +16,7 @@ from tinywave_core.teacher.layer_map import layer_map
 
 
 def check_run(config: PipelineConfig) -> None:
-    """Raise the first error that a run of the whole pipeline with these settings must end with."""
+    """Raise the first error with which a run of the whole pipeline with these settings would end."""
     check_speech_tokenizer(config)
     folder = teacher_folder(config)
     layers = config.adaptation.fresh.layers

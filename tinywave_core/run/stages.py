@@ -1,4 +1,4 @@
-"""All stages, in the order of the run; and what they cost together."""
+"""All stages in the order of the run, and what each costs."""
 
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.costs.estimates import Estimate

@@ -1,4 +1,4 @@
-"""The one call that everything which generates goes through: token ids in, token ids out, one at a time.
+"""The interface of everything that generates: token ids in, token ids out, one at a time.
 
 Ids, never strings: two tokenizers that agree on a string may still give it different ids. What a modality excludes is
 excluded by id, before the softmax, in every runtime.
@@ -57,7 +57,7 @@ class Runtime(Protocol):
 def check_request(
     vocabulary: Vocabulary, context: int, prompt: Sequence[int], sampling: Sampling, output: OutputModality
 ) -> None:
-    """ConfigError or TokenError where a prompt cannot be continued so; every runtime says it in the same words."""
+    """Raise ConfigError or TokenError for a prompt that cannot be continued so; the same text for every runtime."""
     check_prompt(vocabulary, context, prompt)
     if not (sampling.temperature > 0 and 0 < sampling.top_p <= 1 and sampling.max_new_tokens >= 1):
         raise ConfigError(
@@ -79,7 +79,7 @@ def check_request(
 
 
 def check_prompt(vocabulary: Vocabulary, context: int, ids: Sequence[int]) -> None:
-    """TokenError where an id has no meaning in the vocabulary, or there is none at all; ConfigError where they are too many."""
+    """Raise TokenError for ids outside the vocabulary or an empty prompt, ConfigError for too many ids."""
     if not len(ids):
         raise TokenError("the prompt has no tokens; expected <s> and a marker at least (`Vocabulary.prompt_ids`)")
     wrong = next((i for i in ids if not 0 <= i < vocabulary.tokens), None)

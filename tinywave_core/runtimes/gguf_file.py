@@ -1,9 +1,11 @@
-"""What a GGUF file says of itself, read and checked before llama.cpp gets it, which would end the process or say little."""
+"""The header of a GGUF file, checked before llama.cpp opens it: on a bad file that ends the process or says little."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gguf import GGUFReader, LlamaFileType, TokenType
 
 from tinywave_core.checkpoints.gguf_header import fault_of_gguf
 from tinywave_core.errors import CheckpointError
@@ -34,8 +36,6 @@ class GgufFile:
             raise CheckpointError(
                 f"{path} does not exist: expected a GGUF file, which `--export.gguf q8_0,q4_0` writes"
             )
-        from gguf import GGUFReader, LlamaFileType
-
         try:
             if fault := fault_of_gguf(path):
                 raise ValueError(fault)
@@ -48,12 +48,12 @@ class GgufFile:
         try:
             if wrong := _contradictions(reader):
                 raise ValueError("; ".join(wrong))
-            about = _value(reader, VOCABULARY_KEY)
+            vocabulary_json = _value(reader, VOCABULARY_KEY)
             return cls(
                 path,
                 _value(reader, "llama.context_length"),
                 len(reader.fields["tokenizer.ggml.tokens"].data),
-                Vocabulary.from_json(json.loads(about)) if about else None,
+                Vocabulary.from_json(json.loads(vocabulary_json)) if vocabulary_json else None,
                 _partial_characters(reader),
                 is_rearranged=_value(reader, "general.file_type") == LlamaFileType.MOSTLY_Q4_0,
             )
@@ -64,16 +64,16 @@ class GgufFile:
 
     def require(self, vocabulary: Vocabulary) -> None:
         """CheckpointError where the file's ids are not those of `vocabulary`."""
-        found = self.vocabulary or self.tokens
-        if found != (vocabulary if self.vocabulary else vocabulary.tokens):
+        rows = self.vocabulary or self.tokens
+        if rows != (vocabulary if self.vocabulary else vocabulary.tokens):
             raise CheckpointError(
-                f"{self.path} has another vocabulary than the speech.json beside it: found {_told(self.vocabulary, self.tokens)}, "
-                f"expected {_told(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "
+                f"{self.path} has another vocabulary than the speech.json beside it: found {_describe(self.vocabulary, self.tokens)}, "
+                f"expected {_describe(vocabulary, vocabulary.tokens)}. The same id would mean different things: take the GGUF file of "
                 "this export"
             )
 
 
-def _told(vocabulary: Vocabulary | None, tokens: int) -> str:
+def _describe(vocabulary: Vocabulary | None, tokens: int) -> str:
     parts = vocabulary.to_json() if vocabulary else {}
     return f"{tokens} tokens" + (f" ({', '.join(f'{k} {v}' for k, v in parts.items())})" if parts else "")
 
@@ -121,8 +121,6 @@ def _is_size(found: object) -> bool:
 
 
 def _partial_characters(reader: Any) -> list[int]:
-    from gguf import TokenType
-
     bytes_of = {name.encode(): byte for byte, name in byte_names().items()}
     field, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"].contents()
     pieces = enumerate(zip((bytes(field.parts[part]) for part in field.data), types, strict=True))

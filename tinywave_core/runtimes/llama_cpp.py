@@ -115,39 +115,39 @@ class LlamaCppRuntime:
         rows = self.vocabulary.tokens
         # The token that is drawn must be one that is reported: </s> always is.
         others = [i for i in range(rows) if i != EOS_ID]
-        asked = _part([int(i) for i in prompt], 1, others) | {"logprobs": rows, "post_sampling_probs": False}
+        request = _part([int(i) for i in prompt], 1, others) | {"logprobs": rows, "post_sampling_probs": False}
         entries: list[Any] = []
 
         def hear(answer: dict[str, Any]) -> bool:
             entries.extend(_entries(answer))
             return False
 
-        self._ask(asked | {"cache_prompt": True}, hear)
+        self._ask(request | {"cache_prompt": True}, hear)
         (entry,) = entries
-        found = dict.fromkeys(range(rows), -float("inf")) | {e["id"]: e["logprob"] for e in entry["top_logprobs"]}
-        return [found[i] for i in range(rows)]
+        logprobs = dict.fromkeys(range(rows), -float("inf")) | {e["id"]: e["logprob"] for e in entry["top_logprobs"]}
+        return [logprobs[i] for i in range(rows)]
 
     def _tokens(self, request: dict[str, Any]) -> Iterator[int]:
         """Ids as they are made, in a thread that ends with them; closing stops it at the next token."""
-        made: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         closed = threading.Event()
 
         def hear(answer: dict[str, Any]) -> bool:
             for entry in _entries(answer):
-                made.put(int(entry["id"]))
+                tokens.put(int(entry["id"]))
             return closed.is_set()
 
         def work() -> None:
             try:
                 self._ask(request, hear)
-                made.put(None)
+                tokens.put(None)
             except BaseException as error:  # noqa: BLE001  (goes to whoever asked)
-                made.put(error)
+                tokens.put(error)
 
         worker = threading.Thread(target=work, name="llama.cpp", daemon=True)
         worker.start()
         try:
-            while (item := made.get()) is not None and item != EOS_ID:
+            while (item := tokens.get()) is not None and item != EOS_ID:
                 if isinstance(item, BaseException):
                     raise item
                 yield item

@@ -6,6 +6,7 @@ from tinywave_core.config.base import Device, RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.runtimes.base import RUNTIMES, Runtime
+from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
 
 
 def open_runtime(
@@ -33,8 +34,6 @@ def open_runtime(
             f"{folder} has no config.json; expected the model/ directory of an export (`tinywave inspect` lists them)"
         )
     if name == "llama.cpp":
-        from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
-
         return LlamaCppRuntime.open(folder, quantization, threads, context)
     from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
 

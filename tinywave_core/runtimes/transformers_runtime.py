@@ -29,13 +29,13 @@ COLDEST, HOTTEST = 1e-6, 1e6
 
 @dataclass
 class _Read:
-    """Tokens that a model has read, and its keys and values of them."""
+    """Tokens that a model has read, with their keys and values."""
 
     ids: list[int] = field(default_factory=list)
     cache: DynamicCache = field(default_factory=DynamicCache)
 
     def keep(self, prompt: Sequence[int]) -> None:
-        """Forget all but the beginning that `prompt` shares, and of that the last token: its logits are not kept."""
+        """Keep only the common beginning with `prompt`, less its last token, whose logits are not kept."""
         same = next((n for n, (a, b) in enumerate(zip(self.ids, prompt, strict=False)) if a != b), len(self.ids))
         same = min(same, len(prompt) - 1)
         if same < len(self.ids):
@@ -89,9 +89,9 @@ class TransformersRuntime:
         read.keep(prompt)
         new = prompt[len(read.ids) :]
         try:
-            for made in range(sampling.max_new_tokens):
+            for number in range(sampling.max_new_tokens):
                 scores = self._forward(read, new)[allowed].float()
-                if made < sampling.min_new_tokens:
+                if number < sampling.min_new_tokens:
                     scores[end] = -torch.inf
                 token = int(allowed[_draw(scores, sampling, generator)])
                 if token == EOS_ID:
@@ -108,14 +108,14 @@ class TransformersRuntime:
 
     @torch.inference_mode()
     def _forward(self, read: _Read, ids: Sequence[int]) -> torch.Tensor:
-        """Logits [V] after `ids`, which come after what was read."""
+        """Logits [V] after `ids`, which follow the tokens read so far."""
         ids_BT = torch.tensor([list(ids)], device=self.model.device)
         logits_BTV = self.model(ids_BT, past_key_values=read.cache, use_cache=True, logits_to_keep=1).logits
         read.ids += ids
         return logits_BTV[0, -1]
 
     def _use_threads(self) -> None:
-        """Torch counts them by calling thread."""
+        """Set torch's number of threads, which it keeps per calling thread."""
         if self._runtime:
             use_threads(self._runtime)
 

@@ -39,7 +39,7 @@ from tinywave_core.serving.asking import (
     wav,
 )
 from tinywave_core.serving.bodies import Bodies
-from tinywave_core.serving.errors import RequestError, gone, shown, status_of, told, unknown_model
+from tinywave_core.serving.errors import RequestError, client_gone, error_json, short, status_of, unknown_model
 from tinywave_core.serving.guard import Guard
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
@@ -55,8 +55,8 @@ Format = Literal["wav", "pcm", "json"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request for an answer, checked but for its audio, which `decode` makes into samples."""
+class Question:
+    """A checked request for an answer; `decode` turns its audio, not checked yet, into samples."""
 
     host: ModelHost
     settings: Settings
@@ -100,23 +100,25 @@ class Server:
         return JSONResponse({"status": "ok", "models": list(self.hosts), "sessions": self.sessions})
 
     async def models(self, _: Request) -> Response:
-        """What can be chosen, with the limits of prompts."""
+        """The models, with the limits of prompts."""
         limits = {"prompt_s": self.limits.prompt_s, "prompt_characters": self.limits.prompt_characters}
-        return JSONResponse({"object": "list", "data": [host.about() | limits for host in self.hosts.values()]})
+        return JSONResponse({"object": "list", "data": [host.to_json() | limits for host in self.hosts.values()]})
 
     async def generate(self, request: Request) -> Response:
         """One answer to one request."""
         started = time.perf_counter()
         async with self.bodies.read(request) as body:
-            asked = await asyncio.get_running_loop().run_in_executor(self._reader, self._asked, request, body)
-            prompt = await _unless_gone(request, self._prompt(asked))
-        events = asked.host.answer(prompt, asked.settings, started)
-        if asked.format == "json":
+            question = await asyncio.get_running_loop().run_in_executor(
+                self._reader, self._read_question, request, body
+            )
+            prompt = await _unless_gone(request, self._prompt(question))
+        events = question.host.answer(prompt, question.settings, started)
+        if question.format == "json":
             return JSONResponse(await _unless_gone(request, _collected(events)))
         # Up to the first sound, what goes wrong has a status of its own.
         first = await _unless_gone(request, anext(events))
-        kind = "audio/wav" if asked.format == "wav" else f"audio/pcm;rate={SAMPLE_RATE};channels=1"
-        return StreamingResponse(_sound(first, events, asked.format), media_type=kind)
+        kind = "audio/wav" if question.format == "wav" else f"audio/pcm;rate={SAMPLE_RATE};channels=1"
+        return StreamingResponse(_sound(first, events, question.format), media_type=kind)
 
     async def realtime(self, socket: WebSocket) -> None:
         """A conversation."""
@@ -126,7 +128,7 @@ class Server:
             error = unknown_model(model, self.hosts)
             if model in self.hosts:
                 error = RequestError(f"{self.sessions} clients are connected already: try again later", "busy", 429)
-            await socket.send_text(json.dumps({"type": "error", "error": told(error)}))
+            await socket.send_text(json.dumps({"type": "error", "error": error_json(error)}))
             await socket.close(TRY_AGAIN, error.code)
             return
         self.sessions += 1
@@ -142,36 +144,38 @@ class Server:
         for host in self.hosts.values():
             await asyncio.to_thread(host.close)
 
-    async def _prompt(self, asked: Asked) -> list[int]:
-        """Ids of what is to be continued."""
-        asked.host.require_room()
-        parts: list[Part] = [] if asked.text is None else [asked.text]
-        if asked.decode is not None:
-            parts.append(await asked.host.hear_upload(asked.decode))
-        return asked.host.generator.prompting.ids(parts, asked.settings.modality)
+    async def _prompt(self, question: Question) -> list[int]:
+        """Ids of the prompt."""
+        question.host.require_room()
+        parts: list[Part] = [] if question.text is None else [question.text]
+        if question.decode is not None:
+            parts.append(await question.host.hear_upload(question.decode))
+        return question.host.generator.prompting.ids(parts, question.settings.modality)
 
-    def _asked(self, request: Request, body: bytearray) -> Asked:
-        """What a request asks for; in a thread, since bodies have megabytes."""
+    def _read_question(self, request: Request, body: bytearray) -> Question:
+        """Parse a request; run in a thread, since bodies have megabytes."""
         head = Message()
         head["content-type"] = request.headers.get("content-type", "")
         is_json = head.get_content_type() == "application/json"
         values: dict[str, Any] = parsed(body, "the body") if is_json else dict(request.query_params)
-        text, decode = self._given(head, body, values)
+        text, decode = self._read_audio(head, body, values)
         model = values.pop("model", next(iter(self.hosts)))
         if not isinstance(model, str) or model not in self.hosts:
             raise unknown_model(model, self.hosts)
-        wanted = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
-        if wanted not in ("wav", "pcm", "json"):
-            raise RequestError(f"response_format: {shown(wanted)}; expected wav, pcm or json", "invalid_settings")
+        response_format = values.pop("response_format", "json" if values.get("output") in ("text", "mixed") else "wav")
+        if response_format not in ("wav", "pcm", "json"):
+            raise RequestError(
+                f"response_format: {short(response_format)}; expected wav, pcm or json", "invalid_settings"
+            )
         settings = Settings().changed(values, self.limits, strict=is_json)
-        if settings.output == "text" and wanted != "json":
+        if settings.output == "text" and response_format != "json":
             raise RequestError("response_format: text comes as json", "invalid_settings")
-        return Asked(self.hosts[model], settings, wanted, text, decode)
+        return Question(self.hosts[model], settings, response_format, text, decode)
 
-    def _given(
+    def _read_audio(
         self, head: Message, body: bytearray, values: dict[str, Any]
     ) -> tuple[str | None, Callable[[], Samples] | None]:
-        """The text of a prompt, and what decodes its audio; what says so is taken out of `values`."""
+        """The text of a prompt and a function that decodes its audio; both are removed from `values`."""
         limits = self.limits
         if head.get_content_type() == "application/json":
             text, audio = values.pop("input", None), values.pop("audio", None)
@@ -181,30 +185,30 @@ class Server:
             text = None if text is None else require_text(text, limits, "input")
             return text, None if audio is None else _loud(partial(wav, from_base64(audio), limits))
         if head.get_content_type() == "audio/pcm":
-            said = str(head.get_param("rate", str(SAMPLE_RATE)))
-            rate = checked_rate(int(said) if said.isdecimal() and len(said) < 7 else said)
+            rate_text = str(head.get_param("rate", str(SAMPLE_RATE)))
+            rate = checked_rate(int(rate_text) if rate_text.isdecimal() and len(rate_text) < 7 else rate_text)
             return None, _loud(partial(pcm, body, rate, limits))
         return None, _loud(partial(wav, body, limits))
 
 
 def _loud(decode: Callable[[], Samples]) -> Callable[[], Samples]:
-    """The same, and RequestError where there is nothing to hear."""
+    """The samples of `decode`; RequestError if they hold no sound."""
 
     def samples() -> Samples:
-        found = decode()
-        require_sound(found)
-        return found
+        decoded = decode()
+        require_sound(decoded)
+        return decoded
 
     return samples
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:
-    """What comes of `work`; it is cancelled when the client goes."""
-    doing, watching = asyncio.ensure_future(_awaited(work)), asyncio.ensure_future(_gone(request))
+    """The result of `work`, which is cancelled when the client disconnects."""
+    doing, watching = asyncio.ensure_future(_awaited(work)), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait([doing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
-            raise gone()
+            raise client_gone()
         return doing.result()
     finally:
         for task in (doing, watching):
@@ -216,7 +220,7 @@ async def _awaited(work: Any) -> Any:
     return await work
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -258,10 +262,10 @@ async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, TinyWaveError)
     # One who still writes a body that nobody reads is cut off.
     headers = {408: CLOSED, 413: CLOSED, 429: AGAIN, 503: CLOSED | AGAIN}.get(status_of(error))
-    return JSONResponse({"error": told(error)}, status_of(error), headers=headers)
+    return JSONResponse({"error": error_json(error)}, status_of(error), headers=headers)
 
 
 async def _not_found(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    about = {"type": "invalid_request_error", "code": "not_found", "message": error.detail}
-    return JSONResponse({"error": about}, error.status_code, headers=error.headers)
+    fault = {"type": "invalid_request_error", "code": "not_found", "message": error.detail}
+    return JSONResponse({"error": fault}, error.status_code, headers=error.headers)

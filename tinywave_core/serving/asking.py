@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinywave_core.audio.decoder_process import MAX_RATE, MIN_RATE
 from tinywave_core.audio.pcm import from_pcm16
+from tinywave_core.audio.waveform import to_mono_16k
 from tinywave_core.runtimes.base import Sampling
-from tinywave_core.serving.errors import RequestError, shown
+from tinywave_core.serving.errors import RequestError, short
 from tinywave_core.serving.limits import Limits
 from tinywave_core.synthesis.events import SAMPLE_RATE
 from tinywave_core.synthesis.prompting import is_unicode
@@ -51,28 +53,28 @@ class Settings(BaseModel):
         return "arbitrary" if self.output == "mixed" else self.output
 
     def sampling(self, room: int) -> Sampling:
-        """With a seed drawn where none is given; `room` is how many tokens the model can read after the prompt."""
+        """Sampling settings, with a random seed if none is given; `room` is how many tokens the model can read after the prompt."""
         most = self.max_new_tokens or (min(USUAL_TOKENS, room) if room > 0 else USUAL_TOKENS)
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return Sampling(self.temperature, self.top_p, most, min(self.min_new_tokens, most), seed)
 
     def changed(self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True) -> "Settings":
-        """These with other values; RequestError names what is wrong with one. Not strict: values may be strings, as in a query."""
+        """These settings with some values changed; RequestError names a wrong one. Without `strict` values may be strings, as in a query."""
         try:
-            found = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
+            settings = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
-            faults = [f"{shown(each['loc'][0])}: {each['msg']}" for each in error.errors(include_input=False)]
+            faults = [f"{short(fault['loc'][0])}: {fault['msg']}" for fault in error.errors(include_input=False)]
             raise RequestError("; ".join(faults[:5]), "invalid_settings") from error
-        if found.max_new_tokens and found.max_new_tokens > limits.new_tokens:
+        if settings.max_new_tokens and settings.max_new_tokens > limits.new_tokens:
             raise RequestError(
-                f"max_new_tokens: {found.max_new_tokens} is more than this server makes, {limits.new_tokens}",
+                f"max_new_tokens: {settings.max_new_tokens} is more than this server makes, {limits.new_tokens}",
                 "invalid_settings",
             )
-        return found
+        return settings
 
 
 def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
-    """A JSON object whose strings are Unicode; RequestError where `what` is none. What is built to be slow is not even read."""
+    """A JSON object whose strings are Unicode; RequestError if `what` is none. Deep or huge JSON is refused before it is parsed."""
     if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
         raise RequestError(f"{what} has more than {MOST_VALUES:,} values", "invalid_json")
     try:
@@ -83,21 +85,21 @@ def parsed(data: bytes | bytearray, what: str) -> dict[str, Any]:
         raise RequestError(f"{what}: expected a JSON object", "invalid_json")
     for name, value in values.items():
         if not all(map(is_unicode, _strings([name, value]))):
-            raise RequestError(f"{shown(name)}: half a character (a lone surrogate); send whole ones", "invalid_text")
+            raise RequestError(f"{short(name)}: half a character (a lone surrogate); send whole ones", "invalid_text")
     return values
 
 
 def _strings(value: Any) -> Iterator[str]:
     """All strings in a JSON value, keys too; not recursive, since the client chooses how deep it is."""
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict):
-            left += [*each, *each.values()]
-        elif isinstance(each, list):
-            left += each
+    queue = [value]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            queue += [*item, *item.values()]
+        elif isinstance(item, list):
+            queue += item
 
 
 def from_base64(data: object) -> bytes:
@@ -114,7 +116,7 @@ def checked_rate(rate: object) -> int:
     """A declared sample rate."""
     if isinstance(rate, bool) or not isinstance(rate, int) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
         raise RequestError(
-            f"rate: {shown(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
+            f"rate: {short(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
             "invalid_audio",
         )
     return rate
@@ -130,8 +132,6 @@ def pcm(data: bytes | bytearray, rate: int, limits: Limits) -> Samples:
 
 def wav(data: bytes | bytearray, limits: Limits) -> Samples:
     """A wav file -> samples at 16 kHz. Other formats are not decoded for strangers: their decoders are large, and their headers lie."""
-    import soundfile
-
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise RequestError("audio: expected a wav file (RIFF); convert other formats first", "unsupported_audio", 415)
     try:
@@ -156,8 +156,6 @@ def wav(data: bytes | bytearray, limits: Limits) -> Samples:
 
 def resampled(samples_NC: Samples, rate: int) -> Samples:
     """Mono at 16 kHz."""
-    from tinywave_core.audio.waveform import to_mono_16k
-
     return to_mono_16k(samples_NC, rate, "audio")
 
 
@@ -183,7 +181,7 @@ def require_text(text: object, limits: Limits, name: str) -> str:
 
 
 def require_sound(samples: Samples) -> None:
-    """RequestError where there is nothing to hear."""
+    """RequestError if there is no sound."""
     if len(samples) < SHORTEST_S * SAMPLE_RATE:
         raise RequestError(
             f"audio: {len(samples) / SAMPLE_RATE:.2f} s is too short to hear anything in it", "audio_too_short"

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from tinywave_core.serving.errors import RequestError, gone
+from tinywave_core.serving.errors import RequestError, client_gone
 from tinywave_core.serving.limits import Limits
 
 READ_ON = 4
@@ -14,7 +14,7 @@ READ_ON = 4
 
 
 class Bodies:
-    """Those that are in memory."""
+    """Bodies that are in memory."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -44,7 +44,7 @@ class Bodies:
             why = f"the body did not come within {self.limits.body_s:g} s"
             raise RequestError(why, "body_too_slow", 408) from error
         except ClientDisconnect as error:
-            raise gone() from error
+            raise client_gone() from error
         if size > most:
             raise RequestError(f"the body is longer than {most:,} bytes, the most that is read", "body_too_long", 413)
 

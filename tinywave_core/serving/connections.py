@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from tinywave_core.serving.errors import RequestError, told
+from tinywave_core.serving.errors import RequestError, error_json
 from tinywave_core.serving.limits import Limits
 
 PIECE = 4 << 10
@@ -54,14 +54,14 @@ class TalkConfig(uvicorn.Config):
 
 
 class Turns:
-    """Pieces that wait to be parsed, since slow ones had their share of the time."""
+    """Received pieces that wait to be parsed, because parsing has used up its share of the time."""
 
     def __init__(self) -> None:
         self.free_at = 0.0
         self.waiting: deque[tuple[_Watched, bytes]] = deque()
 
     def parse(self, connection: "_Watched", data: bytes) -> None:
-        """Now or later; until then nothing more of this connection is read."""
+        """Parse now or later; until then nothing more of this connection is read."""
         is_free = not self.waiting and connection.loop.time() >= self.free_at
         if is_free or (len(data) <= SMALL and not connection.is_slow):
             self._parse(connection, data)
@@ -90,7 +90,7 @@ class Turns:
 
 
 class _Watched(asyncio.Protocol):
-    """What both kinds of connection have; goes before uvicorn's class, whose attributes it uses."""
+    """What both kinds of connection share; a mixin before uvicorn's class, whose attributes it uses."""
 
     config: uvicorn.Config
     connections: set[Any]
@@ -201,7 +201,7 @@ class Http(_Watched, H11Protocol):
             return
         error = RequestError("all connections are in use: try again in a moment", "busy", 503)
         headers = {"connection": "close", "retry-after": "1"}
-        await JSONResponse({"error": told(error)}, 503, headers)(scope, receive, send)
+        await JSONResponse({"error": error_json(error)}, 503, headers)(scope, receive, send)
 
 
 class WebSockets(_Watched, WebSocketsSansIOProtocol):
@@ -224,7 +224,7 @@ class WebSockets(_Watched, WebSocketsSansIOProtocol):
 
 
 def make_room(connections: set[Any], limits: Limits, now: float, new: Any) -> None:
-    """Drop those that were awaited for longest, as many as there are too many."""
+    """Drop the connections that were waited for longest, until there is room."""
     there = _open(connections)
     patience_s = limits.patience_s if len(there) <= CROWD * limits.connections else 0.0
     awaited = [c for c in there if c is not new and c.is_awaited() and now - c.waits_since >= patience_s]
@@ -234,5 +234,5 @@ def make_room(connections: set[Any], limits: Limits, now: float, new: Any) -> No
 
 
 def _open(connections: set[Any]) -> list[Any]:
-    """Those that are not being closed."""
+    """Connections that are not being closed."""
     return [connection for connection in connections if not connection.transport.is_closing()]

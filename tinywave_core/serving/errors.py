@@ -1,4 +1,4 @@
-"""What a client is told when something cannot be done, the same over HTTP and WebSocket."""
+"""Errors for clients, the same over HTTP and WebSocket."""
 
 from collections.abc import Iterable
 from reprlib import Repr
@@ -20,19 +20,19 @@ def busy(waiting: int) -> RequestError:
     return RequestError(f"{waiting} answers of this model are waiting already: try again in a moment", "busy", 429)
 
 
-def gone() -> RequestError:
-    """Nobody is there to read it."""
+def client_gone() -> RequestError:
+    """The client has disconnected; nobody reads this."""
     return RequestError("the client has gone", "gone", 499)
 
 
 def unknown_model(model: object, models: Iterable[str]) -> RequestError:
     """A model that is not served."""
     if not isinstance(model, str):
-        return RequestError(f"model: {shown(model)}; expected a name", "invalid_settings")
-    return RequestError(f"model: there is no {shown(model)}; there are {', '.join(models)}", "unknown_model", 404)
+        return RequestError(f"model: {short(model)}; expected a name", "invalid_settings")
+    return RequestError(f"model: there is no {short(model)}; there are {', '.join(models)}", "unknown_model", 404)
 
 
-def shown(value: object) -> str:
+def short(value: object) -> str:
     """A client's value in a message: short, however long it is."""
     return _SHORT.repr(value)
 
@@ -41,7 +41,7 @@ _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
 
 
-def told(error: TinyWaveError) -> dict[str, Any]:
+def error_json(error: TinyWaveError) -> dict[str, Any]:
     """The `error` of an answer."""
     code = error.code if isinstance(error, RequestError) else "invalid_request"
     kind = "server_error" if status_of(error) >= 500 else "invalid_request_error"

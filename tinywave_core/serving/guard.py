@@ -1,4 +1,4 @@
-"""Who may ask: only pages of this server, under a name that cannot be somebody else's.
+"""Who may send requests: only pages of this server, under a name that cannot be somebody else's.
 
 A page of another site can reach servers on this machine through its visitor's browser. The Host must be an address, localhost or a
 name that was allowed (else a foreign name could be made to point here; ports are as tunnels have them). Where there is an Origin it
@@ -49,8 +49,8 @@ class Guard:
         """Why a request with these headers is refused; None where it is not."""
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            found = f"the host {', '.join(hosts)} is not this server's" if hosts else "there is no Host header"
-            return f"{found}: use an address or localhost (`tinywave talk --allow-host` allows more names)"
+            problem = f"the host {', '.join(hosts)} is not this server's" if hosts else "there is no Host header"
+            return f"{problem}: use an address or localhost (`tinywave talk --allow-host` allows more names)"
         if origins and (len(origins) > 1 or urlsplit(origins[0]).netloc.lower() != hosts[0].lower()):
             return f"pages of {', '.join(origins)} may not use this server"
         asks = headers.get("sec-fetch-site", "none")

@@ -1,6 +1,6 @@
 """A loaded model for many clients: one answer at a time, a short queue, and work that ends when its client has gone.
 
-The model has one thread, and the ear another, so that audio is heard while an answer is made.
+The model has one thread and the speech tokenizer another, so that audio is tokenized while an answer is made.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class ModelHost:
         self._turn = asyncio.Lock()
         self._waiting = self._uploads = 0
 
-    def about(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For the list of models."""
         vocabulary = self.generator.vocabulary
         return {
@@ -54,11 +54,11 @@ class ModelHost:
             raise busy(self._waiting)
 
     async def hear(self, decode: Callable[[], Samples]) -> list[int]:
-        """Ids of speech, which is decoded where it is heard: nobody else waits for either."""
+        """Ids of speech, decoded and tokenized in the tokenizer's thread: nobody else waits."""
         return await self._in(self._ear, lambda: self.generator.unit_ids(decode()))
 
     async def hear_upload(self, decode: Callable[[], Samples]) -> list[int]:
-        """The same for a whole recording; RequestError where too many wait to be heard."""
+        """The same for a whole recording; RequestError if too many wait."""
         if self._uploads > self.limits.waiting:
             raise busy(self._uploads)
         self._uploads += 1
@@ -68,7 +68,7 @@ class ModelHost:
             self._uploads -= 1
 
     async def decoded(self, decode: Callable[[], Samples]) -> Samples:
-        """Samples, made by the thread that hears."""
+        """Samples, decoded in the tokenizer's thread."""
         return await self._in(self._ear, decode)
 
     async def prefill(self, ids: list[int]) -> bool:
@@ -84,10 +84,10 @@ class ModelHost:
 
         It is made whether or not the client keeps up: one that reads slowly holds up nobody else.
         """
-        made: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-        making = asyncio.create_task(self._make(made, prompt, settings, started))
+        event_queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        making = asyncio.create_task(self._make(event_queue, prompt, settings, started))
         try:
-            while (item := await made.get()) is not None:
+            while (item := await event_queue.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -101,17 +101,19 @@ class ModelHost:
         self._model.shutdown(cancel_futures=True)
         self.generator.runtime.close()
 
-    async def _make(self, made: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float) -> None:
+    async def _make(
+        self, event_queue: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
+    ) -> None:
         """Put events into a queue, None or an exception last."""
         try:
             async with self._its_turn():
-                await self._put_events(made, prompt, settings, started)
+                await self._put_events(event_queue, prompt, settings, started)
         except Exception as error:  # noqa: BLE001  (goes to whoever asked)
-            made.put_nowait(error)
-        made.put_nowait(None)
+            event_queue.put_nowait(error)
+        event_queue.put_nowait(None)
 
     async def _put_events(
-        self, made: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
+        self, event_queue: asyncio.Queue[Any], prompt: list[int], settings: Settings, started: float
     ) -> None:
         stop, deadline = threading.Event(), time.perf_counter() + self.limits.wall_s
 
@@ -125,7 +127,7 @@ class ModelHost:
         events = await self._in(self._model, begin)
         try:
             while (event := await self._in(self._model, lambda: _next(events))) is not None:
-                made.put_nowait(event)
+                event_queue.put_nowait(event)
         finally:
             stop.set()
             await self._finish(self._model, events.close)  # type: ignore[attr-defined]
@@ -147,7 +149,7 @@ class ModelHost:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def _finish(self, pool: ThreadPoolExecutor, work: Callable[[], object]) -> None:
-        """Wait for it even if whoever asked is cancelled: nobody else may touch the model meanwhile."""
+        """Wait for the work even if the caller is cancelled: nobody else may use the model meanwhile."""
         done = asyncio.ensure_future(self._in(pool, work))
         try:
             await asyncio.shield(done)
@@ -158,5 +160,5 @@ class ModelHost:
 
 
 def _next(events: Iterator[Event]) -> Event | None:
-    """The next event that a client hears of."""
+    """The next event for the client."""
     return next((event for event in events if not isinstance(event, TokenMade)), None)

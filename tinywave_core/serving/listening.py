@@ -36,7 +36,7 @@ class Listening:
         return len(self._data) / 2 / self.rate
 
     def append(self, data: bytes) -> None:
-        """More audio; RequestError, and nothing is kept, where it is too much."""
+        """Add audio; RequestError if it is too much, and nothing is kept then."""
         require_length((len(self._data) + len(data)) / 2 / self.rate, self.host.limits)
         self._data += data
         is_free = self._task is None or self._task.done()
@@ -45,7 +45,7 @@ class Listening:
             self._task.add_done_callback(_failure)
 
     async def end(self) -> tuple[Samples, list[int]]:
-        """All of the audio, and its ids; RequestError where there is nothing to hear."""
+        """All of the audio, and its ids; RequestError if there is no sound."""
         samples = await self.host.decoded(self._decoder())
         require_sound(samples)
         if self._task is not None:
@@ -55,7 +55,7 @@ class Listening:
         return samples, self._heard
 
     def _decoder(self) -> Callable[[], Samples]:
-        """What makes what there is now into samples at 16 kHz."""
+        """A function that turns the audio so far into samples at 16 kHz."""
         data = bytes(self._data[: len(self._data) // 2 * 2])
         return lambda: pcm(data, self.rate, self.host.limits)
 
@@ -80,11 +80,11 @@ class Listening:
 
 
 def _failure(round_: "asyncio.Task[None]") -> None:
-    """Take note of how a round failed: the whole is tried again at the end, and says so."""
+    """Keep the error of a round: everything is tried again at the end, which raises it."""
     if not round_.cancelled():
         round_.exception()
 
 
 def common(first: list[int], second: list[int]) -> int:
-    """How many ids two sequences begin with together."""
+    """Length of the common beginning of two sequences."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))

@@ -1,11 +1,11 @@
-"""How fast one client is listened to: so many events at once, and so many per second in the long run."""
+"""How fast the events of one client are handled: so many at once, and so many per second in the long run."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Pace:
-    """A bucket that leaks, kept as the time at which the next event would be due (the generic cell rate algorithm)."""
+    """A leaky bucket, kept as the time at which the next event is due (the generic cell rate algorithm)."""
 
     per_s: float
     at_once: int

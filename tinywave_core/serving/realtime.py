@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.serving.asking import Settings, checked_rate, from_base64, parsed, require_text
-from tinywave_core.serving.errors import RequestError, shown, told, unknown_model
+from tinywave_core.serving.errors import RequestError, error_json, short, unknown_model
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.listening import Listening
@@ -41,7 +41,7 @@ _MODALITIES = {output: list(names) for names, output in _OUTPUTS.items()}
 
 @dataclass
 class Prompt:
-    """What was committed since the last response."""
+    """Audio and text committed since the last response."""
 
     parts: list[Part] = field(default_factory=list)
     seconds: float = 0.0
@@ -69,9 +69,9 @@ class Session:
         self._faults = 0
 
     async def run(self) -> None:
-        """Answer events until the client goes, is silent for too long, or only makes faults; then nothing is left running."""
+        """Answer events until the client disconnects, is silent for too long or sends only faults; then stop everything."""
         try:
-            await self.send("session.created", session=self.about())
+            await self.send("session.created", session=self.to_json())
             while self._faults < self.limits.faults:
                 message = await self._received()
                 if message is None:
@@ -86,7 +86,7 @@ class Session:
         finally:
             await self._end()
 
-    def about(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The session as its client sees it."""
         return {
             "id": self.id,
@@ -129,7 +129,7 @@ class Session:
             handle = _HANDLERS.get(event["type"])
             if handle is None:
                 raise RequestError(
-                    f"type: there is no event {shown(event['type'])}; expected one of {', '.join(_HANDLERS)}",
+                    f"type: there is no event {short(event['type'])}; expected one of {', '.join(_HANDLERS)}",
                     "unknown_event",
                 )
             await handle(self, event)
@@ -139,35 +139,37 @@ class Session:
             await self._fault(error, event_id)
 
     async def _fault(self, error: TinyWaveError, event_id: object = None) -> None:
-        await self.send("error", error=told(error) | {"event_id": event_id if isinstance(event_id, str) else None})
+        await self.send(
+            "error", error=error_json(error) | {"event_id": event_id if isinstance(event_id, str) else None}
+        )
 
     async def _update(self, event: dict[str, Any]) -> None:
-        wanted = _mapping(event, "session")
-        model = wanted.get("model", self.host.name)
+        changes = _mapping(event, "session")
+        model = changes.get("model", self.host.name)
         if not isinstance(model, str) or model not in self.hosts:
             raise unknown_model(model, self.hosts)
-        rate = _rate(wanted)
+        rate = _rate(changes)
         if (model != self.host.name or rate is not None) and (self.prompt.parts or self.listening):
             raise RequestError("model and rate cannot change in the middle of a prompt: clear it first", "prompt_begun")
         rate = self.rate if rate is None else rate
-        self.settings = self._changed(wanted)
+        self.settings = self._changed(changes)
         self.host, self.rate = self.hosts[model], rate
-        await self.send("session.updated", session=self.about())
+        await self.send("session.updated", session=self.to_json())
 
-    def _changed(self, wanted: Mapping[str, Any]) -> Settings:
-        """Settings with what a session or a response asks for."""
+    def _changed(self, changes: Mapping[str, Any]) -> Settings:
+        """The settings, changed as a session or a response asks."""
         names = {"max_output_tokens": "max_new_tokens", "min_output_tokens": "min_new_tokens"}
         same = ("temperature", "top_p", "seed")
-        values = {names.get(key, key): wanted[key] for key in (*names, *same) if key in wanted}
-        if "output_modalities" in wanted:
-            asked = wanted["output_modalities"]
-            names_asked = tuple(sorted(map(str, asked))) if isinstance(asked, list) else ()
+        values = {names.get(key, key): changes[key] for key in (*names, *same) if key in changes}
+        if "output_modalities" in changes:
+            modalities = changes["output_modalities"]
+            names_asked = tuple(sorted(map(str, modalities))) if isinstance(modalities, list) else ()
             if names_asked not in _OUTPUTS:
                 raise RequestError(
                     'output_modalities: expected ["audio"], ["text"] or ["audio", "text"]', "invalid_settings"
                 )
             values["output"] = _OUTPUTS[names_asked]
-        output = _inside(wanted, "audio", "output")
+        output = _inside(changes, "audio", "output")
         if "voice" in output:
             values["voice"] = output["voice"]
         return self.settings.changed(values, self.limits)
@@ -213,13 +215,13 @@ class Session:
 
     async def _item(self, event: dict[str, Any]) -> None:
         content = _mapping(event, "item").get("content")
-        if not isinstance(content, list) or not content or not all(isinstance(each, dict) for each in content):
+        if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
             raise RequestError("item.content: expected a list of {type: input_text, text: …}", "invalid_item")
-        if any(each.get("type") != "input_text" for each in content):
+        if any(part.get("type") != "input_text" for part in content):
             raise RequestError("item.content: only input_text; audio goes through input_audio_buffer", "invalid_item")
         if self.listening is not None:
             raise RequestError("there is audio that is not committed: commit or clear it first", "prompt_begun")
-        text = "".join(require_text(each.get("text"), self.limits, "item.content.text") for each in content)
+        text = "".join(require_text(part.get("text"), self.limits, "item.content.text") for part in content)
         characters = self.prompt.characters + len(text)
         if characters > self.limits.prompt_characters:
             raise RequestError(
@@ -255,8 +257,8 @@ class Session:
     async def _respond(self, prompt: Prompt, settings: Settings) -> None:
         name = _new_id("resp")
         started = prompt.committed or time.perf_counter()
-        about: dict[str, Any] = {"id": name, "object": "realtime.response"}
-        await self.send("response.created", response=about | {"status": "in_progress"})
+        response: dict[str, Any] = {"id": name, "object": "realtime.response"}
+        await self.send("response.created", response=response | {"status": "in_progress"})
         try:
             ids = self.host.generator.prompting.ids(prompt.parts, settings.modality)
             async with aclosing(self.host.answer(ids, settings, started)) as events:
@@ -267,7 +269,7 @@ class Session:
                     elif isinstance(event, TextMade):
                         await self.send("response.output_text.delta", response_id=name, delta=event.text)
                     elif isinstance(event, Done):
-                        about |= {
+                        response |= {
                             "status": STATUS[event.reason],
                             "status_details": {"reason": event.reason},
                             "usage": {
@@ -278,21 +280,21 @@ class Session:
                             "timings": event.timings.to_json(),
                         }
         except TinyWaveError as error:
-            about |= {"status": "failed", "status_details": {"error": told(error)}}
+            response |= {"status": "failed", "status_details": {"error": error_json(error)}}
             await self._fault(error)
         except asyncio.CancelledError:
-            about |= {"status": "cancelled"}
+            response |= {"status": "cancelled"}
         except Exception as error:  # noqa: BLE001  (a fault of ours ends this response, and not the server)
-            about |= {"status": "failed", "status_details": {"error": told(_fault_of_ours(error))}}
+            response |= {"status": "failed", "status_details": {"error": error_json(_fault_of_ours(error))}}
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self.send("response.done", response=about)
+            await self.send("response.done", response=response)
 
     async def _close(self, code: int, why: str) -> None:
         await self._fault(RequestError(f"the connection is closed: {why}", "closed"))
         await self.socket.close(code, why)
 
     async def _end(self) -> None:
-        """Stop everything that was going on for this client."""
+        """Stop all work for this client."""
         if self.listening is not None:
             await self.listening.drop()
         if self.response is not None and not self.response.done():
@@ -327,21 +329,21 @@ def _mapping(event: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _inside(values: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     """An object inside of objects; empty where there is none."""
-    found: Any = values
+    value: Any = values
     for i, name in enumerate(names):
-        found = found.get(name)
-        if found is None:
+        value = value.get(name)
+        if value is None:
             return {}
-        if not isinstance(found, dict):
+        if not isinstance(value, dict):
             raise RequestError(f"{'.'.join(names[: i + 1])}: expected an object", "invalid_event")
-    return found  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]
 
 
 def _rate(session: Mapping[str, Any]) -> int | None:
     """The rate of the audio that will come, where a session says one."""
     form = _inside(session, "audio", "input", "format")
     if form.get("type", PCM) != PCM:
-        raise RequestError(f"audio.input.format.type: {shown(form['type'])}; expected {PCM}", "invalid_audio")
+        raise RequestError(f"audio.input.format.type: {short(form['type'])}; expected {PCM}", "invalid_audio")
     return None if form.get("rate") is None else checked_rate(form["rate"])
 
 

@@ -1,8 +1,8 @@
-"""A step: one output of a stage as plain data, and how it is made once and for all.
+"""A step: one output of a stage as plain data, and how it is made once and kept.
 
 A stage's modules have `VERSION`, `run_…(step, output) -> Summary` functions that do the work, and one
 `build(config, …, execute) -> Artifact` that says which steps the stage consists of. `execute` is passed in: here it
-computes (`compute`), in `tasks` it goes through Prefect, in `run/pipeline` it may only look. So there is one DAG, told once.
+computes (`compute`), in `tasks` it goes through Prefect, in `run/pipeline` it may only look. So the DAG is written once.
 """
 
 import shutil
@@ -109,19 +109,19 @@ Execute = Callable[[Sequence[Step]], list[Artifact]]
 
 
 def find_steps(steps: Sequence[Step]) -> list[Artifact]:
-    """What the store has of each step, looked up at once; all steps are of one store."""
-    found = steps[0].store.find_all([step.id for step in steps]) if steps else []
-    return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, found, strict=True)]
+    """The artifacts of steps, looked up in one go; all steps are of one store."""
+    artifacts = steps[0].store.find_all([step.id for step in steps]) if steps else []
+    return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, artifacts, strict=True)]
 
 
 def compute(step: Step, progress: Progress = no_progress) -> Artifact:
-    """The step's artifact: from the store if it is whole there, else made now and committed.
+    """The step's artifact: from the store if it is whole there, else computed and committed.
 
-    The work folder of a run that was killed is taken up again; what it holds is trusted only as far as `run` checks it.
+    The work folder of a killed run is used again; `run` must check what it finds there.
     """
-    found = step.find()
-    if found.complete:
-        return found
+    stored = step.find()
+    if stored.complete:
+        return stored
     work = step.store.work_folder(step.id)
     at = ""
 
@@ -158,7 +158,7 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Python's and Arrow's error, or torch's two: on a GPU a class of its own, on the CPU a RuntimeError."""
+    """Whether memory ran out: MemoryError of Python and Arrow; of torch a class of its own on a GPU, a RuntimeError on a CPU."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 

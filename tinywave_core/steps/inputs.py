@@ -1,4 +1,4 @@
-"""Inputs that several stages take: shards by split, their recordings, hours, and what names a corpus."""
+"""Inputs that several stages take: shards by split, their recordings and hours, and the key of a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,19 +18,19 @@ CORPUS_VERSION = 1
 
 
 def training_shards(tokens: Artifact) -> list[Artifact]:
-    """Token shards that hold training speech: what teacher targets and students depend on."""
+    """Token shards with training speech; teacher targets and students depend on these only."""
     return _shards(tokens, "train_utterances")
 
 
 def held_out_shards(tokens: Artifact) -> list[Artifact]:
-    """Token shards that hold held-out speech: what evaluation depends on."""
+    """Token shards with held-out speech; evaluation depends on these only."""
     return _shards(tokens, "held_out_utterances")
 
 
 def _shards(tokens: Artifact, split: str) -> list[Artifact]:
     listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
-    found = tokens.store.find_all(list(listed))
-    return [a if a.complete else replace(a, part=listed[a.id]) for a in found]
+    artifacts = tokens.store.find_all(list(listed))
+    return [a if a.complete else replace(a, part=listed[a.id]) for a in artifacts]
 
 
 def held_out_rows(shards: Sequence[Artifact], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -68,15 +68,15 @@ def training_hours(tokens: Artifact) -> float:
 
 def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
     """The audio shards behind token shards, interleaved or not; text has none."""
-    found: dict[str, Artifact] = {}
+    audio: dict[str, Artifact] = {}
     for shard in shards:
         inputs = shard.manifest.inputs  # type: ignore[union-attr]
         for i in inputs.get("tokens", []):
             inputs = shard.store.find(i, "shard").manifest.inputs  # type: ignore[union-attr]
-        found |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
-    return list(found.values())
+        audio |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
+    return list(audio.values())
 
 
 def corpus_key(config: PipelineConfig) -> str:
-    """Name of the corpus and a hash of what shapes its shards: the name of its catalog."""
+    """Name of a corpus's catalog: the corpus and a hash of the settings that shape its shards."""
     return f"{config.ingestion.corpus}-{fingerprint([CORPUS_VERSION, config.ingestion])[:12]}"

@@ -28,7 +28,7 @@ def pinned(
     again: Callable[[Pin], Step] | None = None,
     refit: Callable[[Pin], Step] | None = None,
 ) -> Artifact:
-    """The artifact of `step`, or the one that an earlier fit pinned in its place.
+    """The artifact of `step`, or the one that an earlier fit pinned instead.
 
     `step` has the inputs of today; `hours()` tells the corpus's speech today, `corpus` names it. An artifact that was
     pinned and then lost is made again from the inputs that it was made from, if those are still whole. `again` gives the step
@@ -41,9 +41,9 @@ def pinned(
     if pin is None:
         chosen = step
     elif not _refit(policy, refresh, pin["hours"], hours) and obtainable(
-        then := again(pin) if again else as_pinned(step, pin)
+        pinned_step := again(pin) if again else as_pinned(step, pin)
     ):
-        chosen, saw = then, lambda: float(pin["hours"])
+        chosen, saw = pinned_step, lambda: float(pin["hours"])
     else:
         chosen = refit(pin) if refit else step
     (artifact,) = execute([chosen])
@@ -52,8 +52,8 @@ def pinned(
     return artifact
 
 
-def _refit(policy: RefreshPolicy, refresh: RefreshConfig, then: float, now: Callable[[], float]) -> bool:
-    return policy == "always" or (policy == "growth" and now() > then * (1 + refresh.growth_fraction))
+def _refit(policy: RefreshPolicy, refresh: RefreshConfig, hours_then: float, hours_now: Callable[[], float]) -> bool:
+    return policy == "always" or (policy == "growth" and hours_now() > hours_then * (1 + refresh.growth_fraction))
 
 
 def as_pinned(step: Step, pin: Pin) -> Step:

@@ -1,4 +1,4 @@
-"""Why a step runs or not, in words: from its fingerprint's parts and the record of the last run."""
+"""Why a step runs or is cached, in words, from the parts of its fingerprint and the record of the last run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ class Reason:
     why: str
 
 
-def explain(step: Step, found: Artifact) -> Reason:
-    """Why `step` is cached or must run, against what the last run used in its place."""
-    if found.complete and "pin" in step.context:
+def explain(step: Step, artifact: Artifact) -> Reason:
+    """Why `step` is cached or must run, compared with what the last run used."""
+    if artifact.complete and "pin" in step.context:
         pin = step.context["pin"]
         return Reason(True, f"pinned {pin['pinned_at'][:10]}, its fit saw {_minutes(pin['hours'])} of speech")
-    if found.complete:
+    if artifact.complete:
         return Reason(True, "same settings and inputs as before")
     before = _in_last_run(step)
     if step.id in before:

@@ -1,4 +1,4 @@
-"""A stage as data: how it is built, how it is told to people, what it costs. Adding a stage is copying such a row."""
+"""A stage as data: how it is built, how it is described to people, what it costs. Adding a stage is copying such a row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Section:
 
 
 def no_sections(_: Outputs) -> list[Section]:
-    """A stage whose facts say all."""
+    """For a stage that needs no sections."""
     return []
 
 
@@ -63,7 +63,7 @@ class Stage:
     describe: Callable[[Outputs], tuple[str, str]]
     """What came in and what came out, each in half a line."""
     facts: Callable[[Outputs], list[tuple[str, str]]]
-    """What else a person asks of it first: question and answer."""
+    """The other things that a person wants to know first: name and value."""
     cost: Callable[[PipelineConfig, float, str], Estimate]
     """Seconds and bytes for a corpus of so many hours on a device, if all of it has to be computed."""
     extras: Mapping[str, Callable[[Outputs], Extra | None]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A path or fsspec URL -> its filesystem and the path there; S3 with deadlines, whoever opens it."""
+"""A path or fsspec URL -> its filesystem and the path there; S3 always with deadlines."""
 
 import os
 from typing import Any

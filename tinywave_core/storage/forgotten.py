@@ -1,7 +1,8 @@
-"""Recordings that ingestion must never take again: the store's log `forgotten`, digests of files and nothing else."""
+"""Recordings that ingestion must never take in again: the store's log `forgotten`, digests of files and nothing else."""
 
 from tinywave_core.storage.store import Store
 
+# Digests tell nobody what was said: they only recognise the file when it comes back.
 FORGOTTEN = "forgotten"
 
 

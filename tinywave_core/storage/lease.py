@@ -30,9 +30,10 @@ _ENDED = b"ended"
 
 @dataclass(frozen=True)
 class Pace:
-    """How often a holder gives a sign of life, how long it may be silent, and the clock of who watches it."""
+    """How often a holder gives a sign of life, how long it may be silent, and the clock of the watcher."""
 
     beat_s: float = 2.0
+    # A PUT to S3 may take its minute (decision 14): a shorter term would cost a living run its lease.
     term_s: float = 60.0
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -40,7 +41,7 @@ class Pace:
 
 @dataclass
 class Lease:
-    """The right to write in a store; `number` fences off all who held it before."""
+    """The right to write to a store; `number` shuts out all earlier holders."""
 
     store: "Store"
     number: int
@@ -53,8 +54,9 @@ class Lease:
         self.beats += 1
         self.store.replace(_name(self.number, "beat"), b"%d" % self.beats)
 
+    # Without it the next run would have to watch for a whole term.
     def end(self) -> None:
-        """Let the next run begin at once; without the network it waits for one term."""
+        """End the lease, so that the next run starts at once; if the network fails it waits for one term."""
         with contextlib.suppress(StoreError, OSError):
             check(self.store, self.number)
             self.store.replace(_name(self.number, "beat"), _ENDED)
@@ -64,7 +66,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def kept(lease: Lease, pace: Pace) -> Iterator[None]:
+def keep_alive(lease: Lease, pace: Pace) -> Iterator[None]:
     """Give signs of life from a thread, and end the lease at the end."""
     done = threading.Event()
 
@@ -74,6 +76,7 @@ def kept(lease: Lease, pace: Pace) -> Iterator[None]:
             with contextlib.suppress(Exception):
                 lease.beat()
 
+    # Daemon: a run that ends by an exception elsewhere must not hang on its sign of life.
     thread = threading.Thread(target=beat, daemon=True, name="tinywave lease")
     thread.start()
     try:
@@ -91,6 +94,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
         if newest and not _is_over(store, newest, pace):
             continue
         number = newest + 1
+        # Before the record: whoever sees the record finds the lock held, or knows that its process is gone.
         flock = _flock(store, number)
         record = {"flock": flock is not None, "holder": holder, "host": socket.gethostname(), "term_s": pace.term_s}
         try:
@@ -100,6 +104,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
                 os.close(flock)
             continue
         lease = Lease(store, number, flock)
+        # A first sign at once: whoever watches next has something to compare with.
         lease.beat()
         _sweep(store, newest)
         return lease
@@ -107,6 +112,7 @@ def take(store: "Store", holder: str, pace: Pace) -> Lease:
 
 def check(store: "Store", number: int) -> None:
     """StoreError if the lease of this number was taken over."""
+    # By name and not by a listing: object stores list late, and the next number is enough to be fenced off.
     later = _record(store, number + 1)
     if later is not None:
         raise StoreError(
@@ -117,18 +123,21 @@ def check(store: "Store", number: int) -> None:
 
 
 def _is_over(store: "Store", number: int, pace: Pace) -> bool:
-    """Whether the lease may be taken over, after a term of silence; StoreBusyError at a sign of life; False: look again."""
+    """Whether the lease may be taken over: True after a term of silence, False if another took it over; StoreBusyError at a sign of life."""
     record = _record(store, number) or {}
     first = _beat(store, number)
+    # The usual cases, a run that ended or was killed here, must not cost the next run a minute.
     if first == _ENDED or _died_here(store, number, record):
         return True
-    begun, term_s, told = pace.now(), _record_term(record, pace.term_s), False
+    watch_started, term_s, has_warned = pace.now(), _record_term(record, pace.term_s), False
     while True:
         pace.sleep(pace.beat_s / 4)
-        silent_s = pace.now() - begun  # before the look: a watcher that was stopped looks once more
+        # A monotonic clock of one machine: setting the time, or another machine's clock, cannot end a lease.
+        silent_s = pace.now() - watch_started  # before the look: a watcher that was stopped looks once more
         beat = _beat(store, number)
         if beat == _ENDED:
             return True
+        # Somebody else took over meanwhile: there is a newer lease to watch.
         if _record(store, number + 1) is not None:
             return False
         if beat != first:
@@ -138,8 +147,8 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
             )
         if silent_s >= term_s:
             return True
-        if silent_s > 3 * pace.beat_s and not told:
-            told = True
+        if silent_s > 3 * pace.beat_s and not has_warned:
+            has_warned = True
             logging.getLogger(__name__).warning(
                 "the store %s is held by %s, which gives no sign of life; this run goes on if there is none for %g s",
                 store.url,
@@ -150,6 +159,7 @@ def _is_over(store: "Store", number: int, pace: Pace) -> bool:
 
 def _newest(store: "Store") -> int:
     """The greatest number, 0 without one: the records have no gap, so it is found by doubling and halving."""
+    # Records are never deleted, so a store has one for every run it ever had: counting up would be a request for each.
     above = 1
     while _record(store, above) is not None:
         above *= 2
@@ -164,12 +174,13 @@ def _newest(store: "Store") -> int:
 
 
 def _record(store: "Store", number: int) -> dict[str, Any] | None:
-    """What the holder wrote; nothing known of a damaged record, which counts all the same; None where there is none."""
+    """The record of a lease; empty for a damaged one, which counts all the same; None where there is none."""
     try:
         return store.read_record(_name(number, "json"))
     except FileNotFoundError:
         return None
     except DamagedArtifactError:
+        # A flipped bit in a lease must not let two runs in: the number is taken, whoever had it.
         return {}
 
 
@@ -189,7 +200,8 @@ def _beat(store: "Store", number: int) -> bytes:
 
 
 def _sweep(store: "Store", number: int) -> None:
-    """Signs and locks of leases that are over, from the newest down to the first that was swept before."""
+    """Delete signs and locks of ended leases, from the newest down to the first that has none."""
+    # Only signs and locks go; a record that went would free its number for a process that slept (decision 28).
     while number and _beat(store, number):
         store.delete(_name(number, "beat"))
         _lock_file(store, number).unlink(missing_ok=True)
@@ -213,6 +225,7 @@ def _flock(store: "Store", number: int) -> int | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        # The kernel frees it however the process ends, kill -9 included.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
@@ -222,6 +235,7 @@ def _flock(store: "Store", number: int) -> int | None:
 
 def _died_here(store: "Store", number: int, record: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is gone: a stopped one still has its lock."""
+    # A flock says nothing across machines: network filesystems may grant it to each of them.
     if not record.get("flock") or record.get("host") != socket.gethostname():
         return False
     try:

@@ -1,4 +1,4 @@
-"""s3fs in which every request has a deadline of its own and a bounded number of tries, and says clearly that it failed.
+"""s3fs with a deadline for every request, a bounded number of tries, and a clear error at the end.
 
 s3fs and botocore alone wait for ever when a server takes a PUT and stays silent: their read timeout begins only after
 `Expect: 100-continue` was answered. A write whose answer was lost may have landed: where it must be the first of its name
@@ -80,7 +80,7 @@ class S3(S3FileSystem):
         call = getattr(client, method)
         options = self._get_s3_method_kwargs(call, *arguments, **options)
         size = len(options.get("Body") or b"")
-        deadline_s, begun = self.patience.deadline_s(method, size), time.monotonic()
+        deadline_s, started = self.patience.deadline_s(method, size), time.monotonic()
         fault: Exception = TimeoutError()
         for number in range(self.patience.tries):
             await asyncio.sleep(self.patience.before_try(number))
@@ -92,12 +92,12 @@ class S3(S3FileSystem):
             except ClientError as error:
                 fault = error
                 if not _passes(error):
-                    return _refused(method, error, again=number > 0, conditional="IfNoneMatch" in options)
-        place = "/".join(str(options[key]) for key in ("Bucket", "Key") if options.get(key))
+                    return _refused(method, error, is_retry=number > 0, conditional="IfNoneMatch" in options)
+        name = "/".join(str(options[key]) for key in ("Bucket", "Key") if options.get(key))
         what = f"no answer within {deadline_s:.3g} s" if isinstance(fault, TimeoutError) else str(fault).rstrip(". ")
         raise StoreError(
-            f"s3://{place}: {method}{f' of {size:,} bytes' if size else ''} failed {self.patience.tries} times in "
-            f"{time.monotonic() - begun:.0f} s, at last with: {what}. Check the service at {client.meta.endpoint_url} "
+            f"s3://{name}: {method}{f' of {size:,} bytes' if size else ''} failed {self.patience.tries} times in "
+            f"{time.monotonic() - started:.0f} s, at last with: {what}. Check the service at {client.meta.endpoint_url} "
             "(AWS_ENDPOINT_URL) and the network, and run again: finished work is kept"
         ) from fault
 
@@ -137,11 +137,11 @@ def _passes(error: ClientError) -> bool:
     return error.response["Error"].get("Code") in PASSING or status == 429 or (status >= 500 and status != 501)
 
 
-def _refused(method: str, error: ClientError, *, again: bool, conditional: bool) -> Any:
-    """What a refusal means: of an upload's completion that was tried before (`again`) it can mean that this is done."""
+def _refused(method: str, error: ClientError, *, is_retry: bool, conditional: bool) -> Any:
+    """What a refusal means: of an upload's completion that was tried before (`is_retry`) it can mean that this is done."""
     code = error.response["Error"].get("Code")
     # Nobody else knows the upload. `Store.find` compares the sizes.
-    completed = again and method == "complete_multipart_upload" and code == "NoSuchUpload"
+    completed = is_retry and method == "complete_multipart_upload" and code == "NoSuchUpload"
     if completed and not conditional:
         return {}
     if completed or (conditional and code in ("PreconditionFailed", "412")):  # s3fs wants more than each server says

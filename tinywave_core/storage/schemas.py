@@ -1,4 +1,4 @@
-"""Every Parquet schema of the store, with units per column: the one place.
+"""All Parquet schemas of the store, with the unit of each column.
 
 Audio time is in integer samples at 16 kHz; ids are SHA-256 in hex, 32 digits, of content, never of a path.
 """

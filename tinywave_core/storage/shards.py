@@ -14,6 +14,7 @@ def write_table(table: pa.Table, path: Path, *, compression: str = "zstd", row_g
         path,
         compression=compression,
         row_group_size=row_group_rows,
+        # Off by default in Parquet: a flipped bit in a page then reads as other audio or other tokens (decision 1).
         write_page_checksum=True,
         write_statistics=False,
         store_schema=True,

@@ -44,6 +44,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORMAT = "tinywave-store"
 _ABOUT_OF_1 = b'{"format":"tinywave-store","version":1}'
 _FEW = 3  # artifacts that are looked up one by one
+# One per process, not per Store: the stages of a pipeline open the store anew and must not wait for their own run.
 _held: dict[str, int] = {}  # numbers of the leases that this process holds, by the URL of the store
 
 
@@ -124,7 +125,7 @@ class Artifact:
 
 
 class NotYetComputedError(MissingInputError):
-    """A plan reached something that only the computation itself will tell."""
+    """A plan needs the summary of something that is not computed yet."""
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(f"{artifact.id} ({artifact.part}) is not in the store yet: run {artifact.stage} first")
@@ -145,6 +146,7 @@ class Store:
             raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)
         self.url = self.root if self.local else self.filesystem.unstrip_protocol(self.root)
+        # A file is hashed once per process, as long as its size and time stay: stages read the same shards again and again.
         self._verified: set[tuple[str, int, int]] = set()
         self._inherited: int | None = None
         if create:
@@ -159,6 +161,7 @@ class Store:
                 self.filesystem.makedirs(self.root, exist_ok=True)
             if not self.exists(ABOUT):
                 self.create_about()
+            # A folder can exist and refuse writes (read-only mounts, other users'): better known now than after hours of work.
             if self.local:
                 tempfile.NamedTemporaryFile("wb", prefix=".probe-", dir=self.root).close()
         except FileExistsError as error:
@@ -168,7 +171,7 @@ class Store:
             self.refuse(error, "written", "write")
 
     def refuse(self, error: Exception, what: str, permission: str) -> NoReturn:
-        """One clear sentence for a root that cannot be used; a fault that is not about the root stays what it is."""
+        """Raise one clear sentence for a root that cannot be used; other faults are raised as they are."""
         if isinstance(error, StoreError) or (self.local and not isinstance(error, OSError)):
             raise error
         self.explain(error)
@@ -190,6 +193,7 @@ class Store:
             return
         except Exception as error:  # noqa: BLE001 - as in `_create`
             self.refuse(error, "read", "read")
+        # Somebody else's store.json is not ours to mend: `repair` would set it aside.
         if _FORMAT.encode() not in data and b'"digest"' not in data:  # one flipped bit leaves one of the two
             raise StoreError(f"{self.url} is not a TinyWave store ({ABOUT} is something else); pass another --root")
         if data == _ABOUT_OF_1:
@@ -216,14 +220,15 @@ class Store:
         A run that holds the store may lock it again (the pipeline's stages do). A holder that was killed on this machine is
         known at once to be gone; one that is stopped, or on another machine, after a term without a sign of life.
         """
+        # Reentrant by the URL: the pipeline holds the store while each of its stage flows asks for it.
         if self.url in _held:
             yield
             return
         holder = f"{purpose} (process {os.getpid()} on {socket.gethostname()}, since {utc_now()})"
-        held = lease.take(self, holder, pace)
-        _held[self.url] = held.number
+        own_lease = lease.take(self, holder, pace)
+        _held[self.url] = own_lease.number
         try:
-            with lease.kept(held, pace):
+            with lease.keep_alive(own_lease, pace):
                 yield
         finally:
             del _held[self.url]
@@ -243,7 +248,7 @@ class Store:
             lease.check(self, self.lease_number)
 
     def __getstate__(self) -> dict[str, Any]:
-        """To workers in other processes: with the lease."""
+        """Workers in other processes write under the lease of this one."""
         return {**self.__dict__, "_inherited": self.lease_number}
 
     # Plain files -----------------------------------------------------------------------------------------------
@@ -267,6 +272,7 @@ class Store:
         """Create a file in one step, whole and on disk; FileExistsError when it is there already."""
         self.check_lease()
         if not self.local:
+            # If-None-Match on S3: of two writers exactly one wins, without a lock (decision 1).
             self.filesystem.pipe_file(self._at(name), data, mode="create")
             return
         with self._room_for(name, len(data)):
@@ -279,9 +285,12 @@ class Store:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
+                # On disk before it has its name, or a power cut could leave an empty manifest.
                 os.fsync(file.fileno())
+            # mkstemp makes files for their owner only; a store shared by a group would be unreadable to the others.
             os.chmod(temporary, _rights_in(target.parent))
             os.link(temporary, target)  # fails if present, unlike rename: two writers cannot both win
+            # The name is on disk only when the folder is.
             fsync_folder(target.parent)
         finally:
             os.unlink(temporary)
@@ -294,6 +303,7 @@ class Store:
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the target's own folder, since a rename is one step within a filesystem only.
         partial = target.with_name(f".new-{uuid.uuid4().hex}-{target.name}")  # containers share process numbers
         with self._room_for(name, len(data)):
             try:
@@ -335,36 +345,38 @@ class Store:
             manifest = self._read_manifest(artifact_id)
         except FileNotFoundError:
             return planned
+        # Sizes only: hashing all inputs of a plan would read the whole store. Digests are checked when a file is read (decision 1).
         if any(self.size_of(f"{artifact_id}/{entry.name}") != entry.bytes for entry in manifest.files):
             return planned
         return Artifact(self, stage, manifest.part, digest, manifest)
 
     def find_all(self, artifact_ids: Sequence[str], part: str = "") -> list[Artifact]:
-        """`find` of many; on an object store with one listing per stage, and the manifests read side by side."""
+        """`find` for many ids; on an object store with one listing per stage and all manifests read at once."""
         if self.local or len(artifact_ids) <= _FEW:
             return [self.find(artifact_id, part) for artifact_id in artifact_ids]
+        # A question per file would be a round trip each, for thousands of shards.
         sizes: dict[str, int] = {}
         for stage in sorted({artifact_id.partition("/")[0] for artifact_id in artifact_ids}):
             listed = self.filesystem.find(self._at(stage), detail=True)
-            sizes |= {name: int(about["size"]) for name, about in listed.items()}
-        places = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
+            sizes |= {name: int(info["size"]) for name, info in listed.items()}
+        paths = {i: self._at(f"{i}/{MANIFEST}") for i in dict.fromkeys(artifact_ids)}
         # A listing may lag: what it lacks is asked for by name.
-        read = self.filesystem.cat(list(places.values()), on_error="return")
-        found = {}
-        for artifact_id, place in places.items():
-            if isinstance(read[place], FileNotFoundError):
+        read = self.filesystem.cat(list(paths.values()), on_error="return")
+        artifacts = {}
+        for artifact_id, path in paths.items():
+            if isinstance(read[path], FileNotFoundError):
                 continue
-            if isinstance(read[place], Exception):
-                raise read[place]
-            manifest = self._parse_manifest(artifact_id, read[place])
+            if isinstance(read[path], Exception):
+                raise read[path]
+            manifest = self._parse_manifest(artifact_id, read[path])
             stage, _, digest = artifact_id.partition("/")
             listed = {entry.name: sizes.get(self._at(f"{artifact_id}/{entry.name}")) for entry in manifest.files}
             if all(
                 e.bytes == listed[e.name] or e.bytes == self.size_of(f"{artifact_id}/{e.name}") for e in manifest.files
             ):
-                found[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
+                artifacts[artifact_id] = Artifact(self, stage, manifest.part, digest, manifest)
         planned = [(i, *i.split("/", 1)) for i in artifact_ids]
-        return [found.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
+        return [artifacts.get(i) or Artifact(self, stage, part, digest) for i, stage, digest in planned]
 
     def _read_manifest(self, artifact_id: str) -> Manifest:
         return self._parse_manifest(artifact_id, self.read(f"{artifact_id}/{MANIFEST}"))
@@ -387,25 +399,26 @@ class Store:
 
     def artifact_ids(self, stage: str = "*") -> list[str]:
         """Ids of everything with a manifest, for people who look around; no computation decides from a listing."""
-        found = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
-        return sorted("/".join(str(path).split("/")[-3:-1]) for path in found)
+        manifests = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
+        return sorted("/".join(str(path).split("/")[-3:-1]) for path in manifests)
 
     def resolve(self, name: str) -> Artifact:
         """The one whole artifact whose id, fingerprint or stage starts with `name`; MissingInputError otherwise."""
-        wanted = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
-        matches = [i for i in self.artifact_ids() if i.startswith(wanted) or i.split("/")[1].startswith(wanted)]
+        prefix = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
+        matches = [i for i in self.artifact_ids() if i.startswith(prefix) or i.split("/")[1].startswith(prefix)]
         if not matches:
             raise MissingInputError(
-                f"no artifact in {self.url} starts with {wanted!r}: see `tinywave inspect --root …`"
+                f"no artifact in {self.url} starts with {prefix!r}: see `tinywave inspect --root …`"
             )
         if len(matches) > 1:
-            shown = "\n  ".join(matches[:12])
-            raise MissingInputError(f"{len(matches)} artifacts start with {wanted!r}; name one of:\n  {shown}")
+            choices = "\n  ".join(matches[:12])
+            raise MissingInputError(f"{len(matches)} artifacts start with {prefix!r}; name one of:\n  {choices}")
         return self.find(matches[0])
 
     def work_folder(self, artifact_id: str) -> Path:
         """Local folder where an artifact is made; it survives a crash, so that the work goes on from there."""
         name = artifact_id.replace("/", "-")
+        # Below the root, so that moving a finished file into place is a rename and not a copy.
         if self.local:
             return Path(self.root, ".work", name)
         return self.scratch("work") / name
@@ -413,11 +426,12 @@ class Store:
     def commit(self, manifest: Manifest, output: Path) -> Artifact:
         """Move the files of `output` into place, then create the manifest: the moment at which the artifact exists."""
         artifact_id = f"{manifest.stage}/{manifest.fingerprint}"
+        # Looked at before files are placed: they would lie beside a manifest of another run with other bytes (decision 14).
         self._set_damaged_aside(artifact_id)
         if self.exists(f"{artifact_id}/{MANIFEST}"):
             return self._made_by_another(manifest)
         for entry in manifest.files:
-            self._place(output / entry.name, f"{artifact_id}/{entry.name}")
+            self._move_in(output / entry.name, f"{artifact_id}/{entry.name}")
         try:
             self.create_record(f"{artifact_id}/{MANIFEST}", manifest)
         except FileExistsError:
@@ -425,8 +439,9 @@ class Store:
         return self.find(artifact_id)
 
     def _made_by_another(self, ours: Manifest) -> Artifact:
-        """What another run committed meanwhile from the same inputs; StoreError where its files are not ours."""
+        """The artifact that another run committed meanwhile; StoreError if its files differ from ours."""
         artifact_id = f"{ours.stage}/{ours.fingerprint}"
+        # On a GPU two runs of the same inputs can differ in their last bits, and their files must never be mixed.
         theirs = self._read_manifest(artifact_id)
         if theirs.files == ours.files:
             return self.find(artifact_id)
@@ -437,20 +452,22 @@ class Store:
             f"{ours.code_version} is not; run `tinywave verify --root {self.url}`, then go on from what is there"
         )
 
-    def _place(self, source: Path, name: str) -> None:
+    def _move_in(self, source: Path, name: str) -> None:
         self.check_lease()
         if not self.local:
             self.filesystem.put_file(str(source), self._at(name))
             return
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # safetensors and tempfile make files for their owner only.
         os.chmod(source, _rights_in(target.parent))
+        # The manifest comes later and vouches for these bytes: they are on disk before they have their name.
         fsync_file(source)
         os.replace(source, target)
         fsync_folder(target.parent)
 
     def _set_damaged_aside(self, artifact_id: str) -> None:
-        """A manifest whose files are gone or cut would block the new commit: keep it elsewhere."""
+        """Set aside a manifest whose files are missing or cut: it would block the new commit."""
         manifest = f"{artifact_id}/{MANIFEST}"
         if self.exists(manifest) and not self.find(artifact_id).complete:
             self.set_aside(manifest)
@@ -463,12 +480,13 @@ class Store:
             path = base / entry.name
             if not self.local and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # Other processes of this machine read the same copy: none may see it half-written.
                 partial = path.with_name(f"{path.name}.part-{os.getpid()}")
                 try:
                     self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
                 except FileNotFoundError as error:  # a listing that lags still had it
                     partial.unlink(missing_ok=True)
-                    raise self._gone(f"{artifact_id}/{entry.name}") from error
+                    raise self._missing_file(f"{artifact_id}/{entry.name}") from error
                 os.replace(partial, path)
             self._verify(path, entry, artifact_id)
         return base / name if name else base
@@ -486,40 +504,42 @@ class Store:
             self.filesystem.rm(self._at(name), recursive=True)
 
     def set_aside(self, name: str) -> str:
-        """Move an artifact, or one file below the root, to where no reader looks; its new name."""
+        """Move an artifact, or one file below the root, to `.damaged/`; returns its new name."""
         self.check_lease()
+        # Moved, not deleted, so that people can look at it; `gc` tells its age by the stamp.
         stamp = time.time_ns()
         while self.exists(aside := f".damaged/{stamp}/{name}"):  # the clock was put back
             stamp += 1
-        place = self._at(name)
+        source = self._at(name)
         if self.local:
             Path(self._at(aside)).parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                os.rename(place, self._at(aside))
+                os.rename(source, self._at(aside))
             return aside
         # A listing may lag: what decides is moved by its name, and first.
-        named = [path for path in (f"{place}/{MANIFEST}", place) if self.filesystem.isfile(path)]
-        for path in dict.fromkeys([*named, *sorted(self.filesystem.find(place))]):
+        known_by_name = [path for path in (f"{source}/{MANIFEST}", source) if self.filesystem.isfile(path)]
+        for path in dict.fromkeys([*known_by_name, *sorted(self.filesystem.find(source))]):
             with contextlib.suppress(FileNotFoundError):
-                self.filesystem.mv(path, self._at(aside) + path.removeprefix(place))
+                self.filesystem.mv(path, self._at(aside) + path.removeprefix(source))
         self.drop_copy(name)
         return aside
 
     def drop_copy(self, artifact_id: str) -> None:
-        """Forget what reads of a remote artifact left on this machine."""
+        """Delete the local copy of a remote artifact."""
         if not self.local:
             shutil.rmtree(self.scratch("read") / artifact_id, ignore_errors=True)
             self._verified.clear()
 
     def scratch(self, purpose: str) -> Path:
-        """Folder of this machine for what a store on a remote filesystem needs locally."""
+        """Local folder for what a remote store needs on this machine."""
         return Path(tempfile.gettempdir(), f"tinywave-{os.getuid()}", key_of(self.url), purpose)
 
     def _verify(self, path: Path, entry: FileEntry, artifact_id: str) -> None:
         try:
             status = path.stat()
         except FileNotFoundError as error:
-            raise self._gone(f"{artifact_id}/{entry.name}") from error
+            raise self._missing_file(f"{artifact_id}/{entry.name}") from error
+        # The time in nanoseconds: a file that is replaced by one of the same size within a second is hashed again.
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key in self._verified:
             return
@@ -533,7 +553,7 @@ class Store:
             )
         self._verified.add(key)
 
-    def _gone(self, name: str) -> DamagedArtifactError:
+    def _missing_file(self, name: str) -> DamagedArtifactError:
         return DamagedArtifactError(f"{name} is gone from {self.url}: run its stage again")
 
     def log(self, name: str) -> "Log":
@@ -547,6 +567,7 @@ class Store:
         folder = Path(self.root)
         while not folder.exists():
             folder = folder.parent
+        # torch and Arrow wrap ENOSPC in errors of their own, without the number: free space tells it whatever the error says.
         total, _, free = shutil.disk_usage(folder)
         if (total and free < FULL_DISK_BYTES) or (isinstance(error, OSError) and error.errno in _FULL):
             raise StoreFullError(
@@ -573,16 +594,17 @@ class Log:
     name: str
 
     @cached_property
-    def _known(self) -> list[dict[str, Any]]:
+    def _read_so_far(self) -> list[dict[str, Any]]:
         return []
 
     def records(self) -> list[dict[str, Any]]:
         """All records, oldest first; found by counting up, never by listing. DamagedArtifactError if one is damaged."""
+        # A listing may lag behind on S3, and would give a number twice; reading by name never does.
         while True:
             try:
-                self._known.append(self.store.read_record(self._file(len(self._known) + 1)))
+                self._read_so_far.append(self.store.read_record(self._file(len(self._read_so_far) + 1)))
             except FileNotFoundError:
-                return list(self._known)
+                return list(self._read_so_far)
 
     def latest(self) -> dict[str, Any] | None:
         records = self.records()
@@ -590,6 +612,7 @@ class Log:
 
     def append(self, record: dict[str, Any]) -> int:
         """Write the next record and return its number; FileExistsError if another run was faster."""
+        # Create-if-absent is what orders two writers: there is no counter to lock.
         number = len(self.records()) + 1
         self.store.create_record(self._file(number), record)
         return number
@@ -619,7 +642,8 @@ def utc_now() -> str:
 
 
 def key_of(root: str) -> str:
-    """A short name for the place of a store, 12 hex digits; of a folder the same however its path is written."""
+    """A short name for a store, 12 hex digits; the same for a folder however its path is written."""
+    # Resolved: ./store and /data/store are one store and must not have two leases or two copies.
     url = root if "://" in root else open_url(root)[1]
     return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
 
@@ -630,7 +654,7 @@ def _content(manifest: Manifest) -> str:
 
 
 def _rights_in(folder: Path) -> int:
-    """Who may read and write a file: whom the folder lets in. Libraries make files for one user only (safetensors does)."""
+    """Permissions of a new file: those of its folder. Some libraries, safetensors among them, make files for one user only."""
     return folder.stat().st_mode & 0o666
 
 

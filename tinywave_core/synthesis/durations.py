@@ -1,4 +1,4 @@
-"""How long each [Hu] token of a sequence lasts, told as the tokens come: deduplication has dropped the run lengths.
+"""How long each [Hu] token of a sequence lasts, known as the tokens come: deduplication has dropped the run lengths.
 
 A unit lasts as long as its runs do on average, rounded so that the errors cancel. [St] tokens stand exactly one second
 apart. Speech can wait for them but not go back, so where there are any units last a little less; at an [St] token the last
@@ -25,7 +25,7 @@ FEWEST_UNITS = 10  # that are expected in it
 
 @dataclass(frozen=True)
 class Sound:
-    """A [Hu] token with what is in force where it stands."""
+    """A [Hu] token with the pitch and style in force."""
 
     unit: int
     pitch: int | None  # None before the first [Pi] token
@@ -34,7 +34,7 @@ class Sound:
 
 
 class Clock:
-    """Frames given so far, and how many the speech should have by now."""
+    """Frames so far, and how many there should be by now."""
 
     def __init__(self) -> None:
         self.wanted, self.given = 0.0, 0
@@ -42,7 +42,7 @@ class Clock:
         self.second_began: float | None = None  # frames at the last [St] token by its own count; None before the first
 
     def lasts(self, mean_frames: float) -> int:
-        """Frames of the next unit, at least one."""
+        """Number of frames of the next unit, at least one."""
         share = 1.0 if self.second_began is None else SHARE
         self.wanted += max(1 + share * (mean_frames - 1) + self.extra, 1.0)
         frames = max(round(self.wanted) - self.given, 1)

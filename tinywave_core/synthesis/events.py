@@ -1,4 +1,4 @@
-"""What happens while a continuation is made, in order; times are seconds since it was asked for."""
+"""Events while a continuation is made, in order; times are seconds since the request."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class AudioMade:
 
 @dataclass(frozen=True)
 class Timings:
-    """What a continuation took."""
+    """Time and tokens of a continuation."""
 
     prompt_tokens: int
     new_tokens: int
@@ -62,7 +62,7 @@ class Timings:
         return self.total_s / self.audio_s if self.audio_s else None
 
     def to_json(self) -> dict[str, Any]:
-        """For people and programs: rounded, with what follows from it."""
+        """The figures rounded, with those derived from them."""
         values = {
             "first_token_s": self.first_token_s,
             "first_audio_s": self.first_audio_s,

@@ -83,7 +83,7 @@ class Continuation:
     timings: Timings
 
 
-def never() -> bool:
+def not_stopped() -> bool:
     """Nobody stops it."""
     return False
 
@@ -116,12 +116,12 @@ class Generator:
         vocabulary = Vocabulary.from_json(
             json.loads((folder / "speech.json").read_text(encoding="utf-8"))["vocabulary"]
         )
-        place = pick_device(RuntimeConfig.model_validate({"device": device}))
+        torch_device = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
-            open_runtime(folder, runtime, quantization, place.type, threads),  # type: ignore[arg-type]
+            open_runtime(folder, runtime, quantization, torch_device.type, threads),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary),
-            load_hearing(folder, vocabulary, spiritlm_dir, place.type),
-            load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, place),
+            load_hearing(folder, vocabulary, spiritlm_dir, torch_device.type),
+            load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, torch_device),
         )
 
     @property
@@ -148,7 +148,7 @@ class Generator:
         sampling: Sampling | None = None,
         examples: Sequence[tuple[Input, Input]] = (),
         voice: str | None = None,
-        stopped: Callable[[], bool] = never,
+        stopped: Callable[[], bool] = not_stopped,
     ) -> Iterator[Event]:
         """The same as it is made: tokens, text and audio, `Done` last. Closing the iterator, or `stopped`, ends the work."""
         started = time.perf_counter()
@@ -157,14 +157,14 @@ class Generator:
 
     def collect(self, prompt: Sequence[int], events: Iterator[Event]) -> Continuation:
         """The events of a continuation of `prompt` as one result."""
-        seen = list(events)
-        new = [event.id for event in seen if isinstance(event, TokenMade)]
-        (done,) = (event for event in seen if isinstance(event, Done))
-        waves = [event.samples for event in seen if isinstance(event, AudioMade)]
+        all_events = list(events)
+        new = [event.id for event in all_events if isinstance(event, TokenMade)]
+        (done,) = (event for event in all_events if isinstance(event, Done))
+        waves = [event.samples for event in all_events if isinstance(event, AudioMade)]
         return Continuation(
             prompt=self.prompting.prompt_string(prompt),
             output=self.prompting.string(new),
-            text="".join(event.text for event in seen if isinstance(event, TextMade)).strip(),
+            text="".join(event.text for event in all_events if isinstance(event, TextMade)).strip(),
             runs=self._runs(new),
             new_tokens=len(new),
             audio=np.concatenate([np.zeros(0, np.float32), *waves]),
@@ -186,8 +186,8 @@ class Generator:
     ) -> list[int]:
         """The prompt as the model reads it."""
         newline = Text("\n")
-        all_inputs = [each for first, second in examples for each in (first, second, newline)] + list(inputs)
-        return self.prompting.ids([self._part(each) for each in all_inputs], output)
+        all_inputs = [part for first, second in examples for part in (first, second, newline)] + list(inputs)
+        return self.prompting.ids([self._part(part) for part in all_inputs], output)
 
     def continue_ids(
         self,
@@ -195,14 +195,14 @@ class Generator:
         output: OutputModality,
         sampling: Sampling | None = None,
         voice: str | None = None,
-        stopped: Callable[[], bool] = never,
+        stopped: Callable[[], bool] = not_stopped,
         started: float | None = None,
     ) -> Iterator[Event]:
         """Events of the continuation of a prompt; `started` is when it was asked for (time.perf_counter)."""
         sampling = sampling or Sampling()
         require_voice(self.speaker, voice)
-        made = self.runtime.stream(prompt, sampling, output)  # what cannot be continued is said here
-        return self._events(_Tokens(made, stopped, started), prompt, output, sampling, voice)
+        tokens = self.runtime.stream(prompt, sampling, output)  # what cannot be continued is said here
+        return self._events(_Tokens(tokens, stopped, started), prompt, output, sampling, voice)
 
     def _events(
         self, tokens: "_Tokens", prompt: list[int], output: OutputModality, sampling: Sampling, voice: str | None
@@ -216,7 +216,7 @@ class Generator:
             while (i := tokens.peek()) is not None:
                 modality = self.prompting.modality(i)
                 if modality == "speech":
-                    for event in self._spoken(tokens, context, voice, enough):
+                    for event in self._speak(tokens, context, voice, enough):
                         if isinstance(event, AudioMade):
                             audio_samples += len(event.samples)
                             first_audio_s = event.at_s if first_audio_s is None else first_audio_s
@@ -245,62 +245,62 @@ class Generator:
             ),
         )
 
-    def _spoken(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
+    def _speak(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
         """One run of speech, spoken as it comes once it has `enough` units; a shorter one only where it is all there is.
 
         Where the prompt spoke too, the vocoder hears its end again, and that part is cut off.
         """
         is_first = not tokens.count
         ids = tokens.run(lambda i: self.prompting.modality(i) == "speech")
-        begun: list[int] = []
+        begun_word: list[int] = []
         units = 0
         while units < enough and (i := next(ids, None)) is not None:
-            begun.append(i)
+            begun_word.append(i)
             units += i < self.vocabulary.first["pitch"]
         if units < enough and not (is_first and units and tokens.peek() is None):
             yield from tokens.noted()
             return
         cut = len(self.speaker(np.asarray(context, np.int64), voice)) if context else 0
-        for samples in self.speaker.stream(chain(context, begun, ids), voice):
+        for samples in self.speaker.stream(chain(context, begun_word, ids), voice):
             yield from tokens.noted()
-            kept = samples[cut:]
+            fresh = samples[cut:]
             cut = max(cut - len(samples), 0)
-            if len(kept):
-                yield AudioMade(kept, tokens.now_s())
+            if len(fresh):
+                yield AudioMade(fresh, tokens.now_s())
         yield from tokens.noted()
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
         """What the vocoder must hear of a prompt that ends in speech: its last second, and the pitch that it began with."""
         first = self.vocabulary.first
         begin = next((n for n in range(len(prompt), 0, -1) if prompt[n - 1] < first["hubert"]), 0)
-        spoken = list(prompt[begin:])
-        styles = [n for n, i in enumerate(spoken) if i >= first["style"]]
-        start = styles[-1] if styles else max(len(spoken) - CONTEXT_TOKENS, 0)
-        pitch = [i for i in spoken[:start] if first["pitch"] <= i < first["style"]][-1:]
-        return [*pitch, *spoken[start:]]
+        context = list(prompt[begin:])
+        styles = [n for n, i in enumerate(context) if i >= first["style"]]
+        start = styles[-1] if styles else max(len(context) - CONTEXT_TOKENS, 0)
+        pitch = [i for i in context[:start] if first["pitch"] <= i < first["style"]][-1:]
+        return [*pitch, *context[start:]]
 
-    def _part(self, given: Input) -> Part:
-        if isinstance(given, Text):
-            return given.text
-        return self.unit_ids(given.samples if isinstance(given, Sound) else read_waveform(given.path))
+    def _part(self, part: Input) -> Part:
+        if isinstance(part, Text):
+            return part.text
+        return self.unit_ids(part.samples if isinstance(part, Sound) else read_waveform(part.path))
 
     def _runs(self, ids: Sequence[int]) -> list[Run]:
         """Text and speech in order; what markers kept apart in one modality is joined."""
-        found: list[tuple[Modality, list[int]]] = []
+        runs: list[tuple[Modality, list[int]]] = []
         for i in ids:
             modality = self.prompting.modality(i)
-            if modality and found and found[-1][0] == modality:
-                found[-1][1].append(i)
+            if modality and runs and runs[-1][0] == modality:
+                runs[-1][1].append(i)
             elif modality:
-                found.append((modality, [i]))
-        return [Run(modality, self.prompting.string(run)) for modality, run in found]
+                runs.append((modality, [i]))
+        return [Run(modality, self.prompting.string(run)) for modality, run in runs]
 
 
 class _Tokens:
     """Ids while they are made: whoever pulls one leaves a note of it, and somebody may stop it in between."""
 
-    def __init__(self, made: Iterator[int], stopped: Callable[[], bool], started: float | None) -> None:
-        self._made, self._stopped = made, stopped
+    def __init__(self, tokens: Iterator[int], stopped: Callable[[], bool], started: float | None) -> None:
+        self._made, self._stopped = tokens, stopped
         self._started = time.perf_counter() if started is None else started
         self._next: int | None = None
         self._notes: deque[TokenMade] = deque()
@@ -331,9 +331,9 @@ class _Tokens:
             self._notes.append(TokenMade(i, self.now_s()))
         return i
 
-    def run(self, wanted: Callable[[int], bool]) -> Iterator[int]:
+    def run(self, belongs: Callable[[int], bool]) -> Iterator[int]:
         """Ids for as long as they are wanted; the first other one stays."""
-        while (i := self.peek()) is not None and wanted(i):
+        while (i := self.peek()) is not None and belongs(i):
             self.take()
             yield i
 

@@ -165,15 +165,15 @@ class HifiganVocoder:
     def _checked(self, piece: Streams | Positions) -> Piece:
         """The kinds of codes that the model reads; TokenError if they are out of range or not those that are given."""
         counts = self.config.code_counts
-        given = {kind: _integers(kind, getattr(piece, kind)) for kind in KINDS}
-        for kind, codes in given.items():
+        codes_by_kind = {kind: _integers(kind, getattr(piece, kind)) for kind in KINDS}
+        for kind, codes in codes_by_kind.items():
             if kind not in counts and len(codes):
                 raise TokenError(f"found {len(codes)} {kind} codes; this vocoder expects {' and '.join(counts)} only")
             if len(codes) and (codes.min() < 0 or codes.max() >= counts[kind]):
                 raise TokenError(
                     f"found {kind} from {codes.min()} to {codes.max()}; this vocoder expects 0 to {counts[kind] - 1}"
                 )
-        return {kind: given[kind] for kind in counts}
+        return {kind: codes_by_kind[kind] for kind in counts}
 
 
 def _integers(kind: str, codes: npt.ArrayLike) -> Units:
@@ -185,8 +185,8 @@ def _integers(kind: str, codes: npt.ArrayLike) -> Units:
 
 def _check_index(what: str, index: int, names: tuple[str, ...], rows: int) -> None:
     if not 0 <= index < rows:
-        known = f" ({', '.join(names[:6])}{', …' if len(names) > 6 else ''})" if names else ""
-        raise TinyWaveError(f"{what} is {index}: this vocoder has {what}s 0 to {rows - 1}{known}")
+        choices = f" ({', '.join(names[:6])}{', …' if len(names) > 6 else ''})" if names else ""
+        raise TinyWaveError(f"{what} is {index}: this vocoder has {what}s 0 to {rows - 1}{choices}")
 
 
 def _without_runs(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -194,8 +194,8 @@ def _without_runs(pieces: Iterable[Piece]) -> Iterator[Piece]:
     last = EMPTY
     for piece in pieces:
         units = np.concatenate([last, piece["units"]])
-        kept = run_starts(units)
-        yield piece | {"units": units[kept[kept >= len(last)]]}
+        starts = run_starts(units)
+        yield piece | {"units": units[starts[starts >= len(last)]]}
         last = units[-1:]
 
 
@@ -228,11 +228,11 @@ def _side_by_side(pieces: Iterable[Piece], repeats: Mapping[str, int], slack: in
 
 
 def _mismatch(kind: str, counts: Mapping[str, int], repeat: int, slack: int) -> TokenError:
-    found = f"found {counts[kind]} {kind} codes for {counts['units']} units"
+    counts_text = f"found {counts[kind]} {kind} codes for {counts['units']} units"
     if slack:
-        return TokenError(f"{found}; expected one for every {repeat} units, give or take {slack}")
+        return TokenError(f"{counts_text}; expected one for every {repeat} units, give or take {slack}")
     return TokenError(
-        f"{found} (runs count once unless deduplicate is False); with predicted durations one per unit is expected"
+        f"{counts_text} (runs count once unless deduplicate is False); with predicted durations one per unit is expected"
     )
 
 
@@ -259,8 +259,8 @@ def _windows(
             buffer = piece if buffer is None else np.concatenate([buffer, piece], axis=1)
         if buffer is None:
             return
-        held = 0 if piece is None else after
-        while (ready := buffer.shape[1] - done - held) >= (1 if piece is None else least):
+        frames = 0 if piece is None else after
+        while (ready := buffer.shape[1] - done - frames) >= (1 if piece is None else least):
             stop = done + min(ready, most)
             yield buffer[:, : stop + after], done, stop
             dropped = max(stop - before, 0)
@@ -270,12 +270,12 @@ def _windows(
 
 def _names_of_tables(network: HifiganNetwork, weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Which key of the file is which table of codes: by its size, and where two have the same by its name."""
-    wanted = network.state_dict()
-    strangers = [key for key in weights if key not in wanted]
+    expected = network.state_dict()
+    strangers = [key for key in weights if key not in expected]
     names: dict[str, str] = {}
     for ours in ("pitch_codes.weight", "style_codes.weight"):
-        if ours in wanted and ours not in weights:
-            fitting = [key for key in strangers if weights[key].shape == wanted[ours].shape]
+        if ours in expected and ours not in weights:
+            fitting = [key for key in strangers if weights[key].shape == expected[ours].shape]
             if len(fitting) > 1:
                 fitting = [key for key in fitting if ("style" in key) == ("style" in ours)]
             if len(fitting) == 1:

@@ -286,9 +286,9 @@ class HifiganNetwork(nn.Module):
             for block in self.resblocks[blocks * level : blocks * (level + 1)]:
                 mixed += block(x_1CT)
             first, start, stop = first * rate, start * rate, stop * rate
-            heard = max(start - before, first)
-            x_1CT = mixed[..., heard - first : stop + after - first] / blocks
-            first = heard
+            needed_from = max(start - before, first)
+            x_1CT = mixed[..., needed_from - first : stop + after - first] / blocks
+            first = needed_from
         return torch.tanh(self.conv_post(F.leaky_relu(x_1CT, LAST_SLOPE)))[0, 0, start - first : stop - first]
 
 
@@ -346,9 +346,9 @@ def _reaches(config: HifiganConfig) -> list[tuple[int, int]]:
 
 def _faults(error: ValidationError) -> str:
     """Pydantic's findings in one line: field, what is wrong, what was found."""
-    found = []
+    faults = []
     for fault in error.errors():
         field = ".".join(map(str, fault["loc"]))
         value = "" if fault["type"] == "missing" or not field else f", found {str(fault['input'])[:60]!r}"
-        found.append(f"{field}: {fault['msg']}{value}" if field else fault["msg"].removeprefix("Value error, "))
-    return "; ".join(found)
+        faults.append(f"{field}: {fault['msg']}{value}" if field else fault["msg"].removeprefix("Value error, "))
+    return "; ".join(faults)

@@ -67,13 +67,13 @@ class LightVocoder:
             frames: Iterable[Codes] = frames_of_streams(tokens)
         else:
             frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64).tolist(), vocabulary or self.vocabulary)
-        return joined(self.spoken(frames, voice))
+        return joined(self.speak(frames, voice))
 
     def stream(
         self, ids: Iterable[int], vocabulary: Vocabulary, voice: str | None = None, chunk_frames: int = 10
     ) -> Iterator[Samples]:
         """The same audio while ids come one by one, in chunks of so many frames."""
-        audio = self.spoken(self.frames_of_ids(ids, vocabulary), voice)
+        audio = self.speak(self.frames_of_ids(ids, vocabulary), voice)
         return in_chunks(audio, chunk_frames * FRAME_SAMPLES)
 
     def frames_of_ids(self, ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[Codes]:
@@ -82,7 +82,7 @@ class LightVocoder:
             pitch, style = (0 if code is None else code + 1 for code in (sound.pitch, sound.style))
             yield from [(sound.unit, pitch, style)] * sound.frames
 
-    def spoken(self, frames: Iterable[Codes], voice: str | None = None) -> Iterator[Samples]:
+    def speak(self, frames: Iterable[Codes], voice: str | None = None) -> Iterator[Samples]:
         """Audio of frames as they come, in blocks of `STEP_FRAMES`; 640 samples for each frame."""
         rows = self._rows(frames, 0 if voice is None else 1 + self.voices.index(voice))
         for window, start, stop in windows(rows, BEFORE_ROWS, AFTER_ROWS, STEP_FRAMES * ROWS):
@@ -96,7 +96,7 @@ class LightVocoder:
         source = Source(float(self.median_hz[voice]))
         last: _Row | None = None
         for window, start, stop in windows(frames, self.network.context, self.look_ahead, STEP_FRAMES):
-            gains, semitones = self._heard(window, voice)
+            gains, semitones = self._gains_and_pitch(window, voice)
             first = ROWS * start + (AFTER_ROWS if start else 0)
             end = min(ROWS * stop + AFTER_ROWS, len(gains))
             if end > first:
@@ -107,7 +107,7 @@ class LightVocoder:
         if last is not None:
             yield last
 
-    def _heard(self, window: Sequence[Codes], voice: int) -> tuple[_Array, npt.NDArray[np.float64]]:
+    def _gains_and_pitch(self, window: Sequence[Codes], voice: int) -> tuple[_Array, npt.NDArray[np.float64]]:
         """Gains [F, 2, K] and semitones [F] of a window."""
         codes = dict(zip(KINDS, np.array([(*codes, voice) for codes in window]).T, strict=True))
         device = self.network.place.device
@@ -135,15 +135,15 @@ class LightVocoder:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "LightVocoder":
         """Read what `save` wrote."""
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if about["version"] > FORMAT_VERSION:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if description["version"] > FORMAT_VERSION:
             raise SchemaVersionError(
-                f"{folder} has a light vocoder of version {about['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
+                f"{folder} has a light vocoder of version {description['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
                 "update TinyWave"
             )
-        vocabulary, voices = Vocabulary.from_json(about["vocabulary"]), tuple(about["voices"])
+        vocabulary, voices = Vocabulary.from_json(description["vocabulary"]), tuple(description["voices"])
         tensors = load_file(folder / TENSORS)
-        network = LightNetwork(table_sizes(vocabulary, len(voices)), about["channels"], about["blocks"])
+        network = LightNetwork(table_sizes(vocabulary, len(voices)), description["channels"], description["blocks"])
         weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         network.load_state_dict(weights)
         network = network.to(device).eval().requires_grad_(False)

@@ -83,7 +83,7 @@ class LightNetwork(nn.Module):
         """Log gains [B, F, K] of units between their neighbours; at the ends a unit is its own neighbour."""
         around = torch.cat([units_BT[:, :1], units_BT, units_BT[:, -1:]], dim=1)
         length = units_BT.shape[1]
-        mel = sum(table[around[:, place : place + length]] for place, table in enumerate(self.envelopes))
+        mel = sum(table[around[:, position : position + length]] for position, table in enumerate(self.envelopes))
         assert isinstance(mel, Tensor)
         return mel.unflatten(-1, (ROWS, MELS)).flatten(1, 2) @ self.bins + self.silence
 

@@ -30,15 +30,15 @@ class Prompting:
     def ids(self, parts: Sequence[Part], output: OutputModality) -> list[int]:
         """The prompt that continues `parts` in the modality `output`."""
         marker = {"text": self.vocabulary.text_marker, "speech": self.vocabulary.speech_marker}
-        found: list[int] = []
+        ids: list[int] = []
         last: Modality | None = None
         for modality, same in groupby(parts, lambda part: "text" if isinstance(part, str) else "speech"):
             last = modality  # type: ignore[assignment]
-            found += [marker[modality]] if found else self.vocabulary.prompt_ids(marker[modality])
-            found += self._joined(list(same))
-        if not found:
+            ids += [marker[modality]] if ids else self.vocabulary.prompt_ids(marker[modality])
+            ids += self._joined(list(same))
+        if not ids:
             raise ConfigError("there is nothing to continue: give text or speech")
-        return found if output in ("arbitrary", last) else [*found, marker[output]]
+        return ids if output in ("arbitrary", last) else [*ids, marker[output]]
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of text as it stands behind a marker; ConfigError or TokenError where it is none for this model."""
@@ -67,7 +67,7 @@ class Prompting:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def modality(self, i: int) -> Modality | None:
-        """What an id is; None for markers and what no output has (<s>)."""
+        """Modality of an id; None for markers and <s>, which no output has."""
         if i >= self.vocabulary.first["hubert"]:
             return "speech"
         return None if i >= self.vocabulary.text or i in (BOS_ID, EOS_ID, self.vocabulary.boundary) else "text"
@@ -91,7 +91,7 @@ class Reading:
     waiting: list[int] = field(default_factory=list)
 
     def add(self, i: int) -> str:
-        """What one more id makes readable; empty in the middle of a character."""
+        """The text that one more id completes; empty in the middle of a character."""
         self.waiting.append(i)
         text = self.prompting.string(self.waiting)
         if text.endswith("�") and len(self.waiting) < LONGEST_CHARACTER:
@@ -100,7 +100,7 @@ class Reading:
         return text
 
     def end(self) -> str:
-        """What is left where the text ends in the middle of a character."""
+        """The rest of a text that ends in the middle of a character."""
         text = self.prompting.string(self.waiting) if self.waiting else ""
         self.waiting.clear()
         return text

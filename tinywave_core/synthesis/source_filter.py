@@ -36,7 +36,7 @@ Samples = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outline:
-    """What some rows are to sound like."""
+    """The target of some rows: envelope, pitch and voicing."""
 
     log_mel: _Array  # [F, M]
     semitones: _Array  # [F + 1] from the voice's median, up to the next row
@@ -64,13 +64,13 @@ def speak(outlines: Iterable[Outline], median_hz: float, iterations: int) -> Ite
 
 
 def limited(samples: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Bend what is louder than the knee, so that nothing has to be known of what comes after."""
+    """Bend samples above the knee: a limiter that needs no look-ahead."""
     loud, room = np.abs(samples), PEAK - KNEE
     return np.sign(samples) * np.where(loud < KNEE, loud, KNEE + room * np.tanh((loud - KNEE) / room))
 
 
 def _excited(outlines: Iterable[Outline], median_hz: float) -> Iterator[_Row]:
-    """Rows with the source that goes on from one to the next."""
+    """Rows, each with its source, continuous from one row to the next."""
     source = Source(median_hz)
     for outline in outlines:
         parts = source.rows(outline.semitones)
@@ -110,7 +110,7 @@ def _pulses(f0_hz: _Array, half_phase: _Array) -> _Array:
 def _filtered(rows: list[_Row], iterations: int) -> _Array:
     """Samples [160 (F - 1)] whose spectrum follows the envelope: harmonics where voiced (below 4 kHz), noise for the rest."""
     length = (len(rows) - 1) * HOP_SAMPLES
-    harmonics, noise = (_spectrum(each[:length]) for each in np.concatenate([row.source for row in rows], axis=1))
+    harmonics, noise = (_spectrum(source[:length]) for source in np.concatenate([row.source for row in rows], axis=1))
     voiced_F = np.array([row.voiced for row in rows])
     # Only the phase of the noise is kept: its magnitude would ruffle the envelope by 5 dB.
     noise *= NOISE_MAGNITUDE / np.maximum(np.abs(noise), 1e-9)

@@ -57,7 +57,7 @@ def load_speaker(
     device: torch.device | str = "cpu",
     iterations: int = 16,
 ) -> Speaker:
-    """What speaks ids of an export whose folder `speech_tokenizer` this is."""
+    """The speaker for an export with this `speech_tokenizer` folder."""
     if (speech_tokenizer / light.DESCRIPTION).is_file():
         return LightSpeaker(LightVocoder.load(speech_tokenizer, device), vocabulary)
     if not (speech_tokenizer / RELEASE_FILE).is_file():
@@ -151,14 +151,14 @@ class HifiganSpeaker:
 
 
 def require_voice(speaker: Speaker, voice: str | None) -> None:
-    """TinyWaveError where a speaker has no such voice."""
+    """Raise TinyWaveError if a speaker has no such voice."""
     if voice is None or voice in speaker.voices:
         return
-    known = ", ".join(speaker.voices) or "none by name: leave it out"
-    raise TinyWaveError(f"there is no voice {voice!r}; the vocoder `{speaker.name}` has {known}")
+    choices = ", ".join(speaker.voices) or "none by name: leave it out"
+    raise TinyWaveError(f"there is no voice {voice!r}; the vocoder `{speaker.name}` has {choices}")
 
 
 def require_chunk(chunk_frames: int) -> None:
-    """TinyWaveError where a chunk would be empty."""
+    """Raise TinyWaveError for an empty chunk."""
     if chunk_frames < 1:
         raise TinyWaveError(f"chunk_frames is {chunk_frames}: expected at least 1")

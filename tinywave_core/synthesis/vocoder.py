@@ -57,7 +57,7 @@ def log_mel(samples: Samples) -> _Array:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is to be heard in 40 ms."""
+    """The sound of 40 ms."""
 
     unit: int
     semitones: float  # from the speaker's median; NaN where unvoiced
@@ -106,23 +106,23 @@ class DraftVocoder:
             frames = self.frames_of_streams(tokens)
         else:
             frames = self.frames_of_ids(np.asarray(tokens, dtype=np.int64).tolist(), vocabulary or self.vocabulary)
-        return joined(self.spoken(frames, iterations, median_hz))
+        return joined(self.speak(frames, iterations, median_hz))
 
     def stream(
         self, ids: Iterable[int], vocabulary: Vocabulary, iterations: int = 8, chunk_frames: int = 10
     ) -> Iterator[Samples]:
         """The same audio while ids come one by one, in chunks of so many frames."""
-        audio = self.spoken(self.frames_of_ids(ids, vocabulary), iterations)
+        audio = self.speak(self.frames_of_ids(ids, vocabulary), iterations)
         return in_chunks(audio, chunk_frames * FRAME_SAMPLES)
 
-    def spoken(self, frames: Iterable[Frame], iterations: int, median_hz: float | None = None) -> Iterator[Samples]:
+    def speak(self, frames: Iterable[Frame], iterations: int, median_hz: float | None = None) -> Iterator[Samples]:
         """Audio of frames as they come, in blocks of `source_filter`; 640 samples for each."""
         return source_filter.speak(self._outlines(frames), median_hz or self.median_hz, iterations)
 
     def frames_of_streams(self, streams: speech.Streams) -> Iterator[Frame]:
         """Every raw unit is one frame; every pitch code is two."""
-        for place, unit in enumerate(streams.units):
-            code = streams.pitch[min(place // 2, len(streams.pitch) - 1)] if len(streams.pitch) else None
+        for position, unit in enumerate(streams.units):
+            code = streams.pitch[min(position // 2, len(streams.pitch) - 1)] if len(streams.pitch) else None
             yield Frame(int(unit), self._semitones(int(unit), code))
 
     def frames_of_ids(self, ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[Frame]:
@@ -212,9 +212,9 @@ class _Sums:
         self.utterances += 1
         residual = (mel_TSM - mean_M).reshape(len(units), -1)
         previous, following = _neighbours(units)
-        shown = np.concatenate([np.eye(self.units)[row] for row in (previous, units, following)], axis=1)
-        self.mel += shown.T @ residual
-        self.pairs += shown.T @ shown
+        one_hot = np.concatenate([np.eye(self.units)[row] for row in (previous, units, following)], axis=1)
+        self.mel += one_hot.T @ residual
+        self.pairs += one_hot.T @ one_hot
         self.frames += np.bincount(units, minlength=self.units)
         self.runs += np.bincount(units[speech.run_starts(units)], minlength=self.units)
         self._add_pitch(samples, units)
@@ -258,12 +258,12 @@ def _subframes(frames: int) -> npt.NDArray[np.int64]:
 
 def _with_pitch(frames: Iterable[Frame]) -> Iterator[tuple[Frame, float]]:
     """Each frame with a pitch, also where it is unvoiced: that of the next frame if that is voiced, else the last one heard."""
-    heard = 0.0
+    last_voiced = 0.0
     for window, here, _ in windows(frames, 0, 1, 1):
         frame, following = window[here], window[-1]
-        known = [each.semitones for each in (frame, following) if np.isfinite(each.semitones)]
-        heard = known[0] if known else heard
-        yield frame, heard
+        semitones = [neighbour.semitones for neighbour in (frame, following) if np.isfinite(neighbour.semitones)]
+        last_voiced = semitones[0] if semitones else last_voiced
+        yield frame, last_voiced
 
 
 def _contour(window: list[tuple[Frame, float]], here: int) -> tuple[_Array, _Array]:

@@ -1,4 +1,4 @@
-"""A sequence that arrives item by item, in steps with their context: what streaming is made of.
+"""Windows over a sequence that arrives item by item: steps with context, the basis of streaming.
 
 Where a window lies depends on the place in the sequence alone, never on how the items arrived. So whatever is computed
 window by window is the same for a stream and for the whole.
@@ -36,14 +36,14 @@ def windows(items: Iterable[T], before: int, after: int, step: int) -> Iterator[
 
 def in_chunks(pieces: Iterable[_Samples], samples: int) -> Iterator[_Samples]:
     """Audio in chunks of so many samples, the last one shorter; a chunk comes as soon as it is full."""
-    held = np.zeros(0, np.float32)
+    pending = np.zeros(0, np.float32)
     for piece in pieces:
-        held = np.concatenate([held, piece])
-        while len(held) >= samples:
-            yield held[:samples]
-            held = held[samples:]
-    if len(held):
-        yield held
+        pending = np.concatenate([pending, piece])
+        while len(pending) >= samples:
+            yield pending[:samples]
+            pending = pending[samples:]
+    if len(pending):
+        yield pending
 
 
 def joined(chunks: Iterable[_Samples]) -> _Samples:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinywave_core.alignment.base import Refusal
-from tinywave_core.alignment.normalize import as_written, spoken, written_words
+from tinywave_core.alignment.normalize import as_written, spoken_words, written_words
 from tinywave_core.alignment.words import Word
 
 
@@ -37,7 +37,7 @@ from tinywave_core.alignment.words import Word
     ],
 )
 def test_numbers_signs_and_quotes_are_said_as_a_reader_says_them(written: str, said: str):
-    assert " ".join(spoken(written)) == said
+    assert " ".join(spoken_words(written)) == said
 
 
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("019$%&.,:-'’“”stndh ")), max_size=30))

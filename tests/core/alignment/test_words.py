@@ -10,7 +10,7 @@ import soundfile
 from tests.fixtures.tiny import EXAMPLES
 from tinywave_core.alignment.base import Refusal
 from tinywave_core.alignment.checks import check
-from tinywave_core.alignment.normalize import spoken, written_words
+from tinywave_core.alignment.normalize import spoken_words, written_words
 from tinywave_core.alignment.readers import open_alignments, words_of_cut
 from tinywave_core.alignment.sphinx import SphinxAligner
 from tinywave_core.alignment.untimed import interpolate
@@ -174,7 +174,7 @@ def test_a_cut_of_a_recording_keeps_the_words_wholly_inside_it():
     ],
 )
 def test_what_is_written_is_said_in_words_of_the_dictionary(written: str, said: str):
-    assert " ".join(spoken(written)) == said
+    assert " ".join(spoken_words(written)) == said
 
 
 def test_words_of_a_transcript_are_the_transcript_again():

@@ -221,10 +221,10 @@ def test_the_dag_is_what_the_manifests_say(run: tuple[RunRecord, Outputs]):
         {"tokens": {"pitch_histogram": [], "style_histogram": [], "drift": {}}},
         {"scores": without_cloze()},
         {"logits": {"kinds": {}}},
-        {"corpus": {"duration_histogram": {}, "reasons": {}}},
+        {"corpus": {"reasons": {}}},
         {"scores": scores(nll_gap_closed=None, cloze_retention=AT_CHANCE)},
     ],
-    ids=["base tokens", "no cloze", "no targets", "no histogram", "no gap"],
+    ids=["base tokens", "no cloze", "no targets", "no rejects", "no gap"],
 )
 def test_what_is_absent_is_left_out(tmp_path: Path, changes: dict[str, Any]):
     assert Page(render_report(*small_run(tmp_path, **changes))).open == []

@@ -23,8 +23,8 @@ from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import dependants, take_census
 from tinywave_core.storage.care.collect import Garbage, collect, find_garbage
-from tinywave_core.storage.care.forget import find_heard, forget
-from tinywave_core.storage.care.repair import STALE_WORK_S, Done, repair
+from tinywave_core.storage.care.forget import find_traces, forget
+from tinywave_core.storage.care.repair import STALE_WORK_S, Action, repair
 from tinywave_core.storage.care.verify import Finding, verify
 from tinywave_core.storage.forgotten import forgotten
 from tinywave_core.storage.records import seal, unseal
@@ -61,7 +61,7 @@ def kinds(store: Store) -> dict[str, list[str]]:
     return found
 
 
-def mend(store: Store, later_s: float = LATER_S) -> list[Done]:
+def mend(store: Store, later_s: float = LATER_S) -> list[Action]:
     census = take_census(store)
     return repair(census, verify(census), time.time() + later_s)
 
@@ -332,7 +332,7 @@ def test_what_is_published_is_kept_missed_when_it_is_gone_and_forgotten_with_the
     store.discard(outputs["samples"].id)
     store.discard(outputs["model"].id)
     assert kinds(store) == {"published": ["lost model"]}
-    forget(take_census(store), find_heard(take_census(store), CLIPS[3]))
+    forget(take_census(store), find_traces(take_census(store), CLIPS[3]))
     assert store.log("published").records() == []
 
 
@@ -373,7 +373,7 @@ def mentions(store: Store, text: str) -> list[str]:
 
 def test_after_forgetting_and_a_run_nothing_has_the_recording_in_its_lineage(config):
     store, name = Store(config.root), Path(CLIPS[3]).name
-    heard = find_heard(take_census(store), name)
+    heard = find_traces(take_census(store), name)
     (digest,) = heard.digests
     assert {folder.id for folder in heard.artifacts} == heard_by(store, digest)
     forget(take_census(store), heard)
@@ -391,7 +391,7 @@ def test_after_forgetting_and_a_run_nothing_has_the_recording_in_its_lineage(con
 
 def test_forgetting_leaves_shards_without_the_recording_alone(config):
     store = Store(config.root)
-    heard = find_heard(take_census(store), CLIPS[3])
+    heard = find_traces(take_census(store), CLIPS[3])
     others = {i: files for i, files in digests(store).items() if i not in {folder.id for folder in heard.artifacts}}
     forget(take_census(store), heard)
     assert digests(store) == others
@@ -400,13 +400,13 @@ def test_forgetting_leaves_shards_without_the_recording_alone(config):
 @pytest.mark.parametrize("deletions", [0, 2, 9, 30])
 def test_forgetting_that_was_stopped_is_safe_to_run_on_and_to_finish(config, deletions):
     store = Store(config.root)
-    heard = find_heard(take_census(store), CLIPS[3])
+    heard = find_traces(take_census(store), CLIPS[3])
     with stopping_after(deletions), pytest.raises(KeyboardInterrupt):
         forget(take_census(store), heard)
     run_tiny(config, until="ingestion")
     corpus, _ = run_tiny(config, until="ingestion")
     assert corpus["corpus"].id not in heard_by(store, heard.digests[0])
-    forget(take_census(store), find_heard(take_census(store), heard.digests[0]))
+    forget(take_census(store), find_traces(take_census(store), heard.digests[0]))
     assert heard_by(store, heard.digests[0]) == set()
     assert mentions(store, Path(CLIPS[3]).name) == []
     assert store.find(corpus["corpus"].id).complete
@@ -421,7 +421,7 @@ def test_the_same_samples_in_another_file_are_the_same_recording(finished, tmp_p
     config = finished.config.model_copy(update={"source": str(source), "root": str(tmp_path / "store")})
     run_tiny(config, until="ingestion")
     store = Store(config.root)
-    heard = find_heard(take_census(store), CLIPS[0])
+    heard = find_traces(take_census(store), CLIPS[0])
     assert sorted(heard.paths) == [CLIPS[0], "lossless.flac"]
     forget(take_census(store), heard)
     outputs, _ = run_tiny(config, until="ingestion")
@@ -431,18 +431,18 @@ def test_the_same_samples_in_another_file_are_the_same_recording(finished, tmp_p
 
 def test_reports_of_what_heard_it_go_too(config):
     store = Store(config.root)
-    heard = find_heard(take_census(store), CLIPS[3])
+    heard = find_traces(take_census(store), CLIPS[3])
     for number, artifact in enumerate([heard.artifacts[0].id, "export/other"]):
         store.replace(f"reports/{number}.html", b"sound")
         store.log("runs").append({"artifacts": {"part": [artifact]}, "report": store.url_of(f"reports/{number}.html")})
-    forget(take_census(store), find_heard(take_census(store), CLIPS[3]))
+    forget(take_census(store), find_traces(take_census(store), CLIPS[3]))
     assert os.listdir(Path(store.root, "reports")) == ["1.html"]
 
 
 def test_a_name_that_means_nothing_or_too_much_is_refused(finished, tmp_path):
     census = take_census(finished.store)
     with pytest.raises(MissingInputError, match="no recording in .* is called 'nobody.wav'"):
-        find_heard(census, "nobody.wav")
+        find_traces(census, "nobody.wav")
     for folder in ("a", "b"):
         (tmp_path / "source" / folder).mkdir(parents=True)
     for clip, folder in zip(CLIPS[1:3], ("a", "b"), strict=True):
@@ -450,7 +450,7 @@ def test_a_name_that_means_nothing_or_too_much_is_refused(finished, tmp_path):
     config = finished.config.model_copy(update={"source": str(tmp_path / "source"), "root": str(tmp_path / "store")})
     run_tiny(config, until="ingestion")
     with pytest.raises(MissingInputError, match="2 recordings are called 'same.opus'; name one of"):
-        find_heard(take_census(Store(config.root)), "same.opus")
+        find_traces(take_census(Store(config.root)), "same.opus")
 
 
 def test_a_pin_that_did_not_hear_it_stays(local):

@@ -33,7 +33,7 @@ from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import LOGS, dependants, lineage, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
-from tinywave_core.storage.care.forget import find_heard, forget
+from tinywave_core.storage.care.forget import find_traces, forget
 from tinywave_core.storage.care.repair import flip_back, repair
 from tinywave_core.storage.care.verify import DAMAGE, verify
 from tinywave_core.storage.forgotten import forgotten
@@ -189,9 +189,9 @@ class StoreMachine(RuleBasedStateMachine):
         census = take_census(self.store)
         reached = dependants(census.artifacts, [shard])
         with dying_at(death):
-            forget(census, find_heard(census, digest))
+            forget(census, find_traces(census, digest))
         census = take_census(self.store)
-        forget(census, find_heard(census, digest))
+        forget(census, find_traces(census, digest))
         self.gone.add(digest)
         assert forgotten(self.store) == self.gone
         assert not reached & set(take_census(self.store).artifacts)

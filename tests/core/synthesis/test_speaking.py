@@ -111,17 +111,17 @@ def test_a_frame_of_the_light_vocoder_is_heard_six_frames_after_it(light: LightS
     assert light.light.look_ahead <= 6
     frames = [(i % 12, 1, 1) for i in range(40)]
     asked = iter(frames)
-    next(in_chunks(light.light.spoken(asked), 10 * 640))
+    next(in_chunks(light.light.speak(asked), 10 * 640))
     assert len(frames) - len([*asked]) == 10 + light.light.look_ahead
 
 
 def test_the_light_vocoder_makes_in_blocks_what_its_network_makes_at_once(light: LightSpeaker):
     vocoder, frames = light.light, [(i % 12, i % 7, i % 4) for i in range(23)]
-    gains, semitones = vocoder._heard(frames, 0)
+    gains, semitones = vocoder._gains_and_pitch(frames, 0)
     source = Source(150.0).rows(np.append(semitones, semitones[-1])).transpose(1, 0, 2).reshape(1, 2, -1)
     closed = torch.from_numpy(np.concatenate([gains, gains[-1:]]))[None]
     at_once = filtered(closed, torch.from_numpy(source.astype(np.float32)))[0].numpy()
-    made, whole = joined(vocoder.spoken(frames)), limited(at_once)
+    made, whole = joined(vocoder.speak(frames)), limited(at_once)
     # The network's pitch differs by its last bits between windows and whole. Its phase adds them up, and the 50th harmonic turns
     # 50 times as far: 80 to 81 dB was measured.
     assert 10 * np.log10(np.sum(whole**2) / np.sum((made - whole) ** 2)) >= 60

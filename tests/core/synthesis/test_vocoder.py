@@ -123,7 +123,7 @@ def test_audio_needs_six_frames_of_look_ahead_and_no_more(vocoder: DraftVocoder)
     units = np.arange(40) % vocoder.vocabulary.hubert
     frames = [Frame(int(unit), 0.0) for unit in units]
     asked = iter(frames)
-    next(in_chunks(vocoder.spoken(asked, iterations=1), 10 * 640))
+    next(in_chunks(vocoder.speak(asked, iterations=1), 10 * 640))
     assert len(frames) - len([*asked]) == 10 + LOOK_AHEAD
 
 

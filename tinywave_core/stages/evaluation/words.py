@@ -3,6 +3,7 @@
 from tinywave_core import plots
 from tinywave_core.evals.figures import Generated, Scores
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
+from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
     MODELS,
@@ -25,10 +26,10 @@ FEW_UTTERANCES = 10  # below this many, resampled utterances say little about ot
 
 def headline(outputs: Outputs) -> str:
     """What was made, from what."""
-    student, corpus = outputs["student"].summary, outputs["corpus"].summary
+    student, corpus = outputs["student"].summary, CorpusSummary.of(outputs["corpus"])
     return (
         f"A student of {millions(student['parameters'])} parameters, distilled from a teacher of "
-        f"{millions(student['teacher_parameters'])}, on {duration(corpus['hours_train'])} of speech"
+        f"{millions(student['teacher_parameters'])}, on {duration(corpus.hours_train)} of speech"
     )
 
 

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.stages.export.summary import ModelSummary
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
+from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 VERSION = 5
 DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
-SPEECH_TOKENIZER = "speech_tokenizer"
+
+ModelStep = Step[ExportConfig, ModelSummary]
 
 
 def build(
@@ -87,84 +90,111 @@ def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | 
     return licence_of(teacher, folder, text, vocabulary, released_tokens=uses_release(config)), text
 
 
-def run_model(step: Step, output: Output) -> SummaryDict:
+def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSummary:
     """Write the directory, check that it is what plain transformers expect, and measure what the GGUF files lose."""
-    import torch
-
-    from tinywave_core.exporters.files import files_section
-    from tinywave_core.exporters.model_card import Card, model_card
-    from tinywave_core.exporters.weights import copy_weights
-    from tinywave_core.synthesis import light
+    from tinywave_core.devices import pick_device
+    from tinywave_core.exporters.gguf import write_gguf_files
+    from tinywave_core.exporters.perplexity import rounding_loss
+    from tinywave_core.exporters.transformers_files import check_export
     from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
+    from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
 
-    config = step.config
-    assert isinstance(config, ExportConfig)
+    config, teacher = step.config, step.input("teacher").path("teacher")
     use_threads(output.runtime)
     folder = output.folder / "model"
     folder.mkdir()
-    student, teacher = step.input("student").path("model"), step.input("teacher").path("teacher")
-    trained = vocabulary = read_directory(teacher)
-    rows = None
-    if step.input("student").summary["vocabulary"] == "speech":  # trained so; else all its rows are there
-        vocabulary = trained.speech_only()
-    elif config.vocabulary == "speech":
-        vocabulary, rows = trained.speech_only(), trained.speech_only_ids()
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-    shape = _write_config(student, folder, vocabulary, dtype, step.params)
-    copy_weights(student, folder, dtype, rows)
+    trained = read_directory(teacher)
+    vocabulary, rows = _choose_rows(step, trained)
+    shape = _write_model(step, folder, vocabulary, trained, rows)
     output.progress(1, 4, "weights")
-    if vocabulary != trained:
-        write_speech_tokenizer(folder, vocabulary)
-    else:
-        copy_tokenizer(teacher, folder, vocabulary)
-    # Without the manifest: it says when it was made, and the same model has the same bytes.
-    speech_tokenizer = step.input("tokenizer").path()
-    shutil.copytree(speech_tokenizer, folder / SPEECH_TOKENIZER, ignore=shutil.ignore_patterns(MANIFEST))
-    for vocoder in step.inputs.get("vocoder", []):
-        for name in (light.TENSORS, light.DESCRIPTION):
-            shutil.copyfile(vocoder.path(name), folder / SPEECH_TOKENIZER / name)
+    _copy_speech_tokenizer(step, folder / SPEECH_TOKENIZER)
     licence = Licence(**step.params["licence"])
-    files = _write_gguf(folder, vocabulary, config, licence)
+    files = write_gguf_files(folder, vocabulary, config.gguf, config.name, licence.name or licence.id)
     output.progress(2, 4, "GGUF files")
     prompts = _golden_prompts(vocabulary, teacher, trained)
     (folder / "speech.json").write_text(
         json.dumps(_speech(folder, vocabulary, trained, prompts, files, step), indent=1), encoding="utf-8"
     )
-    parameters = _check(folder, vocabulary, prompts)
+    parameters = check_export(folder, vocabulary, [(prompt["string"], prompt["ids"]) for prompt in prompts])
     output.progress(3, 4, "checked")
-    losses = _perplexities(folder, shape, _held_out(step, vocabulary, trained, shape), files, output)
-    about = step.input("student").summary | {"parameters": parameters}
+    sequences = _held_out(step, vocabulary, trained, shape)
+    losses = rounding_loss(folder, shape, sequences, files, pick_device(output.runtime))
+    _write_card(step, folder, vocabulary, parameters, files_section(files, losses, vocabulary, config.dtype))
+    output.progress(4, 4, "model card")
+    return ModelSummary(
+        name=config.name,
+        parameters=parameters,
+        dtype=config.dtype,
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        gguf=files,
+        perplexity=losses,
+        vocabulary="full" if vocabulary == trained else "speech",
+        vocabulary_rows=vocabulary.rows,
+        trained_rows=trained.rows,
+        trained_parameters=step.input("student").summary["parameters"],
+    )
+
+
+def _choose_rows(step: ModelStep, trained: Vocabulary) -> tuple[Vocabulary, list[int] | None]:
+    """The vocabulary of the export, and which rows of the student's embedding it takes; None: all of them."""
+    if step.input("student").summary["vocabulary"] == "speech":  # trained so: its embedding has no other rows
+        return trained.speech_only(), None
+    if step.config.vocabulary == "speech":
+        return trained.speech_only(), trained.speech_only_ids()
+    return trained, None
+
+
+def _write_model(
+    step: ModelStep, folder: Path, vocabulary: Vocabulary, trained: Vocabulary, rows: list[int] | None
+) -> "LlamaConfig":
+    """Configs, weights and tokenizer, as plain transformers loads them."""
+    import torch
+
+    from tinywave_core.exporters.transformers_files import write_config
+    from tinywave_core.exporters.weights import copy_weights
+    from tinywave_core.tokenizers.directory import copy_tokenizer, write_speech_tokenizer
+
+    student, teacher = step.input("student").path("model"), step.input("teacher").path("teacher")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[step.config.dtype]
+    sampling = {name: step.params[name] for name in ("temperature", "top_p")}
+    shape = write_config(student, folder, vocabulary, dtype, **sampling)
+    copy_weights(student, folder, dtype, rows)
+    if vocabulary != trained:
+        write_speech_tokenizer(folder, vocabulary)
+    else:
+        copy_tokenizer(teacher, folder, vocabulary)
+    return shape
+
+
+def _copy_speech_tokenizer(step: ModelStep, folder: Path) -> None:
+    from tinywave_core.synthesis import light
+
+    # Without the manifest: it says when it was made, and the same model has the same bytes.
+    shutil.copytree(step.input("tokenizer").path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in step.inputs.get("vocoder", []):
+        for name in (light.TENSORS, light.DESCRIPTION):
+            shutil.copyfile(vocoder.path(name), folder / name)
+
+
+def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameters: int, about_files: str) -> None:
+    """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
+    from tinywave_core.exporters.model_card import Card, model_card
+
     card = Card(
-        config.name,
-        about,
+        step.config.name,
+        step.input("student").summary | {"parameters": parameters},
         vocabulary,
         ScoresSummary.of(step.input("scores")),
         _data(step.input("student")),
-        licence,
+        Licence(**step.params["licence"]),
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
         ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
         GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
     )
-    (folder / "README.md").write_text(
-        model_card(card) + files_section(files, losses, vocabulary, config.dtype), encoding="utf-8"
-    )
+    (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:
         shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
-
-    output.progress(4, 4, "model card")
-    return {
-        "name": config.name,
-        "parameters": parameters,
-        "dtype": config.dtype,
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        "gguf": files,
-        "perplexity": losses,
-        "vocabulary": "full" if vocabulary == trained else "speech",
-        "vocabulary_rows": vocabulary.rows,
-        "trained_rows": trained.rows,
-        "trained_parameters": step.input("student").summary["parameters"],
-    }
 
 
 def _data(student: Artifact) -> "Data":
@@ -183,36 +213,6 @@ def _data(student: Artifact) -> "Data":
             recordings |= {row["recording_id"]} if row["split"] == "train" else set()
     hours = sum(shard.summary["train_seconds"] for shard in spoken) / 3600
     return Data(hours, sum(shard.summary["train_utterances"] for shard in spoken), len(recordings))
-
-
-def _write_config(
-    student: Path, folder: Path, vocabulary: Vocabulary, dtype: Any, sampling: dict[str, Any]
-) -> "LlamaConfig":
-    """config.json and generation_config.json, with the sampling that the pipeline used."""
-    from transformers import GenerationConfig, LlamaConfig
-
-    shape = LlamaConfig.from_pretrained(student, local_files_only=True)
-    shape.vocab_size, shape.dtype = vocabulary.rows, dtype
-    shape.save_pretrained(folder)
-    generation = GenerationConfig.from_pretrained(student, local_files_only=True)
-    generation.do_sample, generation.pad_token_id = True, 0
-    generation.temperature, generation.top_p = sampling["temperature"], sampling["top_p"]
-    generation.save_pretrained(folder)
-    return shape
-
-
-def _write_gguf(folder: Path, vocabulary: Vocabulary, config: ExportConfig, licence: Licence) -> list[dict[str, Any]]:
-    """The GGUF files, and what speech.json says of them."""
-    from tinywave_core.exporters.gguf import write_gguf
-
-    names = {quantization: f"{config.name}-{quantization.upper()}.gguf" for quantization in config.gguf}
-    for quantization, name in names.items():
-        write_gguf(folder, vocabulary, folder / name, quantization, config.name, licence.name or licence.id)
-    found = {file.name: file for file in describe_files(folder)}
-    return [
-        {"file": name, "quantization": quantization, "bytes": found[name].bytes, "sha256": found[name].sha256}
-        for quantization, name in names.items()
-    ]
 
 
 def _golden_prompts(vocabulary: Vocabulary, teacher: Path, trained: Vocabulary) -> list[dict[str, Any]]:
@@ -244,9 +244,12 @@ def _speech(
     vocabulary: Vocabulary,
     trained: Vocabulary,
     prompts: list[dict[str, Any]],
-    files: list[dict[str, Any]],
-    step: Step,
+    files: list[GgufFile],
+    step: ModelStep,
 ) -> dict[str, Any]:
+    """speech.json: what a program needs to speak with the model."""
+    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
+
     return {
         "format": "tinywave-speech/2",
         "vocabulary": vocabulary.to_json(),
@@ -262,38 +265,14 @@ def _speech(
         "golden_prompts": prompts,
         # What llama.cpp's own tokenizer needs before a prompt to give its ids; ids themselves need nothing.
         "gguf_prompt_prefix": " " if vocabulary.convention == "slow" else "",
-        "gguf": files,
+        "gguf": [file.model_dump() for file in files],
         "speech_tokenizer": step.input("tokenizer").id,
         "speech_tokenizer_sha256": {file.name: file.sha256 for file in describe_files(folder / SPEECH_TOKENIZER)},
     }
 
 
-def _check(folder: Path, vocabulary: Vocabulary, prompts: list[dict[str, Any]]) -> int:
-    """AutoTokenizer gives the golden ids, and the weights are those of the model that config.json tells; its parameters."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from tinywave_core.exporters.weights import Weights
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    for prompt in prompts:
-        found = tokenizer(prompt["string"])["input_ids"]
-        assert found == prompt["ids"], (
-            f"the exported tokenizer gives {found} for {prompt['string']}, expected {prompt['ids']}"
-        )
-    with torch.device("meta"):  # the weights of a large model would not fit twice
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        )
-    weights = Weights(folder)
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
-    assert {name: weights.shape(name) for name in weights.names()} == expected
-    assert model.config.vocab_size == vocabulary.rows
-    return sum(p.numel() for p in model.parameters())
-
-
 def _held_out(
-    step: Step, vocabulary: Vocabulary, trained: Vocabulary, shape: "LlamaConfig"
+    step: ModelStep, vocabulary: Vocabulary, trained: Vocabulary, shape: "LlamaConfig"
 ) -> "list[npt.NDArray[np.int64]]":
     """Held-out sequences, as many as `perplexity_tokens` allows; those with text are left out for a model without."""
     import numpy as np
@@ -301,7 +280,6 @@ def _held_out(
     from tinywave_core.models.trim import new_ids
     from tinywave_core.sequences.dataset import load_sequences
 
-    assert isinstance(step.config, ExportConfig)
     table = np.arange(trained.rows) if vocabulary == trained else new_ids(trained)
     room, chosen = step.config.perplexity_tokens, []
     for sequence in load_sequences(step.inputs["tokens"], "held_out", min(1024, shape.max_position_embeddings)):
@@ -310,38 +288,3 @@ def _held_out(
             chosen.append(ids)
             room -= len(ids) - 1
     return chosen
-
-
-def _perplexities(
-    folder: Path,
-    shape: "LlamaConfig",
-    sequences: "list[npt.NDArray[np.int64]]",
-    files: list[dict[str, Any]],
-    output: Output,
-) -> dict[str, Any]:
-    """Perplexity of the exported weights and of each GGUF file on the same tokens; empty where there is nothing to measure."""
-    from tinywave_core.devices import pick_device
-    from tinywave_core.exporters.perplexity import GgufTensors, perplexity
-    from tinywave_core.exporters.weights import Weights
-
-    if not sequences or not files:
-        return {}
-    device = pick_device(output.runtime)
-    exported = perplexity(Weights(folder), shape, sequences, device)
-    found = {
-        file["quantization"]: perplexity(GgufTensors(folder / file["file"], shape), shape, sequences, device)
-        for file in files
-    }
-    return {
-        "tokens": sum(len(ids) - 1 for ids in sequences),
-        "exported": _rounded(exported, 4),
-        "gguf": {name: _rounded(value, 4) for name, value in found.items()},
-        "loss": {
-            name: None if value is None or exported is None else round(value / exported - 1, 5)
-            for name, value in found.items()
-        },
-    }
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

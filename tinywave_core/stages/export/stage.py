@@ -10,6 +10,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
 )
 from tinywave_core.stages.export import model, vocoder
+from tinywave_core.stages.export.summary import ModelSummary, VocoderSummary
 from tinywave_core.stages.export.words import rounding_losses, vocoder_rows
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Link, Stage
@@ -29,15 +30,14 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """The student in; its files out."""
-    s = outputs["model"].summary
-    out = f"{s['name']}, {s['bytes'] / 1e6:.1f} MB{rounding_losses(s)}"
-    return f"student of {s['parameters'] / 1e6:.2f} M", out
+    s = ModelSummary.of(outputs["model"])
+    return f"student of {s.parameters / 1e6:.2f} M", f"{s.name}, {s.bytes / 1e6:.1f} MB{rounding_losses(s)}"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """How to load it, what GGUF files lose, how it sounds."""
-    lost = rounding_losses(outputs["model"].summary).removeprefix("; perplexity of GGUF ")
-    voices = vocoder_rows(outputs["vocoder"].summary) if "vocoder" in outputs else []
+    lost = rounding_losses(ModelSummary.of(outputs["model"])).removeprefix("; perplexity of GGUF ")
+    voices = vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else []
     return [
         ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
         *([("perplexity that GGUF files lose", lost)] if lost else []),

@@ -17,23 +17,36 @@ import pyarrow as pa
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.steps.inputs import audio_of, corpus_key, held_out_shards, training_hours, training_shards
+from tinywave_core.stages.export.summary import Resemblance, VocoderQuality, VocoderSummary
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import (
+    audio_of,
+    corpus_key,
+    held_out_rows,
+    held_out_shards,
+    training_hours,
+    training_rows,
+    training_shards,
+)
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.synthesis.light import LightVocoder
+    from tinywave_core.synthesis.light_model import LightNetwork
     from tinywave_core.synthesis.quality import Synthesize
     from tinywave_core.tokenizers.speech import Streams
     from tinywave_core.training.vocoder import Recording
 
 VERSION = 2
 CURVES = "curves.parquet"
+COLUMNS = ("utterance_id", "speaker", "num_samples", "units", "pitch", "style")
+
 Samples = npt.NDArray[np.float32]
+VocoderStep = Step[VocoderConfig, VocoderSummary]
 
 
 def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[str, Artifact]:
@@ -59,22 +72,46 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[st
     return {"vocoder": pinned(step, policy, config.refresh, lambda: hours, execute, corpus=corpus_key(config))}
 
 
-def run_vocoder(step: Step, output: Output) -> SummaryDict:
+def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
     """Train, save, and resynthesise held-out speech."""
+    from tinywave_core.synthesis.light import LightVocoder
+    from tinywave_core.threads import use_threads
+
+    config = step.config
+    use_threads(output.runtime)
+    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
+    chosen = _chosen(step)
+    material = _material(step, chosen, vocabulary, output)
+    network, curves = _train(config, material, vocabulary, output)
+    vocoder = LightVocoder(
+        network, vocabulary, material.frames_per_run, material.voices, np.asarray(material.median_hz)
+    )
+    vocoder.save(output.folder)
+    write_table(pa.Table.from_pylist(curves), output.folder / CURVES)
+    return VocoderSummary(
+        parameters=sum(p.numel() for p in network.parameters()),
+        hours=sum(r.frames for r in material.recordings) / 25 / 3600,
+        utterances=len(material.recordings),
+        voices=list(material.voices),
+        steps=config.steps,
+        look_ahead_frames=vocoder.look_ahead,
+        final={name: value for name, value in curves[-1].items() if name != "step"},
+        quality=_quality(step, vocoder, output),
+    )
+
+
+def _train(
+    config: VocoderConfig, material: "_Material", vocabulary: Vocabulary, output: Output
+) -> tuple["LightNetwork", list[dict[str, float]]]:
+    """The trained network on the CPU, and its curve."""
     import torch
 
     from tinywave_core.devices import pick_device
-    from tinywave_core.synthesis.light import LightVocoder, table_sizes
+    from tinywave_core.synthesis.light import table_sizes
     from tinywave_core.synthesis.light_model import LightNetwork
-    from tinywave_core.threads import use_threads
     from tinywave_core.training.vocoder import mean_envelopes, train_vocoder
 
-    config = step.config
-    assert isinstance(config, VocoderConfig)
-    use_threads(output.runtime)
-    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    chosen = _chosen(step, config)
-    material = _material(step, chosen, vocabulary, config, output)
+    # Weights from the seed alone: whatever drew random numbers in this process before must not matter.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = LightNetwork(table_sizes(vocabulary, len(material.voices)), config.channels, config.blocks)
@@ -91,22 +128,7 @@ def run_vocoder(step: Step, output: Output) -> SummaryDict:
         resume=output.resume,
         progress=output.progress,
     )
-    network = network.to("cpu").requires_grad_(False)
-    vocoder = LightVocoder(
-        network, vocabulary, material.frames_per_run, material.voices, np.asarray(material.median_hz)
-    )
-    vocoder.save(output.folder)
-    write_table(pa.Table.from_pylist(curves), output.folder / CURVES)
-    return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "hours": sum(r.frames for r in material.recordings) / 25 / 3600,
-        "utterances": len(material.recordings),
-        "voices": list(material.voices),
-        "steps": config.steps,
-        "look_ahead_frames": vocoder.look_ahead,
-        "final": {name: value for name, value in curves[-1].items() if name != "step"},
-        "quality": _quality(step, vocoder, config, output),
-    }
+    return network.to("cpu").requires_grad_(False), curves
 
 
 # What is learned from -------------------------------------------------------------------------------------------
@@ -122,9 +144,11 @@ class _Material:
     frames_per_run: npt.NDArray[np.float64]
 
 
-def _chosen(step: Step, config: VocoderConfig) -> dict[str, dict[str, Any]]:
+def _chosen(step: VocoderStep) -> dict[str, dict[str, Any]]:
     """Token rows of the training utterances that are learned from, by id: by a hash of their ids, in that order."""
-    rows = {row["utterance_id"]: row for row in _rows(step, "train") if len(row["units"]) >= config.clip_frames}
+    config = step.config
+    rows = _spoken(training_rows(step.inputs["tokens"], COLUMNS))
+    rows = {i: row for i, row in rows.items() if len(row["units"]) >= config.clip_frames}
     chosen: dict[str, dict[str, Any]] = {}
     room = config.hours * 3600 * SAMPLE_RATE
     for i in _shuffled(rows, "vocoder", config.seed):
@@ -140,12 +164,9 @@ def _chosen(step: Step, config: VocoderConfig) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def _rows(step: Step, split: str) -> Iterator[dict[str, Any]]:
-    """Rows of the token shards that stand for a recording as it was heard."""
-    for shard in step.inputs["tokens"]:
-        for row in read_table(shard.path("tokens.parquet")).to_pylist():
-            if row["split"] == split and row["num_samples"] and row.get("variant", 0) <= 0 and row["units"]:
-                yield row
+def _spoken(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of recordings by utterance; rows of text have neither samples nor units."""
+    return {row["utterance_id"]: row for row in rows if row["num_samples"] and row["units"]}
 
 
 def _shuffled(ids: Iterable[str], what: str, seed: int) -> list[str]:
@@ -153,27 +174,28 @@ def _shuffled(ids: Iterable[str], what: str, seed: int) -> list[str]:
 
 
 def _material(
-    step: Step, chosen: dict[str, dict[str, Any]], vocabulary: Vocabulary, config: VocoderConfig, output: Output
+    step: VocoderStep, chosen: dict[str, dict[str, Any]], vocabulary: Vocabulary, output: Output
 ) -> _Material:
     seconds: Counter[str] = Counter()
     for row in chosen.values():
         if row["speaker"]:
             seconds[row["speaker"]] += row["num_samples"] / SAMPLE_RATE
-    voices = tuple(sorted(name for name, heard in seconds.items() if heard >= 60 * config.voice_minutes))
-    found: dict[str, Recording] = {}
+    voices = tuple(sorted(name for name, spoken in seconds.items() if spoken >= 60 * step.config.voice_minutes))
+    by_id: dict[str, Recording] = {}
     for i, samples in _recordings(step, set(chosen)):
         speaker = chosen[i]["speaker"]
         voice = 1 + voices.index(speaker) if speaker in voices else 0
-        found[i] = _recording(samples, _streams(chosen[i]), voice)
-        output.progress(len(found), len(chosen), "recordings")
-    recordings = [found[i] for i in sorted(found)]
+        by_id[i] = _recording(samples, _streams(chosen[i]), voice)
+        output.progress(len(by_id), len(chosen), "recordings")
+    # Sorted: they come in the order of shards, and training draws them by number.
+    recordings = [by_id[i] for i in sorted(by_id)]
     medians = [[r.median_hz for r in recordings if n in (0, r.codes["voice"][0])] for n in range(1 + len(voices))]
-    units = [_streams(chosen[i]).units for i in sorted(found)]
+    units = [_streams(chosen[i]).units for i in sorted(by_id)]
     runs = _frames_per_run(units, vocabulary.hubert)
-    return _Material(recordings, voices, [float(np.median(each)) for each in medians], runs)
+    return _Material(recordings, voices, [float(np.median(hz)) for hz in medians], runs)
 
 
-def _recordings(step: Step, wanted: set[str]) -> Iterator[tuple[str, Samples]]:
+def _recordings(step: VocoderStep, wanted: set[str]) -> Iterator[tuple[str, Samples]]:
     """Each wanted utterance once."""
     from tinywave_core.audio.utterances import read_utterances
 
@@ -215,30 +237,33 @@ def _frames_per_run(units: list[npt.NDArray[np.int64]], count: int) -> npt.NDArr
     from tinywave_core.tokenizers.speech import run_starts
 
     frames, runs = np.zeros(count), np.zeros(count)
-    for each in units:
-        frames += np.bincount(each, minlength=count)
-        runs += np.bincount(each[run_starts(each)], minlength=count)
+    for units_T in units:
+        frames += np.bincount(units_T, minlength=count)
+        runs += np.bincount(units_T[run_starts(units_T)], minlength=count)
     return np.where(runs > 0, frames / np.maximum(runs, 1), 1.0)
 
 
 # How close it comes ---------------------------------------------------------------------------------------------
 
 
-def _quality(step: Step, light: "LightVocoder", config: VocoderConfig, output: Output) -> dict[str, Any]:
+def _quality(step: VocoderStep, light: "LightVocoder", output: Output) -> VocoderQuality:
     """Figures of held-out utterances, each resynthesised from its raw tokens; none without held-out speech."""
     from tinywave_core.synthesis.quality import figures
     from tinywave_core.synthesis.vocoder import DraftVocoder
 
-    rows = {row["utterance_id"]: row for row in _rows(step, "held_out")}
+    config = step.config
+    rows = _spoken(held_out_rows(step.inputs["tokens"], COLUMNS))
     chosen = _shuffled(rows, "quality", config.seed)[: config.quality_clips]
     clips = dict(_recordings(step, set(chosen)))
     chosen = [i for i in chosen if i in clips]
+    # The floor is another recording's speech: one alone has none.
     if len(chosen) < 2:
-        return {}
+        return VocoderQuality()
     streams = [_streams(rows[i]) for i in chosen]
     vocoders: dict[str, Synthesize] = {"light": lambda number: light.synthesize(streams[number])}
     if step.input("tokenizer").part == "codebooks":
         draft = DraftVocoder.load(step.input("tokenizer").path())
         vocoders = {"draft": lambda number: draft.synthesize(streams[number], iterations=16)} | vocoders
     output.progress(config.steps, config.steps, "resynthesising held-out speech")
-    return {"clips": len(chosen), "vocoders": figures([clips[i] for i in chosen], vocoders)}
+    means = figures([clips[i] for i in chosen], vocoders)
+    return VocoderQuality(clips=len(chosen), vocoders={name: Resemblance(**values) for name, values in means.items()})

@@ -1,10 +1,10 @@
 """The exported model and its voice in words and tables."""
 
-from tinywave_core.steps.base import SummaryDict
+from tinywave_core.stages.export.summary import ModelSummary, VocoderSummary
 from tinywave_core.wording import figure
 
 
-def vocoder_rows(vocoder: SummaryDict) -> list[dict[str, str]]:
+def vocoder_rows(vocoder: VocoderSummary) -> list[dict[str, str]]:
     """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
     names = {
         "draft": "draft vocoder",
@@ -15,15 +15,14 @@ def vocoder_rows(vocoder: SummaryDict) -> list[dict[str, str]]:
     return [
         {
             "speech": names[name],
-            "log-mel correlation": f"{figures['likeness']:.3f}",
-            "mel-cepstral distance, dB": f"{figures['cepstral_distance_db']:.2f}",
+            "log-mel correlation": f"{figures.likeness:.3f}",
+            "mel-cepstral distance, dB": f"{figures.cepstral_distance_db:.2f}",
         }
-        for name, figures in vocoder.get("quality", {}).get("vocoders", {}).items()
+        for name, figures in vocoder.quality.vocoders.items()
     ]
 
 
-def rounding_losses(model: SummaryDict) -> str:
+def rounding_losses(model: ModelSummary) -> str:
     """What the GGUF files of an export lose in perplexity, as in "; GGUF Q8_0 +0.01%"."""
-    losses = model.get("perplexity") or {}
-    told = ", ".join(f"{name.upper()} {figure(loss, '+.2%')}" for name, loss in losses.get("loss", {}).items())
-    return f"; perplexity of GGUF {told}" if told else ""
+    losses = ", ".join(f"{name.upper()} {figure(loss, '+.2%')}" for name, loss in model.perplexity.loss.items())
+    return f"; perplexity of GGUF {losses}" if losses else ""

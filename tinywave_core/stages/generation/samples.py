@@ -7,17 +7,30 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import TinyWaveError
+from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.tokenization.tokens import uses_release
-from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
-from tinywave_core.steps.inputs import audio_of, held_out_shards
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tinywave_core.synthesis.continuation import Continuation
 
 VERSION = 5
+COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pitch", "style")
+_VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
+
+SamplesStep = Step[GenerationConfig, SamplesSummary]
 
 
 def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Execute) -> Artifact:
@@ -49,96 +62,76 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     return samples
 
 
-def run_samples(step: Step, output: Output) -> SummaryDict:
+def run_samples(step: SamplesStep, output: Output) -> SamplesSummary:
     """Continue a few held-out utterances."""
-    import numpy as np
     import soundfile
 
     from tinywave_core.audio.utterances import recordings
     from tinywave_core.devices import pick_device
     from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.stages.export.model import SPEECH_TOKENIZER
-    from tinywave_core.storage.schemas import SAMPLE_RATE
-    from tinywave_core.synthesis.sampling import continue_tokens
+    from tinywave_core.synthesis.continuation import continue_utterance
     from tinywave_core.synthesis.speaking import load_speaker
     from tinywave_core.threads import use_threads
-    from tinywave_core.tokenizers.speech import Streams, encode_utterance
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
+    from tinywave_core.tokenizers.hearing import SPEECH_TOKENIZER
 
-    config = step.config
-    assert isinstance(config, GenerationConfig)
-    folder = step.input("model").path("model")
-    about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
-    vocabulary, trained = (Vocabulary.from_json(about[name]) for name in ("vocabulary", "trained_vocabulary"))
-    for shard in step.inputs["tokens"]:
-        trained.require_same(
-            Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
-        )
+    config, folder = step.config, step.input("model").path("model")
+    vocabulary = _vocabulary(step, folder)
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
     speaker = load_speaker(
         folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
     )
-    rows = _prompts(step, config)
+    rows = choose_prompts(held_out_rows(step.inputs["tokens"], COLUMNS), config)
     recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
     samples = []
     for number, row in enumerate(rows, start=1):
-        cut = config.prompt_s
-        head = Streams(
-            *(np.asarray(row[name][: max(1, round(cut * rate))], dtype=np.int64) for name, rate in _RATES.items())
-        )
-        whole = Streams(*(np.asarray(row[name], dtype=np.int64) for name in _RATES))
-        prompt = encode_utterance(head, vocabulary)[:-1]  # without </s>
-        seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest()[:6], "little")
-        new = continue_tokens(model, prompt, vocabulary, config, seed)
-        waves = {
-            "prompt": recorded[row["utterance_id"]][: round(cut * SAMPLE_RATE)],
-            "continuation": speaker(np.concatenate([prompt, new])),
-            "original": speaker(encode_utterance(whole, vocabulary)),
-        }
-        for name, wave in waves.items():
+        continuation = continue_utterance(row, recorded[row["utterance_id"]], model, speaker, vocabulary, config)
+        for name, wave in continuation.waves.items():
             soundfile.write(output.folder / f"{number:02d}-{name}.wav", wave, SAMPLE_RATE, subtype="PCM_16")
-        samples.append(
-            {
-                "utterance_id": row["utterance_id"],
-                "speaker": row["speaker"],
-                "transcript": row["transcript"],
-                "prompt": vocabulary.decode(prompt[prompt >= vocabulary.text]),
-                "continuation": vocabulary.decode(new),
-                "new_tokens": len(new),
-                "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in waves.items()},
-            }
-        )
+        samples.append(_entry(row, continuation, vocabulary))
         output.progress(number, len(rows), "continuations")
     (output.folder / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
-    return {
-        "samples": len(samples),
-        "new_tokens": sum(s["new_tokens"] for s in samples),
-        "seconds": sum(s["seconds"]["continuation"] for s in samples),
-        "vocoder": _VOCODERS[speaker.name],
-    }
+    return SamplesSummary(
+        samples=len(samples),
+        new_tokens=sum(sample["new_tokens"] for sample in samples),
+        seconds=sum(sample["seconds"]["continuation"] for sample in samples),
+        vocoder=_VOCODERS[speaker.name],
+    )
 
 
-_VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
-_RATES = {"units": 25.0, "pitch": 12.5, "style": 1.0}
-
-
-def _prompts(step: Step, config: GenerationConfig) -> list[dict[str, Any]]:
-    """Held-out utterances longer than the prompt, at least one second longer if possible; chosen by a hash of the id."""
-    from tinywave_core.errors import TinyWaveError
-    from tinywave_core.storage.schemas import SAMPLE_RATE
-    from tinywave_core.storage.shards import read_table
-
-    rows = []
+def _vocabulary(step: SamplesStep, folder: Path) -> Vocabulary:
+    """Of the exported model; an error if it was not trained on tokens such as the shards hold."""
+    speech = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
+    vocabulary, trained = (Vocabulary.from_json(speech[name]) for name in ("vocabulary", "trained_vocabulary"))
     for shard in step.inputs["tokens"]:
-        rows += read_table(shard.path("tokens.parquet")).to_pylist()
-    held_out = [row for row in rows if row["split"] == "held_out" and row.get("variant", 0) <= 0 and row["num_samples"]]
-    long = [row for row in held_out if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
+        trained.require_same(
+            Vocabulary.from_json(shard.summary["vocabulary"]), "the exported model", f"the token shard {shard.id}"
+        )
+    return vocabulary
+
+
+def choose_prompts(rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[dict[str, Any]]:
+    """Rows of utterances that are more than a second longer than the prompt; chosen by a hash of the id."""
+    # What was really said has to go on long enough to be compared with.
+    long = [row for row in rows if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
     if not long:
-        longest = max(row["num_samples"] for row in held_out) / SAMPLE_RATE
+        longest = max(row["num_samples"] for row in rows) / SAMPLE_RATE
         raise TinyWaveError(
             f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
             f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
         )
     long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
     return long[: config.samples]
+
+
+def _entry(row: dict[str, Any], continuation: "Continuation", vocabulary: Vocabulary) -> dict[str, Any]:
+    """A sample's entry in samples.json."""
+    return {
+        "utterance_id": row["utterance_id"],
+        "speaker": row["speaker"],
+        "transcript": row["transcript"],
+        "prompt": vocabulary.decode(continuation.prompt[continuation.prompt >= vocabulary.text]),
+        "continuation": vocabulary.decode(continuation.new),
+        "new_tokens": len(continuation.new),
+        "seconds": {name: len(wave) / SAMPLE_RATE for name, wave in continuation.waves.items()},
+    }

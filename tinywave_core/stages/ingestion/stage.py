@@ -5,6 +5,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
 from tinywave_core.stages.ingestion import corpus
+from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import duration_bins, rejects
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage, Table
@@ -23,24 +24,23 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Files in; utterances, hours and speakers out."""
-    summary = outputs["corpus"].summary
-    files = summary["files"]
-    rejected = f", {files['rejected']} rejected" if files["rejected"] else ""
-    skipped = f", {files['skipped']} skipped" if files["skipped"] else ""
-    out = f"{summary['utterances']} utterances, {duration(summary['hours'])}, {summary['speakers']} speakers"
-    return f"{files['found']} files", out + rejected + skipped
+    s = CorpusSummary.of(outputs["corpus"])
+    rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
+    skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
+    out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
+    return f"{s.files.found} files", out + rejected + skipped
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """What became of the files, and the split."""
-    s = outputs["corpus"].summary
-    files, reasons = s["files"], ", ".join(f"{n} {reason}" for reason, n in s["reasons"].items())
+    s = CorpusSummary.of(outputs["corpus"])
+    reasons = ", ".join(f"{n} {reason}" for reason, n in s.reasons.items())
     split = (
-        f"{duration(s['hours_train'])} to train on ({s['utterances_train']} utterances), "
-        f"{duration(s['hours_held_out'])} held out ({s['utterances_held_out']})"
+        f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
+        f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
     return [
-        ("files", ", ".join(f"{files[k]} {k}" for k in ("found", "accepted", "rejected", "skipped"))),
+        ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
         ("split", split),
     ]
@@ -54,25 +54,23 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 
 def rejects_table(outputs: Outputs) -> Table | None:
     """Files without speech, and why."""
-    found = rejects(outputs["corpus"])
-    rows = [{name: _short(row[name] or "") for name in ("path", "status", "reason", "detail")} for row in found]
+    columns = ("path", "status", "reason", "detail")
+    rows = [{name: _short(row[name] or "") for name in columns} for row in rejects(outputs["corpus"])]
     if not rows:
         return None
-    about = f"{len(rows)} files without speech, and why" + (
+    title = f"{len(rows)} files without speech, and why" + (
         f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
     )
-    return Table(rows[:_MOST_REJECTS], about)
+    return Table(rows[:_MOST_REJECTS], title)
 
 
 def _short(text: str) -> str:
     return visible(text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…")
 
 
-def durations(outputs: Outputs) -> Picture | None:
+def durations(outputs: Outputs) -> Picture:
     """Histogram of the utterances' lengths."""
-    labels, counts = duration_bins(outputs["corpus"].summary)
-    if not counts:
-        return None
+    labels, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
     png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels)
     return Picture(png, "length of utterances")
 

@@ -22,6 +22,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
 from tinywave_core.sequences.summary import shard_summary
+from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.stages.tokenization.interleaving import with_text
 from tinywave_core.steps.base import Execute, Output, Step, SummaryDict
 from tinywave_core.steps.inputs import corpus_key
@@ -76,12 +77,12 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             step("codebooks", run_codebooks, {"corpus": [corpus]}),
             config.refresh.codebooks,
             config.refresh,
-            lambda: float(corpus.summary["hours_train"]),
+            lambda: CorpusSummary.of(corpus).hours_train,
             execute,
             corpus=corpus_key(config),
         )
     of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
-    duplicates = corpus.summary["duplicates"]
+    duplicates = CorpusSummary.of(corpus).duplicates
     shards = execute(
         [
             replace(
@@ -91,7 +92,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
                     {"audio": [audio], "tokenizer": [tokenizer]},
                     {"drop": sorted(duplicates.get(audio.id, [])), **of_teacher},
                 ),
-                hours=float(audio.summary.get("hours", 0.0)),
+                hours=AudioShardSummary.of(audio).hours,
             )
             for audio in _audio_shards(corpus)
         ]
@@ -154,7 +155,7 @@ def _source(context: dict[str, Any], tokens: str) -> "SpeechSource":
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
-    return corpus.store.find_all(corpus.summary["shards"], "shard")
+    return corpus.store.find_all(CorpusSummary.of(corpus).shards, "shard")
 
 
 # SpiritLM's release -----------------------------------------------------------------------------------------------------

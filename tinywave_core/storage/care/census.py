@@ -107,8 +107,9 @@ def take_census(store: Store) -> Census:
             aside[f"{ASIDE}/{rest[0]}"] = (before + size, since)
         elif len(rest) > 1 and top in STAGES:
             below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
+    # Manifests are small: the time is the round trip, so several are read at a time.
     with ThreadPoolExecutor(_READERS) as pool:
-        folders = {each.id: each for each in pool.map(lambda item: _folder(store, *item), sorted(below.items()))}
+        folders = {folder.id: folder for folder in pool.map(lambda item: _folder(store, *item), sorted(below.items()))}
     records = {name: _records(store, name, files) for name, files in sorted(logs.items())}
     return Census(
         store,
@@ -121,18 +122,18 @@ def take_census(store: Store) -> Census:
 
 def _unlisted(store: Store, folders: Mapping[str, Folder], logs: Iterable[Records]) -> dict[str, Folder]:
     """What a listing that lags leaves out although pins, catalogs or the last run name it, with what it was made from."""
-    ahead = {i for log in logs if log.readable for i in _named(log)}
-    found: dict[str, Folder] = {}
-    while ahead:
-        if (artifact_id := ahead.pop()) not in folders and artifact_id not in found:
+    queue = {i for log in logs if log.readable for i in _ids_in(log)}
+    unlisted: dict[str, Folder] = {}
+    while queue:
+        if (artifact_id := queue.pop()) not in folders and artifact_id not in unlisted:
             folder = _folder(store, artifact_id, {})
             if folder.manifest is not None:
-                found[artifact_id] = folder
-                ahead |= folder.inputs
-    return found
+                unlisted[artifact_id] = folder
+                queue |= folder.inputs
+    return unlisted
 
 
-def _named(log: Records) -> Iterable[str]:
+def _ids_in(log: Records) -> Iterable[str]:
     if log.kind in POINTERS:
         return pointed_at(log.readable[-1])
     if log.kind == "runs":
@@ -155,10 +156,10 @@ def _listing(store: Store) -> Iterable[tuple[str, int, float]]:
     """Name below the root, bytes and time of last change of every file."""
     store.filesystem.invalidate_cache()
     try:
-        found = store.filesystem.find(store.root, detail=True)
+        listing = store.filesystem.find(store.root, detail=True)
     except Exception as error:  # noqa: BLE001 - as in Store: each filesystem has its own errors
         store.refuse(error, "read", "read")
-    for path, info in sorted(found.items()):
+    for path, info in sorted(listing.items()):
         if not path.endswith("/"):
             yield path[len(store.root) :].strip("/"), int(info["size"] or 0), _changed(info)
 
@@ -177,9 +178,10 @@ def _folder(store: Store, artifact_id: str, files: dict[str, tuple[int, float]])
         return Folder(artifact_id, sizes, changed)
     except RecordFault as fault:
         return Folder(artifact_id, sizes, changed, None, str(fault))
+    # An object that was just written may be missing in the listing, or stand there in its old size.
     unsure = [entry.name for entry in manifest.files if sizes.get(entry.name) != entry.bytes]
-    asked = {name: size for name in unsure if (size := store.size_of(f"{artifact_id}/{name}")) is not None}
-    sizes = {name: size for name, size in sizes.items() if name not in unsure} | asked
+    sizes_by_name = {name: size for name in unsure if (size := store.size_of(f"{artifact_id}/{name}")) is not None}
+    sizes = {name: size for name, size in sizes.items() if name not in unsure} | sizes_by_name
     return Folder(artifact_id, sizes, changed, manifest.model_copy(update={"params": {}}))
 
 
@@ -199,12 +201,13 @@ def read_manifest(store: Store, artifact_id: str) -> Manifest:
 
 
 def _records(store: Store, name: str, files: list[str]) -> Records:
+    # Numbers, not names: records are counted from 1 without a gap, and a gap is a lost record.
     numbers = [int(file[:6]) for file in files if RECORD.fullmatch(file) and int(file[:6])]
     foreign = tuple(sorted(file for file in files if not RECORD.fullmatch(file) or not int(file[:6])))
-    found = [_record(store, name, number) for number in range(1, max(numbers, default=0) + 1)]
-    while (later := _record(store, name, len(found) + 1)) is not None:  # a listing may lag
-        found.append(later)
-    return Records(name, tuple(found), foreign)
+    records = [_record(store, name, number) for number in range(1, max(numbers, default=0) + 1)]
+    while (later := _record(store, name, len(records) + 1)) is not None:  # a listing may lag
+        records.append(later)
+    return Records(name, tuple(records), foreign)
 
 
 def _record(store: Store, name: str, number: int) -> dict[str, Any] | None:
@@ -239,13 +242,13 @@ def shard_contents(catalog: Records) -> dict[str, set[str]]:
 
 def lineage(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
     """`roots` and everything that they were made from, as far as it is in the store."""
-    seen: set[str] = set()
-    ahead = [i for i in roots if i in folders]
-    while ahead:
-        if (current := ahead.pop()) not in seen:
-            seen.add(current)
-            ahead += [i for i in folders[current].inputs if i in folders]
-    return seen
+    reached: set[str] = set()
+    queue = [i for i in roots if i in folders]
+    while queue:
+        if (current := queue.pop()) not in reached:
+            reached.add(current)
+            queue += [i for i in folders[current].inputs if i in folders]
+    return reached
 
 
 def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
@@ -254,17 +257,18 @@ def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
     for folder in folders.values():
         for upstream in folder.inputs:
             users.setdefault(upstream, []).append(folder.id)
-    seen: set[str] = set()
-    ahead = list(roots)
-    while ahead:
-        if (current := ahead.pop()) not in seen:
-            seen.add(current)
-            ahead += users.get(current, [])
-    return seen & folders.keys()
+    reached: set[str] = set()
+    queue = list(roots)
+    while queue:
+        if (current := queue.pop()) not in reached:
+            reached.add(current)
+            queue += users.get(current, [])
+    return reached & folders.keys()
 
 
 def dependants_first(folders: Mapping[str, Folder], ids: Iterable[str]) -> list[str]:
     """`ids` in an order in which nothing comes before what was made from it."""
-    wanted = sorted(ids)
-    sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(wanted)) for i in wanted})
+    ids = sorted(ids)
+    # Whoever is stopped in between must never have removed an input of something that is still there.
+    sorter = TopologicalSorter({i: sorted(folders[i].inputs & set(ids)) for i in ids})
     return list(sorter.static_order())[::-1]

@@ -39,9 +39,11 @@ class Garbage:
 def find_garbage(census: Census, keep: int, grace_s: float, now: float | None = None) -> Garbage:
     """What `collect` would remove; DamagedArtifactError where lineage cannot be read and so nothing is safe to remove."""
     now = time.time() if now is None else now
+    # An unreadable manifest may need anything: guessing could delete the inputs of a whole corpus.
     _check_lineage_is_known(census)
     artifacts = census.artifacts
-    young = {i for i, folder in artifacts.items() if now - folder.changed < grace_s or now - _made(folder) < grace_s}
+    # A program that holds no lease (decision 28) may be about to use what is young.
+    young = {i for i, folder in artifacts.items() if now - folder.changed < grace_s or now - _made_at(folder) < grace_s}
     kept = lineage(artifacts, [*_pinned(census), *_corpora(census), *_newest_results(census, keep), *young])
     order = dependants_first(artifacts, artifacts.keys() - kept)
     return Garbage(tuple(artifacts[i] for i in order), _leftovers(census, grace_s, now), len(kept))
@@ -86,12 +88,12 @@ def _newest_results(census: Census, keep: int) -> list[str]:
     for number, run in enumerate(runs, start=1):
         latest = max(latest, _seconds(run.get("finished_at", "")))
         results[frozenset(run.get("outputs", {}).values())] = (latest, number)
-    results |= {frozenset([i]): (_made(census.artifacts[i]), 0) for i in finals - frozenset().union(*results)}
+    results |= {frozenset([i]): (_made_at(census.artifacts[i]), 0) for i in finals - frozenset().union(*results)}
     live = sorted(((when, sorted(ids)) for ids, when in results.items() if ids & finals), reverse=True)
     return [i for _, ids in live[:keep] for i in ids]
 
 
-def _made(folder: Folder) -> float:
+def _made_at(folder: Folder) -> float:
     return _seconds(folder.manifest.created_at if folder.manifest else "")
 
 

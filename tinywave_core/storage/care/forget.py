@@ -1,4 +1,4 @@
-"""Forget: one recording and everything that heard it leave the store, and ingestion never takes it again.
+"""Forget: remove one recording and everything made from it; ingestion never takes it in again.
 
 A recording is known by the SHA-256 of its file; files with the same decoded samples are the same recording. What stays of
 it is the digest in the log `forgotten`. The order is such that a run after an interruption is safe and `forget` can go on.
@@ -32,60 +32,64 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A recording and what heard it."""
+class Traces:
+    """A recording and everything made from it."""
 
     digests: tuple[str, ...]  # of its file and of every file with the same samples
     paths: tuple[str, ...]
     artifacts: tuple[Folder, ...]  # dependants before inputs
     pins: tuple[str, ...]  # logs that pin or publish one of those
     reports: tuple[str, ...]  # reports of runs that used them: these hold pictures and sound
-    beside: int  # further files in the same shards: the next run needs them in its source
+    neighbours: int  # further files in the same shards: the next run needs them in its source
 
 
-def find_heard(census: Census, name: str) -> Heard:
-    """Which artifacts heard the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
+def find_traces(census: Census, name: str) -> Traces:
+    """What was made from the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
     shards = {i: list(_rows(census, i)) for i in _shards(census)}
     catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
-    rows = [row for held in shards.values() for row in held] + catalog
+    rows = [row for shard_rows in shards.values() for row in shard_rows] + catalog
     digests = _digests(census.store, name, rows)
+    # The same speech in another file format is the same recording to whoever wants it forgotten.
     samples = {row["recording_id"] for row in rows if row["sha256"] in digests} - {None}
     digests |= {row["sha256"] for row in rows if row["recording_id"] in samples}
 
-    holding = {i for i, held in shards.items() if any(row["sha256"] in digests for row in held)}
+    holding = {i for i, shard_rows in shards.items() if any(row["sha256"] in digests for row in shard_rows)}
     # The shard itself may have gone in a call that was interrupted: the catalog still names it.
-    named = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
-    reached = dependants(census.artifacts, named)
-    beside = {row["sha256"] for i in holding for row in shards[i]} - digests
-    return Heard(
+    shard_ids = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
+    reached = dependants(census.artifacts, shard_ids)
+    neighbours = {row["sha256"] for i in holding for row in shards[i]} - digests
+    return Traces(
         tuple(sorted(digests)),
         tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
         tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
         tuple(log.name for log in census.of(*POINTERS) if any(reached & {*pointed_at(r)} for r in log.readable)),
         tuple(_reports(census, reached)),
-        len(beside),
+        len(neighbours),
     )
 
 
-def forget(census: Census, heard: Heard) -> None:
+def forget(census: Census, traces: Traces) -> None:
     """Remove it all. Run it under the store's lock; after an interruption, run it again with the digest."""
     store = census.store
-    if set(heard.digests) - forgotten(store):
-        store.log(FORGOTTEN).append({"sha256": list(heard.digests)})
-    gone = {folder.id for folder in heard.artifacts}
-    for name in heard.pins:
-        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not gone & {*pointed_at(r)}])
-    for name in heard.reports:
+    # First of all: should this be stopped, no run can take the recording in again meanwhile.
+    if set(traces.digests) - forgotten(store):
+        store.log(FORGOTTEN).append({"sha256": list(traces.digests)})
+    removed = {folder.id for folder in traces.artifacts}
+    # Before the artifacts: a run must not follow a pin to something that is gone.
+    for name in traces.pins:
+        _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])
+    for name in traces.reports:
         store.delete(name)
-    # Checkpoints and what was set aside do not say what they heard.
+    # Checkpoints and what was set aside do not record which recordings they hold.
     for work in work_folders(store):
         store.check_lease()
         shutil.rmtree(work)
     store.delete(ASIDE)
-    for folder in heard.artifacts:
+    for folder in traces.artifacts:
         store.discard(folder.id)
+    # Last: until the artifacts are gone the catalog is how an interrupted call finds them again.
     for log in census.of("catalog"):
-        _scrub(store, log, set(heard.digests))
+        _scrub(store, log, set(traces.digests))
 
 
 # Finding it ------------------------------------------------------------------------------------------------------
@@ -116,26 +120,26 @@ def _catalog_rows(record: Row) -> Iterator[Row]:
 
 
 def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
-    """The one digest that is meant by `name`."""
-    if len(name) >= 8 and (found := {d for d in forgotten(store) if d.startswith(name.lower())}):
-        return found  # of a call that was interrupted
+    """The digest of the one recording called `name`."""
+    if len(name) >= 8 and (digests := {d for d in forgotten(store) if d.startswith(name.lower())}):
+        return digests  # of a call that was interrupted
     by_digest = {row["sha256"] for row in rows if len(name) >= 8 and row["sha256"].startswith(name.lower())}
     by_path = {row["sha256"] for row in rows if row["path"] and _is_path(name, row["path"])}
-    found = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
-    if not found:
+    digests = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
+    if not digests:
         raise MissingInputError(
             f"no recording in {store.url} is called {name!r}; expected its path in the source, its file name or its "
             "SHA-256: see `tinywave lineage`"
         )
-    if len(found) > 1:
-        paths = sorted({f"{row['sha256'][:12]}…  {row['path']}" for row in rows if row["sha256"] in found})
-        shown = "\n  ".join(paths[:12])
-        raise MissingInputError(f"{len(found)} recordings are called {name!r}; name one of:\n  {shown}")
-    return found
+    if len(digests) > 1:
+        paths = sorted({f"{row['sha256'][:12]}…  {row['path']}" for row in rows if row["sha256"] in digests})
+        choices = "\n  ".join(paths[:12])
+        raise MissingInputError(f"{len(digests)} recordings are called {name!r}; name one of:\n  {choices}")
+    return digests
 
 
 def _is_path(name: str, path: str) -> bool:
-    """Whether a name as a person types it means a path below a source."""
+    """Whether what a person typed means this path below a source."""
     return path.endswith(f"/{name}") or name.endswith(f"/{path}")
 
 
@@ -161,9 +165,10 @@ def _scrub(store: Store, catalog: Records, digests: set[str]) -> None:
 
 
 def _rewrite(store: Store, log: Records, records: Sequence[Row]) -> None:
-    """Make `records` the whole of a log: each step leaves one that can be counted up."""
+    """Replace a log by `records`; it can be counted up after each step."""
     for index, record in enumerate(records):
         if log.records[index] != record:
             store.replace(log.path(index), seal(record))
+    # From the end, since logs are read by counting up: a gap would hide what comes after.
     for index in range(len(log.records) - 1, len(records) - 1, -1):
         store.delete(log.path(index))

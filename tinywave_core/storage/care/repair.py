@@ -1,7 +1,8 @@
 """Repair: what `verify` found damaged is moved to `.damaged/`, so that the next run computes it again.
 
-A record in which one bit flipped is put right first. Ids follow from content, so what was made from a damaged artifact stays valid and is not touched. Records of logs are
-found by counting up, so one that cannot be read is set aside and its number filled with what is still known.
+A record in which one bit flipped is mended first. Ids follow from content, so what was made from a damaged artifact stays valid
+and is not touched. Records of logs are found by counting up, so one that cannot be read is set aside and its number is filled with
+what is still known.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, flipped_back
 from tinywave_core.storage.store import ABOUT, MANIFEST, Manifest, Store
 
+# An upload to S3, or a run that holds no lease (decision 28), cannot be told from a dead one in less.
 DAY_S = 86_400.0
 # A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
 STALE_WORK_S = 30 * DAY_S
@@ -26,16 +28,17 @@ _LEFT_OVER = "left over from a killed run, deleted"
 
 
 @dataclass(frozen=True)
-class Done:
-    """One thing that repair did, or left for a reason."""
+class Action:
+    """One thing that repair did, or did not do, and why."""
 
     where: str
     what: str
 
 
-def flip_back(census: Census) -> list[Done]:
-    """Put records right in which one bit flipped; to be called before `verify`, under the store's lock. The rest is `repair`'s."""
+def flip_back(census: Census) -> list[Action]:
+    """Mend records in which one bit flipped. Call it before `verify`, under the store's lock; `repair` does the rest."""
     store = census.store
+    # Manifests of a newer TinyWave are not damaged: this one just cannot read them.
     names = [ABOUT] if census.fault else []
     names += [f"{i}/{MANIFEST}" for i, folder in census.folders.items() if folder.fault not in ("", NEWER)]
     names += [log.path(n) for log in census.logs.values() for n, record in enumerate(log.records) if record is None]
@@ -43,106 +46,107 @@ def flip_back(census: Census) -> list[Done]:
     for name in names:
         if store.exists(name) and (right := flipped_back(store.read(name))):
             store.replace(name, right)
-            done.append(Done(name, "one bit had flipped, and was put back: its digest is right again"))
+            done.append(Action(name, "one bit had flipped, and was put back: its digest is right again"))
     return done
 
 
-def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Done]:
+def repair(census: Census, findings: Iterable[Finding], now: float | None = None) -> list[Action]:
     """Move damage out of the way and sweep leftovers. Run it under the store's lock."""
     now = time.time() if now is None else now
     findings = list(findings)
     done = [
-        *_about(census),
+        *_store_file(census),
         *_artifacts(census, findings, now),
         *_foreign(census.store, findings),
         *_reports(census.store, findings),
-        *(each for log in census.logs.values() for each in _log(census, log)),
+        *(action for log in census.logs.values() for action in _log(census, log)),
         *_checkpoints(census.store, findings),
         *_work(census, now),
     ]
     return done + _uploads(census.store, now)
 
 
-def _about(census: Census) -> list[Done]:
+def _store_file(census: Census) -> list[Action]:
     """`store.json` holds nothing but format and version."""
     if not census.fault:
         return []
     if any(folder.fault == NEWER for folder in census.folders.values()):
-        return [Done(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+        return [Action(ABOUT, "left: a newer TinyWave wrote in this store and has to write it anew")]
+    # It holds nothing that is not known, so writing it anew loses nothing.
     aside = census.store.set_aside(ABOUT)
     census.store.create_about()
-    return [Done(ABOUT, f"moved to {aside}, written anew")]
+    return [Action(ABOUT, f"moved to {aside}, written anew")]
 
 
-def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Done]:
+def _artifacts(census: Census, findings: list[Finding], now: float) -> list[Action]:
     damaged = sorted({f.where for f in findings if f.what in DAMAGE})
-    done = [Done(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
+    done = [Action(i, f"moved to {census.store.set_aside(i)}") for i in damaged]
     for finding in findings:
         if finding.what == "half-written" and finding.where in census.folders and finding.where not in damaged:
             done.append(_half_written(census, finding, now))
     return done
 
 
-def _half_written(census: Census, finding: Finding, now: float) -> Done:
+def _half_written(census: Census, finding: Finding, now: float) -> Action:
     store, folder = census.store, census.folders[finding.where]
     if folder.manifest is not None:  # a file beside what is whole
         name = f"{folder.id}/{finding.detail}"
         store.delete(name)
-        return Done(name, _LEFT_OVER)
+        return Action(name, _LEFT_OVER)
     if not store.local and now - folder.changed < DAY_S:  # a run that holds no lease may be committing it
-        return Done(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
-    return Done(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
+        return Action(folder.id, "left: half-written less than a day ago, perhaps by a run that goes on")
+    return Action(folder.id, f"half-written, moved to {store.set_aside(folder.id)}")
 
 
-def _foreign(store: Store, findings: list[Finding]) -> list[Done]:
-    """Files that nothing lists: of an artifact that is moved as a whole they went with it."""
-    moved = {f.where for f in findings if f.what in DAMAGE}
-    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in moved]
-    return [Done(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
+def _foreign(store: Store, findings: list[Finding]) -> list[Action]:
+    """Set aside files that no manifest lists; those of an artifact that was moved as a whole went with it."""
+    damaged = {f.where for f in findings if f.what in DAMAGE}
+    foreign = [f"{f.where}/{f.detail}" for f in findings if f.what == "foreign file" and f.where not in damaged]
+    return [Action(name, f"foreign, moved to {store.set_aside(name)}") for name in foreign]
 
 
-def _reports(store: Store, findings: list[Finding]) -> list[Done]:
+def _reports(store: Store, findings: list[Finding]) -> list[Action]:
     return [
-        Done(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
+        Action(f.where, f"altered, moved to {store.set_aside(f.where)}; the run's artifacts are not touched")
         for f in findings
         if f.what == "altered report"
     ]
 
 
-def _checkpoints(store: Store, findings: list[Finding]) -> list[Done]:
-    """What a killed run would not go on from: it takes the checkpoint before, or begins again."""
+def _checkpoints(store: Store, findings: list[Finding]) -> list[Action]:
+    """Delete checkpoints that a run would refuse: it goes on from the one before, or begins again."""
     done = []
     for finding in findings:
         if finding.what == "bad checkpoint":
             damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
             store.check_lease()
             shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
-            done.append(Done(finding.where, "deleted: the next run goes on from the one before, or begins again"))
+            done.append(Action(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
 
 
 # Logs ------------------------------------------------------------------------------------------------------------
 
 
-def _log(census: Census, log: Records) -> list[Done]:
+def _log(census: Census, log: Records) -> list[Action]:
     """Fill every number whose record is lost, or drop it at the end of a log that says nothing of the store."""
     done = []
     for name in (name for name in log.foreign if name.startswith(".new-")):
         census.store.delete(f"{log.name}/{name}")
-        done.append(Done(f"{log.name}/{name}", _LEFT_OVER))
-    lost = [index for index, record in enumerate(log.records) if record is None]
-    for index in reversed(lost):
+        done.append(Action(f"{log.name}/{name}", _LEFT_OVER))
+    missing = [index for index, record in enumerate(log.records) if record is None]
+    for index in reversed(missing):
         path = log.path(index)
         aside = f", moved to {census.store.set_aside(path)}" if census.store.exists(path) else ""
         filling = _filling(census, log, index)
         if filling is not None:
             census.store.create_record(path, filling)
-        done.append(Done(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
+        done.append(Action(path, f"unreadable{aside}; {_what_follows(log, index, filling)}"))
     return done
 
 
 def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
-    """What stands in for a lost record; None where the log may just end before it."""
+    """The record that replaces a lost one; None where the log may end before it."""
     later = [record for record in log.records[index + 1 :] if record is not None]
     match log.kind:
         case "pins" | "published":  # only the newest is followed
@@ -155,7 +159,7 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
 
 
 def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> str:
-    """What is lost with a record, and what comes of it."""
+    """What is lost with a record, and what follows from it."""
     before = [record for record in log.records[:index] if record is not None]
     match log.kind, filling:
         case (("pins" | "published"), dict()):
@@ -207,18 +211,21 @@ def _params(census: Census, artifact_id: str) -> dict[str, Any]:
 def _shards_outside(census: Census, catalog: Records) -> dict[str, Any]:
     """A catalog's record of the shards of its corpus that no other record names. Without stamps: files are hashed again."""
     listed = {shard for record in catalog.readable for shard in record["shards"]}
-    made = [f.manifest for f in census.artifacts.values() if f.manifest is not None and f.stage == "ingestion"]
-    corpora = sorted((m for m in made if m.part == "corpus"), key=lambda m: m.created_at)
+    manifests = [f.manifest for f in census.artifacts.values() if f.manifest is not None and f.stage == "ingestion"]
+    corpora = sorted((m for m in manifests if m.part == "corpus"), key=lambda m: m.created_at)
     # The order in which the corpus has them is part of its identity.
-    order = {shard: place for corpus in corpora for place, shard in enumerate(corpus.inputs["shards"])}
+    order = {shard: position for corpus in corpora for position, shard in enumerate(corpus.inputs["shards"])}
     files: list[dict[str, Any]] = []
     shards: list[str] = []
-    for m in sorted((m for m in made if m.part == "shard"), key=lambda m: order.get(_id(m), len(order))):
+    for m in sorted((m for m in manifests if m.part == "shard"), key=lambda m: order.get(_id(m), len(order))):
         key = f"{m.config.get('corpus')}-{fingerprint([m.version, m.config])[:12]}"
         if _id(m) in listed or catalog.name != f"catalog/{key}":
             continue
-        if held := _params(census, _id(m)).get("files", []):
-            files += [{"path": "", "bytes": -1, "stamp": "", "sha256": f["sha256"], "shard": len(shards)} for f in held]
+        if files_of_shard := _params(census, _id(m)).get("files", []):
+            files += [
+                {"path": "", "bytes": -1, "stamp": "", "sha256": f["sha256"], "shard": len(shards)}
+                for f in files_of_shard
+            ]
             shards.append(_id(m))
     return {"files": files, "shards": shards}
 
@@ -230,20 +237,20 @@ def _id(manifest: Manifest) -> str:
 # Leftovers of killed runs ------------------------------------------------------------------------------------------
 
 
-def _work(census: Census, now: float) -> list[Done]:
+def _work(census: Census, now: float) -> list[Action]:
     """Sweep work folders that no run can go on from; checkpoints stay."""
     done = []
     for folder in work_folders(census.store):
         where = f".work/{folder.name}"
         idle = now - max((path.stat().st_mtime for path in [folder, *folder.rglob("*")]), default=0.0)
         if not census.store.local and idle < DAY_S:  # a run that holds no lease may go on with it
-            done.append(Done(where, "left: changed less than a day ago, perhaps by a run that goes on"))
+            done.append(Action(where, "left: changed less than a day ago, perhaps by a run that goes on"))
         elif idle > STALE_WORK_S or not _resumable(census, folder):
             census.store.check_lease()
             shutil.rmtree(folder)
-            done.append(Done(where, "deleted: no run can go on from it"))
+            done.append(Action(where, "deleted: no run can go on from it"))
         else:
-            done.append(Done(where, "left: the next run of this step goes on from it"))
+            done.append(Action(where, "left: the next run of this step goes on from it"))
     return done
 
 
@@ -253,27 +260,28 @@ def _resumable(census: Census, folder: Path) -> bool:
     return not (artifact and artifact.whole) and any(path.is_file() for path in (folder / "resume").rglob("*"))
 
 
-def _uploads(store: Store, now: float) -> list[Done]:
+def _uploads(store: Store, now: float) -> list[Action]:
     """Abort multipart uploads on S3 that began more than a day ago: their parts cost money and are in no listing."""
     if "s3" not in store.filesystem.protocol:
         return []
     bucket, _, prefix = store.root.partition("/")
-    done, after = list[Done](), dict[str, str]()
+    done, after = list[Action](), dict[str, str]()
     while True:
         try:
             page = store.filesystem.call_s3(
                 "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after
             )
         except OSError as error:  # a right of its own, and not every server has the call
-            return [*done, Done(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
+            return [*done, Action(store.url, f"unfinished uploads left: they cannot be listed ({error})")]
+        # Only old ones: a younger one may be a run's that is writing now.
         for upload in page.get("Uploads", []):
-            begun: datetime = upload["Initiated"]
-            if now - begun.timestamp() > DAY_S:
+            started: datetime = upload["Initiated"]
+            if now - started.timestamp() > DAY_S:
                 with contextlib.suppress(FileNotFoundError):  # another repair was faster
                     store.filesystem.call_s3(
                         "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
-                done.append(Done(upload["Key"], f"upload of {begun:%Y-%m-%d} aborted"))
+                done.append(Action(upload["Key"], f"upload of {started:%Y-%m-%d} aborted"))
         if not page.get("IsTruncated"):
             return done
         after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}

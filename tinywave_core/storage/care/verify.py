@@ -1,4 +1,4 @@
-"""Verify: everything that a reader would rely on, checked; what is wrong comes out as findings, nothing is changed.
+"""Verify: check everything that a reader relies on; faults come out as findings, and nothing is changed.
 
 Every file of every artifact is read once, in blocks, and compared with size and SHA-256 in its manifest; manifests, records of
 logs and `store.json` with their own digests, and so are checkpoints of unfinished work. Pins and catalogs are followed. Runs are
@@ -52,6 +52,7 @@ ADVICE = {
     "half-written": "harmless: tinywave repair sweeps it",
     "unfinished work": "harmless: the next run goes on from it",
 }
+# What a killed run leaves by design: the exit status of `tinywave verify` must not cry wolf over it.
 HARMLESS = ("half-written", "unfinished work")
 DAMAGE = ("missing file", "wrong size", "wrong digest", "unreadable file", "bad manifest")
 
@@ -73,19 +74,21 @@ class Finding:
         return ADVICE[self.what]
 
 
-Hear = Callable[[int, int], None]
-"""Hears bytes checked and bytes in all."""
+OnProgress = Callable[[int, int], None]
+"""Gets bytes checked and bytes in all."""
 
 
-def verify(census: Census, hear: Hear = lambda _done, _total: None) -> list[Finding]:
+def verify(census: Census, on_progress: OnProgress = lambda _done, _total: None) -> list[Finding]:
     """Everything that is wrong in the store, by artifact; an empty list for a sound store without leftovers."""
-    return _sorted([*_contents(census, hear), *_reports(census), *_checkpoints(census.store), *look(census)])
+    return _sorted(
+        [*_contents(census, on_progress), *_reports(census), *_checkpoints(census.store), *check_listing(census)]
+    )
 
 
-def look(census: Census) -> list[Finding]:
-    """What the listing, the manifests and the logs tell alone: the files of artifacts are not read."""
-    about = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
-    return _sorted([*about, *_folders(census), *_logs(census), *_work(census)])
+def check_listing(census: Census) -> list[Finding]:
+    """Findings from the listing, the manifests and the logs alone; the files of artifacts are not read."""
+    faults = [Finding(ABOUT, "bad record", census.fault)] if census.fault else []
+    return _sorted([*faults, *_folders(census), *_logs(census), *_work(census)])
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
@@ -93,7 +96,7 @@ def _sorted(findings: list[Finding]) -> list[Finding]:
 
 
 def _folders(census: Census) -> Iterator[Finding]:
-    """What the listing and the manifests tell."""
+    """Findings from the listing and the manifests."""
     for folder in census.folders.values():
         if folder.manifest is None:
             if not folder.fault:
@@ -110,13 +113,14 @@ def _folders(census: Census) -> Iterator[Finding]:
             elif folder.files[name] != size:
                 yield Finding(folder.id, "wrong size", f"{name} has {folder.files[name]:,} B, expected {size:,} B")
         yield from (Finding(folder.id, _kind_of(name), name) for name in folder.files if name not in listed)
+        # A manifest without its inputs is still a whole result, but its lineage ends here.
         for upstream in sorted(folder.inputs):
             if upstream not in census.artifacts and not _of_newer(census, upstream):
                 yield Finding(folder.id, "dangling input", upstream)
 
 
 def _kind_of(unlisted: str) -> str:
-    """What a file is that is in no manifest, or no record: half-written under the name that `Store.create` begins with."""
+    """Kind of a file that no manifest names: half-written if it has a temporary name of `Store.create`, else foreign."""
     return "half-written" if unlisted.rpartition("/")[2].startswith(".new-") else "foreign file"
 
 
@@ -127,8 +131,9 @@ def _of_newer(census: Census, artifact_id: str) -> bool:
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def _contents(census: Census, hear: Hear) -> Iterator[Finding]:
-    """Digests of all files that are there in their size."""
+def _contents(census: Census, on_progress: OnProgress) -> Iterator[Finding]:
+    """Compare the digests of all files that have the right size."""
+    # What is missing or has another size is a finding of the listing: no need to read it.
     todo = [
         (folder, entry)
         for folder in census.artifacts.values()
@@ -139,7 +144,7 @@ def _contents(census: Census, hear: Hear) -> Iterator[Finding]:
     with ThreadPoolExecutor(_READERS) as pool:
         for (_, entry), finding in zip(todo, pool.map(partial(_check, census.store), todo), strict=True):
             done += entry.bytes
-            hear(done, total)
+            on_progress(done, total)
             if finding is not None:
                 yield finding
 
@@ -151,6 +156,7 @@ def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
     except FileNotFoundError:
         return Finding(folder.id, "missing file", entry.name)
     except Exception as error:  # noqa: BLE001 - as in Store: each filesystem has its own errors
+        # A dying disk fails on single files: the others are still worth checking, and this one worth naming.
         if store.local and isinstance(error, OSError) and error.errno == errno.EIO:
             return Finding(folder.id, "unreadable file", f"{entry.name}: {error.strerror}")
         store.refuse(error, "read", "read")
@@ -162,30 +168,30 @@ def _check(store: Store, item: tuple[Folder, FileEntry]) -> Finding | None:
 def _digest(store: Store, name: str) -> str:
     """SHA-256 of a file, read in blocks; never from a copy that an earlier read left on this machine."""
     digest = hashlib.sha256()
-    place = f"{store.root.rstrip('/')}/{name}"
+    path = f"{store.root.rstrip('/')}/{name}"
     options: dict[str, Any] = {} if store.local else {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
-    with store.filesystem.open(place, "rb", **options) as stream:
+    with store.filesystem.open(path, "rb", **options) as stream:
         while block := stream.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
 def _reports(census: Census) -> Iterator[Finding]:
-    """Reports that are not as their run wrote them; one that is gone is missed by nobody."""
+    """Reports that are not as their run wrote them; a missing one is no fault."""
     runs = [run for log in census.of("runs") for run in log.readable if run.get("report_sha256")]
     for name, expected in {report_of(run): run["report_sha256"] for run in runs}.items():
         with contextlib.suppress(FileNotFoundError):
-            if (found := _digest(census.store, name)) != expected:
-                yield Finding(name, "altered report", f"it has {found[:12]}…, expected {expected[:12]}…")
+            if (digest := _digest(census.store, name)) != expected:
+                yield Finding(name, "altered report", f"it has {digest[:12]}…, expected {expected[:12]}…")
 
 
 def _checkpoints(store: Store) -> Iterator[Finding]:
-    """Checkpoints of training, and what other steps keep to go on from, that a run would not take."""
+    """Checkpoints, of training and of other steps, that a run would refuse."""
     for work in work_folders(store):
         for path in sorted(work.glob("resume/*.json")) + sorted(work.glob("resume/step-*/state.json")):
-            kept = path if path.name != STATE_FILE else path.parent
+            checkpoint = path if path.name != STATE_FILE else path.parent
             if fault := _fault_of(path):
-                yield Finding(f".work/{work.name}/{kept.relative_to(work).as_posix()}", "bad checkpoint", fault)
+                yield Finding(f".work/{work.name}/{checkpoint.relative_to(work).as_posix()}", "bad checkpoint", fault)
 
 
 def _fault_of(path: Path) -> str:
@@ -209,8 +215,10 @@ def _logs(census: Census) -> Iterator[Finding]:
         for name in log.foreign:
             yield Finding(log.name, _kind_of(name), name)
     yield from (finding for log in census.of(*POINTERS) for finding in _pointer(census, log))
-    gone = {digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]}
-    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, gone))
+    forgotten_digests = {
+        digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]
+    }
+    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, forgotten_digests))
 
 
 def _pointer(census: Census, log: Records) -> Iterator[Finding]:
@@ -220,14 +228,15 @@ def _pointer(census: Census, log: Records) -> Iterator[Finding]:
             yield Finding(log.name, "lost pin" if log.kind == "pins" else "lost model", artifact)
 
 
-def _catalog(census: Census, log: Records, gone: set[str]) -> Iterator[Finding]:
-    """Content of the corpus that no whole shard holds; a shard that was lost and replaced is missed by nobody."""
+def _catalog(census: Census, log: Records, forgotten_digests: set[str]) -> Iterator[Finding]:
+    """Recordings of the corpus that no whole shard holds; a shard that was lost and replaced is no fault."""
     contents = shard_contents(log)
+    # Content counts, not shards: after a repair the same recordings are in new shards.
     whole = {i for i in contents if i in census.folders and census.folders[i].whole}
-    known = gone.union(*(contents[i] for i in whole))
-    for shard, held in contents.items():
-        if shard not in whole and held - known:
-            yield Finding(log.name, "lost shard", f"{shard}: {len(held - known)} recordings")
+    present = forgotten_digests.union(*(contents[i] for i in whole))
+    for shard, digests in contents.items():
+        if shard not in whole and digests - present:
+            yield Finding(log.name, "lost shard", f"{shard}: {len(digests - present)} recordings")
 
 
 def _work(census: Census) -> Iterator[Finding]:

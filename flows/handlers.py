@@ -1,0 +1,199 @@
+"""What each command does with its parsed arguments; `flows/commands.py` names one handler per command.
+
+Every import of a handler's own work stands inside the handler: one command must not wait for the libraries of another.
+"""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from flows import surroundings
+from tinywave_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flows.generate import Loading
+    from flows.schedules import When
+
+MOST_THREADS = 256
+
+
+def run(options: Namespace) -> int:
+    """`tinywave run`."""
+    surroundings.find_prefect_home(lasting=False)
+    surroundings.prefect_server()
+    from flows.run import run_flow
+
+    return run_flow(options.what, options.config)
+
+
+def plan(options: Namespace) -> int:
+    """`tinywave plan`."""
+    from flows.show import show_plan
+
+    return show_plan(options.what, options.config, explained=options.explain)
+
+
+def serve(options: Namespace) -> int:
+    """`tinywave serve`."""
+    surroundings.check_machine()
+    from flows import deployments
+
+    deployments.serve(options.preset, options.settings, _when(options))
+    return 0
+
+
+def deploy(options: Namespace) -> int:
+    """`tinywave deploy`."""
+    from flows import deployments
+
+    deployments.deploy(options.preset, options.settings, options.pool, options.image, _when(options))
+    return 0
+
+
+def _when(options: Namespace) -> "When":
+    from flows.schedules import When
+
+    return When(options.cron, options.every, options.timezone, options.watch)
+
+
+def tokens(options: Namespace) -> int:
+    """`tinywave tokens`."""
+    from flows.tokens import show_tokens
+
+    return show_tokens(
+        options.file, options.model, options.spiritlm_dir, options.hubert, options.quantizer, options.device
+    )
+
+
+def generate(options: Namespace) -> int:
+    """`tinywave generate`."""
+    from tinywave_core.config.generation import GenerationConfig
+    from tinywave_core.config.load import check
+
+    if not options.prompts:
+        raise ConfigError("there is nothing to continue: pass --prompt-audio FILE or --prompt-text TEXT")
+    names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "seed")
+    settings = {name: getattr(options, name) for name in names}
+    check(GenerationConfig, settings)
+    loading = _loading(options, options.model)
+    from flows.generate import generate
+    from tinywave_core.runtimes.base import Sampling
+
+    return generate(
+        loading,
+        options.prompts,
+        options.example,
+        "arbitrary" if options.output == "mixed" else options.output,
+        Sampling(**settings),
+        options.voice,
+        options.wav,
+        stream=options.stream,
+        bandwidth=options.bandwidth,
+    )
+
+
+def talk(options: Namespace) -> int:
+    """`tinywave talk`."""
+    from flows.talk import talk
+
+    return talk(
+        [_loading(options, model) for model in options.model],
+        options.host,
+        options.port,
+        options.allow_host,
+        max_prompt_s=options.max_prompt,
+        max_wall_s=options.max_wall,
+        queue=options.queue,
+    )
+
+
+def _loading(options: Namespace, model: str) -> "Loading":
+    _check_threads(options.threads)
+    from flows.generate import Loading
+
+    return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization, options.threads)
+
+
+def _check_threads(threads: int) -> None:
+    if not 0 <= threads <= MOST_THREADS:
+        raise ConfigError(f"--threads is {threads}; expected 1 to {MOST_THREADS}, or 0 for all cores")
+
+
+def evaluate(options: Namespace) -> int:
+    """`tinywave evaluate`."""
+    from flows.evaluate import evaluate
+    from tinywave_core.evals.pair_scores import Definition
+
+    return evaluate(
+        options.model,
+        options.suite,
+        Definition(options.reduction, options.over, options.streams, options.vocabulary),
+        options.spiritlm_dir,
+        options.device,
+        options.out,
+        options.against,
+        submission=options.submission,
+    )
+
+
+def slamkit(options: Namespace) -> int:
+    """`tinywave slamkit`."""
+    from flows.slamkit import write_slamkit
+
+    return write_slamkit(options.root, options.artifact, options.folder)
+
+
+def bench_device(options: Namespace) -> int:
+    """`tinywave bench-device`."""
+    _check_threads(options.threads)
+    from flows.bench_device import bench_device
+
+    return bench_device(options.threads, as_json=options.as_json)
+
+
+def inspect(options: Namespace) -> int:
+    """`tinywave inspect`."""
+    from flows.show import show_artifact
+
+    return show_artifact(options.root, options.artifact)
+
+
+def lineage(options: Namespace) -> int:
+    """`tinywave lineage`."""
+    from flows.show import show_lineage
+
+    return show_lineage(options.root, options.artifact)
+
+
+def publish(options: Namespace) -> int:
+    """`tinywave publish`."""
+    from flows.publish import publish_model
+
+    return publish_model(options.root, options.artifact)
+
+
+def verify(options: Namespace) -> int:
+    """`tinywave verify`."""
+    from flows.care import verify_store
+
+    return verify_store(options.root)
+
+
+def repair(options: Namespace) -> int:
+    """`tinywave repair`."""
+    from flows.care import repair_store
+
+    return repair_store(options.root)
+
+
+def gc(options: Namespace) -> int:
+    """`tinywave gc`."""
+    from flows.care import collect_garbage
+
+    return collect_garbage(options.root, options.keep, options.older_than, options.yes)
+
+
+def forget(options: Namespace) -> int:
+    """`tinywave forget`."""
+    from flows.care import forget_recording
+
+    return forget_recording(options.root, options.file, options.yes)

@@ -1,0 +1,172 @@
+"""Decoded recordings -> utterances: where speech is found, it is cut, named by its content and put on one side of the split.
+
+In: 16-bit mono samples at 16 kHz with what decoding found. Out: rows of the schemas AUDIO and FILES. A recording without usable
+speech is a row with its reason, never an error. Shapes: N samples, W windows of the voice activity detector.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinywave_core.audio.decode import Recording
+from tinywave_core.audio.decoder_process import decoder_name
+from tinywave_core.audio.segment import utterance_bounds
+from tinywave_core.audio.utterances import encode_flac
+from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share
+from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
+
+ID_LENGTH = 32
+Row = dict[str, Any]
+
+
+class Cutter:
+    """Cuts recordings one after the other. It remembers them, so that no recording and no utterance is taken twice."""
+
+    def __init__(self, config: IngestionConfig) -> None:
+        self._config = config
+        self._path_of: dict[str, str] = {}  # by recording id
+        self.utterance_ids: set[str] = set()
+        self.rows: list[Row] = []
+        """Rows of FILES, of every file and of its copies."""
+
+    def cut(self, file: Row, path: str, copies: Sequence[str], size: int, recording: Recording) -> Iterator[Row]:
+        """The recording's utterances as rows of AUDIO; `file` has its digest and labels. Adds to `rows` when it is through."""
+        # One utterance at a time: the sound of a recording of hours is not held a second time as FLAC.
+        row = _file_row(file, path, size, recording)
+        for utterance in self._utterances(file, row, recording.samples_N):
+            if utterance["utterance_id"] not in self.utterance_ids:
+                self.utterance_ids.add(utterance["utterance_id"])
+                row["utterances"] += 1
+                row["speech_samples"] += utterance["num_samples"]
+                yield utterance
+        if row["status"] == "accepted" and not row["utterances"]:
+            _refuse(row, "skipped", "duplicate", "all of its utterances are in other files")
+        self.rows += [row, *(_copy_row(row, copy) for copy in copies)]
+
+    def _utterances(self, file: Row, row: Row, samples_N: npt.NDArray[np.int16] | None) -> Iterator[Row]:
+        """All utterances. Fills in `row` what is found out on the way, or why there are none."""
+        if samples_N is None:
+            return
+        row["recording_id"] = content_id(samples_N)
+        if row["recording_id"] in self._path_of:
+            _refuse(row, "skipped", "duplicate", f"the same samples as {self._path_of[row['recording_id']]}")
+            return
+        bounds = self._bounds(row, samples_N)
+        if not bounds:
+            return
+        self._path_of[row["recording_id"]] = row["path"]
+        row["split"] = split_of(self._config, file["speaker"], row["recording_id"])
+        for start, end in bounds:
+            yield {
+                "utterance_id": content_id(samples_N[start:end]),
+                "recording_id": row["recording_id"],
+                "path": row["path"],
+                "start_samples": start,
+                "num_samples": end - start,
+                "speaker": file["speaker"],
+                # A transcript is of the whole recording: which of its words a piece holds is not known.
+                "transcript": file["transcript"] if end - start == len(samples_N) else None,
+                "split": row["split"],
+                "flac": encode_flac(samples_N[start:end]),
+            }
+
+    def _bounds(self, row: Row, samples_N: npt.NDArray[np.int16]) -> list[tuple[int, int]]:
+        """(start, end) of each utterance in samples; none, with the reason in `row`, where there is too little speech."""
+        config, seconds = self._config, len(samples_N) / SAMPLE_RATE
+        if seconds < config.min_utterance_s:
+            detail = f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
+            _refuse(row, "rejected", "too_short", detail)
+            return []
+        probabilities_W = speech_probabilities(samples_N)
+        row["speech_share"] = speech_share(probabilities_W, config.vad_threshold)
+        regions = speech_regions(
+            probabilities_W, len(samples_N), config.vad_threshold, _in_samples(config.min_silence_s)
+        )
+        bounds = utterance_bounds(
+            regions,
+            probabilities_W,
+            len(samples_N),
+            shortest=_in_samples(config.min_utterance_s),
+            longest=_in_samples(config.max_utterance_s),
+        )
+        if bounds and row["speech_share"] >= config.min_speech_share:
+            return bounds
+        share, wanted = row["speech_share"], config.min_speech_share
+        detail = f"{share:.1%} of {seconds:.1f} s is speech; ingestion.min_speech_share is {wanted:.1%}"
+        _refuse(row, "rejected", "no_speech", detail)
+        return []
+
+
+def _in_samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
+
+
+def content_id(samples_N: npt.NDArray[np.int16]) -> str:
+    """Id of audio: SHA-256 of its 16-bit samples, 32 hex digits."""
+    # Little-endian on every machine: the id is the same everywhere.
+    return hashlib.sha256(samples_N.astype("<i2").tobytes()).hexdigest()[:ID_LENGTH]
+
+
+def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) -> str:
+    """`held_out` or `train`, from a hash of the speaker or the recording alone: stable however the corpus grows."""
+    # The whole speaker, so that held-out speech is of voices that were never trained on.
+    unit = f"speaker:{speaker}" if config.split_by == "speaker" and speaker else f"recording:{recording_id}"
+    position = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
+    return "held_out" if position < config.held_out_fraction else "train"
+
+
+# Rows of FILES -----------------------------------------------------------------------------------------------------
+
+
+def forgotten_row(digest: str) -> Row:
+    """The row of a file that was removed for good."""
+    detail = "removed by `tinywave forget`; nothing but this digest is kept"
+    return _unused_row("", digest, 0, "rejected", "forgotten", detail)
+
+
+def _copy_row(row: Row, path: str) -> Row:
+    """The row of a further file with the same bytes."""
+    return _unused_row(path, row["sha256"], row["bytes"], "skipped", "duplicate", f"the same bytes as {row['path']}")
+
+
+def _unused_row(path: str, digest: str, size: int, status: str, reason: str, detail: str) -> Row:
+    row = {**dict.fromkeys(FILES.names), "path": path, "sha256": digest, "bytes": size}
+    _refuse(row, status, reason, detail)
+    return {**row, "utterances": 0, "speech_samples": 0}
+
+
+def _refuse(row: Row, status: str, reason: str, detail: str) -> None:
+    row.update(status=status, reason=reason, detail=detail)
+
+
+def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
+    """The row of a file before anything is known about its speech."""
+    verdict = recording.verdict
+    frames, rate = verdict.decoded_frames, verdict.sample_rate
+    return {
+        **dict.fromkeys(FILES.names),
+        "path": path,
+        "sha256": file["sha256"],
+        "bytes": size,
+        "status": "rejected" if verdict.reason else "accepted",
+        "reason": verdict.reason,
+        "detail": verdict.detail,
+        "decoder": decoder_name(),
+        "container": verdict.container,
+        "encoding": verdict.encoding,
+        "sample_rate": verdict.sample_rate,
+        "channels": verdict.channels,
+        "header_frames": verdict.header_frames,
+        "decoded_frames": verdict.decoded_frames,
+        "duration_s": frames / rate if frames and rate else None,
+        "peak": verdict.peak,
+        "dc_offset": verdict.dc_offset,
+        "clipped_share": verdict.clipped_share,
+        "speaker": file["speaker"],
+        "utterances": 0,
+        "speech_samples": 0,
+    }

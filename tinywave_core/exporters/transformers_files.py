@@ -1,0 +1,41 @@
+"""What plain transformers loads of an export: config.json and generation_config.json are written, and the directory is checked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
+
+from tinywave_core.exporters.weights import Weights
+from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+
+def write_config(
+    student: Path, folder: Path, vocabulary: Vocabulary, dtype: torch.dtype, *, temperature: float, top_p: float
+) -> LlamaConfig:
+    """config.json and generation_config.json, with the sampling that the pipeline used."""
+    shape = LlamaConfig.from_pretrained(student, local_files_only=True)
+    shape.vocab_size, shape.dtype = vocabulary.rows, dtype
+    shape.save_pretrained(folder)
+    generation = GenerationConfig.from_pretrained(student, local_files_only=True)
+    generation.do_sample, generation.pad_token_id = True, 0
+    generation.temperature, generation.top_p = temperature, top_p
+    generation.save_pretrained(folder)
+    return shape
+
+
+def check_export(folder: Path, vocabulary: Vocabulary, prompts: Iterable[tuple[str, list[int]]]) -> int:
+    """AutoTokenizer gives the golden ids, and the weights are those of the model that config.json tells; its parameters."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for string, expected_ids in prompts:
+        ids = tokenizer(string)["input_ids"]
+        assert ids == expected_ids, f"the exported tokenizer gives {ids} for {string}, expected {expected_ids}"
+    with torch.device("meta"):  # the weights of a large model would not fit twice
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        )
+    weights = Weights(folder)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
+    assert {name: weights.shape(name) for name in weights.names()} == expected
+    assert model.config.vocab_size == vocabulary.rows
+    return sum(p.numel() for p in model.parameters())
