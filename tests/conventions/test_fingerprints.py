@@ -51,6 +51,17 @@ TRAINING = {"train_utterances": 1, "train_tokens": 9, "train_seconds": 3600.0}
 NO_TRAINING = {"train_utterances": 0, "train_tokens": 0, "train_seconds": 0.0}
 HELD_BACK = {"held_out_utterances": 1, "held_out_tokens": 1, "held_out_seconds": 1.0}
 NOTHING_HELD_BACK = {"held_out_utterances": 0, "held_out_tokens": 0, "held_out_seconds": 0.0}
+TOKEN_SHARD = {
+    "vocabulary": VOCABULARY,
+    "unvoiced_chunks": 0,
+    "ids_bytes": 20,
+    **TRAINING,
+    **NOTHING_HELD_BACK,
+    "kinds": {},
+    "units_counts": [],
+    "pitch_counts": [],
+    "style_counts": [],
+}
 # What the stages read from the summaries of their inputs when they plan their steps.
 SUMMARIES = {
     "corpus": summaries.corpus(shards=[AUDIO]),
@@ -75,17 +86,8 @@ SUMMARIES = {
         "style_histogram": [],
         "drift": {},
     },
-    "shard": {
-        "vocabulary": VOCABULARY,
-        "unvoiced_chunks": 0,
-        "ids_bytes": 20,
-        **TRAINING,
-        **NOTHING_HELD_BACK,
-        "kinds": {},
-        "units_counts": [],
-        "pitch_counts": [],
-        "style_counts": [],
-    },
+    "shard": TOKEN_SHARD,
+    "interleaved": {**TOKEN_SHARD, "drawings": 1, "patterns": {}, "modalities": [], "switches": 0},
     "logits": {
         "shards": ["logit_caching/" + "e" * 32],
         **{"sequences": 1, "tokens": 9, "bytes": 400, "bytes_per_token": 44.4, "kinds": {}},
