@@ -57,3 +57,18 @@ def test_an_unknown_key_in_a_preset_file_is_refused(tmp_path):
 
 def test_every_setting_is_explained():
     assert [key for key, field in fields() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "files"), [("q8_0, bf16", ("q8_0", "bf16")), ("q4_0", ("q4_0",)), ("none", ()), ("", ())]
+)
+def test_files_for_llama_cpp_come_as_names_with_commas(text, files):
+    assert load_config("demo", {"export.gguf": text}).export.gguf == files
+
+
+@pytest.mark.parametrize("setting", ["width", "intermediate"])
+def test_the_narrowest_fresh_teacher_is_16_wide(setting):
+    other = {"adaptation.fresh.width": "64", f"adaptation.fresh.{setting}": "16"}
+    assert getattr(load_config("demo", other).adaptation.fresh, setting) == 16
+    with pytest.raises(ConfigError, match=rf"adaptation\.fresh\.{setting} is '15'.* 16"):
+        load_config("demo", other | {f"adaptation.fresh.{setting}": "15"})

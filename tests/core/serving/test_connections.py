@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 
 from tests.fixtures.serving import PATIENCE_S, running, until
 from tinywave_core.serving.bodies import Bodies
-from tinywave_core.serving.connections import SMALL, Turns
+from tinywave_core.serving.connections import SMALL, Turns, WebSockets
 from tinywave_core.serving.errors import RequestError
 from tinywave_core.serving.limits import Limits
 
@@ -249,3 +249,10 @@ def test_a_body_that_does_not_come_is_told_so_and_forgotten():
         assert refused.value.status == 408
 
     asyncio.run(main())
+
+
+def test_a_websocket_that_uvicorn_has_paused_wants_nothing():
+    connection = object.__new__(WebSockets)
+    for paused in (True, False):
+        connection.read_paused = paused
+        assert connection.wants_more() is not paused

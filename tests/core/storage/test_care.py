@@ -19,6 +19,7 @@ from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
+from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.care.census import dependants, take_census
@@ -233,6 +234,17 @@ def test_a_lost_catalog_is_written_anew_from_the_shards(finished, config):
     assert findings(store) == []
     outputs, computed = run_tiny(config)
     assert not computed.ran and outputs == finished.outputs
+
+
+def test_a_catalog_written_anew_has_the_shards_of_its_own_corpus(finished, config):
+    store = Store(config.root)
+    (log,) = Path(config.root).glob("catalog/*")
+    own = store.log(f"catalog/{log.name}").latest()["shards"]
+    other = config.model_copy(update={"ingestion": config.ingestion.model_copy(update={"corpus": "other"})})
+    run_pipeline(other, store, until="ingestion")
+    (log / "000001.json").write_bytes(b"nothing")
+    mend(store)
+    assert store.log(f"catalog/{log.name}").latest()["shards"] == own
 
 
 def test_a_lost_pin_is_taken_from_the_next_fit(finished, config):
