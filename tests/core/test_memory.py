@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from tests.fixtures.summaries import Anything
 from tinywave_core.audio.decode import Decoder
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import NoMemoryError
-from tinywave_core.steps.base import Output, Step, SummaryDict, compute
+from tinywave_core.steps.base import Output, Step, Summary, compute
 from tinywave_core.storage.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS sets no limit of memory: run on Linux")
@@ -60,10 +61,10 @@ def in_torch() -> object:
 
 @pytest.mark.parametrize("allocate", [in_numpy, in_torch])
 def test_a_step_without_memory_says_where_it_was_and_what_to_lower(tmp_path: Path, allocate):
-    def run(step: Step, output: Output) -> SummaryDict:
+    def run(step: Step, output: Output) -> Summary:
         output.progress(3, 12, "Töne/a b.wav")
         allocate()
-        return {}
+        return Anything()
 
     step = Step(Store(str(tmp_path)), "ingestion", "shard", 1, run, RuntimeConfig())
     with limited(os.getpid(), 1 << 30), pytest.raises(NoMemoryError) as caught:

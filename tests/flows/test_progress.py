@@ -7,9 +7,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks import progress, stopping
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.steps.base import Output, Step, SummaryDict
+from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
 
 
@@ -20,8 +21,8 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress._ProgressArtifact, name, lambda *_: None)
 
 
-def nothing(step: Step, output: Output) -> SummaryDict:
-    return {}
+def nothing(step: Step, output: Output) -> Summary:
+    return Anything()
 
 
 def step_of(root: Path, **runtime: float) -> Step:

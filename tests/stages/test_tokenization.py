@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fixtures import summaries
+from tests.fixtures.summaries import Anything
 from tinywave_core.audio.utterances import UtteranceWriter, encode_flac
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization import tokens as tokenization
-from tinywave_core.steps.base import Output, Step, SummaryDict, compute, compute_all
+from tinywave_core.steps.base import Output, Step, Summary, compute, compute_all
 from tinywave_core.storage.schemas import TOKENS
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
@@ -40,14 +41,14 @@ def _vowels(number: int) -> npt.NDArray[np.int16]:
 def _audio_shard(store: Store, numbers: Sequence[int]) -> Artifact:
     """An audio shard with 2 s of utterance `number` each; every fourth is held out."""
 
-    def run(step: Step, output: Output) -> SummaryDict:
+    def run(step: Step, output: Output) -> Summary:
         with UtteranceWriter(output.folder) as writer:
             for number in step.params["numbers"]:
                 split = "held_out" if number % 4 == 3 else "train"
                 names = {"utterance_id": f"u{number:02d}", "recording_id": f"r{number}", "path": f"{number}.wav"}
                 about = {"start_samples": 0, "num_samples": 32_000, "speaker": None, "transcript": "la", "split": split}
                 writer.add({**names, **about, "flac": encode_flac(_vowels(number))})
-        return summaries.audio_shard()
+        return Anything(**summaries.audio_shard())
 
     step = Step(store, "ingestion", "shard", 1, run, CONFIG.ingestion, params={"numbers": list(numbers)})
     return compute(step)
@@ -63,7 +64,7 @@ def _corpus(store: Store, *shards: Sequence[int]) -> Artifact:
     hours = sum(2 / 3600 for n in seen if n % 4 != 3)
     summary = summaries.corpus(shards=[shard.id for shard in audio], duplicates=duplicates, hours_train=hours)
     inputs = {"shards": audio}
-    return compute(Step(store, "ingestion", "corpus", 1, lambda *_: summary, CONFIG.ingestion, inputs))
+    return compute(Step(store, "ingestion", "corpus", 1, lambda *_: Anything(**summary), CONFIG.ingestion, inputs))
 
 
 def _rows(tokens: Artifact) -> dict[str, dict]:

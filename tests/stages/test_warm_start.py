@@ -16,6 +16,7 @@ from flows.show import show_lineage
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_in_step
 from tests.fixtures.small_run import SUMMARIES
+from tests.fixtures.summaries import Anything
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, Computed, copy_clips, copy_store, digests, run_tiny, tiny_config
 from tests.stages.test_kill import KILLED
 from tinywave_core.config.base import Config
@@ -62,12 +63,16 @@ class Corpus:
         return PipelineConfig.model_validate({"root": self.store.url, **self.settings, "refresh": refresh})
 
     def made(self, stage: str, part: str, name: str, **summary: Any) -> Artifact:
-        return compute(Step(self.store, stage, part, 1, lambda *_: summary, Config(), params={"name": name}))
+        return compute(
+            Step(self.store, stage, part, 1, lambda *_: Anything(**summary), Config(), params={"name": name})
+        )
 
     def pretend(self, steps: Sequence[Step]) -> list[Artifact]:
         self.asked += steps
         self.ran += [step for step in steps if not step.find().complete]
-        summary = lambda step, _: SUMMARIES["student"] | {"continuations": distillation._continuations(step)}
+        summary = lambda step, _: Anything(
+            **SUMMARIES["student"] | {"continuations": distillation._continuations(step)}
+        )
         return [compute(replace(step, run=summary)) for step in steps]
 
     def grow(self, *names: str) -> None:

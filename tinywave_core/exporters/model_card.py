@@ -10,7 +10,6 @@ from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import MODELS, gen_ppl_ratio, nll_ratio, perplexity_ratio, with_interval
 
-SummaryDict = dict[str, Any]
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": MODELS["control"].capitalize()}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
 
@@ -29,7 +28,7 @@ class Card:
     """All that a card tells; what was not computed is empty."""
 
     name: str
-    student: SummaryDict
+    student: Mapping[str, Any]
     vocabulary: Vocabulary
     scores: Scores
     data: Data

@@ -29,8 +29,6 @@ from tinywave_core.storage.store import (
     utc_now,
 )
 
-SummaryDict = dict[str, Any]
-
 
 class Summary(BaseModel):
     """Numbers that a step reports, for its manifest, later stages and pages: a frozen model per part, beside its stage.
@@ -47,7 +45,7 @@ class Summary(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
-S = TypeVar("S")
+S = TypeVar("S", bound=Summary)
 Inputs = dict[str, list[Artifact]]
 
 
@@ -172,7 +170,7 @@ def compute_all(steps: Sequence[Step]) -> list[Artifact]:
     return [compute(step) for step in steps]
 
 
-def _manifest(step: Step, summary: Any, folder: Path, seconds: float) -> Manifest:
+def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Manifest:
     return Manifest(
         store_version=STORE_VERSION,
         stage=step.stage,
@@ -182,7 +180,7 @@ def _manifest(step: Step, summary: Any, folder: Path, seconds: float) -> Manifes
         config=step.config.model_dump(mode="json"),
         params=step.params,
         inputs={name: [a.id for a in artifacts] for name, artifacts in step.inputs.items()},
-        summary=summary.model_dump(mode="json", exclude_unset=True) if isinstance(summary, Summary) else summary,
+        summary=summary.model_dump(mode="json", exclude_unset=True),
         files=describe_files(folder),
         seconds=round(seconds, 3),
         created_at=utc_now(),

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fixtures.summaries import Anything
 from tinywave_core.audio.utterances import AUDIO_FILE, UtteranceWriter, decode_flac, encode_flac, read_utterances
 from tinywave_core.config.base import Config
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.steps.base import Output, Step, compute
+from tinywave_core.steps.base import Output, Step, Summary, compute
 from tinywave_core.storage.store import Artifact, Store
 
 
@@ -19,14 +20,14 @@ def test_flac_keeps_16_bit_samples_exactly_and_is_the_same_each_time() -> None:
 
 
 def shard(folder: Path, number: int) -> Artifact:
-    def run(step: Step, output: Output) -> dict[str, int]:
+    def run(step: Step, output: Output) -> Summary:
         with UtteranceWriter(output.folder) as writer:
             for index in range(number):
                 samples = np.full(8_000, index, dtype=np.int16)
                 row = {"utterance_id": f"{index:04d}", "recording_id": "r", "path": "a.wav", "start_samples": 0}
                 row |= {"num_samples": 8_000, "speaker": None, "transcript": "hi", "split": "train"}
                 writer.add({**row, "flac": encode_flac(samples)})
-        return {}
+        return Anything()
 
     return compute(Step(Store(str(folder)), "ingestion", "shard", 1, run, Config()))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.steps import inputs
 from tinywave_core.steps.base import Output, Step, compute
@@ -31,9 +32,9 @@ def shards(tmp_path: Path) -> list[Artifact]:
 
 
 def shard(store: Store, part: str, rows: dict[str, list]) -> Artifact:
-    def write(step: Step, output: Output) -> dict:
+    def write(step: Step, output: Output) -> Anything:
         write_table(pa.table(rows), output.folder / TOKENS_FILE)
-        return {}
+        return Anything()
 
     return compute(Step(store, "tokenization", part, 1, write, PipelineConfig()))
 

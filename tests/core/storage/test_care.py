@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Finished
+from tests.fixtures.summaries import Anything
 from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
@@ -36,11 +37,11 @@ LATER_S = 7200.0
 numbers = count()
 
 
-def write_two(step: Step, output: Output) -> dict:
+def write_two(step: Step, output: Output) -> Anything:
     (output.folder / "data").mkdir()
     for name in ("one", "two"):
         (output.folder / "data" / name).write_text(f"{step.params['name']}, {name}")
-    return {}
+    return Anything()
 
 
 def made(store: Store, name: str, inputs: Sequence[Artifact] = (), minute: int = 0) -> Artifact:

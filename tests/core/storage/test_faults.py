@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.fixtures.faults import WallClock, lagging_listings
 from tests.fixtures.small_artifact import commit, write_files
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.steps.base import Output, Step, compute
@@ -27,9 +28,9 @@ WALL = time.time()
 SHARDS = [f"ingestion/{n:032x}" for n in range(6)]
 
 
-def write_name(step: Step, output: Output) -> dict[str, Any]:
+def write_name(step: Step, output: Output) -> Anything:
     (output.folder / "name").write_text(step.params["name"])
-    return {}
+    return Anything()
 
 
 def made(store: Store, name: str, *inputs: Artifact) -> Artifact:

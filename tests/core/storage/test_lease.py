@@ -17,6 +17,7 @@ import pytest
 
 from tests.fixtures.faults import flip
 from tests.fixtures.small_artifact import commit, write_files
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import StoreBusyError, StoreError
 from tinywave_core.steps.base import Step, compute
@@ -160,13 +161,13 @@ def test_the_first_holder_gives_no_further_signs(url: str, first: Lease):
 def test_a_step_that_ends_after_another_run_took_over_is_not_committed(url: str, first: Lease, tmp_path: Path):
     """Nor does it write where the other is about to commit from."""
 
-    def run(step: Step, output: object) -> dict[str, object]:
+    def run(step: Step, output: object) -> Anything:
         number = step.store.lease_number
         if number == 1:
             second = take(Store(url), "the second run", Clock().pace)
             made.append(compute(step_of(under(url, second.number))))
         (output.folder / "who").write_text(f"lease {number}")  # type: ignore[attr-defined]
-        return {}
+        return Anything()
 
     def step_of(store: Store) -> Step:
         return Step(store, "export", "model", 1, run, ExportConfig())

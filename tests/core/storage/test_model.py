@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 )
 
 from tests.fixtures.faults import dying_at, flip
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.errors import DamagedArtifactError
@@ -54,18 +55,18 @@ def digest_of(recording: str) -> str:
     return hashlib.sha256(recording.encode()).hexdigest()
 
 
-def write_model(step: Step, output: Output) -> dict[str, Any]:
+def write_model(step: Step, output: Output) -> Anything:
     (output.folder / "data").mkdir()
     for name in ("one", "two"):
         (output.folder / "data" / name).write_text(f"{step.params['name']}, {name}")
-    return {"name": step.params["name"], "half": 0.5}
+    return Anything(name=step.params["name"], half=0.5)
 
 
-def write_shard(step: Step, output: Output) -> dict[str, Any]:
+def write_shard(step: Step, output: Output) -> Anything:
     (file,) = step.params["files"]
     row = {"path": file["path"], "sha256": file["sha256"], "recording_id": file["sha256"][:32]}
     write_table(pa.Table.from_pylist([row]), output.folder / "files.parquet")
-    return {}
+    return Anything()
 
 
 class StoreMachine(RuleBasedStateMachine):

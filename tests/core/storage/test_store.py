@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from tests.fixtures.summaries import Anything
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.errors import DamagedArtifactError, SchemaVersionError, StoreBusyError, StoreError, StoreFullError
 from tinywave_core.steps.base import Output, Step, compute
@@ -15,10 +16,10 @@ from tinywave_core.storage.records import seal, unseal
 from tinywave_core.storage.store import NotYetComputedError, Store
 
 
-def write_hello(step: Step, output: Output) -> dict:
+def write_hello(step: Step, output: Output) -> Anything:
     (output.folder / "data").mkdir()
     (output.folder / "data" / "hello.txt").write_text("hello")
-    return {"words": 1}
+    return Anything(words=1)
 
 
 def step_in(store: Store, run=write_hello, **params) -> Step:
@@ -165,12 +166,12 @@ def test_a_full_disk_is_said_whatever_the_library_called_it(tmp_path):
         import sys, torch
         from tinywave_core.config.export import ExportConfig
         from tinywave_core.errors import StoreFullError
-        from tinywave_core.steps.base import Step, compute
+        from tinywave_core.steps.base import Step, Summary, compute
         from tinywave_core.storage.store import Store
 
         def run(step, output):
             torch.save(torch.zeros(4_000_000), output.folder / "big.pt")  # says RuntimeError, not ENOSPC
-            return {}
+            return Summary()
 
         try:
             compute(Step(Store(sys.argv[1]), "export", "model", 1, run, ExportConfig()))
