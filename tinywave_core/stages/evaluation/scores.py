@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.scoring import Score
     from tinywave_core.sequences.dataset import TokenSequence
 
-VERSION = 2
+VERSION = 3
 
 
 def build(
