@@ -30,7 +30,7 @@ GOLDEN = {
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "ecfa1e48bcdc98cd0313478583595d26",
     "distillation/control": "63d27f7b6d4358cb060fdb2635705aa7",
-    "evaluation/scores": "",
+    "evaluation/scores": "5636570279fa9886245cfe12f0e8d537",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "6056558d16e69e08291538957c358654",
