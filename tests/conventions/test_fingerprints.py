@@ -33,7 +33,7 @@ GOLDEN = {
     "evaluation/scores": "5636570279fa9886245cfe12f0e8d537",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
-    "evaluation/gap": "6056558d16e69e08291538957c358654",
+    "evaluation/gap": "2f79c54442700bf46ac570ebeb985463",
     "export/model": "36ffe122b89b676b305d94d67bcf483f",
     "generation/samples": "b8e11fd41a695fa0a557be152d215130",
 }
