@@ -10,6 +10,7 @@ import ast
 import copy
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,8 @@ def tests_of(path: Path) -> list[str]:
     found = []
     for test in sorted((ROOT / "tests" / "core").rglob("test_*.py")):
         text = test.read_text(encoding="utf-8")
-        if f"{module} import" in text or f"import {module}" in text:
+        parent, _, stem = module.rpartition(".")
+        if re.search(rf"{module} import|import {module}\b|from {parent} import [^\n]*\b{stem}\b", text):
             found.append((path.stem not in test.stem, text.count("tinywave_core."), test.relative_to(ROOT).as_posix()))
     # Defaults are held by the golden fingerprints.
     extra = ["tests/conventions/test_fingerprints.py"] if path.parent.name == "config" else []

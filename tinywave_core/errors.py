@@ -63,3 +63,9 @@ class WorkerDiedError(TinyWaveError):
 
 class PausedError(TinyWaveError):
     """Training stopped where it was told to, with a checkpoint: the same command goes on from there."""
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: MemoryError of Python and Arrow; of torch a class of its own on a GPU, a RuntimeError on a CPU."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)

@@ -1,5 +1,7 @@
 """What the READMEs tell people to type exists: commands, options, make targets, links, decisions; and the lock is whole."""
 
+import ast
+import importlib
 import os
 import re
 import shlex
@@ -80,6 +82,15 @@ def test_relative_links_lead_somewhere(path: Path):
     targets = [a or b for a, b in _LINK.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))]
     inside = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
     assert not [target for target in inside if not (path.parent / target).exists()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_names_that_python_examples_import_exist(path: Path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("tinywave_core"):
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
 
 
 def test_decisions_that_are_named_exist():

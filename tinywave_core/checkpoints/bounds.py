@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinywave_core.errors import CheckpointError, TinyWaveError
+from tinywave_core.errors import CheckpointError, TinyWaveError, is_lack_of_memory
 from tinywave_core.names import fault_of_name, not_linked_out
 
 if TYPE_CHECKING:
@@ -189,9 +189,11 @@ def building(config: Path, what: str) -> Iterator[None]:
     """Libraries believe a config, and fail on odd values in it with nearly every kind of error."""
     try:
         yield
-    except (TinyWaveError, MemoryError):
+    except TinyWaveError:
         raise
     except Exception as error:
+        if is_lack_of_memory(error):
+            raise
         raise CheckpointError(
             f"{config} cannot be followed ({error!s:.300}): expected the config of a {what}"
         ) from error

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.errors import NoMemoryError
+from tinywave_core.errors import NoMemoryError, SchemaVersionError, is_lack_of_memory
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import (
@@ -40,8 +40,15 @@ class Summary(BaseModel):
 
     @classmethod
     def of(cls, artifact: Artifact) -> Self:
-        """The summary of an artifact; NotYetComputedError while it is only planned."""
-        return cls.model_validate(artifact.summary)
+        """The summary of an artifact; NotYetComputedError while it is only planned, SchemaVersionError where it is another one."""
+        try:
+            return cls.model_validate(artifact.summary)
+        except ValidationError as error:
+            wrong = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors()[:3])
+            raise SchemaVersionError(
+                f"{artifact.id} ({artifact.part}) does not report what this TinyWave expects ({error.error_count()} fields, such as {wrong}): "
+                "another version of TinyWave made it; use that one, or another --root"
+            ) from error
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -145,7 +152,7 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         step.store.explain(
             error, f"{step.id} ({step.part}) takes more than the {_written(work):,} bytes that it had written"
         )
-        if _is_lack_of_memory(error):
+        if is_lack_of_memory(error):
             raise NoMemoryError(
                 f"{step.stage} {step.part} {step.fingerprint[:8]} ran out of memory{at}: lower --runtime.workers or "
                 "--runtime.micro_batch_rows, or give it more memory, and run again; finished work is kept"
@@ -153,12 +160,6 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         raise
     shutil.rmtree(work, ignore_errors=True)
     return artifact
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: MemoryError of Python and Arrow; of torch a class of its own on a GPU, a RuntimeError on a CPU."""
-    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: " in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
 def _written(work: Path) -> int:

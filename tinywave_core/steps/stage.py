@@ -67,7 +67,7 @@ class Stage:
     cost: Callable[[PipelineConfig, float, str], Estimate]
     """Seconds and bytes for a corpus of so many hours on a device, if all of it has to be computed."""
     extras: Mapping[str, Callable[[Outputs], Extra | None]] = field(default_factory=dict)
-    """Tables, pictures and links beside its page, by name; at most three, since each is a call to Prefect's server."""
+    """Tables, pictures and links beside its page, by name; at most four, since each is a call to Prefect's server."""
     sections: Callable[[Outputs], list[Section]] = no_sections
     needs_gpu: bool = False
     """Whether its runs go to workers with a GPU."""

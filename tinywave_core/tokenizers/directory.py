@@ -95,6 +95,8 @@ def _opening(path: Path) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if isinstance(error, MemoryError):  # says nothing about the file
+            raise
         raise CheckpointError(f"{path} cannot be read as a tokenizer ({error!s:.300}): copy it again") from error
 
 

@@ -216,6 +216,8 @@ def _rates_of(values: object) -> Rates:
     if not isinstance(values, dict) or not {"units"} <= values.keys() <= names:
         raise TokenError(f"{values!r:.200} are no rates of a vocabulary: expected {', '.join(sorted(names))}")
     for name, rate in values.items():
+        if name == "units_in_merge" and rate is None:
+            continue
         if type(rate) not in (int, float) or not 0 < rate <= SAMPLE_RATE:
             raise TokenError(
                 f"{name} {rate!r:.40} is no rate: expected more than 0 and at most {SAMPLE_RATE:,} a second"

@@ -211,7 +211,7 @@ def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None
 
 def _continuations(step: StudentStep) -> int:
     """How many continuations led to this student."""
-    return 1 + StudentSummary.of(step.input("previous")).continuations if "previous" in step.inputs else 0
+    return 1 + int(step.input("previous").summary.get("continuations", 0)) if "previous" in step.inputs else 0
 
 
 def _shards(step: StudentStep) -> list[Artifact]:
