@@ -328,7 +328,7 @@ class _Tokens:
         line, number = self.line(), self.number()
         if not (0 <= number <= len(self.items) - self.at and number.is_integer()):
             raise SourceError(
-                f"{self.name}, line {line}: counts {number:g}, expected a whole number, and so many tiers or marks behind it"
+                f"{self.name}, line {line}: counts {number:g}, expected a whole number, and so many tiers or marks behind it: damaged, or cut short"
             )
         return int(number)
 

@@ -233,7 +233,8 @@ def test_a_message_that_is_too_long_ends_the_connection(serving: Serving):
         with pytest.raises(ConnectionClosed) as closed:
             while True:
                 client.hear()
-        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+        # The rest of the message is not read: where it comes after the end, the client's machine may drop the reason with it.
+        assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
     assert httpx.get(f"{serving.url}/health").status_code == 200
 
 

@@ -223,7 +223,7 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 found = store.find(artifact)
                 assert {name: found.path(name).read_bytes() for name in found.files} == files
-                assert found.summary == self.steps[artifact].run(self.steps[artifact], self._output())
+                assert found.summary == self.steps[artifact].run(self.steps[artifact], self._output()).model_dump()
         for artifact in self.steps.keys() - self.whole.keys():
             assert not store.find(artifact).complete
 
