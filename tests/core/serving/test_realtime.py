@@ -229,8 +229,8 @@ def test_one_who_only_makes_errors_is_sent_away(serving: Serving):
 
 def test_a_message_that_is_too_long_ends_the_connection(serving: Serving):
     with serving.talk() as client:
-        client.say("input_audio_buffer.append", audio="A" * (2 << 20))
         with pytest.raises(ConnectionClosed) as closed:
+            client.say("input_audio_buffer.append", audio="A" * (2 << 20))
             while True:
                 client.hear()
         # The rest of the message is not read: where it comes after the end, the client's machine may drop the reason with it.
