@@ -52,6 +52,7 @@ class TeacherTargets:
 
     def kl(self, log_q_nV: torch.Tensor, positions_n: torch.Tensor, temperature: float) -> torch.Tensor:  # noqa: ARG002
         """Cross-entropy with the targets minus the teacher's entropy; the cache has its one temperature already."""
+        # `temperature` is not used: a distribution that was cut cannot be brought to another one without bias.
         ids, weights = self.ids_NK[positions_n], self.weights_NK[positions_n].to(log_q_nV.dtype)
         cross_entropy = -(weights * log_q_nV.gather(-1, ids)).sum()
         # A coded row sums to 1 only nearly: the gradient is that of the sum above, not of one that was never computed.
@@ -87,6 +88,7 @@ class LiveTeacher:
             raise TrainingError(
                 f"the student has {log_q_nV.shape[1]} rows, {self.rows} were to be compared with the live teacher's"
             )
+        # Cut, not padded: a row of padding with logit 0 would get a share of the probability.
         head = self.head_VD[: self.rows].to(self.hidden_ND.dtype)
         z = (self.hidden_ND[positions_n] @ head.T).to(log_q_nV.dtype)
         # From here on in place: every copy is as large as the softmax of the part.

@@ -36,6 +36,7 @@ class Summary(BaseModel):
     Fields that are not set are not written, so that an optional figure is absent, not null.
     """
 
+    # A field too many tells as much as one too few: another version of TinyWave made the artifact.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
@@ -85,6 +86,8 @@ class Step(Generic[C, S]):
 
     @cached_property
     def fingerprint(self) -> str:
+        # `runtime` is not in it: threads and workers change how long a step takes, never its bytes. The source code is not either, or
+        # a comment would cost a training run: `version` is raised by hand.
         return fingerprint(
             {
                 "stage": self.stage,
@@ -92,6 +95,7 @@ class Step(Generic[C, S]):
                 "version": self.version,
                 "config": self.config,
                 "params": self.params,
+                # Ids are enough: each is the fingerprint of all that the input was made from.
                 "inputs": {name: [a.id for a in artifacts] for name, artifacts in self.inputs.items()},
             }
         )
@@ -115,6 +119,7 @@ Execute = Callable[[Sequence[Step]], list[Artifact]]
 
 def find_steps(steps: Sequence[Step]) -> list[Artifact]:
     """The artifacts of steps, looked up in one go; all steps are of one store."""
+    # One question each would be a round trip each on an object store, for thousands of shards.
     artifacts = steps[0].store.find_all([step.id for step in steps]) if steps else []
     return [a if a.complete else replace(a, part=step.part) for step, a in zip(steps, artifacts, strict=True)]
 
@@ -139,8 +144,9 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
     output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, noted)
     started = time.monotonic()
     try:
-        # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
+        # Asked before anything is deleted: a run that was taken over would else remove what its successor is writing.
         step.store.check_lease()
+        # Half-written output of a killed run is never adopted; a step that can resume keeps its state in `resume`.
         for old in work.glob("output*"):
             shutil.rmtree(old, ignore_errors=True)
         output.folder.mkdir(parents=True)
@@ -148,6 +154,7 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         summary = step.run(step, output)
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
+        # Where another run took over, that is the reason to tell: what failed here may only be what it cleared away.
         step.store.check_lease()
         step.store.explain(
             error, f"{step.id} ({step.part}) takes more than the {_written(work):,} bytes that it had written"
@@ -158,6 +165,7 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
                 "--runtime.micro_batch_rows, or give it more memory, and run again; finished work is kept"
             ) from error
         raise
+    # Only after the commit: until then, `resume` is what a killed run goes on from.
     shutil.rmtree(work, ignore_errors=True)
     return artifact
 
@@ -181,7 +189,9 @@ def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Man
         config=step.config.model_dump(mode="json"),
         params=step.params,
         inputs={name: [a.id for a in artifacts] for name, artifacts in step.inputs.items()},
+        # Without what is not set, so that manifests are what they were before summaries had a model.
         summary=summary.model_dump(mode="json", exclude_unset=True),
+        # With digests: by sizes alone, one flipped bit went unnoticed in all 30 trials.
         files=describe_files(folder),
         seconds=round(seconds, 3),
         created_at=utc_now(),

@@ -28,8 +28,10 @@ def held_out_shards(tokens: Artifact) -> list[Artifact]:
 
 
 def _shards(tokens: Artifact, split: str) -> list[Artifact]:
+    # Shards of the other split stay out: else every new held-out recording would train every student anew.
     listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
     artifacts = tokens.store.find_all(list(listed))
+    # What is only planned has no manifest that tells its part.
     return [a if a.complete else replace(a, part=listed[a.id]) for a in artifacts]
 
 
@@ -71,6 +73,7 @@ def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
     audio: dict[str, Artifact] = {}
     for shard in shards:
         inputs = shard.manifest.inputs  # type: ignore[union-attr]
+        # Interleaved shards were made from token shards, so that their audio is one step farther away.
         for i in inputs.get("tokens", []):
             inputs = shard.store.find(i, "shard").manifest.inputs  # type: ignore[union-attr]
         audio |= {i: shard.store.find(i, "shard") for i in inputs.get("audio", [])}
@@ -79,4 +82,5 @@ def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
 
 def corpus_key(config: PipelineConfig) -> str:
     """Name of a corpus's catalog: the corpus and a hash of the settings that shape its shards."""
+    # Old shards never change: other settings of ingestion start a catalog of their own.
     return f"{config.ingestion.corpus}-{fingerprint([CORPUS_VERSION, config.ingestion])[:12]}"

@@ -34,6 +34,7 @@ def pinned(
     pinned and then lost is made again from the inputs that it was made from, if those are still whole. `again` gives the step
     that made what is pinned, `refit` the one that takes its place; by default `step` with the inputs of then, and of today.
     """
+    # Without inputs: new audio must find the pin of the fit before it.
     identity = [step.stage, step.part, step.version, step.config, step.params, corpus]
     log = step.store.log(f"pins/{fingerprint(identity)}")
     pin = log.latest()
@@ -43,10 +44,12 @@ def pinned(
     elif not _refit(policy, refresh, pin["hours"], hours) and obtainable(
         pinned_step := again(pin) if again else as_pinned(step, pin)
     ):
+        # The fit that is made again saw the speech of then, and growth is counted from that.
         chosen, saw = pinned_step, lambda: float(pin["hours"])
     else:
         chosen = refit(pin) if refit else step
     (artifact,) = execute([chosen])
+    # A plan only looks: what it did not find was not fitted, and cannot be pinned.
     if artifact.complete and (pin is None or pin["artifact"] != artifact.id):
         log.append({"artifact": artifact.id, "inputs": ids_of(chosen), "hours": saw(), "pinned_at": utc_now()})
     return artifact

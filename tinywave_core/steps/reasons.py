@@ -18,12 +18,14 @@ class Reason:
 
 def explain(step: Step, artifact: Artifact) -> Reason:
     """Why `step` is cached or must run, compared with what the last run used."""
+    # First of all: the fit that is pinned saw the inputs of then, so that "same inputs as before" would say too little.
     if artifact.complete and "pin" in step.context:
         pin = step.context["pin"]
         return Reason(True, f"pinned {pin['pinned_at'][:10]}, its fit saw {_minutes(pin['hours'])} of speech")
     if artifact.complete:
         return Reason(True, "same settings and inputs as before")
     before = _in_last_run(step)
+    # The last run had this very artifact: neither settings nor inputs can be the reason.
     if step.id in before:
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
@@ -33,6 +35,7 @@ def explain(step: Step, artifact: Artifact) -> Reason:
         return Reason(False, f"goes on from {step.input('previous').id[:21]}… with {new} new shard{'s' * (new > 1)}")
     if not before:
         return Reason(False, "never computed in this store")
+    # New audio becomes shards beside the old ones, so that a shard that was never there need not mean a change of settings.
     if step.part == "shard":
         return (
             Reason(False, "new shard") if _same_settings(step, before) else Reason(False, _difference(step, before[-1]))
@@ -49,6 +52,7 @@ def _in_last_run(step: Step) -> list[str]:
 
 
 def _same_settings(step: Step, ids: list[str]) -> bool:
+    # Shards of one run share their settings, so that any of them will do.
     manifest = step.store.find(ids[-1]).manifest
     return (
         manifest is not None

@@ -10,4 +10,5 @@ def allowed_ids(vocabulary: Vocabulary, output: OutputModality) -> list[int]:
     The rows of padding are never among them, though SpiritLM leaves them in: no tokenizer can name them.
     """
     forbidden = forbidden_ids(vocabulary, output)
+    # SpiritLM bans </s> with the text, but transformers takes it off that list: a continuation in speech alone must be able to end.
     return [i for i in range(vocabulary.tokens) if i == EOS_ID or i not in forbidden]

@@ -32,6 +32,7 @@ class Sizes:
 
     def require(self, vocabulary: Vocabulary) -> None:
         """CheckpointError where the vocabulary of the language model has another number of them."""
+        # The ids of one kind begin where those of the kind before end: one wrong size would turn tokens into others, without an error.
         for name, given, expected in (
             ("units", self.hubert, vocabulary.hubert),
             ("pitch codes", self.pitch, vocabulary.pitch),

@@ -25,6 +25,7 @@ FORMAT_VERSION = 1
 TENSORS = "codebooks.safetensors"
 MIN_SAMPLES = 1280  # SpiritLM gives shorter audio no units at all
 
+# In float64 CPUs differ by 1e-12, where a decision on the lattice of `kmeans` needs 1e-2: all of them give the same codes.
 _Array = npt.NDArray[np.float64]
 
 
@@ -48,9 +49,11 @@ class Codebook:
 
     @classmethod
     def fit(cls, points_ND: _Array, clusters: int, seed: int, what: str) -> "Codebook":
+        # No point, no mean: `kmeans.fit` below then refuses with words for the user.
         mean, deviation = np.zeros(points_ND.shape[1]), np.ones(points_ND.shape[1])
         if len(points_ND):
             # Rounded: the last bits of a feature can depend on where its samples lay in memory.
+            # The floor keeps a feature that never varies from being divided by 0.
             mean, deviation = points_ND.mean(axis=0).round(9), np.maximum(points_ND.std(axis=0), 1e-3).round(9)
         return cls(mean, deviation, kmeans.fit(kmeans.snap((points_ND - mean) / deviation), clusters, seed, what=what))
 
@@ -113,6 +116,7 @@ class Codebooks:
             "rates_hz": self.vocabulary.rates.merge_hz,
             "vocabulary": self.vocabulary.to_json(),
         }
+        # With sorted keys: the digest of this file is a part of the tokenizer's identity.
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
@@ -147,8 +151,10 @@ class _Features:
 def _collect(utterances: Iterable[Utterance], *, expressive: bool) -> _Features:
     """Features of all utterances in the order of their ids."""
     rows = {u.utterance_id: _features_of(u.samples, expressive=expressive) for u in utterances}
+    # Recordings may come in any order, and k-means draws its first centres by the number of a row.
     rows = {name: rows[name] for name in sorted(rows)}
     return _Features(
+        # The empty first part is for a corpus without speech: numpy cannot join nothing, and `kmeans.fit` says what is missing.
         units=np.concatenate([np.zeros((0, mfcc.FEATURES)), *(row.units for row in rows.values())]),
         pitch=np.concatenate([np.zeros(0), *(row.pitch for row in rows.values())]),
         style=np.concatenate([np.zeros((0, style.STATISTICS)), *(row.style for row in rows.values())]),

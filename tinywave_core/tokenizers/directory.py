@@ -28,12 +28,14 @@ _FAST_FILES = (FAST, "tokenizer_config.json", "special_tokens_map.json")
 
 def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
     """Vocabulary of the model in `folder`; `convention` is how a tokenizer.model is to be used (tokenizer.json has its own)."""
+    # Ours comes first: it alone tells the rates, and that a tokenizer.json beside it gives the slow ids.
     if (folder / VOCABULARY).is_file():
         try:
             return Vocabulary.from_json(read_json(folder / VOCABULARY))
         except TokenError as error:
             raise CheckpointError(f"{folder / VOCABULARY}: {error}. Copy the directory again") from error
     rows = _rows(folder)
+    # Before tokenizer.json: SpiritLM's prompts are exact only in the slow form, and the fast one puts ▁ in other places.
     if (folder / SENTENCEPIECE).is_file():
         from tinywave_core.tokenizers.sentencepiece_text import read_vocabulary
 
@@ -46,6 +48,7 @@ def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
 
 def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
     """The text tokenizer of the model in `folder`, in the convention of `vocabulary`."""
+    # With a vocabulary.json the directory was written here: its tokenizer.json gives the slow ids and was checked when it was written.
     if (folder / SENTENCEPIECE).is_file() and not (folder / VOCABULARY).is_file() and vocabulary.convention == "slow":
         from tinywave_core.tokenizers.sentencepiece_text import build_exact_tokenizer
 
@@ -57,6 +60,7 @@ def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
 
 def open_fast(path: Path) -> Tokenizer:
     """A tokenizer.json; CheckpointError names it where it is damaged, or deeper or larger than any is."""
+    # A damaged file can be of any size and depth: both are bounded before the library reads it.
     read_json(path)
     with _opening(path):
         tokenizer = Tokenizer.from_file(str(path))
@@ -151,6 +155,7 @@ def _of_fast(path: Path, rows: int) -> Vocabulary:
         raise CheckpointError(
             f"{path} has {vocabulary.tokens:,} tokens but the model has {rows:,} rows only: they are not of one model"
         )
+    # From here on ids are computed from sizes and never looked up: one unit out of its place would be taken for another.
     wrong = [name for i, name in enumerate(vocabulary.names()) if ids.get(name) != vocabulary.text + i]
     if wrong:
         raise CheckpointError(

@@ -16,6 +16,7 @@ HOP_SAMPLES = 160
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
 WINDOW_SAMPLES = 800  # three periods of the lowest F0
 FFT_SAMPLES = 1080  # at least window + longest lag, and a product of small primes
+# Whole samples: a period of HIGHEST_HZ, and one of LOWEST_HZ rounded up, so that this F0 still lies inside.
 SHORTEST_LAG, LONGEST_LAG = 40, 267
 # Formants above this hold little of the periodicity, and the smoother autocorrelation takes a parabola better.
 LOWPASS_HZ = 2500.0
@@ -48,6 +49,7 @@ def f0_hz(samples: npt.NDArray[np.float32]) -> F0:
 
 
 def _windows(samples: npt.NDArray[np.float32]) -> _Array:
+    # In float64: CPUs then differ by 1e-12 only, and codes come out the same on all of them.
     padded = np.pad(samples.astype(np.float64), WINDOW_SAMPLES // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_SAMPLES)[::HOP_SAMPLES]
     windows = windows[: frame_count(len(samples))]
@@ -62,8 +64,10 @@ def _autocorrelation(windows_FS: _Array) -> tuple[_Array, _Array]:
     frequencies = np.arange(low) * SAMPLE_RATE / FFT_SAMPLES
     weight = 1 / (1 + (HUM_HZ / np.maximum(frequencies, 1.0)) ** 8)
     power = (np.square(spectrum.real) + np.square(spectrum.imag)) * weight
+    # One lag more than is searched: a peak at the last one needs its neighbour for the parabola.
     raw_FL = np.fft.irfft(power, FFT_SAMPLES)[:, : LONGEST_LAG + 2]
     own_L = np.fft.irfft(np.square(np.abs(np.fft.rfft(window_S, FFT_SAMPLES))), FFT_SAMPLES)[: LONGEST_LAG + 2]
+    # Without the division by the window's own, longer lags would look weaker, and the octave above could win (Boersma 1993).
     normalised_FL = raw_FL / np.maximum(raw_FL[:, :1], 1e-12) / (own_L / own_L[0])
     return normalised_FL, np.maximum(raw_FL[:, 0], 0.0) / np.square(window_S).sum()
 
@@ -78,8 +82,11 @@ def _candidates(correlation_FL: _Array) -> tuple[_Array, _Array]:
     shift = np.where(peak, 0.5 * (left - right) / curvature, 0.0)
     height = here - 0.25 * (left - right) * shift
     lag = np.arange(SHORTEST_LAG, LONGEST_LAG + 1) + shift
+    # A parabola can rise above 1, which no correlation does. Every multiple of a period is a period as well, and as strong in an
+    # even tone: the octave cost lets the shortest one win.
     strength = np.minimum(height, 1.0) - OCTAVE_COST * np.log2(LOWEST_HZ * lag / SAMPLE_RATE)
     strength = np.where(peak, strength, -np.inf)
+    # Stable: equal strengths must come in the same order on every CPU.
     best = np.argsort(-strength, axis=1, kind="stable")[:, : CANDIDATES - 1]
     strength_FK = np.take_along_axis(strength, best, axis=1)
     f0_FK = np.where(np.isfinite(strength_FK), SAMPLE_RATE / np.take_along_axis(lag, best, axis=1), 0.0)

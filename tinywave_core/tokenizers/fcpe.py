@@ -41,6 +41,7 @@ GROUPS = 4
 FRAMES_AT_ONCE = 1000
 
 _WEIGHTS = ("torchfcpe", "assets/fcpe_c_v001.pt")
+# Weights for another mel spectrogram would fit the same layers and give another F0 without an error.
 _EXPECTED: Mapping[str, Mapping[str, Any]] = {
     "mel": {
         "sr": SAMPLE_RATE,
@@ -113,6 +114,7 @@ class Fcpe:
         voiced_T = raw_T >= LOWEST_HZ
         # The reference fails where no frame is voiced (an index error in its interpolation).
         f0_T = _interpolated(raw_T, voiced_T) if voiced_T.any() else torch.zeros_like(raw_T)
+        # Order matters: FCPE interpolates, clips, and stretches to 200 Hz last; the pitch codes were learnt from that.
         both = torch.stack([f0_T.clamp(max=HIGHEST_HZ), voiced_T.float()])
         stretched = F.interpolate(both[None], size=frame_count(len(samples)), mode="nearest")[0].cpu().numpy()
         return F0Track(f0_hz=stretched[0], voiced=stretched[1] > 0)
@@ -128,15 +130,18 @@ def log_mel(samples: Tensor) -> Tensor:
     """Log-mel spectrogram [T, M] of samples [N], T = N // 160 + 1."""
     left = (WINDOW_SAMPLES - NETWORK_HOP_SAMPLES) // 2
     right = max(left, WINDOW_SAMPLES - len(samples) - left)
+    # Reflection needs more samples than it adds; FCPE pads shorter audio with zeros.
     mode = "reflect" if right < len(samples) else "constant"
     padded = F.pad(samples[None], (left, right), mode=mode)[0]
     window = torch.hann_window(WINDOW_SAMPLES, device=samples.device)
     spectrum = torch.stft(
         padded, WINDOW_SAMPLES, NETWORK_HOP_SAMPLES, window=window, center=False, return_complex=True
     ).T
+    # 1e-9 and 1e-5 are FCPE's: its network has seen only spectrograms that were made with them.
     magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
     mel_TM = torch.log((magnitude @ _mel_filters(samples.device)).clamp(min=1e-5))
     frames = len(samples) // NETWORK_HOP_SAMPLES + 1
+    # Without centring a frame can be missing at the end: FCPE repeats the last one.
     return torch.cat([mel_TM, mel_TM[-1:]])[:frames]
 
 
@@ -201,6 +206,7 @@ class _Block(nn.Module):
 def _decoded_hz(probability_TP: Tensor, cent_table_P: Tensor) -> Tensor:
     best_T1 = probability_TP.argmax(dim=-1, keepdim=True)
     around = torch.arange(-NEIGHBOURS, NEIGHBOURS + 1, device=best_T1.device)
+    # At the ends of the table FCPE counts the outermost bin several times, which moves the mean; it must not be masked here.
     near = (best_T1 + around).clamp(0, len(cent_table_P) - 1)
     weight = probability_TP.gather(-1, near)
     cents_T = (cent_table_P[near] * weight).sum(dim=-1) / weight.sum(dim=-1)
@@ -219,6 +225,7 @@ def _interpolated(f0_T: Tensor, voiced_T: Tensor) -> Tensor:
 
 @functools.cache
 def _mel_filters(device: torch.device) -> Tensor:
+    # torchaudio's filters are FCPE's within 3e-7 (measured): no other package is needed for them.
     bins = WINDOW_SAMPLES // 2 + 1
     return melscale_fbanks(bins, 0.0, 8000.0, MEL_BANDS, SAMPLE_RATE, norm="slaney", mel_scale="slaney").to(device)
 

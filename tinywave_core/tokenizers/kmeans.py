@@ -15,6 +15,7 @@ from tinywave_core.errors import TinyWaveError
 
 STEPS_PER_UNIT = 32
 LARGEST = 8 * STEPS_PER_UNIT
+# One dimension adds at most (2 LARGEST)² to a distance; float32 holds every whole number up to 2^24.
 MOST_DIMENSIONS = 2**24 // (4 * LARGEST**2)
 MOST_ITERATIONS = 50
 SEEDING_POINTS = 20_000  # k-means++ looks at this many points; Lloyd's iterations look at all
@@ -48,6 +49,7 @@ def fit(points_ND: Lattice, clusters: int, seed: int, *, what: str = "points") -
     for _ in range(MOST_ITERATIONS):
         distances_N, codes_N = _search(points_ND, centres_KD)
         moved_KD = _means(points_ND, codes_N, distances_N, clusters)
+        # No tolerance is needed: on a lattice a centre moves by a whole step or not at all.
         if np.array_equal(moved_KD, centres_KD):
             break
         centres_KD = moved_KD
@@ -70,6 +72,7 @@ def _seed_centres(points_ND: Lattice, clusters: int, random: np.random.Generator
     chosen = [int(random.integers(len(some_MD)))]
     distance_M = np.full(len(some_MD), np.inf)
     for _ in range(clusters - 1):
+        # In float64: one distance fits into float32, the sum of 20,000 does not.
         distance_M = np.minimum(distance_M, np.square(some_MD - some_MD[chosen[-1]]).sum(axis=1, dtype=np.float64))
         # A draw from whole numbers: 0 everywhere means that all distinct points are centres already.
         total = int(distance_M.sum())
@@ -81,10 +84,12 @@ def _seed_centres(points_ND: Lattice, clusters: int, random: np.random.Generator
 def _means(points_ND: Lattice, codes_N: Codes, distances_N: Lattice, clusters: int) -> Lattice:
     """Rounded means of the clusters; an empty cluster takes the point that is farthest from its centre."""
     counts_K = np.bincount(codes_N, minlength=clusters)
+    # numpy adds weights up in float64, where sums of whole numbers are exact: the order of the points cannot matter.
     sums_KD = np.stack([np.bincount(codes_N, weights=column, minlength=clusters) for column in points_ND.T], axis=1)
     means_KD = np.rint(sums_KD / np.maximum(counts_K, 1)[:, None]).astype(np.float32)
     empty = np.flatnonzero(counts_K == 0)
     if len(empty):
+        # Stable: points at the same distance must come in the same order on every CPU.
         farthest = np.argsort(-distances_N, kind="stable")[: len(empty)]
         means_KD[empty] = points_ND[farthest]
     return means_KD

@@ -19,6 +19,7 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 
 FRAME_SAMPLES, FIELD_SAMPLES = 640, 720  # hop and receptive field of HuBERT's 25 Hz model
 WINDOW_SAMPLES, HOP_SAMPLES = 400, 160  # 25 ms every 10 ms
+# Four hops make a frame, but only three windows lie inside HuBERT's field: 2 * 160 + 400 = 720 samples.
 WINDOWS_PER_FRAME, WINDOWS_INSIDE = 4, 3
 CEPSTRA, FEATURES = 13, 39
 MEL_BANDS, LOWEST_HZ, LOG_OFFSET = 40, 40.0, 1e-6
@@ -42,6 +43,7 @@ def mfcc(samples: Samples) -> Features:
     waveform = torch.from_numpy(samples.astype(np.float64))
     rms = waveform.square().mean().sqrt().item()
     windows_FS = waveform.unfold(0, WINDOW_SAMPLES, HOP_SAMPLES)
+    # At one level for all, LOG_OFFSET means the same in quiet and loud recordings; silence has no level to divide by.
     own_CF = _cepstra(windows_FS / rms * 0.1 if rms else windows_FS)
     power_F = windows_FS.square().mean(dim=1)
     speech_F = power_F >= power_F.max() * 10 ** (-SPEECH_RANGE_DB / 10)
@@ -69,6 +71,7 @@ def _cepstra(windows_FS: torch.Tensor) -> torch.Tensor:
 def _constants() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hann window, mel filters, and the orthonormal cosine transform (DCT-II)."""
     window_S = torch.hann_window(WINDOW_SAMPLES, dtype=torch.float64)
+    # Not torchaudio's filters: they are float32, and by them features differed by 1e-7 between CPUs, and so did codebooks.
     mel_KM = mel_filters(WINDOW_SAMPLES // 2 + 1, MEL_BANDS, SAMPLE_RATE, LOWEST_HZ, "htk")
     angles_MC = np.pi / MEL_BANDS * (np.arange(MEL_BANDS)[:, None] + 0.5) * np.arange(CEPSTRA)
     cosines_MC = np.cos(angles_MC) * np.sqrt(2 / MEL_BANDS)

@@ -47,6 +47,7 @@ def open_tokenizer(folder: Path, vocabulary: Vocabulary | None, places: Places, 
 
 def open_of_model(model: Path, vocabulary: Vocabulary, places: Places, device: str) -> SpeechTokenizer:
     """The tokenizer of a model's directory. One with SpiritLM's text tokenizer alone takes the release that is given."""
+    # First what the model brings along: it was trained with that, and the release that is given may be another one.
     if (model / SPEECH_TOKENIZER).is_dir():
         return open_tokenizer(model / SPEECH_TOKENIZER, vocabulary, places, device)
     return open_release_of(vocabulary, places, device)

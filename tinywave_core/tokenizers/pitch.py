@@ -20,6 +20,7 @@ Semitones = npt.NDArray[np.float64]
 
 def code_count(num_samples: int) -> int:
     """Codes at 12.5 Hz of an utterance: SpiritLM's count."""
+    # 80 samples are FCPE's hop, 16 frames the stride of SpiritLM's pitch encoder; both counts are rounded down.
     return (num_samples // 80 + 1) // 16
 
 
@@ -34,6 +35,7 @@ def semitones(f0_hz: npt.NDArray[np.float64]) -> Semitones:
 def contour(f0_hz: npt.NDArray[np.float64], num_samples: int) -> Semitones:
     """Semitones [P] at 12.5 Hz: medians over 80 ms, NaN where less than half of the frames are voiced."""
     codes = code_count(num_samples)
+    # SpiritLM's count rounds down, so that there can be frames behind the last whole code.
     frames = semitones(f0_hz)[: codes * FRAMES_PER_CODE].reshape(codes, FRAMES_PER_CODE)
     voiced = np.isfinite(frames).sum(axis=1) >= MIN_VOICED_FRAMES
     result = np.full(codes, np.nan)
@@ -45,6 +47,7 @@ def fit(contours: npt.NDArray[np.float64], codes: int, seed: int) -> kmeans.Latt
     """Centres [codes - 1, 1] on the lattice, rising, for the voiced values among `contours`."""
     voiced = contours[np.isfinite(contours)]
     points = kmeans.snap(voiced[:, None] / SEMITONES_PER_UNIT)
+    # k-means numbers its centres as it drew them; sorted, a higher code is a higher pitch.
     return np.sort(kmeans.fit(points, codes - 1, seed, what="voiced 80 ms windows"), axis=0)
 
 

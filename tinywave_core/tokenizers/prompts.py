@@ -20,6 +20,7 @@ MARKERS: dict[str, str] = {"text": "[Text]", "speech": "[Speech]"}
 _OPENING = tuple(f"[{stream.letters}" for stream in STREAMS)
 # What begins like a unit is speech up to the next bracket that closes it, whatever lies between.
 _PARTS = re.compile(rf"(?P<speech>\[(?:{LETTERS})[^\]]*\]?)|(?P<marker>\[(?:Text|Speech)\])|(?P<text>.)", re.DOTALL)
+# Four digits at most, as in `vocabulary`: there are no more than 10,000 of a kind, and longer numbers would reach the integer parser.
 _UNIT = rf"\[(?:{LETTERS})[0-9]{{1,4}}\]"
 _UNITS = re.compile(rf"(?:{_UNIT})+")
 # SpiritLM looks this far from either end for the other bracket; real units have at most five characters between.
@@ -54,6 +55,7 @@ def forbidden_ids(vocabulary: Vocabulary, output: OutputModality) -> range:
 
 def continuation_text(decoded: str, prompt: str) -> str:
     """The text that follows the prompt in a decoded output: SpiritLM counts characters and strips spaces."""
+    # Right only where decoding gives the prompt back as it was: the slow convention does, the fast one adds spaces.
     return decoded[len(prompt) :].strip()
 
 

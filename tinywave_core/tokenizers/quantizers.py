@@ -21,6 +21,7 @@ from tinywave_core.checkpoints.weights import load_entries, load_strictly, state
 from tinywave_core.errors import CheckpointError
 
 Units = npt.NDArray[np.int64]
+# SpiritLM's; the file has sizes only, so that it cannot be read there.
 NEGATIVE_SLOPE = 0.01
 _SIZES = ("vocab_size", "dim", "upstream_dim")
 
@@ -41,6 +42,7 @@ class LinearQuantizer(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, upstream: int) -> None:
         super().__init__()
+        # The blank counts: a chunk of blanks alone keeps it, so that SpiritLM's vocabulary has [Hu500] too.
         self.units = vocabulary + 1
         widths = _widths(vocabulary, width, upstream)
         self.layers = nn.Sequential(
@@ -77,15 +79,18 @@ class KmeansQuantizer:
     @torch.inference_mode()
     def __call__(self, features_TD: Tensor) -> Units:
         """Units [T]."""
+        # The expanded form, as SpiritLM computes it: near ties then fall as they do there.
         distances_TK = features_TD.square().sum(1, keepdim=True) - 2 * features_TD @ self.centres_KD.T + self.norms_K
         return distances_TK.argmin(dim=1).cpu().numpy()
 
 
 def fill_blanks(units: Units, blank: int) -> Units:
     """Replace blanks by the nearest unit on the left, circularly."""
+    # One chunk at a time: a rotation over a whole batch would carry units from one recording into the next.
     places = np.flatnonzero(units != blank)
     if not len(places):
         return units
+    # Leading blanks get -1, which is the last place in numpy: the circle closes by itself.
     return units[places[np.searchsorted(places, np.arange(len(units)), side="right") - 1]]
 
 
@@ -106,6 +111,7 @@ def load_quantizer(path: Path, width: int, device: torch.device | str = "cpu") -
     if config["dim"] != width:
         raise CheckpointError(f"{path} quantizes features of width {config['dim']}, this HuBERT gives {width}")
     weights = state_dict(entries, "model_weight", path)
+    # Before anything is built: a config can promise layers of any size.
     check_claims(path, 3, sum(a * b for a, b in pairwise(_widths(*(config[name] for name in _SIZES)))), weights, path)
     quantizer = LinearQuantizer(config["vocab_size"], config["dim"], config["upstream_dim"])
     load_strictly(quantizer.layers, weights, path)
@@ -137,6 +143,7 @@ def _kmeans(entries: dict[str, Any], path: Path, width: int, device: torch.devic
 
 def _centres(entries: dict[str, Any], path: Path) -> Tensor:
     centres = entries["cluster_centers"]
+    # Finite, because torch takes NaN for the least: one such centre would be the nearest of every frame.
     if not isinstance(centres, Tensor) or centres.ndim != 2 or not torch.isfinite(centres).all():
         found = list(centres.shape) if isinstance(centres, Tensor) else type(centres).__name__
         raise CheckpointError(f"{path} has cluster_centers {found}; expected a tensor [units, width] of finite numbers")

@@ -53,10 +53,12 @@ class ReleaseTokenizer:
                 "--tokenization.hubert.encoder gives units only; expressive tokens need SpiritLM's pitch and style models too: "
                 "set --spiritlm-dir, or --tokenization.tokens base"
             )
+        # The other settings have no say in these tokens: a change of one must not make them again.
         return TokenizationConfig(tokens=self.tokens)
 
     def given(self) -> dict[str, Any]:
         source = _source(self.places, self.tokens)
+        # Digests and not paths: a release that was moved computes nothing again, another file under the same name is noticed.
         return {"digests": source.digests(self.tokens), "sizes": asdict(source.sizes(self.tokens))}
 
     def check(self, vocabulary: Vocabulary | None) -> None:
@@ -109,6 +111,7 @@ def _open(
 
 
 def _source(places: Places, kind: Kind) -> "SpeechSource":
+    # Imported here: it needs torch, and plans and estimates ask this module too.
     from tinywave_core.tokenizers.spiritlm import SpeechSource
 
     return SpeechSource.of(places.spiritlm_dir, kind, places.encoder, places.quantizer)

@@ -84,6 +84,7 @@ def build_exact_tokenizer(path: Path) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS_ID)]
     )
+    # One ▁ was put before the text, so that one space, and no more, goes when it comes back.
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(BOUNDARY, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -188,6 +189,7 @@ def _broken_rule(broken: list[list[str]]) -> str:
 def _check(tokenizer: Tokenizer, path: Path) -> None:
     processor = _open(path)
     pieces = _names(processor)[len(SPECIALS) :]
+    # A piece alone does not show what markers do to it: there is no ▁ behind them.
     contexts = [text for piece in pieces for text in (piece, f"[Text]{piece}", f" a{piece}[Speech]{piece}a")]
     for text in (*PROBES, *contexts):
         expected, found = [BOS_ID, *processor.encode(text)], tokenizer.encode(text).ids
@@ -196,5 +198,6 @@ def _check(tokenizer: Tokenizer, path: Path) -> None:
                 f"tokenizer.json would give {found} for {text!r}, {path} gives {expected}: this kind of sentencepiece "
                 "model (expected: byte-pair encoding with byte fallback, as in Llama 2) is not supported"
             )
+        # A prompt is cut off by its length in characters, so that decoding must give it back exactly.
         if text in PROBES and tokenizer.decode(expected) != text:
             raise CheckpointError(f"tokenizer.json would decode {text!r} to {tokenizer.decode(expected)!r}")

@@ -66,6 +66,7 @@ def merge(streams: Streams, vocabulary: Vocabulary, *, deduplicate: Collection[s
             _shifted(streams.units[units_at], first["hubert"], vocabulary.hubert),
         ]
     )
+    # Stable: at equal times the order above (style, pitch, units) is kept, as SpiritLM has it.
     return ids[np.argsort(_times_s(units_at, pitch_at, style_at, vocabulary.rates), kind="stable")]
 
 
@@ -120,6 +121,7 @@ def positions(
     `repeat_for_pitch` emits the last unit again when two pitches follow one another: it must have lasted that long.
     `default_style` stands in when there are pitches but no style (SpiritLM draws one of 71, 68 and 98 at random).
     """
+    # Shards keep ids as uint16, where `ids - first` would wrap around instead of going below 0.
     ids = np.asarray(ids, dtype=np.int64)
     kinds = vocabulary.kinds(ids)
     is_unit, is_pitch, is_style = kinds == HUBERT, kinds == PITCH, kinds == STYLE
@@ -128,6 +130,7 @@ def positions(
     pitch = _latest(ids - vocabulary.first["pitch"], is_pitch, emits)
     style = _latest(ids - vocabulary.first["style"], is_style, emits)
     if len(pitch) and not len(style) and default_style is not None:
+        # One fixed style: with a draw the same tokens would sound different each time.
         style = np.full(len(pitch), default_style, np.int64)
     return Positions(units, pitch, style)
 
@@ -170,6 +173,7 @@ def run_starts(values: Units) -> Units:
 
 
 def _shifted(values: Units, first: int, size: int) -> Ids:
+    # Beyond its size a value would become the id of another kind, which is a valid token and goes unnoticed.
     if len(values) and (values.min() < 0 or values.max() >= size):
         raise TokenError(
             f"units {values.min()} to {values.max()} do not fit the vocabulary, which has {size} of their kind"

@@ -23,6 +23,7 @@ def build_speech_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
     if vocabulary.boundary is not None:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BOUNDARY), normalizers.Replace(" ", BOUNDARY)])
+    # A rule isolates units: as added tokens they would cut the text before ▁ is put.
     units = "|".join(re.escape(name) for name in vocabulary.names())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(units), "isolated")
     tokenizer.post_processor = processors.TemplateProcessing(

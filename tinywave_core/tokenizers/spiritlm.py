@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.quantizers import Quantizer
     from tinywave_core.tokenizers.vqvae import PitchCodes
 
+# SpiritLM's. HuBERT's GroupNorm is taken over a whole chunk: another length gives other units.
 CHUNK_SAMPLES = 100 * SAMPLE_RATE
 BATCH_SAMPLES = 400 * SAMPLE_RATE  # with padding go through a GPU at once
 MIN_SAMPLES = 1280  # 80 ms: two frames of HuBERT less 160 samples, one of pitch
@@ -94,6 +95,7 @@ class SpiritLMTokenizer:
         from tinywave_core.encoders.hubert import load_release, load_transformers
         from tinywave_core.tokenizers.quantizers import load_quantizer
 
+        # First: sizes stand in small files, HuBERT alone takes 380 MB.
         source.sizes(model).require(vocabulary)
         place = torch.device(device)
         encoder = (
@@ -102,6 +104,7 @@ class SpiritLMTokenizer:
             else load_release(source.hubert, device=place)
         )
         quantizer = load_quantizer(source.quantizer, encoder.width, place)
+        # Pitch and style models are nearly two thirds of the work, and base tokens have no use for them.
         if model == "base":
             return cls(vocabulary, place, encoder, quantizer)
         from tinywave_core.encoders.style import load_style_encoder
@@ -145,6 +148,7 @@ class SpiritLMTokenizer:
         return [_joined([next(done) for _ in split_chunks(samples)]) for samples in recordings]
 
     def _chunks(self, chunks: Sequence[Samples]) -> list[Streams]:
+        # By length: a batch then has little padding.
         order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         done: dict[int, Streams] = {}
         # TF32, cuDNN's default, flips codes; everything here is float32 wherever it runs.
@@ -170,6 +174,7 @@ class SpiritLMTokenizer:
         units = [self.quantizer(features) for features in self.encoder(waves)]
         if self.fcpe is None or self.pitch_codes is None or self.style is None:
             return [Streams(each, EMPTY, EMPTY) for each in units]
+        # One by one, on a GPU as well: FCPE has a GroupNorm over time and reflects the ends, so that padding changes F0.
         tracks = [self.fcpe.f0_hz(chunk) for chunk in chunks]
         pitch = [self.pitch_codes.encode(track.f0_hz, track.voiced) for track in tracks]
         return [

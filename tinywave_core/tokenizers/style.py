@@ -17,6 +17,7 @@ QUIET_DB = -60.0
 
 def code_count(num_samples: int) -> int:
     """Codes at 1 Hz: one per started 50 frames of wav2vec2's 50 Hz."""
+    # 400 and 320 samples are field and hop of wav2vec2, of which SpiritLM's style encoder is made.
     frames = (num_samples - 400) // 320 + 1 if num_samples >= 400 else 0
     return -(-frames // 50)
 

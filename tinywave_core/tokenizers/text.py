@@ -28,6 +28,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     config = {
         **SPECIALS,
         "tokenizer_class": "PreTrainedTokenizerFast",
+        # Clean-up drops spaces before punctuation, but a text must decode to itself.
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],  # Llama's generate refuses token types
         "model_max_length": 1_000_000,

@@ -196,8 +196,10 @@ class Vocabulary:
             raise TokenError(f"{values!r:.200} is no vocabulary: expected {', '.join(most)}, boundary and rates")
         rates = values.get("rates")
         own = cls(**values) if rates is None else cls(**values | {"rates": _rates_of(rates)})
+        # A damaged file can ask for any number, and names and rows are made in it: sizes are bounded first.
         for name, limit in most.items():
             size = getattr(own, name)
+            # Not `isinstance`, which takes JSON's true for 1.
             if type(size) is not int or not 0 <= size <= limit:
                 raise TokenError(f"{name} {size!r:.40} is no size of a vocabulary: expected 0 to {limit:,}")
         if own.boundary is not None and (type(own.boundary) is not int or not 0 <= own.boundary < own.text):

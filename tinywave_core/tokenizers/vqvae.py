@@ -25,6 +25,7 @@ from tinywave_core.errors import CheckpointError
 # Whether F0 is interpolated is the extractor's business; what differs here is the mean.
 FEATURES = ("f0_interp,vuv", "f0,vuv", "norm_f0_interp,vuv", "norm_f0,vuv")
 CHANNELS = 2  # F0 and voicing
+# Far more than the 59 lines of the release's.
 MOST_YAML_BYTES = 1 << 20
 MOST_REACH = 1 << 16  # frames; tensors do not show it, and memory grows with it
 
@@ -98,6 +99,7 @@ class PitchCodes:
         """Codes [F // stride] of an F0 track [F]; one without a voiced frame is coded as it is."""
         if len(f0_hz) < self.stride:
             return np.zeros(0, np.int64)
+        # In Hz, without logarithm or scale, because the codes were learnt so.
         f0 = _without_mean(f0_hz, voiced) if self._architecture.removes_mean else f0_hz
         frames_2F = torch.from_numpy(np.stack([f0, voiced]).astype(np.float32)).to(self._device)
         return self._network(frames_2F).cpu().numpy()
@@ -108,6 +110,7 @@ def read_config(path: Path) -> Architecture:
     try:
         if (size := path.stat().st_size) > MOST_YAML_BYTES:
             raise ValueError(f"{size:,} bytes, expected {MOST_YAML_BYTES:,} at most")
+        # Safe: other loaders make whatever Python objects a file names.
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(
@@ -132,6 +135,7 @@ def read_config(path: Path) -> Architecture:
     if (unit_width := int(fields.positive("encoder_params.m_conv", default=1.0) * width)) < 1:
         raise CheckpointError(f"{path}: encoder_params.m_conv leaves no channel of {width:,}")
     return Architecture(
+        # speaker_norm too means the chunk's mean: statistics of speakers are for a named speaker, and the tokenizer names none.
         removes_mean="norm_" in fields.one_of("features", *FEATURES) or bool(fields.get("speaker_norm")),
         downs=fields.of_one_level("encoder_params.downs_t", multiple_of=1),
         # With an odd one, the count of codes would not be F // stride.
@@ -236,8 +240,10 @@ def _down(channels: int, of: Architecture) -> nn.Sequential:
 
 
 def _without_mean(f0_hz: npt.NDArray[np.float32], voiced: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    # SpiritLM's own extractor fails here. F0 is 0 then and stays so, and the chunk is counted in `unvoiced_chunks`.
     if not voiced.any():
         return f0_hz
+    # Only where F0 is not 0: without interpolation 0 says that a frame is unvoiced.
     return np.where(f0_hz != 0, f0_hz - f0_hz[voiced].mean(), f0_hz)
 
 

@@ -64,6 +64,7 @@ def run_in_processes(step: Step[Any, S], output: Output, kind: type[S]) -> S:
 def _described(step: Step, output: Output) -> dict[str, Any]:
     """The step as JSON; the context of a training step is plain."""
     runtime = output.runtime
+    # The processes share the cores: threads without a core of their own make the others wait (measured).
     threads = runtime.threads or max(1, cores() // runtime.training_processes)
     return {
         "root": step.store.url,
@@ -78,6 +79,7 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
         "params": step.params,
         "context": step.context,
         "runtime": runtime.model_copy(update={"training_processes": 1, "threads": threads}).model_dump(mode="json"),
+        # So that the other side can tell whether the step is the same after its way through JSON.
         "fingerprint": step.fingerprint,
         "output": str(output.folder.resolve()),
         "resume": str(output.resume.resolve()),

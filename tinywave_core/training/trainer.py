@@ -125,6 +125,7 @@ def batch_number(step: int, left_out: Sequence[int]) -> int:
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Rate of step `step`, from 0: linear warm-up, then a cosine to the final ratio at the last step."""
     if step < config.warmup_steps:
+        # step + 1, or the first step would have the rate 0 and learn nothing.
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(config.steps - 1 - config.warmup_steps, 1)
     low = config.final_learning_rate_ratio
