@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks import terminal
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.sequences.interleaving import text_decoder
 from tinywave_core.sequences.slamkit import write_features, write_tokens
 from tinywave_core.storage.shards import read_table
@@ -28,7 +28,10 @@ def write_slamkit(root: str, artifact: str, folder: str) -> int:
         )
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made a folder ({error}): pass the name of one, or of a new one") from error
     write_features(
         out / "features.jsonl", ((row["utterance_id"], Streams.of_row(row)) for row in _rows(tokens) if row["units"])
     )

@@ -29,7 +29,8 @@ def talk(
     max_wall_s: float,
     queue: int,
 ) -> int:
-    """Load the models and serve them until Ctrl-C."""
+    """Load the models and serve them until Ctrl-C; ConfigError where a number is none that can be served with."""
+    _check(port, max_prompt_s, max_wall_s, queue)
     sys.setswitchinterval(SWITCH_S)
     limits = Limits(prompt_s=max_prompt_s, wall_s=max_wall_s, waiting=queue)
     hosts = []
@@ -55,6 +56,17 @@ def talk(
         terminal.say("\nstopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _check(port: int, max_prompt_s: float, max_wall_s: float, queue: int) -> None:
+    """Before models are loaded, which takes its time."""
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"--port is {port}; expected 0 to 65535, 0 for a free one")
+    for flag, seconds in (("--max-prompt", max_prompt_s), ("--max-wall", max_wall_s)):
+        if not seconds > 0:
+            raise ConfigError(f"{flag} is {seconds:g}; expected more than 0 seconds")
+    if queue < 0:
+        raise ConfigError(f"--queue is {queue}; expected 0 or more answers that wait")
 
 
 def names(folders: Sequence[str]) -> list[str]:

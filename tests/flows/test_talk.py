@@ -46,6 +46,24 @@ def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str], finish
     assert f"127.0.0.1:{port} cannot be listened on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--port", "65536"),
+        ("--port", "-1"),
+        ("--max-wall", "0"),
+        ("--max-prompt", "-1"),
+        ("--queue", "-1"),
+        ("--max-wall", "nan"),
+    ],
+)
+def test_a_number_that_nothing_can_be_served_with_is_said_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str, value: str
+):
+    assert main(["talk", str(tmp_path), f"{flag}={value}"]) == 2  # a folder that is no export is not even opened
+    assert re.search(rf"error: {flag} is {value}; expected", capsys.readouterr().err)
+
+
 def test_a_folder_that_is_no_export_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert main(["talk", str(tmp_path)]) == 2
     assert "has no speech.json" in capsys.readouterr().err
