@@ -64,7 +64,7 @@ class Timed:
             row["recording_id"],
             row["speaker"],
             row["num_samples"],
-            Streams(*(np.asarray(row[name], np.int64) for name in ("units", "pitch", "style"))),
+            Streams.of_row(row),
             tuple(Word(*word) for word in times),
         )
 

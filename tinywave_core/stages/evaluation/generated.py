@@ -245,7 +245,7 @@ def _prompts(step: GeneratedStep, vocabulary: Vocabulary) -> list[Prompt]:
             rows.setdefault(row["utterance_id"], row)
     prompts = []
     for i in sorted(rows, key=lambda i: _key(config, i))[: config.items]:
-        streams = Streams(*(np.asarray(rows[i][name], dtype=np.int64) for name in ("units", "pitch", "style")))
+        streams = Streams.of_row(rows[i])
         whole = encode_utterance(streams, vocabulary)[:-1]
         opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
         cut = opening + merged_before(streams, config.prompt_s, vocabulary.rates)

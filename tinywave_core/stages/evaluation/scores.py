@@ -291,7 +291,7 @@ def _prompts(
     prompts = {}
     for row in held_out_rows(step.inputs["tokens"], columns):
         if row["utterance_id"] in wanted and row["num_samples"]:
-            streams = Streams(*(np.asarray(row[name], dtype=np.int64) for name in ("units", "pitch", "style")))
+            streams = Streams.of_row(row)
             opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
             length = opening + merged_before(streams, step.config.continuation_prompt_s, vocabulary.rates)
             prompts[row["utterance_id"]] = (encode_utterance(streams, vocabulary), length)
