@@ -36,7 +36,11 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     scored = "no held-out speech" if before is None or after is None else f"{before:.3f} → {after:.3f} nats per token"
     return [
         ("started from", summary.started_from),
-        ("trained", f"{summary.method}, {summary.steps} steps on {duration(summary.train_hours)} of speech"),
+        (
+            "trained",
+            f"{summary.method}, {summary.training.phrase(summary.steps)} over {duration(summary.train_hours)} of speech",
+        ),
+        ("validation", summary.training.sentence),
         ("held-out NLL, before → after", scored),
         ("training loss of the last step", f"{summary.train_loss:.3f}"),
     ]
@@ -54,7 +58,7 @@ def loss(outputs: Outputs) -> Picture | None:
     if not lines:
         return None
     png = plots.lines_png(lines, x_label="optimiser step", y_label="nats per token")
-    return Picture(png, "training loss of the teacher")
+    return Picture(png, "loss of the teacher, on training and validation speech")
 
 
 STAGE = Stage(
