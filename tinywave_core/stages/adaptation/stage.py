@@ -2,7 +2,7 @@
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import FLOPS, Estimate, teacher_parameters
+from tinywave_core.costs.estimates import FLOPS, Estimate, for_hours, teacher_parameters
 from tinywave_core.stages.adaptation import teacher
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.words import teacher_lines
@@ -48,6 +48,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """6 operations per parameter and token; float32 weights in the store."""
+    config = for_hours(config, hours)
     parameters = teacher_parameters(config)
     return Estimate(config.adaptation.training.planned_tokens * 6 * parameters / FLOPS[device], 4 * parameters)
 
