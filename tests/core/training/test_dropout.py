@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import CONFIG, RUNTIME, Stop, fresh, run, sequences, stop_at
+from tests.fixtures.training import CONFIG, DROPPED, RUNTIME, Stop, fresh, run, sequences, stop_at
 from tinywave_core.models.forward import forward
 from tinywave_core.training.dropout import add_dropout
 from tinywave_core.training.trainer import make_dataset
 
-DROPPED = CONFIG.model_copy(update={"dropout": 0.3})
 BATCH = make_dataset(sequences(), CONFIG).batch(0)
 
 

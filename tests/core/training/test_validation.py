@@ -1,30 +1,14 @@
 """Validation: the best weights are kept, training stops when there is no hope, and both survive a stop to the bit."""
 
-import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.training import CONFIG, RUNTIME, Stop, fresh, run, sequences, stop_at
+from tests.fixtures.training import CHECKS, CONFIG, RUNTIME, Stop, fresh, others, run, sequences, stop_at, validation
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
 from tinywave_core.sequences.dataset import TokenSequence
 from tinywave_core.training.checkpoint import Best
 from tinywave_core.training.validation import Validation
-
-CHECKS = ValidationConfig(checks=9, patience=3)
-
-
-def others(like: bool = True) -> list[TokenSequence]:
-    """Sequences that are not trained on: of the same kind, or noise, on which training only gets worse."""
-    rng = np.random.default_rng(1)
-    draw = (lambda n: np.cumsum(rng.integers(1, 3, n)) % 40) if like else (lambda n: rng.integers(0, 40, n))
-    return [TokenSequence(f"{n:032x}", f"v{n}", f"v{n}", None, draw(20 + n).astype(np.uint16), 1.0) for n in range(5)]
-
-
-def validation(like: bool = True, config: ValidationConfig = CHECKS) -> Validation:
-    made = Validation.on(others(like), CONFIG.sequence_length, config)
-    assert made
-    return made
 
 
 def nll_of(weights: dict[str, torch.Tensor], sequences: list[TokenSequence]) -> float:
