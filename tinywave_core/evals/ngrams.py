@@ -21,8 +21,8 @@ from tinywave_core.sequences.dataset import TokenSequence
 
 ORDERS = 4  # as many ids of 16 bits as a 64-bit number holds
 DISCOUNT = 0.75
-MOST_TOKENS = 20_000_000
-"""More change the floor little: counting them takes seconds and 1 GB, counting a corpus of thousands of hours does not."""
+MOST_TOKENS = 10_000_000
+"""More change the floor little. Counting so many takes seconds and 1 GB; a corpus of thousands of hours has many times more."""
 _BITS = np.uint64(16)
 
 Keys = npt.NDArray[np.uint64]
@@ -60,12 +60,18 @@ class Ngrams:
     def log_probabilities(self, ids: npt.ArrayLike, order: int) -> Floats:
         """Natural logarithms of the likelihood of tokens 1 … L - 1, each after up to `order` - 1 tokens before it: [L - 1]."""
         assert 1 <= order <= len(self.tables), order
+        return np.asarray(self.by_order(ids)[order])
+
+    def by_order(self, ids: npt.ArrayLike) -> Floats:
+        """The same by all orders, [orders + 1, L - 1]; order 0 guesses: every id is as likely as any other."""
         ids = np.asarray(ids, dtype=np.uint16)
-        likely, keys = np.full(len(ids), 1 / self.tokens), np.zeros(len(ids), dtype=np.uint64)
-        for n, table in enumerate(self.tables[:order], start=1):
-            keys, first = _longer(keys, ids), max(n - 1, 1)
-            likely[first:] = table.interpolated(keys[first:], likely[first:], self.discount)
-        return np.asarray(np.log(likely[1:]))
+        likely, keys = [np.full(len(ids), 1 / self.tokens)], np.zeros(len(ids), dtype=np.uint64)
+        for order, table in enumerate(self.tables, start=1):
+            keys, first = _longer(keys, ids), max(order - 1, 1)
+            lower = likely[-1]
+            mixed = table.interpolated(keys[first:], lower[first:], self.discount)
+            likely.append(np.concatenate([lower[:first], mixed]))
+        return np.asarray(np.log(np.stack(likely)[:, 1:]))
 
 
 def _longer(keys: Keys, ids: npt.NDArray[np.uint16]) -> Keys:
