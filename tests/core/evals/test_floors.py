@@ -79,7 +79,7 @@ def test_the_interval_is_paired_over_utterances_whose_pieces_are_drawn_together(
     """The two pieces of one utterance cancel out: alone they would seem to differ from the floor in both directions."""
     pieces = [TokenSequence(str(i), "one", "r", None, HELD_OUT[0].ids, 2.0) for i in range(2)]
     nll = measured(TURNS, pieces)
-    floor = nll.by_model["counts of 3"][0]
+    floor = nll.by_model[COUNTS[compare_with_floors(nll, TURNS).order - 1]][0]
     odd = [floor + 1, floor - 1]
     above = compare_with_floors(TokenNll(nll.sequences, nll.by_model | {"student": odd}, nll.kinds, 0), TURNS)
     assert above.utterances == 1

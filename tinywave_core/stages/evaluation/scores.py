@@ -240,8 +240,8 @@ def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "list[TokenSeque
     shards = step.store.find_all([*inputs["tokens"], *inputs.get("heard", [])])
     if gone := [shard.id for shard in shards if not shard.complete]:
         raise MissingInputError(
-            f"{gone[0]} and {len(gone) - 1} more of the {len(shards)} shards that the student was trained on are not in the store, so "
-            "its training tokens cannot be counted: train it on what is there, with --refresh.student always"
+            f"{len(gone)} of the {len(shards)} shards that the student was trained on are not in the store ({gone[0]}), so its training "
+            "tokens cannot be counted: train it on what is there, with --refresh.student always"
         )
     return load_sequences(shards, "train", step.params["sequence_length"])
 
