@@ -307,6 +307,13 @@ def test_it_learned_from_the_new_speech_and_as_much_of_the_old(finished: Finishe
     assert after["steps"] == 5
 
 
+def test_the_floor_of_a_continued_student_is_counted_from_all_that_it_heard(finished: Finished, continued: Any):
+    """Not from the new speech alone: that would be a lower hurdle."""
+    _, outputs, _ = continued
+    before, after = (o["scores"].summary["floors"]["counted_tokens"] for o in (finished.outputs, outputs))
+    assert after == before + outputs["student"].summary["new_tokens"]
+
+
 def test_all_that_follows_takes_the_continued_student_and_a_second_run_computes_nothing(continued: Any):
     config, outputs, _ = continued
     assert outputs["scores"].manifest.inputs["student"] == [outputs["student"].id]
