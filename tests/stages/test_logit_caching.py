@@ -1,13 +1,15 @@
 """Logit shards of a finished run: what they say of themselves, and figures per kind of token worked out again."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import Finished
-from tests.fixtures.tiny import Computed
+from tests.fixtures.tiny import Computed, copy_store, run_tiny
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
@@ -19,7 +21,7 @@ from tinywave_core.stages.logit_caching.stage import STAGE
 from tinywave_core.stages.logit_caching.summary import LogitShardSummary, LogitsSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.steps.inputs import training_shards
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.teacher.capture import CapturedSequence
 from tinywave_core.teacher.figures import figures_by_kind
 from tinywave_core.teacher.logit_cache import Captured, LogitCache, read_about, sample_offsets, sparse_targets
@@ -147,15 +149,21 @@ def caching(finished: Finished, floor: str, **summary: float | None) -> Computed
     return execute
 
 
-def test_a_teacher_that_is_worse_than_counts_stops_the_run_before_anything_is_cached(finished: Finished):
+def test_a_teacher_that_is_worse_than_counts_stops_the_run_before_anything_is_cached(
+    finished: Finished, tmp_path: Path
+):
     """The tiny teacher as it is: a few steps on seconds of speech."""
     summary = TeacherSummary.of(finished.outputs["teacher"])
     after, floor = summary.held_out_nll_after, summary.held_out_floor_nll
     assert after is not None and floor is not None and after > floor
     said = rf"{after:.4f} nats per token on held-out speech, the counts {floor:.4f}.*--adaptation.floor none"
+    config = copy_store(finished.config, tmp_path / "store")
+    shutil.rmtree(Path(config.root, "logit_caching"))
+    judged = config.model_copy(update={"adaptation": config.adaptation.model_copy(update={"floor": "counts"})})
     with pytest.raises(TrainingError, match=said):
-        caching(finished, "counts")
-    assert caching(finished, "none").steps
+        run_tiny(judged)
+    assert not Store(config.root).artifact_ids("logit_caching")
+    assert run_tiny(config, until="logit_caching")[0]["logits"].complete
 
 
 @pytest.mark.parametrize(("after", "floor", "goes_on"), [(3.9, 4.0, True), (4.0, 4.0, False), (4.1, 4.0, False)])
