@@ -431,17 +431,14 @@ def bars_png(groups: Sequence[str], series: Sequence[Bars], *, y_label: str) -> 
     with _figure("", y_label) as (axes, out):
         upright = [bars for bars in series if not bars.as_line]
         width = 0.8 / len(upright)
-        for bars in series:
-            if bars.as_line:
-                there = [(g, v) for g, v in enumerate(bars.values) if v is not None]
-                starts, heights = [g - 0.45 for g, _ in there], [v for _, v in there]
-                ends = [start + 0.9 for start in starts]
-                colour = COLOURS[bars.colour]
-                axes.hlines(heights, starts, ends, colors=colour, linestyles="--", linewidth=1.4, label=bars.label)
         for s, bars in enumerate(upright):
             heights = [math.nan if v is None else v for v in bars.values]
             places = np.arange(len(groups)) + width * (s - (len(upright) - 1) / 2)
             axes.bar(places, heights, width=width * 0.9, color=COLOURS[bars.colour], label=bars.label)
+        for bars in (bars for bars in series if bars.as_line):
+            at = np.array([g for g, v in enumerate(bars.values) if v is not None])
+            heights, colour = [v for v in bars.values if v is not None], COLOURS[bars.colour]
+            axes.hlines(heights, at - 0.45, at + 0.45, colors=colour, linestyles="--", linewidth=1.4, label=bars.label)
         axes.set_xticks(np.arange(len(groups)), groups)
         # Above the bars, which would hide it.
         axes.legend(
