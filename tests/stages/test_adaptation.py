@@ -32,7 +32,11 @@ def adapt(finished: Finished, tmp_path: Path, checkpoint: Path | str, **changes)
     store = Store(str(shutil.copytree(finished.store.root, tmp_path / "store", dirs_exist_ok=True)))
     values = finished.config.model_dump()
     values["root"] = store.root
-    values["adaptation"] |= {"teacher": str(checkpoint), **{k: v for k, v in changes.items() if k != "training"}}
+    values["adaptation"] |= {
+        "teacher": str(checkpoint),
+        **{k: v for k, v in changes.items() if k not in ("training", "validation")},
+    }
+    values["validation"] |= changes.get("validation", {})
     values["adaptation"]["training"] |= {"steps": 6, "learning_rate": 2e-3} | changes.get("training", {})
     config = type(finished.config).model_validate(values)
     return adaptation.build(config, outputs_before("adaptation", config, store)["tokens"], compute_all)
@@ -56,9 +60,24 @@ def test_lora_leaves_embeddings_and_norms_as_they_are(finished, tmp_path, checkp
 
 
 @pytest.mark.parametrize("start", ["checkpoint", "fresh"])
-def test_a_training_that_makes_the_teacher_worse_stops_the_run(finished, tmp_path, checkpoint, start):
-    with pytest.raises(TrainingError, match=r"worse on held-out speech: .* before, .* after. Lower"):
-        adapt(finished, tmp_path, checkpoint if start == "checkpoint" else start, training={"learning_rate": 1.0})
+def test_a_training_that_makes_the_teacher_worse_stops_the_run_where_no_speech_validates(
+    finished, tmp_path, checkpoint, start
+):
+    with pytest.raises(TrainingError, match=r"worse on held-out speech: .* before, .* after, and no .* Raise"):
+        adapt(
+            finished,
+            tmp_path,
+            checkpoint if start == "checkpoint" else start,
+            training={"learning_rate": 1.0, "dropout": 0.0, "warmup_steps": 0},
+            validation={"fraction": 0},
+        )
+
+
+def test_a_training_that_only_makes_a_checkpoint_worse_keeps_it_as_it_was(finished, tmp_path, checkpoint):
+    teacher = adapt(finished, tmp_path, checkpoint, training={"learning_rate": 1.0})
+    before, after = load_llama(checkpoint).state_dict(), load_llama(teacher.path("teacher")).state_dict()
+    assert TeacherSummary.of(teacher).training.best_step == 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_training_that_stops_after_its_tokens_reports_the_steps_that_it_took(finished, tmp_path, checkpoint):
@@ -97,7 +116,10 @@ def test_a_corpus_without_held_out_speech_is_refused_before_the_teacher_is_train
 def test_a_teacher_says_what_counts_of_its_training_tokens_reach_on_the_same_speech(finished: Finished):
     summary, tokens = TeacherSummary.of(finished.outputs["teacher"]), finished.outputs["tokens"]
     shards = finished.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
-    train, held_out = (load_sequences(shards, split, 128) for split in ("train", "held_out"))
+    manifest = finished.outputs["teacher"].manifest
+    assert manifest is not None
+    held_out, sequences = (load_sequences(shards, split, 128) for split in ("held_out", "train"))
+    train, _ = adaptation.training_parts(sequences, manifest.params["validation"])
     ngrams = Ngrams.count([s.ids for s in train], Vocabulary.from_json(tokens.summary["vocabulary"]).tokens)
     nll = -np.concatenate([ngrams.by_order(s.ids) for s in held_out], axis=1).mean(axis=1)
     assert summary.held_out_floor_nll == pytest.approx(nll[1:].min())

@@ -74,7 +74,10 @@ class TrainingConfig(Config):
     """One training run: AdamW with linear warm-up and cosine decay."""
 
     steps: int = Field(..., ge=1)
-    """Optimiser steps."""
+    """Optimiser steps at most; fewer where `passes` are over before."""
+    passes: float | None = Field(None, gt=0)
+    """Passes over the training speech at most: a small folder takes fewer steps, and the learning rate follows these. None: `steps`
+    alone."""
     stop_after_tokens: int | None = Field(None, ge=1)
     """Stop after the step that reaches this many tokens, padding included, if that is before `steps`; the learning rate
     follows `steps` all the same."""
@@ -90,6 +93,9 @@ class TrainingConfig(Config):
     """Steps of linear warm-up."""
     weight_decay: float = Field(0.1, ge=0, le=1)
     """AdamW's decoupled weight decay, on matrices only."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Share of the embeddings, and of the numbers that each block adds to them, that is set to 0 in a step: keeps a model from learning
+    a small folder by heart. None: by the amount of training speech (training/recipe.py)."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient over all parameters."""
     seed: int = Field(0, ge=0)

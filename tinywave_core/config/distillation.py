@@ -69,7 +69,7 @@ class ContinuationConfig(Config):
     """How a student that has been trained goes on with new speech; all else is as in its first training."""
 
     steps: int = Field(100, ge=1)
-    """Optimiser steps, in place of `training.steps` and `training.stop_after_tokens`."""
+    """Optimiser steps, in place of `training.steps`, `training.passes` and `training.stop_after_tokens`."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """Peak learning rate, in place of `training.learning_rate`: well below it, or what was learned is lost."""
     replay: float = Field(0.5, ge=0, lt=1)
@@ -112,7 +112,7 @@ class DistillationConfig(Config):
     attention_heads: int = Field(4, ge=1)
     """Heads sampled per step for the attention term."""
     training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
-    """The training run; the undistilled control uses the same."""
+    """The training run; the undistilled control uses the same, and both are checked on the same validation speech."""
     vocabulary: Literal["full", "speech"] = "full"
     """`speech`: a student for speech alone, whose embeddings and head have no rows for text (an eighth of the parameters at full size);
     what the teacher says is taken over those rows. Not for speech and text interleaved."""
@@ -209,5 +209,5 @@ class DistillationConfig(Config):
     def continued(self) -> "DistillationConfig":
         """The settings of a student that goes on from the one before it: `training` is the continuation's."""
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
-        training = self.training.model_copy(update={**other, "stop_after_tokens": None})
+        training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
         return self.model_copy(update={"on_new_audio": "continue", "training": training})

@@ -14,6 +14,7 @@ from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.promotion import PromotionConfig
 from tinywave_core.config.tokenization import TokenizationConfig
+from tinywave_core.config.validation import ValidationConfig
 
 STAGES = (
     "ingestion",
@@ -66,6 +67,8 @@ class PipelineConfig(Config):
     """The teacher's cached predictions."""
     distillation: DistillationConfig = DistillationConfig()
     """The student."""
+    validation: ValidationConfig = ValidationConfig()
+    """Speech that tells training when to stop."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Teacher, student and control on held-out speech."""
     export: ExportConfig = ExportConfig()

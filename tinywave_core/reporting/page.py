@@ -380,7 +380,7 @@ def curve_plots(outputs: Outputs) -> list[str]:
         if curve
     ]
     losses = {
-        "Teacher: training loss": (teacher_lines(outputs), "nats per token"),
+        "Teacher: loss on training and validation speech": (teacher_lines(outputs), "nats per token"),
         "Student and undistilled control: cross-entropy on the true tokens": (loss_lines(outputs), "nats per token"),
         "Student: every term of its loss": (term_lines(outputs), "per token"),
         "Learning rate": (rates, "rate"),

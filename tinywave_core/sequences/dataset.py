@@ -108,6 +108,8 @@ class Batch:
     """The next token of the same sequence, or IGNORED."""
     rows: list[list[int]]
     """Which sequences lie in each row, in order."""
+    first_row: int = 0
+    """Of a micro-batch: where its first row stands in the whole batch."""
 
     @property
     def targets(self) -> int:
@@ -117,11 +119,12 @@ class Batch:
     def split(self, rows: int) -> list["Batch"]:
         """Micro-batches of at most `rows` rows."""
         cuts = range(0, len(self.rows), rows)
-        return [self._part(slice(i, i + rows)) for i in cuts]
+        return [self._part(i, i + rows) for i in cuts]
 
-    def _part(self, rows: slice) -> "Batch":
+    def _part(self, start: int, end: int) -> "Batch":
+        rows = slice(start, end)
         arrays = (self.input_ids[rows], self.positions[rows], self.documents[rows], self.labels[rows])
-        return Batch(*arrays, self.rows[rows])
+        return Batch(*arrays, self.rows[rows], self.first_row + start)
 
 
 class PackedDataset:
@@ -149,9 +152,17 @@ class PackedDataset:
     def batch(self, step: int) -> Batch:
         """The batch of one optimiser step, counted from 0."""
         while len(self._rows) < (step + 1) * self.batch_rows:
-            self._rows += pack(self._epoch_order(self._epochs), [len(s.ids) for s in self.sequences], self.row_length)
+            self._rows += self.rows_of_pass(self._epochs)
             self._epochs += 1
         return self.collate(self._rows[step * self.batch_rows : (step + 1) * self.batch_rows])
+
+    def steps_of(self, passes: float) -> int:
+        """Optimiser steps that so many passes over the sequences take, one at least."""
+        return max(1, round(passes * len(self.rows_of_pass(0)) / self.batch_rows))
+
+    def rows_of_pass(self, epoch: int) -> list[list[int]]:
+        """The packed rows of one pass: which sequences lie in each."""
+        return pack(self._epoch_order(epoch), [len(s.ids) for s in self.sequences], self.row_length)
 
     def _epoch_order(self, epoch: int) -> list[int]:
         drawing = epoch % max(self._variants, 1)

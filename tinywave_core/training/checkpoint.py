@@ -22,7 +22,19 @@ from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
 from tinywave_core.training.processes import is_first, wait_for_all
 
+_WEIGHTS, _MOMENTS, _BEST = "model.safetensors", "optimizer.safetensors", "best.safetensors"
 _KEPT = 2  # the newest can be damaged; training goes on from the one before it
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights that did best on validation speech."""
+
+    step: int
+    nll: float
+    """On validation speech, in nats per token."""
+    weights: dict[str, torch.Tensor]
+    """By parameter, laid out as it is."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class TrainingState:
     """One record per step."""
     left_out: list[int]
     """Numbers of the batches whose loss or gradient was not finite."""
+    best: Best | None = None
+    """None before the first check, and where no speech validates."""
 
 
 def save_checkpoint(
@@ -42,25 +56,27 @@ def save_checkpoint(
     """Write `step-NNNNNN` below `folder` and drop the oldest ones."""
     weights = {name: _whole(p) for name, p in parameters.items()}
     moments = {f"{name}/{key}": _whole(m) for name, p in parameters.items() for key, m in optimizer.state[p].items()}
+    files = {_WEIGHTS: weights, _MOMENTS: moments}
+    if state.best:
+        files[_BEST] = {name: _whole(weight) for name, weight in state.best.weights.items()}
     if is_first():
-        _write(folder, state, weights, moments)
+        _write(folder, state, files)
     wait_for_all()
 
 
-def _write(
-    folder: Path, state: TrainingState, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
-) -> None:
+def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
     final = folder / f"step-{state.step:08d}"
     # A name that no look for checkpoints finds.
     partial = folder / f".writing-{state.step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(weights, partial / "model.safetensors")
-    save_file(moments, partial / "optimizer.safetensors")
+    for name, tensors in files.items():
+        save_file(tensors, partial / name)
     (partial / "curves.json").write_text(json.dumps(state.curves), encoding="utf-8")
     # Not sizes alone: one flipped bit in safetensors went unnoticed by them in all 30 trials.
     digests = {entry.name: entry.sha256 for entry in describe_files(partial)}
-    about = {"step": state.step, "left_out": state.left_out, "sha256": digests}
+    best = {"step": state.best.step, "nll": state.best.nll} if state.best else None
+    about = {"step": state.step, "left_out": state.left_out, "best": best, "sha256": digests}
     # Sealed, for it lists the digests of the other files and no file lists its own.
     (partial / "state.json").write_bytes(seal(about))
     for path in partial.iterdir():
@@ -86,16 +102,20 @@ def load_checkpoint(
         about = _valid_state(path)
         if about is None:
             continue
-        weights = load_file(path / "model.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
+        weights, moments = load_file(path / _WEIGHTS), load_file(path / _MOMENTS)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(_share(weights[name], parameter))
                 optimizer.state[parameter] = _state_of(name, parameter, moments)
-        return TrainingState(
-            about["step"], json.loads((path / "curves.json").read_text(encoding="utf-8")), about["left_out"]
-        )
+        best = _best_of(path, about["best"], parameters) if about["best"] else None
+        curves = json.loads((path / "curves.json").read_text(encoding="utf-8"))
+        return TrainingState(about["step"], curves, about["left_out"], best)
     return None
+
+
+def _best_of(path: Path, about: dict[str, Any], parameters: dict[str, torch.nn.Parameter]) -> Best:
+    weights = load_file(path / _BEST)
+    return Best(about["step"], about["nll"], {name: _share(weights[name], p) for name, p in parameters.items()})
 
 
 def _state_of(name: str, parameter: torch.nn.Parameter, moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

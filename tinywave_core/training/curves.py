@@ -1,5 +1,8 @@
 """The curve that a training wrote: one value per optimiser step and term."""
 
+from collections.abc import Mapping, Sequence
+
+from tinywave_core import plots
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
@@ -10,3 +13,9 @@ def curves_of(artifact: Artifact) -> dict[str, list[float]]:
         return {}
     columns: dict[str, list[float]] = read_table(artifact.path("curves.parquet")).to_pydict()
     return columns
+
+
+def validation_line(curve: Mapping[str, Sequence[float]], label: str, colour: str) -> plots.Line:
+    """NLL on validation speech at every check."""
+    series = plots.series_of(curve, "validation")
+    return plots.Line(f"{label}, validation", *series, colour, dashed=True, noisy=False)

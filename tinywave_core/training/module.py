@@ -21,18 +21,25 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.losses.attention import IMPLEMENTATION, recompute_context
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
+from tinywave_core.training.dropout import Draw, add_dropout
 from tinywave_core.training.processes import process_count
+from tinywave_core.training.validation import cross_entropy
 
 
 class TrainedModule(torch.nn.Module):
     """Calls the objective on its model; `model` is a copy of the caller's that shares its weights or holds a shard of them."""
 
-    def __init__(self, model: LlamaForCausalLM, objective: Any) -> None:
+    def __init__(self, model: LlamaForCausalLM, objective: Any, draw: Draw | None) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.draw = model, objective, draw
 
     def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves."""
+        """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves; in evaluation mode the summed
+        cross-entropy alone."""
+        if not self.training:
+            return cross_entropy(self.model, batch), {}
+        if self.draw:
+            self.draw.step, self.draw.first_row = step, batch.first_row
         loss = self.objective(self.model, batch, step)
         return loss.total, loss.terms
 
@@ -42,7 +49,13 @@ class TrainedModule(torch.nn.Module):
 
 
 def trained_module(
-    model: LlamaForCausalLM, objective: Any, runtime: RuntimeConfig, device: torch.device
+    model: LlamaForCausalLM,
+    objective: Any,
+    runtime: RuntimeConfig,
+    device: torch.device,
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> TrainedModule:
     """The module to train; with several processes each holds its shard, on `device`, and `model` stays where it is."""
     sharded = process_count() > 1
@@ -50,7 +63,8 @@ def trained_module(
         on_device(model, device)
     # In a copy, for FSDP2 cannot be taken off a module again. The weights are not copied: a shard takes its own memory.
     weights = {id(p): _alias(p) if sharded else p for p in model.parameters()}
-    module = TrainedModule(copy.deepcopy(model, weights), objective)
+    copied = copy.deepcopy(model, weights)
+    module = TrainedModule(copied, objective, add_dropout(copied, dropout, seed) if dropout else None)
     if runtime.compile:  # the tap is another one in every step and layer: traced, it would be compiled anew for each
         AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(AttentionInterface()[IMPLEMENTATION]))
     for block in module.model.model.layers:

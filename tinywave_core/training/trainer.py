@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,10 +24,12 @@ from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.progress import Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.threads import use_threads
-from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, trained_module
-from tinywave_core.training.processes import is_first, own_rows, summed
+from tinywave_core.training.processes import is_first, own_rows, process_count, summed
+from tinywave_core.training.summary import TrainingSummary
+from tinywave_core.training.validation import Validation
 
 _MOST_LEFT_OUT = 3  # batches whose loss is not finite; more mean that it is not the batches
 
@@ -39,6 +42,41 @@ class LossTerms:
     """Sum over the micro-batch's targets; carries the gradient."""
     terms: dict[str, float]
     """Sums of the single terms over the micro-batch's targets, for the curves."""
+
+
+Record = dict[str, float | None]
+"""One step of a curve: its number, the loss and its terms, and the NLL on validation speech; None where it was not checked."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training run went."""
+
+    curves: list[Record]
+    """One record per step that was taken."""
+    best: Best | None
+    """The weights that were kept; None where no speech validated, and the last ones were."""
+    steps: int
+    """That were planned: more than were taken where validation had no hope for the others."""
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The terms of the last step."""
+        return {name: value for name, value in self.curves[-1].items() if value is not None}
+
+    def summary(self, config: TrainingConfig, dataset: PackedDataset, validation: Validation | None) -> TrainingSummary:
+        """For the artifact."""
+        sequences = validation.dataset.sequences if validation else ()
+        return TrainingSummary(
+            planned_steps=self.steps,
+            passes=round(len(self.curves) / dataset.steps_of(1), 2),
+            dropout=config.dropout or 0.0,
+            validation_sequences=len(sequences),
+            validation_hours=sum(s.seconds for s in sequences) / 3600,
+            validation_nll=self.best.nll if self.best else None,
+            best_step=self.best.step if self.best else None,
+            stopped_early=len(self.curves) < self.steps,
+        )
 
 
 class Objective(Protocol):
@@ -56,26 +94,30 @@ def train(
     resume: Path,
     progress: Progress,
     *,
+    validation: Validation | None = None,
     on_step: Callable[[int], None] | None = None,
-) -> list[dict[str, float]]:
-    """Train `model` in place from the newest checkpoint in `resume` and return its curve, one record per step.
+) -> Trained:
+    """Train `model` in place from the newest checkpoint in `resume`; with `validation` it ends with the best of its weights.
 
     A batch whose loss or gradient is not finite is left out and training goes on from the last checkpoint; TrainingError when
     that happens too often. PausedError, with a checkpoint, when `runtime.stop_after_hours` are over.
     """
     use_threads(runtime)
     device = pick_device(runtime)
-    module = trained_module(model, objective, runtime, device)
+    module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config)
+    check = partial(_checked, module, validation, parameters, runtime, device) if validation else None
     state = load_checkpoint(resume, parameters, optimizer)
     if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
         state = TrainingState(0, [], [])
+        # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
+        state = check(state) if check else state
         save_checkpoint(resume, state, parameters, optimizer)
     started = time.monotonic()
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with tensorboard_log(log_folder, state.step) as log:
-        while state.step < steps:
+        while not _is_done(state, steps, validation):
             began = time.monotonic()
             step, number = state.step, batch_number(state.step, state.left_out)
             rate = learning_rate(step, config)
@@ -91,27 +133,83 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
             state = replace(state, step=step + 1, curves=[*state.curves, record])
-            over = _is_over(started, runtime, device)
-            if state.step < steps and (over or state.step % runtime.checkpoint_every == 0):
+            if validation and check and validation.is_due(state.step, steps):
+                state = check(state)
+            goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime, device)
+            if goes_on and (over or state.step % runtime.checkpoint_every == 0):
                 save_checkpoint(resume, state, parameters, optimizer)
             speed = batch.targets / (time.monotonic() - began)
-            log(state.step, {**record, "tokens_per_second": speed})
+            log(state.step, {**state.curves[-1], "tokens_per_second": speed})
             try:
-                progress(state.step, steps, f"loss {terms['loss']:.3f}, {speed:,.0f} tokens/s")
+                progress(state.step, steps, _told(state, speed))
             except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
-                if state.step < steps:
+                if goes_on:
                     save_checkpoint(resume, state, parameters, optimizer)
                 raise
             if on_step:
                 on_step(state.step)
-            if state.step < steps and over:
+            if goes_on and over:
                 raise PausedError(
                     f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
                     f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
                 )
+    _keep_best(state, parameters)
     gather(module, model)
     model.eval()
-    return _curves(state)
+    return Trained(_curves(state, validation), state.best, steps)
+
+
+def _is_done(state: TrainingState, steps: int, validation: Validation | None) -> bool:
+    return state.step >= steps or (validation is not None and validation.is_over(state.step, steps, state.best))
+
+
+@torch.no_grad()
+def _keep_best(state: TrainingState, parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Put the weights back that did best on validation speech."""
+    if state.best:
+        for name, parameter in parameters.items():
+            parameter.copy_(state.best.weights[name])
+
+
+def _checked(
+    module: TrainedModule,
+    validation: Validation,
+    parameters: dict[str, torch.nn.Parameter],
+    runtime: RuntimeConfig,
+    device: torch.device,
+    state: TrainingState,
+) -> TrainingState:
+    """The state with its NLL on validation speech, and with its weights kept if that is the best so far."""
+    nll = _validation_nll(module, validation, runtime, device)
+    curves = [*state.curves[:-1], *({**record, "validation": nll} for record in state.curves[-1:])]
+    best = state.best
+    # One that is no number is no better: then the weights of an earlier check stay.
+    if math.isfinite(nll) and (best is None or nll < best.nll):
+        best = Best(state.step, nll, {name: p.detach().clone() for name, p in parameters.items()})
+    return replace(state, curves=curves, best=best)
+
+
+@torch.no_grad()
+def _validation_nll(
+    module: TrainedModule, validation: Validation, runtime: RuntimeConfig, device: torch.device
+) -> float:
+    """Nats per token, over all validation speech."""
+    module.eval()
+    sums = {"nll": 0.0, "targets": 0.0}
+    count = process_count()
+    for batch in validation.batches(runtime.micro_batch_rows * count, count):
+        micro = own_rows(batch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            sums["nll"] += float(module(micro, 0)[0])
+        sums["targets"] += micro.targets
+    module.train()
+    sums = summed(sums, device)
+    return sums["nll"] / sums["targets"]
+
+
+def _told(state: TrainingState, speed: float) -> str:
+    validated = f", best on validation {state.best.nll:.3f}" if state.best else ""
+    return f"loss {state.curves[-1]['loss']:.3f}{validated}, {speed:,.0f} tokens/s"
 
 
 def batch_number(step: int, left_out: Sequence[int]) -> int:
@@ -195,11 +293,12 @@ def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bo
     return summed({"over": float(over)}, device)["over"] > 0
 
 
-def _curves(state: TrainingState) -> list[dict[str, float]]:
-    """The records, without the count of batches left out if there are none."""
-    if state.left_out:
-        return state.curves
-    return [{name: value for name, value in r.items() if name != "batches_left_out"} for r in state.curves]
+def _curves(state: TrainingState, validation: Validation | None) -> list[Record]:
+    """The records; without the count of batches left out if there are none, and without checks where nothing validates."""
+    names = [name for name in state.curves[-1] if state.left_out or name != "batches_left_out"]
+    if validation:
+        names = list(dict.fromkeys([*names, "validation"]))
+    return [{name: record.get(name) for name in names} for record in state.curves]
 
 
 def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, separate: bool = True) -> PackedDataset:

@@ -38,7 +38,11 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     counts = "no held-out speech" if floor is None else f"{floor:.3f} nats per token"
     return [
         ("started from", summary.started_from),
-        ("trained", f"{summary.method}, {summary.steps} steps on {duration(summary.train_hours)} of speech"),
+        (
+            "trained",
+            f"{summary.method}, {summary.training.phrase(summary.steps)} over {duration(summary.train_hours)} of speech",
+        ),
+        ("validation", summary.training.sentence),
         ("held-out NLL, before → after", scored),
         ("held-out NLL of counts of its training speech", counts),
         ("training loss of the last step", f"{summary.train_loss:.3f}"),
@@ -57,7 +61,7 @@ def loss(outputs: Outputs) -> Picture | None:
     if not lines:
         return None
     png = plots.lines_png(lines, x_label="optimiser step", y_label="nats per token")
-    return Picture(png, "training loss of the teacher")
+    return Picture(png, "loss of the teacher, on training and validation speech")
 
 
 STAGE = Stage(

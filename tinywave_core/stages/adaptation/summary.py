@@ -1,6 +1,7 @@
 """What adaptation reports of its teacher."""
 
 from tinywave_core.steps.base import Summary
+from tinywave_core.training.summary import TrainingSummary
 
 
 class TeacherSummary(Summary):
@@ -14,11 +15,14 @@ class TeacherSummary(Summary):
     started_from: str
     """`random weights` or `checkpoint`."""
     train_sequences: int
+    """Without those that validate."""
     train_tokens: int
-    """Of all sequences, each counted once."""
+    """Of all these, each counted once."""
     train_hours: float
     steps: int
-    """Optimiser steps that were taken: fewer than planned where stop_after_tokens came first."""
+    """Optimiser steps that were taken."""
+    training: TrainingSummary
+    """How, and which weights were kept."""
     held_out_nll_before: float | None
     """Nats per token; None without held-out speech."""
     held_out_nll_after: float | None

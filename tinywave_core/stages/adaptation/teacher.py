@@ -15,6 +15,7 @@ import pyarrow as pa
 from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.errors import ConfigError, TrainingError
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -41,7 +42,10 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         version=VERSION,
         run=run_teacher,
         config=_without_path(config.adaptation),
-        params={"teacher_sha256": None if folder is None else checkpoint_digest(folder)},
+        params={
+            "teacher_sha256": None if folder is None else checkpoint_digest(folder),
+            "validation": validation_of(config),
+        },
         inputs={"tokens": [tokens]},
         context={"teacher": None if folder is None else str(folder)},
         runtime=config.runtime,
@@ -60,7 +64,13 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
 def teacher_identity(config: PipelineConfig) -> list[Any]:
     """What a teacher is, whatever speech it was fitted on: what other pins belong to."""
     folder = teacher_folder(config)
-    return [VERSION, _without_path(config.adaptation), None if folder is None else checkpoint_digest(folder)]
+    digest = None if folder is None else checkpoint_digest(folder)
+    return [VERSION, _without_path(config.adaptation), digest, validation_of(config)]
+
+
+def validation_of(config: PipelineConfig) -> dict[str, Any]:
+    """Which of the training speech validates: the parameter of every training step."""
+    return {**config.validation.model_dump(mode="json"), "split_by": config.ingestion.split_by}
 
 
 def _lineage(config: PipelineConfig) -> str:
@@ -79,50 +89,79 @@ class Speech:
     """What a training stage needs of the tokens."""
 
     train: "list[TokenSequence]"
+    validation: "list[TokenSequence]"
     held_out: "list[TokenSequence]"
     vocabulary: Vocabulary
 
 
-def load_speech(tokens: Artifact, sequence_length: int) -> Speech:
-    """Sequences of both splits behind a `tokens` artifact, and their vocabulary."""
+def load_speech(tokens: Artifact, sequence_length: int, validation: dict[str, Any]) -> Speech:
+    """Sequences of both splits behind a `tokens` artifact, and their vocabulary; `validation` is that of `validation_of`."""
     from tinywave_core.sequences.dataset import load_sequences
 
     shards = tokens.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
     return Speech(
-        load_sequences(shards, "train", sequence_length),
+        *training_parts(load_sequences(shards, "train", sequence_length), validation),
         load_sequences(shards, "held_out", sequence_length),
         Vocabulary.from_json(tokens.summary["vocabulary"]),
     )
 
 
+def training_parts(
+    sequences: "list[TokenSequence]", validation: dict[str, Any]
+) -> "tuple[list[TokenSequence], list[TokenSequence]]":
+    """What is trained on and what validates, by the parameter of a step."""
+    from tinywave_core.sequences.validation import split_validation
+
+    return split_validation(sequences, validation_config(validation), validation["split_by"])
+
+
+def validation_config(validation: dict[str, Any]) -> ValidationConfig:
+    """The settings in a step's parameter."""
+    return ValidationConfig.model_validate({k: v for k, v in validation.items() if k != "split_by"})
+
+
 def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) -> TeacherSummary:
-    """Train or fine-tune the teacher; TrainingError if it got worse on held-out speech, a fresh one than its random weights."""
+    """Train or fine-tune the teacher; TrainingError if it got worse on held-out speech, a fresh one than its random weights, and no
+    speech validated."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import LanguageModelObjective
     from tinywave_core.training.processes import is_first
+    from tinywave_core.training.recipe import settle
     from tinywave_core.training.trainer import make_dataset, train
+    from tinywave_core.training.validation import Validation
 
     if output.runtime.training_processes > 1:
         return run_in_processes(step, output, TeacherSummary)
     config = step.config
-    speech = load_speech(step.input("tokens"), config.training.sequence_length)
+    length = config.training.sequence_length
+    speech = load_speech(step.input("tokens"), length, step.params["validation"])
     dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
+    training = settle(config.training, dataset)
+    validation = Validation.on(speech.validation, length, validation_config(step.params["validation"]))
     model = _start(step, config, speech.vocabulary)
     before = _held_out_nll(model, speech, output)
     trained, merge = _with_adapters(model, config)
-    curves = train(
-        trained, dataset, LanguageModelObjective(), config.training, output.runtime, output.resume, output.progress
+    run = train(
+        trained,
+        dataset,
+        LanguageModelObjective(),
+        training,
+        output.runtime,
+        output.resume,
+        output.progress,
+        validation=validation,
     )
     # Every process of a sharded training comes to the same summary, or the same error; only the first writes.
     model = merge()
     after = _held_out_nll(model, speech, output)
-    _require_no_worse(before, after)
+    if run.best is None:  # with validation speech the start would have been kept
+        _require_no_worse(before, after)
     if is_first():
         save_llama(model.cpu(), output.folder / "teacher")
         _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
-        write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
     return TeacherSummary(
         parameters=sum(p.numel() for p in model.parameters()),
         layers=model.config.num_hidden_layers,
@@ -132,11 +171,12 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         train_sequences=len(speech.train),
         train_tokens=sum(len(s.ids) for s in speech.train),
         train_hours=sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
-        steps=len(curves),
+        steps=len(run.curves),
+        training=run.summary(training, dataset, validation),
         held_out_nll_before=before,
         held_out_nll_after=after,
         held_out_floor_nll=_floor_nll(speech),
-        train_loss=curves[-1]["loss"],
+        train_loss=run.last["loss"],
     )
 
 
@@ -145,7 +185,8 @@ def _require_no_worse(before: float | None, after: float | None) -> None:
     if before is not None and after is not None and after > before:
         raise TrainingError(
             f"adaptation made the teacher worse on held-out speech: {before:.4f} nats per token before, {after:.4f} "
-            "after. Lower adaptation.training.learning_rate or its steps, and run again"
+            "after, and no speech validated. Raise validation.fraction, or lower adaptation.training.learning_rate or its steps, and "
+            "run again"
         )
 
 

@@ -48,6 +48,8 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
         ("regime", f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {summary.steps} steps"),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
+        ("trained", summary.training.phrase(summary.steps)),
+        ("validation", summary.training.sentence),
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
     ]
 
@@ -65,7 +67,7 @@ def terms(outputs: Outputs) -> Table | None:
         {"model": part, "term": term_label(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
         for name, column in curves_of(outputs[part]).items()
-        if name not in ("step", "learning_rate") and (values := [v for v in column if v is not None])
+        if name not in ("step", "learning_rate", "validation") and (values := [v for v in column if v is not None])
     ]
     return Table(rows, "loss terms at the first and the last step") if rows else None
 
@@ -76,7 +78,7 @@ def losses(outputs: Outputs) -> Picture | None:
     if not lines:
         return None
     png = plots.lines_png(lines, x_label="optimiser step", y_label="nats per token")
-    return Picture(png, "cross-entropy of student and control on the true tokens")
+    return Picture(png, "cross-entropy of student and control on the true tokens, in training and on validation speech")
 
 
 STAGE = Stage(

@@ -14,7 +14,12 @@ import pyarrow as pa
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.stages.adaptation.teacher import teacher_identity
+from tinywave_core.stages.adaptation.teacher import (
+    teacher_identity,
+    training_parts,
+    validation_config,
+    validation_of,
+)
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 StudentStep = Step[DistillationConfig, StudentSummary]
-VERSION = 2
+VERSION = 3
 _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
 
 
@@ -55,7 +60,8 @@ def build(
             version=VERSION,
             run=run_student,
             config=settings.first(),
-            params={"temperature": config.logit_caching.temperature} if live_only else {},
+            params={"validation": validation_of(config)}
+            | ({"temperature": config.logit_caching.temperature} if live_only else {}),
             inputs=inputs,
             runtime=config.runtime,
         )
@@ -141,7 +147,9 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.processes import is_first
+    from tinywave_core.training.recipe import settle
     from tinywave_core.training.trainer import make_dataset, train
+    from tinywave_core.training.validation import Validation
 
     if output.runtime.training_processes > 1:
         return run_in_processes(step, output, StudentSummary)
@@ -157,6 +165,9 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training)
+    config = config.model_copy(update={"training": settle(config.training, dataset)})
+    heard = _in_ids_of(student, vocabulary, material.validation)
+    validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
     cache = _cache(step, vocabulary, sequences)
     first_rows = [material.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
@@ -170,12 +181,21 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     rows = len(kept) if kept else vocabulary.tokens
     objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
     del teacher, model  # the objective holds it while it needs it, and nobody else
-    curves = train(student, dataset, objective, config.training, output.runtime, output.resume, output.progress)
+    run = train(
+        student,
+        dataset,
+        objective,
+        config.training,
+        output.runtime,
+        output.resume,
+        output.progress,
+        validation=validation,
+    )
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.
     if is_first():
         save_llama(student.cpu(), output.folder / "model")
-        write_table(pa.Table.from_pylist(curves), output.folder / "curves.parquet")
+        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
     return StudentSummary(
         parameters=sum(p.numel() for p in student.parameters()),
         teacher_parameters=teacher_parameters,
@@ -184,10 +204,11 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         layers_copied=list(layers.copied),
         layers_aligned=list(layers.targets),
         weights=config.weights.model_dump(),
-        live_steps=len(config.live_steps),
+        live_steps=sum(at < len(run.curves) for at in config.live_steps),
         nll_at_start=start,
-        steps=len(curves),
-        tokens_seen=len(curves) * dataset.batch_rows * dataset.row_length,
+        steps=len(run.curves),
+        training=run.summary(config.training, dataset, validation),
+        tokens_seen=len(run.curves) * dataset.batch_rows * dataset.row_length,
         started_from=step.input("previous").id if "previous" in step.inputs else "teacher",
         continuations=_continuations(step),
         train_sequences=len(sequences),
@@ -196,7 +217,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         replayed_sequences=len(material.replayed),
         replayed_tokens=sum(len(s.ids) for s in material.replayed),
         **{name: step.context[name] for name in ("restarted",) if name in step.context},
-        final={name: curves[-1][name] for name in curves[-1] if name not in ("step", "learning_rate")},
+        final={name: value for name, value in run.last.items() if name not in ("step", "learning_rate", "validation")},
     )
 
 
@@ -225,6 +246,8 @@ class _Material:
 
     new: "list[TokenSequence]"
     replayed: "list[TokenSequence]"
+    validation: "list[TokenSequence]"
+    """Of all speech: none of it is trained on."""
 
     @property
     def sequences(self) -> "list[TokenSequence]":
@@ -232,16 +255,23 @@ class _Material:
 
 
 def _material(step: StudentStep) -> _Material:
-    """All sequences of the step's tokens, and of what was heard before as many as are replayed."""
+    """All training sequences of the step's tokens, and of what was heard before as many as are replayed."""
     from tinywave_core.sequences.dataset import load_sequences, replayed
 
     config, length = step.config, step.config.training.sequence_length
     new = load_sequences(step.inputs["tokens"], "train", length)
-    if "previous" not in step.inputs:
-        return _Material(new, [])
-    heard = load_sequences(step.inputs["heard"], "train", length)
+    heard = load_sequences(step.inputs["heard"], "train", length) if "previous" in step.inputs else []
+    # Of both together, or the speech that validated before would be replayed.
+    train, validation = training_parts(new + heard, step.params["validation"])
+    trained = {s.id for s in train}
+    arrived = new
+    new, heard = ([s for s in part if s.id in trained] for part in (new, heard))
+    if not heard:
+        return _Material(new, [], validation)
     key = f"{config.training.seed}/replay/{_continuations(step)}"
-    return _Material(new, replayed(heard, new, config.continuation.replay, key))
+    # New speech that all validates is none to train on; the old is, or there would be nothing.
+    again = replayed(heard, new or arrived, config.continuation.replay, key)
+    return _Material(new, again or ([] if new else heard), validation)
 
 
 def _start(

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from tinywave_core.steps.base import Summary
+from tinywave_core.training.summary import TrainingSummary
 
 
 class StudentSummary(Summary):
@@ -23,7 +24,9 @@ class StudentSummary(Summary):
     nll_at_start: dict[str, float]
     """Nats per token of `teacher` and `student` before training; empty for one that learns from no teacher."""
     steps: int
-    """Optimiser steps that were taken: fewer than planned where stop_after_tokens came first."""
+    """Optimiser steps that were taken."""
+    training: TrainingSummary
+    """How, and which weights were kept."""
     tokens_seen: int
     """In these steps, padding included."""
     started_from: str

@@ -3,7 +3,7 @@
 from tinywave_core import plots
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.steps.base import Outputs
-from tinywave_core.training.curves import curves_of
+from tinywave_core.training.curves import curves_of, validation_line
 from tinywave_core.wording import MODELS
 
 
@@ -13,14 +13,14 @@ def term_label(name: str) -> str:
 
 
 def loss_lines(outputs: Outputs) -> list[plots.Line]:
-    """Cross-entropy on the true tokens, which student and control share."""
+    """Cross-entropy on the true tokens, which student and control share, and their NLL on validation speech."""
     lines = []
     for part in ("student", "control"):
         curve = curves_of(outputs[part])
         if "language_model" in curve:
-            lines.append(
-                plots.Line(MODELS[part], *plots.series_of(curve, "language_model"), part, dashed=part == "control")
-            )
+            lines.append(plots.Line(f"{MODELS[part]}, training", *plots.series_of(curve, "language_model"), part))
+        if "validation" in curve:
+            lines.append(validation_line(curve, MODELS[part], part))
     return lines
 
 

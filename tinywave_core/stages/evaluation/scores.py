@@ -231,19 +231,22 @@ def _vocabulary(step: Step[EvaluationConfig, ScoresSummary]) -> Vocabulary:
 
 
 def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "list[TokenSequence]":
-    """Training sequences of the student, those that it or the students before it heard included."""
+    """Training sequences of the student, those that it or the students before it heard included, without what validated."""
     from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.stages.adaptation.teacher import training_parts
 
     # By the student's own lineage, not by today's shards: the student identifies them, and new training speech alone evaluates
     # nothing again.
-    inputs = step.input("student").manifest.inputs  # type: ignore[union-attr]
-    shards = step.store.find_all([*inputs["tokens"], *inputs.get("heard", [])])
+    student = step.input("student").manifest
+    assert student is not None
+    shards = step.store.find_all([*student.inputs["tokens"], *student.inputs.get("heard", [])])
     if gone := [shard.id for shard in shards if not shard.complete]:
         raise MissingInputError(
             f"{len(gone)} of the {len(shards)} shards that the student was trained on are not in the store ({gone[0]}), so its training "
             "tokens cannot be counted: train it on what is there, with --refresh.student always"
         )
-    return load_sequences(shards, "train", step.params["sequence_length"])
+    sequences = load_sequences(shards, "train", step.params["sequence_length"])
+    return training_parts(sequences, student.params["validation"])[0]
 
 
 def _texts(
