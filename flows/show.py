@@ -13,7 +13,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import MissingInputError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class _Walk:
             self._outputs.setdefault(self._blocked, error.artifact)
         except KeyError:  # an output that a stage before would have, had it not stopped at the same place
             known = False
-        except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
+        except (MissingInputError, TrainingError) as error:
+            # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
             known, problem = False, str(error)
         reasons = [explain(step, artifact) for step, artifact in look.steps]
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)

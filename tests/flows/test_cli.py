@@ -221,6 +221,16 @@ def test_a_plan_of_a_finished_store_has_nothing_to_run(capsys: pytest.CaptureFix
     assert "12 files, 0 new, 12 known" in plan and "pinned" in plan
 
 
+def test_a_plan_says_that_a_teacher_worse_than_counts_will_stop_the_run(
+    capsys: pytest.CaptureFixture[str], finished: Finished
+):
+    judged = finished.config.adaptation.model_copy(update={"floor": "counts"})
+    plan = said(capsys, "plan", *flags(finished.config.model_copy(update={"adaptation": judged})))
+    assert "no better than a table of counts" in " ".join(plan.replace("│", " ").split())
+    rows = [line.split() for line in plan.splitlines() if line.split() and line.split()[0] in STAGES]
+    assert [row[0] for row in rows] == list(STAGES) and rows[STAGES.index("adaptation")][2] == "0"
+
+
 @pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b", "small"])
 def test_a_plan_of_the_papers_presets(
     capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path, preset: str

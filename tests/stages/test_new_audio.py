@@ -71,6 +71,13 @@ def test_one_more_file_costs_its_own_shard_and_what_builds_on_the_corpus(finishe
     assert outputs["student"].summary["train_sequences"] == finished.outputs["student"].summary["train_sequences"] + 1
 
 
+def test_new_training_speech_that_no_student_heard_evaluates_nothing_again(finished: Finished, grown: PipelineConfig):
+    """The floors are counted from what the student was trained on, not from all that is there."""
+    outputs, computed = run_tiny(with_refresh(grown, student="pinned"), until="evaluation")
+    assert outputs["scores"] == finished.outputs["scores"]
+    assert not [part for part in computed.parts() if part.startswith("evaluation/")]
+
+
 def test_old_artifacts_are_not_touched(finished: Finished, grown: PipelineConfig):
     def written() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for i in old for path in Path(grown.root, i).rglob("*")}

@@ -33,7 +33,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, how it was trained, and what that changed."""
     summary = TeacherSummary.of(outputs["teacher"])
     before, after = summary.held_out_nll_before, summary.held_out_nll_after
+    floor = summary.held_out_floor_nll
     scored = "no held-out speech" if before is None or after is None else f"{before:.3f} → {after:.3f} nats per token"
+    counts = "no held-out speech" if floor is None else f"{floor:.3f} nats per token"
     return [
         ("started from", summary.started_from),
         (
@@ -42,6 +44,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ),
         ("validation", summary.training.sentence),
         ("held-out NLL, before → after", scored),
+        ("held-out NLL of counts of its training speech", counts),
         ("training loss of the last step", f"{summary.train_loss:.3f}"),
     ]
 

@@ -79,7 +79,8 @@ def _lineage(config: PipelineConfig) -> str:
 
 
 def _without_path(config: AdaptationConfig) -> AdaptationConfig:
-    """A checkpoint is identified by its content, not by where it lies."""
+    """A checkpoint is identified by its content, not by where it lies, and no teacher by what it is measured against."""
+    config = config.model_copy(update={"floor": AdaptationConfig().floor})
     return config if config.teacher == "fresh" else config.model_copy(update={"teacher": "checkpoint"})
 
 
@@ -174,6 +175,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         training=run.summary(training, dataset, validation),
         held_out_nll_before=before,
         held_out_nll_after=after,
+        held_out_floor_nll=_floor_nll(speech),
         train_loss=run.last["loss"],
     )
 
@@ -275,3 +277,22 @@ def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
                 f"the teacher's tokenizer gives {name} the id {found}, the token shards {expected}: teacher and tokens "
                 "have different vocabularies; tokenize with the teacher's, or choose another teacher"
             )
+
+
+def _floor_nll(speech: Speech) -> float | None:
+    """NLL of the best table of counts of the training tokens; None without held-out speech."""
+    from tinywave_core.evals.floors import lowest_nll
+
+    return lowest_nll(speech.train, speech.held_out, speech.vocabulary.tokens) if speech.held_out else None
+
+
+def require_above_floor(teacher: TeacherSummary) -> None:
+    """TrainingError for a teacher that is no better than counting: what it would teach, a table tells as well."""
+    after, floor = teacher.held_out_nll_after, teacher.held_out_floor_nll
+    if after is not None and floor is not None and after >= floor:
+        raise TrainingError(
+            f"the teacher is no better than a table of counts of its training speech: {after:.4f} nats per token on held-out speech, "
+            f"the counts {floor:.4f}. It has nothing to teach, so nothing was cached or distilled. Add speech, start from a teacher "
+            "that knows more (--adaptation.teacher), pass over the speech fewer or more times (--adaptation.training.steps), or go "
+            "on all the same with --adaptation.floor none"
+        )
