@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinywave_core.audio.sidecars import Label, Labels, librispeech_speaker, read_labels
+from tinywave_core.audio.sidecars import Label, Labels, read_labels
 from tinywave_core.audio.source import Source
 from tinywave_core.errors import SourceError
 

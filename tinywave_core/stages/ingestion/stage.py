@@ -4,11 +4,11 @@ from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
-from tinywave_core.stages.ingestion import corpus
-from tinywave_core.stages.ingestion.summary import CorpusSummary
-from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
+from tinywave_core.stages.ingestion.words import duration_bins, label_facts, label_rows, labels_in_short, rejects
 from tinywave_core.steps.base import Execute, Outputs
-from tinywave_core.steps.stage import Picture, Stage, Table
+from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
 from tinywave_core.wording import duration
 
@@ -18,8 +18,10 @@ _LONGEST_CELL = 240
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The corpus."""
-    return {"corpus": corpus.build(config, store, execute)}
+    """The corpus, and the labels that the source has."""
+    today = corpus.scan(config, store)
+    taken = corpus.take(config, store, today, execute)
+    return {"corpus": taken, **labels.build(config, store, today.labels, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -28,7 +30,9 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
-    return f"{s.files.found} files", out + rejected + skipped
+    seen = seen_labels(outputs)
+    told = f"; {labels_in_short(seen)}" if seen and (seen.origins or seen.unmatched.number or seen.problems) else ""
+    return f"{s.files.found} files", out + rejected + skipped + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -43,7 +47,19 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
         ("split", split),
+        *(label_facts(seen) if (seen := seen_labels(outputs)) else []),
     ]
+
+
+def seen_labels(outputs: Outputs) -> LabelsSummary | None:
+    """What the run saw of the source's labels, None where it has none."""
+    return LabelsSummary.of(outputs["labels"]) if "labels" in outputs else None
+
+
+def sections(outputs: Outputs) -> list[Section]:
+    """The labels as a table, where something about them is to be told."""
+    seen = seen_labels(outputs)
+    return [Section("Labels", labels_in_short(seen), label_rows(seen))] if seen else []
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
@@ -70,8 +86,8 @@ def _short(text: str) -> str:
 
 def durations(outputs: Outputs) -> Picture:
     """Histogram of the utterances' lengths."""
-    labels, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
-    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels)
+    bins, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
+    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=bins)
     return Picture(png, "length of utterances")
 
 
@@ -83,4 +99,5 @@ STAGE = Stage(
     facts,
     cost,
     {"rejects": rejects_table, "durations": durations},
+    sections,
 )
