@@ -132,7 +132,7 @@ class _Reading:
             self._unread.append(file.path)
 
     def _take(self, layout: Layout, file: LabelFile, found: "_Found") -> None:
-        self._orphans += [f"{file.path}: {name}" for name in found.orphans]
+        self._orphans += [f"{file.path}: {name or '(no name)'}" for name in found.orphans]
         self._problems += [(kind, f"{file.path}: {name}") for kind, name in found.problems]
         in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
         for path, claims in found.claims.items():

@@ -67,8 +67,13 @@ def named(pattern: str) -> Callable[[LabelFile], bool]:
 
 
 def is_list(delimiter: str) -> Callable[[LabelFile], bool]:
-    """Whether a file is lines with columns."""
-    return lambda file: named(r".*\.(csv|tsv|txt)")(file) and has_columns(file.text, delimiter)
+    """Whether a file is lines of ids and texts; one that is named for speakers or lengths is not."""
+
+    def fits(file: LabelFile) -> bool:
+        is_other = re.search("spk|speaker|gender|duration|length", file.name, re.IGNORECASE)
+        return named(r".*\.(csv|tsv|txt)")(file) and not is_other and has_columns(file.text, delimiter)
+
+    return fits
 
 
 def is_text_apart(file: LabelFile) -> bool:

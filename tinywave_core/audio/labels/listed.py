@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tinywave_core.audio.labels.claims import Claim, LabelFile
-from tinywave_core.audio.labels.tables import literal_fields
+from tinywave_core.audio.labels.matching import AUDIO_ENDING
+from tinywave_core.audio.labels.tables import is_header, literal_fields
 from tinywave_core.audio.labels.text import lines
 
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_]\w{2,4})?")
@@ -13,9 +14,11 @@ _LOOKED_AT = 50  # lines, to see whether a file is made of columns
 
 
 def has_columns(text: str, delimiter: str) -> bool:
-    """Whether the lines of a file are an id and something more."""
-    head = lines(text)[:_LOOKED_AT]
-    return bool(head) and all(delimiter in line for line in head)
+    """Whether most lines of a file are an id and words: no header of a table, no lengths, no paths."""
+    rows = [literal_fields(line, delimiter) for line in lines(text)[:_LOOKED_AT]]
+    if not rows or any(len(row) < 2 for row in rows) or is_header(rows[0]):
+        return False
+    return sum(any(map(str.isalpha, row[-1])) and not AUDIO_ENDING.search(row[-1]) for row in rows) > len(rows) / 2
 
 
 def spaced(file: LabelFile) -> Iterator[Claim]:
@@ -36,7 +39,7 @@ def tabbed(file: LabelFile) -> Iterator[Claim]:
 
 
 def columns(text: str, delimiter: str) -> Iterator[Claim]:
-    """Claims of lines of two columns and more."""
+    """Claims of lines of two columns or more."""
     rows = [literal_fields(line, delimiter) for line in lines(text)]
     speakers = second_is_speaker(rows)
     for row in rows:

@@ -81,7 +81,8 @@ class Recordings:
     def _exact(self, name: str, folder: str) -> Match | None:
         if name.startswith(self._root):  # an absolute path below the source, or one in a bucket
             name, folder = name[len(self._root) :], ""
-        for places in ([folder], [f"{folder}{audio}/" for audio in AUDIO_FOLDERS], [""] if "/" in name else []):
+        audio_folders = [f"{folder}{audio}/" for audio in AUDIO_FOLDERS if ".." not in name]
+        for places in ([folder], audio_folders, [""] if "/" in name else []):
             found = [hits for place in places if (hits := self._at(place + name))]
             if len(found) > 1:
                 return Match(ambiguous=True)
@@ -96,7 +97,7 @@ class Recordings:
         return self._stems.get(path) or self._stems.get(AUDIO_ENDING.sub("", path)) or ()
 
     def _nearest(self, name: str, folder: str) -> Match:
-        parts = [part.casefold() for part in name.split("/") if part not in ("", ".", "..") and not part.endswith(":")]
+        parts = [part.casefold() for part in name.split("/") if part not in ("", ".") and not part.endswith(":")]
         if not parts:
             return Match()
         home = self._home(folder, has_folders=len(parts) > 1)
@@ -108,7 +109,8 @@ class Recordings:
             if unicodedata.normalize("NFC", path).startswith(home)
             and (shared := _shared(parts[:-1], path, folder, home)) is not None
         }
-        best = [path for path, shared in scores.items() if shared == max(scores.values())]
+        most = max(scores.values(), default=0)
+        best = [path for path, shared in scores.items() if shared == most]
         if len({MICROPHONE.sub("", stem_of(path)) for path in best}) > 1:
             return Match(ambiguous=True)
         return Match(tuple(best))

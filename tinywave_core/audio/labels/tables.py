@@ -95,6 +95,11 @@ def _first(row: Row, names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
+def is_header(fields: Sequence[str]) -> bool:
+    """Whether the first field of a line is the name of a column of recordings."""
+    return _column(fields[0]) in {*PATHS, *IDS}
+
+
 def _column(name: object) -> str:
     return re.sub(r"[\s-]+", "_", str(name).strip().strip('"').lower())
 
