@@ -64,7 +64,7 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
         by_content.setdefault(digest, []).append(file)
     fresh = {digest: files for digest, files in by_content.items() if digest not in known}
     # Of known recordings too: each run says which labels there are. Only new recordings take theirs.
-    labels = read_labels(source, listing, [file.path for file in listing.audio])
+    labels = read_labels(source, listing, [file.path for file in listing.audio if digests[file.path] not in gone])
     new = {digest: _new_file(digest, files, labels.by_path) for digest, files in fresh.items()}
     _check_lost(lost, set(by_content), catalog)
     return Scan(

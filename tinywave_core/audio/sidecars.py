@@ -20,6 +20,7 @@ from tinywave_core.audio.labels.text import clean
 from tinywave_core.audio.source import Listing, Source, SourceFile
 from tinywave_core.errors import SourceError
 
+_LONGEST_NAME = 200  # characters that are told of it
 _AT_ONCE = 256  # label files in memory, and in one go from a bucket
 
 
@@ -41,10 +42,9 @@ class Labels:
 
 
 def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) -> Labels:
-    """Labels for these recordings. Tables are always read, small files beside the audio only for these recordings."""
-    reading = _Reading(source, listing)
-    wanted = set(audio_paths)
-    files = [file for file in listing.sidecars if reading.is_wanted(file.path, wanted)]
+    """Labels for these recordings; nothing that is told names another one, and no file beside another one is read."""
+    reading = _Reading(source, listing, set(audio_paths))
+    files = [file for file in listing.sidecars if reading.is_wanted(file.path)]
     for start in range(0, len(files), _AT_ONCE):
         reading.read(files[start : start + _AT_ONCE])
     return reading.result()
@@ -64,20 +64,20 @@ class _Said:
 class _Reading:
     """Label files of a source, read one after the other into what they say of each recording."""
 
-    def __init__(self, source: Source, listing: Listing) -> None:
+    def __init__(self, source: Source, listing: Listing, wanted: set[str]) -> None:
         self._source = source
-        self._audio = [file.path for file in listing.audio]
-        self._recordings = Recordings(self._audio, source.root)
+        self._wanted = wanted
+        self._recordings = Recordings((file.path for file in listing.audio), source.root)
         self._sidecars = {file.path: file for file in listing.sidecars}
         self._said: dict[str, list[_Said]] = defaultdict(list)
         self._orphans: list[str] = []
         self._problems: list[tuple[str, str]] = []  # kind, where
         self._unread: list[str] = []
 
-    def is_wanted(self, path: str, audio_paths: set[str]) -> bool:
-        """Whether a file lies beside one of these recordings, or may be about any."""
+    def is_wanted(self, path: str) -> bool:
+        """Whether a file lies beside a wanted recording, or may be about any."""
         beside = self._beside(path)
-        return not audio_paths.isdisjoint(beside) if beside else self._may_hold_labels(path)
+        return not self._wanted.isdisjoint(beside) if beside else self._may_hold_labels(path)
 
     def _may_hold_labels(self, path: str) -> bool:
         """Not what is about the whole corpus, or a text of another use."""
@@ -132,12 +132,14 @@ class _Reading:
             self._unread.append(file.path)
 
     def _take(self, layout: Layout, file: LabelFile, found: "_Found") -> None:
-        self._orphans += [f"{file.path}: {name or '(no name)'}" for name in found.orphans]
-        self._problems += [(kind, f"{file.path}: {name}") for kind, name in found.problems]
+        self._orphans += [_place(file, name) for name in found.orphans]
+        self._problems += [(kind, _place(file, name)) for kind, name in found.problems]
         in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
         for path, claims in found.claims.items():
+            if path not in self._wanted:
+                continue
             problem = _disagreement(claims, in_parts=in_parts)
-            self._problems += [(problem, f"{file.path}: {claims[0].name}")] if problem else []
+            self._problems += [(problem, _place(file, claims[0].name))] if problem else []
             self._say(layout, file, [path], _label(claims), exact=path in found.exact)
 
     def _say(self, layout: Layout, file: LabelFile, paths: Iterable[str], label: Label, *, exact: bool) -> None:
@@ -155,15 +157,20 @@ class _Reading:
     def result(self) -> Labels:
         """What was said, decided."""
         taken = list[tuple[str, str, str]]()
-        by_path = {path: self._decide(path, taken) for path in sorted(self._audio)}
+        by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
         report = LabelReport(
-            recordings=len(self._audio),
+            recordings=len(self._wanted),
             transcripts=sum(label.transcript is not None for label in by_path.values()),
             speakers=sum(label.speaker is not None for label in by_path.values()),
             origins=origins(taken),
             unmatched=some("unmatched", self._orphans),
             problems=problems(self._problems),
             unread=some("unread", self._unread),
+            details=(
+                *(("unmatched", name) for name in self._orphans),
+                *self._problems,
+                *(("unread", name) for name in self._unread),
+            ),
         )
         return Labels(by_path, tuple(self._orphans), report)
 
@@ -213,6 +220,12 @@ class _Found:
                 self.orphans += [claim.name for claim in claims]
             else:
                 self.claims[path] = claims
+
+
+def _place(file: LabelFile, name: str) -> str:
+    """Where something stands, for people: a name may be anything, and of any length."""
+    shown = clean(name) or "(no name)"
+    return f"{file.path}: {shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + '…'}"
 
 
 def _label(claims: Sequence[Claim]) -> Label:

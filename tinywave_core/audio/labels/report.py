@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SHOWN = 5  # names of rows or files that stand for the others
 
@@ -38,6 +38,7 @@ class LabelReport:
     unmatched: Some = Some("unmatched")  # rows and texts that found no recording
     problems: tuple[Some, ...] = ()  # by a key of claims.PROBLEMS
     unread: Some = Some("unread")  # tables and JSON that are no labels
+    details: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # all of the last three: kind and place
 
     @property
     def is_empty(self) -> bool:
@@ -52,11 +53,11 @@ def some(kind: str, found: Iterable[str]) -> Some:
 
 
 def origins(taken: Iterable[tuple[str, str, str]]) -> tuple[Origin, ...]:
-    """Origins of labels that were taken, each a field (transcript or speaker), its layout and its file; the largest first."""
+    """Origins of labels that were taken, each what it is (transcript or speaker), its layout and its file; the largest first."""
     numbers: dict[str, Counter[str]] = defaultdict(Counter)
     files: dict[str, set[str]] = defaultdict(set)
-    for field, layout, path in taken:
-        numbers[layout][field] += 1
+    for what, layout, path in taken:
+        numbers[layout][what] += 1
         files[layout] |= {path} if path else set()
     found = [
         Origin(layout, len(files[layout]), min(files[layout], default=""), count["transcript"], count["speaker"])

@@ -5,14 +5,20 @@ It is an artifact, and named by what it says, so that a run that finds everythin
 
 from dataclasses import asdict
 
+import pyarrow as pa
+
 from tinywave_core.audio.labels.report import LabelReport
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.summary import LabelsSummary
 from tinywave_core.steps.base import Execute, Output, Outputs, Step
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.schemas import LABELS
+from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Store
 
 VERSION = 1
+LABELS_FILE = "labels.parquet"
 
 
 def build(config: PipelineConfig, store: Store, report: LabelReport, execute: Execute) -> Outputs:
@@ -27,7 +33,8 @@ def build(config: PipelineConfig, store: Store, report: LabelReport, execute: Ex
         VERSION,
         run_labels,
         config.ingestion,
-        params={"labels": seen},
+        params={"labels": seen, "details": fingerprint(report.details)},
+        context={"details": report.details},
         runtime=config.runtime,
     )
     return {"labels": execute([step])[0]}
@@ -35,9 +42,11 @@ def build(config: PipelineConfig, store: Store, report: LabelReport, execute: Ex
 
 def summary_of(report: LabelReport) -> LabelsSummary:
     """A report as it is kept."""
-    return LabelsSummary.model_validate(asdict(report))
+    return LabelsSummary.model_validate({field: value for field, value in asdict(report).items() if field != "details"})
 
 
-def run_labels(step: Step[IngestionConfig, LabelsSummary], _: Output) -> LabelsSummary:
-    """Keep what was seen."""
+def run_labels(step: Step[IngestionConfig, LabelsSummary], output: Output) -> LabelsSummary:
+    """Keep what was seen, with every label row that found no recording and everything that is wrong."""
+    rows = [{"kind": kind, "place": place} for kind, place in step.context["details"]]
+    write_table(pa.Table.from_pylist(rows, schema=LABELS), output.folder / LABELS_FILE)
     return LabelsSummary.model_validate(step.params["labels"])

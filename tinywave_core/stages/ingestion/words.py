@@ -45,7 +45,7 @@ def label_facts(seen: LabelsSummary) -> list[tuple[str, str]]:
         facts.append(("labels", f"{counts} ({where})"))
     if seen.unmatched.number:
         facts.append(("label rows without audio", _some(seen.unmatched)))
-    facts += [("label problem", f"{_some(some)}: {PROBLEMS[some.kind]}") for some in seen.problems]
+    facts += [("label problem", f"{_some(some)} ({PROBLEMS[some.kind]})") for some in seen.problems]
     if seen.unread.number:
         facts.append(("not read as labels", _some(seen.unread)))
     return facts
@@ -72,5 +72,5 @@ def _origin(origin: LabelOrigin) -> str:
 
 
 def _some(some: Some) -> str:
-    more = ", …" if some.number > len(some.first) else ""
-    return f"{some.number}, {', '.join(some.first)}{more}"
+    more = f" and {some.number - len(some.first)} more" if some.number > len(some.first) else ""
+    return f"{some.number}: {', '.join(some.first)}{more}"
