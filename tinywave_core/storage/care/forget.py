@@ -19,6 +19,7 @@ from tinywave_core.storage.care.census import (
     Records,
     dependants,
     dependants_first,
+    labels_of_runs,
     pointed_at,
     report_of,
 )
@@ -101,7 +102,7 @@ def _shards(census: Census) -> list[str]:
     return [i for i, f in census.artifacts.items() if f.manifest is not None and (f.stage, f.manifest.part) == AUDIO]
 
 
-AUDIO, LABELS = ("ingestion", "shard"), ("ingestion", "labels")
+AUDIO = ("ingestion", "shard")
 
 
 def _rows(census: Census, artifact_id: str) -> Iterator[Row]:
@@ -148,12 +149,12 @@ def _is_path(name: str, path: str) -> bool:
 def _naming(census: Census, paths: Sequence[str]) -> Iterator[str]:
     """What tells of labels by the names of these files. Nothing is made from it, and the next run makes it anew."""
     names = {PurePosixPath(path).stem for path in paths}
-    for artifact_id, folder in census.artifacts.items():
-        if folder.manifest is not None and (folder.stage, folder.manifest.part) == LABELS:
-            places = read_table(census.store.find(artifact_id).path(LABELS_FILE), ["place"])["place"].to_pylist()
-            places += [origin["first"] for origin in folder.manifest.summary["origins"]]
-            if any(name in place for place in places for name in names):
-                yield artifact_id
+    for artifact_id in sorted(labels_of_runs(census.artifacts)):
+        artifact = census.store.find(artifact_id)
+        places = read_table(artifact.path(LABELS_FILE), ["place"])["place"].to_pylist()
+        places += [origin["first"] for origin in artifact.summary["origins"]]
+        if any(name in place for place in places for name in names):
+            yield artifact_id
 
 
 def _reports(census: Census, reached: set[str]) -> Iterator[str]:
