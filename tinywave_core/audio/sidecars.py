@@ -105,7 +105,7 @@ class _Reading:
             except SourceError:
                 raise
             except UnicodeError:
-                self._problems.append(("no text", path))
+                self._problems.append(("not UTF-8", path))
             except ValueError:
                 # What lies beside the audio as JSON need not be about labels at all.
                 self._problems += [] if self._beside(path) else [("malformed", path)]

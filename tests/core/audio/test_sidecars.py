@@ -122,7 +122,7 @@ NO_TEXT = {
 def test_what_is_no_text_is_named_and_never_guessed(tmp_path: Path, name: str, data: bytes) -> None:
     found = labels(tmp_path, {"x.wav": "", name: data})
     assert found.by_path == {"x.wav": Label()}
-    assert told(found) == {"no text": (1, (name,))}
+    assert told(found) == {"not UTF-8": (1, (name,))}
 
 
 def test_a_label_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,7 +417,7 @@ def test_what_tells_of_labels_by_the_name_of_a_recording_is_forgotten_with_it(co
     config = config.model_copy(update={"source": str(source), "root": str(tmp_path / "other")})
     outputs, _ = run_tiny(config, until="ingestion")
     store = Store(config.root)
-    assert outputs["labels"].summary["problems"][0]["kind"] == "no text"
+    assert outputs["labels"].summary["problems"][0]["kind"] == "not UTF-8"
     heard = find_traces(take_census(store), CLIPS[0])
     assert outputs["labels"].id in {folder.id for folder in heard.artifacts}
     forget(take_census(store), heard)

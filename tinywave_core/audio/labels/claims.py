@@ -7,15 +7,15 @@ from functools import cached_property
 from tinywave_core.audio.labels.tables import Table, read_table
 from tinywave_core.audio.labels.text import decode
 
-# What can be wrong with labels, and what to do. The words follow "N times: ".
+# What can be wrong with labels: its name, and what was found, expected and is to be done.
 PROBLEMS = {
-    "no text": "neither UTF-8 nor marked as UTF-16 or UTF-32; expected UTF-8 or a file with a byte-order mark: save it as UTF-8",
-    "unreadable": "the file cannot be opened: check its permissions",
-    "malformed": "the file or line cannot be read as what it looks like: mend it, or give it another name",
-    "ambiguous": "fits several recordings, so none got it: write the path of the recording",
-    "rows disagree": "one table says two things of one recording, so it counts for neither: keep one row",
-    "files disagree": "another label file says something else of this recording and was followed: mend one of them",
-    "segment": "the transcript is of a part of a recording, which is not cut out: cut the audio into one file per row",
+    "not UTF-8": "The file is neither UTF-8 nor marked; expected UTF-8 or a file with a byte-order mark: save it as UTF-8",
+    "unreadable": "The file cannot be opened: check its permissions",
+    "malformed": "The file or line cannot be read as what it looks like: mend it, or give it another name",
+    "ambiguous": "The name fits several recordings, so none got it: write the path of the recording",
+    "rows disagree": "One table says two things of one recording, so it counts for neither: keep one row",
+    "files disagree": "Another label file says something else of this recording and was followed: mend one of them",
+    "segment": "The transcript is of a part of a recording, which is not cut out: cut the audio into one file per row",
     "command": "wav.scp asks for a command, which is never run: write the audio into files, and their paths into wav.scp",
 }
 

@@ -6,7 +6,14 @@ from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
 from tinywave_core.stages.ingestion import corpus, labels
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
-from tinywave_core.stages.ingestion.words import duration_bins, label_facts, label_rows, labels_in_short, rejects
+from tinywave_core.stages.ingestion.words import (
+    duration_bins,
+    has_labels,
+    label_facts,
+    label_rows,
+    labels_in_short,
+    rejects,
+)
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
@@ -25,29 +32,30 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
-    """Files in; utterances, hours and speakers out."""
+    """Files in; utterances, hours, speakers and labels out."""
     s = CorpusSummary.of(outputs["corpus"])
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
     seen = seen_labels(outputs)
-    told = f"; {labels_in_short(seen)}" if seen and (seen.origins or seen.unmatched.number or seen.problems) else ""
+    told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
     return f"{s.files.found} files", out + rejected + skipped + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
-    """What became of the files, and the split."""
+    """What became of the files, the split, and the labels."""
     s = CorpusSummary.of(outputs["corpus"])
     reasons = ", ".join(f"{n} {reason}" for reason, n in s.reasons.items())
     split = (
         f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
+    seen = seen_labels(outputs)
     return [
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
         ("split", split),
-        *(label_facts(seen) if (seen := seen_labels(outputs)) else []),
+        *(label_facts(seen) if seen else []),
     ]
 
 
@@ -57,9 +65,10 @@ def seen_labels(outputs: Outputs) -> LabelsSummary | None:
 
 
 def sections(outputs: Outputs) -> list[Section]:
-    """The labels as a table, where something about them is to be told."""
+    """Label rows that found no audio, and what is wrong with labels, as a table; nothing where all is well."""
     seen = seen_labels(outputs)
-    return [Section("Labels", labels_in_short(seen), label_rows(seen))] if seen else []
+    rows = label_rows(seen) if seen else []
+    return [Section("Labels", "All of them are in labels.parquet of the part labels.", rows)] if rows else []
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:

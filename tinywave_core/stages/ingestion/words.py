@@ -28,49 +28,56 @@ def duration_bins(corpus: CorpusSummary) -> tuple[list[str], list[int]]:
 
 
 def labels_in_short(seen: LabelsSummary) -> str:
-    """The labels in half a line."""
+    """The labels in half a line, without a name of a file; nothing where there are none."""
+    if not has_labels(seen):
+        return ""
     parts = [f"{seen.transcripts} of {seen.recordings} files with transcript, {seen.speakers} with speaker"]
-    if seen.unmatched.number:
-        parts.append(f"{seen.unmatched.number} label rows without audio")
-    parts += [f"{some.number} label problems: {some.kind}" for some in seen.problems]
-    return ", ".join(parts)
+    parts += [f"{seen.unmatched.number} label rows without audio"] if seen.unmatched.number else []
+    kinds = ", ".join(f"{some.number} {some.kind}" for some in seen.problems)
+    return ", ".join([*parts, *([f"label problems: {kinds}"] if kinds else [])])
 
 
 def label_facts(seen: LabelsSummary) -> list[tuple[str, str]]:
     """How many recordings have labels and from where, and whatever went wrong: one line where all is well."""
     facts = []
-    if seen.origins or seen.unmatched.number or seen.problems:
+    if has_labels(seen):
         where = "; ".join(map(_origin, seen.origins)) or "no label found its recording"
         counts = f"{seen.transcripts} of {seen.recordings} files have a transcript, {seen.speakers} a speaker"
-        facts.append(("labels", f"{counts} ({where})"))
-    if seen.unmatched.number:
-        facts.append(("label rows without audio", _some(seen.unmatched)))
-    facts += [("label problem", f"{_some(some)} ({PROBLEMS[some.kind]})") for some in seen.problems]
-    if seen.unread.number:
-        facts.append(("not read as labels", _some(seen.unread)))
+        facts.append(("labels", f"{counts}. {where}"))
+    facts += [(row["what"], f"{row['number']}: {row['first']}. {row['what to do']}") for row in label_rows(seen)]
     return facts
 
 
 def label_rows(seen: LabelsSummary) -> list[dict[str, Any]]:
-    """The same as a table: what, how many, and the first of them."""
-    rows = [
-        {"what": f"{origin.layout}: transcripts and speakers", "number": f"{origin.transcripts}, {origin.speakers}"}
-        | {"first": origin.first or "the paths of the recordings"}
-        for origin in seen.origins
+    """Label rows that found no audio, and what is wrong, as a table."""
+    kinds = [
+        ("label rows without audio", seen.unmatched, "Compare the names with those of the audio files"),
+        *((f"labels, {some.kind}", some, PROBLEMS[some.kind]) for some in seen.problems),
+        (
+            "not read as labels",
+            seen.unread,
+            "No column of such a table is known to name recordings and say something of them",
+        ),
     ]
-    others = [("rows without audio", seen.unmatched), *((some.kind, some) for some in seen.problems)]
-    others.append(("not read as labels", seen.unread))
-    for what, some in others:
-        rows += [{"what": what, "number": str(some.number), "first": ", ".join(some.first)}] if some.number else []
-    return rows
+    return [
+        {"what": what, "number": some.number, "first": _first(some), "what to do": advice}
+        for what, some, advice in kinds
+        if some.number
+    ]
+
+
+def has_labels(seen: LabelsSummary) -> bool:
+    """Whether there are labels, good or bad."""
+    return bool(seen.origins or seen.unmatched.number or seen.problems)
 
 
 def _origin(origin: LabelOrigin) -> str:
     more = f" and {origin.files - 1} more" if origin.files > 1 else ""
-    files = f" in {origin.first}{more}" if origin.files else " by the paths of the recordings"
-    return f"{origin.layout}{files}"
+    where = f"{origin.first}{more}" if origin.files else "the paths of the recordings"
+    counts = [(origin.transcripts, "with transcript"), (origin.speakers, "with speaker")]
+    return f"{origin.layout} ({where}): " + ", ".join(f"{number} {what}" for number, what in counts if number)
 
 
-def _some(some: Some) -> str:
+def _first(some: Some) -> str:
     more = f" and {some.number - len(some.first)} more" if some.number > len(some.first) else ""
-    return f"{some.number}: {', '.join(some.first)}{more}"
+    return ", ".join(some.first) + more
