@@ -7,12 +7,12 @@ is counted and named, and never stops anything; a manifest without a column `pat
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
-from tinywave_core.audio.labels.layouts import BESIDE, CORPUS_DOCUMENT, LAYOUTS, RANKS, speaker_in_path
+from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, may_be_labels, speaker_in_path
 from tinywave_core.audio.labels.matching import Recordings, stem_of
 from tinywave_core.audio.labels.report import NO_LABELS, LabelReport, origins, problems, some
 from tinywave_core.audio.labels.tables import STARTS
@@ -21,7 +21,8 @@ from tinywave_core.audio.source import Listing, Source, SourceFile
 from tinywave_core.errors import SourceError
 
 _LONGEST_NAME = 200  # characters that are told of it
-_AT_ONCE = 256  # label files in memory, and in one go from a bucket
+_BATCH_FILES, _BATCH_BYTES = 256, 1 << 26  # of label files in memory, and in one go from a bucket
+LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,22 @@ class Labels:
 def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) -> Labels:
     """Labels for these recordings; nothing that is told names another one, and no file beside another one is read."""
     reading = _Reading(source, listing, set(audio_paths))
-    files = [file for file in listing.sidecars if reading.is_wanted(file.path)]
-    for start in range(0, len(files), _AT_ONCE):
-        reading.read(files[start : start + _AT_ONCE])
+    for batch in _batches(file for file in listing.sidecars if reading.is_wanted(file)):
+        reading.read(batch)
     return reading.result()
+
+
+def _batches(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Files in groups of a size that memory allows."""
+    batch, size = list[SourceFile](), 0
+    for file in files:
+        if batch and (size + file.bytes > _BATCH_BYTES or len(batch) == _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.bytes
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -74,24 +87,25 @@ class _Reading:
         self._problems: list[tuple[str, str]] = []  # kind, where
         self._unread: list[str] = []
 
-    def is_wanted(self, path: str) -> bool:
-        """Whether a file lies beside a wanted recording, or may be about any."""
-        beside = self._beside(path)
-        return not self._wanted.isdisjoint(beside) if beside else self._may_hold_labels(path)
+    def is_wanted(self, file: SourceFile) -> bool:
+        """Whether a file lies beside a wanted recording, or may be about any: then it is read."""
+        if beside := self._beside(file.path):
+            return not self._wanted.isdisjoint(beside)
+        path = PurePosixPath(file.path)
+        if not may_be_labels(path):
+            return self._is_kaldi(path)
+        if path.suffix.lower() == ".parquet" and path.stem not in ("manifest", "metadata"):
+            self._unread.append(file.path)  # it may hold gigabytes of anything
+            return False
+        if file.bytes > LARGEST_BYTES:
+            self._problems.append(("too large", file.path))
+            return False
+        return True
 
-    def _may_hold_labels(self, path: str) -> bool:
-        """Not what is about the whole corpus, or a text of another use."""
-        file = PurePosixPath(path)
-        if file.name in ("wav.scp", "text"):
-            return file.name == "wav.scp" or str(file.with_name("wav.scp")) not in self._sidecars
-        if file.parent.name.lower() in ("licenses", "licences") or file.name.lower().endswith(".original.txt"):
-            return False
-        if file.suffix.lower() == ".parquet" and file.stem not in ("manifest", "metadata"):
-            self._unread.append(path)  # it may hold gigabytes of anything
-            return False
-        if file.suffix.lower() == ".txt":
-            return not CORPUS_DOCUMENT.fullmatch(file.stem)
-        return file.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+    def _is_kaldi(self, path: PurePosixPath) -> bool:
+        """A `wav.scp`, or a `text` without one: with one it is read from there."""
+        has_scp = str(path.with_name("wav.scp")) in self._sidecars
+        return path.name == "wav.scp" or (path.name == "text" and not has_scp)
 
     def read(self, files: Sequence[SourceFile]) -> None:
         """Take in what these files say."""

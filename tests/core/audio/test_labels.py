@@ -281,6 +281,13 @@ def test_kaldi(tmp_path: Path) -> None:
     assert found.orphans == ("data/train/wav.scp: audio/gone.wav",)
 
 
+def test_a_file_of_kaldi_that_is_no_text_is_named_and_the_others_read(tmp_path: Path) -> None:
+    files = {"a.wav": "", "wav.scp": "u1 a.wav\n", "text": "u1 Gr\u00fc\u00dfe".encode("cp1252"), "utt2spk": "u1 s1\n"}
+    found = labels(tmp_path, files)
+    assert pairs(found) == {"a.wav": ("s1", None)}
+    assert told(found) == {"not UTF-8": (1, ("wav.scp: text",))}
+
+
 def test_a_command_in_wav_scp_is_told_and_never_run(tmp_path: Path) -> None:
     scp = f"u1 touch {tmp_path}/ran; cat a.wav |\nu2 b.wav\n"
     found = labels(tmp_path, {"a.wav": "", "b.wav": "", "wav.scp": scp, "text": "u1 ONE\nu2 TWO\n"})

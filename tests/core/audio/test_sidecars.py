@@ -1,12 +1,13 @@
 """Labels beside the audio: what each file says, which file is followed, and what is told of the rest."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinywave_core.audio.sidecars import Label, Labels, read_labels
+from tinywave_core.audio.sidecars import LARGEST_BYTES, Label, Labels, read_labels
 from tinywave_core.audio.source import Source
 from tinywave_core.errors import SourceError
 
@@ -131,6 +132,12 @@ def test_a_label_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read whatever its mode is
     assert told(labels(tmp_path, {"x.wav": "", "x.txt": "hello"})) == {"unreadable": (1, ("x.txt",))}
+
+
+def test_a_table_that_no_memory_holds_is_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.json").touch()
+    os.truncate(tmp_path / "x.json", LARGEST_BYTES + 1)  # it takes no room on the disk
+    assert told(labels(tmp_path, {"a.wav": ""})) == {"too large": (1, ("x.json",))}
 
 
 def test_where_files_disagree_the_registry_decides_and_it_is_told(tmp_path: Path) -> None:

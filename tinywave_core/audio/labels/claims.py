@@ -11,6 +11,7 @@ from tinywave_core.audio.labels.text import decode
 PROBLEMS = {
     "not UTF-8": "The file is neither UTF-8 nor marked; expected UTF-8 or a file with a byte-order mark: save it as UTF-8",
     "unreadable": "The file cannot be opened: check its permissions",
+    "too large": "The file has more than 2 GiB, expected less of a table or text: cut it into several",
     "malformed": "The file or line cannot be read as what it looks like: mend it, or give it another name",
     "ambiguous": "The name fits several recordings, so none got it: write the path of the recording",
     "rows disagree": "One table says two things of one recording, so it counts for neither: keep one row",

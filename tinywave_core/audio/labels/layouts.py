@@ -7,6 +7,7 @@ Adding a layout is adding a row.
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
 
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
@@ -21,6 +22,20 @@ CORPUS_DOCUMENT = re.compile(
     r"|citation|attribution|requirements|segments|.*handles",
     re.IGNORECASE,
 )
+
+
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+OTHER_USES = (".alignment.json", ".original.txt")  # words with times; what LibriTTS has in normalised form as well
+
+
+def may_be_labels(path: PurePosixPath) -> bool:
+    """Whether a text or table may be about recordings: no licence and no document of the whole corpus."""
+    name, folder = path.name.lower(), path.parent.name.lower()
+    if name.endswith(OTHER_USES) or folder in ("licenses", "licences"):
+        return False
+    return name.endswith(TABLES) or (name.endswith(".txt") and not CORPUS_DOCUMENT.fullmatch(path.stem))
 
 
 def read_rows(file: LabelFile) -> Iterator[Claim]:

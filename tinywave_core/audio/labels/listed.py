@@ -73,7 +73,14 @@ def second_is_speaker(rows: Sequence[Sequence[str]]) -> bool:
 
 def kaldi(file: LabelFile) -> Iterator[Claim]:
     """A data folder by its `wav.scp` ("recording path"), with `text`, `utt2spk` and `segments` beside it. No command is run."""
-    texts, speakers, segments = (_by_first_word(file.beside(name)) for name in ("text", "utt2spk", "segments"))
+    beside = dict[str, Mapping[str, str]]()
+    for name in ("text", "utt2spk", "segments"):
+        try:
+            beside[name] = _by_first_word(file.beside(name))
+        except UnicodeError:
+            beside[name] = {}
+            yield Claim(name, problem="not UTF-8")
+    texts, speakers, segments = beside.values()
     utterances = defaultdict[str, list[str]](list)
     for utterance, place in segments.items():
         utterances[place.split(" ")[0]].append(utterance)
