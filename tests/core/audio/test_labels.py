@@ -1,6 +1,7 @@
 """Layouts of labels, each on a small folder that is shaped like the corpus: speaker and transcript of every recording."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -420,6 +421,7 @@ def test_a_table_of_something_else_is_no_transcript(tmp_path: Path, table: tuple
     assert pairs(labels(tmp_path, {"a.wav": "", table[0]: table[1]})) == {"a.wav": (None, None)}
 
 
-def test_layouts_have_names_of_their_own() -> None:
-    names = [layout.name for layout in (*LAYOUTS, *BESIDE)]
-    assert len(names) == len(set(names))
+def test_the_readme_has_the_layouts_in_the_order_of_the_registry() -> None:
+    readme = (Path(__file__).parents[3] / "tinywave_core/audio/labels/README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([^|]+) \|", readme.partition("## Layouts")[2], re.MULTILINE)
+    assert listed[1:] == [layout.name for layout in (*LAYOUTS, *BESIDE)]
