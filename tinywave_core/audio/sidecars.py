@@ -25,7 +25,7 @@ _BATCH_FILES, _BATCH_BYTES = 256, 1 << 26  # of label files in memory, and in on
 LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Label:
     """Speaker and transcript of one recording."""
 
@@ -63,15 +63,15 @@ def _batches(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
         yield batch
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What one file says of one recording."""
+@dataclass(frozen=True, order=True, slots=True)
+class _Voice:
+    """A file, and how it names recordings; the smaller of two is followed."""
 
-    rank: tuple[int, bool, int, str]
-    """Smaller is followed: layout, whether its name was only like the recording's, how far from the audio, path."""
-    layout: str
+    rank: int  # of its layout
+    is_like: bool  # whether the name is only like the recording's
+    height: int  # minus the folders above it: the nearer file first
     path: str
-    label: Label
+    layout: str
 
 
 class _Reading:
@@ -82,7 +82,7 @@ class _Reading:
         self._wanted = wanted
         self._recordings = Recordings((file.path for file in listing.audio), source.root)
         self._sidecars = {file.path: file for file in listing.sidecars}
-        self._said: dict[str, list[_Said]] = defaultdict(list)
+        self._said: dict[str, list[tuple[_Voice, Label]]] = defaultdict(list)
         self._orphans: list[str] = []
         self._problems: list[tuple[str, str]] = []  # kind, where
         self._unread: list[str] = []
@@ -131,7 +131,8 @@ class _Reading:
         if beside := self._beside(file.path):
             layout = next(layout for layout in BESIDE if layout.fits(file))
             for claim in layout.read(file):
-                self._say(layout, file, beside, _label([claim]), exact=True)
+                for path in beside:
+                    self._said[path].append((_voice(layout, file), _label([claim])))
             return
         for layout in LAYOUTS:
             if layout.fits(file):
@@ -149,17 +150,13 @@ class _Reading:
         self._orphans += [_place(file, name) for name in found.orphans]
         self._problems += [(kind, _place(file, name)) for kind, name in found.problems]
         in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
+        voices = [_voice(layout, file, is_like=is_like) for is_like in (False, True)]
         for path, claims in found.claims.items():
             if path not in self._wanted:
                 continue
             problem = _disagreement(claims, in_parts=in_parts)
             self._problems += [(problem, _place(file, claims[0].name))] if problem else []
-            self._say(layout, file, [path], _label(claims), exact=path in found.exact)
-
-    def _say(self, layout: Layout, file: LabelFile, paths: Iterable[str], label: Label, *, exact: bool) -> None:
-        rank = (RANKS[layout.name], not exact, -file.path.count("/"), file.path)
-        for path in paths:
-            self._said[path].append(_Said(rank, layout.name, file.path, label))
+            self._said[path].append((voices[path not in found.exact], _label(claims)))
 
     def _beside(self, path: str) -> tuple[str, ...]:
         """The recordings that a text or JSON file lies beside."""
@@ -189,13 +186,13 @@ class _Reading:
         return Labels(by_path, tuple(self._orphans), report)
 
     def _decide(self, path: str, taken: list[tuple[str, str, str]]) -> Label:
-        said = sorted(self._said.get(path, ()), key=lambda said: said.rank)
+        said = sorted(self._said.get(path, ()), key=lambda said: said[0])
         decided = dict[str, str | None]()
         for what in ("speaker", "transcript"):
-            found = [(value, each) for each in said if (value := getattr(each.label, what))]
-            decided[what] = found[0][0] if found else None
-            taken += [(what, found[0][1].layout, found[0][1].path)] if found else []
-            others = [each.path for value, each in found if value != decided[what]]
+            found = [(voice, value) for voice, label in said if (value := getattr(label, what))]
+            decided[what] = found[0][1] if found else None
+            taken += [(what, voice.layout, voice.path) for voice, _ in found[:1]]
+            others = [voice.path for voice, value in found if value != decided[what]]
             self._problems += [("files disagree", f"{other}: {path}") for other in others]
         if decided["speaker"] is None and (named := speaker_in_path(path)):
             decided["speaker"] = named[0]
@@ -234,6 +231,10 @@ class _Found:
                 self.orphans += [claim.name for claim in claims]
             else:
                 self.claims[path] = claims
+
+
+def _voice(layout: Layout, file: LabelFile, *, is_like: bool = False) -> _Voice:
+    return _Voice(RANKS[layout.name], is_like, -file.path.count("/"), file.path, layout.name)
 
 
 def _place(file: LabelFile, name: str) -> str:

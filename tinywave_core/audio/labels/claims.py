@@ -21,7 +21,7 @@ PROBLEMS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """What a label file says of one recording."""
 

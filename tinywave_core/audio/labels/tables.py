@@ -7,6 +7,7 @@ that makes a name and a label of the first line. Quotes of tabs and pipes are li
 import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ TRANSCRIPTS = (
     *("sentence", "text", "raw_text", "raw_transcription"),
 )
 STARTS = ("offset", "start", "start_s", "start_time", "begin", "begin_time")
-ENDS = ("end", "end_s", "end_time")
+USED = {*PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
 NO_SPEAKER = {"none", "nan", "null", "n/a", ""}  # as programs write that there is none
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -113,20 +114,21 @@ def _delimited(text: str) -> Table | None:
         columns = tuple(map(_column, head.split(delimiter)))
         if len(columns) > 1 and Table(columns, ()).has_labels:
             rows = _quoted_rows(text, delimiter) if delimiter in ";," else _literal_rows(text, delimiter)
-            return Table(columns, [dict(zip(columns, row, strict=False)) for row in rows])
+            used = [(column, at) for at, column in enumerate(columns) if column in USED]
+            return Table(columns, [{column: row[at] for column, at in used if at < len(row)} for row in rows])
     return None
 
 
-def _quoted_rows(text: str, delimiter: str) -> list[list[str]]:
+def _quoted_rows(text: str, delimiter: str) -> Iterator[list[str]]:
     try:
         rows = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter, skipinitialspace=True)
-        return [row for row in rows if row][1:]
+        yield from itertools.islice(filter(None, rows), 1, None)
     except csv.Error as error:
         raise ValueError(str(error)) from error
 
 
-def _literal_rows(text: str, delimiter: str) -> list[list[str]]:
-    return [literal_fields(line, delimiter) for line in lines(text)[1:]]
+def _literal_rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    return (literal_fields(line, delimiter) for line in lines(text)[1:])
 
 
 def literal_fields(line: str, delimiter: str) -> list[str]:
@@ -203,7 +205,7 @@ def _segments(audio: Any) -> Iterator[Row]:
 def _parquet(data: bytes) -> Table:
     try:
         schema = foreign_parquet.schema(data)
-        wanted = [name for name in schema.names if _column(name) in {*PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}]
+        wanted = [name for name in schema.names if _column(name) in USED]
         flat = [name for name in wanted if not pa.types.is_nested(schema.field(name).type)]
         rows = [{_column(name): row[name] for name in flat} for row in foreign_parquet.rows(data, flat)]
     except pa.ArrowException as error:

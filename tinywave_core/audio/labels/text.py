@@ -35,5 +35,7 @@ def clean(text: str | None) -> str | None:
     """One line without control characters, in NFC; None if nothing is left."""
     if text is None:
         return None
-    line = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in unicodedata.normalize("NFC", text))
+    line = unicodedata.normalize("NFC", text)
+    if not line.isprintable():  # nearly all is, and asking each character takes ten times as long
+        line = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in line)
     return " ".join(line.split()) or None
