@@ -372,6 +372,18 @@ def test_a_name_of_another_file_finds_nothing(tmp_path: Path, name: str) -> None
     assert found.report.unmatched.number == 1
 
 
+@pytest.mark.parametrize("name", ["a/x.wav", "a\\x.wav"])
+def test_the_recording_that_stands_where_the_name_says_is_taken(tmp_path: Path, name: str) -> None:
+    found = labels(tmp_path, {"a/x.wav": "", "b/a/x.wav": "", "t.csv": manifest(name)})
+    assert pairs(found) == {"a/x.wav": (None, name), "b/a/x.wav": (None, None)}
+
+
+def test_a_name_that_is_only_like_a_recordings_gives_way_to_its_own(tmp_path: Path) -> None:
+    found = labels(tmp_path, {"x.wav": "", "t.csv": manifest("x.wav", "X.WAV")})
+    assert pairs(found) == {"x.wav": (None, "x.wav")}
+    assert (found.orphans, told(found)) == (("t.csv: X.WAV",), {})
+
+
 def test_two_names_that_are_like_one_recording_go_to_neither(tmp_path: Path) -> None:
     found = labels(tmp_path, {"001.wav": "", "t.csv": manifest("train/001.wav", "test/001.wav")})
     assert found.by_path == {"001.wav": Label()}

@@ -192,5 +192,14 @@ def test_the_report_says_how_many_labels_there_are_and_from_where(tmp_path: Path
     assert report.unread.first == ("train.parquet", "counts.csv")
 
 
+def test_nothing_is_told_of_recordings_that_are_not_asked_for(tmp_path: Path) -> None:
+    table = "path,text\na.wav,one\na.wav,two\nb.wav,three\n"
+    labels(tmp_path, {"a.wav": "", "b.wav": "", "t.csv": table, "a.txt": b"\xff", "b.txt": "three"})
+    source = Source(str(tmp_path))
+    found = read_labels(source, source.listing(), ["b.wav"])
+    assert found == Labels({"b.wav": Label(None, "three")}, ())
+    assert (told(found), found.report.details, found.report.recordings) == ({}, (), 1)
+
+
 def test_a_source_without_labels_has_an_empty_report(tmp_path: Path) -> None:
     assert labels(tmp_path, {"x.wav": "", "README.md": "", "LICENSE": "", "SPEAKERS.TXT": "1 | F"}).report.is_empty
