@@ -3,9 +3,13 @@
 from pathlib import Path
 
 from tests.core.audio.test_sidecars import labels
-from tinywave_core.stages.ingestion.labels import summary_of
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.ingestion.labels import LABELS_FILE, build, summary_of
 from tinywave_core.stages.ingestion.summary import LabelsSummary
 from tinywave_core.stages.ingestion.words import label_facts, label_rows, labels_in_short
+from tinywave_core.steps.base import compute_all
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
 
 
 def seen(folder: Path, files: dict[str, str | bytes]) -> LabelsSummary:
@@ -45,3 +49,13 @@ def test_a_line_for_rows_without_audio_and_for_each_problem(tmp_path: Path) -> N
     assert labels_in_short(found) == (
         "0 of 1 files with transcript, 0 with speaker, 7 label rows without audio, label problems: 1 not UTF-8"
     )
+
+
+def test_the_part_is_another_one_where_only_a_row_that_is_not_shown_has_changed(tmp_path: Path) -> None:
+    store, rows = Store(str(tmp_path / "store")), "".join(f"gone{number}|text\n" for number in range(6))
+    made = []
+    for last in ("x", "y"):
+        report = labels(tmp_path / last, {"a.wav": "", "metadata.csv": f"{rows}{last}|text\n"}).report
+        made.append(build(PipelineConfig(root=str(tmp_path / "store")), store, report, compute_all)["labels"])
+    assert made[0].summary == made[1].summary and made[0].id != made[1].id
+    assert read_table(made[1].path(LABELS_FILE))["place"].to_pylist()[-1] == "metadata.csv: y"
