@@ -323,6 +323,17 @@ def test_gc_counts_what_one_run_came_to_as_one_result(local):
     assert {folder.id for folder in garbage(local, keep=2).artifacts} == {artifact.id for artifact in runs[0]}
 
 
+def test_gc_counts_what_was_seen_of_labels_as_no_result_and_keeps_the_newest(local):
+    def seen(minute: int) -> Artifact:
+        step = Step(local, "ingestion", "labels", 1, write_two, ExportConfig(), params={"name": str(minute)})
+        with patch("tinywave_core.steps.base.utc_now", lambda: f"2026-01-01T00:{minute:02d}:00Z"):
+            return compute(step)
+
+    made(local, "the result", minute=0)
+    old, _ = seen(1), seen(2)
+    assert [folder.id for folder in garbage(local, keep=1).artifacts] == [old.id]
+
+
 def test_gc_of_a_pipelines_store_keeps_the_corpus_the_pins_and_a_cached_run(finished, config):
     store = Store(config.root)
     made(store, "nobody needs it")
