@@ -97,10 +97,14 @@ class _Walk:
 
 def _say_source(config: PipelineConfig, store: Store) -> None:
     from tinywave_core.stages.ingestion.corpus import scan
+    from tinywave_core.stages.ingestion.labels import summary_of
+    from tinywave_core.stages.ingestion.words import label_facts
 
     today = scan(config, store)
     forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
     terminal.say(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
+    for what, value in label_facts(summary_of(today.labels)):
+        terminal.say(f"{what}: {value}")
 
 
 def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tinywave_core.audio.catalog import Catalog, Row, stat_row
+from tinywave_core.audio.labels.report import NO_LABELS, LabelReport
 from tinywave_core.audio.sidecars import Label, read_labels
 from tinywave_core.audio.source import Listing, Source, SourceFile
 from tinywave_core.errors import SourceError
@@ -37,6 +38,7 @@ class Scan:
     unreadable: tuple[str, ...] = ()
     links: int = 0  # symbolic links, left alone
     orphan_transcripts: tuple[str, ...] = ()
+    labels: LabelReport = NO_LABELS
     groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
@@ -61,7 +63,8 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
     for file, digest in readable:
         by_content.setdefault(digest, []).append(file)
     fresh = {digest: files for digest, files in by_content.items() if digest not in known}
-    labels = read_labels(source, listing, [file.path for files in fresh.values() for file in files])
+    # Of known recordings too: each run says which labels there are. Only new recordings take theirs.
+    labels = read_labels(source, listing, [file.path for file in listing.audio if digests[file.path] not in gone])
     new = {digest: _new_file(digest, files, labels.by_path) for digest, files in fresh.items()}
     _check_lost(lost, set(by_content), catalog)
     return Scan(
@@ -76,6 +79,7 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
         unreadable=(*listing.unreadable, *(path for path in read if digests[path] is None)),
         links=listing.links,
         orphan_transcripts=labels.orphans,
+        labels=labels.report,
         groups=group_by_size(new, lost, shard_bytes),
         seen=tuple(stat_row(file, digest) for file, digest in readable if file.path in read),
     )

@@ -24,7 +24,8 @@ from tinywave_core.storage.store import sha256_of
 
 SIDECAR = re.compile(
     r".*\.(txt|csv|tsv|json|jsonl|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
-    r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)",
+    r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)"
+    r"|(.*/)?(wav\.scp|feats\.scp|cmvn\.scp|text|segments|utt2spk|spk2utt|spk2gender|utt2dur|reco2dur|utt2num_frames)",
     re.IGNORECASE | re.DOTALL,
 )
 # Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.

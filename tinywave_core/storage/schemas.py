@@ -23,6 +23,14 @@ AUDIO = pa.schema(
     ]
 )
 
+# ingestion, part `labels`, file labels.parquet: one row per label row or file that gave no label.
+LABELS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # unmatched, unread, or a problem
+        pa.field("place", pa.string(), nullable=False),  # a label file relative to the source, and the name in it
+    ]
+)
+
 # ingestion, parts `shard` and `corpus`, file files.parquet: one row per file found.
 FILES = pa.schema(
     [

@@ -45,8 +45,12 @@ def scan(config: PipelineConfig, store: Store) -> Scan:
 
 
 def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
+    """The corpus of a source as it is now."""
+    return take(config, store, scan(config, store), execute)
+
+
+def take(config: PipelineConfig, store: Store, today: Scan, execute: Execute) -> Artifact:
     """The corpus: all shards of the catalog and those of the files that are new in the source."""
-    today = scan(config, store)
     made = execute([_shard_step(config, store, group) for group in today.groups]) if today.groups else []
     catalog = Catalog(store, corpus_key(config))
     # A plan makes no shards: what it would make is not remembered.

@@ -4,11 +4,18 @@ from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
-from tinywave_core.stages.ingestion import corpus
-from tinywave_core.stages.ingestion.summary import CorpusSummary
-from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
+from tinywave_core.stages.ingestion.words import (
+    duration_bins,
+    has_labels,
+    label_facts,
+    label_rows,
+    labels_in_short,
+    rejects,
+)
 from tinywave_core.steps.base import Execute, Outputs
-from tinywave_core.steps.stage import Picture, Stage, Table
+from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
 from tinywave_core.wording import duration
 
@@ -18,32 +25,50 @@ _LONGEST_CELL = 240
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The corpus."""
-    return {"corpus": corpus.build(config, store, execute)}
+    """The corpus, and the labels that the source has."""
+    today = corpus.scan(config, store)
+    taken = corpus.take(config, store, today, execute)
+    return {"corpus": taken, **labels.build(config, store, today.labels, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
-    """Files in; utterances, hours and speakers out."""
+    """Files in; utterances, hours, speakers and labels out."""
     s = CorpusSummary.of(outputs["corpus"])
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
-    return f"{s.files.found} files", out + rejected + skipped
+    seen = seen_labels(outputs)
+    told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
+    return f"{s.files.found} files", out + rejected + skipped + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
-    """What became of the files, and the split."""
+    """What became of the files, the split, and the labels."""
     s = CorpusSummary.of(outputs["corpus"])
     reasons = ", ".join(f"{n} {reason}" for reason, n in s.reasons.items())
     split = (
         f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
+    seen = seen_labels(outputs)
     return [
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
         ("split", split),
+        *(label_facts(seen) if seen else []),
     ]
+
+
+def seen_labels(outputs: Outputs) -> LabelsSummary | None:
+    """What the run saw of the source's labels, None where it has none."""
+    return LabelsSummary.of(outputs["labels"]) if "labels" in outputs else None
+
+
+def sections(outputs: Outputs) -> list[Section]:
+    """Label rows that found no audio, and what is wrong with labels, as a table; nothing where all is well."""
+    seen = seen_labels(outputs)
+    rows = label_rows(seen) if seen else []
+    return [Section("Labels", "All of them are in labels.parquet of the part labels.", rows)] if rows else []
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
@@ -70,8 +95,8 @@ def _short(text: str) -> str:
 
 def durations(outputs: Outputs) -> Picture:
     """Histogram of the utterances' lengths."""
-    labels, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
-    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels)
+    bins, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
+    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=bins)
     return Picture(png, "length of utterances")
 
 
@@ -83,4 +108,5 @@ STAGE = Stage(
     facts,
     cost,
     {"rejects": rejects_table, "durations": durations},
+    sections,
 )

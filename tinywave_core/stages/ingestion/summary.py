@@ -54,3 +54,39 @@ class CorpusSummary(Summary):
     unlabelled_recordings: int
     transcribed_utterances: int
     duration_histogram: DurationHistogram
+
+
+class Some(Summary):
+    """Label rows or files of a kind: their number, and the first of them."""
+
+    kind: str
+    number: int
+    first: list[str]
+
+
+class LabelOrigin(Summary):
+    """Where labels came from, and of how many recordings they are."""
+
+    layout: str
+    files: int
+    """None where the recordings' own paths say it."""
+    first: str
+    """One of the files."""
+    transcripts: int
+    speakers: int
+
+
+class LabelsSummary(Summary):
+    """The labels of a source as one run saw them."""
+
+    recordings: int
+    """Audio files of the source, good and bad."""
+    transcripts: int
+    speakers: int
+    origins: list[LabelOrigin]
+    unmatched: Some
+    """Label rows and texts that found no recording."""
+    problems: list[Some]
+    """By a key of `audio.labels.claims.PROBLEMS`."""
+    unread: Some
+    """Tables and JSON that are no labels."""
