@@ -16,7 +16,7 @@ import torch
 import torchaudio.functional
 
 from tinywave_core.audio.decode import Decoder, Recording, resample, to_int16
-from tinywave_core.audio.decoder_process import channel_weights
+from tinywave_core.audio.levels import channel_weights
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
 
