@@ -96,10 +96,10 @@ class _Walk:
 
 def _say_source(config: PipelineConfig, store: Store) -> None:
     from tinywave_core.stages.ingestion.corpus import scan
+    from tinywave_core.stages.ingestion.look import said
 
-    today = scan(config, store)
-    forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
-    terminal.say(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
+    for line in said(scan(config, store)):
+        terminal.say(line)
 
 
 def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:

@@ -115,7 +115,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_a_source_with_nothing_new_emits_nothing(finished: Finished, tmp_path: Path, events: list[dict[str, Any]]):
     config = copy_store(finished.config, tmp_path / "store")
-    assert watch(config) == {"found": 12, "new": 0, "known": 12, "copies": 0, "forgotten": 0, "unreadable": 0}
+    nothing = dict.fromkeys(["new", "copies", "forgotten", "unreadable", "replaced", "left_out"], 0)
+    assert watch(config) == {"found": 12, "known": 12, "texts": 0, **nothing}
     assert not events
 
 

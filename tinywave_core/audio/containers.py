@@ -153,9 +153,7 @@ def ogg_fault(handle: int) -> str | None:
         expected[serial] = number + 1
         ended = bool(page[5] & 0x04)
     if lost:
-        return (
-            f"pages are missing or damaged at {lost} places, first before byte {first}: what was in them is lost; copy the file again"
-        )
+        return f"pages are missing or damaged at {lost} places, first before byte {first}: what was in them is lost; copy the file again"
     return None if ended else "the stream stops without its end mark: the file is cut short"
 
 

@@ -222,14 +222,20 @@ class Source:
 
     def _stores_among(self, listing: dict[str, Any]) -> set[str]:
         """Prefixes below the source, "" for itself, under which a store lies."""
-        about = [name for name, info in listing.items() if name.endswith(f"/{ABOUT}") and int(info["size"]) <= ABOUT_BYTES]
+        about = [
+            name for name, info in listing.items() if name.endswith(f"/{ABOUT}") and int(info["size"]) <= ABOUT_BYTES
+        ]
         return {name[len(self.root) : -len(ABOUT)].strip("/") for name in about if self._is_remote_store(name)}
 
     def _check_around(self) -> None:
         """SourceError where a prefix above the source is a store and the source one of its folders."""
         path = PurePosixPath(self.root)
         for around in path.parents:
-            if around.name and path.relative_to(around).parts[0] in STORE_FOLDERS and self._is_remote_store(f"{around}/{ABOUT}"):
+            if (
+                around.name
+                and path.relative_to(around).parts[0] in STORE_FOLDERS
+                and self._is_remote_store(f"{around}/{ABOUT}")
+            ):
                 self._refuse_inside(str(around), path.relative_to(around).parts[0])
 
     def _is_remote_store(self, name: str) -> bool:

@@ -45,9 +45,13 @@ FILES = pa.schema(
         pa.field("dc_offset", pa.float32()),  # of full scale
         pa.field("clipped_share", pa.float32()),  # share of samples at full scale
         pa.field("flat_share", pa.float32()),  # share of samples on flat tops at the loudest, whatever level that is
-        pa.field("channel_mix", pa.string()),  # null: one channel; mean, one channel, flipped, strongest: see audio/levels.py
+        pa.field(
+            "channel_mix", pa.string()
+        ),  # null: one channel; mean, one channel, flipped, strongest: see audio/levels.py
         pa.field("channel_correlation", pa.float32()),  # the lowest of a living channel with the strongest one
-        pa.field("channel_alternation", pa.float32()),  # of two: share of the sounding time of the one that is alone less often
+        pa.field(
+            "channel_alternation", pa.float32()
+        ),  # of two: share of the sounding time of the one that is alone less often
         pa.field("bandwidth_hz", pa.float32()),  # up to where the speech sounds, at most 8000
         pa.field("speech_share", pa.float32()),  # share of the time that the VAD calls speech
         pa.field("speaker", pa.string()),

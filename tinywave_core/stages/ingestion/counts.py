@@ -62,7 +62,9 @@ def mark_replaced(files: Sequence[Row], replaced: Mapping[str, str]) -> set[str]
     for row in files:
         if row["sha256"] in gone and row["recording_id"] not in stay - {None}:
             detail = "other content lies under its name in the source: that is taken instead"
-            row.update(status="skipped", reason="replaced", detail=detail, utterances=0, speech_samples=0, warnings=None)
+            row.update(
+                status="skipped", reason="replaced", detail=detail, utterances=0, speech_samples=0, warnings=None
+            )
     return fall
 
 

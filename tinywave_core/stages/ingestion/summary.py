@@ -1,5 +1,7 @@
 """What ingestion reports of a shard and of the whole corpus."""
 
+from pydantic import Field
+
 from tinywave_core.steps.base import Summary
 
 
@@ -54,5 +56,5 @@ class CorpusSummary(Summary):
     unlabelled_recordings: int
     transcribed_utterances: int
     duration_histogram: DurationHistogram
-    warnings: dict[str, int] = {}
+    warnings: dict[str, int] = Field(default_factory=dict)
     """Files that were taken though something is odd about them, by warning: see `audio.quality`."""
