@@ -134,6 +134,17 @@ def test_new_audio_is_one_event_about_the_corpus_and_the_store_is_left_alone(
     assert Store(config.root).artifact_ids() == before
 
 
+def test_the_watcher_rests_though_the_store_lies_in_the_source(
+    finished: Finished, tmp_path: Path, events: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    config = copy_store(finished.config, copy_clips(tmp_path / "source") / "out")
+    assert list(Path(config.root, "generation").rglob("*.wav"))
+    counts = watch(config.model_copy(update={"source": str(tmp_path / "source")}))
+    assert (counts["found"], counts["new"], counts["left_out"]) == (12, 0, 1)
+    assert "left out below the source: the store out" in capsys.readouterr().out
+    assert not events
+
+
 def test_the_event_is_the_one_that_the_pipeline_waits_for(finished: Finished):
     (trigger,) = When(watch_minutes=5).of("pipeline", finished.config)["triggers"]
     assert trigger.match.root == {"prefect.resource.id": resource(finished.config)["prefect.resource.id"]}
