@@ -204,12 +204,6 @@ def tag_bytes(handle: int) -> int:
     return id3 + 32 + int.from_bytes(footer[12:16], "little")
 
 
-def joined_mp3s(handle: int) -> list[Part]:
-    """The MP3 files that were put together in one, each begun by the header with its own length; one for a single file."""
-    edges = [0, *sorted(_mp3_headers(handle))[1:], size_of(handle)]
-    return [Part(handle, start, stop) for start, stop in itertools.pairwise(edges)]
-
-
 def _mp3_headers(handle: int) -> Iterator[int]:
     """Where the frames begin that hold a Xing or Info header instead of sound."""
     for base in range(0, size_of(handle), SEARCHED):
@@ -226,3 +220,41 @@ def _is_frame(data: bytes, start: int, back: int) -> bool:
         return False
     version_1, mono = data[start + 1] & 0x18 == 0x18, data[start + 3] & 0xC0 == 0xC0
     return back == {(True, False): 36, (True, True): 21, (False, False): 21, (False, True): 13}[version_1, mono]
+
+
+# Files that were put together --------------------------------------------------------------------------------------
+
+
+def joined_files(handle: int) -> list[Part]:
+    """The files that were put together end to end in one (MP3, WAV, chained Ogg), in order; one part for a single file."""
+    head = os.pread(handle, 4, 0)
+    if head == b"OggS":
+        starts = list(_ogg_links(handle))
+    elif head in (b"RIFF", b"RIFX"):
+        starts = _riffs(handle)
+    elif head[:3] == b"ID3" or head[:1] == b"\xff":
+        starts = sorted(_mp3_headers(handle))
+    else:
+        starts = []
+    edges = [0, *starts[1:], size_of(handle)]
+    return [Part(handle, start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _riffs(handle: int) -> list[int]:
+    """Where WAV files begin that follow each other to the end, by the lengths in their headers; none where the last is cut."""
+    starts, position = [], 0
+    while (head := os.pread(handle, 12, position))[:4] in (b"RIFF", b"RIFX") and head[8:] == b"WAVE":
+        starts.append(position)
+        length = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+        position += 8 + length + length % 2
+    return starts if position == size_of(handle) else []
+
+
+def _ogg_links(handle: int) -> Iterator[int]:
+    """Where the links of a chained Ogg begin: first pages of streams that follow other pages."""
+    opening = False
+    for position, page in _ogg_pages(handle):
+        begins = bool(page[5] & 0x02)
+        if begins and not opening:
+            yield position
+        opening = begins

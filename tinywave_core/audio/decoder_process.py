@@ -30,7 +30,7 @@ from tinywave_core.audio.containers import (
     UNREAD_BYTES,
     UNREAD_SHARE,
     Part,
-    joined_mp3s,
+    joined_files,
     ogg_fault,
     riff_mismatch,
     size_of,
@@ -102,8 +102,8 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
         return send(out, refused)
     files: list[File] = [streamed_wav(handle) or handle]
     found = measure(handle, files, max_seconds)
-    if found.verdict.reason == "length_mismatch" and found.verdict.container == "MP3":
-        parts = joined_mp3s(handle)
+    if found.verdict.reason in ("length_mismatch", "undecodable"):
+        parts = joined_files(handle)
         if len(parts) > 1:
             files, found = [*parts], measure(handle, parts, max_seconds)
     send(out, found.verdict)
@@ -176,7 +176,7 @@ class Measured:
 
 
 def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
-    """Decode once. `files` are decoded one after the other: several where an MP3 was put together from several."""
+    """Decode once. `files` are decoded one after the other: several where they were put together."""
     nothing = np.zeros(0)
     try:
         headers = [header_of(file) for file in files]
@@ -241,13 +241,15 @@ def joined_header(headers: Sequence[Verdict]) -> Verdict:
     for other in others:
         if (other.sample_rate, other.channels) != (first.sample_rate, first.channels):
             detail = (
-                f"{len(headers)} MP3 files in one, of {first.sample_rate} Hz with {first.channels} channels and {other.sample_rate} "
+                f"{len(headers)} {first.container} files in one, of {first.sample_rate} Hz with {first.channels} channels and {other.sample_rate} "
                 f"Hz with {other.channels}; expected one form: take them apart"
             )
             return replace(first, reason="joined_files", detail=detail)
     frames = [header.header_frames for header in headers]
     total = None if None in frames else sum(frame or 0 for frame in frames)
-    return replace(first, header_frames=total, detail=f"{len(headers)} MP3 files in one: all of them were decoded")
+    return replace(
+        first, header_frames=total, detail=f"{len(headers)} {first.container} files in one: all of them were decoded"
+    )
 
 
 def fault(
@@ -287,7 +289,8 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     # The readers of joined files leave the descriptor where they please.
     if header.container in ("FLAC", "MP3", "OGG") and not joined:
         unread = size - os.lseek(handle, 0, os.SEEK_CUR) - tag_bytes(handle)
-        if unread > UNREAD_BYTES and unread > UNREAD_SHARE * size:
+        # A short file behind a long one is a small share.
+        if unread > UNREAD_BYTES and (unread > UNREAD_SHARE * size or len(joined_files(handle)) > 1):
             return (
                 f"{unread} of {size} bytes lie behind the end that the header gives ({decoded} frames): where files were put "
                 "together, take them apart; else encode it anew"

@@ -24,7 +24,7 @@ LEAST_ALTERNATION, MOST_CORRELATION = 0.1, 0.5
 WARNINGS = {
     "antiphase": "two channels cancel each other: one was turned round, or the stronger one taken alone (see channel_mix)",
     "clipped": "the loudest parts are cut flat (see flat_share, clipped_share): record it again at a lower level if you can",
-    "joined": "several MP3 files in one: all of them were decoded, as one recording",
+    "joined": "several files in one: all of them were decoded, as one recording",
     "narrow_band": f"nothing sounds above {NARROW_HZ:,} Hz (see bandwidth_hz), as over a telephone",
     "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; write the channels as files of "
     "their own to keep them apart",

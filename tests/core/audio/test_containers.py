@@ -149,6 +149,34 @@ def test_joined_mp3s_are_decoded_one_after_the_other(
     assert np.abs(joined.samples_N[20_000:30_000].astype(int) - parts[0][20_000:30_000]).max() <= 2
 
 
+LOSSLESS_OR_NOT = {"WAV": {"format": "WAV"}, "MP3": {"format": "MP3"}, "OGG": OGG["vorbis"], "OGG Opus": OGG["opus"]}
+
+
+def written(samples_N: Samples, times: int, **options: Any) -> bytes:
+    """As `encoded`, in pieces: libsndfile's Vorbis takes no long ones at a time."""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", 16_000, 1, **options) as file:
+        for _ in range(times):
+            file.write(samples_N)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", LOSSLESS_OR_NOT)
+def test_a_short_file_behind_a_long_one_is_decoded_too(
+    kind: str, sentence: Samples, decode: Decode, tmp_path: Path
+) -> None:
+    """It is under 2 % of the bytes, which a reader may else leave."""
+    data = written(sentence, 100, **LOSSLESS_OR_NOT[kind]) + written(sentence, 1, **LOSSLESS_OR_NOT[kind])
+    verdict = decoded(data, decode, tmp_path).verdict
+    assert verdict.reason is None and verdict.decoded_frames == pytest.approx(101 * len(sentence), abs=3)
+    assert verdict.detail == f"2 {kind[:3]} files in one: all of them were decoded"
+
+
+def test_a_wav_behind_which_another_is_cut_is_refused(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
+    data = written(sentence, 1, format="WAV") + written(sentence, 1, format="WAV")[:-1_000]
+    assert decoded(data, decode, tmp_path).verdict.reason == "undecodable"
+
+
 def test_joined_mp3s_of_two_rates_say_what_they_are(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
     verdict = decoded(
         encoded(sentence, format="MP3") + encoded(sentence, 44_100, format="MP3"), decode, tmp_path
