@@ -163,6 +163,16 @@ def test_a_source_with_nothing_but_rejects(alone: None, capsys: pytest.CaptureFi
     assert "none of the 1 files gave speech" in refused(capsys, *command)
 
 
+def test_a_run_says_what_it_leaves_out_of_the_source(
+    alone: None, capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path
+):
+    source = shutil.copytree(tiny_source, tmp_path / "source")
+    shutil.copy(source / CLIPS[0], source / ".hidden.wav")
+    printed = said(capsys, "run", "ingestion", "--source", str(source), "--root", str(source / "out"))
+    line = "left out below the source: the store out; 1 hidden file (.hidden.wav)"
+    assert printed.index(line) < printed.index("12 files → ")
+
+
 def test_a_busy_store(alone: None, capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
     config = copy_store(finished.config, tmp_path / "store")
     program = f"""

@@ -30,8 +30,10 @@ WARNINGS = {
     "their own to keep them apart",
 }
 FRAME, BANDS, MOST_FRAMES = 1024, 32, 2048
-# A band sounds where its loud frames are at most 50 dB under the loudest band's, and 8 dB over its own quiet frames: noise is not.
-BAND_RANGE_DB, OVER_QUIET_DB = 50.0, 8.0
+# A band sounds where its loud frames are at most 30 dB under those of the middle of speech (500 to 3,500 Hz; bass may be turned up),
+# and 8 dB over its own quiet frames, which noise is not. Of the natural recordings in examples/ the narrowest ends at 5,750 Hz; of the same
+# over a telephone's band, 99 in 100 end below 5,000 Hz, coded, quiet or with noise at -60 dB.
+MIDDLE, BAND_RANGE_DB, OVER_QUIET_DB = slice(2, 14), 30.0, 8.0
 
 
 def warnings_of(row: Mapping[str, Any]) -> list[str]:
@@ -61,5 +63,5 @@ def bandwidth_hz(samples_N: npt.NDArray[np.int16], bounds: Sequence[tuple[int, i
     power_FK = np.abs(np.fft.rfft(frames_FN)[:, : FRAME // 2]) ** 2
     db_FB = 10 * np.log10(power_FK.reshape(len(starts), BANDS, -1).mean(axis=2) + 1e-9)
     loud_B, quiet_B = np.percentile(db_FB, [95, 10], axis=0)
-    sounds = np.flatnonzero((loud_B > loud_B.max() - BAND_RANGE_DB) & (loud_B > quiet_B + OVER_QUIET_DB))
+    sounds = np.flatnonzero((loud_B > np.median(loud_B[MIDDLE]) - BAND_RANGE_DB) & (loud_B > quiet_B + OVER_QUIET_DB))
     return float((sounds[-1] + 1) * SAMPLE_RATE / 2 / BANDS) if len(sounds) else None
