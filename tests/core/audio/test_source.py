@@ -68,9 +68,9 @@ def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path
 
 
 def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path) -> None:
-    fill(tmp_path, "secret/x.wav", "in/a.wav")
-    (tmp_path / "in/link.wav").symlink_to(tmp_path / "secret/x.wav")
-    (tmp_path / "in/folder").symlink_to(tmp_path / "secret")
+    fill(tmp_path, "inside/x.wav", "in/a.wav")
+    (tmp_path / "in/link.wav").symlink_to(tmp_path / "inside/x.wav")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "inside")
     listing = Source(str(tmp_path / "in")).listing()
     assert [file.path for file in listing.audio] == ["a.wav"]
     assert listing.left_out.numbers == {"link out": 2}
