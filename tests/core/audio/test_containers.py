@@ -78,7 +78,7 @@ def test_an_ogg_that_lost_a_page_is_refused_however_little_the_decoder_says(
     assert verdict.detail is not None and ("pages are missing" in verdict.detail or "cut short" in verdict.detail)
 
 
-def test_chained_and_multiplexed_numbering_is_no_damage(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
+def test_a_stream_that_begins_with_a_later_page_is_no_damage(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
     """A stream that was captured begins with any page number."""
     shifted = []
     for page in pages(encoded(sentence, **OGG["vorbis"])):
