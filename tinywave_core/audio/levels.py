@@ -21,8 +21,8 @@ FULL_SCALE = 32_767 / 32_768
 FLAT_STEP = 0.002
 LEVELS, TOP_LEVELS = 1 << 16, 2
 FRAME_S = 0.032
-# A frame counts as sound within 20 dB of the loud frames of its channel (95th percentile), if that channel has pauses at all.
-ACTIVE, PAUSES = 1e-2, 10.0
+# A frame counts as sound within 20 dB of the loud frames of its channel (95th percentile).
+ACTIVE = 1e-2
 # A channel is alone where it is 12 dB above the other, each against its own loud frames; an average 17 dB down has cancelled.
 ALONE, CANCELLED = 16.0, 0.02
 MOST_CANCELLED = 0.1
@@ -165,9 +165,8 @@ class Stereo:
         power_F2 = self._frames()[:, :2]
         if len(power_F2) < FEWEST_FRAMES:
             return 0.0
-        loud_2, quiet_2 = np.percentile(power_F2, [95, 10], axis=0)
-        speaks_2 = loud_2 > PAUSES * quiet_2
-        active_F2 = (power_F2 > ACTIVE * loud_2) & speaks_2
+        loud_2 = np.percentile(power_F2, 95, axis=0)
+        active_F2 = power_F2 > ACTIVE * loud_2
         relative_F2 = power_F2 / np.maximum(loud_2, 1e-30)
         alone_F2 = active_F2 & (relative_F2 > ALONE * relative_F2[:, ::-1])
         return float(alone_F2.sum(axis=0).min() / max(1, active_F2.any(axis=1).sum()))

@@ -44,7 +44,7 @@ ODD: dict[str, tuple[list[str], Callable[[Samples], Any]]] = {
     "telephone": (["narrow_band"], lambda s: telephone(s, 22_050)),
     "telephone with noise": (
         ["narrow_band"],
-        lambda s: telephone(s, 22_050)[: len(s)] + np.random.default_rng(0).normal(0, 3e-4, len(s)).astype(np.float32),
+        lambda s: telephone(s, 22_050)[: len(s)] + np.random.default_rng(0).normal(0, 4e-3, len(s)).astype(np.float32),
     ),
     "dialogue": (
         ["two_speakers"],
