@@ -98,11 +98,12 @@ class _Walk:
 def _say_source(config: PipelineConfig, store: Store) -> None:
     from tinywave_core.stages.ingestion.corpus import scan
     from tinywave_core.stages.ingestion.labels import summary_of
+    from tinywave_core.stages.ingestion.look import said
     from tinywave_core.stages.ingestion.words import label_facts
 
     today = scan(config, store)
-    forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
-    terminal.say(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
+    for line in said(today):
+        terminal.say(line)
     for what, value in label_facts(summary_of(today.labels)):
         terminal.say(f"{what}: {value}")
 

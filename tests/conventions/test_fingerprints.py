@@ -20,8 +20,8 @@ from tinywave_core.steps.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 
 GOLDEN = {
-    "ingestion/shard": "9241a6a1f576b91a4a74f5230b82a8af",
-    "ingestion/corpus": "975a9e5e9f569bb5708da19be50fd6d1",
+    "ingestion/shard": "2a6f066310425d7bf07d4c7cc75096e2",
+    "ingestion/corpus": "1d0cd894bb73a5fa4b45f32741fcd3e3",
     "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
     "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
     "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",

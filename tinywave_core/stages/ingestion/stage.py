@@ -1,10 +1,14 @@
 """Ingestion: a folder of audio becomes a corpus of checked, cut utterances."""
 
+from collections.abc import Mapping
+
 from tinywave_core import plots
+from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
 from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion.look import look
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.stages.ingestion.words import (
     duration_bins,
@@ -13,6 +17,7 @@ from tinywave_core.stages.ingestion.words import (
     label_rows,
     labels_in_short,
     rejects,
+    warned,
 )
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
@@ -21,6 +26,7 @@ from tinywave_core.wording import duration
 
 INGESTION_S_PER_H = 30.0  # of one core per hour of speech (measured on examples/speech, 2.8 GHz)
 _MOST_REJECTS = 100  # rows of the table in Prefect's UI, whose database keeps it
+_MOST_WARNED = 20
 _LONGEST_CELL = 240
 
 
@@ -36,16 +42,17 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     s = CorpusSummary.of(outputs["corpus"])
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
+    warned = f", warnings: {_counted(s.warnings)}" if s.warnings else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
     seen = seen_labels(outputs)
     told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
-    return f"{s.files.found} files", out + rejected + skipped + told
+    return f"{s.files.found} files", out + rejected + skipped + warned + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """What became of the files, the split, and the labels."""
     s = CorpusSummary.of(outputs["corpus"])
-    reasons = ", ".join(f"{n} {reason}" for reason, n in s.reasons.items())
+    reasons = _counted(s.reasons)
     split = (
         f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
@@ -54,6 +61,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     return [
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
+        *([("taken, but odd", _counted(s.warnings))] if s.warnings else []),
         ("split", split),
         *(label_facts(seen) if seen else []),
     ]
@@ -65,10 +73,29 @@ def seen_labels(outputs: Outputs) -> LabelsSummary | None:
 
 
 def sections(outputs: Outputs) -> list[Section]:
-    """Label rows that found no audio, and what is wrong with labels, as a table; nothing where all is well."""
+    """Odd recordings, and labels that found no audio or are wrong, as tables; nothing where all is well."""
+    return odd_files(outputs) + label_faults(outputs)
+
+
+def label_faults(outputs: Outputs) -> list[Section]:
+    """Label rows that found no audio, and what is wrong with labels."""
     seen = seen_labels(outputs)
     rows = label_rows(seen) if seen else []
     return [Section("Labels", "All of them are in labels.parquet of the part labels.", rows)] if rows else []
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
+
+
+def odd_files(outputs: Outputs) -> list[Section]:
+    """What each warning means, and the first files that have one."""
+    warnings = CorpusSummary.of(outputs["corpus"]).warnings
+    if not warnings:
+        return []
+    rows = [{name: _short(text) for name, text in row.items()} for row in warned(outputs["corpus"])[:_MOST_WARNED]]
+    text = "; ".join(f"{code}: {WARNINGS[code]}" for code in warnings)
+    return [Section("Taken, but odd", f"{text}. All of them are in files.parquet, column warnings.", rows)]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
@@ -109,4 +136,5 @@ STAGE = Stage(
     cost,
     {"rejects": rejects_table, "durations": durations},
     sections,
+    look=look,
 )

@@ -17,6 +17,13 @@ def rejects(corpus: Artifact) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["status"] != "accepted"), key=lambda row: (row["status"], row["path"]))
 
 
+def warned(corpus: Artifact) -> list[dict[str, str]]:
+    """Path and warnings of every file that was taken although something is odd about it, by path."""
+    rows = read_table(corpus.path(FILES_FILE), ["path", "warnings"]).to_pylist()
+    found = [{"path": row["path"], "warnings": ", ".join(row["warnings"])} for row in rows if row["warnings"]]
+    return sorted(found, key=lambda row: row["path"])
+
+
 def duration_bins(corpus: CorpusSummary) -> tuple[list[str], list[int]]:
     """Labels and counts of the duration histogram, without the empty bins at its end."""
     edges = corpus.duration_histogram.edges_s
