@@ -232,7 +232,6 @@ def run_cell(cell: Cell) -> None:
     from tinywave_core.run.pipeline import run_pipeline
     from tinywave_core.stages.evaluation.floor_words import shortfall
     from tinywave_core.stages.evaluation.summary import ScoresSummary
-    from tinywave_core.steps.base import Summary  # noqa: F401
     from tinywave_core.storage.store import Store
 
     config, began = config_of(cell), time.monotonic()
@@ -284,7 +283,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def _row(minutes: float, start: str, found: list[dict[str, Any]]) -> str:
     whole = [r for r in found if "stopped" not in r]
     if not whole:
-        return f"| {minutes:g} | {start} | stopped: {found[0]['stopped']} |"
+        return f"| {minutes:g} | {start} | stopped: {found[0]['stopped']} |" + " – |" * 8
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
@@ -296,7 +295,7 @@ def _row(minutes: float, start: str, found: list[dict[str, Any]]) -> str:
     counts = mean([min(r["counts"]) for r in whole])
     above = [mean([r["above_counts"]["student"][part] for r in whole]) for part in range(3)]
     closed = [r["gap_closed"] for r in whole if r["gap_closed"] is not None]
-    published = f"{sum(r['published'] for r in found)} of {len(found)}"
+    published = f"{sum(r.get('published', False) for r in found)} of {len(found)}"
     return (
         f"| {minutes:g} | {start} | {counts:.3f} | {nll('teacher')} | {nll('student')} | {nll('control')} | "
         f"{above[0]:+.3f} ({above[1]:+.3f} to {above[2]:+.3f}) | {f'{mean(closed):.0%}' if closed else '–'} | {published} | "

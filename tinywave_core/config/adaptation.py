@@ -56,9 +56,7 @@ class AdaptationConfig(Config):
     floor: Literal["counts", "none"] = "counts"
     """What the teacher must be better than on held-out speech before its predictions are cached. `counts`: the best table of
     counts of one to four tokens of its training speech; `none`: nothing. Changes no result, and so identifies none."""
-    training: TrainingConfig = TrainingConfig(
-        steps=600, passes=16, batch_tokens=1024, learning_rate=3e-3, weight_decay=1.0
-    )
+    training: TrainingConfig = TrainingConfig(steps=600, passes=16, batch_tokens=1024, learning_rate=3e-3)
     """The training run."""
 
     @model_validator(mode="after")

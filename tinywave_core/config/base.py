@@ -91,15 +91,15 @@ class TrainingConfig(Config):
     """Learning rate at the last step, as a share of the peak (cosine decay)."""
     warmup_steps: int = Field(20, ge=0)
     """Steps of linear warm-up."""
-    weight_decay: float = Field(0.1, ge=0, le=1)
-    """AdamW's decoupled weight decay, on matrices only."""
+    weight_decay: float | None = Field(None, ge=0, le=1)
+    """AdamW's decoupled weight decay, on matrices only. None: 1.0 for a model that starts from random weights, else 0.1."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Share of the embeddings, and of the numbers that each block adds to them, that is set to 0 in a step: keeps a model from learning
-    a small folder by heart. None: by the amount of training speech (training/recipe.py)."""
+    a small folder by heart. None: by the amount of training speech (training/recipe.py), and 0 for a teacher that is given."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient over all parameters."""
     seed: int = Field(0, ge=0)
-    """Seed of data order, initialisation and sampled attention rows."""
+    """Seed of data order, initialisation, dropout and sampled attention rows."""
 
     @property
     def rows(self) -> int:

@@ -1,7 +1,7 @@
 """What a run at full size takes, in words that people decide by: parameters, memory of a GPU, GPU-hours, bytes, money.
 
-Counts: 6 operations per parameter and token for training, 2 for a forward pass; 16 bytes per trained parameter (float32 weights,
-gradients, two moments), 2 per parameter of a frozen model in bfloat16; activations 34 bytes per token and unit of width in each
+Counts: 6 operations per parameter and token for training, 2 for a forward pass; 20 bytes per trained parameter (float32 weights,
+gradients, two moments, the best weights so far), 2 per parameter of a frozen model in bfloat16; activations 34 bytes per token and unit of width in each
 block (Korthikanti et al., arXiv 2205.05198, attention not kept). Whether caching the teacher's logits pays follows from the price of
 its forward pass and of storage.
 """
@@ -58,6 +58,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         + distillation.planned_tokens * 12 * student
         + live_operations(config)
     )
+    trained = 20 if config.validation.fraction else 16  # the best weights so far are kept beside those of the moment
     held_teacher = 2 * teacher if config.distillation.live_steps else 0
     gpu_hours = operations / FLOPS["cuda"] / 3600
     cached = tokens * logit_bytes(config.logit_caching.entries)
@@ -66,9 +67,9 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         student_parameters=student,
         train_tokens=tokens,
         adaptation_gib=_gib(
-            teacher * (2 if config.adaptation.method == "lora" else 16), config, adaptation, shape.layers
+            teacher * (2 if config.adaptation.method == "lora" else trained), config, adaptation, shape.layers
         ),
-        distillation_gib=_gib(16 * student + held_teacher, config, distillation, config.distillation.layers),
+        distillation_gib=_gib(trained * student + held_teacher, config, distillation, config.distillation.layers),
         gpu_hours=gpu_hours,
         logit_bytes=cached,
         dollars=gpu_hours * DOLLARS_PER_GPU_HOUR + cached * DOLLARS_PER_BYTE_MONTH,

@@ -74,7 +74,7 @@ def student_parameters(config: PipelineConfig) -> int:
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
     """The settings with the steps that so many hours of speech allow, if training does not stop early."""
     tokens, _ = split_tokens(config, hours)
-    tokens *= 1 - config.validation.fraction
+    tokens -= min(config.validation.fraction * tokens, config.validation.most_hours / hours * tokens if hours else 0.0)
     adaptation, distillation = config.adaptation, config.distillation
     return config.model_copy(
         update={

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tinywave_core.evals.intervals import McNemar, Retention
 
+FEW_UTTERANCES = 10
+"""Below this many, resampled utterances say little about other speech."""
 Interval = tuple[float, float]
 MODELS = ("teacher", "student", "control")
 

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinywave_core.evals.comparison import Scores, TokenNll, count, paired_difference
-from tinywave_core.evals.figures import MODELS, AboveFloor, Floors
+from tinywave_core.evals.figures import FEW_UTTERANCES, MODELS, AboveFloor, Floors
 from tinywave_core.evals.ngrams import ORDERS, Ngrams, counted
+from tinywave_core.evals.perplexity import Floats
 from tinywave_core.sequences.dataset import TokenSequence
 
 GUESSING = "guessing"
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)  # 97.5 % of Student's t with 1 to 8 degrees of freedom
+_UNKNOWN = 100.0  # nats per token, more than any model can be apart: one utterance tells nothing of others
 COUNTS = tuple(f"counts of {order}" for order in range(1, ORDERS + 1))
 
 
@@ -50,5 +53,18 @@ def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors
 def _above(nll: TokenNll, model: str, floor: str) -> AboveFloor:
     gaps = nll.sums(model, nll.all) - nll.sums(floor, nll.all)
     names = [s.utterance_id for s in nll.sequences]
-    difference, interval, _ = paired_difference(names, gaps, count(nll.all), nll.seed)
+    difference, interval, utterances = paired_difference(names, gaps, count(nll.all), nll.seed)
+    if utterances < FEW_UTTERANCES:
+        interval = _of_few(names, gaps, count(nll.all), difference)
     return AboveFloor(nll=difference, interval=interval)
+
+
+def _of_few(names: Sequence[str], gaps: Floats, tokens: Floats, difference: float) -> tuple[float, float]:
+    """Student's t over utterances: of few, those that are drawn anew are too much alike, and of one they are all the same."""
+    _, at = np.unique(list(names), return_inverse=True)
+    gap_U, tokens_U = np.bincount(at, weights=gaps), np.bincount(at, weights=tokens)
+    count_U = len(gap_U)
+    if count_U < 2:
+        return difference - _UNKNOWN, difference + _UNKNOWN
+    spread = np.sqrt(((gap_U - difference * tokens_U) ** 2).sum() / (count_U - 1) * count_U) / tokens_U.sum()
+    return difference - _T[count_U - 2] * spread, difference + _T[count_U - 2] * spread

@@ -164,7 +164,7 @@ def _sections(card: Card) -> str:
     about = (
         f"{held_out.hours * 60:.1f} minutes of held-out recordings, {held_out.tokens} tokens, {held_out.cloze_items} cloze "
         "items; in brackets stand 95 % intervals. Guessing, and counts of the tokens that the student was trained on, need no model: "
-        "what is not better than they is worth none."
+        "a model that is not better than these is worth nothing."
     )
     return "\n\n".join(
         [table(_likelihood(card.scores)), about, *_continuation(card.scores), *_probes(card), *_generated(card)]

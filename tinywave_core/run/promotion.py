@@ -21,7 +21,7 @@ from tinywave_core.storage.store import Artifact, Log, Store, utc_now
 LOG = "published"
 _REMEDY = (
     "Add speech, start from a teacher that knows more (--adaptation.teacher), or publish it all the same with "
-    "--promotion.policy always"
+    "`tinywave publish`"
 )
 
 

@@ -2,7 +2,7 @@
 
 A speaker validates by a hash of the name alone, so that the part is stable as the corpus grows: new speech can only take the place
 of what validated before, and what was trained on does not begin to validate. (It can where a corpus of under five speakers grows
-past that, where most of the speech is one speaker's, or where recordings are removed.)
+past that, where a speaker comes to have more than 30 % of the speech, or where recordings are removed.)
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from tinywave_core.sequences.dataset import TokenSequence
 
 Parts = tuple[list[TokenSequence], list[TokenSequence]]
 _FEW = 5  # of fewer speakers one is too much to do without
-_LARGEST = 0.3  # share of the speech: a speaker of more is trained on
+_LARGEST = 0.3  # share of the speech that may validate: a speaker of more is trained on
 
 
 def split_validation(sequences: Sequence[TokenSequence], config: ValidationConfig, split_by: str) -> Parts:
@@ -22,11 +22,29 @@ def split_validation(sequences: Sequence[TokenSequence], config: ValidationConfi
 
     `split_by` is `speaker` (recordings without one stand for themselves) or `recording`, as held-out speech is chosen. Of fewer
     than five speakers recordings are split, and utterances of fewer than five recordings; one utterance alone is trained on.
+    Of text without speech about the same share validates, with no more tokens than speech has.
     """
-    unit = _unit(sequences, split_by)
-    chosen = _chosen(sequences, config, unit)
-    train = [s for s in sequences if unit(s) not in chosen]
-    return train, [s for s in sequences if unit(s) in chosen and s.variant <= 0]
+    spoken = [s for s in sequences if s.seconds > 0]
+    unit = _unit(spoken, split_by)
+    chosen = _chosen(spoken, config, unit)
+    speech = [s for s in spoken if unit(s) in chosen and s.variant <= 0]
+    texts = _texts([s for s in sequences if s.seconds == 0], config, sum(len(s.ids) for s in speech))
+    validates = {s.id for s in spoken if unit(s) in chosen} | {s.id for s in texts}  # all drawings of them
+    return [s for s in sequences if s.id not in validates], sorted(speech + texts, key=lambda s: s.id)
+
+
+def _texts(texts: Sequence[TokenSequence], config: ValidationConfig, most_tokens: int) -> list[TokenSequence]:
+    """Documents in the order of their hashes: whole ones, for their pieces must stay together."""
+    documents: dict[str, list[TokenSequence]] = defaultdict(list)
+    for text in texts:
+        documents[text.utterance_id].append(text)
+    chosen: list[TokenSequence] = []
+    for name in sorted(documents, key=_position):
+        if _position(name) >= config.fraction:
+            break
+        if sum(len(s.ids) for s in (*chosen, *documents[name])) <= most_tokens:
+            chosen += documents[name]
+    return chosen
 
 
 def _unit(sequences: Sequence[TokenSequence], split_by: str) -> Callable[[TokenSequence], str]:
@@ -52,13 +70,15 @@ def _chosen(
         seconds[unit(sequence)] += sequence.seconds if sequence.variant <= 0 else 0.0
     if not config.fraction or len(seconds) < 2:
         return set()
-    most, total = config.most_hours * 3600, sum(seconds.values())
+    if len(seconds) < _FEW:
+        return {min(seconds, key=lambda name: (seconds[name], name))}
+    most, largest = config.most_hours * 3600, _LARGEST * sum(seconds.values())
     chosen: set[str] = set()
     heard = 0.0
     for name in sorted(seconds, key=_position):
-        if chosen and (_position(name) >= config.fraction or heard >= most or len(chosen) + 1 == len(seconds)):
+        if chosen and (_position(name) >= config.fraction or heard >= most):
             break
-        if seconds[name] <= _LARGEST * total or len(seconds) < _FEW:
+        if heard + seconds[name] <= largest:
             chosen.add(name)
             heard += seconds[name]
     return chosen

@@ -107,7 +107,7 @@ def load_checkpoint(
             for name, parameter in parameters.items():
                 parameter.copy_(_share(weights[name], parameter))
                 optimizer.state[parameter] = _state_of(name, parameter, moments)
-        best = _best_of(path, about["best"], parameters) if about["best"] else None
+        best = _best_of(path, about["best"], parameters) if about.get("best") else None
         curves = json.loads((path / "curves.json").read_text(encoding="utf-8"))
         return TrainingState(about["step"], curves, about["left_out"], best)
     return None

@@ -23,16 +23,16 @@ class TrainingSummary(BaseModel):
     best_step: int | None
     """After which the weights were kept; 0: they are those of the start. None: the last ones were kept."""
     stopped_early: bool
-    """Whether steps were left that validation had no hope for."""
+    """Whether planned steps were not taken, since validation no longer improved."""
 
     @property
     def sentence(self) -> str:
         """For people: which weights were kept, and what said so."""
         if self.best_step is None or self.validation_nll is None:
-            return "the last weights were kept: no speech validates"
+            return "the last weights were kept: no check on validation speech was possible"
         kept = f"the weights of step {self.best_step}" if self.best_step else "the weights of the start"
         early = f", and stopped early (of {self.planned_steps} steps)" if self.stopped_early else ""
-        heard = f"{self.validation_sequences} sequences ({duration(self.validation_hours)}) that none was trained on"
+        heard = f"{self.validation_sequences} sequences ({duration(self.validation_hours)}) that it was not trained on"
         return f"kept {kept}: {self.validation_nll:.3f} nats per token on {heard}{early}"
 
     def phrase(self, steps: int) -> str:

@@ -57,7 +57,7 @@ class Trained:
     best: Best | None
     """The weights that were kept; None where no speech validated, and the last ones were."""
     steps: int
-    """That were planned: more than were taken where validation had no hope for the others."""
+    """That were planned: more than were taken where validation no longer improved."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -69,7 +69,7 @@ class Trained:
         sequences = validation.dataset.sequences if validation else ()
         return TrainingSummary(
             planned_steps=self.steps,
-            passes=round(len(self.curves) / dataset.steps_of(1), 2),
+            passes=round(len(self.curves) * dataset.batch_rows / len(dataset.rows_of_pass(0)), 2),
             dropout=config.dropout or 0.0,
             validation_sequences=len(sequences),
             validation_hours=sum(s.seconds for s in sequences) / 3600,
@@ -235,7 +235,10 @@ def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig
     # Vectors are the scales of norms: decay would draw them to 0, and with them what they scale.
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay or 0.0},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=(0.9, 0.95))
 
 
@@ -296,9 +299,11 @@ def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bo
 
 def _curves(state: TrainingState, validation: Validation | None) -> list[Record]:
     """The records; without the count of batches left out if there are none, and without checks where nothing validates."""
-    names = [name for name in state.curves[-1] if state.left_out or name != "batches_left_out"]
+    # Of all steps: those without the live teacher lack its terms.
+    names = dict.fromkeys(name for record in state.curves for name in record)
+    names = {name: None for name in names if state.left_out or name != "batches_left_out"}
     if validation:
-        names = list(dict.fromkeys([*names, "validation"]))
+        names |= {"validation": None}
     return [{name: record.get(name) for name in names} for record in state.curves]
 
 

@@ -16,6 +16,8 @@ from tinywave_core.models.forward import forward
 from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset, TokenSequence
 from tinywave_core.training.checkpoint import Best
 
+_PART = 1024  # positions whose logits are in memory at once
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -46,7 +48,7 @@ class Validation:
         yield from self.dataset.collate(packed).split(rows)
 
     def _distance(self, steps: int) -> int:
-        return max(1, steps // self.config.checks)
+        return -(-steps // self.config.checks)
 
 
 def cross_entropy(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
@@ -54,5 +56,8 @@ def cross_entropy(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     hidden = forward(model, batch).last_BTD.flatten(0, 1)
     labels = torch.from_numpy(batch.labels).to(hidden.device).flatten()
     kept = labels != IGNORED
-    logits = model.lm_head(hidden[kept]).float()
-    return F.cross_entropy(logits, labels[kept], reduction="sum")
+    total = hidden.new_zeros((), dtype=torch.float32)
+    # In parts: the logits of all positions would take more memory than a training step does.
+    for part, wanted in zip(hidden[kept].split(_PART), labels[kept].split(_PART), strict=True):
+        total += F.cross_entropy(model.lm_head(part).float(), wanted, reduction="sum")
+    return total

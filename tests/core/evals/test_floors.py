@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinywave_core.evals.comparison import TokenNll
+from tinywave_core.evals.figures import AboveFloor
 from tinywave_core.evals.floors import COUNTS, GUESSING, compare_with_floors, floor_scores, lowest_nll
 from tinywave_core.evals.ngrams import Ngrams
 from tinywave_core.sequences.dataset import TokenSequence
@@ -39,6 +40,7 @@ def measured(train: list[TokenSequence], held_out: list[TokenSequence], **nats: 
 # What follows a pair of units is certain, what follows one is not.
 TURNS = [spoken("a", *[0, 1, 2, 0, 2, 1] * 8)]
 HELD_OUT = [spoken("b", 0, 1, 2, 0, 2, 1), spoken("c", 2, 0, 2, 1, 0, 1)]
+MANY = [spoken(f"{s.id}{i}", *(s.ids[1:-1] - FIRST)) for s in HELD_OUT for i in range(6)]
 
 
 def test_the_floor_is_the_order_with_the_lowest_nll_on_held_out_speech():
@@ -66,7 +68,7 @@ def test_counts_are_those_of_the_ngrams_and_guessing_is_the_logarithm_of_the_voc
 
 
 def test_a_model_above_a_floor_is_worse_and_below_it_better():
-    floors = compare_with_floors(measured(TURNS, HELD_OUT, teacher=0.01, student=2.9, control=3.5), TURNS)
+    floors = compare_with_floors(measured(TURNS, MANY, teacher=0.01, student=2.9, control=3.5), TURNS)
     teacher, student, control = (floors.above_counts[name] for name in ("teacher", "student", "control"))
     assert student.nll == pytest.approx(2.9 - floors.floor.nll) and student.nll > 0
     assert teacher.is_better and not teacher.is_worse
@@ -77,13 +79,38 @@ def test_a_model_above_a_floor_is_worse_and_below_it_better():
 
 def test_the_interval_is_paired_over_utterances_whose_pieces_are_drawn_together():
     """The two pieces of one utterance cancel out: alone they would seem to differ from the floor in both directions."""
-    pieces = [TokenSequence(str(i), "one", "r", None, HELD_OUT[0].ids, 2.0) for i in range(2)]
+    pieces = [TokenSequence(str(i), f"u{i // 2}", "r", None, HELD_OUT[0].ids, 2.0) for i in range(20)]
     nll = measured(TURNS, pieces)
     floor = nll.by_model[COUNTS[compare_with_floors(nll, TURNS).order - 1]][0]
-    odd = [floor + 1, floor - 1]
+    odd = [floor + 1, floor - 1] * 10
     above = compare_with_floors(TokenNll(nll.sequences, nll.by_model | {"student": odd}, nll.kinds, 0), TURNS)
-    assert above.utterances == 1
+    assert above.utterances == 10
     assert above.above_counts["student"].interval == pytest.approx((0, 0), abs=1e-12)
+
+
+def below_the_floor(by: list[float]) -> AboveFloor:
+    """A student that is so many nats per token below the floor, on an utterance each."""
+    held_out = [spoken(f"b{i}", 0, 1, 2, 0, 2, 1) for i in range(len(by))]
+    nll = measured(TURNS, held_out)
+    floor = nll.by_model[COUNTS[compare_with_floors(nll, TURNS).order - 1]]
+    student = [of_one - below for of_one, below in zip(floor, by, strict=True)]
+    models = nll.by_model | {"student": student}
+    return compare_with_floors(TokenNll(nll.sequences, models, nll.kinds, 0), TURNS).above_counts["student"]
+
+
+def test_of_few_utterances_the_interval_is_students():
+    """Mean 2 and standard deviation 1 of three: 4.303 / sqrt(3) to each side."""
+    above = below_the_floor([1.0, 2.0, 3.0])
+    assert above.nll == pytest.approx(-2.0)
+    assert above.interval == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), rel=1e-4)
+    assert not above.is_better  # drawn anew, three that are all below 0 would show it
+
+
+@pytest.mark.parametrize(
+    ("by", "is_better"), [([3.0], False), ([2.9, 3.0], True), ([0.1, 3.0], False), ([0.5] * 9 + [0.6], True)]
+)
+def test_one_utterance_shows_nothing_and_few_what_they_agree_on(by, is_better):
+    assert below_the_floor(by).is_better is is_better
 
 
 def test_an_interval_that_holds_the_floor_shows_neither():

@@ -110,6 +110,26 @@ def test_something_is_left_to_train_on_whatever_the_fraction(count):
     assert train and validation
 
 
+def test_text_takes_no_place_of_speech_and_no_more_tokens():
+    text = [
+        replace(s, variant=EVERY_EPOCH, speaker=None, seconds=0.0, id=f"t{s.id}", utterance_id=f"t{s.utterance_id}")
+        for s in speech(500)
+    ]
+    for count in (1, 3, 60):
+        spoken = speech(count, 3)
+        alone = split_validation(spoken, TENTH, "speaker")[1]
+        train, validation = split_validation(spoken + text, TENTH, "speaker")
+        assert [s for s in validation if s.seconds] == alone
+        tokens = [sum(len(s.ids) for s in validation if bool(s.seconds) is spoken) for spoken in (True, False)]
+        assert 0 < tokens[1] <= tokens[0]
+        assert not {s.id for s in train} & {s.id for s in validation}
+
+
+def test_of_few_the_shortest_validates():
+    lengths = [replace(s, seconds=28.0 if s.utterance_id.endswith("0") else 1.0) for s in speech(1)]
+    assert [s.seconds for s in split_validation(lengths, TENTH, "speaker")[1]] == [1.0]
+
+
 def test_drawings_of_an_utterance_stay_together_and_one_of_them_validates():
     everything = [replace(s, variant=v, id=f"{s.id}{v}") for s in speech(60) for v in range(3)]
     text = [replace(s, variant=EVERY_EPOCH, speaker=None, id=f"t{s.id}") for s in speech(60)]

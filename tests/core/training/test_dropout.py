@@ -15,14 +15,16 @@ BATCH = make_dataset(sequences(), CONFIG).batch(0)
 def masks(share: float = 0.25, step: int = 0, row: int = 0, seed: int = 0) -> torch.Tensor:
     """What dropout leaves of ones: [place, rows, T, D]."""
     model = fresh()
-    places = [model.model.embed_tokens, *(b.mlp for b in model.model.layers)]
-    for place in places:
-        place.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
+    places = [model.model.embed_tokens, *(part for b in model.model.layers for part in (b.self_attn, b.mlp))]
+    for place in places:  # attention gives its maps beside
+        place.register_forward_hook(
+            lambda m, _, out: (torch.ones_like(out[0]), *out[1:]) if isinstance(out, tuple) else torch.ones_like(out)
+        )
     draw = add_dropout(model, share, seed)
     draw.step, draw.first_row = step, row
     seen = []
     for place in places:
-        place.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+        place.register_forward_hook(lambda m, _, out: seen.append((out[0] if isinstance(out, tuple) else out).detach()))
     forward(model.train(), BATCH)
     return torch.stack(seen)
 

@@ -1,34 +1,54 @@
 """What the amount of speech decides: steps by passes, warm-up with them, dropout by a measured table."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.fixtures.training import CONFIG, sequences
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.training.recipe import dropout_for, settle
+from tinywave_core.sequences.dataset import EVERY_EPOCH
+from tinywave_core.training.recipe import dropout_for, settle, tokens_of
 from tinywave_core.training.trainer import make_dataset
 
 DATASET = make_dataset(sequences(), CONFIG)  # 306 tokens in 6 rows of 64, 2 rows a batch: 3 steps a pass
 
 
+def settled_by(config: TrainingConfig, tokens: int = 306, fresh: bool = True) -> TrainingConfig:
+    return settle(config, DATASET, tokens, fresh=fresh)
+
+
 def test_passes_bound_the_steps_and_the_warm_up_shrinks_with_them():
-    config = CONFIG.model_copy(update={"steps": 60, "warmup_steps": 20, "passes": 4})
-    settled = settle(config, DATASET)
+    config = CONFIG.model_copy(update={"steps": 60, "warmup_steps": 20, "passes": 10})
+    settled = settled_by(config)
     assert len(DATASET.rows_of_pass(0)) == 6
-    assert (settled.steps, settled.warmup_steps) == (12, 4)
+    assert (settled.steps, settled.warmup_steps) == (30, 3)
+    # Whatever the cap that was not reached.
+    assert settled_by(config.model_copy(update={"steps": 10_000})).warmup_steps == 3
 
 
 def test_steps_bound_the_passes():
-    assert settle(CONFIG.model_copy(update={"passes": 100}), DATASET).steps == CONFIG.steps
-    assert settle(CONFIG, DATASET).steps == CONFIG.steps
+    assert settled_by(CONFIG.model_copy(update={"passes": 100})).steps == CONFIG.steps
+    assert settled_by(CONFIG).steps == CONFIG.steps
 
 
 def test_one_step_is_taken_however_few_the_passes():
-    assert settle(CONFIG.model_copy(update={"passes": 0.01}), DATASET).steps == 1
+    assert settled_by(CONFIG.model_copy(update={"passes": 0.01})).steps == 1
 
 
-def test_dropout_that_is_given_stays():
-    assert settle(CONFIG.model_copy(update={"dropout": 0.0}), DATASET).dropout == 0.0
-    assert settle(CONFIG, DATASET).dropout == dropout_for(306) > 0
+def test_what_is_given_stays():
+    given = settled_by(CONFIG.model_copy(update={"dropout": 0.0, "weight_decay": 0.0}))
+    assert (given.dropout, given.weight_decay) == (0.0, 0.0)
+    assert settled_by(CONFIG).dropout == dropout_for(306) > 0
+
+
+def test_random_weights_decay_more_than_those_that_know_something():
+    assert settled_by(CONFIG).weight_decay == 1.0
+    assert settled_by(CONFIG, fresh=False).weight_decay == 0.1
+
+
+def test_one_drawing_of_speech_and_all_text_are_the_training_tokens():
+    drawn = [replace(s, variant=v) for s in sequences() for v in (0, 1, EVERY_EPOCH)]
+    assert tokens_of(drawn) == 2 * sum(len(s.ids) for s in sequences())
 
 
 def test_more_speech_needs_no_more_dropout():

@@ -54,7 +54,7 @@ def test_patience_counts_checks_since_the_best_one():
 
 def test_checks_are_at_equal_distances_and_at_the_end():
     checks = validation(config=ValidationConfig(checks=4, patience=2))
-    assert [step for step in range(1, 11) if checks.is_due(step, 10)] == [2, 4, 6, 8, 10]
+    assert [step for step in range(1, 11) if checks.is_due(step, 10)] == [3, 6, 9, 10]
     assert [step for step in range(1, 4) if checks.is_due(step, 3)] == [1, 2, 3]
 
 

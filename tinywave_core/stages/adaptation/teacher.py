@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
 from tinywave_core.config.adaptation import AdaptationConfig
-from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.config.pipeline import PipelineConfig, RefreshPolicy
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.errors import ConfigError, TrainingError
 from tinywave_core.stages.adaptation.summary import TeacherSummary
@@ -51,14 +51,13 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         runtime=config.runtime,
     )
 
-    return pinned(
-        step,
-        config.refresh.teacher,
-        config.refresh,
-        lambda: training_hours(tokens),
-        execute,
-        corpus=_lineage(config),
-    )
+    def fitted(policy: RefreshPolicy) -> Artifact:
+        return pinned(step, policy, config.refresh, lambda: training_hours(tokens), execute, corpus=_lineage(config))
+
+    teacher = fitted(config.refresh.teacher)
+    if config.adaptation.floor == "counts" and teacher.complete and is_below_floor(TeacherSummary.of(teacher)):
+        teacher = fitted("always")  # what it learned from may have grown since, and it is of no use as it is
+    return teacher
 
 
 def teacher_identity(config: PipelineConfig) -> list[Any]:
@@ -128,7 +127,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import LanguageModelObjective
     from tinywave_core.training.processes import is_first
-    from tinywave_core.training.recipe import settle
+    from tinywave_core.training.recipe import settle, tokens_of
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
@@ -138,7 +137,12 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     length = config.training.sequence_length
     speech = load_speech(step.input("tokens"), length, step.params["validation"])
     dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
-    training = settle(config.training, dataset)
+    fresh = config.teacher == "fresh"
+    # What is given was trained on more than this, and by a recipe of its own.
+    open_settings = (
+        config.training if fresh else config.training.model_copy(update={"dropout": config.training.dropout or 0.0})
+    )
+    training = settle(open_settings, dataset, tokens_of(speech.train), fresh=fresh)
     validation = Validation.on(speech.validation, length, validation_config(step.params["validation"]))
     model = _start(step, config, speech.vocabulary)
     before = _held_out_nll(model, speech, output)
@@ -286,13 +290,18 @@ def _floor_nll(speech: Speech) -> float | None:
     return lowest_nll(speech.train, speech.held_out, speech.vocabulary.tokens) if speech.held_out else None
 
 
+def is_below_floor(teacher: TeacherSummary) -> bool:
+    """Whether counting is as good: never known without held-out speech."""
+    after, floor = teacher.held_out_nll_after, teacher.held_out_floor_nll
+    return after is not None and floor is not None and after >= floor
+
+
 def require_above_floor(teacher: TeacherSummary) -> None:
     """TrainingError for a teacher that is no better than counting: what it would teach, a table tells as well."""
-    after, floor = teacher.held_out_nll_after, teacher.held_out_floor_nll
-    if after is not None and floor is not None and after >= floor:
+    if is_below_floor(teacher):
         raise TrainingError(
-            f"the teacher is no better than a table of counts of its training speech: {after:.4f} nats per token on held-out speech, "
-            f"the counts {floor:.4f}. It has nothing to teach, so nothing was cached or distilled. Add speech, start from a teacher "
-            "that knows more (--adaptation.teacher), pass over the speech fewer or more times (--adaptation.training.steps), or go "
-            "on all the same with --adaptation.floor none"
+            f"the teacher is no better than a table of counts of its training speech: {teacher.held_out_nll_after:.4f} nats per token "
+            f"on held-out speech, the counts {teacher.held_out_floor_nll:.4f}. It has nothing to teach, so nothing was cached or distilled. Add speech, start from a teacher "
+            "that knows more (--adaptation.teacher), pass over the speech another number of times (--adaptation.training.passes), or "
+            "go on all the same with --adaptation.floor none"
         )

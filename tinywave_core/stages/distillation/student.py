@@ -165,7 +165,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training)
-    config = config.model_copy(update={"training": settle(config.training, dataset)})
+    config = config.model_copy(update={"training": settle(config.training, dataset, material.tokens, fresh=False)})
     heard = _in_ids_of(student, vocabulary, material.validation)
     validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
     cache = _cache(step, vocabulary, sequences)
@@ -248,6 +248,8 @@ class _Material:
     replayed: "list[TokenSequence]"
     validation: "list[TokenSequence]"
     """Of all speech: none of it is trained on."""
+    tokens: int
+    """To train on, in all speech that it has heard by then."""
 
     @property
     def sequences(self) -> "list[TokenSequence]":
@@ -257,21 +259,23 @@ class _Material:
 def _material(step: StudentStep) -> _Material:
     """All training sequences of the step's tokens, and of what was heard before as many as are replayed."""
     from tinywave_core.sequences.dataset import load_sequences, replayed
+    from tinywave_core.training.recipe import tokens_of
 
     config, length = step.config, step.config.training.sequence_length
     new = load_sequences(step.inputs["tokens"], "train", length)
     heard = load_sequences(step.inputs["heard"], "train", length) if "previous" in step.inputs else []
     # Of both together, or the speech that validated before would be replayed.
     train, validation = training_parts(new + heard, step.params["validation"])
+    tokens = tokens_of(train)
     trained = {s.id for s in train}
     arrived = new
     new, heard = ([s for s in part if s.id in trained] for part in (new, heard))
     if not heard:
-        return _Material(new, [], validation)
+        return _Material(new, [], validation, tokens)
     key = f"{config.training.seed}/replay/{_continuations(step)}"
     # New speech that all validates is none to train on; the old is, or there would be nothing.
     again = replayed(heard, new or arrived, config.continuation.replay, key)
-    return _Material(new, again or ([] if new else heard), validation)
+    return _Material(new, again or ([] if new else heard), validation, tokens)
 
 
 def _start(
@@ -339,7 +343,7 @@ def _require_better_teacher(teacher: float, student: float) -> None:
         raise TrainingError(
             f"the teacher is no better than the untrained student that was copied from it: {teacher:.4f} nats per token on "
             f"training speech, the copy of some of its blocks {student:.4f}. There is nothing to learn from it: raise "
-            "adaptation.training.steps, or take another teacher"
+            "adaptation.training.passes or its steps, or take another teacher"
         )
 
 

@@ -1,9 +1,7 @@
 """What the models are worth beside guessing and tables of counts, in sentences and rows: the first thing that a verdict says."""
 
-from tinywave_core.evals.figures import AboveFloor, Likelihood, Scores
+from tinywave_core.evals.figures import FEW_UTTERANCES, AboveFloor, Likelihood, Scores
 from tinywave_core.wording import counts_label, figure, with_interval
-
-FEW_UTTERANCES = 10  # below this many, resampled utterances say little about other speech
 
 
 def standing(scores: Scores) -> list[str]:
@@ -20,18 +18,19 @@ def shortfall(scores: Scores, model: str) -> str | None:
     beyond noise."""
     floors = scores.floors
     from_guessing, from_counts = floors.above_guessing[model], floors.above_counts[model]
-    if from_counts.is_better:
+    if from_counts.is_better and from_guessing.is_better:
         return None
-    if from_guessing.is_worse:
+    if from_guessing.is_worse or from_counts.is_better:
         guess = f"a guess among all ids {floors.guessing.nll:.3f}"
-        return f"is worse than guessing: {_measured(scores, model, guess, from_guessing)}"
+        known = "is worse than" if from_guessing.is_worse else "is not shown to be better than"
+        return f"{known} guessing: {_measured(scores, model, guess, from_guessing)}"
     known = "is worse" if from_counts.is_worse else "is not shown to be better"
     return f"{known} than a table of counts: {_measured(scores, model, _counted(scores), from_counts)}"
 
 
 def _above_the_floor(scores: Scores) -> str:
     low, high = scores.comparison.distillation_gain_nll_interval
-    if scores.held_out.sequences < FEW_UTTERANCES or low <= 0 <= high:
+    if scores.floors.utterances < FEW_UTTERANCES or low <= 0 <= high:
         control = "but not shown to be better than its undistilled control"
     else:
         control = "and than its undistilled control" if low > 0 else "but worse than its undistilled control"
@@ -44,13 +43,13 @@ def _counted(scores: Scores) -> str:
 
 
 def _measured(scores: Scores, model: str, floor: str, above: AboveFloor) -> str:
-    low, high = above.interval
+    measured = f"{scores.models[model].nll:.3f} nats per token on held-out speech, {floor} (difference {above.nll:+.3f}"
     utterances = scores.floors.utterances
+    if utterances == 1:
+        return f"{measured}, over one held-out utterance, which tells nothing of others)"
+    low, high = above.interval
     few = "only " if utterances < FEW_UTTERANCES else ""
-    return (
-        f"{scores.models[model].nll:.3f} nats per token on held-out speech, {floor} (difference {above.nll:+.3f}, 95% interval "
-        f"{low:+.3f} to {high:+.3f}, paired over {few}{utterances} held-out utterances)"
-    )
+    return f"{measured}, 95% interval {low:+.3f} to {high:+.3f}, paired over {few}{utterances} held-out utterances)"
 
 
 def floor_rows(scores: Scores) -> list[dict[str, str]]:
