@@ -68,7 +68,7 @@ def test_a_training_that_makes_the_teacher_worse_stops_the_run_where_no_speech_v
             finished,
             tmp_path,
             checkpoint if start == "checkpoint" else start,
-            training={"learning_rate": 1.0, "dropout": 0.0, "warmup_steps": 0},
+            training={"learning_rate": 1.0, "dropout": 0.0, "warmup_steps": 0, "weight_decay": 0.0},
             validation={"fraction": 0},
         )
 
@@ -83,6 +83,26 @@ def test_a_training_that_only_makes_a_checkpoint_worse_keeps_it_as_it_was(finish
 def test_a_training_that_stops_after_its_tokens_reports_the_steps_that_it_took(finished, tmp_path, checkpoint):
     teacher = adapt(finished, tmp_path, checkpoint, training={"stop_after_tokens": 300})  # 256 in a step
     assert TeacherSummary.of(teacher).steps == len(curves_of(teacher)["loss"]) == 2
+
+
+def test_passes_over_the_speech_decide_the_steps_and_a_fresh_teacher_drops_out(finished, tmp_path):
+    fresh = TeacherSummary.of(adapt(finished, tmp_path, "fresh", training={"steps": 500, "passes": 2}))
+    assert fresh.steps <= fresh.training.planned_steps < 50
+    assert fresh.training.passes == pytest.approx(2 * fresh.steps / fresh.training.planned_steps, rel=0.2)
+    assert fresh.training.dropout == 0.2
+
+
+def test_a_checkpoint_is_not_dropped_out_unless_that_is_said(finished, tmp_path, checkpoint):
+    assert TeacherSummary.of(adapt(finished, tmp_path, checkpoint)).training.dropout == 0
+    said = adapt(finished, tmp_path, checkpoint, training={"dropout": 0.1})
+    assert TeacherSummary.of(said).training.dropout == 0.1
+
+
+def test_nothing_that_validates_is_trained_on(finished, tmp_path):
+    teacher = TeacherSummary.of(adapt(finished, tmp_path, "fresh"))
+    everything = sum(s["train_utterances"] for s in finished.outputs["tokens"].summary["shards"])
+    assert teacher.training.validation_sequences > 0
+    assert teacher.train_sequences + teacher.training.validation_sequences == everything
 
 
 def test_a_checkpoint_is_known_by_its_content_not_its_place(finished, tmp_path, checkpoint):

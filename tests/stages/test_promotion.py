@@ -161,7 +161,7 @@ def test_a_first_student_that_is_worse_than_counts_is_not_published(exported: Pi
     assert floors.above_counts["student"].interval[0] > 0
     assert (promotion.outcome, published(Store(config.root))) == ("kept", None)
     assert promotion.sentence.startswith("Not published: it is worse than guessing: ")
-    assert "Add speech" in promotion.why and "--promotion.policy always" in promotion.why
+    assert "Add speech" in promotion.why and "`tinywave publish`" in promotion.why
 
 
 def test_a_student_worse_than_counts_does_not_take_the_place_of_a_worse_one(config: PipelineConfig):

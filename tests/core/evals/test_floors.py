@@ -40,7 +40,7 @@ def measured(train: list[TokenSequence], held_out: list[TokenSequence], **nats: 
 # What follows a pair of units is certain, what follows one is not.
 TURNS = [spoken("a", *[0, 1, 2, 0, 2, 1] * 8)]
 HELD_OUT = [spoken("b", 0, 1, 2, 0, 2, 1), spoken("c", 2, 0, 2, 1, 0, 1)]
-MANY = [spoken(f"{s.id}{i}", *(s.ids[1:-1] - FIRST)) for s in HELD_OUT for i in range(6)]
+MANY = [spoken(f"{s.id}{i}", *(int(u) - FIRST for u in s.ids[2:-1])) for s in HELD_OUT for i in range(6)]
 
 
 def test_the_floor_is_the_order_with_the_lowest_nll_on_held_out_speech():
