@@ -145,7 +145,7 @@ def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder: Path = tmp_path_factory.mktemp("golden")
     (folder / "speech").mkdir()
     (folder / "speech" / "one.wav").write_bytes(b"RIFF")
-    config = PipelineConfig(source=str(folder / "speech"))
+    config = PipelineConfig.model_validate({"source": str(folder / "speech"), "adaptation": {"teacher": "fresh"}})
     steps = planned_steps(config, Store(str(folder / "store")))
     return {f"{step.stage}/{step.part}": step.fingerprint for step in steps}
 

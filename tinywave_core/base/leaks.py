@@ -1,0 +1,65 @@
+"""Whether the base has heard speech: held-out speech that it trained on would make every figure of an evaluation a lie.
+
+Two ways. By recording: ingestion's id of the decoded samples, against the list of what the base heard; it finds the same file under
+another name. By sound: every run of N deduplicated units of an utterance is hashed to 32 bits and looked up among those of the
+base's speech; it finds a recording that was cut or encoded again.
+"""
+
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from tinywave_core.base.opening import NGRAMS, RECORDINGS, Base
+
+N = 6
+LEAKS_FROM = 0.2
+"""Share of an utterance's runs that the base has, from which it counts as heard."""
+LEAST = 8
+"""Runs that an utterance needs for its share to tell anything."""
+# Two odd constants of SplitMix64: neighbouring units must not give neighbouring hashes.
+_MULTIPLY, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+
+Hashes = npt.NDArray[np.uint32]
+
+
+def heard_recordings(base: Base) -> frozenset[str]:
+    """Ids of the recordings that the base trained on or was validated with."""
+    rows = json.loads(base.place(RECORDINGS).read_text(encoding="utf-8"))
+    return frozenset(row["recording_id"] for row in rows)
+
+
+def heard_runs(base: Base) -> Hashes:
+    """The hashes of the base's speech [R], sorted."""
+    return np.load(base.place(NGRAMS), allow_pickle=False)
+
+
+def runs_of(units_T: npt.ArrayLike) -> Hashes:
+    """Hashes [max(0, D - N + 1)] of the runs of N in an utterance's units, of which D are left when repeats are merged."""
+    units = np.asarray(units_T, np.uint64)
+    kept = units[np.concatenate([[True], units[1:] != units[:-1]])] if len(units) else units
+    if len(kept) < N:
+        return np.zeros(0, np.uint32)
+    hashes = np.zeros(len(kept) - N + 1, np.uint64)
+    for column in np.lib.stride_tricks.sliding_window_view(kept, N).T:
+        hashes = (hashes ^ (column + np.uint64(1))) * _MULTIPLY  # modulo 2^64, which is meant
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * _MIX
+    return (hashes >> np.uint64(32)).astype(np.uint32)
+
+
+def all_runs(utterances: Iterable[npt.ArrayLike]) -> Hashes:
+    """The different hashes of many utterances, sorted."""
+    found = [runs_of(units) for units in utterances]
+    return np.unique(np.concatenate([np.zeros(0, np.uint32), *found]))
+
+
+def share_heard(units_T: npt.ArrayLike, heard: Hashes) -> float:
+    """Share of an utterance's runs that the base has; 0 where it has too few to tell."""
+    runs = runs_of(units_T)
+    return float(np.isin(runs, heard).mean()) if len(runs) >= LEAST else 0.0
+
+
+def is_heard(units_T: npt.ArrayLike, heard: Hashes) -> bool:
+    """Whether an utterance sounds like one of the base's."""
+    return share_heard(units_T, heard) >= LEAKS_FROM
