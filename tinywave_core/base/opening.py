@@ -98,9 +98,7 @@ def _read(about: Path) -> Base:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{about} cannot be read as the description of a base ({error!r}): {_AGAIN}") from error
     if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{about} has version {version}, this TinyWave reads version {FORMAT_VERSION}: {_AGAIN}"
-        )
+        raise CheckpointError(f"{about} has version {version}, this TinyWave reads version {FORMAT_VERSION}: {_AGAIN}")
     try:
         return Base(folder=about.parent, digest=sha256_of(about), **values)
     except ValidationError as error:

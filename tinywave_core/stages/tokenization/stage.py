@@ -39,7 +39,11 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Codebooks fitted where the tokenizer is the embedded one, speech tokenized, text aligned."""
     asked, cores, chosen = config.tokenization, max(1, config.runtime.workers), choose_tokenizer(config)
     alignment = hours * ALIGNMENT_S_PER_H / cores if asked.interleaving.policy != "speech" else 0.0
-    fit = min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H if chosen.is_fitted and config.adaptation.teacher != "base" else 0.0
+    fit = (
+        min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H
+        if chosen.is_fitted and config.adaptation.teacher != "base"
+        else 0.0
+    )
     beside = 1 if chosen.uses_gpu and device != "cpu" else cores
     written = hours * 3600 * chosen.tokens_per_s * TOKEN_BYTES
     return Estimate(fit + hours * chosen.seconds_per_hour(device) / beside + alignment, written)

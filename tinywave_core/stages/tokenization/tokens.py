@@ -125,7 +125,9 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
     shards = with_text(config, _audio_shards(corpus), shards, step, execute)
     inputs = {"shards": shards, "tokenizer": [tokenizer]}
     if base is not None:
-        inputs["leaks"] = execute([step("leaks", run_leaks, {"corpus": [corpus], "shards": shards}, {"base": base.digest})])
+        inputs["leaks"] = execute(
+            [step("leaks", run_leaks, {"corpus": [corpus], "shards": shards}, {"base": base.digest})]
+        )
         require_no_leak(inputs["leaks"][0])
     return execute([step("tokens", run_tokens, inputs, of_teacher)])[0]
 
