@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from tinywave_core.audio.source import Source  # noqa: E402
-from tinywave_core.audio.utterances import FILES_FILE  # noqa: E402
+from tinywave_core.audio.utterances import FILES_FILE, read_utterances  # noqa: E402
 from tinywave_core.base import opening  # noqa: E402
-from tinywave_core.base.leaks import all_runs  # noqa: E402
+from tinywave_core.base.leaks import STARTS_SAMPLES, all_runs  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.run.pipeline import run_pipeline  # noqa: E402
@@ -39,9 +39,11 @@ from tinywave_core.stages.evaluation.summary import ScoresSummary  # noqa: E402
 from tinywave_core.stages.ingestion.summary import CorpusSummary  # noqa: E402
 from tinywave_core.stages.tokenization.summary import TokensSummary  # noqa: E402
 from tinywave_core.steps.base import Outputs  # noqa: E402
-from tinywave_core.steps.inputs import training_rows, training_shards  # noqa: E402
+from tinywave_core.steps.inputs import audio_of, training_shards  # noqa: E402
 from tinywave_core.storage.shards import read_table  # noqa: E402
 from tinywave_core.storage.store import MANIFEST, Store, describe_files  # noqa: E402
+from tinywave_core.tokenizers import mfcc  # noqa: E402
+from tinywave_core.tokenizers.codebooks import Codebooks  # noqa: E402
 
 ALLOWED = re.compile(r"cc0([- ]1\.0)?|public domain|cc[- ]by([- ][1-4]\.0)?", re.IGNORECASE)
 MANIFEST_CSV, LICENCES_CSV = "manifest.csv", "licences.csv"
@@ -145,8 +147,7 @@ def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Giv
     shutil.copytree(outputs["model"].path("model"), out / opening.STUDENT)
     heard = recordings_heard(outputs, given)
     _write_json(out / opening.RECORDINGS, heard)
-    units = [row["units"] for row in training_rows(training_shards(outputs["tokens"]), ["units"])]
-    np.save(out / opening.NGRAMS, all_runs(units), allow_pickle=False)
+    np.save(out / opening.NGRAMS, all_runs(units_heard(outputs, out / opening.CODEBOOKS)), allow_pickle=False)
     about = describe(config, outputs, heard)
     attribution = [line for line in about["attribution"] if line]
     (out / opening.LICENCES).write_text(licences_text(about["licences"], attribution), encoding="utf-8")
@@ -169,6 +170,15 @@ def recordings_heard(outputs: Outputs, given: dict[str, Given]) -> list[dict[str
         }
         for row in sorted(heard, key=lambda row: row["recording_id"])
     ]
+
+
+def units_heard(outputs: Outputs, codebooks: Path) -> Iterator[np.ndarray]:
+    """The units of everything that the base heard, from each of the beginnings that the leak check knows."""
+    encoder = Codebooks.load(codebooks).units
+    for shard in audio_of(training_shards(outputs["tokens"])):
+        for utterance in read_utterances(shard):
+            if utterance.split == "train":
+                yield from (encoder.encode(mfcc.mfcc(utterance.samples[start:])) for start in STARTS_SAMPLES)
 
 
 def describe(config: PipelineConfig, outputs: Outputs, heard: list[dict[str, str]]) -> dict[str, Any]:

@@ -2,7 +2,15 @@
 
 Two ways. By recording: ingestion's id of the decoded samples, against the list of what the base heard; it finds the same file under
 another name. By sound: every run of N deduplicated units of an utterance is hashed to 32 bits and looked up among those of the
-base's speech; it finds a recording that was cut or encoded again.
+base's speech; it finds most recordings that were cut or encoded again. The base's speech is taken with its first 0, 10, 20 and 30 ms
+left out, since units of 40 ms come out as others where a copy begins between them: without these, copies that begin elsewhere
+were no nearer to the base than other readers.
+
+Measured on a base of 217 utterances (N = 7), share of an utterance's runs that the base has: readers that it never heard (36
+utterances) 0.02 on average and 0.08 at most; copies of 24 of its utterances, median and least: Opus again 0.96 and 0.82, cut by
+half a second 0.96 and 0.21, cut by 21 ms and Opus again 0.67 and 0.40, cut by 13 ms 0.25 and 0.10, Opus at its lowest rate 0.29 and
+0, MP3 0.16 and 0, noise at 30 dB 0.09 and 0. The limit of 0.2 lies where no stranger is: what it misses are copies that sound
+different, one by one; of a folder of copies some are found.
 """
 
 import json
@@ -13,11 +21,13 @@ import numpy.typing as npt
 
 from tinywave_core.base.opening import NGRAMS, RECORDINGS, Base
 
-N = 6
+N = 7
 LEAKS_FROM = 0.2
 """Share of an utterance's runs that the base has, from which it counts as heard."""
-LEAST = 8
+LEAST = 12
 """Runs that an utterance needs for its share to tell anything."""
+STARTS_SAMPLES = (0, 160, 320, 480)
+"""What is left out at the beginning of the base's speech, at 16 kHz."""
 # Two odd constants of SplitMix64: neighbouring units must not give neighbouring hashes.
 _MULTIPLY, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 

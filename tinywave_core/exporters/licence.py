@@ -78,10 +78,9 @@ def licence_of_base(attribution: Iterable[str]) -> Licence:
     """The licence of a student whose teacher started from the base: its recordings are under CC BY 4.0 and freer ones."""
     return Licence(
         "The teacher started from the base that comes with TinyWave, which was trained on recordings under CC BY 4.0, CC0 and in the "
-        f"public domain. Whoever passes this model on names: {'; '.join(attribution)}.",
+        f"public domain. Whoever passes this model on names, as LICENSE beside this card says: {'; '.join(attribution)}.",
         "cc-by-4.0",
-        "Creative Commons Attribution 4.0",
-        "https://creativecommons.org/licenses/by/4.0/",
+        link="https://creativecommons.org/licenses/by/4.0/",
     )
 
 
