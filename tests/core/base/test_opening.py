@@ -36,7 +36,9 @@ def test_a_changed_byte_is_refused(copy: Path):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"model.safetensors of the base has SHA-256 .*, BASE.json says .*: install"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors of the base has SHA-256 .*, BASE.json says .*: install"
+    ):
         open_base(copy)
 
 
