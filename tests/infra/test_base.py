@@ -9,13 +9,15 @@ import pytest
 
 from infra.base import gather, recordings_of, write_release
 from tests.fixtures.tiny import CLIPS, EXAMPLES, copy_clips, tiny_config
+from tinywave_core.audio.utterances import read_utterances
 from tinywave_core.base.leaks import heard_recordings, heard_runs, share_heard
 from tinywave_core.base.opening import open_base
 from tinywave_core.config.load import load_config
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.steps.base import Outputs
-from tinywave_core.steps.inputs import held_out_shards, training_rows, training_shards
+from tinywave_core.steps.inputs import audio_of, held_out_shards, training_rows, training_shards
 from tinywave_core.storage.store import Store, sha256_of
+from tinywave_core.tokenizers.codebooks import Codebooks
 
 
 def with_manifest(source: Path, rows: list[tuple[str, str, str, str]]) -> Path:
@@ -97,6 +99,7 @@ def test_a_release_opens_and_lists_what_was_heard_and_comes_out_the_same_twice(s
     rows = training_rows(training_shards(outputs["tokens"]), ["recording_id", "units"])
     assert heard_recordings(base) == {row["recording_id"] for row in rows}
     assert all(share_heard(row["units"], heard_runs(base)) == 1 for row in rows)
+    assert share_heard(one_shifted(outputs, base.place("codebooks")), heard_runs(base)) == 1
     assert {row["path"] for row in heard} < set(CLIPS[:10])
     assert sum(base.licences.values()) == base.recordings == len(heard)
     assert held_out_shards(outputs["tokens"])  # some was left to be measured on
@@ -106,6 +109,13 @@ def test_a_release_opens_and_lists_what_was_heard_and_comes_out_the_same_twice(s
     assert again == {
         path.relative_to(tmp_path / "a" / "release").as_posix(): sha256_of(path) for path in files(tmp_path / "a")
     }
+
+
+def one_shifted(outputs: Outputs, codebooks: Path) -> list[int]:
+    """The units of a recording that it heard, had it begun 20 ms later."""
+    (shard, *_) = audio_of(training_shards(outputs["tokens"]))
+    utterance = next(each for each in read_utterances(shard) if each.split == "train")
+    return Codebooks.load(codebooks).tokenize(utterance.samples[320:]).units.tolist()
 
 
 def files(folder: Path) -> list[Path]:
