@@ -28,6 +28,9 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
     """Run one stage inside its flow; returns {"outputs": {part: artifact id}, "row": StageRow as JSON}."""
     started = time.monotonic()
     store = Store(config.root)
+    notes = stage.look(config, store)
+    for note in notes:
+        _tell(f"  {note}")
     # Inside the pipeline the slot is the pipeline's.
     with store_slot(config) if inputs is None else nullcontext(), store.lock(f"tinywave {stage.name}"):
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
@@ -38,7 +41,7 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
         terminal.say(f"the teacher {choose_start(config, store, done['corpus']).sentence}", flush=True)
     row = stage_row(
         stage.name, done | added, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
-    )
+    ).model_copy(update={"notes": notes})
     publish_stage(row, done | added)
     say(row)
     return {"outputs": {part: artifact.id for part, artifact in added.items()}, "row": row.model_dump()}
@@ -51,6 +54,9 @@ def find_outputs(store: Store, ids: dict[str, str]) -> Outputs:
 
 def say(row: StageRow) -> None:
     """One line per stage, in the terminal and in the flow run's log."""
-    line = row.line()
+    _tell(row.line())
+
+
+def _tell(line: str) -> None:
     terminal.say(line, flush=True)
     get_run_logger().info(line)

@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from flows import environment, surroundings
 from flows.commands import COMMANDS, Command
 from tasks import stopping, terminal
 from tinywave_core.config.load import fields, load_config, preset_names
+from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, TinyWaveError
 
 _interrupted, _stopped = threading.Event(), threading.Event()
@@ -67,12 +69,29 @@ def _check_flags(words: list[str]) -> None:
     commands = [command for command in COMMANDS if command.has_settings and command.name in words[:1]]
     if not commands:
         return
+    _check_source(words)
     own = {name for command in commands for argument in command.arguments for name in argument.names}
     flags = {_flag(key) for key, _ in fields()} | own | {"--preset", "--help"}
     for word in words[1:]:
         flag = word.partition("=")[0]
         if word.startswith("--") and flag not in flags:
             load_config("demo", {flag.removeprefix("--"): ""})
+
+
+def _check_source(words: list[str]) -> None:
+    """ConfigError for two sources: argparse would take the last flag, or call a second folder a stage."""
+    found: list[str] = []
+    for index, word in enumerate(words):
+        if word == "--source":
+            values = itertools.takewhile(lambda value: not value.startswith("-"), words[index + 1 :])
+            found += [value for value in values if value not in ("pipeline", *STAGES)]
+        elif word.startswith("--source="):
+            found.append(word.partition("=")[2])
+    if len(found) > 1:
+        raise ConfigError(
+            f"--source takes one folder; found {len(found)}: {', '.join(found)}. Run once for each, the corpus keeps what it took "
+            "from all of them; or pass one folder that has them below it"
+        )
 
 
 def _interrupt(*_: object) -> None:

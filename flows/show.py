@@ -13,7 +13,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import MissingInputError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class _Walk:
             self._outputs.setdefault(self._blocked, error.artifact)
         except KeyError:  # an output that a stage before would have, had it not stopped at the same place
             known = False
-        except MissingInputError as error:  # a teacher's folder that is not there, say: the plan says so and goes on
+        except (MissingInputError, TrainingError) as error:
+            # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
             known, problem = False, str(error)
         reasons = [explain(step, artifact) for step, artifact in look.steps]
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
@@ -109,10 +110,15 @@ class _Walk:
 
 def _say_source(config: PipelineConfig, store: Store) -> None:
     from tinywave_core.stages.ingestion.corpus import scan
+    from tinywave_core.stages.ingestion.labels import summary_of
+    from tinywave_core.stages.ingestion.look import said
+    from tinywave_core.stages.ingestion.words import label_facts
 
     today = scan(config, store)
-    forgotten = f", {today.forgotten} forgotten" if today.forgotten else ""
-    terminal.say(f"source {config.source}: {today.found} files, {today.new} new, {today.known} known{forgotten}")
+    for line in said(today):
+        terminal.say(line)
+    for what, value in label_facts(summary_of(today.labels)):
+        terminal.say(f"{what}: {value}")
 
 
 def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:

@@ -16,6 +16,7 @@ from tasks import terminal
 from tinywave_core.audio.scan import Scan
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.escaping import code, markdown, table
+from tinywave_core.stages.ingestion import look
 from tinywave_core.stages.ingestion.corpus import scan
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.storage.store import Store, key_of
@@ -39,10 +40,14 @@ def watch(config: PipelineConfig) -> dict[str, int]:
         "copies": today.copies,
         "forgotten": today.forgotten,
         "unreadable": len(today.unreadable),
+        "replaced": len(today.replaced),
+        "texts": today.texts,
+        "left_out": today.left_out.total,
     }
     sentence = said(today)
-    get_run_logger().info(sentence)
-    terminal.say(sentence, flush=True)
+    for line in (sentence, *look.said(today)[1:]):
+        get_run_logger().info(line)
+        terminal.say(line, flush=True)
     create_markdown_artifact(page(today, counts), key="watch", description=markdown(sentence))
     if today.new:
         emit_event(event=NEW_AUDIO, resource=resource(config), payload={**counts, "source": str(config.source)})
@@ -68,7 +73,7 @@ def page(today: Scan, counts: dict[str, int]) -> str:
     """The counts, and the first of the new files."""
     new = [file for group in today.groups for file in group]
     rows: list[dict[str, Any]] = [{"files": name, "number": number} for name, number in counts.items()]
-    parts = [f"# {markdown(said(today))}", table(rows)]
+    parts = [f"# {markdown(said(today))}", table(rows), *map(markdown, look.said(today)[1:])]
     if new:
         shown = "\n".join(f"- {code(file.file.path)}" for file in new[:20])
         parts += ["## New", shown + (f"\n\n… and {len(new) - 20} more" if len(new) > 20 else "")]

@@ -77,6 +77,7 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
         ("went out", row.came_out),
         ("computed", f"{row.computed} of {len(row.steps)} steps in {row.seconds:.1f} s"),
         ("why", row.why),
+        *(("note", note) for note in row.notes),
         *STAGE[row.stage].facts(outputs),
     ]
     own = [artifact for artifact in outputs.values() if artifact.stage == row.stage]

@@ -28,6 +28,7 @@ COLOURS = {
     "hidden": "#a678c8",
     "attention": "#3aa882",
     "logits": "#c9a227",
+    "floor": "#b04a5a",
     "accent": "#3b8fd1",
 }
 TERMS = ("teacher", "logits", "hidden", "attention", "control")
@@ -63,6 +64,8 @@ class Bars:
     label: str
     values: Sequence[float | None]
     colour: str = "accent"
+    as_line: bool = False
+    """A dashed line across each group in place of bars: for what the bars are to be read against."""
 
 
 @dataclass(frozen=True)
@@ -143,26 +146,40 @@ def line_svg(lines: Sequence[Line], *, title: str, x_label: str, y_label: str) -
 
 
 def bars_svg(groups: Sequence[str], series: Sequence[Bars], *, title: str, y_label: str) -> str:
-    """Bars side by side per group, each with its value on top."""
+    """Bars side by side per group, each with its value on top; lines across them."""
     values = [v for bars in series for v in bars.values if v is not None]
     if not values:
         return ""
     y = _Scale(0.0, max(values) * 1.12 or 1.0, _HEIGHT - _BOTTOM, _TOP)
     room = (_WIDTH - _LEFT - _RIGHT) / len(groups)
-    width = min(46.0, room * 0.8 / len(series))
+    upright = [bars for bars in series if not bars.as_line]
+    width = min(46.0, room * 0.8 / len(upright))
     body = [_y_axis(y, y_label)]
     for g, group in enumerate(groups):
         middle = _LEFT + room * (g + 0.5)
         body.append(_text(middle, _HEIGHT - _BOTTOM + 18, group, "middle"))
-        for s, bars in enumerate(series):
+        for s, bars in enumerate(upright):
             value = bars.values[g]
             if value is None:
                 continue
-            left, top = middle + width * (s - len(series) / 2), y(value)
+            left, top = middle + width * (s - len(upright) / 2), y(value)
             hint = escape(f"{group}, {bars.label}: {value:.4g}")
             body.append(_bar(left, top, width * 0.9, y(0.0) - top, bars.colour, hint))
             body.append(_text(left + width * 0.45, top - 4, f"{value:.2f}", "middle", size=10))
+        reach = width * len(upright) / 2 + 4
+        body += [_across(middle, reach, y, bars, g, group) for bars in series if bars.as_line]
     return _svg(title, "".join(body)) + _legend([(bars.label, bars.colour) for bars in series if len(series) > 1])
+
+
+def _across(middle: float, reach: float, y: "_Scale", bars: Bars, g: int, group: str) -> str:
+    """A line over the bars of one group."""
+    value = bars.values[g]
+    if value is None:
+        return ""
+    place = f'x1="{middle - reach:.1f}" x2="{middle + reach:.1f}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
+    hint = escape(f"{group}, {bars.label}: {value:.4g}")
+    stroke = f"stroke:{_paint(bars.colour)};stroke-width:1.6;stroke-dasharray:4 3"
+    return f'<line {place} style="{stroke}"><title>{hint}</title></line>'
 
 
 def histogram_svg(
@@ -412,11 +429,16 @@ def histogram_png(counts: Sequence[float], *, x_label: str, y_label: str, labels
 def bars_png(groups: Sequence[str], series: Sequence[Bars], *, y_label: str) -> bytes:
     """Grouped bars for a Prefect image artifact."""
     with _figure("", y_label) as (axes, out):
-        width = 0.8 / len(series)
-        for s, bars in enumerate(series):
+        upright = [bars for bars in series if not bars.as_line]
+        width = 0.8 / len(upright)
+        for s, bars in enumerate(upright):
             heights = [math.nan if v is None else v for v in bars.values]
-            places = np.arange(len(groups)) + width * (s - (len(series) - 1) / 2)
+            places = np.arange(len(groups)) + width * (s - (len(upright) - 1) / 2)
             axes.bar(places, heights, width=width * 0.9, color=COLOURS[bars.colour], label=bars.label)
+        for bars in (bars for bars in series if bars.as_line):
+            at = np.array([g for g, v in enumerate(bars.values) if v is not None])
+            heights, colour = [v for v in bars.values if v is not None], COLOURS[bars.colour]
+            axes.hlines(heights, at - 0.45, at + 0.45, colors=colour, linestyles="--", linewidth=1.4, label=bars.label)
         axes.set_xticks(np.arange(len(groups)), groups)
         # Above the bars, which would hide it.
         axes.legend(

@@ -7,6 +7,11 @@ TOO_LARGE = "too large"  # a perplexity of a diverged model
 MODELS = {"teacher": "teacher", "student": "student", "control": "undistilled control"}
 
 
+def counts_label(order: int) -> str:
+    """Name of a table of counts of so many tokens."""
+    return "counts of single tokens" if order == 1 else f"counts of {order} tokens"
+
+
 def with_interval(value: float | None, interval: Interval | None, form: str) -> str:
     """A figure and its 95 % interval; in words where it is too large for a number."""
     if value is None or interval is None:

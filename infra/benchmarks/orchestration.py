@@ -38,7 +38,9 @@ SETTINGS = {
     "ingestion.shard_megabytes": "0.000001",  # a shard for every clip
     "ingestion.split_by": "recording",
     "tokenization.tokens": "base",
-    "adaptation.training.steps": "30",
+    "adaptation.training.steps": "30",  # far too few to be better than counts
+    "adaptation.floor": "none",
+    "promotion.floor": "none",
     "distillation.training.steps": "30",
     "evaluation.cloze_items": "100",
     "generation.samples": "1",

@@ -141,7 +141,7 @@ class Study:
         measured: dict[str, list[Measured]] = {}
         for (arm, _), one in zip(runs, found[1:], strict=True):
             measured.setdefault(arm, []).append(one)
-        return summarise(test, found[0], measured)
+        return summarise(test, found[0], measured, test.floors(self))
 
 
 def _measure(study: Study, folder: Path) -> "Measured":
@@ -233,6 +233,23 @@ class HeldOut:
                 choices[name][self.utterances.index(item.utterance_id)] += credit
         return Measured(sum(p.numel() for p in model.parameters()), choices=choices, **sums)
 
+    def floors(self, study: Study) -> dict[str, Array]:
+        """NLL of each utterance by guessing and by counts of the training tokens: [U] by what it is called."""
+        from tinywave_core.evals.floors import floor_scores
+        from tinywave_core.sequences.dataset import load_sequences
+        from tinywave_core.steps.inputs import training_shards
+        from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+        tokens, config = study.shared["tokens"], study.config()
+        train = load_sequences(training_shards(tokens), "train", config.distillation.training.sequence_length)
+        vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
+        sums = {}
+        for name, scores in floor_scores(train, self.sequences, vocabulary.tokens).items():
+            sums[name] = self._zeros()
+            for s, log_p in zip(self.sequences, scores, strict=True):
+                sums[name][self.utterances.index(s.utterance_id)] -= log_p.sum()
+        return sums
+
     def _zeros(self) -> Array:
         return np.zeros(len(self.utterances))
 
@@ -289,8 +306,10 @@ def _order(sequences: list[Any], config: PipelineConfig) -> list[Any]:
 # Figures ---------------------------------------------------------------------------------------------------------
 
 
-def summarise(test: HeldOut, teacher: Measured, measured: dict[str, list[Measured]]) -> dict[str, Any]:
-    """Figures of every arm, [value, low, high], differences that are of interest, and the goals."""
+def summarise(
+    test: HeldOut, teacher: Measured, measured: dict[str, list[Measured]], floors: dict[str, Array]
+) -> dict[str, Any]:
+    """Figures of every arm and floor, [value, low, high], differences that are of interest, and the goals."""
     draw = _Draws(len(test.utterances), len(next(iter(measured.values()))))
     figures: dict[str, dict[str, Array]] = {}
     for arm, models in {"teacher": [teacher] * draw.seeds, **measured}.items():
@@ -320,6 +339,9 @@ def summarise(test: HeldOut, teacher: Measured, measured: dict[str, list[Measure
             arm: {name: _interval(values) for name, values in own.items()}
             | {"nll_by_seed": [float(m.nll.sum() / test.tokens.sum()) for m in measured.get(arm, [teacher])]}
             for arm, own in figures.items()
+        },
+        "floors": {
+            name: {"nll": _interval(draw(np.stack([nll] * draw.seeds), test.tokens))} for name, nll in floors.items()
         },
         "differences": differences,
         "parameters": {"teacher": teacher.parameters, "student": next(iter(measured.values()))[0].parameters},
@@ -372,13 +394,14 @@ _SHARES = ("agreement", "next_token", "cloze", "order", "gap_closed", "retention
 
 
 def rows(results: dict[str, Any]) -> list[dict[str, str]]:
-    """One row per arm, every figure with its interval."""
+    """One row per arm and then per floor, which have an NLL alone, every figure with its interval."""
+    of = results["arms"] | results["floors"]
     names = ["teacher", CONTROL, *(arm for arm in results["arms"] if arm not in ("teacher", CONTROL))]
     return [
-        {"model": TITLES.get(arm, arm)}
-        | {title: _shown(name, results["arms"][arm].get(name)) for name, title in COLUMNS.items()}
-        for arm in names
-        if arm in results["arms"]
+        {"model": TITLES.get(name, name)}
+        | {title: _shown(column, of[name].get(column)) for column, title in COLUMNS.items()}
+        for name in [*names, *results["floors"]]
+        if name in of
     ]
 
 

@@ -21,17 +21,17 @@ from tinywave_core.steps.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 
 GOLDEN = {
-    "ingestion/shard": "9241a6a1f576b91a4a74f5230b82a8af",
-    "ingestion/corpus": "975a9e5e9f569bb5708da19be50fd6d1",
+    "ingestion/shard": "2a6f066310425d7bf07d4c7cc75096e2",
+    "ingestion/corpus": "1d0cd894bb73a5fa4b45f32741fcd3e3",
     "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
     "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
     "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",
-    "adaptation/teacher": "2521da59ccfe824cb9c31126e8811a18",
+    "adaptation/teacher": "ee61cabef311d2bebcab4b85674b8492",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
-    "distillation/student": "3c5fcb094f3ae22b2bb529bef64ab376",
-    "distillation/control": "682903560cf46701da7518671f491801",
-    "evaluation/scores": "5636570279fa9886245cfe12f0e8d537",
+    "distillation/student": "cc4b0069d94090909f3a8e064dedadec",
+    "distillation/control": "eb03a6e454da9c81b254f36f09a828a4",
+    "evaluation/scores": "33437d2142285badeea8fc969375c72d",
     "evaluation/probes": "9854e71f76b1f440c0ee89b3e28ef1c2",
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/gap": "2f79c54442700bf46ac570ebeb985463",
@@ -90,6 +90,7 @@ SUMMARIES = {
     "leaks": {
         split: {"utterances": 1, "by_recording": 0, "by_sound": 0, "recordings": []} for split in ("held_out", "train")
     },
+    "teacher": summaries.teacher(),
     "shard": TOKEN_SHARD,
     "interleaved": {**TOKEN_SHARD, "drawings": 1, "patterns": {}, "modalities": [], "switches": 0},
     "logits": {

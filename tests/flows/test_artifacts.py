@@ -200,6 +200,12 @@ def test_the_page_of_evaluation_has_probes_and_the_gap(finished: Finished):
     assert "| 0 ← 1 |" in page and "| units |" in page
 
 
+def test_the_page_says_what_was_left_out_of_the_source(finished: Finished):
+    notes = ["left out below the source: the store out"]
+    row = StageRow(stage="ingestion", came_in="", came_out="", seconds=0.0, steps=[], notes=notes)
+    assert "| note | left out below the source: the store out |" in stage_markdown(row, finished.outputs, {})
+
+
 def test_names_of_others_are_text_on_every_page(tmp_path: Path):
     """Read by markdown-it, each page has what it has where names are plain words."""
     plain, marked = every_page(tmp_path, "word"), every_page(tmp_path, " ".join(MARKUP))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,42 @@ def test_a_source_without_audio(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "holds no audio" in error and "pass another --source" in error
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--source one two", "--source one ingestion two", "--source one --source two", "--source=one --source two"],
+)
+def test_two_folders_say_how_to_take_both(capsys: pytest.CaptureFixture[str], words: str, tmp_path: Path):
+    error = refused(capsys, "run", *words.split(), "--root", str(tmp_path / "store"))
+    assert "--source takes one folder; found 2: one, two. Run once for each" in error
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("what", ["an empty folder", "no folder", "no source and no corpus"])
+@pytest.mark.parametrize("stage", ["pipeline", "ingestion"])
+def test_a_source_is_looked_at_before_the_server_is_started(what: str, stage: str, tmp_path: Path):
+    """In a child process that could start one: Prefect's home stays as it was."""
+    (tmp_path / "empty").mkdir()
+    source = {"an empty folder": ["--source", "empty"], "no folder": ["--source", "none"]}.get(what, [])
+    command = [sys.executable, "-m", "flows.cli", "run", stage, *source, "--root", "store"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr.count("error:"), "Traceback" in done.stderr) == (2, 1, False), done.stderr
+    assert not list((tmp_path / "home").rglob("*.db"))
+
+
+def test_a_plan_leaves_out_the_store_in_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_source: Path, tmp_path: Path
+):
+    source = shutil.copytree(tiny_source, tmp_path / "recordings")
+    monkeypatch.chdir(source)
+    main(["plan", "--source", "."])
+    shutil.copytree(tiny_source, source / "store/generation/aa")
+    plan = said(capsys, "plan", "--source", ".")
+    assert plan.count("source .: 12 files, 12 new, 0 known") == 2
+    assert "left out below the source: the store store\n" in plan
+
+
 def test_a_store_of_a_newer_version(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
     assert "has version 99" in refused(capsys, "plan", "--root", str(tmp_path))
@@ -124,6 +161,16 @@ def test_a_source_with_nothing_but_rejects(alone: None, capsys: pytest.CaptureFi
     (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(200))
     command = ("run", "ingestion", "--source", str(tmp_path), "--root", str(tmp_path / "store"))
     assert "none of the 1 files gave speech" in refused(capsys, *command)
+
+
+def test_a_run_says_what_it_leaves_out_of_the_source(
+    alone: None, capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path
+):
+    source = shutil.copytree(tiny_source, tmp_path / "source")
+    shutil.copy(source / CLIPS[0], source / ".hidden.wav")
+    printed = said(capsys, "run", "ingestion", "--source", str(source), "--root", str(source / "out"))
+    line = "left out below the source: the store out; 1 hidden file (.hidden.wav)"
+    assert printed.index(line) < printed.index("12 files → ")
 
 
 def test_a_busy_store(alone: None, capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
@@ -231,6 +278,16 @@ def test_a_plan_of_a_finished_store_has_nothing_to_run(capsys: pytest.CaptureFix
     assert [row[0] for row in rows] == list(STAGES)
     assert {row[2] for row in rows} == {"0"}
     assert "12 files, 0 new, 12 known" in plan and "pinned" in plan
+
+
+def test_a_plan_says_that_a_teacher_worse_than_counts_will_stop_the_run(
+    capsys: pytest.CaptureFixture[str], finished: Finished
+):
+    judged = finished.config.adaptation.model_copy(update={"floor": "counts"})
+    plan = said(capsys, "plan", *flags(finished.config.model_copy(update={"adaptation": judged})))
+    assert "no better than a table of counts" in " ".join(plan.replace("│", " ").split())
+    rows = [line.split() for line in plan.splitlines() if line.split() and line.split()[0] in STAGES]
+    assert [row[0] for row in rows] == list(STAGES) and rows[STAGES.index("adaptation")][2] == "0"
 
 
 @pytest.mark.parametrize("preset", ["base-2b", "expressive-2b", "interleaved-2b", "small"])

@@ -88,7 +88,7 @@ def test_a_fresh_run_computes_every_stage_and_gives_the_bytes_of_the_core(
     assert set(ran.statuses.values()) == {"run"}
     assert {row.why for row in ran.record.rows} == {"never computed in this store"}
     assert digests(Store(config.root)) == digests(finished.store)
-    assert task_states(ran.id, 18) == {"Completed": 19}
+    assert task_states(ran.id, 19) == {"Completed": 20}
 
 
 def test_the_student_loads_with_plain_transformers_and_generates(first: tuple[PipelineConfig, Ran]):
@@ -117,7 +117,7 @@ def test_a_second_run_computes_nothing_and_says_why(second: tuple[Ran, set[str]]
 
 def test_the_tasks_of_a_second_run_are_cached(second: tuple[Ran, set[str]]):
     """Single steps are sent to Prefect; of the fan-outs over shards nothing is."""
-    assert task_states(second[0].id, 12) == {"Cached": 13}
+    assert task_states(second[0].id, 13) == {"Cached": 14}
 
 
 def test_a_cached_run_shows_every_stage(second: tuple[Ran, set[str]]):

@@ -115,7 +115,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_a_source_with_nothing_new_emits_nothing(finished: Finished, tmp_path: Path, events: list[dict[str, Any]]):
     config = copy_store(finished.config, tmp_path / "store")
-    assert watch(config) == {"found": 12, "new": 0, "known": 12, "copies": 0, "forgotten": 0, "unreadable": 0}
+    nothing = dict.fromkeys(["new", "copies", "forgotten", "unreadable", "replaced", "left_out"], 0)
+    assert watch(config) == {"found": 12, "known": 12, "texts": 0, **nothing}
     assert not events
 
 
@@ -131,6 +132,17 @@ def test_new_audio_is_one_event_about_the_corpus_and_the_store_is_left_alone(
     assert event["event"] == NEW_AUDIO and event["resource"] == resource(config)
     assert event["payload"]["new"] == 1 and event["payload"]["source"] == str(source)
     assert Store(config.root).artifact_ids() == before
+
+
+def test_the_watcher_rests_though_the_store_lies_in_the_source(
+    finished: Finished, tmp_path: Path, events: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    config = copy_store(finished.config, copy_clips(tmp_path / "source") / "out")
+    assert list(Path(config.root, "generation").rglob("*.wav"))
+    counts = watch(config.model_copy(update={"source": str(tmp_path / "source")}))
+    assert (counts["found"], counts["new"], counts["left_out"]) == (12, 0, 1)
+    assert "left out below the source: the store out" in capsys.readouterr().out
+    assert not events
 
 
 def test_the_event_is_the_one_that_the_pipeline_waits_for(finished: Finished):

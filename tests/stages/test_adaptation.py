@@ -3,18 +3,22 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.conftest import Finished
 from tests.fixtures.tiny import Computed, tiny_config
 from tinywave_core.errors import ConfigError, MissingInputError, SourceError, TrainingError
+from tinywave_core.evals.ngrams import Ngrams
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import outputs_before, run_pipeline
+from tinywave_core.sequences.dataset import load_sequences
 from tinywave_core.stages.adaptation import teacher as adaptation
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import compute_all
 from tinywave_core.storage.store import Store
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.training.curves import curves_of
 
 
@@ -107,3 +111,24 @@ def test_a_corpus_without_held_out_speech_is_refused_before_the_teacher_is_train
     with pytest.raises(SourceError, match="0 held-out utterances.*split_by recording"):
         run_pipeline(config, Store(config.root), ran)
     assert {step.stage for step in ran.steps} == {"ingestion", "tokenization"}
+
+
+def test_a_teacher_says_what_counts_of_its_training_tokens_reach_on_the_same_speech(finished: Finished):
+    summary, tokens = TeacherSummary.of(finished.outputs["teacher"]), finished.outputs["tokens"]
+    shards = finished.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
+    manifest = finished.outputs["teacher"].manifest
+    assert manifest is not None
+    held_out, sequences = (load_sequences(shards, split, 128) for split in ("held_out", "train"))
+    train, _ = adaptation.training_parts(sequences, manifest.params["validation"])
+    ngrams = Ngrams.count([s.ids for s in train], Vocabulary.from_json(tokens.summary["vocabulary"]).tokens)
+    nll = -np.concatenate([ngrams.by_order(s.ids) for s in held_out], axis=1).mean(axis=1)
+    assert summary.held_out_floor_nll == pytest.approx(nll[1:].min())
+
+
+def test_what_a_teacher_is_measured_against_makes_no_other_teacher(finished: Finished):
+    config = finished.config.model_copy(
+        update={"adaptation": finished.config.adaptation.model_copy(update={"floor": "counts"})}
+    )
+    execute = Computed()
+    assert adaptation.build(config, finished.outputs["tokens"], execute).id == finished.outputs["teacher"].id
+    assert execute.ran == []

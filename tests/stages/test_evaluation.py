@@ -1,15 +1,28 @@
-"""Likelihood in the tiny pipeline: what the report says is the sum of what the Parquet says."""
+"""Likelihood in the tiny pipeline: what the report says is the sum of what the Parquet says, and what the floors are counted from."""
 
 import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import Finished
+from tests.fixtures.tiny import copy_store
+from tinywave_core.errors import MissingInputError
 from tinywave_core.evals.comparison import STREAMS
 from tinywave_core.evals.figures import MODELS
+from tinywave_core.evals.ngrams import Ngrams
+from tinywave_core.sequences.dataset import TokenSequence, load_sequences
+from tinywave_core.stages.adaptation.teacher import training_parts
+from tinywave_core.stages.evaluation.stage import STAGE
 from tinywave_core.stages.evaluation.summary import ScoresSummary
+from tinywave_core.steps.base import Output
+from tinywave_core.steps.inputs import held_out_shards
 from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
+from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +67,66 @@ def test_only_what_follows_the_prompt_of_long_utterances_is_a_continuation(
     for name in MODELS:
         nll = columns[f"{name}_continuation_nll"].sum() / columns["continuation_tokens"].sum()
         assert after.models[name].nll == pytest.approx(nll)
+
+
+def trained_on(finished: Finished) -> list[TokenSequence]:
+    manifest = finished.outputs["student"].manifest
+    assert manifest is not None
+    sequences = load_sequences(finished.store.find_all(manifest.inputs["tokens"]), "train", 128)
+    return training_parts(sequences, manifest.params["validation"])[0]
+
+
+def test_the_floors_are_counted_from_the_students_training_tokens(finished: Finished):
+    scores, tokens = ScoresSummary.of(finished.outputs["scores"]), finished.outputs["tokens"]
+    ngrams = Ngrams.count(
+        [s.ids for s in trained_on(finished)], Vocabulary.from_json(tokens.summary["vocabulary"]).tokens
+    )
+    held_out = load_sequences(held_out_shards(tokens), "held_out", 128)
+    for order, figures in enumerate(scores.floors.counts, start=1):
+        nll = -np.concatenate([ngrams.log_probabilities(s.ids, order) for s in held_out]).mean()
+        assert figures.nll == pytest.approx(nll)
+    assert (
+        scores.floors.counted_tokens == sum(len(s.ids) for s in trained_on(finished)) < tokens.summary["train_tokens"]
+    )
+    assert scores.floors.guessing.nll == pytest.approx(math.log(ngrams.tokens))
+
+
+def test_the_difference_from_the_floor_is_that_of_both_figures(finished: Finished):
+    scores = ScoresSummary.of(finished.outputs["scores"])
+    for name in MODELS:
+        nll = scores.models[name].nll
+        assert scores.floors.above_counts[name].nll == pytest.approx(nll - scores.floors.floor.nll, abs=1e-6)
+        assert scores.floors.above_guessing[name].nll == pytest.approx(nll - scores.floors.guessing.nll, abs=1e-6)
+
+
+def test_the_line_of_the_terminal_names_the_floor(finished: Finished):
+    scores = ScoresSummary.of(finished.outputs["scores"])
+    _, out = STAGE.describe(finished.outputs)
+    assert f"undistilled control {scores.models['control'].nll:.3f}, counts {scores.floors.floor.nll:.3f}" in out
+
+
+def test_a_part_of_the_training_tokens_that_was_counted_is_told(finished: Finished):
+    scores = ScoresSummary.of(finished.outputs["scores"])
+    assert "counted" not in dict(STAGE.facts(finished.outputs))
+    more = scores.floors.model_copy(update={"training_tokens": 12_345_678, "counted_tokens": 10_000_000})
+    manifest = finished.outputs["scores"].manifest
+    assert manifest is not None
+    summary = scores.model_copy(update={"floors": more}).model_dump(mode="json", exclude_unset=True)
+    artifact = replace(finished.outputs["scores"], manifest=manifest.model_copy(update={"summary": summary}))
+    assert dict(STAGE.facts({"scores": artifact}))["counted"] == "10,000,000 of 12,345,678 training tokens"
+
+
+def test_a_student_whose_training_tokens_are_gone_is_not_measured_against_others(finished: Finished, tmp_path: Path):
+    config = copy_store(finished.config, tmp_path / "store")
+    step = next(step for step in finished.computed.of("evaluation") if step.part == "scores")
+    store = Store(config.root)
+    manifest = finished.outputs["student"].manifest
+    assert manifest is not None
+    gone = manifest.inputs["tokens"][0]
+    shutil.rmtree(Path(config.root, gone))
+    ids = {name: [a.id for a in artifacts if a.id != gone] for name, artifacts in step.inputs.items()}
+    inputs = {name: store.find_all(of_name) for name, of_name in ids.items()}
+    output = Output(tmp_path / "out", tmp_path, step.runtime)
+    output.folder.mkdir()
+    with pytest.raises(MissingInputError, match=r"1 of the \d+ shards .* --refresh.student always"):
+        step.run(replace(step, store=store, inputs=inputs), output)

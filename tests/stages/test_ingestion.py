@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
+from tests.fixtures.tiny import Computed
 from tinywave_core.audio.cutting import split_of
 from tinywave_core.audio.scan import Scan
 from tinywave_core.audio.source import Source, SourceFile
@@ -22,7 +23,9 @@ from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.ingestion import corpus as ingestion
-from tinywave_core.steps.base import Step, compute, compute_all
+from tinywave_core.stages.ingestion.stage import STAGE
+from tinywave_core.stages.ingestion.summary import LabelsSummary
+from tinywave_core.steps.base import Outputs, Step, compute, compute_all
 from tinywave_core.storage.s3 import S3
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
@@ -295,6 +298,43 @@ def test_transcripts_without_audio_are_in_the_scan(source: Path, tmp_path: Path)
     scan = look(source, tmp_path / "store")
     assert "lost.txt" in scan.orphan_transcripts
     assert (scan.found, scan.new, scan.known, scan.copies) == (6, 6, 0, 0)
+
+
+def run(source: Path, store: Path) -> tuple[Outputs, list[str]]:
+    """The stage's outputs, and which parts were computed."""
+    execute = Computed()
+    return STAGE.build(configured(source, store), Store(str(store)), {}, execute), [step.part for step in execute.ran]
+
+
+def test_every_run_says_which_labels_it_saw_and_computes_nothing_else_for_them(source: Path, tmp_path: Path) -> None:
+    outputs, _ = run(source, tmp_path / "store")
+    assert LabelsSummary.of(outputs["labels"]).transcripts == 6
+    told = "; 6 of 6 files with transcript, 6 with speaker, 14 label rows without audio"  # transcripts are of whole chapters
+    assert STAGE.describe(outputs)[1].endswith(told)
+    (source / "lost.txt").write_text("nobody said this")
+    again, ran = run(source, tmp_path / "store")
+    assert ran == ["labels"] and again["corpus"] == outputs["corpus"]
+    assert dict(STAGE.facts(again))["label rows without audio"].startswith("15: ")
+    assert pq.read_table(again["labels"].path("labels.parquet"))["place"].to_pylist()[-1] == "lost.txt"
+    assert run(source, tmp_path / "store") == (again, [])
+
+
+def test_a_source_without_labels_has_no_part_for_them(tmp_path: Path) -> None:
+    copy(LJ / "LJ001-0002.wav", tmp_path / "source")
+    outputs, ran = run(tmp_path / "source", tmp_path / "store")
+    assert (list(outputs), ran) == (["corpus"], ["shard", "corpus"])
+    assert "transcript" not in STAGE.describe(outputs)[1] and STAGE.sections(outputs) == []
+
+
+def test_speakers_of_common_voice_lie_on_one_side_of_the_split(tmp_path: Path) -> None:
+    clips = [copy(path, tmp_path / "source" / "clips") for path in READERS]
+    rows = "".join(f"{'ab'[number % 2]}\t{clip.name}\tSentence {number}.\n" for number, clip in enumerate(clips))
+    (tmp_path / "source" / "validated.tsv").write_text(f"client_id\tpath\tsentence\n{rows}")
+    corpus = ingest(tmp_path / "source", tmp_path / "store")
+    utterances = [u for shard in shards(corpus) for u in read_utterances(shard)]
+    assert {u.speaker for u in utterances} == {"a", "b"}
+    assert len({(u.speaker, u.split) for u in utterances}) == 2
+    assert {u.transcript for u in utterances} == {f"Sentence {number}." for number in range(6)}
 
 
 def test_progress_is_told_file_by_file(source: Path, tmp_path: Path) -> None:

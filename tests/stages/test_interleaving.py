@@ -14,6 +14,8 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
+from tinywave_core.stages.evaluation.summary import ScoresSummary
+from tinywave_core.stages.evaluation.words import comparison_rows
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -124,6 +126,18 @@ def test_scores_are_told_by_modality_at_the_switches_and_in_four_directions(outp
     for figures in scores["directions"].values():
         low, high = figures["student"]["interval"]
         assert 0 <= low <= figures["student"]["accuracy"] <= high <= 1
+
+
+def test_counts_are_of_the_first_drawing_of_each_utterance_and_of_all_text_and_told_by_modality(outputs: Outputs):
+    rows = rows_of(outputs["tokens"], "interleaved") + rows_of(outputs["tokens"], "text")
+    train = [row for row in rows if row["split"] == "train"]
+    first = sum(len(row["ids"]) for row in train if row["variant"] <= 0)
+    floors = outputs["scores"].summary["floors"]
+    assert floors["counted_tokens"] == floors["training_tokens"] == first < sum(len(row["ids"]) for row in train)
+    for of_order in floors["counts"]:
+        assert of_order["nll_by_modality"].keys() == {"speech", "text"}
+        assert of_order["bits_per_second"] is None and not of_order["by_stream"]
+    assert [row["bits per second"] for row in comparison_rows(ScoresSummary.of(outputs["scores"]))] == ["–"] * 8
 
 
 def test_samples_continue_speech_with_speech(outputs: Outputs):

@@ -1,19 +1,27 @@
 """Logit shards of a finished run: what they say of themselves, and figures per kind of token worked out again."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import Finished
+from tests.fixtures.tiny import Computed, copy_store, run_tiny
+from tinywave_core.config.adaptation import AdaptationConfig
+from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
+from tinywave_core.run.pipeline import Look
 from tinywave_core.sequences.dataset import TokenSequence, load_sequences
+from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.logit_caching import logits as logit_caching
+from tinywave_core.stages.logit_caching.stage import STAGE
 from tinywave_core.stages.logit_caching.summary import LogitShardSummary, LogitsSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.steps.inputs import training_shards
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.teacher.capture import CapturedSequence
 from tinywave_core.teacher.figures import figures_by_kind
 from tinywave_core.teacher.logit_cache import Captured, LogitCache, read_about, sample_offsets, sparse_targets
@@ -127,3 +135,55 @@ def test_more_entries_than_the_vocabulary_has_are_refused(finished: Finished, tm
     config = step.config.model_copy(update={"entries": 293})
     with pytest.raises(ValueError, match="logit_caching.entries is 293"):
         step.run(replace(step, config=config), Output(tmp_path, tmp_path, step.runtime))
+
+
+def caching(finished: Finished, floor: str, **summary: float | None) -> Computed:
+    """What is asked for when the stage is built on a teacher with such figures, under this setting."""
+    made, execute = finished.outputs["teacher"], Computed()
+    assert made.manifest is not None
+    manifest = made.manifest.model_copy(update={"summary": {**made.summary, **summary}})
+    done = finished.outputs | {"teacher": replace(made, manifest=manifest)}
+    adaptation = finished.config.adaptation.model_copy(update={"floor": floor})
+    config = finished.config.model_copy(update={"adaptation": adaptation})
+    STAGE.build(config, finished.store, done, execute)
+    return execute
+
+
+def test_a_teacher_that_is_worse_than_counts_stops_the_run_before_anything_is_cached(
+    finished: Finished, tmp_path: Path
+):
+    """The tiny teacher as it is: a few steps on seconds of speech."""
+    summary = TeacherSummary.of(finished.outputs["teacher"])
+    after, floor = summary.held_out_nll_after, summary.held_out_floor_nll
+    assert after is not None and floor is not None and after > floor
+    said = rf"{after:.4f} nats per token on held-out speech, the counts {floor:.4f}.*--adaptation.floor none"
+    config = copy_store(finished.config, tmp_path / "store")
+    shutil.rmtree(Path(config.root, "logit_caching"))
+    judged = config.model_copy(update={"adaptation": config.adaptation.model_copy(update={"floor": "counts"})})
+    with pytest.raises(TrainingError, match=said):
+        run_tiny(judged)
+    assert not Store(config.root).artifact_ids("logit_caching")
+    assert run_tiny(config, until="logit_caching")[0]["logits"].complete
+
+
+@pytest.mark.parametrize(("after", "floor", "goes_on"), [(3.9, 4.0, True), (4.0, 4.0, False), (4.1, 4.0, False)])
+def test_a_teacher_must_be_below_the_floor(finished: Finished, after: float, floor: float, goes_on: bool):
+    figures = {"held_out_nll_after": after, "held_out_floor_nll": floor}
+    if goes_on:
+        assert caching(finished, "counts", **figures).steps
+    else:
+        with pytest.raises(TrainingError, match="no better than a table of counts"):
+            caching(finished, "counts", **figures)
+
+
+def test_without_held_out_speech_no_teacher_is_judged(finished: Finished):
+    nothing = {"held_out_nll_after": None, "held_out_floor_nll": None}
+    assert caching(finished, "counts", **nothing).steps
+
+
+def test_a_plan_judges_no_teacher_that_is_not_there_yet(finished: Finished):
+    planned = replace(finished.outputs["teacher"], manifest=None)
+    config = finished.config.model_copy(update={"adaptation": AdaptationConfig()})
+    look = Look()
+    STAGE.build(config, finished.store, finished.outputs | {"teacher": planned}, look)
+    assert look.steps

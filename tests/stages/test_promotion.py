@@ -1,4 +1,4 @@
-"""A new student is published only if held-out speech shows that it is no worse than the one before."""
+"""A new student is published only if held-out speech shows that it is no worse than the one before, and better than counts."""
 
 import shutil
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.small_run import SUMMARIES, small_run
 from tests.fixtures.tiny import Computed, copy_store, run_tiny, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.run.promotion import LOG, Promotion, promote, publish, published
+from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Store
 
@@ -145,3 +147,65 @@ def test_publishing_by_hand_takes_any_whole_export_and_nothing_else(config: Pipe
     assert publish(store, outputs["model"], "by hand").model == outputs["model"].id
     with pytest.raises(MissingInputError, match="is no whole export"):
         publish(store, outputs["student"], "by hand")
+
+
+def against_counts(config: PipelineConfig, **promotion: Any) -> tuple[Outputs, Promotion]:
+    """The decision with the floor that users have: a tiny student is far worse than counts."""
+    return decide(config, **{"floor": "counts", **promotion})
+
+
+def test_a_first_student_that_is_worse_than_counts_is_not_published(exported: PipelineConfig, tmp_path: Path):
+    config = copy_store(exported, tmp_path / "store")
+    outputs, promotion = against_counts(config)
+    floors = ScoresSummary.of(outputs["scores"]).floors
+    assert floors.above_counts["student"].interval[0] > 0
+    assert (promotion.outcome, published(Store(config.root))) == ("kept", None)
+    assert promotion.sentence.startswith("Not published: it is worse than guessing: ")
+    assert "Add speech" in promotion.why and "--promotion.policy always" in promotion.why
+
+
+def test_a_student_worse_than_counts_does_not_take_the_place_of_a_worse_one(config: PipelineConfig):
+    before = published(Store(config.root))
+    outputs, promotion = against_counts(trained(config, **LONGER))
+    assert promotion.outcome == "kept" and promotion.test is None and before is not None
+    assert promotion.model == before.model != outputs["model"].id
+    assert published(Store(config.root)) == before
+    floors = ScoresSummary.of(outputs["scores"]).floors
+    assert promotion.sentence.startswith("Not published: it is worse than a table of counts: ")
+    assert f"{floors.floor.nll:.3f} (difference +{floors.above_counts['student'].nll:.3f}" in promotion.why
+
+
+def test_a_student_worse_than_counts_can_be_published_all_the_same(exported: PipelineConfig, tmp_path: Path):
+    config = copy_store(exported, tmp_path / "store")
+    outputs, promotion = against_counts(config)
+    assert promotion.outcome == "kept"
+    assert publish(Store(config.root), outputs["model"], "by hand").model == outputs["model"].id
+    another = copy_store(exported, tmp_path / "another")
+    assert against_counts(another, policy="always")[1].outcome == "published"
+
+
+@pytest.mark.parametrize(
+    ("interval", "outcome"),
+    [
+        ((-0.9, -0.1), "published"),
+        ((-0.9, 0.0), "kept"),  # not surely better
+        ((-0.9, 0.1), "kept"),
+        ((0.1, 0.9), "kept"),
+    ],
+)
+def test_a_first_student_is_published_if_the_whole_interval_is_below_the_counts(
+    tmp_path: Path, interval: tuple[float, float], outcome: str
+):
+    above = {"nll": sum(interval) / 2, "interval": list(interval)}
+    made = SUMMARIES["scores"]["floors"]
+    floors = made | {"above_counts": made["above_counts"] | {"student": above}}
+    _, outputs = small_run(tmp_path / "store", scores=SUMMARIES["scores"] | {"floors": floors})
+    config = PipelineConfig(root=str(tmp_path / "store"))
+    promotion = promote(config, Store(config.root), outputs, Computed())
+    assert promotion.outcome == outcome
+    assert (published(Store(config.root)) is not None) == (outcome == "published")
+
+
+def test_a_student_that_is_published_already_stays_although_it_is_worse_than_counts(config: PipelineConfig):
+    _, promotion = against_counts(config)
+    assert promotion.outcome == "already"

@@ -24,7 +24,8 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import Look, run_pipeline
-from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence, replayed
+from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence, load_sequences, replayed
+from tinywave_core.stages.adaptation.teacher import training_parts
 from tinywave_core.stages.distillation import student as distillation
 from tinywave_core.steps.base import Execute, Outputs, Step, compute
 from tinywave_core.steps.reasons import explain
@@ -305,6 +306,16 @@ def test_it_learned_from_the_new_speech_and_as_much_of_the_old(finished: Finishe
     assert after["replayed_tokens"] == pytest.approx(after["new_tokens"], abs=80)
     assert after["train_sequences"] == after["new_sequences"] + after["replayed_sequences"] < before["train_sequences"]
     assert after["steps"] == 5
+
+
+def test_the_floor_of_a_continued_student_is_counted_from_all_that_it_heard(continued: Any):
+    """Not from the new speech alone: that would be a lower hurdle."""
+    _, outputs, _ = continued
+    made = outputs["student"].manifest
+    shards = [outputs["student"].store.find_all(made.inputs[name]) for name in ("tokens", "heard")]
+    new, heard = (load_sequences(of_name, "train", 128) for of_name in shards)
+    train, _ = training_parts(new + heard, made.params["validation"])
+    assert outputs["scores"].summary["floors"]["counted_tokens"] == tokens(train) > tokens(new)
 
 
 def test_all_that_follows_takes_the_continued_student_and_a_second_run_computes_nothing(continued: Any):

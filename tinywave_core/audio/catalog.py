@@ -1,10 +1,11 @@
 """The catalog of a corpus: a numbered log that says which content was taken from the source, and in which shards.
 
 A record has `files` (path, bytes, stamp, SHA-256, and which of the record's shards holds the content, or None) and `shards`
-(artifact ids). Content is known by its SHA-256, so renamed, copied or touched files are never taken again.
+(artifact ids). Content is known by its SHA-256, so renamed, copied or touched files are never taken again. What lay under a
+path before other content did is replaced: people who save a better take under the old name do not want both.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,7 @@ from tinywave_core.storage.forgotten import forgotten
 from tinywave_core.storage.store import Log, Store
 
 Row = dict[str, Any]
+Place = tuple[str, str]  # source (the first part of a stamp) and path in it
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,27 @@ class Catalog:
         """Digest by path, size and stamp: files that look the same need not be read again."""
         return {(f["path"], f["bytes"], f["stamp"]): f["sha256"] for r in self.log.records() for f in r["files"]}
 
+    def current(self, seen: Iterable[Row] = ()) -> dict[Place, str]:
+        """Digest of what lay at each place when it was last looked at; `seen` are stat records of today."""
+        return {place_of(row): row["sha256"] for row in self._sightings(seen)}
+
+    def replaced(self, seen: Iterable[Row] = ()) -> dict[str, str]:
+        """Digests of content under whose names other content lies today, and of that content.
+
+        Content that lies under another name too is not replaced, nor is content whose files are only gone.
+        """
+        seen = list(seen)
+        current = self.current(seen)
+        last = {row["sha256"]: place_of(row) for row in self._sightings(seen)}
+        # In the source where it was seen last: a folder that was moved is another source, with the same names.
+        held = {digest for (source, _), digest in current.items() if last[digest][0] == source}
+        return {digest: current[place] for digest, place in last.items() if digest not in held}
+
+    def _sightings(self, seen: Iterable[Row]) -> Iterator[Row]:
+        for record in self.log.records():
+            yield from record["files"]
+        yield from seen
+
     def usable_shards(self, made: Iterable[str]) -> list[str]:
         """Shards without any forgotten recording, and those that were `made` now, which it need not have."""
         contents = self.contents()
@@ -63,13 +86,14 @@ class Catalog:
     def known_and_lost(self) -> tuple[set[str], list[list[str]]]:
         """Content that whole shards hold, and the content of each shard that is lost and not replaced.
 
-        A shard that holds a forgotten recording counts as lost; what else it held goes into a new one.
+        A shard that holds a forgotten recording counts as lost; what else it held goes into a new one. Replaced content is not
+        asked for: its files are gone.
         """
-        contents = self.contents()
+        contents, gone = self.contents(), self.forgotten | self.replaced().keys()
         sound = [shard for shard, digests in contents.items() if not digests & self.forgotten]
         whole = {shard.id for shard in self.store.find_all(sound, "shard") if shard.complete}
         known = set().union(*(contents[shard] for shard in whole))
-        lost = (tuple(sorted(contents[shard] - known - self.forgotten)) for shard in contents if shard not in whole)
+        lost = (tuple(sorted(contents[shard] - known - gone)) for shard in contents if shard not in whole)
         return known, [list(digests) for digests in dict.fromkeys(lost) if digests]
 
     def remember(self, seen: Sequence[Row], made: Sequence[tuple[str, Sequence[tuple[SourceFile, str]]]]) -> None:
@@ -102,3 +126,8 @@ def _file_rows(seen: Sequence[Row], shards: Sequence[Sequence[tuple[SourceFile, 
 def stat_row(file: SourceFile, digest: str) -> Row:
     """By what a file is recognised without reading it, and its content."""
     return {"path": file.path, "bytes": file.bytes, "stamp": file.stamp, "sha256": digest}
+
+
+def place_of(row: Row) -> Place:
+    """Where a stat record says that its content lay."""
+    return row["stamp"].partition(".")[0], row["path"]

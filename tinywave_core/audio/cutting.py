@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import decoder_name
+from tinywave_core.audio.quality import bandwidth_hz, warnings_of
 from tinywave_core.audio.segment import utterance_bounds
 from tinywave_core.audio.utterances import encode_flac
 from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share
@@ -45,6 +46,7 @@ class Cutter:
                 yield utterance
         if row["status"] == "accepted" and not row["utterances"]:
             _refuse(row, "skipped", "duplicate", "all of its utterances are in other files")
+        row["warnings"] = (row["status"] == "accepted" and warnings_of(row)) or None
         self.rows += [row, *(_copy_row(row, copy) for copy in copies)]
 
     def _utterances(self, file: Row, row: Row, samples_N: npt.NDArray[np.int16] | None) -> Iterator[Row]:
@@ -59,6 +61,7 @@ class Cutter:
         if not bounds:
             return
         self._path_of[row["recording_id"]] = row["path"]
+        row["bandwidth_hz"] = bandwidth_hz(samples_N, bounds)
         row["split"] = split_of(self._config, file["speaker"], row["recording_id"])
         for start, end in bounds:
             yield {
@@ -93,10 +96,13 @@ class Cutter:
             shortest=_in_samples(config.min_utterance_s),
             longest=_in_samples(config.max_utterance_s),
         )
-        if bounds and row["speech_share"] >= config.min_speech_share:
+        # A recording that is cut leaves its silence behind, however long that is: what is left is speech.
+        is_cut = len(samples_N) > _in_samples(config.max_utterance_s)
+        if bounds and (is_cut or row["speech_share"] >= config.min_speech_share):
             return bounds
         share, wanted = row["speech_share"], config.min_speech_share
-        detail = f"{share:.1%} of {seconds:.1f} s is speech; ingestion.min_speech_share is {wanted:.1%}"
+        expected = "no stretch of it can be cut out" if is_cut else f"ingestion.min_speech_share is {wanted:.1%}"
+        detail = f"{share:.1%} of {seconds:.1f} s is speech; {expected}"
         _refuse(row, "rejected", "no_speech", detail)
         return []
 
@@ -129,7 +135,10 @@ def forgotten_row(digest: str) -> Row:
 
 
 def _copy_row(row: Row, path: str) -> Row:
-    """The row of a further file with the same bytes."""
+    """The row of a further file with the same bytes: it shares the fate of the first, or is one time too many."""
+    if row["status"] == "rejected":
+        detail = f"{row['detail']} (the same bytes as {row['path']})"
+        return _unused_row(path, row["sha256"], row["bytes"], "rejected", row["reason"], detail)
     return _unused_row(path, row["sha256"], row["bytes"], "skipped", "duplicate", f"the same bytes as {row['path']}")
 
 
@@ -166,6 +175,10 @@ def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
         "peak": verdict.peak,
         "dc_offset": verdict.dc_offset,
         "clipped_share": verdict.clipped_share,
+        "flat_share": verdict.flat_share,
+        "channel_mix": verdict.channel_mix,
+        "channel_correlation": verdict.channel_correlation,
+        "channel_alternation": verdict.channel_alternation,
         "speaker": file["speaker"],
         "utterances": 0,
         "speech_samples": 0,

@@ -6,7 +6,9 @@ Files are listed, those that the catalog does not know by path, size and stamp a
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tinywave_core.audio.catalog import Catalog, Row, stat_row
+from tinywave_core.audio.catalog import Catalog, Row, place_of, stat_row
+from tinywave_core.audio.labels.report import NO_LABELS, LabelReport
+from tinywave_core.audio.left_out import LeftOut
 from tinywave_core.audio.sidecars import Label, read_labels
 from tinywave_core.audio.source import Listing, Source, SourceFile
 from tinywave_core.errors import SourceError
@@ -24,7 +26,10 @@ class NewFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a source holds today, seen from the corpus: found = new + known + copies + forgotten + unreadable."""
+    """What a source holds today, seen from the corpus: found = new + known + copies + forgotten + unreadable.
+
+    Every entry below the source is one of `found`, `texts` or `left_out`.
+    """
 
     source: str | None
     found: int = 0
@@ -34,9 +39,12 @@ class Scan:
     forgotten: int = 0  # files with content that `tinywave forget` removed: never taken again
     absent: int = 0  # contents of the corpus that the source does not hold today
     hashed: int = 0  # files that were read, because their name, size or time was not known
-    unreadable: tuple[str, ...] = ()
-    links: int = 0  # symbolic links, left alone
+    unreadable: tuple[str, ...] = ()  # files that failed while they were read: bad disks, rights that changed
+    texts: int = 0  # sidecars and other documents
+    left_out: LeftOut = field(default_factory=LeftOut)
+    replaced: tuple[str, ...] = ()  # paths of the corpus under which other content lies today
     orphan_transcripts: tuple[str, ...] = ()
+    labels: LabelReport = NO_LABELS
     groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
@@ -46,9 +54,7 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
     known, lost = catalog.known_and_lost()
     if url is None:
         if catalog.is_empty:
-            raise SourceError(
-                "no --source was given and the corpus is empty; expected a folder or s3:// URL with audio"
-            )
+            raise nothing_to_take()
         _check_lost(lost, set(), catalog)
         return Scan(None, absent=len(known))
     source = Source(url)
@@ -61,9 +67,13 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
     for file, digest in readable:
         by_content.setdefault(digest, []).append(file)
     fresh = {digest: files for digest, files in by_content.items() if digest not in known}
-    labels = read_labels(source, listing, [file.path for files in fresh.values() for file in files])
+    # Of known recordings too: each run says which labels there are. Only new recordings take theirs.
+    labels = read_labels(source, listing, [file.path for file in listing.audio if digests[file.path] not in gone])
     new = {digest: _new_file(digest, files, labels.by_path) for digest, files in fresh.items()}
     _check_lost(lost, set(by_content), catalog)
+    before = catalog.current()
+    rows = [stat_row(file, digest) for file, digest in readable]
+    there = by_content.keys() | gone
     return Scan(
         source=url,
         found=len(listing.audio),
@@ -73,12 +83,21 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
         forgotten=sum(digest in gone for digest in digests.values()),
         absent=len(known - by_content.keys()),
         hashed=len(read),
-        unreadable=(*listing.unreadable, *(path for path in read if digests[path] is None)),
-        links=listing.links,
+        unreadable=tuple(path for path in read if digests[path] is None),
+        texts=len(listing.sidecars),
+        left_out=listing.left_out,
+        replaced=tuple(row["path"] for row in rows if before.get(place_of(row), row["sha256"]) not in there),
         orphan_transcripts=labels.orphans,
+        labels=labels.report,
         groups=group_by_size(new, lost, shard_bytes),
-        seen=tuple(stat_row(file, digest) for file, digest in readable if file.path in read),
+        # Also what is known by its stamp but came back to a name that had other content meanwhile.
+        seen=tuple(row for row in rows if row["path"] in read or before.get(place_of(row)) != row["sha256"]),
     )
+
+
+def nothing_to_take() -> SourceError:
+    """The error of a run without a source whose corpus is empty."""
+    return SourceError("no --source was given and the corpus is empty; expected a folder or s3:// URL with audio")
 
 
 def _digests(source: Source, listing: Listing, catalog: Catalog) -> tuple[dict[str, str | None], dict[str, None]]:

@@ -1,34 +1,31 @@
-"""Speakers and transcripts that lie beside the audio, in the forms that speech corpora come in.
+"""Speakers and transcripts that lie beside the audio, in the layouts that speech corpora come in (`labels/layouts.py`).
 
-LibriSpeech (`speaker/chapter/*.trans.txt`), LJ Speech (`metadata.csv`: id|text|normalised), Libri-Light (a `.json`
-beside the audio), a `.txt` beside the audio, and `manifest.csv` or `manifest.parquet` in the root (columns path,
-speaker?, transcript?), which overrules the others. Text without its audio is listed, and never stops anything.
+Every label file is read into claims ("the recording of this name has this speaker and this transcript"); each claim is given to the
+recordings that its name means (`labels/matching.py`). Where files disagree, the layout that stands first in the registry is followed,
+then the file that lies nearer to the audio, then the first by name. What found no recording, what disagrees and what cannot be read
+is counted and named, and never stops anything; a manifest without a column `path` alone does.
 """
 
-import csv
-import io
-import json
-import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import pyarrow as pa
-
-from tinywave_core.audio.source import Listing, Source
+from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
+from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, may_be_labels, speaker_in_path
+from tinywave_core.audio.labels.matching import Recordings, stem_of
+from tinywave_core.audio.labels.report import NO_LABELS, LabelReport, origins, problems, some
+from tinywave_core.audio.labels.tables import STARTS
+from tinywave_core.audio.labels.text import clean
+from tinywave_core.audio.source import Listing, Source, SourceFile
 from tinywave_core.errors import SourceError
-from tinywave_core.storage import foreign_parquet
 
-# Text files that describe a whole corpus: no transcripts that lost their audio.
-CORPUS_DOCUMENT = re.compile(
-    "readme|licen[sc]e|copying|notice|speakers|chapters|books|authors|changelog", re.IGNORECASE
-)
-MANIFESTS = ("manifest.csv", "manifest.parquet")
+_LONGEST_NAME = 200  # characters that are told of it
+_BATCH_FILES, _BATCH_BYTES = 256, 1 << 26  # of label files in memory, and in one go from a bucket
+LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Label:
     """Speaker and transcript of one recording."""
 
@@ -38,152 +35,230 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels by path, and transcripts whose audio is not there as "sidecar: id"."""
+    """Labels by path, claims whose recording is not there as "file: name", and the whole in numbers."""
 
     by_path: dict[str, Label]
     orphans: tuple[str, ...]
+    report: LabelReport = field(default=NO_LABELS, compare=False)
 
 
 def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) -> Labels:
-    """Labels for these recordings. Tables are always read, small files beside the audio only for these recordings."""
-    stems = defaultdict(list)
-    for file in listing.audio:
-        stems[_stem(file.path)].append(file.path)
-    wanted_stems = {_stem(path) for path in audio_paths}
-    tables = [file for file in listing.sidecars if _is_table(file.path)]
-    labels_beside = [
-        f for f in listing.sidecars if f.path.endswith((".txt", ".json")) and _stem(f.path) in wanted_stems
-    ]
-    texts = source.texts([*tables, *labels_beside])
-    speakers: dict[str, str | None] = {path: librispeech_speaker(path) for paths in stems.values() for path in paths}
-    transcripts: dict[str, str | None] = {}
-    orphans = [file.path for file in listing.sidecars if _is_transcript(file.path) and _stem(file.path) not in stems]
-    for path, data in sorted(texts.items(), key=lambda item: (item[0] in MANIFESTS, item[0])):
-        if path in MANIFESTS:
-            orphans += _apply_manifest(path, data, [f.path for f in listing.audio], speakers, transcripts)
-        elif path.endswith(".json"):
-            for audio in stems[_stem(path)]:
-                speakers[audio] = librilight_speaker(data) or speakers[audio]
+    """Labels for these recordings; nothing that is told names another one, and no file beside another one is read."""
+    reading = _Reading(source, listing, set(audio_paths))
+    for batch in _batches(file for file in listing.sidecars if reading.is_wanted(file)):
+        reading.read(batch)
+    return reading.result()
+
+
+def _batches(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
+    """Files in groups of a size that memory allows."""
+    batch, size = list[SourceFile](), 0
+    for file in files:
+        if batch and (size + file.bytes > _BATCH_BYTES or len(batch) == _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += file.bytes
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class _Voice:
+    """A file, and how it names recordings; the smaller of two is followed."""
+
+    rank: int  # of its layout
+    is_like: bool  # whether the name is only like the recording's
+    height: int  # minus the folders above it: the nearer file first
+    path: str
+    layout: str
+
+
+class _Reading:
+    """Label files of a source, read one after the other into what they say of each recording."""
+
+    def __init__(self, source: Source, listing: Listing, wanted: set[str]) -> None:
+        self._source = source
+        self._wanted = wanted
+        self._recordings = Recordings((file.path for file in listing.audio), source.root)
+        self._sidecars = {file.path: file for file in listing.sidecars}
+        self._said: dict[str, list[tuple[_Voice, Label]]] = defaultdict(list)
+        self._orphans: list[str] = []
+        self._problems: list[tuple[str, str]] = []  # kind, where
+        self._unread: list[str] = []
+
+    def is_wanted(self, file: SourceFile) -> bool:
+        """Whether a file lies beside a wanted recording, or may be about any: then it is read."""
+        if beside := self._beside(file.path):
+            return not self._wanted.isdisjoint(beside)
+        path = PurePosixPath(file.path)
+        if not may_be_labels(path):
+            return self._is_kaldi(path)
+        if path.suffix.lower() == ".parquet" and path.stem not in ("manifest", "metadata"):
+            self._unread.append(file.path)  # it may hold gigabytes of anything
+            return False
+        if file.bytes > LARGEST_BYTES:
+            self._problems.append(("too large", file.path))
+            return False
+        return True
+
+    def _is_kaldi(self, path: PurePosixPath) -> bool:
+        """A `wav.scp`, or a `text` without one: with one it is read from there."""
+        has_scp = str(path.with_name("wav.scp")) in self._sidecars
+        return path.name == "wav.scp" or (path.name == "text" and not has_scp)
+
+    def read(self, files: Sequence[SourceFile]) -> None:
+        """Take in what these files say."""
+        texts = self._source.texts(files)
+        for path in (file.path for file in files):
+            if path not in texts:
+                self._problems.append(("unreadable", path))
+                continue
+            try:
+                self._read(LabelFile(path, texts[path], self._other))
+            except SourceError:
+                raise
+            except UnicodeError:
+                self._problems.append(("not UTF-8", path))
+            except ValueError:
+                # What lies beside the audio as JSON need not be about labels at all.
+                self._problems += [] if self._beside(path) else [("malformed", path)]
+
+    def _other(self, path: str) -> bytes | None:
+        return self._source.texts([self._sidecars[path]]).get(path) if path in self._sidecars else None
+
+    def _read(self, file: LabelFile) -> None:
+        if beside := self._beside(file.path):
+            layout = next(layout for layout in BESIDE if layout.fits(file))
+            for claim in layout.read(file):
+                for path in beside:
+                    self._said[path].append((_voice(layout, file), _label([claim])))
+            return
+        for layout in LAYOUTS:
+            if layout.fits(file):
+                found = _Found(self._recordings, layout.folder(file), layout.read(file))
+                # A text with a bar or tab in each line may be a poem: it is a list of labels where it names a recording.
+                if found.claims or not file.path.lower().endswith(".txt"):
+                    self._take(layout, file, found)
+                    return
+        if file.path.lower().endswith(".txt"):
+            self._orphans.append(file.path)
         else:
-            for stem, text in _transcripts(path, data):
-                hits = [audio for folder in _folders(path) for audio in stems.get(f"{folder}{stem}", ())]
-                transcripts.update(dict.fromkeys(hits, text))
-                orphans += [] if hits else [f"{path}: {stem}"]
-    by_path = {path: Label(_clean(speakers.get(path)), _clean(transcripts.get(path))) for path in sorted(speakers)}
-    return Labels(by_path, tuple(orphans))
+            self._unread.append(file.path)
 
+    def _take(self, layout: Layout, file: LabelFile, found: "_Found") -> None:
+        self._orphans += [_place(file, name) for name in found.orphans]
+        self._problems += [(kind, _place(file, name)) for kind, name in found.problems]
+        in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
+        voices = [_voice(layout, file, is_like=is_like) for is_like in (False, True)]
+        for path, claims in found.claims.items():
+            if path not in self._wanted:
+                continue
+            problem = _disagreement(claims, in_parts=in_parts)
+            self._problems += [(problem, _place(file, claims[0].name))] if problem else []
+            self._said[path].append((voices[path not in found.exact], _label(claims)))
 
-def librispeech_speaker(path: str) -> str | None:
-    """Speaker of `…/speaker/chapter/speaker-chapter-utterance.ext`, else None."""
-    parts = path.split("/")
-    match = re.fullmatch(r"([0-9]+)-([0-9]+)-[0-9]+\.[^.]+", parts[-1], re.ASCII)
-    return match[1] if match and parts[-3:-1] == [match[1], match[2]] else None
+    def _beside(self, path: str) -> tuple[str, ...]:
+        """The recordings that a text or JSON file lies beside."""
+        if not path.lower().endswith((".txt", ".json")):
+            return ()
+        stem = stem_of(path)
+        return self._recordings.beside(stem) or self._recordings.beside(stem.removesuffix(".normalized"))
 
-
-def librilight_speaker(data: bytes) -> str | None:
-    """Speaker in a Libri-Light record, else None."""
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    speaker = record.get("speaker") if isinstance(record, dict) else None
-    return str(speaker) if isinstance(speaker, str | int) and not isinstance(speaker, bool) else None
-
-
-def parse_trans(text: str) -> Iterator[tuple[str, str]]:
-    """LibriSpeech: "id WORDS" per line."""
-    for line in text.splitlines():
-        stem, _, words = line.strip().partition(" ")
-        if stem and words:
-            yield stem, words
-
-
-def parse_ljspeech(text: str) -> Iterator[tuple[str, str]]:
-    """LJ Speech: "id|text|normalised" per line; the normalised text if there is one."""
-    for line in text.splitlines():
-        fields = [part.strip() for part in line.split("|")]
-        if len(fields) >= 2 and fields[0]:
-            yield fields[0], fields[2] if len(fields) > 2 and fields[2] else fields[1]
-
-
-def parse_manifest(name: str, data: bytes) -> list[Mapping[str, object]]:
-    """Rows of a manifest; SourceError when it cannot be read or has no column `path`."""
-    try:
-        if name.endswith(".parquet"):
-            columns = foreign_parquet.schema(data).names
-            wanted = [name for name in ("path", "speaker", "transcript") if name in columns]
-            rows: list[Mapping[str, object]] = list(foreign_parquet.rows(data, wanted))
-        else:
-            reader = csv.DictReader(io.StringIO(_text(data), newline=""))
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except (csv.Error, pa.ArrowException) as error:
-        raise SourceError(
-            f"{name} in the source cannot be read ({error}); expected a table with a column path"
-        ) from error
-    if "path" not in columns:
-        raise SourceError(
-            f"{name} in the source has the columns {columns}; expected path, and optionally speaker and transcript: "
-            "rename the columns, or the file if it is something else"
+    def result(self) -> Labels:
+        """What was said, decided."""
+        taken = list[tuple[str, str, str]]()
+        by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
+        report = LabelReport(
+            recordings=len(self._wanted),
+            transcripts=sum(label.transcript is not None for label in by_path.values()),
+            speakers=sum(label.speaker is not None for label in by_path.values()),
+            origins=origins(taken),
+            unmatched=some("unmatched", self._orphans),
+            problems=problems(self._problems),
+            unread=some("unread", self._unread),
+            details=(
+                *(("unmatched", name) for name in self._orphans),
+                *self._problems,
+                *(("unread", name) for name in self._unread),
+            ),
         )
-    return rows
+        return Labels(by_path, tuple(self._orphans), report)
+
+    def _decide(self, path: str, taken: list[tuple[str, str, str]]) -> Label:
+        said = sorted(self._said.get(path, ()), key=lambda said: said[0])
+        decided = dict[str, str | None]()
+        for what in ("speaker", "transcript"):
+            found = [(voice, value) for voice, label in said if (value := getattr(label, what))]
+            decided[what] = found[0][1] if found else None
+            taken += [(what, voice.layout, voice.path) for voice, _ in found[:1]]
+            others = [voice.path for voice, value in found if value != decided[what]]
+            self._problems += [("files disagree", f"{other}: {path}") for other in others]
+        if decided["speaker"] is None and (named := speaker_in_path(path)):
+            decided["speaker"] = named[0]
+            taken.append(("speaker", named[1], ""))
+        return Label(decided["speaker"], decided["transcript"])
 
 
-def _apply_manifest(
-    name: str, data: bytes, audio: Iterable[str], speakers: dict[str, str | None], transcripts: dict[str, str | None]
-) -> list[str]:
-    """Overrule labels with a manifest's rows; returns the rows without audio."""
-    by_normal_form = {unicodedata.normalize("NFC", path): path for path in audio}
-    orphans = []
-    for row in parse_manifest(name, data):
-        row_path = PurePosixPath(str(row["path"] or ""))
-        path = by_normal_form.get(unicodedata.normalize("NFC", str(row_path)))
-        if path is None:
-            orphans.append(f"{name}: {row_path}")
-            continue
-        if row.get("speaker"):
-            speakers[path] = str(row["speaker"])
-        if row.get("transcript"):
-            transcripts[path] = str(row["transcript"])
-    return orphans
+@dataclass
+class _Found:
+    """The claims of a file by the recordings that they mean."""
+
+    recordings: Recordings
+    folder: str
+    said: Iterable[Claim]
+    claims: dict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    exact: set[str] = field(default_factory=set)
+    orphans: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        like: dict[str, list[Claim]] = defaultdict(list)
+        for claim in self.said:
+            if claim.problem and claim.problem != "segment":
+                self.problems.append((claim.problem, claim.name))
+                continue
+            match = self.recordings.find(claim.name, self.folder)
+            if match.ambiguous:
+                self.problems.append(("ambiguous", claim.name))
+            self.orphans += [] if match.paths or match.ambiguous else [claim.name]
+            for path in match.paths:
+                (self.claims if match.exact else like)[path].append(claim)
+            self.exact.update(match.paths if match.exact else ())
+        for path, claims in like.items():
+            # Two names that are both like a recording's may be those of two recordings.
+            if path in self.claims or len({claim.name for claim in claims}) > 1:
+                self.orphans += [claim.name for claim in claims]
+            else:
+                self.claims[path] = claims
 
 
-def _transcripts(path: str, data: bytes) -> Iterator[tuple[str, str]]:
-    text = _text(data)
-    if path.endswith(".trans.txt"):
-        return parse_trans(text)
-    if path.endswith("metadata.csv"):
-        return parse_ljspeech(text)
-    return iter([(PurePosixPath(path).stem, text)])
+def _voice(layout: Layout, file: LabelFile, *, is_like: bool = False) -> _Voice:
+    return _Voice(RANKS[layout.name], is_like, -file.path.count("/"), file.path, layout.name)
 
 
-def _folders(path: str) -> tuple[str, ...]:
-    """Folders, with their slash, where the audio of a sidecar may lie."""
-    folder = path[: path.rfind("/") + 1]
-    return (folder, f"{folder}wavs/") if path.endswith("metadata.csv") else (folder,)
+def _place(file: LabelFile, name: str) -> str:
+    """Where something stands, for people: a name may be anything, and of any length."""
+    shown = clean(name) or "(no name)"
+    return f"{file.path}: {shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + '…'}"
 
 
-def _stem(path: str) -> str:
-    return path[: -len(PurePosixPath(path).suffix) or None]
+def _label(claims: Sequence[Claim]) -> Label:
+    """What a file says of a recording; nothing where it says two things."""
+    speakers, transcripts = (_values(claims, what) for what in ("speaker", "transcript"))
+    whole = not any(claim.problem for claim in claims)
+    return Label(
+        speakers.pop() if len(speakers) == 1 else None, transcripts.pop() if whole and len(transcripts) == 1 else None
+    )
 
 
-def _is_table(path: str) -> bool:
-    return path in MANIFESTS or path.endswith(".trans.txt") or PurePosixPath(path).name == "metadata.csv"
+def _disagreement(claims: Sequence[Claim], *, in_parts: bool) -> str:
+    """What is wrong with the claims of a file about a recording; `in_parts`: its rows may be of parts of recordings."""
+    if any(claim.problem for claim in claims) or (in_parts and len(_values(claims, "transcript")) > 1):
+        return "segment"
+    several = any(len(_values(claims, what)) > 1 for what in ("speaker", "transcript"))
+    return "rows disagree" if several else ""
 
 
-def _is_transcript(path: str) -> bool:
-    name = PurePosixPath(path)
-    if name.parent.name.lower() in ("licenses", "licences"):
-        return False
-    return name.suffix == ".txt" and not path.endswith(".trans.txt") and not CORPUS_DOCUMENT.fullmatch(name.stem)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8-sig", errors="replace")
-
-
-def _clean(text: str | None) -> str | None:
-    """One line without control characters, in NFC; None if nothing is left."""
-    if text is None:
-        return None
-    line = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in unicodedata.normalize("NFC", text))
-    return " ".join(line.split()) or None
+def _values(claims: Sequence[Claim], what: str) -> set[str]:
+    return {value for claim in claims if (value := clean(getattr(claim, what)))}

@@ -1,7 +1,8 @@
 """An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it, and its bytes.
 
-Text and documents are sidecars, hidden files are skipped, and everything else is a candidate whatever its name says.
-Symbolic links are not followed: a target inside the source is found anyway, and one outside is not read.
+Text and documents are sidecars, and every other file is a candidate whatever its name says. What is neither is counted by
+kind (`left_out.py`): hidden files, pipes, what may not be read, and a TinyWave store with all that it holds, whose speech a
+pipeline made itself. Symbolic links are not followed: a target inside the source is found anyway, and one outside is not read.
 """
 
 import hashlib
@@ -13,19 +14,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NoReturn
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from fsspec.implementations.local import LocalFileSystem
 
+from tinywave_core.audio import left_out
+from tinywave_core.audio.left_out import LeftOut
+from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import SourceError, StoreError
+from tinywave_core.storage.care.census import LOGS
 from tinywave_core.storage.filesystem import open_url
-from tinywave_core.storage.store import sha256_of
+from tinywave_core.storage.store import ABOUT, is_about, sha256_of
 
 SIDECAR = re.compile(
     r".*\.(txt|csv|tsv|json|jsonl|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
-    r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)",
+    r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)"
+    r"|(.*/)?(wav\.scp|feats\.scp|cmvn\.scp|text|segments|utt2spk|spk2utt|spk2gender|utt2dur|reco2dur|utt2num_frames)",
     re.IGNORECASE | re.DOTALL,
+)
+# The folders that a store makes in its root. Where the source is that root, people's recordings may lie beside them.
+STORE_FOLDERS = frozenset({*STAGES, *LOGS})
+ABOUT_BYTES = 4096  # `store.json` is far smaller; what is larger is something else
+_SPECIAL = (
+    (stat.S_ISFIFO, left_out.PIPE),
+    (stat.S_ISSOCK, left_out.SOCKET),
+    (stat.S_ISBLK, left_out.DEVICE),
+    (stat.S_ISCHR, left_out.DEVICE),
 )
 # Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.
 HASH_THREADS = 4
@@ -47,8 +62,7 @@ class Listing:
 
     audio: tuple[SourceFile, ...]  # candidates
     sidecars: tuple[SourceFile, ...]
-    links: int = 0  # symbolic links, left alone
-    unreadable: tuple[str, ...] = field(default=())  # folders that may not be listed
+    left_out: LeftOut = field(default_factory=LeftOut)  # everything else
 
 
 class Source:
@@ -71,37 +85,88 @@ class Source:
 
     def listing(self) -> Listing:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
-        links, unreadable = [0], list[str]()
-        entries = list(self._walk(links, unreadable) if self.local else self._find())
-        files = sorted((file for file in entries if not _hidden(file.path)), key=lambda file: file.path)
+        aside = LeftOut()
+        files = sorted(self._entries(aside), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
-            raise SourceError(
-                f"--source {self.url} holds no audio ({len(files)} text files, {links[0]} symbolic links, "
-                f"{len(entries) - len(files)} hidden files, {len(unreadable)} unreadable folders); expected WAV, FLAC, "
-                "Ogg, Opus or MP3 files in it or below: pass another --source"
-            )
-        return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), links[0], tuple(unreadable))
+            raise self._no_audio(len(files), aside)
+        return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), aside)
 
-    def _walk(self, links: list[int], unreadable: list[str]) -> Iterator[SourceFile]:
+    def require_audio(self) -> None:
+        """SourceError as of `listing`, from a look that ends at the first candidate of a folder."""
+        aside, texts = LeftOut(), 0
+        for file in self._entries(aside):
+            if not is_sidecar(file.path):
+                return
+            texts += 1
+        raise self._no_audio(texts, aside)
+
+    def _no_audio(self, texts: int, aside: LeftOut) -> SourceError:
+        what = "; ".join([f"{texts} text files", *filter(None, [aside.line()])])
+        return SourceError(
+            f"--source {self.url} holds no audio ({what}); expected WAV, FLAC, Ogg, Opus or MP3 files in it or below: pass "
+            "another --source"
+        )
+
+    def _entries(self, aside: LeftOut) -> Iterator[SourceFile]:
+        """Candidates and sidecars; everything else is counted in `aside`."""
+        return self._walk(aside) if self.local else self._find(aside)
+
+    def _walk(self, aside: LeftOut) -> Iterator[SourceFile]:
         self._check_local_root()
-        for folder, subfolders, names in os.walk(
-            self.root, onerror=lambda error: unreadable.append(str(error.filename))
-        ):
-            links[0] += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
-            for name in names:
+
+        def closed(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # else gone since its name was read
+                aside.add(left_out.CLOSED_FOLDER, self._below(str(error.filename)))
+
+        for folder, subfolders, names in os.walk(self.root, onerror=closed):
+            subfolders.sort()  # so that the examples of what is left out are the same each time
+            if ABOUT in names and _is_local_store(folder) and self._leave_store(folder, subfolders, aside):
+                continue
+            for name in [*sorted(names), *(n for n in subfolders if os.path.islink(os.path.join(folder, n)))]:
                 location = os.path.join(folder, name)
                 try:
                     status = os.lstat(location)
                 except FileNotFoundError:
                     continue  # gone since the folder was listed
-                # A link could lead out of the source, to a private file or round in a circle.
-                if stat.S_ISLNK(status.st_mode):
-                    links[0] += 1
-                elif stat.S_ISREG(status.st_mode):
-                    # ctime as well: tools that copy set mtime back, and then new content would look known.
-                    stamp = f"{self._tag}.{status.st_mtime_ns}.{status.st_ctime_ns}"
-                    yield SourceFile(printable(os.path.relpath(location, self.root)), location, status.st_size, stamp)
+                if kind := self._kind(location, status):
+                    aside.add(kind, self._below(location))
+                    continue
+                # ctime as well: tools that copy set mtime back, and then new content would look known.
+                stamp = f"{self._tag}.{status.st_mtime_ns}.{status.st_ctime_ns}"
+                yield SourceFile(self._below(location), location, status.st_size, stamp)
+
+    def _below(self, location: str) -> str:
+        return printable(os.path.relpath(location, self.root))
+
+    def _leave_store(self, folder: str, subfolders: list[str], aside: LeftOut) -> bool:
+        """Take a store's folders out of the walk; False where it is the source itself, beside which recordings may lie."""
+        if folder != self.root:
+            subfolders.clear()
+            aside.add(left_out.STORE, self._below(folder))
+            return True
+        for name in sorted(STORE_FOLDERS.intersection(subfolders)):
+            subfolders.remove(name)
+            aside.add(left_out.OWN_FOLDER, printable(name))
+        return False
+
+    def _kind(self, location: str, status: os.stat_result) -> str | None:
+        """As what a local entry is left out; None for a file that can be read."""
+        if _hidden(self._below(location)):
+            return left_out.HIDDEN
+        if stat.S_ISLNK(status.st_mode):
+            return self._kind_of_link(location)
+        if special := next((kind for is_kind, kind in _SPECIAL if is_kind(status.st_mode)), None):
+            return special
+        return None if os.access(location, os.R_OK) else left_out.CLOSED_FILE
+
+    def _kind_of_link(self, location: str) -> str:
+        # A link could lead out of the source, to a private file or round in a circle: none is followed.
+        target = os.path.realpath(location)
+        if not os.path.exists(target):
+            return left_out.LINK_LOST
+        inside = target == self.root or target.startswith(os.path.join(self.root, ""))
+        return left_out.LINK_IN if inside else left_out.LINK_OUT
 
     def _check_local_root(self) -> None:
         if not os.path.exists(self.root):
@@ -116,8 +181,19 @@ class Source:
             raise SourceError(
                 f"--source {self.url} cannot be read ({error.strerror}): check its permissions"
             ) from error
+        for around in Path(self.root).parents:
+            if _is_local_store(around):
+                self._refuse_inside(str(around), Path(self.root).relative_to(around).parts[0])
 
-    def _find(self) -> Iterator[SourceFile]:
+    def _refuse_inside(self, store: str, top: str) -> None:
+        """SourceError for a source that a store made itself; `top` is the folder of the store in which it lies."""
+        if top in STORE_FOLDERS:
+            raise SourceError(
+                f"--source {self.url} lies inside the store {store}: it is what a pipeline made, and would be learned as if people "
+                "had said it; pass the folder with the recordings"
+            )
+
+    def _find(self, aside: LeftOut) -> Iterator[SourceFile]:
         try:
             listing = self.filesystem.find(self.root, detail=True)
             if list(listing) == [self.root]:
@@ -128,11 +204,46 @@ class Source:
             raise
         except Exception as error:  # noqa: BLE001 - each filesystem has its own errors: botocore's, aiohttp's, OSError
             self._refuse(error)
-        for name, info in listing.items():
-            if not name.endswith("/"):
-                version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
-                path = printable(name[len(self.root) :].lstrip("/"))
-                yield SourceFile(path, name, int(info["size"]), f"{self._tag}.{str(version).strip(chr(34))}")
+        self._check_around()
+        stores = self._stores_among(listing)
+        for store in sorted(stores - {""}):
+            aside.add(left_out.STORE, printable(store))
+        tops = {name[len(self.root) :].lstrip("/").partition("/")[0] for name in listing} if "" in stores else set()
+        for top in sorted(tops & STORE_FOLDERS):
+            aside.add(left_out.OWN_FOLDER, top)
+        for name, info in sorted(listing.items()):
+            below = name[len(self.root) :].lstrip("/")
+            if name.endswith("/") or _is_in(below, stores):
+                continue
+            if _hidden(below):
+                aside.add(left_out.HIDDEN, printable(below))
+                continue
+            version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+            yield SourceFile(printable(below), name, int(info["size"]), f"{self._tag}.{str(version).strip(chr(34))}")
+
+    def _stores_among(self, listing: dict[str, Any]) -> set[str]:
+        """Prefixes below the source, "" for itself, under which a store lies."""
+        about = [
+            name for name, info in listing.items() if name.endswith(f"/{ABOUT}") and int(info["size"]) <= ABOUT_BYTES
+        ]
+        return {name[len(self.root) : -len(ABOUT)].strip("/") for name in about if self._is_remote_store(name)}
+
+    def _check_around(self) -> None:
+        """SourceError where a prefix above the source is a store and the source one of its folders."""
+        path = PurePosixPath(self.root)
+        for around in path.parents:
+            if (
+                around.name
+                and path.relative_to(around).parts[0] in STORE_FOLDERS
+                and self._is_remote_store(f"{around}/{ABOUT}")
+            ):
+                self._refuse_inside(str(around), path.relative_to(around).parts[0])
+
+    def _is_remote_store(self, name: str) -> bool:
+        try:
+            return is_about(self.filesystem.cat_file(name))
+        except Exception:  # noqa: BLE001 - it is not there, or not for us to read; the listing has told what else is wrong
+            return False
 
     def _refuse(self, error: Exception) -> NoReturn:
         """Raise one clear sentence for what went wrong with a remote source."""
@@ -218,6 +329,23 @@ def is_sidecar(path: str) -> bool:
 
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
+
+
+def _is_local_store(folder: str | Path) -> bool:
+    about = Path(folder, ABOUT)
+    try:
+        return about.stat().st_size <= ABOUT_BYTES and about.is_file() and is_about(about.read_bytes())
+    except OSError:
+        return False
+
+
+def _is_in(below: str, stores: set[str]) -> bool:
+    """Whether a path lies in a store; where the source is one, whether it lies in a folder of that store."""
+    if not stores:
+        return False
+    if "" in stores and below.partition("/")[0] in STORE_FOLDERS:
+        return True
+    return any(str(parent) in stores for parent in PurePosixPath(below).parents if parent.name)
 
 
 def printable(name: str) -> str:

@@ -57,7 +57,12 @@ class AdaptationConfig(Config):
     packing: Literal["separate", "separators"] = "separate"
     """Sequences that share a row: `separate` never attend to one another; `separators` do, across the <s> and </s> between them.
     Distillation always keeps them separate, since cached targets belong to a sequence on its own."""
-    training: TrainingConfig = TrainingConfig(steps=450, batch_tokens=1024, learning_rate=3e-3)
+    floor: Literal["counts", "none"] = "counts"
+    """What the teacher must be better than on held-out speech before its predictions are cached. `counts`: the best table of
+    counts of one to four tokens of its training speech; `none`: nothing. Changes no result, and so identifies none."""
+    training: TrainingConfig = TrainingConfig(
+        steps=600, passes=16, batch_tokens=1024, learning_rate=3e-3, weight_decay=1.0
+    )
     """The training run of any teacher but the base."""
     base_training: TrainingConfig = TrainingConfig(steps=300, passes=4, batch_tokens=1024, learning_rate=3e-4)
     """That of the base, which knows speech already and is adapted briefly."""

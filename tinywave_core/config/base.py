@@ -106,9 +106,16 @@ class TrainingConfig(Config):
         """Packed rows of a batch."""
         return max(1, self.batch_tokens // self.sequence_length)
 
+    def for_tokens(self, tokens: float) -> Self:
+        """The settings with as many steps as `passes` over so many training tokens are, if that is fewer; what a plan counts."""
+        if self.passes is None:
+            return self
+        steps = max(1, round(self.passes * tokens / (self.rows * self.sequence_length)))
+        return self.model_copy(update={"steps": min(self.steps, steps)})
+
     @property
     def planned_steps(self) -> int:
-        """Optimiser steps that a run takes: all, or those that stop_after_tokens allows."""
+        """Optimiser steps that a run takes at most: all, or those that stop_after_tokens allows."""
         if self.stop_after_tokens is None:
             return self.steps
         return min(self.steps, -(-self.stop_after_tokens // (self.rows * self.sequence_length)))

@@ -111,7 +111,7 @@ class DistillationConfig(Config):
     """Query rows sampled per sequence and step for the attention term."""
     attention_heads: int = Field(4, ge=1)
     """Heads sampled per step for the attention term."""
-    training: TrainingConfig = TrainingConfig(steps=400, batch_tokens=1024, learning_rate=2e-3)
+    training: TrainingConfig = TrainingConfig(steps=400, passes=12, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same, and both are checked on the same validation speech."""
     vocabulary: Literal["full", "speech"] = "full"
     """`speech`: a student for speech alone, whose embeddings and head have no rows for text (an eighth of the parameters at full size);

@@ -23,7 +23,8 @@ class IngestionConfig(Config):
     min_silence_s: float = Field(0.3, ge=0.05, le=5)
     """Pause in seconds at which a long recording may be cut."""
     min_speech_share: float = Field(0.1, ge=0, le=1)
-    """Recordings with a smaller share of speech are rejected as `no_speech`."""
+    """Recordings of at most max_utterance_s with a smaller share of speech are rejected as `no_speech`; of longer ones, which are
+    cut, the speech is kept however little it is."""
     split_by: Literal["speaker", "recording"] = "speaker"
     """Held-out unit: all recordings of a speaker go to one side (unlabelled recordings: each by itself)."""
     held_out_fraction: float = Field(0.1, gt=0, lt=0.9)

@@ -51,7 +51,7 @@ class PipelineConfig(Config):
     """All settings of a run."""
 
     source: str | None = None
-    """Folder or s3:// prefix with audio files; only ingestion reads it."""
+    """Folder or s3:// prefix with audio files; only ingestion reads it. Stores below it, links and hidden files are left out."""
     spiritlm_dir: str | None = None
     """Folder or s3:// prefix with SpiritLM's released checkpoints (speech_tokenizer/, spiritlm_model/): speech becomes exactly
     its tokens. `$NAME` is read from the environment; none: the embedded tokenizers, which need no download."""

@@ -12,6 +12,7 @@ from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import (
     FLOPS,
+    for_hours,
     live_operations,
     logit_bytes,
     split_tokens,
@@ -47,6 +48,7 @@ class Budget:
 
 def budget(config: PipelineConfig, hours: float) -> Budget:
     """The budget for a corpus of so many hours."""
+    config = for_hours(config, hours)
     shape, teacher, student = config.adaptation.fresh, teacher_parameters(config), student_parameters(config)
     tokens, _ = split_tokens(config, hours)
     adaptation, distillation = config.adaptation.own_training, config.distillation.training

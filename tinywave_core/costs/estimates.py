@@ -75,6 +75,24 @@ def student_parameters(config: PipelineConfig) -> int:
     return llama_parameters(config.adaptation.fresh, config.distillation.layers, kept)
 
 
+def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
+    """The settings with the steps that so many hours of speech allow, if training does not stop early."""
+    tokens, _ = split_tokens(config, hours)
+    tokens *= 1 - config.validation.fraction
+    adaptation, distillation = config.adaptation, config.distillation
+    return config.model_copy(
+        update={
+            "adaptation": adaptation.model_copy(
+                update={
+                    "training": adaptation.training.for_tokens(tokens),
+                    "base_training": adaptation.base_training.for_tokens(tokens),
+                }
+            ),
+            "distillation": distillation.model_copy(update={"training": distillation.training.for_tokens(tokens)}),
+        }
+    )
+
+
 def live_operations(config: PipelineConfig) -> int:
     """Operations of a whole training for the teacher that runs beside the student."""
     training = config.distillation.training

@@ -21,6 +21,7 @@ from tinywave_core.evals.figures import (
     ContinuationFigures,
     Direction,
     DirectionAccuracy,
+    Likelihood,
     ModelComparison,
     ModelFigures,
     ModelRatio,
@@ -42,7 +43,7 @@ STREAMS = ("hubert", "pitch", "style")
 CHANCE = 0.5  # of the cloze: two continuations
 
 Mask = npt.NDArray[np.bool_]
-Scores = Sequence[npt.NDArray[np.float32]]
+Scores = Sequence[npt.NDArray[np.floating]]
 """Log-probabilities of the predicted tokens of several sequences, [L - 1] each."""
 
 
@@ -52,6 +53,7 @@ class TokenNll:
 
     sequences: Sequence[TokenSequence]
     by_model: Mapping[str, Scores]
+    """Of the models, and of the floors under their names (`evals/floors.py`)."""
     kinds: Mapping[str, Sequence[Mask]]
     """By kind, for every sequence which tokens are of it."""
     seed: int
@@ -87,28 +89,33 @@ class TokenNll:
         return [name for name in STREAMS if any(mask.any() for mask in self.kinds[name])]
 
     def figures(self, model: str, cloze: Floats, parameters: int) -> ModelFigures:
-        """What one model makes of all tokens, of each kind, and of each stream; `cloze`: its credits."""
+        """The likelihood by one model, and its cloze accuracy; `cloze`: its credits."""
+        accuracy = {}
+        if len(cloze):
+            accuracy = {"cloze": float(cloze.mean()), "cloze_interval": wilson_interval(float(cloze.sum()), len(cloze))}
+        return ModelFigures(**self._likelihood(model), **accuracy, parameters=parameters)
+
+    def likelihood(self, name: str) -> Likelihood:
+        """What one of `by_model` makes of all tokens, of each kind, and of each stream."""
+        return Likelihood(**self._likelihood(name))
+
+    def _likelihood(self, model: str) -> dict[str, Any]:
         total = self.sums(model, self.all)
         speech = [np.logical_or.reduce(masks) for masks in zip(*(self.kinds[name] for name in STREAMS), strict=True)]
         # Without a measurement its key is absent, so that it is no null in the summary.
         seconds: dict[str, Any] = {"bits_per_second": None}
         if self.is_speech:
             seconds = dict(per_second(total, self.seconds, self.seed))
-        accuracy = {}
-        if len(cloze):
-            accuracy = {"cloze": float(cloze.mean()), "cloze_interval": wilson_interval(float(cloze.sum()), len(cloze))}
-        return ModelFigures(
+        return {
             **dict(per_token(total, count(self.all), self.seed)),
             **seconds,
-            nll_by_kind=self._means(model, self.kinds),
-            nll_by_modality=self._means(model, {"speech": speech, "text": self.kinds["text"]}),
-            by_stream={
+            "nll_by_kind": self._means(model, self.kinds),
+            "nll_by_modality": self._means(model, {"speech": speech, "text": self.kinds["text"]}),
+            "by_stream": {
                 name: per_second(self.sums(model, self.kinds[name]), self.seconds, self.seed)
                 for name in (self.streams() if self.is_speech else ())
             },
-            **accuracy,
-            parameters=parameters,
-        )
+        }
 
     def ratios(self, model: str) -> ModelRatio:
         """A model over the teacher, on all tokens and by stream."""

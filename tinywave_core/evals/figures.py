@@ -38,8 +38,8 @@ class PerSecond(Figures):
     bits_per_second_interval: Interval
 
 
-class ModelFigures(PerToken):
-    """A model on all held-out tokens."""
+class Likelihood(PerToken):
+    """What a model, or a table of counts, makes of all held-out tokens."""
 
     bits_per_second: float | None
     """None where a part of the sequences is text: seconds of audio say nothing there."""
@@ -48,6 +48,11 @@ class ModelFigures(PerToken):
     """By kind of token, `switch` included."""
     nll_by_modality: dict[str, float]
     by_stream: dict[str, PerSecond]
+
+
+class ModelFigures(Likelihood):
+    """A model on all held-out tokens."""
+
     cloze: float | None = None
     """Accuracy of the continuation cloze; not set where no item could be built."""
     cloze_interval: Interval | None = None
@@ -119,6 +124,48 @@ class ModelComparison(Figures):
     cloze_gain_interval: Interval | None = None
 
 
+class AboveFloor(Figures):
+    """By how much a model is worse than a floor, in nats per token, paired over utterances; below 0 it is better."""
+
+    nll: float
+    interval: Interval
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the model is better than the floor beyond noise."""
+        return self.interval[1] < 0
+
+    @property
+    def is_worse(self) -> bool:
+        return self.interval[0] > 0
+
+
+class Floors(Figures):
+    """What needs no model: guessing, and tables of counts of the student's training tokens (`evals/ngrams.py`)."""
+
+    guessing: Likelihood
+    """Every id is as likely as any other."""
+    counts: list[Likelihood]
+    """By how many tokens are counted together: 1, 2, …"""
+    order: int
+    """Which of the counts has the lowest NLL of all held-out tokens: the floor."""
+    above_guessing: dict[str, AboveFloor]
+    """By model."""
+    above_counts: dict[str, AboveFloor]
+    """By model, above the floor."""
+    utterances: int
+    """That the intervals are over."""
+    counted_tokens: int
+    """Of training speech and text."""
+    training_tokens: int
+    """All that there are; of more than `evals.ngrams.MOST_TOKENS` a part is counted."""
+
+    @property
+    def floor(self) -> Likelihood:
+        """The best of the tables of counts."""
+        return self.counts[self.order - 1]
+
+
 class DirectionAccuracy(Figures):
     """A model in one direction of the cross-modal cloze."""
 
@@ -147,6 +194,7 @@ class Scores(Figures):
     held_out: HeldOut
     models: dict[str, ModelFigures]
     comparison: ModelComparison
+    floors: Floors
     ratios: dict[str, ModelRatio]
     """Over the teacher, of student and control."""
     continuation: Continuation

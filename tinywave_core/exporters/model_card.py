@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinywave_core.escaping import code, markdown, table, yaml_text
-from tinywave_core.evals.figures import Generated, ProbeFigures, Scores
+from tinywave_core.evals.figures import Generated, Likelihood, ProbeFigures, Scores
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
-from tinywave_core.wording import MODELS, gen_ppl_ratio, nll_ratio, perplexity_ratio, with_interval
+from tinywave_core.wording import (
+    MODELS,
+    counts_label,
+    figure,
+    gen_ppl_ratio,
+    nll_ratio,
+    perplexity_ratio,
+    with_interval,
+)
 
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": MODELS["control"].capitalize()}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
@@ -155,7 +163,8 @@ def _sections(card: Card) -> str:
     held_out = card.scores.held_out
     about = (
         f"{held_out.hours * 60:.1f} minutes of held-out recordings, {held_out.tokens} tokens, {held_out.cloze_items} cloze "
-        "items; in brackets stand 95 % intervals."
+        "items; in brackets stand 95 % intervals. Guessing, and counts of the tokens that the student was trained on, need no model: "
+        "what is not better than they is worth none."
     )
     return "\n\n".join(
         [table(_likelihood(card.scores)), about, *_continuation(card.scores), *_probes(card), *_generated(card)]
@@ -166,19 +175,37 @@ def _likelihood(scores: Scores) -> list[dict[str, str]]:
     rows = []
     for key, label in _LABELS.items():
         m = scores.models[key]
-        bits = with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f")
+        cloze = "–" if m.cloze is None else with_interval(m.cloze, m.cloze_interval, ".1%")
         rows.append(
-            {
-                "model": label,
-                "parameters": f"{m.parameters / 1e6:.2f} M",
-                "NLL, nats per token": with_interval(m.nll, m.nll_interval, ".3f"),
-                "over the teacher's": nll_ratio(scores.ratios.get(key)),
-                "perplexity": with_interval(m.perplexity, m.perplexity_interval, ".1f"),
-                "bits per second": "–" if m.bits_per_second is None else bits,
-                "cloze accuracy": "–" if m.cloze is None else with_interval(m.cloze, m.cloze_interval, ".1%"),
-            }
+            {"model": label, "parameters": f"{m.parameters / 1e6:.2f} M"}
+            | _row(m, nll_ratio(scores.ratios.get(key)))
+            | {"cloze accuracy": cloze}
         )
+    return rows + _floors(scores)
+
+
+def _floors(scores: Scores) -> list[dict[str, str]]:
+    """Rows of what needs no model."""
+    guessing, none = scores.floors.guessing, {"cloze accuracy": "–"}
+    # Every token costs a guess the same: its intervals are points.
+    exact = {
+        "NLL, nats per token": f"{guessing.nll:.3f}",
+        "perplexity": figure(guessing.perplexity, ".1f"),
+    }
+    rows = [{"model": "Guessing", "parameters": "–"} | _row(guessing, "–") | exact | none]
+    for order, counts in enumerate(scores.floors.counts, start=1):
+        rows.append({"model": counts_label(order).capitalize(), "parameters": "–"} | _row(counts, "–") | none)
     return rows
+
+
+def _row(m: Likelihood, over_the_teacher: str) -> dict[str, str]:
+    bits = with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f")
+    return {
+        "NLL, nats per token": with_interval(m.nll, m.nll_interval, ".3f"),
+        "over the teacher's": over_the_teacher,
+        "perplexity": with_interval(m.perplexity, m.perplexity_interval, ".1f"),
+        "bits per second": "–" if m.bits_per_second is None else bits,
+    }
 
 
 def _continuation(scores: Scores) -> list[str]:

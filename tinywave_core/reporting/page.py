@@ -44,8 +44,8 @@ from tinywave_core.stages.evaluation.words import (
 from tinywave_core.stages.export.summary import VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows
 from tinywave_core.stages.generation.summary import SamplesSummary
-from tinywave_core.stages.ingestion.summary import CorpusSummary
-from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
+from tinywave_core.stages.ingestion.words import duration_bins, label_facts, rejects
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
 from tinywave_core.stages.tokenization.summary import TokensSummary
@@ -98,6 +98,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         **generated_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
+        labels=label_facts(LabelsSummary.of(outputs["labels"])) if "labels" in outputs else [],
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
         curves=[Markup(svg) for svg in curve_plots(outputs) if svg],
         targets=target_rows(LogitsSummary.of(outputs["logits"])),

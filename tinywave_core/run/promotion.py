@@ -3,6 +3,7 @@
 `published/NNNNNN.json` is an append-only log; its latest record is what users of the model load. The test is paired: both students
 score the same held-out utterances of today, and the upper end of the 95 % bootstrap interval of the difference in nats per
 token must stay below a margin (a test for non-inferiority). Without enough held-out speech the interval is wide and the old one stays.
+No student is published, the first one neither, that is not better than a table of counts beyond noise.
 """
 
 from typing import Any, Literal
@@ -11,12 +12,17 @@ from pydantic import BaseModel, field_serializer
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
+from tinywave_core.stages.evaluation.floor_words import shortfall
 from tinywave_core.stages.evaluation.scores import against
-from tinywave_core.stages.evaluation.summary import AgainstSummary
+from tinywave_core.stages.evaluation.summary import AgainstSummary, ScoresSummary
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.storage.store import Artifact, Log, Store, utc_now
 
 LOG = "published"
+_REMEDY = (
+    "Add speech, start from a teacher that knows more (--adaptation.teacher), or publish it all the same with "
+    "--promotion.policy always"
+)
 
 
 class Published(BaseModel):
@@ -65,6 +71,9 @@ def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Exe
     policy = config.promotion.policy
     if policy == "never":
         return _kept(now, model, "promotion.policy is never")
+    wants_more = policy == "not_worse" and config.promotion.floor == "counts"
+    if wants_more and (why := shortfall(ScoresSummary.of(outputs["scores"]), "student")):
+        return _kept(now, model, f"it {why}. {_REMEDY}")
     if now is None or policy == "always":
         why = "the first student of this store" if now is None else "promotion.policy is always"
         return _publish(log, model, student, now, why)

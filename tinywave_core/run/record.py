@@ -31,6 +31,8 @@ class StageRow(BaseModel):
     seconds: float
     """Wall time of the stage in this run, orchestration included."""
     steps: list[StepRow]
+    notes: list[str] = []
+    """What was said of its input: of ingestion, what is left out of the source."""
 
     @property
     def computed(self) -> int:

@@ -13,7 +13,7 @@ from tinywave_core.storage.schemas import TOKENS_FILE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2
 """Version of ingestion. Catalogs bear it in their name, which other stages ask for."""
 
 

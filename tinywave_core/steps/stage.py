@@ -51,6 +51,11 @@ def no_sections(_: Outputs) -> list[Section]:
     return []
 
 
+def no_look(_: PipelineConfig, __: Store) -> list[str]:
+    """For a stage whose input is the output of others."""
+    return []
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the pipeline. All functions but `build` read summaries and small files only."""
@@ -69,5 +74,7 @@ class Stage:
     extras: Mapping[str, Callable[[Outputs], Extra | None]] = field(default_factory=dict)
     """Tables, pictures and links beside its page, by name; at most four, since each is a call to Prefect's server."""
     sections: Callable[[Outputs], list[Section]] = no_sections
+    look: Callable[[PipelineConfig, Store], list[str]] = no_look
+    """What a person wants to hear of its input before it begins, a line each."""
     needs_gpu: bool = False
     """Whether its runs go to workers with a GPU."""

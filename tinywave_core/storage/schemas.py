@@ -23,6 +23,14 @@ AUDIO = pa.schema(
     ]
 )
 
+# ingestion, part `labels`, file labels.parquet: one row per label row or file that gave no label.
+LABELS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # unmatched, unread, or a problem
+        pa.field("place", pa.string(), nullable=False),  # a label file relative to the source, and the name in it
+    ]
+)
+
 # ingestion, parts `shard` and `corpus`, file files.parquet: one row per file found.
 FILES = pa.schema(
     [
@@ -32,6 +40,7 @@ FILES = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # accepted | rejected | skipped
         pa.field("reason", pa.string()),  # code: empty_file, undecodable, no_speech, duplicate, …
         pa.field("detail", pa.string()),  # what was found and expected, for people
+        pa.field("warnings", pa.list_(pa.string())),  # taken, but odd: codes of audio/quality.py
         pa.field("decoder", pa.string()),  # name and version: sample counts of Opus and MP3 depend on it
         pa.field("container", pa.string()),
         pa.field("encoding", pa.string()),
@@ -43,6 +52,15 @@ FILES = pa.schema(
         pa.field("peak", pa.float32()),  # of full scale, before any change
         pa.field("dc_offset", pa.float32()),  # of full scale
         pa.field("clipped_share", pa.float32()),  # share of samples at full scale
+        pa.field("flat_share", pa.float32()),  # share of samples on flat tops at the loudest, whatever level that is
+        pa.field(
+            "channel_mix", pa.string()
+        ),  # null: one channel; mean, one channel, flipped, strongest: see audio/levels.py
+        pa.field("channel_correlation", pa.float32()),  # the lowest of a living channel with the strongest one
+        pa.field(
+            "channel_alternation", pa.float32()
+        ),  # of two: share of the sounding time of the one that is alone less often
+        pa.field("bandwidth_hz", pa.float32()),  # up to where the speech sounds, at most 8000
         pa.field("speech_share", pa.float32()),  # share of the time that the VAD calls speech
         pa.field("speaker", pa.string()),
         pa.field("split", pa.string()),
@@ -89,6 +107,7 @@ REFUSED = pa.schema(
         pa.field("path", pa.string(), nullable=False),  # of the recording
         pa.field("reason", pa.string(), nullable=False),  # code: no_transcript, overlap, mismatch, …
         pa.field("detail", pa.string()),  # what was found and expected, for people
+        pa.field("warnings", pa.list_(pa.string())),  # taken, but odd: codes of audio/quality.py
     ]
 )
 

@@ -124,6 +124,11 @@ class Artifact:
         return self.manifest
 
 
+def is_about(data: bytes) -> bool:
+    """Whether a `store.json` is that of a store, be it damaged or of another version."""
+    return _FORMAT.encode() in data or b'"digest"' in data  # one flipped bit leaves one of the two
+
+
 class NotYetComputedError(MissingInputError):
     """A plan needs the summary of something that is not computed yet."""
 
@@ -194,7 +199,7 @@ class Store:
         except Exception as error:  # noqa: BLE001 - as in `_create`
             self.refuse(error, "read", "read")
         # Somebody else's store.json is not ours to mend: `repair` would set it aside.
-        if _FORMAT.encode() not in data and b'"digest"' not in data:  # one flipped bit leaves one of the two
+        if not is_about(data):
             raise StoreError(f"{self.url} is not a TinyWave store ({ABOUT} is something else); pass another --root")
         if data == _ABOUT_OF_1:
             raise SchemaVersionError(

@@ -77,6 +77,13 @@ def trained_module(
     return module.train()
 
 
+def reshard(module: TrainedModule) -> None:
+    """Each process holds its shard again: a pass without a backward pass leaves the root's weights whole."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def gather(module: TrainedModule, model: LlamaForCausalLM) -> None:
     """Put the trained weights back into the caller's model, in every process."""
     trained = module.trainable()

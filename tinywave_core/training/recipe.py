@@ -8,7 +8,7 @@ from tinywave_core.config.base import TrainingConfig
 from tinywave_core.sequences.dataset import EVERY_EPOCH, PackedDataset
 
 # Share by training tokens: below so many, this much.
-_DROPOUT = ((15_000, 0.2), (1_000_000, 0.1))
+_DROPOUT = ((50_000, 0.2), (1_000_000, 0.1))
 
 
 def settle(config: TrainingConfig, dataset: PackedDataset) -> TrainingConfig:

@@ -26,7 +26,7 @@ from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log
-from tinywave_core.training.module import TrainedModule, gather, trained_module
+from tinywave_core.training.module import TrainedModule, gather, reshard, trained_module
 from tinywave_core.training.processes import is_first, own_rows, process_count, summed
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
@@ -203,6 +203,7 @@ def _validation_nll(
             sums["nll"] += float(module(micro, 0)[0])
         sums["targets"] += micro.targets
     module.train()
+    reshard(module)
     sums = summed(sums, device)
     return sums["nll"] / sums["targets"]
 

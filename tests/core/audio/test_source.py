@@ -10,7 +10,9 @@ from moto.server import ThreadedMotoServer
 
 from tinywave_core.audio.source import Source, is_sidecar, printable
 from tinywave_core.errors import SourceError
+from tinywave_core.storage.records import seal
 from tinywave_core.storage.s3 import S3, Patience
+from tinywave_core.storage.store import Store
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc"
 
@@ -66,11 +68,12 @@ def test_the_same_name_size_and_time_in_another_source_is_another_stamp(tmp_path
 
 
 def test_symbolic_links_are_left_alone_and_counted(tmp_path: Path) -> None:
-    fill(tmp_path, "secret/x.wav", "in/a.wav")
-    (tmp_path / "in/link.wav").symlink_to(tmp_path / "secret/x.wav")
-    (tmp_path / "in/folder").symlink_to(tmp_path / "secret")
+    fill(tmp_path, "inside/x.wav", "in/a.wav")
+    (tmp_path / "in/link.wav").symlink_to(tmp_path / "inside/x.wav")
+    (tmp_path / "in/folder").symlink_to(tmp_path / "inside")
     listing = Source(str(tmp_path / "in")).listing()
-    assert ([file.path for file in listing.audio], listing.links) == (["a.wav"], 2)
+    assert [file.path for file in listing.audio] == ["a.wav"]
+    assert listing.left_out.numbers == {"link out": 2}
 
 
 def test_pipes_are_not_opened(tmp_path: Path) -> None:
@@ -164,3 +167,89 @@ def test_a_missing_bucket_prefix_or_service_is_one_clear_message(bucket: str, mo
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(SourceError, match="expected credentials"):
         Source(bucket).listing()
+
+
+# Stores ------------------------------------------------------------------------------------------------------------
+
+
+def make_store(folder: Path, *names: str) -> Path:
+    """A store with files of these names, as a pipeline leaves them."""
+    Store(str(folder))
+    return fill(folder, *names)
+
+
+@pytest.mark.parametrize("name", ["store", "out/of the way", "results.v2"])
+def test_a_store_below_the_source_is_left_out_whatever_its_name(name: str, tmp_path: Path) -> None:
+    fill(tmp_path, "a.wav", "storeroom/b.wav")
+    make_store(tmp_path / name, "generation/aa/sample.wav", "anything/else.wav")
+    listing = Source(str(tmp_path)).listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "storeroom/b.wav"]
+    assert listing.left_out.line() == f"left out below the source: the store {name}"
+    assert listing.left_out.examples == {"store": [name]}
+
+
+def test_a_store_of_another_version_or_damaged_is_a_store_and_somebody_elses_file_is_not(tmp_path: Path) -> None:
+    fill(tmp_path, "a.wav", "new/x.wav", "damaged/x.wav", "shop/b.wav")
+    (tmp_path / "new/store.json").write_bytes(seal({"format": "tinywave-store", "version": 99}))
+    (tmp_path / "damaged/store.json").write_bytes(seal({"format": "tinywave-store", "version": 2})[:-9])
+    (tmp_path / "shop/store.json").write_text('{"open": "9 to 5"}')
+    listing = Source(str(tmp_path)).listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "shop/b.wav"]
+    assert listing.left_out.examples == {"store": ["damaged", "new"]}
+
+
+def test_recordings_beside_the_folders_of_a_store_are_taken_and_its_own_are_not(tmp_path: Path) -> None:
+    """`tinywave run --source . --root .`"""
+    make_store(tmp_path, "a.wav", "b/c.wav", "generation/aa/sample.wav", "runs/1/report.wav")
+    listing = Source(str(tmp_path)).listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "b/c.wav"]
+    assert listing.left_out.examples == {"own folder": ["generation", "runs"]}
+
+
+@pytest.mark.parametrize("inside", ["generation", "generation/aa"])
+def test_a_source_inside_a_store_is_refused(inside: str, tmp_path: Path) -> None:
+    make_store(tmp_path, "generation/aa/sample.wav", "recordings/a.wav")
+    with pytest.raises(SourceError, match=r"lies inside the store .*pass the folder with the recordings"):
+        Source(str(tmp_path / inside)).listing()
+    assert len(Source(str(tmp_path / "recordings")).listing().audio) == 1
+
+
+def test_a_store_alone_is_no_audio_and_is_named(tmp_path: Path) -> None:
+    make_store(tmp_path / "out", "generation/aa/sample.wav")
+    for look in (Source(str(tmp_path)).listing, Source(str(tmp_path)).require_audio):
+        with pytest.raises(
+            SourceError, match=r"holds no audio \(0 text files; left out below the source: the store out\)"
+        ):
+            look()
+
+
+def test_a_store_in_a_bucket_is_left_out(bucket: str) -> None:
+    client = boto3.client("s3")
+    about = seal({"format": "tinywave-store", "version": 2})
+    for key, body in {
+        "in/out/store.json": about,
+        "in/out/generation/aa/sample.wav": b"abc",
+        "in/outside.wav": b"abc",
+        "in/.hidden.wav": b"abc",
+        "in/shop/store.json": b'{"open": "9 to 5"}',
+        "in/shop/c.wav": b"abc",
+    }.items():
+        client.put_object(Bucket="speech", Key=key, Body=body)
+    listing = Source(f"{bucket}/in").listing()
+    assert [file.path for file in listing.audio] == ["a.wav", "outside.wav", "shop/c.wav", "sub/b.flac"]
+    assert listing.left_out.line() == "left out below the source: the store out; 1 hidden file (.hidden.wav)"
+    with pytest.raises(SourceError, match="lies inside the store speech/in/out"):
+        Source(f"{bucket}/in/out/generation").listing()
+    beside = Source(f"{bucket}/in/out")
+    client.put_object(Bucket="speech", Key="in/out/a.wav", Body=b"abc")
+    assert [file.path for file in beside.listing().audio] == ["a.wav"]
+    assert beside.listing().left_out.examples == {"own folder": ["generation"]}
+    client.close()
+
+
+def test_a_quick_look_ends_at_the_first_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a.txt", "b.wav", "deep/c.wav")
+    source, seen = Source(str(tmp_path)), []
+    monkeypatch.setattr("os.lstat", lambda path, lstat=os.lstat: seen.append(os.path.basename(path)) or lstat(path))
+    source.require_audio()
+    assert "c.wav" not in seen and "b.wav" in seen

@@ -61,6 +61,20 @@ def test_figures_stand_with_their_intervals(text: str):
     assert "| 180.0 (170.0 to 190.0) | 1.200 (1.100 to 1.300) | 5.0% (4.0% to 6.0%) | 1 of 20 |" in text
 
 
+def test_guessing_and_counts_stand_below_the_models(text: str):
+    models = [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if line.endswith(" |")][2:10]
+    assert models == [
+        "Teacher",
+        "This student",
+        "Undistilled control",
+        "Guessing",
+        "Counts of single tokens",
+        *(f"Counts of {order} tokens" for order in (2, 3, 4)),
+    ]
+    assert "| Guessing | – | 6.000 | – | 20.0 |" in text
+    assert "| Counts of 3 tokens | – | 4.000 (3.900 to 4.100) | – |" in text
+
+
 def test_a_perplexity_that_no_number_holds_is_said_in_words():
     """A student that diverged: evaluation gives None there."""
     diverged = SCORES.models["student"].model_copy(update={"perplexity": None, "perplexity_interval": None})

@@ -155,14 +155,20 @@ def test_likelihood_is_told_by_stream_after_a_prompt_and_beside_the_teacher(html
 def test_the_stream_of_units_and_the_control_have_names_for_people():
     kinds, bars = nll_by_kind(typed(SUMMARIES["scores"]))
     assert kinds == ["units", "pitch", "style"]
-    assert [(series.label, series.colour) for series in bars][-1] == ("undistilled control", "control")
-    assert comparison_rows(typed(SUMMARIES["scores"]))[-1]["model"] == "Undistilled control"
+    assert [(series.label, series.colour) for series in bars][-2] == ("undistilled control", "control")
+    assert comparison_rows(typed(SUMMARIES["scores"]))[2]["model"] == "Undistilled control"
+
+
+def test_what_the_counts_reach_is_a_line_across_the_bars_of_each_kind():
+    _, bars = nll_by_kind(typed(SUMMARIES["scores"]))
+    assert [series.as_line for series in bars] == [False, False, False, True]
+    assert (bars[-1].label, bars[-1].values) == ("counts of 3 tokens", [4.5, 3.7, 3.9])
 
 
 def test_a_teacher_that_is_certain_leaves_no_ratio_and_has_none_itself():
     ratio = SUMMARIES["scores"]["ratios"]["student"] | {"nll": None, "nll_interval": None}
     certain = SUMMARIES["scores"] | {"ratios": {"student": ratio, "control": ratio}}
-    assert [row["NLL / teacher's"] for row in likelihood_rows(typed(certain))] == ["1", "–", "–"]
+    assert [row["NLL / teacher's"] for row in likelihood_rows(typed(certain))][:3] == ["1", "–", "–"]
 
 
 def test_speech_too_short_for_a_prompt_is_said_so(run: tuple[RunRecord, Outputs]):
@@ -236,54 +242,125 @@ def test_a_perplexity_that_no_number_holds_is_said_in_words(tmp_path: Path):
     base = SUMMARIES["scores"]
     diverged = base["models"]["student"] | {"perplexity": None, "perplexity_interval": None}
     changed = base | {"models": base["models"] | {"student": diverged}}
-    assert [row["perplexity"] for row in comparison_rows(typed(changed))] == ["20.0", "too large", "20.0"]
+    assert [row["perplexity"] for row in comparison_rows(typed(changed))][:3] == ["20.0", "too large", "20.0"]
     assert "too large" in render_report(*small_run(tmp_path, scores=changed))
 
 
 def test_a_gain_beyond_noise_is_called_help():
-    assert verdict(typed(scores()))[0].startswith("Distillation helped beyond noise")
+    standing, gain, *_ = verdict(typed(scores()))
+    assert gain.startswith("Distillation helped beyond noise")
+    assert standing == (
+        "The student is better than a table of counts, and than its undistilled control: 3.300 nats per token on held-out speech, "
+        "counts of 3 tokens in its training speech 4.000 (difference -0.700, 95% interval -0.750 to -0.650, paired over 20 held-out "
+        "utterances)."
+    )
 
 
 def test_a_gain_whose_interval_holds_zero_is_called_noise():
     sentences = verdict(typed(scores(distillation_gain_nll=0.02, distillation_gain_nll_interval=[-0.01, 0.05])))
-    assert "within noise" in sentences[0]
+    assert "better than a table of counts, but not shown to be better than its undistilled control" in sentences[0]
     assert "within noise" in sentences[1]
+    assert "within noise" in sentences[2]
 
 
 def test_a_gain_over_a_handful_of_utterances_proves_nothing():
     base = scores()
     few = verdict(typed(base | {"held_out": base["held_out"] | {"sequences": 2}}))
-    assert "too little held-out speech" in few[0]
-    assert "within noise" in few[1]
+    assert "not shown to be better than its undistilled control" in few[0]
+    assert "too little held-out speech" in few[1]
+    assert "within noise" in few[2]
 
 
 def test_a_loss_beyond_noise_is_called_harm():
     hurt = scores(distillation_gain_nll=-0.2, distillation_gain_nll_interval=[-0.3, -0.1], nll_gap_closed=-0.8)
-    assert "hurt beyond noise" in verdict(typed(hurt))[0]
-    assert "further from the teacher" in verdict(typed(hurt))[1]
+    assert "but worse than its undistilled control" in verdict(typed(hurt))[0]
+    assert "hurt beyond noise" in verdict(typed(hurt))[1]
+    assert "further from the teacher" in verdict(typed(hurt))[2]
+
+
+def below(model: str, *, guessing: tuple[float, float, float], counts: tuple[float, float, float]) -> list[str]:
+    """The verdict where a model is so far above guessing and above the counts, each with its interval."""
+    base = scores()
+    floors = dict(base["floors"])
+    for floor, (nll, low, high) in {"above_guessing": guessing, "above_counts": counts}.items():
+        floors[floor] = floors[floor] | {model: {"nll": nll, "interval": [low, high]}}
+    return verdict(typed(base | {"floors": floors}))
+
+
+def test_a_student_worse_than_guessing_is_told_so_first():
+    first, second, *_ = below("student", guessing=(0.4, 0.3, 0.5), counts=(2.4, 2.3, 2.5))
+    assert first == (
+        "The student is worse than guessing: 3.300 nats per token on held-out speech, a guess among all ids 6.000 (difference +0.400, "
+        "95% interval +0.300 to +0.500, paired over 20 held-out utterances)."
+    )
+    assert second.startswith("Distillation helped")
+
+
+def test_a_student_worse_than_counts_is_told_so_first():
+    first, *_ = below("student", guessing=(-0.8, -0.9, -0.7), counts=(1.2, 1.1, 1.3))
+    assert first.startswith(
+        "The student is worse than a table of counts: 3.300 nats per token on held-out speech, counts of 3"
+    )
+    assert "4.000 (difference +1.200, 95% interval +1.100 to +1.300" in first
+
+
+@pytest.mark.parametrize("nll", [-0.1, 0.1])
+def test_a_student_whose_interval_holds_the_floor_is_not_shown_to_be_better(nll: float):
+    first, *_ = below("student", guessing=(-2, -2.1, -1.9), counts=(nll, nll - 0.2, nll + 0.2))
+    assert first.startswith("The student is not shown to be better than a table of counts")
+    assert not any(
+        "is better than a table" in sentence
+        for sentence in below("student", guessing=(0.1, -0.2, 0.3), counts=(0, -1, 1))
+    )
+
+
+def test_a_teacher_worse_than_counts_has_a_sentence_of_its_own():
+    student, teacher, *_ = below("teacher", guessing=(-0.8, -0.9, -0.7), counts=(1.2, 1.1, 1.3))
+    assert student.startswith("The student is better than a table of counts")
+    assert teacher.startswith("The teacher is worse than a table of counts: 3.200")
+    assert teacher.endswith("Such a teacher has nothing to teach.")
+    assert not [said for said in verdict(typed(scores())) if said.startswith("The teacher")]
 
 
 def test_a_student_better_than_its_teacher_is_said_to_be():
-    assert "better than its teacher" in verdict(typed(scores(student_is_better_than_teacher=True)))[1]
+    assert "better than its teacher" in verdict(typed(scores(student_is_better_than_teacher=True)))[2]
 
 
 def test_cloze_of_a_teacher_at_chance_means_nothing():
-    said = verdict(typed(scores(cloze_retention=AT_CHANCE)))[2]
+    said = verdict(typed(scores(cloze_retention=AT_CHANCE)))[3]
     assert "undefined here: the teacher's 52.0% over 60 items cannot be told from chance (50%)" in said
 
 
 def test_what_is_kept_and_closed_has_its_interval():
-    _, gap, cloze = verdict(typed(scores()))
+    _, _, gap, cloze = verdict(typed(scores()))
     assert "closed 60% (95% interval 40% to 80%) of the gap" in gap
     assert "keeps 83% (95% interval 50% to 110%) of the teacher's cloze accuracy above chance" in cloze
 
 
 def test_a_gap_that_may_be_none_has_no_interval():
-    assert "closed 60% of the gap" in verdict(typed(scores(nll_gap_closed_interval=None)))[1]
+    assert "closed 60% of the gap" in verdict(typed(scores(nll_gap_closed_interval=None)))[2]
+
+
+def test_guessing_and_counts_stand_below_the_models_and_the_floor_is_marked():
+    rows = comparison_rows(typed(SUMMARIES["scores"]))[3:]
+    assert [(row["model"], row["NLL, nats per token"]) for row in rows] == [
+        ("Guessing", "6.000"),
+        ("Counts of single tokens", "4.700 (4.600 to 4.800)"),
+        ("Counts of 2 tokens", "4.100 (4.000 to 4.200)"),
+        ("Counts of 3 tokens (the floor)", "4.000 (3.900 to 4.100)"),
+        ("Counts of 4 tokens", "4.050 (3.950 to 4.150)"),
+    ]
+    assert {row["parameters"] for row in rows} == {row["cloze accuracy"] for row in rows} == {"–"}
+
+
+def test_the_floor_has_its_bits_by_stream_beside_the_models():
+    row = likelihood_rows(typed(SUMMARIES["scores"]))[-1]
+    assert row["model"] == "Counts of 3 tokens" and row["NLL / teacher's"] == "1.250"
+    assert row["bits per second, units"] == "90.0 (85.0 to 95.0)" and row["NLL after the prompt"] == "–"
 
 
 def test_the_table_has_a_row_per_model_with_its_interval():
-    rows = comparison_rows(typed(SUMMARIES["scores"]))
+    rows = comparison_rows(typed(SUMMARIES["scores"]))[:3]
     assert [row["NLL, nats per token"] for row in rows] == [
         "3.200 (3.100 to 3.300)",
         "3.300 (3.200 to 3.400)",

@@ -79,6 +79,19 @@ def test_a_missing_value_has_no_bar():
     assert len(rects(svg)) == 3
 
 
+def test_a_line_crosses_the_bars_of_each_group_at_its_value_and_takes_no_room_from_them():
+    bars, floor = [Bars("one", [1.0, 4.0]), Bars("two", [2.0, 3.0])], Bars("floor", [4.0, None], "floor", as_line=True)
+    alone, crossed = (bars_svg(["a", "b"], series, title="", y_label="") for series in (bars, [*bars, floor]))
+    assert [r.attrib for r in rects(alone)] == [r.attrib for r in rects(crossed)]
+    (line,) = [e for e in parse(crossed).iter("line") if "dasharray" in e.attrib["style"]]
+    fourth = next(r for r in rects(crossed) if r[0].text == "b, one: 4")
+    assert line.attrib["y1"] == line.attrib["y2"] == fourth.attrib["y"]
+    first, second = (r for r in rects(crossed) if (r[0].text or "").startswith("a, "))
+    assert float(line.attrib["x1"]) < float(first.attrib["x"])
+    assert float(line.attrib["x2"]) > float(second.attrib["x"]) + float(second.attrib["width"])
+    assert crossed.count("<span>") == 3
+
+
 def test_nothing_to_show_gives_no_picture():
     assert histogram_svg([], title="", x_label="", y_label="") == ""
     assert histogram_svg([0, 0], title="", x_label="", y_label="") == ""
@@ -133,6 +146,7 @@ def test_pictures_for_the_ui_are_small():
         lines_png([Line("student", STEPS, NOISY), Line("control", STEPS, NOISY)], x_label="step", y_label="nats"),
         histogram_png(np.random.default_rng(0).integers(0, 999, 500), x_label="unit", y_label="frames"),
         bars_png(["a", "b"], [Bars("student", [1.0, None]), Bars("control", [1.0, 2.0])], y_label="nats"),
+        bars_png(["a", "b"], [Bars("student", [1.0, 2.0]), Bars("counts", [3.0, None], as_line=True)], y_label="nats"),
     ]
     assert all(p.startswith(b"\x89PNG") and len(p) < PNG_LIMIT_BYTES for p in pictures)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Finished
 from tests.fixtures.summaries import Anything
-from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
+from tests.fixtures.tiny import CLIPS, copy_clips, copy_store, digests, run_tiny
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
@@ -339,6 +339,17 @@ def test_gc_counts_what_one_run_came_to_as_one_result(local):
     assert {folder.id for folder in garbage(local, keep=2).artifacts} == {artifact.id for artifact in runs[0]}
 
 
+def test_gc_counts_what_was_seen_of_labels_as_no_result_and_keeps_the_newest(local):
+    def seen(minute: int) -> Artifact:
+        step = Step(local, "ingestion", "labels", 1, write_two, ExportConfig(), params={"name": str(minute)})
+        with patch("tinywave_core.steps.base.utc_now", lambda: f"2026-01-01T00:{minute:02d}:00Z"):
+            return compute(step)
+
+    made(local, "the result", minute=0)
+    old, _ = seen(1), seen(2)
+    assert [folder.id for folder in garbage(local, keep=1).artifacts] == [old.id]
+
+
 def test_gc_of_a_pipelines_store_keeps_the_corpus_the_pins_and_a_cached_run(finished, config):
     store = Store(config.root)
     made(store, "nobody needs it")
@@ -349,7 +360,7 @@ def test_gc_of_a_pipelines_store_keeps_the_corpus_the_pins_and_a_cached_run(fini
     collect(take_census(store), garbage(store, keep=0))
     assert findings(store) == []
     outputs, _ = run_tiny(config.model_copy(update={"source": None}))
-    assert outputs == finished.outputs
+    assert outputs | {"labels": finished.outputs["labels"]} == finished.outputs  # no source, no labels of it
 
 
 def test_what_is_published_is_kept_missed_when_it_is_gone_and_forgotten_with_the_rest(finished, config):
@@ -424,6 +435,21 @@ def test_forgetting_leaves_shards_without_the_recording_alone(config):
     others = {i: files for i, files in digests(store).items() if i not in {folder.id for folder in heard.artifacts}}
     forget(take_census(store), heard)
     assert digests(store) == others
+
+
+def test_what_tells_of_labels_by_the_name_of_a_recording_is_forgotten_with_it(config, tmp_path):
+    source = copy_clips(tmp_path / "speech", CLIPS[:3])
+    beside = source / CLIPS[0].replace(".wav", ".txt")
+    beside.write_text("\u00e9t\u00e9", encoding="latin-1")
+    config = config.model_copy(update={"source": str(source), "root": str(tmp_path / "other")})
+    outputs, _ = run_tiny(config, until="ingestion")
+    store = Store(config.root)
+    assert outputs["labels"].summary["problems"][0]["kind"] == "not UTF-8"
+    heard = find_traces(take_census(store), CLIPS[0])
+    assert outputs["labels"].id in {folder.id for folder in heard.artifacts}
+    forget(take_census(store), heard)
+    run_tiny(config, until="ingestion")
+    assert mentions(store, beside.stem) == []
 
 
 @pytest.mark.parametrize("deletions", [0, 2, 9, 30])

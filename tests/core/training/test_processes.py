@@ -14,7 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.fixtures.training import CONFIG, RUNTIME, BreaksOn, distilled, gradients, run, sequences
+from tests.fixtures.training import (
+    CONFIG,
+    DROPPED,
+    RUNTIME,
+    BreaksOn,
+    distilled,
+    gradients,
+    run,
+    sequences,
+    validation,
+)
 from tinywave_core.errors import TrainingError
 from tinywave_core.training import processes
 from tinywave_core.training.trainer import make_dataset
@@ -43,7 +53,7 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tol
     return all(torch.allclose(found[name], expected[name], rtol=tolerance, atol=tolerance) for name in expected)
 
 
-@pytest.mark.parametrize("what", ["gradients", "whole", "broken"])
+@pytest.mark.parametrize("what", ["gradients", "whole", "broken", "checked"])
 def test_both_processes_have_bit_equal_gradients_and_weights(two: Path, what: str):
     first, second = (load_file(two / f"{what}-{rank}.safetensors") for rank in (0, 1))
     assert first and all(torch.equal(first[name], second[name]) for name in first)
@@ -82,3 +92,10 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch):
     monkeypatch.setattr(processes, "process_count", lambda: 3)
     with pytest.raises(TrainingError, match="2 rows cannot be shared equally by 3 processes"):
         processes.own_rows(make_dataset(sequences(), CONFIG).batch(0))
+
+
+def test_dropout_and_validation_are_those_of_one_process(two: Path, tmp_path: Path):
+    curve, weights = run(tmp_path, DROPPED, ROW_BY_ROW, validation=validation())
+    for found, expected in zip(json.loads((two / "checked-0.json").read_text()), curve, strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    assert close(load_file(two / "checked-0.safetensors"), weights, 2e-3)

@@ -2,7 +2,7 @@
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import FLOPS, Estimate, teacher_parameters
+from tinywave_core.costs.estimates import FLOPS, Estimate, for_hours, teacher_parameters
 from tinywave_core.stages.adaptation import teacher
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.words import teacher_lines
@@ -34,7 +34,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, how it was trained, and what that changed."""
     summary = TeacherSummary.of(outputs["teacher"])
     before, after = summary.held_out_nll_before, summary.held_out_nll_after
+    floor = summary.held_out_floor_nll
     scored = "no held-out speech" if before is None or after is None else f"{before:.3f} → {after:.3f} nats per token"
+    counts = "no held-out speech" if floor is None else f"{floor:.3f} nats per token"
     return [
         ("started from", summary.started_from),
         (
@@ -43,12 +45,14 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ),
         ("validation", summary.training.sentence),
         ("held-out NLL, before → after", scored),
+        ("held-out NLL of counts of its training speech", counts),
         ("training loss of the last step", f"{summary.train_loss:.3f}"),
     ]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """6 operations per parameter and token; float32 weights in the store."""
+    config = for_hours(config, hours)
     parameters = teacher_parameters(config)
     return Estimate(config.adaptation.own_training.planned_tokens * 6 * parameters / FLOPS[device], 4 * parameters)
 

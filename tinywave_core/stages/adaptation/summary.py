@@ -26,5 +26,7 @@ class TeacherSummary(Summary):
     held_out_nll_before: float | None
     """Nats per token; None without held-out speech."""
     held_out_nll_after: float | None
+    held_out_floor_nll: float | None
+    """Of the best table of counts of one to four of the training tokens (`evals/ngrams.py`)."""
     train_loss: float
     """Of the last step."""

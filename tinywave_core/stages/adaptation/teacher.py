@@ -79,9 +79,10 @@ def _lineage(config: PipelineConfig) -> str:
 
 
 def identifying(config: AdaptationConfig) -> AdaptationConfig:
-    """What has a say in a teacher: a checkpoint is identified by its content, not by where it lies, and training is its own."""
+    """What has a say in a teacher: a checkpoint is identified by its content, not by where it lies, and training is its own;
+    no teacher is by what it is measured against."""
     assert config.teacher != "auto"
-    kept = {name: getattr(AdaptationConfig(), name) for name in ("base_below_hours", "base_training")}
+    kept = {name: getattr(AdaptationConfig(), name) for name in ("base_below_hours", "base_training", "floor")}
     teacher = config.teacher if config.teacher in ("fresh", "base") else "checkpoint"
     return config.model_copy(update={**kept, "teacher": teacher, "training": config.own_training})
 
@@ -177,6 +178,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         training=run.summary(training, dataset, validation),
         held_out_nll_before=before,
         held_out_nll_after=after,
+        held_out_floor_nll=_floor_nll(speech),
         train_loss=run.last["loss"],
     )
 
@@ -278,3 +280,22 @@ def _check_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
                 f"the teacher's tokenizer gives {name} the id {found}, the token shards {expected}: teacher and tokens "
                 "have different vocabularies; tokenize with the teacher's, or choose another teacher"
             )
+
+
+def _floor_nll(speech: Speech) -> float | None:
+    """NLL of the best table of counts of the training tokens; None without held-out speech."""
+    from tinywave_core.evals.floors import lowest_nll
+
+    return lowest_nll(speech.train, speech.held_out, speech.vocabulary.tokens) if speech.held_out else None
+
+
+def require_above_floor(teacher: TeacherSummary) -> None:
+    """TrainingError for a teacher that is no better than counting: what it would teach, a table tells as well."""
+    after, floor = teacher.held_out_nll_after, teacher.held_out_floor_nll
+    if after is not None and floor is not None and after >= floor:
+        raise TrainingError(
+            f"the teacher is no better than a table of counts of its training speech: {after:.4f} nats per token on held-out speech, "
+            f"the counts {floor:.4f}. It has nothing to teach, so nothing was cached or distilled. Add speech, start from a teacher "
+            "that knows more (--adaptation.teacher base, or a checkpoint), pass over the speech fewer or more times (--adaptation.training.steps), or go "
+            "on all the same with --adaptation.floor none"
+        )

@@ -5,6 +5,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import (
     FLOPS,
     Estimate,
+    for_hours,
     live_operations,
     student_parameters,
 )
@@ -56,6 +57,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them."""
+    config = for_hours(config, hours)
     parameters = student_parameters(config)
     operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
     return Estimate(operations / FLOPS[device], 8 * parameters)

@@ -1,8 +1,9 @@
 """Evaluation on held-out recordings: teacher, student and undistilled control side by side, with intervals.
 
 NLL per token by kind of token, perplexity, bits per second of audio by stream (comparable across vocabularies), all of it on
-what comes after a prompt, each over the teacher's, continuation cloze. Files: utterances.parquet (NLL of every utterance under
-every model, by stream and after the prompt), cloze.parquet (every item's credits).
+what comes after a prompt, each over the teacher's, continuation cloze. Beside them stand guessing and tables of counts of the
+student's training tokens, which any model has to beat. Files: utterances.parquet (NLL of every utterance under every model, by
+stream and after the prompt), cloze.parquet (every item's credits).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.errors import TrainingError
+from tinywave_core.errors import MissingInputError, TrainingError
 from tinywave_core.evals.figures import MODELS, Direction, HeldOut
 from tinywave_core.stages.evaluation.summary import AgainstSummary, ScoresSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.scoring import Score
     from tinywave_core.sequences.dataset import TokenSequence
 
-VERSION = 3
+VERSION = 4
 
 
 def build(
@@ -180,6 +181,7 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
     """Score every held-out utterance and every cloze item under the three models."""
     from tinywave_core.evals.comparison import TokenNll, compare_models, continuation
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
+    from tinywave_core.evals.floors import compare_with_floors, floor_scores
     from tinywave_core.evals.scoring import by_name
     from tinywave_core.sequences.dataset import load_sequences
     from tinywave_core.storage.shards import write_table
@@ -195,9 +197,10 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
 
     cloze = {name: credits(items, of_model["right"], of_model["wrong"]) for name, of_model in pieces.items()}
     write_table(_cloze_table(items, cloze), output.folder / "cloze.parquet")
-    nll = TokenNll.of(
-        sequences, {name: of_model["held out"] for name, of_model in pieces.items()}, vocabulary, config.seed
-    )
+    trained_on = _trained_on(step)
+    held_out = {name: of_model["held out"] for name, of_model in pieces.items()}
+    floors = floor_scores(trained_on, sequences, vocabulary.tokens)
+    nll = TokenNll.of(sequences, {**held_out, **floors}, vocabulary, config.seed)
     after_prompts = _after_prompts(step, sequences, vocabulary)
     write_table(_utterance_table(nll, after_prompts), output.folder / "utterances.parquet")
     models = {name: nll.figures(name, cloze[name], scored[name].parameters) for name in MODELS}
@@ -210,6 +213,7 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
         ),
         models=models,
         comparison=compare_models(nll, cloze, models),
+        floors=compare_with_floors(nll, trained_on),
         ratios={name: nll.ratios(name) for name in MODELS[1:]},
         continuation=continuation(nll, after_prompts, config),
     )
@@ -224,6 +228,25 @@ def _vocabulary(step: Step[EvaluationConfig, ScoresSummary]) -> Vocabulary:
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     read_directory(step.input("teacher").path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
     return vocabulary
+
+
+def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "list[TokenSequence]":
+    """Training sequences of the student, those that it or the students before it heard included, without what validated."""
+    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.stages.adaptation.teacher import training_parts
+
+    # By the student's own lineage, not by today's shards: the student identifies them, and new training speech alone evaluates
+    # nothing again.
+    student = step.input("student").manifest
+    assert student is not None
+    shards = step.store.find_all([*student.inputs["tokens"], *student.inputs.get("heard", [])])
+    if gone := [shard.id for shard in shards if not shard.complete]:
+        raise MissingInputError(
+            f"{len(gone)} of the {len(shards)} shards that the student was trained on are not in the store ({gone[0]}), so its training "
+            "tokens cannot be counted: train it on what is there, with --refresh.student always"
+        )
+    sequences = load_sequences(shards, "train", step.params["sequence_length"])
+    return training_parts(sequences, student.params["validation"])[0]
 
 
 def _texts(

@@ -57,6 +57,7 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     """Held-out utterances in; the three models' figures out."""
     s = ScoresSummary.of(outputs["scores"])
     nll = ", ".join(f"{label} {s.models[name].nll:.3f}" for name, label in MODELS.items())
+    nll += f", counts {s.floors.floor.nll:.3f}"
     return f"{s.held_out.sequences} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
 
 
@@ -75,8 +76,11 @@ def _generated(outputs: Outputs) -> str:
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
-    """The verdict."""
-    return [("verdict", sentence) for sentence in verdict(ScoresSummary.of(outputs["scores"]))]
+    """The verdict, and of how much training speech the counts are where they are not of all."""
+    scores = ScoresSummary.of(outputs["scores"])
+    told = [("verdict", sentence) for sentence in verdict(scores)]
+    counted, there = scores.floors.counted_tokens, scores.floors.training_tokens
+    return told if counted == there else [*told, ("counted", f"{counted:,} of {there:,} training tokens")]
 
 
 def sections(outputs: Outputs) -> list[Section]:
@@ -119,8 +123,11 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 
 
 def comparison(outputs: Outputs) -> Table:
-    """The three models side by side."""
-    return Table(comparison_rows(ScoresSummary.of(outputs["scores"])), "teacher, student and undistilled control")
+    """The three models and the floors side by side."""
+    return Table(
+        comparison_rows(ScoresSummary.of(outputs["scores"])),
+        "teacher, student, undistilled control, and what needs no model",
+    )
 
 
 def directions(outputs: Outputs) -> Table | None:
@@ -134,7 +141,10 @@ def by_kind(outputs: Outputs) -> Picture | None:
     kinds, series = nll_by_kind(ScoresSummary.of(outputs["scores"]))
     if not kinds:
         return None
-    return Picture(plots.bars_png(kinds, series, y_label="nats per token"), "held-out NLL by kind of token")
+    return Picture(
+        plots.bars_png(kinds, series, y_label="nats per token"),
+        "held-out NLL by kind of token; the line is what counts reach",
+    )
 
 
 def gap_map(outputs: Outputs) -> Picture | None:

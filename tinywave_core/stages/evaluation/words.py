@@ -1,12 +1,14 @@
-"""Evaluation in words and tables: the verdict, the figures of the three models, probes, continuations."""
+"""Evaluation in words and tables: the verdict, the figures of the three models and of the floors, probes, continuations."""
 
 from tinywave_core import plots
 from tinywave_core.evals.figures import Generated, Scores
+from tinywave_core.stages.evaluation.floor_words import FEW_UTTERANCES, floor_rows, standing
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
     MODELS,
+    counts_label,
     duration,
     figure,
     gen_ppl_ratio,
@@ -21,8 +23,6 @@ SOURCES = {**MODELS, "recording": "how it really went on"}
 # Artifacts call the stream of units hubert, whatever made them.
 STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
 
-FEW_UTTERANCES = 10  # below this many, resampled utterances say little about other speech
-
 
 def headline(outputs: Outputs) -> str:
     """What was made, from what."""
@@ -34,8 +34,8 @@ def headline(outputs: Outputs) -> str:
 
 
 def verdict(scores: Scores) -> list[str]:
-    """Whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze."""
-    return [_gain(scores), _gap(scores), _cloze(scores)]
+    """What the student is worth, whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze."""
+    return [*standing(scores), _gain(scores), _gap(scores), _cloze(scores)]
 
 
 def _gain(scores: Scores) -> str:
@@ -92,7 +92,7 @@ def _cloze(scores: Scores) -> str:
 
 
 def comparison_rows(scores: Scores) -> list[dict[str, str]]:
-    """The three-way table, a dict per model; the columns are the keys."""
+    """The table of the models and then of the floors, a dict each; the columns are the keys."""
     rows = []
     for name, label in LABELS.items():
         model = scores.models[name]
@@ -107,11 +107,11 @@ def comparison_rows(scores: Scores) -> list[dict[str, str]]:
                 "cloze accuracy": "no items" if model.cloze is None else cloze,
             }
         )
-    return rows
+    return rows + floor_rows(scores)
 
 
 def likelihood_rows(scores: Scores) -> list[dict[str, str]]:
-    """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model."""
+    """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model; the floor's bits as well."""
     continuation, rows = scores.continuation, []
     for name, label in LABELS.items():
         row = {"model": label, "NLL / teacher's": nll_ratio(scores.ratios.get(name))}
@@ -125,7 +125,19 @@ def likelihood_rows(scores: Scores) -> list[dict[str, str]]:
             row["bits per second after it"] = bits
             row["perplexity after it / teacher's"] = perplexity_ratio(continuation.ratios.get(name))
         rows.append(row)
-    return rows
+    return [*rows, _floor_by_stream(scores, list(rows[0]))]
+
+
+def _floor_by_stream(scores: Scores, columns: list[str]) -> dict[str, str]:
+    """The floor's row beside those of the models; what was not measured of it is a dash."""
+    floors, teacher = scores.floors, scores.models["teacher"].nll
+    row = dict.fromkeys(columns, "–") | {"model": counts_label(floors.order).capitalize()}
+    if teacher > 0:
+        row["NLL / teacher's"] = f"{floors.floor.nll / teacher:.3f}"
+    for stream, figures in floors.floor.by_stream.items():
+        bits = with_interval(figures.bits_per_second, figures.bits_per_second_interval, ".1f")
+        row[f"bits per second, {STREAMS[stream]}"] = bits
+    return row
 
 
 def continuation_text(scores: Scores) -> str:
@@ -214,10 +226,12 @@ def probes_text(made: ProbesSummary, probes: ProbeScoresSummary) -> str:
 
 
 def nll_by_kind(scores: Scores) -> tuple[list[str], list[plots.Bars]]:
-    """Kinds of token and the three models' NLL on each."""
+    """Kinds of token, and the NLL on each of the three models and, as a line, of the floor."""
     kinds = [kind for kind in scores.models["teacher"].nll_by_kind if kind != "marker"]
     series = [
         plots.Bars(label, [scores.models[name].nll_by_kind.get(kind) for kind in kinds], name)
         for name, label in MODELS.items()
     ]
+    by_counts = [scores.floors.floor.nll_by_kind.get(kind) for kind in kinds]
+    series.append(plots.Bars(counts_label(scores.floors.order), by_counts, "floor", as_line=True))
     return [STREAMS.get(kind, kind) for kind in kinds], series

@@ -15,7 +15,7 @@ from tinywave_core.audio.catalog import Catalog
 from tinywave_core.audio.cutting import Cutter, forgotten_row
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.decoder_process import decoder_name
-from tinywave_core.audio.scan import NewFile, Scan, scan_source
+from tinywave_core.audio.scan import NewFile, Scan, nothing_to_take, scan_source
 from tinywave_core.audio.source import Source
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter
 from tinywave_core.audio.vad import vad_name
@@ -26,6 +26,7 @@ from tinywave_core.stages.ingestion.counts import (
     Row,
     count_files,
     count_reasons,
+    mark_replaced,
     summarise_corpus,
     without_duplicates,
 )
@@ -45,8 +46,12 @@ def scan(config: PipelineConfig, store: Store) -> Scan:
 
 
 def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
+    """The corpus of a source as it is now."""
+    return take(config, store, scan(config, store), execute)
+
+
+def take(config: PipelineConfig, store: Store, today: Scan, execute: Execute) -> Artifact:
     """The corpus: all shards of the catalog and those of the files that are new in the source."""
-    today = scan(config, store)
     made = execute([_shard_step(config, store, group) for group in today.groups]) if today.groups else []
     catalog = Catalog(store, corpus_key(config))
     # A plan makes no shards: what it would make is not remembered.
@@ -61,10 +66,26 @@ def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
         run_corpus,
         config.ingestion,
         {"shards": _live_shards(catalog, made)},
-        {"forgotten": sorted(catalog.forgotten)} if catalog.forgotten else {},
+        _no_longer_wanted(catalog, today),
         runtime=config.runtime,
     )
     return execute([step])[0]
+
+
+def _no_longer_wanted(catalog: Catalog, today: Scan) -> dict[str, Any]:
+    """What was forgotten, and what other content has replaced, as far as there is any."""
+    forgotten, replaced = sorted(catalog.forgotten), catalog.replaced(today.seen)
+    return ({"forgotten": forgotten} if forgotten else {}) | (
+        {"replaced": dict(sorted(replaced.items()))} if replaced else {}
+    )
+
+
+def check_source(config: PipelineConfig, store: Store) -> None:
+    """SourceError for a source without audio, and for none where the corpus is empty; a quick look before anything is started."""
+    if config.source is not None:
+        Source(config.source).require_audio()
+    elif Catalog(store, corpus_key(config)).is_empty:
+        raise nothing_to_take()
 
 
 def _live_shards(catalog: Catalog, made: Sequence[Artifact]) -> list[Artifact]:
@@ -130,28 +151,31 @@ def _decode(
 
 
 def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> CorpusSummary:
-    """Merge the shards' tables, drop what an earlier shard has, and count."""
+    """Merge the shards' tables, drop what an earlier shard has and what was replaced, and count."""
     files: list[Row] = []
     utterances: list[Row] = []
     shards: list[str] = []
-    duplicates: dict[str, list[str]] = {}
+    dropped: dict[str, list[str]] = {}
     seen: set[str] = set()
+    of_shard = {shard.id: read_table(shard.path(FILES_FILE)).to_pylist() for shard in step.inputs["shards"]}
+    replaced = mark_replaced([row for rows in of_shard.values() for row in rows], step.params.get("replaced", {}))
     for number, shard in enumerate(step.inputs["shards"]):
         output.progress(number, len(step.inputs["shards"]), shard.id)
         # The table without sound: a corpus of any size is counted without reading its audio.
         index = read_table(shard.path(UTTERANCES_FILE)).to_pylist()
-        fresh = [row for row in index if row["utterance_id"] not in seen]
-        again = [row["utterance_id"] for row in index if row["utterance_id"] in seen]
+        fresh = [r for r in index if r["utterance_id"] not in seen and r["recording_id"] not in replaced]
         seen.update(row["utterance_id"] for row in fresh)
-        files += without_duplicates(read_table(shard.path(FILES_FILE)).to_pylist(), fresh)
+        left = {row["utterance_id"] for row in fresh}
+        again = [row["utterance_id"] for row in index if row["utterance_id"] not in left]
+        files += without_duplicates(of_shard.pop(shard.id), fresh)
         utterances += fresh
         shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
-        duplicates.update({shard.id: again} if again else {})
+        dropped.update({shard.id: again} if again else {})
     files += map(forgotten_row, step.params.get("forgotten", []))
     write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
     if not utterances:
         raise _nothing_accepted(files)
-    return summarise_corpus(shards, duplicates, files, utterances)
+    return summarise_corpus(shards, dropped, files, utterances)
 
 
 def _nothing_accepted(files: Sequence[Row]) -> SourceError:

@@ -1,7 +1,7 @@
 """Rows of files and utterances -> the numbers of a shard and of a corpus. Nothing is read or written here."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinywave_core.stages.ingestion.summary import CorpusSummary, DurationHistogram, FileCounts
@@ -25,6 +25,11 @@ def count_reasons(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["reason"] for row in rows if row["reason"]).items()))
 
 
+def count_warnings(rows: Sequence[Row]) -> dict[str, int]:
+    """Files that were taken though something is odd about them, by warning."""
+    return dict(sorted(Counter(warning for row in rows for warning in row.get("warnings") or ()).items()))
+
+
 def without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
     """A shard's file rows with only what no earlier shard has (`fresh` utterances); a file of which nothing is left is skipped."""
     samples: Counter[str] = Counter()
@@ -37,9 +42,30 @@ def without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
             row["utterances"], row["speech_samples"] = number[row["recording_id"]], samples[row["recording_id"]]
             if not row["utterances"]:
                 row.update(
-                    status="skipped", reason="duplicate", detail="the same samples as a file of an earlier shard"
+                    status="skipped",
+                    reason="duplicate",
+                    detail="the same samples as a file of an earlier shard",
+                    warnings=None,
                 )
     return files
+
+
+def mark_replaced(files: Sequence[Row], replaced: Mapping[str, str]) -> set[str]:
+    """Mark the rows of files whose content was `replaced` (digest to digest) as skipped; returns the recordings that fall away.
+
+    A recording stays while the new content gives no speech of its own, and while another file has the same samples.
+    """
+    usable = {row["sha256"] for row in files if row["recording_id"] and row["status"] != "rejected"}
+    gone = {old for old, new in replaced.items() if new in usable}
+    stay = {row["recording_id"] for row in files if row["sha256"] not in gone}
+    fall = {row["recording_id"] for row in files if row["sha256"] in gone} - stay - {None}
+    for row in files:
+        if row["sha256"] in gone and row["recording_id"] not in stay - {None}:
+            detail = "other content lies under its name in the source: that is taken instead"
+            row.update(
+                status="skipped", reason="replaced", detail=detail, utterances=0, speech_samples=0, warnings=None
+            )
+    return fall
 
 
 def summarise_corpus(
@@ -69,6 +95,7 @@ def summarise_corpus(
         unlabelled_recordings=len({row["recording_id"] for row in utterances if not row["speaker"]}),
         transcribed_utterances=sum(row["transcript"] is not None for row in utterances),
         duration_histogram=_duration_histogram(utterances),
+        warnings=count_warnings(files),
     )
 
 

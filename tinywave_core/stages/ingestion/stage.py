@@ -1,49 +1,101 @@
 """Ingestion: a folder of audio becomes a corpus of checked, cut utterances."""
 
+from collections.abc import Mapping
+
 from tinywave_core import plots
+from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
-from tinywave_core.stages.ingestion import corpus
-from tinywave_core.stages.ingestion.summary import CorpusSummary
-from tinywave_core.stages.ingestion.words import duration_bins, rejects
+from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion.look import look
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
+from tinywave_core.stages.ingestion.words import (
+    duration_bins,
+    has_labels,
+    label_facts,
+    label_rows,
+    labels_in_short,
+    rejects,
+    warned,
+)
 from tinywave_core.steps.base import Execute, Outputs
-from tinywave_core.steps.stage import Picture, Stage, Table
+from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
 from tinywave_core.wording import duration
 
 INGESTION_S_PER_H = 30.0  # of one core per hour of speech (measured on examples/speech, 2.8 GHz)
 _MOST_REJECTS = 100  # rows of the table in Prefect's UI, whose database keeps it
+_MOST_WARNED = 20
 _LONGEST_CELL = 240
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The corpus."""
-    return {"corpus": corpus.build(config, store, execute)}
+    """The corpus, and the labels that the source has."""
+    today = corpus.scan(config, store)
+    taken = corpus.take(config, store, today, execute)
+    return {"corpus": taken, **labels.build(config, store, today.labels, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
-    """Files in; utterances, hours and speakers out."""
+    """Files in; utterances, hours, speakers and labels out."""
     s = CorpusSummary.of(outputs["corpus"])
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
+    warned = f", warnings: {_counted(s.warnings)}" if s.warnings else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
-    return f"{s.files.found} files", out + rejected + skipped
+    seen = seen_labels(outputs)
+    told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
+    return f"{s.files.found} files", out + rejected + skipped + warned + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
-    """What became of the files, and the split."""
+    """What became of the files, the split, and the labels."""
     s = CorpusSummary.of(outputs["corpus"])
-    reasons = ", ".join(f"{n} {reason}" for reason, n in s.reasons.items())
+    reasons = _counted(s.reasons)
     split = (
         f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
+    seen = seen_labels(outputs)
     return [
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
+        *([("taken, but odd", _counted(s.warnings))] if s.warnings else []),
         ("split", split),
+        *(label_facts(seen) if seen else []),
     ]
+
+
+def seen_labels(outputs: Outputs) -> LabelsSummary | None:
+    """What the run saw of the source's labels, None where it has none."""
+    return LabelsSummary.of(outputs["labels"]) if "labels" in outputs else None
+
+
+def sections(outputs: Outputs) -> list[Section]:
+    """Odd recordings, and labels that found no audio or are wrong, as tables; nothing where all is well."""
+    return odd_files(outputs) + label_faults(outputs)
+
+
+def label_faults(outputs: Outputs) -> list[Section]:
+    """Label rows that found no audio, and what is wrong with labels."""
+    seen = seen_labels(outputs)
+    rows = label_rows(seen) if seen else []
+    return [Section("Labels", "All of them are in labels.parquet of the part labels.", rows)] if rows else []
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
+
+
+def odd_files(outputs: Outputs) -> list[Section]:
+    """What each warning means, and the first files that have one."""
+    warnings = CorpusSummary.of(outputs["corpus"]).warnings
+    if not warnings:
+        return []
+    rows = [{name: _short(text) for name, text in row.items()} for row in warned(outputs["corpus"])[:_MOST_WARNED]]
+    text = "; ".join(f"{code}: {WARNINGS[code]}" for code in warnings)
+    return [Section("Taken, but odd", f"{text}. All of them are in files.parquet, column warnings.", rows)]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
@@ -70,8 +122,8 @@ def _short(text: str) -> str:
 
 def durations(outputs: Outputs) -> Picture:
     """Histogram of the utterances' lengths."""
-    labels, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
-    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=labels)
+    bins, counts = duration_bins(CorpusSummary.of(outputs["corpus"]))
+    png = plots.histogram_png(counts, x_label="seconds", y_label="utterances", labels=bins)
     return Picture(png, "length of utterances")
 
 
@@ -83,4 +135,6 @@ STAGE = Stage(
     facts,
     cost,
     {"rejects": rejects_table, "durations": durations},
+    sections,
+    look=look,
 )

@@ -12,6 +12,8 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     teacher_parameters,
 )
+from tinywave_core.stages.adaptation.summary import TeacherSummary
+from tinywave_core.stages.adaptation.teacher import require_above_floor
 from tinywave_core.stages.logit_caching import logits
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
@@ -24,7 +26,9 @@ from tinywave_core.wording import size
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The cached targets."""
+    """The cached targets; TrainingError before any is captured where the teacher has nothing to teach."""
+    if config.adaptation.floor == "counts" and done["teacher"].complete:
+        require_above_floor(TeacherSummary.of(done["teacher"]))
     return {"logits": logits.build(config, done["tokens"], done["teacher"], execute)}
 
 

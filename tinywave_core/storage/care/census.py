@@ -19,6 +19,7 @@ from tinywave_core.storage.store import ABOUT, MANIFEST, STORE_VERSION, Manifest
 
 LOGS = ("catalog", "pins", "published", "runs", "forgotten", "starts")
 POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
+LABELS = ("ingestion", "labels")
 ASIDE = ".damaged"
 RECORD = re.compile(r"\d{6}\.json")
 NEWER = "newer manifest"
@@ -249,6 +250,11 @@ def lineage(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:
             reached.add(current)
             queue += [i for i in folders[current].inputs if i in folders]
     return reached
+
+
+def labels_of_runs(folders: Mapping[str, Folder]) -> set[str]:
+    """Artifacts that say what labels a run saw in its source: an end of the lineage, and no result."""
+    return {i for i, f in folders.items() if f.manifest is not None and (f.stage, f.manifest.part) == LABELS}
 
 
 def dependants(folders: Mapping[str, Folder], roots: Iterable[str]) -> set[str]:

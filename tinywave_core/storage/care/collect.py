@@ -16,6 +16,7 @@ from tinywave_core.storage.care.census import (
     Census,
     Folder,
     dependants_first,
+    labels_of_runs,
     lineage,
     pointed_at,
     shard_contents,
@@ -44,7 +45,8 @@ def find_garbage(census: Census, keep: int, grace_s: float, now: float | None = 
     artifacts = census.artifacts
     # A program that holds no lease (decision 28) may be about to use what is young.
     young = {i for i, folder in artifacts.items() if now - folder.changed < grace_s or now - _made_at(folder) < grace_s}
-    kept = lineage(artifacts, [*_pinned(census), *_corpora(census), *_newest_results(census, keep), *young])
+    wanted = [*_pinned(census), *_corpora(census), *_newest_results(census, keep), *_newest_labels(census), *young]
+    kept = lineage(artifacts, wanted)
     order = dependants_first(artifacts, artifacts.keys() - kept)
     return Garbage(tuple(artifacts[i] for i in order), _leftovers(census, grace_s, now), len(kept))
 
@@ -79,7 +81,7 @@ def _corpora(census: Census) -> list[str]:
 def _newest_results(census: Census, keep: int) -> list[str]:
     """The last `keep` results: what one run came to, or what nothing was made from and no record of a run names."""
     used = {i for folder in census.artifacts.values() for i in folder.inputs}
-    finals = census.artifacts.keys() - used
+    finals = census.artifacts.keys() - used - labels_of_runs(census.artifacts)
     runs = [run for log in census.of("runs") for run in log.readable]
     # The same outputs again are the same result, as new as the last run that had them. Runs are as new as their numbers say:
     # a clock may have been put back meanwhile, so none counts as older than the one before it.
@@ -91,6 +93,11 @@ def _newest_results(census: Census, keep: int) -> list[str]:
     results |= {frozenset([i]): (_made_at(census.artifacts[i]), 0) for i in finals - frozenset().union(*results)}
     live = sorted(((when, sorted(ids)) for ids, when in results.items() if ids & finals), reverse=True)
     return [i for _, ids in live[:keep] for i in ids]
+
+
+def _newest_labels(census: Census) -> list[str]:
+    """What the last run saw of the labels: a run that finds everything cached asks for it."""
+    return sorted(labels_of_runs(census.artifacts), key=lambda i: _made_at(census.artifacts[i]))[-1:]
 
 
 def _made_at(folder: Folder) -> float:

@@ -7,6 +7,7 @@ it is the digest in the log `forgotten`. The order is such that a run after an i
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from tinywave_core.errors import DamagedArtifactError, MissingInputError
@@ -18,6 +19,7 @@ from tinywave_core.storage.care.census import (
     Records,
     dependants,
     dependants_first,
+    labels_of_runs,
     pointed_at,
     report_of,
 )
@@ -27,7 +29,7 @@ from tinywave_core.storage.records import seal
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 
-FILES_FILE = "files.parquet"
+FILES_FILE, LABELS_FILE = "files.parquet", "labels.parquet"
 Row = dict[str, Any]
 
 
@@ -56,11 +58,12 @@ def find_traces(census: Census, name: str) -> Traces:
     holding = {i for i, shard_rows in shards.items() if any(row["sha256"] in digests for row in shard_rows)}
     # The shard itself may have gone in a call that was interrupted: the catalog still names it.
     shard_ids = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
-    reached = dependants(census.artifacts, shard_ids)
+    paths = tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]}))
+    reached = dependants(census.artifacts, shard_ids) | set(_naming(census, paths))
     neighbours = {row["sha256"] for i in holding for row in shards[i]} - digests
     return Traces(
         tuple(sorted(digests)),
-        tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]})),
+        paths,
         tuple(census.artifacts[i] for i in dependants_first(census.artifacts, reached)),
         tuple(log.name for log in census.of(*POINTERS) if any(reached & {*pointed_at(r)} for r in log.readable)),
         tuple(_reports(census, reached)),
@@ -141,6 +144,17 @@ def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
 def _is_path(name: str, path: str) -> bool:
     """Whether what a person typed means this path below a source."""
     return path.endswith(f"/{name}") or name.endswith(f"/{path}")
+
+
+def _naming(census: Census, paths: Sequence[str]) -> Iterator[str]:
+    """What tells of labels by the names of these files. Nothing is made from it, and the next run makes it anew."""
+    names = {PurePosixPath(path).stem for path in paths}
+    for artifact_id in sorted(labels_of_runs(census.artifacts)):
+        artifact = census.store.find(artifact_id)
+        places = read_table(artifact.path(LABELS_FILE), ["place"])["place"].to_pylist()
+        places += [origin["first"] for origin in artifact.summary["origins"]]
+        if any(name in place for place in places for name in names):
+            yield artifact_id
 
 
 def _reports(census: Census, reached: set[str]) -> Iterator[str]:

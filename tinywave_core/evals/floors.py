@@ -1,0 +1,54 @@
+"""Held-out speech under guessing and tables of counts, beside the models: what any model has to be better than.
+
+The counts are of the tokens that the student was trained on. Which of their orders is the floor is decided by the held-out speech
+itself, in favour of the floor: a model has to beat the best of them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinywave_core.evals.comparison import Scores, TokenNll, count, paired_difference
+from tinywave_core.evals.figures import MODELS, AboveFloor, Floors
+from tinywave_core.evals.ngrams import ORDERS, Ngrams, counted
+from tinywave_core.sequences.dataset import TokenSequence
+
+GUESSING = "guessing"
+COUNTS = tuple(f"counts of {order}" for order in range(1, ORDERS + 1))
+
+
+def floor_scores(train: Sequence[TokenSequence], held_out: Sequence[TokenSequence], tokens: int) -> dict[str, Scores]:
+    """Log-probabilities of held-out speech by every floor, as those of models; `tokens`: ids of the vocabulary."""
+    ngrams = Ngrams.count((s.ids for s in counted(train)), tokens)
+    by_order = [ngrams.by_order(s.ids) for s in held_out]
+    return {name: [of_one[order] for of_one in by_order] for order, name in enumerate((GUESSING, *COUNTS))}
+
+
+def lowest_nll(train: Sequence[TokenSequence], held_out: Sequence[TokenSequence], tokens: int) -> float:
+    """Nats per token of the best of the tables of counts."""
+    scores = floor_scores(train, held_out, tokens)
+    return min(-float(np.concatenate(scores[name]).mean()) for name in COUNTS)
+
+
+def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors:
+    """The floors' figures, and the models' differences from guessing and from the best of the counts."""
+    counts = [nll.likelihood(name) for name in COUNTS]
+    order = 1 + int(np.argmin([of_order.nll for of_order in counts]))
+    first = [s for s in train if s.variant <= 0]
+    return Floors(
+        guessing=nll.likelihood(GUESSING),
+        counts=counts,
+        order=order,
+        above_guessing={model: _above(nll, model, GUESSING) for model in MODELS},
+        above_counts={model: _above(nll, model, COUNTS[order - 1]) for model in MODELS},
+        utterances=len({s.utterance_id for s in nll.sequences}),
+        counted_tokens=sum(len(s.ids) for s in counted(train)),
+        training_tokens=sum(len(s.ids) for s in first),
+    )
+
+
+def _above(nll: TokenNll, model: str, floor: str) -> AboveFloor:
+    gaps = nll.sums(model, nll.all) - nll.sums(floor, nll.all)
+    names = [s.utterance_id for s in nll.sequences]
+    difference, interval, _ = paired_difference(names, gaps, count(nll.all), nll.seed)
+    return AboveFloor(nll=difference, interval=interval)

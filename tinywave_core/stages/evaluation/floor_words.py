@@ -1,0 +1,75 @@
+"""What the models are worth beside guessing and tables of counts, in sentences and rows: the first thing that a verdict says."""
+
+from tinywave_core.evals.figures import AboveFloor, Likelihood, Scores
+from tinywave_core.wording import counts_label, figure, with_interval
+
+FEW_UTTERANCES = 10  # below this many, resampled utterances say little about other speech
+
+
+def standing(scores: Scores) -> list[str]:
+    """A sentence about the student, and one about its teacher where that is not better than the floor."""
+    below, teacher_below = (shortfall(scores, model) for model in ("student", "teacher"))
+    sentences = [f"The student {below or _above_the_floor(scores)}."]
+    if teacher_below:
+        sentences.append(f"The teacher {teacher_below}. Such a teacher has nothing to teach.")
+    return sentences
+
+
+def shortfall(scores: Scores, model: str) -> str | None:
+    """What a model is worse than, with its numbers, as the rest of a sentence about it; None where it is better than the floor
+    beyond noise."""
+    floors = scores.floors
+    from_guessing, from_counts = floors.above_guessing[model], floors.above_counts[model]
+    if from_counts.is_better:
+        return None
+    if from_guessing.is_worse:
+        guess = f"a guess among all ids {floors.guessing.nll:.3f}"
+        return f"is worse than guessing: {_measured(scores, model, guess, from_guessing)}"
+    known = "is worse" if from_counts.is_worse else "is not shown to be better"
+    return f"{known} than a table of counts: {_measured(scores, model, _counted(scores), from_counts)}"
+
+
+def _above_the_floor(scores: Scores) -> str:
+    low, high = scores.comparison.distillation_gain_nll_interval
+    if scores.held_out.sequences < FEW_UTTERANCES or low <= 0 <= high:
+        control = "but not shown to be better than its undistilled control"
+    else:
+        control = "and than its undistilled control" if low > 0 else "but worse than its undistilled control"
+    measured = _measured(scores, "student", _counted(scores), scores.floors.above_counts["student"])
+    return f"is better than a table of counts, {control}: {measured}"
+
+
+def _counted(scores: Scores) -> str:
+    return f"{counts_label(scores.floors.order)} in its training speech {scores.floors.floor.nll:.3f}"
+
+
+def _measured(scores: Scores, model: str, floor: str, above: AboveFloor) -> str:
+    low, high = above.interval
+    utterances = scores.floors.utterances
+    few = "only " if utterances < FEW_UTTERANCES else ""
+    return (
+        f"{scores.models[model].nll:.3f} nats per token on held-out speech, {floor} (difference {above.nll:+.3f}, 95% interval "
+        f"{low:+.3f} to {high:+.3f}, paired over {few}{utterances} held-out utterances)"
+    )
+
+
+def floor_rows(scores: Scores) -> list[dict[str, str]]:
+    """Guessing and the counts, a dict each, with the columns of the models' table."""
+    floors = scores.floors
+    rows = [_row("Guessing", floors.guessing) | {"NLL, nats per token": f"{floors.guessing.nll:.3f}"}]
+    for order, figures in enumerate(floors.counts, start=1):
+        best = " (the floor)" if order == floors.order else ""
+        rows.append(_row(f"{counts_label(order).capitalize()}{best}", figures))
+    return rows
+
+
+def _row(name: str, figures: Likelihood) -> dict[str, str]:
+    bits = figures.bits_per_second
+    return {
+        "model": name,
+        "parameters": "–",
+        "NLL, nats per token": with_interval(figures.nll, figures.nll_interval, ".3f"),
+        "perplexity": figure(figures.perplexity, ".1f"),
+        "bits per second": "–" if bits is None else f"{bits:.1f}",
+        "cloze accuracy": "–",
+    }
