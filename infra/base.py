@@ -77,7 +77,10 @@ def main() -> None:
     settings = {"source": str(asked.work / "source"), "root": str(asked.work / "store"), **dict(asked.set)}
     config = load_config("base", settings)
     outputs = run_pipeline(config, Store(config.root), until="export")
-    write_release(config, outputs, given, asked.out)
+    made = asked.out.with_name(f"{asked.out.name}.new")
+    write_release(config, outputs, given, made)
+    shutil.rmtree(asked.out, ignore_errors=True)
+    made.rename(asked.out)
     base = opening.open_base(asked.out)
     size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())
     print(
@@ -150,7 +153,9 @@ def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Giv
     np.save(out / opening.NGRAMS, all_runs(units_heard(outputs, out / opening.CODEBOOKS)), allow_pickle=False)
     about = describe(config, outputs, heard)
     attribution = [line for line in about["attribution"] if line]
-    (out / opening.LICENCES).write_text(licences_text(about["licences"], attribution), encoding="utf-8")
+    licences = licences_text(about["licences"], attribution)
+    for path in (out / opening.LICENCES, out / opening.STUDENT / "LICENSE"):  # the student may be passed on alone
+        path.write_text(licences, encoding="utf-8")
     (out / opening.CARD).write_text(card(about), encoding="utf-8")
     about["files"] = {entry.name: entry.sha256 for entry in describe_files(out)}
     _write_json(out / opening.DESCRIPTION, about)
@@ -165,7 +170,7 @@ def recordings_heard(outputs: Outputs, given: dict[str, Given]) -> list[dict[str
         {
             "recording_id": row["recording_id"],
             "path": given[row["path"]].path,
-            "licence": given[row["path"]].licence,
+            "licence": given[row["path"]].licence.replace("-", " "),  # CC-BY-4.0 is CC BY 4.0
             "attribution": given[row["path"]].attribution,
         }
         for row in sorted(heard, key=lambda row: row["recording_id"])

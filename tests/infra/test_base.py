@@ -101,7 +101,9 @@ def test_a_release_opens_and_lists_what_was_heard_and_comes_out_the_same_twice(s
     assert all(share_heard(row["units"], heard_runs(base)) == 1 for row in rows)
     assert share_heard(one_shifted(outputs, base.place("codebooks")), heard_runs(base)) == 1
     assert {row["path"] for row in heard} < set(CLIPS[:10])
+    assert base.licences.keys() <= {"CC BY 4.0", "CC0 1.0", "public domain"}
     assert sum(base.licences.values()) == base.recordings == len(heard)
+    assert base.place("student/LICENSE").read_bytes() == base.place("LICENSES").read_bytes()
     assert held_out_shards(outputs["tokens"])  # some was left to be measured on
 
     made(sources, tmp_path / "b")

@@ -67,7 +67,11 @@ def all_runs(utterances: Iterable[npt.ArrayLike]) -> Hashes:
 def share_heard(units_T: npt.ArrayLike, heard: Hashes) -> float:
     """Share of an utterance's runs that the base has; 0 where it has too few to tell."""
     runs = runs_of(units_T)
-    return float(np.isin(runs, heard).mean()) if len(runs) >= LEAST else 0.0
+    if len(runs) < LEAST or not len(heard):
+        return 0.0
+    # Sorted once, where `np.isin` would sort them for each utterance.
+    places = np.searchsorted(heard, runs).clip(max=len(heard) - 1)
+    return float((heard[places] == runs).mean())
 
 
 def is_heard(units_T: npt.ArrayLike, heard: Hashes) -> bool:

@@ -30,7 +30,9 @@ def test_hashes_of_many_runs_hardly_ever_meet():
 def test_the_share_is_that_of_known_runs():
     heard = all_runs([ONE])
     assert share_heard(ONE, heard) == 1
-    assert share_heard(OTHER, heard) == 0
+    assert share_heard(OTHER, heard) == share_heard(ONE, all_runs([])) == 0
+    assert share_heard(OTHER, heard) == np.isin(runs_of(OTHER), heard).mean()
+    assert share_heard(ONE, all_runs([OTHER, ONE])) == 1
     half = np.concatenate([ONE[:100], OTHER[:100]])
     assert 0.4 < share_heard(half, heard) < 0.55
     assert is_heard(half, heard) and not is_heard(OTHER, heard)
