@@ -123,6 +123,7 @@ def test_new_audio_costs_its_own_shard_and_keeps_the_start(from_base, tmp_path: 
     assert execute.parts() == [
         "ingestion/shard",
         "ingestion/corpus",
+        "ingestion/labels",
         "tokenization/shard",
         "tokenization/leaks",
         "tokenization/tokens",
