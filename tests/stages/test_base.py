@@ -23,10 +23,11 @@ from tests.fixtures.tiny import (
 from tinywave_core.base import opening
 from tinywave_core.base.opening import open_base
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.costs.estimates import teacher_parameters
 from tinywave_core.errors import ConfigError, LeakError
 from tinywave_core.run.pipeline import Look, build_stage, run_pipeline
 from tinywave_core.run.preflight import check_run
-from tinywave_core.run.start import choose_start, expected_start
+from tinywave_core.run.start import choose_start, expected_start, possible_configs
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.tokenization.stage import facts
 from tinywave_core.stages.tokenization.summary import TokensSummary
@@ -191,6 +192,17 @@ def test_both_teachers_that_auto_may_take_are_checked_before_the_run(few: Path, 
     deep = config.distillation.model_copy(update={"layers": 7})
     with pytest.raises(ConfigError, match="7"):
         check_run(config.model_copy(update={"distillation": deep}))
+
+
+def test_the_shape_is_the_bases_own_whatever_the_settings_of_a_fresh_one_say(few: Path, tmp_path: Path):
+    config = config_of(few, tmp_path / "store")
+    by_auto = possible_configs(config)
+    assert [each.adaptation.teacher for each in by_auto] == ["base", "fresh"]
+    small = {"layers": 4, "width": 32, "heads": 2, "intermediate": 64}
+    (explicit,) = possible_configs(config_of(few, tmp_path / "store", teacher="base", fresh=small))
+    assert explicit.adaptation.fresh == open_base().shape
+    assert teacher_parameters(explicit) == open_base().training["teacher_parameters"]
+    assert explicit.adaptation.own_training == explicit.adaptation.base_training
 
 
 # Leaks -------------------------------------------------------------------------------------------------------------
