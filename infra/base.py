@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,21 +73,27 @@ def main() -> None:
     )
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="another setting")
     asked = parser.parse_args()
-    given = gather(asked.sources, asked.work / "source")
-    settings = {"source": str(asked.work / "source"), "root": str(asked.work / "store"), **dict(asked.set)}
-    config = load_config("base", settings)
-    outputs = run_pipeline(config, Store(config.root), until="export")
-    made = asked.out.with_name(f"{asked.out.name}.new")
-    write_release(config, outputs, given, made)
-    shutil.rmtree(asked.out, ignore_errors=True)
-    made.rename(asked.out)
-    base = opening.open_base(asked.out)
+    base = make_base(asked.sources, asked.out, asked.work, dict(asked.set))
     size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())
     print(
         f"{asked.out}: {base.recordings} recordings, {base.hours:.2f} h, {size / 1e6:.1f} MB, base {base.digest[:12]}"
     )
     if size > MOST_BYTES:
         sys.exit(f"the release takes {size:,} bytes, more than the {MOST_BYTES:,} that the repository may hold")
+
+
+def make_base(
+    sources: Iterable[Path], out: Path, work: Path, settings: Mapping[str, str] | None = None
+) -> opening.Base:
+    """The release in `out`, in place of one that is there, made of these folders with its source and its store below `work`."""
+    given = gather(sources, work / "source")
+    config = load_config("base", {"source": str(work / "source"), "root": str(work / "store"), **(settings or {})})
+    outputs = run_pipeline(config, Store(config.root), until="export")
+    made = out.with_name(f"{out.name}.new")
+    write_release(config, outputs, given, made)
+    shutil.rmtree(out, ignore_errors=True)
+    made.rename(out)
+    return opening.open_base(out)
 
 
 # Sources -----------------------------------------------------------------------------------------------------------

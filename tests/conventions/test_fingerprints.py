@@ -26,7 +26,7 @@ GOLDEN = {
     "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
     "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
     "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",
-    "adaptation/teacher": "ee61cabef311d2bebcab4b85674b8492",
+    "adaptation/teacher": "50b5069c4dfe866e476331e2d1737511",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "cc4b0069d94090909f3a8e064dedadec",

@@ -37,6 +37,7 @@ PLACES = {
     "tokenization.alignment.path",
     "tokenization.text.source",
     "adaptation.teacher",
+    "adaptation.base",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
 }

@@ -286,12 +286,11 @@ def test_every_utterance_has_a_row_that_says_how_it_was_found(copied: Path, tmp_
 # Identity ----------------------------------------------------------------------------------------------------------
 
 
-def test_another_base_is_another_tokenizer_and_another_teacher(
-    from_base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_another_base_is_another_tokenizer_and_another_teacher(from_base, tmp_path: Path):
     config, outputs, _ = from_base
     folder = Path(shutil.copytree(opening.RELEASE, tmp_path / "release"))
-    monkeypatch.setattr(opening, "RELEASE", folder)
+    elsewhere = config.adaptation.model_copy(update={"base": str(folder)})
+    config = config.model_copy(update={"adaptation": elsewhere})
     same = Look()
     run_pipeline(config, Store(config.root), same, "adaptation")
     assert all(artifact.complete for _, artifact in same.steps)  # where it lies is no part of what it is

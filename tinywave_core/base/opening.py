@@ -70,6 +70,11 @@ def open_base(folder: Path | None = None) -> Base:
     return _checked(folder, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
+def base_of(config: PipelineConfig) -> Base:
+    """The base that settings name, whether or not they start from it."""
+    return open_base(None if config.adaptation.base is None else Path(config.adaptation.base))
+
+
 @lru_cache(maxsize=8)
 def _checked(folder: Path, seen: tuple[tuple[str, int, int], ...]) -> Base:
     about = folder / DESCRIPTION
@@ -125,7 +130,7 @@ def why_not(config: PipelineConfig, base: Base) -> str | None:
 
 def require_base(config: PipelineConfig) -> Base:
     """The base that settings ask for; ConfigError naming the setting that does not go with it."""
-    base = open_base()
+    base = base_of(config)
     if (fault := why_not(config, base)) is not None:
         raise ConfigError(
             f"adaptation.teacher is base, but {fault}: leave that setting as the base has it, or pass "

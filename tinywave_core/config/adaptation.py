@@ -43,6 +43,8 @@ class AdaptationConfig(Config):
     there is little speech (base_below_hours) and the other settings go with it, else `fresh`; `spiritlm`: the language model of the
     release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in
     Hugging Face layout."""
+    base: str | None = None
+    """Folder of the base, as `make base` writes one; none: the one that comes with TinyWave."""
     base_below_hours: float = Field(2.0, ge=0)
     """Hours of training speech below which `auto` starts from the base. Chooses a teacher, identifies none."""
     fresh: FreshTeacherConfig = FreshTeacherConfig()

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.base.leaks import heard_recordings
-from tinywave_core.base.opening import Base, open_base, require_base, why_not
+from tinywave_core.base.opening import Base, base_of, require_base, why_not
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import LeakError
 from tinywave_core.stages.ingestion.summary import CorpusSummary
@@ -60,7 +60,7 @@ def choose_start(config: PipelineConfig, store: Store, corpus: Artifact) -> Star
     if early is not None:
         return early
     start = _recorded(config, store) or start_by_hours(config, CorpusSummary.of(corpus).hours_train)
-    fault = _heard(open_base(), corpus) if start.config.adaptation.teacher == "base" else ""
+    fault = _heard(base_of(config), corpus) if start.config.adaptation.teacher == "base" else ""
     return _fresh(config, fault, is_new=True) if fault else start
 
 
@@ -68,7 +68,7 @@ def settled_by_settings(config: PipelineConfig) -> Start | None:
     """The start where settings alone decide; None where it takes the corpus."""
     if config.adaptation.teacher != "auto":
         return Start(config, "")
-    base = open_base()
+    base = base_of(config)
     fault = why_not(config, base) or _another_shape(config, base)
     return None if fault is None else _fresh(config, fault)
 
@@ -77,7 +77,9 @@ def start_by_hours(config: PipelineConfig, hours: float) -> Start:
     """The start of `auto` by the amount of training speech."""
     limit = config.adaptation.base_below_hours
     if hours < limit:
-        return Start(_from_base(config, open_base()), f"{duration(hours)} of training speech, below {limit:g} h", True)
+        return Start(
+            _from_base(config, base_of(config)), f"{duration(hours)} of training speech, below {limit:g} h", True
+        )
     return _fresh(config, f"{duration(hours)} of training speech, not below {limit:g} h", is_new=True)
 
 
@@ -93,7 +95,7 @@ def possible_configs(config: PipelineConfig) -> list[PipelineConfig]:
     if config.adaptation.teacher == "base":
         return [_from_base(config, require_base(config))]
     early = settled_by_settings(config)
-    return [early.config] if early else [_from_base(config, open_base()), _fresh(config, "").config]
+    return [early.config] if early else [_from_base(config, base_of(config)), _fresh(config, "").config]
 
 
 def after_a_leak(config: PipelineConfig, error: LeakError) -> Start:
@@ -106,7 +108,7 @@ def _recorded(config: PipelineConfig, store: Store) -> Start | None:
     record = _log(config, store).latest()
     if record is None or record["below_hours"] != config.adaptation.base_below_hours:
         return None
-    settled = _from_base(config, open_base()) if record["teacher"] == "base" else _fresh(config, "").config
+    settled = _from_base(config, base_of(config)) if record["teacher"] == "base" else _fresh(config, "").config
     return Start(settled, record["why"])
 
 

@@ -82,7 +82,7 @@ def identifying(config: AdaptationConfig) -> AdaptationConfig:
     """What has a say in a teacher: a checkpoint is identified by its content, not by where it lies, and training is its own;
     no teacher is by what it is measured against."""
     assert config.teacher != "auto"
-    kept = {name: getattr(AdaptationConfig(), name) for name in ("base_below_hours", "base_training", "floor")}
+    kept = {name: getattr(AdaptationConfig(), name) for name in ("base", "base_below_hours", "base_training", "floor")}
     teacher = config.teacher if config.teacher in ("fresh", "base") else "checkpoint"
     return config.model_copy(update={**kept, "teacher": teacher, "training": config.own_training})
 

@@ -34,7 +34,7 @@ _ROWS = pa.schema(
 
 def run_leaks(step: Step[TokenizationConfig, LeaksSummary], output: Output) -> LeaksSummary:
     """Look up every utterance among the speech of the base."""
-    base = open_base()
+    base = open_base(step.context["base"])
     recordings, runs = heard_recordings(base), heard_runs(base)
     rows: list[dict[str, Any]] = []
     for number, shard in enumerate(step.inputs["shards"]):

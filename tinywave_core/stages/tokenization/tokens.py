@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,8 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
 def places(config: PipelineConfig) -> dict[str, Any]:
     """Where the models lie that tokens are made with: a step's context, for they are known by their content."""
     folder = teacher_folder(config)
-    return {"places": Places.of(config), "teacher": None if folder is None else str(folder)}
+    base = None if config.adaptation.base is None else Path(config.adaptation.base)
+    return {"places": Places.of(config), "teacher": None if folder is None else str(folder), "base": base}
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
@@ -211,7 +213,7 @@ def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Outp
 
 def run_base_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
     """The codebooks and the draft vocoder of the base: a copy, so that the store and its exports have all that they need."""
-    base = open_base()
+    base = open_base(step.context["base"])
     if base.digest != step.params["base"]:
         raise CheckpointError(
             f"the base here is {base.digest[:12]}…, the run was planned with {step.params['base'][:12]}…: install the same TinyWave on "
