@@ -83,10 +83,18 @@ def main() -> None:
 
 
 def make_base(
-    sources: Iterable[Path], out: Path, work: Path, settings: Mapping[str, str] | None = None
+    sources: Iterable[Path],
+    out: Path,
+    work: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    to_pass_on: bool = True,
 ) -> opening.Base:
-    """The release in `out`, in place of one that is there, made of these folders with its source and its store below `work`."""
-    given = gather(sources, work / "source")
+    """The release in `out`, in place of one that is there, made of these folders with its source and its store below `work`.
+
+    With `to_pass_on` only recordings whose licence allows it are taken; a benchmark's own base takes all of them.
+    """
+    given = gather(sources, work / "source", to_pass_on=to_pass_on)
     config = load_config("base", {"source": str(work / "source"), "root": str(work / "store"), **(settings or {})})
     outputs = run_pipeline(config, Store(config.root), until="export")
     made = out.with_name(f"{out.name}.new")
@@ -99,19 +107,19 @@ def make_base(
 # Sources -----------------------------------------------------------------------------------------------------------
 
 
-def gather(sources: Iterable[Path], folder: Path) -> dict[str, Given]:
+def gather(sources: Iterable[Path], folder: Path, *, to_pass_on: bool = True) -> dict[str, Given]:
     """Copy what may be taken to one source with a manifest; licence and attribution by path in it."""
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier call took and this one does not
     taken: dict[str, Given] = {}
     for number, source in enumerate(sources):
         rows = list(recordings_of(source))
         for row in rows:
-            if row.allowed:
+            if row.allowed or not to_pass_on:
                 path = f"{number:02d}-{source.name}/{row.path}"
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source / row.path, folder / path)
                 taken[path] = row
-        refused = Counter(row.licence or "no licence" for row in rows if not row.allowed)
+        refused = Counter(row.licence or "no licence" for row in rows if to_pass_on and not row.allowed)
         print(f"{source}: {len(rows) - refused.total()} recordings taken, left out: {dict(refused) or 'none'}")
     with (folder / MANIFEST_CSV).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
