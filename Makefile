@@ -13,7 +13,10 @@ BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+# What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
+BASE_SOURCES ?= examples/speech
+
+.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -92,6 +95,9 @@ soak-talk: setup  ## Ask `tinywave talk` thousands of times, with hang-ups: memo
 
 soak-watch: setup  ## Look for new audio 1,000 times in a folder that changes: memory and files must not grow (half an hour)
 	@$(BIN)/python infra/benchmarks/soak_watch.py $(BENCH_ARGS)
+
+base: setup  ## Make the base that small folders start from again, of BASE_SOURCES="examples/speech DIR …" (half an hour)
+	@$(BIN)/python infra/base.py $(BASE_SOURCES) $(BASE_ARGS)
 
 bench-small: setup  ## Measure what 2 to 130 minutes of speech give, from nothing and from the base (an hour; quiet machine)
 	@$(BIN)/python infra/benchmarks/small.py $(BENCH_ARGS)

@@ -14,8 +14,9 @@ from tasks.runners import Workers
 from tasks.stages import TASKS
 from tasks.stopping import on_sigterm
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.run.pipeline import outputs_before
+from tinywave_core.run.pipeline import build_stage, outputs_before
 from tinywave_core.run.record import StageRow, stage_row
+from tinywave_core.run.start import choose_start
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Stage
 from tinywave_core.storage.store import Store
@@ -35,7 +36,9 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
-            added = stage.build(config, store, done, execute)
+            added = build_stage(stage.name, config, store, done, execute)
+    if stage.name == "tokenization" and config.adaptation.teacher == "auto":
+        terminal.say(f"the teacher {choose_start(config, store, done['corpus']).sentence}", flush=True)
     row = stage_row(
         stage.name, done | added, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     ).model_copy(update={"notes": notes})

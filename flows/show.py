@@ -17,6 +17,7 @@ from tinywave_core.errors import MissingInputError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
+    from tinywave_core.run.start import Start
     from tinywave_core.steps.base import Outputs, Step
     from tinywave_core.steps.reasons import Reason
 
@@ -29,7 +30,6 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
 
     store = Store(config.root)
     hours, device = _hours(config, store), _device(config)
-    costs = estimate(config, hours, device)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"
     )
@@ -39,11 +39,14 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         table.add_column(name, justify="right")
 
     walk = _Walk(config, store)
+    if config.source is not None:
+        _say_source(config, store)
+    stages = STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]
+    looked = {stage: walk.look_at(stage) for stage in stages}
+    start = walk.start(hours)
+    costs = estimate(start.config, hours, device)
     seconds = size = 0.0
-    for stage in STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]:
-        if stage == "ingestion" and config.source is not None:
-            _say_source(config, store)
-        reasons, known, problem = walk.look_at(stage)
+    for stage, (reasons, known, problem) in looked.items():
         missing = [reason for reason in reasons if not reason.cached]
         share = len(missing) / len(reasons) if reasons and known else 1.0
         cost, why = costs[stage], problem or _why(reasons, missing, known)
@@ -54,10 +57,11 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     table.add_section()
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     console(width=150).print(table)
+    terminal.say(f"the teacher {start.sentence}")
     if explained:
         console(width=150).print(_explained(walk.steps))
     if what == "pipeline":
-        terminal.say(_budget(config, hours))
+        terminal.say(_budget(start.config, hours))
     return 0
 
 
@@ -93,6 +97,15 @@ class _Walk:
         reasons = [explain(step, artifact) for step, artifact in look.steps]
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
         return reasons, known, problem
+
+    def start(self, hours: float) -> "Start":
+        """From where the teacher starts; by the hours that the source seems to hold where nothing is ingested yet."""
+        from tinywave_core.run.start import choose_start, expected_start
+
+        corpus = self._outputs.get("corpus")
+        if corpus is not None and corpus.complete:
+            return choose_start(self.config, self.store, corpus)
+        return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
 
 
 def _say_source(config: PipelineConfig, store: Store) -> None:

@@ -9,6 +9,10 @@ class ConfigError(TinyWaveError):
     """A preset, field or flag does not exist or is out of range."""
 
 
+class LeakError(ConfigError):
+    """Held-out speech that the base has heard: nothing that is measured on it would be true."""
+
+
 class SurroundingError(TinyWaveError):
     """The machine or the environment lacks something: a folder that can be written, a library, a server that answers."""
 

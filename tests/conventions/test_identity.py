@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from tests.conventions.test_fingerprints import planned_steps
 from tests.fixtures.tiny import merged
+from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.storage.store import Store
 
@@ -36,6 +37,7 @@ PLACES = {
     "tokenization.alignment.path",
     "tokenization.text.source",
     "adaptation.teacher",
+    "adaptation.base",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
 }
@@ -57,11 +59,19 @@ BESIDE: dict[str, Settings] = {
     "distillation.layer_pairs": EXPLICIT,
     "distillation.copied_blocks": EXPLICIT,
     "runtime.cluster": {"runtime": {"runner": "dask"}},
+    **{
+        f"adaptation.base_training.{name}": {
+            "adaptation": {"teacher": "base"},
+            "tokenization": {"interleaving": {"policy": "speech"}, "text": {"source": None}},
+        }
+        for name in TrainingConfig.model_fields
+    },
 }
 # Other values of settings, where what `other_values` draws by their type does not fit.
 OTHER: dict[str, Settings] = {
     "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},
+    "adaptation.base_training.dropout": {"adaptation": {"base_training": {"dropout": 0.3}}},
     "distillation.training.dropout": {"distillation": {"training": {"dropout": 0.3}}},
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
@@ -159,6 +169,7 @@ def everything(places: dict[str, str]) -> Settings:
     """Settings under which every part of every stage is there."""
     settings = {
         "source": places["speech"],
+        "adaptation": {"teacher": "fresh"},
         "tokenization": {"interleaving": {"policy": "poisson"}, "text": {"source": places["words.txt"]}},
         "evaluation": {"generated": {"asr": places["whisper"], "language_model": places["llama"]}},
         "generation": {"vocoder": {"kind": "light"}},

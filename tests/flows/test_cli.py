@@ -253,6 +253,18 @@ def test_a_plan_of_a_fresh_store(capsys: pytest.CaptureFixture[str], finished: F
     assert not Store(config.root).artifact_ids()
 
 
+def test_a_plan_says_from_where_the_teacher_starts_and_why(
+    capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path
+):
+    store = ("--source", str(finished.config.source), "--root", str(tmp_path / "store"))
+    assert "the teacher starts fresh: adaptation.teacher says so" in said(capsys, "plan", *store)
+    auto = said(capsys, "plan", *store, "--adaptation.teacher", "auto")
+    assert "the teacher starts from the base: 0.5 min of training speech, below 2 h" in auto
+    much = said(capsys, "plan", *store, "--adaptation.teacher", "auto", "--adaptation.base_below_hours", "0.001")
+    assert "the teacher starts fresh: 0.5 min of training speech, not below 0.001 h" in much
+    assert not (tmp_path / "store" / "starts").exists()
+
+
 def test_a_plan_explains_every_step(capsys: pytest.CaptureFixture[str], finished: Finished):
     plan = " ".join(said(capsys, "plan", "--explain", *flags(finished.config)).split())
     assert "every step" in plan

@@ -38,9 +38,15 @@ class LoraConfig(Config):
 class AdaptationConfig(Config):
     """Which teacher, and how it is fitted to the domain."""
 
-    teacher: str = "fresh"
-    """`fresh`: a small Llama from random weights; `spiritlm`: the language model of the release in `spiritlm_dir`, base or
-    expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in Hugging Face layout."""
+    teacher: str = "auto"
+    """`fresh`: a small Llama from random weights; `base`: the one that comes with TinyWave, with its codebooks; `auto`: `base` where
+    there is little speech (base_below_hours) and the other settings go with it, else `fresh`; `spiritlm`: the language model of the
+    release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in
+    Hugging Face layout."""
+    base: str | None = None
+    """Folder of the base, as `make base` writes one; none: the one that comes with TinyWave."""
+    base_below_hours: float = Field(2.0, ge=0)
+    """Hours of training speech below which `auto` starts from the base. Chooses a teacher, identifies none."""
     fresh: FreshTeacherConfig = FreshTeacherConfig()
     """Shape of the fresh teacher."""
     id_convention: Literal["slow", "fast"] = "slow"
@@ -57,12 +63,21 @@ class AdaptationConfig(Config):
     """What the teacher must be better than on held-out speech before its predictions are cached. `counts`: the best table of
     counts of one to four tokens of its training speech; `none`: nothing. Changes no result, and so identifies none."""
     training: TrainingConfig = TrainingConfig(steps=600, passes=16, batch_tokens=1024, learning_rate=3e-3)
-    """The training run."""
+    """The training run of any teacher but the base."""
+    base_training: TrainingConfig = TrainingConfig(
+        steps=300, passes=4, batch_tokens=1024, learning_rate=3e-4, dropout=0.1
+    )
+    """That of the base, which knows speech already and is adapted briefly."""
+
+    @property
+    def own_training(self) -> TrainingConfig:
+        """The training run of the teacher that is set."""
+        return self.base_training if self.teacher == "base" else self.training
 
     @model_validator(mode="after")
     def _lora_needs_a_checkpoint(self) -> "AdaptationConfig":
-        if self.method == "lora" and self.teacher == "fresh":
+        if self.method == "lora" and self.teacher in ("fresh", "auto"):
             raise ValueError(
-                "method `lora` needs `teacher`, a checkpoint to adapt; a fresh teacher is trained with `full`"
+                "method `lora` needs `teacher`, a checkpoint or `base` to adapt; a fresh teacher is trained with `full`"
             )
         return self

@@ -51,7 +51,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
     config = for_hours(config, hours)
     shape, teacher, student = config.adaptation.fresh, teacher_parameters(config), student_parameters(config)
     tokens, _ = split_tokens(config, hours)
-    adaptation, distillation = config.adaptation.training, config.distillation.training
+    adaptation, distillation = config.adaptation.own_training, config.distillation.training
     operations = (
         adaptation.planned_tokens * 6 * teacher
         + tokens * 2 * teacher

@@ -39,8 +39,8 @@ def llama_parameters(shape: FreshTeacherConfig, layers: int, rows: int) -> int:
 
 
 def vocabulary_rows(config: PipelineConfig) -> int:
-    """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher."""
-    if config.adaptation.teacher != "fresh":
+    """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher and the base."""
+    if not _has_bytes(config):
         return _published(config).rows
     return Vocabulary(text=BYTE_TEXT, **asdict(choose_tokenizer(config).expected_sizes)).rows
 
@@ -49,9 +49,13 @@ def exported_rows(config: PipelineConfig) -> int:
     """Rows of the exported embedding: all, or <unk>, <s>, </s>, the boundary of SpiritLM's convention, markers, units."""
     if config.export.vocabulary == config.distillation.vocabulary == "full":
         return vocabulary_rows(config)
-    if config.adaptation.teacher == "fresh":
+    if _has_bytes(config):
         return vocabulary_rows(config) - 256
     return _published(config).speech_only().rows
+
+
+def _has_bytes(config: PipelineConfig) -> bool:
+    return config.adaptation.teacher in ("auto", "base", "fresh")
 
 
 def _published(config: PipelineConfig) -> Vocabulary:
@@ -78,7 +82,12 @@ def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
     adaptation, distillation = config.adaptation, config.distillation
     return config.model_copy(
         update={
-            "adaptation": adaptation.model_copy(update={"training": adaptation.training.for_tokens(tokens)}),
+            "adaptation": adaptation.model_copy(
+                update={
+                    "training": adaptation.training.for_tokens(tokens),
+                    "base_training": adaptation.base_training.for_tokens(tokens),
+                }
+            ),
             "distillation": distillation.model_copy(update={"training": distillation.training.for_tokens(tokens)}),
         }
     )

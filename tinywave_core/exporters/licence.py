@@ -2,7 +2,8 @@
 
 A student is a derivative of its teacher. SpiritLM's licence, the FAIR Noncommercial Research License, binds derivatives and outputs,
 and a copy of it must travel with them; other teachers say their licence in the front matter of their README, as model hubs have
-it; a fresh teacher has none, and then the recordings' licences are all there is.
+it; a fresh teacher has none, and then the recordings' licences are all there is; the base that comes with TinyWave says itself whom
+its recordings ask to name.
 """
 
 import json
@@ -70,6 +71,16 @@ def licence_of(
     return Licence(
         "The teacher's directory states no licence: find out which one it has before you pass this model on.",
         base_model=base,
+    )
+
+
+def licence_of_base(attribution: Iterable[str]) -> Licence:
+    """The licence of a student whose teacher started from the base: its recordings are under CC BY 4.0 and freer ones."""
+    return Licence(
+        "The teacher started from the base that comes with TinyWave, which was trained on recordings under CC BY 4.0, CC0 and in the "
+        f"public domain. Whoever passes this model on names, as LICENSE beside this card says: {'; '.join(attribution)}.",
+        "cc-by-4.0",
+        link="https://creativecommons.org/licenses/by/4.0/",
     )
 
 

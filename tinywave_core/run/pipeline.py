@@ -7,16 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import LeakError, MissingInputError
 from tinywave_core.run.preflight import check_run
 from tinywave_core.run.stages import STAGE
+from tinywave_core.run.start import after_a_leak, choose_start, explicit_leak
 from tinywave_core.steps.base import Execute, Outputs, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 
 def build_stage(stage: str, config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The outputs that `stage` adds to those of the stages before it."""
-    return STAGE[stage].build(config, store, done, execute)
+    """The outputs that `stage` adds to those of the stages before it; from where the teacher starts is settled after ingestion."""
+    if stage == STAGES[0]:
+        return STAGE[stage].build(config, store, done, execute)
+    start = choose_start(config, store, done["corpus"])
+    keeps = stage == STAGES[1] and not isinstance(execute, Look)  # who only looks writes nothing
+    if keeps:
+        start.keep(store)
+    try:
+        return STAGE[stage].build(start.config, store, done, execute)
+    except LeakError as error:
+        if config.adaptation.teacher != "auto":
+            raise LeakError(explicit_leak(str(error))) from error
+        start = after_a_leak(config, error)
+    if keeps:
+        start.keep(store)
+    return STAGE[stage].build(start.config, store, done, execute)
 
 
 def run_pipeline(

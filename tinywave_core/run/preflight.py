@@ -8,6 +8,7 @@ import json
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
+from tinywave_core.run.start import possible_configs
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.tokenization.interleaving import check_text
 from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
@@ -16,7 +17,12 @@ from tinywave_core.tokenizers.opening import choose_tokenizer
 
 
 def check_run(config: PipelineConfig) -> None:
-    """Raise the first error with which a run of the whole pipeline with these settings would end."""
+    """Raise the first error with which a run of the whole pipeline with these settings would end, whatever teacher `auto` takes."""
+    for settled in possible_configs(config):
+        _check(settled)
+
+
+def _check(config: PipelineConfig) -> None:
     check_speech_tokenizer(config)
     folder = teacher_folder(config)
     layers = config.adaptation.fresh.layers

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence, front_matter, licence_file, licence_of
+from tinywave_core.exporters.licence import (
+    FAIR_LINK,
+    FAIR_NAME,
+    Licence,
+    front_matter,
+    licence_file,
+    licence_of,
+    licence_of_base,
+)
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
 OTHER = Vocabulary(text=32_000, hubert=100)
@@ -32,6 +40,15 @@ def test_a_student_of_a_fresh_teacher_claims_no_licence():
     licence = licence_of("fresh", None, None, Vocabulary(text=BYTE_TEXT, hubert=100), released_tokens=False)
     assert licence.front_matter == {}
     assert "the recordings' licences bind" in licence.why
+
+
+def test_a_student_of_the_base_is_under_cc_by_and_names_the_makers_of_its_recordings():
+    licence = licence_of_base(["One (c) 2014", "Two"])
+    assert licence.front_matter == {
+        "license": "cc-by-4.0",
+        "license_link": "https://creativecommons.org/licenses/by/4.0/",
+    }
+    assert licence.why.endswith("One (c) 2014; Two.")
 
 
 def test_a_student_of_spiritlm_carries_its_licence(tmp_path: Path):

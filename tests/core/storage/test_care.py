@@ -226,6 +226,22 @@ def test_a_lost_record_in_the_middle_of_a_log_hides_nothing_after_repair(local):
     assert findings(local) == []
 
 
+def test_a_lost_start_of_a_teacher_is_that_of_the_next_record_or_decided_again(local):
+    log = local.log("starts/speech-1")
+    for teacher in ("base", "fresh"):
+        log.append({"teacher": teacher})
+    first, last = (Path(local.root, "starts", "speech-1", f"00000{number}.json") for number in (1, 2))
+    first.write_text("{")
+    assert kinds(local) == {"starts/speech-1/000001.json": ["bad record"]}
+    mend(local)
+    assert [record["teacher"] for record in Store(local.root).log(log.name).records()] == ["fresh", "fresh"]
+    last.write_text("{")
+    (action,) = mend(local)
+    assert "lost is from where the teacher of that corpus starts" in action.what
+    assert [record["teacher"] for record in Store(local.root).log(log.name).records()] == ["fresh"]
+    assert findings(local) == []
+
+
 def test_a_lost_catalog_is_written_anew_from_the_shards(finished, config):
     (record,) = Path(config.root).glob("catalog/*/000001.json")
     record.write_bytes(b"\0" * 100)

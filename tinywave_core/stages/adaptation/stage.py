@@ -25,7 +25,8 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     summary = TeacherSummary.of(outputs["teacher"])
     nll = summary.held_out_nll_after
     scored = f", held-out NLL {nll:.3f}" if nll is not None else ""
-    out = f"teacher of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks{scored}"
+    start = ", from the base" if summary.started_from == "base" else ""
+    out = f"teacher of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks{start}{scored}"
     return f"{summary.train_tokens:,} training tokens", out
 
 
@@ -53,7 +54,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """6 operations per parameter and token; float32 weights in the store."""
     config = for_hours(config, hours)
     parameters = teacher_parameters(config)
-    return Estimate(config.adaptation.training.planned_tokens * 6 * parameters / FLOPS[device], 4 * parameters)
+    return Estimate(config.adaptation.own_training.planned_tokens * 6 * parameters / FLOPS[device], 4 * parameters)
 
 
 def loss(outputs: Outputs) -> Picture | None:
@@ -67,7 +68,7 @@ def loss(outputs: Outputs) -> Picture | None:
 
 STAGE = Stage(
     "adaptation",
-    "Train a fresh teacher, or fine-tune a checkpoint, on the training tokens.",
+    "Train a fresh teacher, or fine-tune the base or a checkpoint, on the training tokens.",
     build,
     describe,
     facts,

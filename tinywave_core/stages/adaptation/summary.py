@@ -13,7 +13,7 @@ class TeacherSummary(Summary):
     method: str
     """`full` or `lora`."""
     started_from: str
-    """`random weights` or `checkpoint`."""
+    """`random weights`, `checkpoint` or `base`."""
     train_sequences: int
     """Without those that validate."""
     train_tokens: int

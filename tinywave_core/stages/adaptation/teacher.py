@@ -1,6 +1,6 @@
 """Adaptation: the teacher, fitted to the domain. Tokens (and a checkpoint) in, a merged Hugging Face directory out.
 
-A fresh small Llama is trained from random weights; a checkpoint is fine-tuned whole or with LoRA (the paper's "teacher
+A fresh small Llama is trained from random weights; the base that comes with TinyWave is adapted briefly; a checkpoint is fine-tuned whole or with LoRA (the paper's "teacher
 correction"), merged before anything is cached (Minitron in practice, arXiv 2408.11796). Files: teacher/, curves.parquet.
 """
 
@@ -41,7 +41,7 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
         part="teacher",
         version=VERSION,
         run=run_teacher,
-        config=_without_path(config.adaptation),
+        config=identifying(config.adaptation),
         params={
             "teacher_sha256": None if folder is None else checkpoint_digest(folder),
             "validation": validation_of(config),
@@ -64,7 +64,7 @@ def teacher_identity(config: PipelineConfig) -> list[Any]:
     """What a teacher is, whatever speech it was fitted on: what other pins belong to."""
     folder = teacher_folder(config)
     digest = None if folder is None else checkpoint_digest(folder)
-    return [VERSION, _without_path(config.adaptation), digest, validation_of(config)]
+    return [VERSION, identifying(config.adaptation), digest, validation_of(config)]
 
 
 def validation_of(config: PipelineConfig) -> dict[str, Any]:
@@ -77,10 +77,13 @@ def _lineage(config: PipelineConfig) -> str:
     return f"{corpus_key(config)}/{config.tokenization.model_dump_json()}"
 
 
-def _without_path(config: AdaptationConfig) -> AdaptationConfig:
-    """A checkpoint is identified by its content, not by where it lies, and no teacher by what it is measured against."""
-    config = config.model_copy(update={"floor": AdaptationConfig().floor})
-    return config if config.teacher == "fresh" else config.model_copy(update={"teacher": "checkpoint"})
+def identifying(config: AdaptationConfig) -> AdaptationConfig:
+    """What has a say in a teacher: a checkpoint is identified by its content, not by where it lies, and training is its own;
+    no teacher is by what it is measured against."""
+    assert config.teacher != "auto"
+    kept = {name: getattr(AdaptationConfig(), name) for name in ("base", "base_below_hours", "base_training", "floor")}
+    teacher = config.teacher if config.teacher in ("fresh", "base") else "checkpoint"
+    return config.model_copy(update={**kept, "teacher": teacher, "training": config.own_training})
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         layers=model.config.num_hidden_layers,
         width=model.config.hidden_size,
         method=config.method,
-        started_from="random weights" if config.teacher == "fresh" else "checkpoint",
+        started_from={"fresh": "random weights"}.get(config.teacher, config.teacher),
         train_sequences=len(speech.train),
         train_tokens=sum(len(s.ids) for s in speech.train),
         train_hours=sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
@@ -301,7 +304,7 @@ def require_above_floor(teacher: TeacherSummary) -> None:
     if is_below_floor(teacher):
         raise TrainingError(
             f"the teacher is no better than a table of counts of its training speech: {teacher.held_out_nll_after:.4f} nats per token "
-            f"on held-out speech, the counts {teacher.held_out_floor_nll:.4f}. It has nothing to teach, so nothing was cached or distilled. Add speech, start from a teacher "
-            "that knows more (--adaptation.teacher), pass over the speech another number of times (--adaptation.training.passes), or "
-            "go on all the same with --adaptation.floor none"
+            f"on held-out speech, the counts {teacher.held_out_floor_nll:.4f}. It has nothing to teach, so nothing was cached or "
+            "distilled. Add speech, start from a teacher that knows more (--adaptation.teacher base, or a checkpoint), pass over the "
+            "speech another number of times (--adaptation.training.passes), or go on all the same with --adaptation.floor none"
         )

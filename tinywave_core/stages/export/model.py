@@ -13,11 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinywave_core.base.opening import LICENCES, require_base
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
-from tinywave_core.exporters.licence import Licence, licence_file, licence_of
+from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
 from tinywave_core.stages.export.summary import ModelSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
@@ -85,6 +86,9 @@ def build(
 def _licence(config: PipelineConfig, tokens: Artifact) -> tuple[Licence, Path | None]:
     """What the student's licence is, and the text of it that its teacher came with."""
     teacher, folder = config.adaptation.teacher, teacher_folder(config)
+    if teacher == "base":
+        base = require_base(config)
+        return licence_of_base(base.attribution), base.place(LICENCES)
     # A release may have it at its top, two folders above its language models.
     places = [] if folder is None else [folder, *([folder.parent.parent] if teacher == "spiritlm" else [])]
     text, summary = licence_file(places), TokensSummary.of(tokens)

@@ -5,7 +5,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
 from tinywave_core.stages.tokenization import tokens
 from tinywave_core.stages.tokenization.summary import TokensSummary
-from tinywave_core.stages.tokenization.words import alignment_text, drift_text
+from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
 from tinywave_core.storage.store import Store
@@ -31,15 +31,19 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """Tokens by kind, drift, aligned words."""
     s = TokensSummary.of(outputs["tokens"])
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in s.streams.items() if n)
-    words = alignment_text(s)
-    return [("tokens", kinds), ("drift", drift_text(s)), *([("words", words)] if words else [])]
+    others = [("words", alignment_text(s)), ("heard by the base before", leaks_text(s))]
+    return [("tokens", kinds), ("drift", drift_text(s)), *(row for row in others if row[1])]
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Codebooks fitted where the tokenizer is the embedded one, speech tokenized, text aligned."""
     asked, cores, chosen = config.tokenization, max(1, config.runtime.workers), choose_tokenizer(config)
     alignment = hours * ALIGNMENT_S_PER_H / cores if asked.interleaving.policy != "speech" else 0.0
-    fit = min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H if chosen.is_fitted else 0.0
+    fit = (
+        min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H
+        if chosen.is_fitted and config.adaptation.teacher != "base"
+        else 0.0
+    )
     beside = 1 if chosen.uses_gpu and device != "cpu" else cores
     written = hours * 3600 * chosen.tokens_per_s * TOKEN_BYTES
     return Estimate(fit + hours * chosen.seconds_per_hour(device) / beside + alignment, written)

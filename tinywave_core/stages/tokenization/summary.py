@@ -72,6 +72,31 @@ class AlignmentSummary(Summary):
     """Utterances without, by the code of the reason."""
 
 
+class HeardSummary(Summary):
+    """Utterances of one split that the base has heard."""
+
+    utterances: int
+    """Of the split."""
+    by_recording: int
+    """Whose recording the base's list has."""
+    by_sound: int
+    """Of the others, those whose units the base has."""
+    recordings: list[str]
+    """Names of recordings that the base has heard, the first twenty."""
+
+    @property
+    def heard(self) -> int:
+        """In either way."""
+        return self.by_recording + self.by_sound
+
+
+class LeaksSummary(Summary):
+    """What the base has heard of the corpus."""
+
+    held_out: HeardSummary
+    train: HeardSummary
+
+
 class _AnyShard(Summary):
     vocabulary: WrittenVocabulary
     unvoiced_chunks: int
@@ -199,6 +224,8 @@ class TokensSummary(Summary):
     patterns: dict[str, int] = Field(default={})
     switches: int = 0
     documents: int = 0
+    leaks: LeaksSummary | None = None
+    """What the base has heard of this speech; unset where the teacher is another."""
     tokenizer: str
     """Id of the speech tokenizer's artifact."""
     tokenizer_kind: str

@@ -1,15 +1,17 @@
 """Tokenization: audio shards in, token shards out, and one `tokens` artifact that describes them all.
 
-Parts: the speech tokenizer, whose part is its kind: `codebooks` (fitted once on training speech, then pinned; with the draft vocoder
-beside it) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
+Parts: the speech tokenizer, whose part is its kind: `codebooks` (fitted once on training speech, then pinned, or those of the base
+where the teacher is; with the draft vocoder beside it) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
 and vocabulary.json for one audio shard; same audio, same tokens, whatever else is in the shard) and `tokens` (numbers only).
 Ids follow the vocabulary of the teacher.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +19,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tinywave_core.base.opening import CODEBOOKS, open_base, require_base
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
-from tinywave_core.errors import MissingInputError
+from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.stages.tokenization.interleaving import with_text
+from tinywave_core.stages.tokenization.leaks import require_no_leak, run_leaks
 from tinywave_core.stages.tokenization.summary import (
     Aligned,
     AlignmentSummary,
     CodebooksSummary,
     GivenSummary,
     InterleavedSummary,
+    LeaksSummary,
     ListedShard,
     ShardSummary,
     SpokenSummary,
@@ -88,7 +93,10 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             **identity | {"context": context | others.get("context", {})},
         )
 
-    if chosen.is_fitted:
+    base = require_base(config) if config.adaptation.teacher == "base" else None
+    if base is not None:
+        (tokenizer,) = execute([step(chosen.kind, run_base_codebooks, {}, {"base": base.digest})])
+    elif chosen.is_fitted:
         tokenizer = pinned(
             step(chosen.kind, run_codebooks, {"corpus": [corpus]}),
             config.refresh.codebooks,
@@ -116,7 +124,13 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
         ]
     )
     shards = with_text(config, _audio_shards(corpus), shards, step, execute)
-    return execute([step("tokens", run_tokens, {"shards": shards, "tokenizer": [tokenizer]}, of_teacher)])[0]
+    inputs = {"shards": shards, "tokenizer": [tokenizer]}
+    if base is not None:
+        inputs["leaks"] = execute(
+            [step("leaks", run_leaks, {"corpus": [corpus], "shards": shards}, {"base": base.digest})]
+        )
+        require_no_leak(inputs["leaks"][0])
+    return execute([step("tokens", run_tokens, inputs, of_teacher)])[0]
 
 
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
@@ -131,7 +145,8 @@ def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
 def places(config: PipelineConfig) -> dict[str, Any]:
     """Where the models lie that tokens are made with: a step's context, for they are known by their content."""
     folder = teacher_folder(config)
-    return {"places": Places.of(config), "teacher": None if folder is None else str(folder)}
+    base = None if config.adaptation.base is None else Path(config.adaptation.base)
+    return {"places": Places.of(config), "teacher": None if folder is None else str(folder), "base": base}
 
 
 def _audio_shards(corpus: Artifact) -> list[Artifact]:
@@ -194,6 +209,18 @@ def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Outp
         unused_units=int((counts == 0).sum()),
         median_f0_hz=vocoder.median_hz,
     )
+
+
+def run_base_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
+    """The codebooks and the draft vocoder of the base: a copy, so that the store and its exports have all that they need."""
+    base = open_base(step.context["base"])
+    if base.digest != step.params["base"]:
+        raise CheckpointError(
+            f"the base here is {base.digest[:12]}…, the run was planned with {step.params['base'][:12]}…: install the same TinyWave on "
+            "every machine, and run again"
+        )
+    shutil.copytree(base.place(CODEBOOKS), output.folder, dirs_exist_ok=True)
+    return CodebooksSummary.model_validate(base.codebooks)
 
 
 @dataclass(frozen=True)
@@ -337,6 +364,7 @@ def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
             for shard, s in zip(shards, summaries, strict=True)
         ],
         **_of_text(step, shards, summaries),
+        **({"leaks": LeaksSummary.of(step.input("leaks"))} if "leaks" in step.inputs else {}),
         tokenizer=tokenizer.id,
         tokenizer_kind=tokenizer.part,
         vocabulary=step.params.get("vocabulary") or tokenizer_vocabulary(tokenizer),

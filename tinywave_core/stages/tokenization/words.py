@@ -26,6 +26,14 @@ def drift_text(tokens: TokensSummary) -> str:
     )
 
 
+def leaks_text(tokens: TokensSummary) -> str:
+    """How much of the speech the base has heard; empty where the teacher does not start from it."""
+    if tokens.leaks is None:
+        return ""
+    train, held_out = tokens.leaks.train, tokens.leaks.held_out
+    return f"{held_out.heard} of {held_out.utterances} held-out and {train.heard} of {train.utterances} training utterances"
+
+
 def alignment_text(tokens: TokensSummary) -> str:
     """How many utterances have words with times, and why the others have none; empty where no words were asked for."""
     aligned = tokens.aligned

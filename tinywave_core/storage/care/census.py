@@ -17,7 +17,7 @@ from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, unseal
 from tinywave_core.storage.store import ABOUT, MANIFEST, STORE_VERSION, Manifest, Store
 
-LOGS = ("catalog", "pins", "published", "runs", "forgotten")
+LOGS = ("catalog", "pins", "published", "runs", "forgotten", "starts")
 POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
 LABELS = ("ingestion", "labels")
 ASIDE = ".damaged"
