@@ -40,8 +40,8 @@ $(VENV)/.installed: requirements.lock infra/build.txt pyproject.toml | $(UV)
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet $(HASHED) --editable .
 	@touch $@
 
-demo: setup  ## Run the whole pipeline on the speech in examples/speech, into ./store
-	@$(BIN)/tinywave run pipeline --preset demo --source examples/speech --root store
+demo: setup  ## Run the whole pipeline on the speech in examples/speech, from random weights to a student, into ./store
+	@$(BIN)/tinywave run pipeline --preset demo --adaptation.teacher fresh --source examples/speech --root store
 
 demo-interleaved: setup  ## The same with speech and text interleaved, into ./store
 	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples --root store

@@ -38,6 +38,7 @@ from tinywave_core.storage.store import Artifact, Store  # noqa: E402
 Array = npt.NDArray[np.float64]
 
 SETTINGS = {  # on top of the preset demo: 8 blocks to 2, 3.4 times fewer parameters
+    "adaptation.teacher": "fresh",
     "adaptation.fresh.layers": "8",
     "ingestion.held_out_fraction": "0.2",
 }
