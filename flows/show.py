@@ -26,6 +26,7 @@ _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
+    from tinywave_core.costs.expectations import expectation
     from tinywave_core.run.stages import estimate
 
     store = Store(config.root)
@@ -58,6 +59,9 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     console(width=150).print(table)
     terminal.say(f"the teacher {start.sentence}")
+    training = hours * (1 - config.ingestion.held_out_fraction)
+    if what == "pipeline" and (told := expectation(start.config.adaptation.teacher, training)):
+        terminal.say(told)
     if explained:
         console(width=150).print(_explained(walk.steps))
     if what == "pipeline":

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.ingestion import corpus as ingestion
 from tinywave_core.stages.ingestion.stage import STAGE
-from tinywave_core.stages.ingestion.summary import LabelsSummary
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.steps.base import Outputs, Step, compute, compute_all
 from tinywave_core.storage.s3 import S3
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
@@ -279,11 +280,28 @@ def test_a_file_that_changes_while_it_is_ingested_stops_the_run(source: Path, tm
         ingest(source, tmp_path / "store", changes)
 
 
-def test_one_speaker_alone_is_told_to_split_by_recording(source: Path, tmp_path: Path) -> None:
-    corpus = ingest(source, tmp_path / "store", held_out_fraction=0.0001)
-    with pytest.raises(SourceError, match="split_by recording"):
-        ingestion.require_split(corpus)
-    ingestion.require_split(ingest(source, tmp_path / "store", split_by="recording", held_out_fraction=0.7))
+@pytest.mark.parametrize("split_by", ["speaker", "recording"])
+@pytest.mark.parametrize("fraction", [1e-9, 0.8999])
+def test_a_corpus_on_one_side_of_the_split_is_told_what_puts_one_on_the_other(
+    source: Path, tmp_path: Path, split_by: str, fraction: float
+) -> None:
+    corpus = ingest(source, tmp_path / "store", split_by=split_by, held_out_fraction=fraction)
+    summary = CorpusSummary.of(corpus)
+    if summary.utterances_train and summary.utterances_held_out:
+        return  # some speaker happens to lie above 0.8999
+    with pytest.raises(SourceError, match="what trains a model cannot judge it. Pass .* which holds one out") as error:
+        ingestion.require_split(IngestionConfig(split_by=split_by), corpus)
+    told = dict(re.findall(r"--ingestion\.(\w+) (\S+)", str(error.value).replace(",", " ")))
+    settings = {"split_by": split_by, **told, "held_out_fraction": float(told["held_out_fraction"])}
+    config = IngestionConfig(**settings)
+    ingestion.require_split(config, ingest(source, tmp_path / "store", **settings))
+
+
+def test_one_recording_alone_is_told_to_add_some(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copyfile(next(source.rglob("*.opus")), tmp_path / "one" / "a.opus")
+    with pytest.raises(SourceError, match="Add recordings: one can be on one side only"):
+        ingestion.require_split(IngestionConfig(), ingest(tmp_path / "one", tmp_path / "store"))
 
 
 def test_the_split_is_a_hash_of_the_speaker_and_has_the_asked_share() -> None:

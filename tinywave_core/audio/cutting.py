@@ -119,10 +119,14 @@ def content_id(samples_N: npt.NDArray[np.int16]) -> str:
 
 def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) -> str:
     """`held_out` or `train`, from a hash of the speaker or the recording alone: stable however the corpus grows."""
+    return "held_out" if position_of(config.split_by, speaker, recording_id) < config.held_out_fraction else "train"
+
+
+def position_of(split_by: str, speaker: str | None, recording_id: str) -> float:
+    """A place in [0, 1): held out is what lies below the fraction."""
     # The whole speaker, so that held-out speech is of voices that were never trained on.
-    unit = f"speaker:{speaker}" if config.split_by == "speaker" and speaker else f"recording:{recording_id}"
-    position = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
-    return "held_out" if position < config.held_out_fraction else "train"
+    unit = f"speaker:{speaker}" if split_by == "speaker" and speaker else f"recording:{recording_id}"
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
 
 
 # Rows of FILES -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tinywave_core.wording import duration
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The teacher."""
     if done["corpus"].complete:  # before hours of training, not after: evaluation needs held-out speech
-        require_split(done["corpus"])
+        require_split(config.ingestion, done["corpus"])
     return {"teacher": teacher.build(config, done["tokens"], execute)}
 
 

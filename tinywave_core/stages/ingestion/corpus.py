@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinywave_core.audio.catalog import Catalog
-from tinywave_core.audio.cutting import Cutter, forgotten_row
+from tinywave_core.audio.cutting import Cutter, forgotten_row, position_of
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.scan import NewFile, Scan, nothing_to_take, scan_source
@@ -187,14 +187,36 @@ def _nothing_accepted(files: Sequence[Row]) -> SourceError:
     )
 
 
-def require_split(corpus: Artifact) -> None:
-    """SourceError unless the corpus has utterances on both sides of the split."""
+def require_split(config: IngestionConfig, corpus: Artifact) -> None:
+    """SourceError unless the corpus has utterances on both sides of the split, with the setting that would change that."""
     summary = CorpusSummary.of(corpus)
     if summary.utterances_train and summary.utterances_held_out:
         return
+    rows = read_table(corpus.path(FILES_FILE), ["status", "speaker", "recording_id"]).to_pylist()
+    recordings = sorted({(r["speaker"], r["recording_id"]) for r in rows if r["status"] == "accepted"}, key=str)
+    missing = "nothing is left to train on" if summary.utterances_held_out else "nothing is held out"
     raise SourceError(
-        f"the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out "
-        f"utterances of {summary.speakers} labelled speakers and {summary.unlabelled_recordings} unlabelled "
-        "recordings; expected at least one of each: pass --ingestion.split_by recording, change "
-        "--ingestion.held_out_fraction, or add recordings"
+        f"{missing}: the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out utterances of "
+        f"{summary.speakers} labelled speakers and {summary.unlabelled_recordings} unlabelled recordings, and what trains a model cannot "
+        f"judge it. {_way_out(config.split_by, recordings)}"
     )
+
+
+def _way_out(split_by: str, recordings: list[tuple[str | None, str]]) -> str:
+    """What puts some recordings on each side."""
+    for by in dict.fromkeys((split_by, "recording")):
+        places = sorted({position_of(by, speaker, recording) for speaker, recording in recordings})
+        # Between the first two, in as few digits as it takes: the first one is held out.
+        fraction = (
+            next((f for n in (1, 2, 3, 4) if (f := _rounded_up(places[0], n)) <= min(places[1], 0.89)), None)
+            if len(places) > 1
+            else None
+        )
+        if fraction is not None:
+            flag = "" if by == split_by else f"--ingestion.split_by {by} "
+            return f"Pass {flag}--ingestion.held_out_fraction {fraction:g}, which holds one out, or add recordings"
+    return "Add recordings: one can be on one side only"
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    return (int(value * 10**digits) + 1) / 10**digits
