@@ -257,10 +257,11 @@ def test_a_plan_says_from_where_the_teacher_starts_and_why(
     capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path
 ):
     store = ("--source", str(finished.config.source), "--root", str(tmp_path / "store"))
-    assert "the teacher starts fresh: adaptation.teacher says so" in said(capsys, "plan", *store)
-    auto = said(capsys, "plan", *store, "--adaptation.teacher", "auto")
+    fresh = said(capsys, "plan", *store, "--adaptation.teacher", "fresh")
+    assert "the teacher starts fresh: adaptation.teacher says so" in fresh
+    auto = said(capsys, "plan", *store)
     assert "the teacher starts from the base: 0.5 min of training speech, below 2 h" in auto
-    much = said(capsys, "plan", *store, "--adaptation.teacher", "auto", "--adaptation.base_below_hours", "0.001")
+    much = said(capsys, "plan", *store, "--adaptation.base_below_hours", "0.001")
     assert "the teacher starts fresh: 0.5 min of training speech, not below 0.001 h" in much
     assert not (tmp_path / "store" / "starts").exists()
 
