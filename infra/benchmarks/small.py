@@ -146,7 +146,11 @@ class Bench:
         if not folder.is_dir():
             from infra.base import make_base
 
-            make_base([self.folder("base-speech", self.of_base)], folder, self.root / "base-store", to_pass_on=False)
+            settings = {"ingestion.held_out_fraction": "0.2"}  # none of it lies below the demo's fraction
+
+            make_base(
+                [self.folder("base-speech", self.of_base)], folder, self.root / "base-store", settings, to_pass_on=False
+            )
         return folder
 
     def result(self, cell: Cell) -> dict[str, Any]:
