@@ -13,7 +13,9 @@ from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny,
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.sequences.dataset import load_sequences
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
+from tinywave_core.sequences.validation import split_validation
 from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.stages.evaluation.words import comparison_rows
 from tinywave_core.steps.base import Outputs
@@ -128,12 +130,17 @@ def test_scores_are_told_by_modality_at_the_switches_and_in_four_directions(outp
         assert 0 <= low <= figures["student"]["accuracy"] <= high <= 1
 
 
-def test_counts_are_of_the_first_drawing_of_each_utterance_and_of_all_text_and_told_by_modality(outputs: Outputs):
-    rows = rows_of(outputs["tokens"], "interleaved") + rows_of(outputs["tokens"], "text")
-    train = [row for row in rows if row["split"] == "train"]
-    first = sum(len(row["ids"]) for row in train if row["variant"] <= 0)
+def test_counts_are_of_the_first_drawing_of_each_utterance_and_of_all_text_and_told_by_modality(
+    config: PipelineConfig, outputs: Outputs
+):
+    tokens = outputs["tokens"]
+    shards = tokens.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
+    sequences = load_sequences(shards, "train", config.distillation.training.sequence_length)
+    train, validation = split_validation(sequences, config.validation, config.ingestion.split_by)
+    first = sum(len(s.ids) for s in train if s.variant <= 0)
     floors = outputs["scores"].summary["floors"]
-    assert floors["counted_tokens"] == floors["training_tokens"] == first < sum(len(row["ids"]) for row in train)
+    assert validation and {s.variant for s in train} > {-1, 0}
+    assert floors["counted_tokens"] == floors["training_tokens"] == first < sum(len(s.ids) for s in train)
     for of_order in floors["counts"]:
         assert of_order["nll_by_modality"].keys() == {"speech", "text"}
         assert of_order["bits_per_second"] is None and not of_order["by_stream"]

@@ -22,7 +22,10 @@ from tinywave_core.tokenizers.speech import Streams, encode_utterance
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 CONFIG = PipelineConfig.model_validate(
-    {"tokenization": {"units": {"clusters": 10}, "pitch": {"clusters": 5}, "style": {"clusters": 3}}}
+    {
+        "tokenization": {"units": {"clusters": 10}, "pitch": {"clusters": 5}, "style": {"clusters": 3}},
+        "adaptation": {"teacher": "fresh"},
+    }
 )
 
 

@@ -61,7 +61,9 @@ class Corpus:
         return distillation.build(self.config(refresh), tokens, teacher, logits, execute or self.pretend)
 
     def config(self, refresh: dict[str, Any]) -> PipelineConfig:
-        return PipelineConfig.model_validate({"root": self.store.url, **self.settings, "refresh": refresh})
+        return PipelineConfig.model_validate(
+            {"root": self.store.url, "adaptation": {"teacher": "fresh"}, **self.settings, "refresh": refresh}
+        )
 
     def made(self, stage: str, part: str, name: str, **summary: Any) -> Artifact:
         return compute(
