@@ -146,8 +146,8 @@ class Bench:
         if not folder.is_dir():
             from infra.base import make_base
 
-            settings = {"ingestion.held_out_fraction": "0.2"}  # none of it lies below the demo's fraction
-
+            # None of it lies below the demo's fraction.
+            settings = {"ingestion.held_out_fraction": "0.2", "runtime.threads": "1"}
             make_base(
                 [self.folder("base-speech", self.of_base)], folder, self.root / "base-store", settings, to_pass_on=False
             )

@@ -97,7 +97,7 @@ def run_id(browser: BrowserContext, served: Served) -> str:
     assert page.get_by_role("option").all_inner_texts() == ["cached", "aligned", "aligned-warmup"]
     page.keyboard.press("Escape")
 
-    steps = group(page, "The training run; the undistilled control uses the same.").get_by_label("steps", exact=True)
+    steps = group(page, "The training run; the undistilled control uses the same").get_by_label("steps", exact=True)
     assert steps.input_value() == "6"
     fill(steps, "0")
     press_submit(page)
