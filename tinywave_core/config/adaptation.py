@@ -35,6 +35,21 @@ class LoraConfig(Config):
     """Scale: the adapter's output is multiplied by alpha / rank."""
 
 
+class BaseTrainingConfig(TrainingConfig):
+    """A training run of a model that knows speech already: brief, at a low rate (infra/LAB_LOG.md, 2026-11-27)."""
+
+    steps: int = Field(300, ge=1)
+    """Optimiser steps at most; fewer where `passes` are over before."""
+    passes: float | None = Field(4, gt=0)
+    """Passes over the training speech at most. None: `steps` alone."""
+    batch_tokens: int = Field(1024, ge=64)
+    """Tokens in one optimiser step, padding included: rows of `sequence_length` tokens."""
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    """Peak learning rate."""
+    dropout: float | None = Field(0.1, ge=0, lt=1)
+    """As in `training`; None is 0."""
+
+
 class AdaptationConfig(Config):
     """Which teacher, and how it is fitted to the domain."""
 
@@ -64,9 +79,7 @@ class AdaptationConfig(Config):
     counts of one to four tokens of its training speech; `none`: nothing. Changes no result, and so identifies none."""
     training: TrainingConfig = TrainingConfig(steps=600, passes=16, batch_tokens=1024, learning_rate=3e-3)
     """The training run of any teacher but the base."""
-    base_training: TrainingConfig = TrainingConfig(
-        steps=300, passes=4, batch_tokens=1024, learning_rate=3e-4, dropout=0.1
-    )
+    base_training: BaseTrainingConfig = BaseTrainingConfig()
     """That of the base, which knows speech already and is adapted briefly."""
 
     @property
