@@ -44,6 +44,7 @@ from tinywave_core.storage.shards import read_table  # noqa: E402
 from tinywave_core.storage.store import MANIFEST, Store, describe_files  # noqa: E402
 from tinywave_core.tokenizers import mfcc  # noqa: E402
 from tinywave_core.tokenizers.codebooks import Codebooks  # noqa: E402
+from tinywave_core.wording import MODELS  # noqa: E402
 
 ALLOWED = re.compile(r"cc0([- ]1\.0)?|public domain|cc[- ]by([- ][1-4]\.0)?", re.IGNORECASE)
 MANIFEST_CSV, LICENCES_CSV = "manifest.csv", "licences.csv"
@@ -230,7 +231,7 @@ def describe(config: PipelineConfig, outputs: Outputs, heard: list[dict[str, str
 def card(about: dict[str, Any]) -> str:
     """README.md of the release."""
     figures = about["training"]
-    nll = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures["held_out_nll"].items())
+    nll = "\n".join(f"| {label} | {figures['held_out_nll'][name]:.3f} |" for name, label in MODELS.items())
     return f"""---
 license: cc-by-4.0
 library_name: transformers
