@@ -73,8 +73,13 @@ def main() -> None:
         "--out", type=Path, default=opening.RELEASE, help="where the release goes, in place of the one there"
     )
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="another setting")
+    parser.add_argument(
+        "--copies",
+        type=Path,
+        help="folder with other encodings of the same recordings, known by their file names: listed for the leak check, not trained on",
+    )
     asked = parser.parse_args()
-    base = make_base(asked.sources, asked.out, asked.work, dict(asked.set))
+    base = make_base(asked.sources, asked.out, asked.work, dict(asked.set), copies=asked.copies)
     size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())
     print(
         f"{asked.out}: {base.recordings} recordings, {base.hours:.2f} h, {size / 1e6:.1f} MB, base {base.digest[:12]}"
@@ -90,6 +95,7 @@ def make_base(
     settings: Mapping[str, str] | None = None,
     *,
     to_pass_on: bool = True,
+    copies: Path | None = None,
 ) -> opening.Base:
     """The release in `out`, in place of one that is there, made of these folders with its source and its store below `work`.
 
@@ -99,7 +105,8 @@ def make_base(
     config = load_config("base", {"source": str(work / "source"), "root": str(work / "store"), **(settings or {})})
     outputs = run_pipeline(config, Store(config.root), until="export")
     made = out.with_name(f"{out.name}.new")
-    write_release(config, outputs, given, made)
+    others = copied(copies, work / "copies-store", outputs, given) if copies else Copies({}, [])
+    write_release(config, outputs, given, made, others)
     shutil.rmtree(out, ignore_errors=True)
     made.rename(out)
     return opening.open_base(out)
@@ -156,7 +163,33 @@ def _table(path: Path) -> list[dict[str, str]]:
 # Release -----------------------------------------------------------------------------------------------------------
 
 
-def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Given], out: Path) -> None:
+@dataclass(frozen=True)
+class Copies:
+    """Other encodings of what the base heard."""
+
+    paths: dict[str, Given]
+    """By recording id."""
+    speech: list[np.ndarray]
+    """Samples of their utterances."""
+
+
+def copied(folder: Path, root: Path, outputs: Outputs, given: dict[str, Given]) -> Copies:
+    """The recordings of a folder that are called like one that the base heard."""
+    config = load_config("base", {"source": str(folder), "root": str(root)})
+    corpus = run_pipeline(config, Store(config.root), until="ingestion")["corpus"]
+    heard = {Path(row["path"]).stem: row for row in recordings_heard(outputs, given)}
+    rows = read_table(corpus.path(FILES_FILE), ["recording_id", "path", "status"]).to_pylist()
+    paths = {
+        row["recording_id"]: Given(row["path"], "", like["licence"], like["attribution"])
+        for row in rows
+        if row["status"] == "accepted" and (like := heard.get(Path(row["path"]).stem))
+    }
+    shards = corpus.store.find_all(CorpusSummary.of(corpus).shards, "shard")
+    speech = [u.samples for shard in shards for u in read_utterances(shard) if u.recording_id in paths]
+    return Copies(paths, speech)
+
+
+def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Given], out: Path, copies: Copies) -> None:
     """All files of the release, in place of those that are there."""
     shutil.rmtree(out, ignore_errors=True)
     tokenizer = TokensSummary.of(outputs["tokens"]).tokenizer_artifact(outputs["tokens"])
@@ -164,8 +197,13 @@ def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Giv
     shutil.copytree(outputs["teacher"].path("teacher"), out / opening.TEACHER)
     shutil.copytree(outputs["model"].path("model"), out / opening.STUDENT)
     heard = recordings_heard(outputs, given)
-    _write_json(out / opening.RECORDINGS, heard)
-    np.save(out / opening.NGRAMS, all_runs(units_heard(outputs, out / opening.CODEBOOKS)), allow_pickle=False)
+    listed = [
+        {"recording_id": i, "path": g.path, "licence": g.licence, "attribution": g.attribution}
+        for i, g in sorted(copies.paths.items())
+    ]
+    _write_json(out / opening.RECORDINGS, heard + listed)
+    units = units_heard(outputs, out / opening.CODEBOOKS, copies.speech)
+    np.save(out / opening.NGRAMS, all_runs(units), allow_pickle=False)
     about = describe(config, outputs, heard)
     attribution = [line for line in about["attribution"] if line]
     licences = licences_text(about["licences"], attribution)
@@ -192,13 +230,15 @@ def recordings_heard(outputs: Outputs, given: dict[str, Given]) -> list[dict[str
     ]
 
 
-def units_heard(outputs: Outputs, codebooks: Path) -> Iterator[np.ndarray]:
+def units_heard(outputs: Outputs, codebooks: Path, copies: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The units of everything that the base heard, from each of the beginnings that the leak check knows."""
     encoder = Codebooks.load(codebooks).units
     for shard in audio_of(training_shards(outputs["tokens"])):
         for utterance in read_utterances(shard):
             if utterance.split == "train":
                 yield from (encoder.encode(mfcc.mfcc(utterance.samples[start:])) for start in STARTS_SAMPLES)
+    for samples in copies:
+        yield from (encoder.encode(mfcc.mfcc(samples[start:])) for start in STARTS_SAMPLES)
 
 
 def describe(config: PipelineConfig, outputs: Outputs, heard: list[dict[str, str]]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class BaseTrainingConfig(TrainingConfig):
 
     steps: int = Field(300, ge=1)
     """Optimiser steps at most; fewer where `passes` are over before."""
-    passes: float | None = Field(4, gt=0)
+    passes: float | None = Field(4.0, gt=0)
     """Passes over the training speech at most. None: `steps` alone."""
     batch_tokens: int = Field(1024, ge=64)
     """Tokens in one optimiser step, padding included: rows of `sequence_length` tokens."""

@@ -265,7 +265,7 @@ def test_a_gain_whose_interval_holds_zero_is_called_noise():
 
 def test_a_gain_over_a_handful_of_utterances_proves_nothing():
     base = scores()
-    few = verdict(typed(base | {"held_out": base["held_out"] | {"sequences": 2}}))
+    few = verdict(typed(base | {"floors": base["floors"] | {"utterances": 2}}))
     assert "not shown to be better than its undistilled control" in few[0]
     assert "too little held-out speech" in few[1]
     assert "within noise" in few[2]

@@ -120,8 +120,8 @@ def no_gradient(model, batch, step) -> LossTerms:
 def test_weight_decay_shrinks_matrices_and_leaves_vectors(tmp_path):
     model = fresh()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _, after = run(tmp_path, model=model, objective=no_gradient)
-    left = math.prod(1 - learning_rate(step, CONFIG) * CONFIG.weight_decay for step in range(CONFIG.steps))
+    _, after = run(tmp_path, CONFIG.model_copy(update={"weight_decay": 0.1}), model=model, objective=no_gradient)
+    left = math.prod(1 - learning_rate(step, CONFIG) * 0.1 for step in range(CONFIG.steps))
     assert left < 0.999 and {p.ndim for p in before.values()} == {1, 2}
     for name, weights in before.items():
         torch.testing.assert_close(after[name], weights * (left if weights.ndim == 2 else 1))
