@@ -105,7 +105,7 @@ def make_base(
     config = load_config("base", {"source": str(work / "source"), "root": str(work / "store"), **(settings or {})})
     outputs = run_pipeline(config, Store(config.root), until="export")
     made = out.with_name(f"{out.name}.new")
-    others = copied(copies, work / "copies-store", outputs, given) if copies else Copies({}, [])
+    others = copied(copies, work / "copies-store", outputs, given) if copies else None
     write_release(config, outputs, given, made, others)
     shutil.rmtree(out, ignore_errors=True)
     made.rename(out)
@@ -177,12 +177,15 @@ def copied(folder: Path, root: Path, outputs: Outputs, given: dict[str, Given]) 
     """The recordings of a folder that are called like one that the base heard."""
     config = load_config("base", {"source": str(folder), "root": str(root)})
     corpus = run_pipeline(config, Store(config.root), until="ingestion")["corpus"]
-    heard = {Path(row["path"]).stem: row for row in recordings_heard(outputs, given)}
+    trained = recordings_heard(outputs, given)
+    heard, known = {Path(row["path"]).stem: row for row in trained}, {row["recording_id"] for row in trained}
     rows = read_table(corpus.path(FILES_FILE), ["recording_id", "path", "status"]).to_pylist()
     paths = {
         row["recording_id"]: Given(row["path"], "", like["licence"], like["attribution"])
         for row in rows
-        if row["status"] == "accepted" and (like := heard.get(Path(row["path"]).stem))
+        if row["status"] == "accepted"
+        and row["recording_id"] not in known
+        and (like := heard.get(Path(row["path"]).stem))
     }
     shards = corpus.store.find_all(CorpusSummary.of(corpus).shards, "shard")
     speech = [u.samples for shard in shards for u in read_utterances(shard) if u.recording_id in paths]
@@ -197,6 +200,7 @@ def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Giv
     shutil.copytree(outputs["teacher"].path("teacher"), out / opening.TEACHER)
     shutil.copytree(outputs["model"].path("model"), out / opening.STUDENT)
     heard = recordings_heard(outputs, given)
+    copies = copies or Copies({}, [])
     listed = [
         {"recording_id": i, "path": g.path, "licence": g.licence, "attribution": g.attribution}
         for i, g in sorted(copies.paths.items())

@@ -26,7 +26,7 @@ GOLDEN = {
     "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
     "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
     "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",
-    "adaptation/teacher": "0eedadbd245b0933a5199fff4bd7e053",
+    "adaptation/teacher": "40b33b18c0b5f7332e2dbf3818b8e036",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
     "distillation/student": "4fe689dabd715a8b221e9f6910f6de1e",

@@ -279,7 +279,7 @@ def test_every_utterance_has_a_row_that_says_how_it_was_found(copied: Path, tmp_
     rows = read_table(leaks.path("leaks.parquet")).to_pylist()
     by = {(row["split"], row["by"]): row["share"] for row in rows}
     assert by.keys() == {("held_out", None), ("held_out", "sound"), ("train", "recording")}
-    assert by["held_out", None] < 0.15 < 0.3 < by["held_out", "sound"]
+    assert by["held_out", None] < 0.2 < 0.25 < by["held_out", "sound"]
     assert len(rows) == len(FEW) + len(MORE) + 1
 
 

@@ -10,7 +10,7 @@ Measured on a base of 217 utterances (N = 7), share of an utterance's runs that 
 utterances) 0.02 on average and 0.08 at most; copies of 24 of its utterances, median and least: Opus again 0.96 and 0.82, cut by
 half a second 0.96 and 0.21, cut by 21 ms and Opus again 0.67 and 0.40, cut by 13 ms 0.25 and 0.10, Opus at its lowest rate 0.29 and
 0, MP3 0.16 and 0, noise at 30 dB 0.09 and 0. With more speech in the base strangers come nearer: of 467 utterances that a base of 296
-recordings (0.9 h) had not heard, the nearest had 0.19, the next 0.12. The limit of 0.3 lies where no stranger is: what it misses
+recordings (0.9 h) had not heard, the nearest had 0.19, the next 0.12. The limit of 0.25 lies where no stranger is: what it misses
 are copies that sound different, one by one; of a folder of copies some are found.
 """
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tinywave_core.base.opening import NGRAMS, RECORDINGS, Base
 
 N = 7
-LEAKS_FROM = 0.3
+LEAKS_FROM = 0.25
 """Share of an utterance's runs that the base has, from which it counts as heard."""
 LEAST = 12
 """Runs that an utterance needs for its share to tell anything."""

@@ -48,7 +48,7 @@ def test_a_few_runs_tell_nothing():
 
 def test_the_release_lists_what_it_heard():
     base = open_base()
-    assert len(heard_recordings(base)) == base.recordings
+    assert len(heard_recordings(base)) >= base.recordings
     runs = heard_runs(base)
     assert runs.dtype == np.uint32 and (np.diff(runs.astype(np.int64)) > 0).all()
     assert len(runs) > 100 * base.recordings  # of every recording, from four beginnings
