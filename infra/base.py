@@ -192,7 +192,9 @@ def copied(folder: Path, root: Path, outputs: Outputs, given: dict[str, Given]) 
     return Copies(paths, speech)
 
 
-def write_release(config: PipelineConfig, outputs: Outputs, given: dict[str, Given], out: Path, copies: Copies) -> None:
+def write_release(
+    config: PipelineConfig, outputs: Outputs, given: dict[str, Given], out: Path, copies: Copies | None = None
+) -> None:
     """All files of the release, in place of those that are there."""
     shutil.rmtree(out, ignore_errors=True)
     tokenizer = TokensSummary.of(outputs["tokens"]).tokenizer_artifact(outputs["tokens"])
