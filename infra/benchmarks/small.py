@@ -12,7 +12,6 @@ promotion gate would publish it.
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import resource
@@ -32,6 +31,7 @@ from tinywave_core.audio.cutting import split_of  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.errors import TrainingError  # noqa: E402
+from tinywave_core.storage.fingerprint import place_of  # noqa: E402
 
 MINUTES = (2, 5, 15, 40, 130)
 STARTS = ("fresh", "base")
@@ -203,7 +203,7 @@ def _minutes(recordings: list[Recording]) -> float:
 
 
 def _position(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(f"bench-small/{name}".encode()).digest()[:8], "big") / 2**64
+    return place_of(f"bench-small/{name}")
 
 
 # A cell ------------------------------------------------------------------------------------------------------------

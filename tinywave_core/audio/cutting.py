@@ -18,6 +18,7 @@ from tinywave_core.audio.segment import utterance_bounds
 from tinywave_core.audio.utterances import encode_flac
 from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share
 from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.storage.fingerprint import place_of
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
 
 ID_LENGTH = 32
@@ -125,8 +126,7 @@ def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) ->
 def position_of(split_by: str, speaker: str | None, recording_id: str) -> float:
     """A place in [0, 1): held out is what lies below the fraction."""
     # The whole speaker, so that held-out speech is of voices that were never trained on.
-    unit = f"speaker:{speaker}" if split_by == "speaker" and speaker else f"recording:{recording_id}"
-    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") / 2**64
+    return place_of(f"speaker:{speaker}" if split_by == "speaker" and speaker else f"recording:{recording_id}")
 
 
 # Rows of FILES -----------------------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ of what validated before, and what was trained on does not begin to validate. (I
 past that, where a speaker comes to have more than 30 % of the speech, or where recordings are removed.)
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.storage.fingerprint import place_of
 
 Parts = tuple[list[TokenSequence], list[TokenSequence]]
 _FEW = 5  # of fewer speakers one is too much to do without
@@ -86,4 +86,4 @@ def _chosen(
 
 def _position(unit: str) -> float:
     """A place in [0, 1) that has nothing to do with the one by which speech is held out."""
-    return int.from_bytes(hashlib.sha256(f"validation/{unit}".encode()).digest()[:8], "big") / 2**64
+    return place_of(f"validation/{unit}")
