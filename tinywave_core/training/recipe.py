@@ -4,28 +4,32 @@ The values were measured on folders of 2 to 110 minutes of read speech and a tea
 2026-11-27).
 """
 
+from typing import Literal
+
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.sequences.dataset import EVERY_EPOCH, PackedDataset, TokenSequence
 
+Start = Literal["random weights", "checkpoint", "teacher's blocks"]
+
 # Share by training tokens: below so many, this much.
 _DROPOUT = ((50_000, 0.2), (1_000_000, 0.1))
-_DECAY_OF_FRESH, _DECAY = 1.0, 0.1
+_DECAY_OF_RANDOM, _DECAY = 1.0, 0.1
 _WARM_UP = 10  # a tenth of the steps at most
 
 
-def settle(config: TrainingConfig, dataset: PackedDataset, tokens: int, *, fresh: bool) -> TrainingConfig:
-    """The settings with `steps` and warm-up by `passes`, and what is None by the training tokens (`tokens_of`).
+def settle(config: TrainingConfig, dataset: PackedDataset, tokens: int, start: Start) -> TrainingConfig:
+    """The settings with `steps` and warm-up by `passes`, and what is None by the training tokens (`tokens_of`) and the start.
 
-    `fresh`: the model starts from random weights. One that knows more than this speech is neither decayed nor dropped out strongly.
+    A given checkpoint was trained on more than this speech, by a recipe of its own: it is neither decayed strongly nor dropped out.
     """
     changes: dict[str, float] = {}
     if config.passes is not None:
         steps = min(config.steps, dataset.steps_of(config.passes))
         changes |= {"steps": steps, "warmup_steps": min(config.warmup_steps, max(1, steps // _WARM_UP))}
     if config.dropout is None:
-        changes["dropout"] = dropout_for(tokens)
+        changes["dropout"] = 0.0 if start == "checkpoint" else dropout_for(tokens)
     if config.weight_decay is None:
-        changes["weight_decay"] = _DECAY_OF_FRESH if fresh else _DECAY
+        changes["weight_decay"] = _DECAY_OF_RANDOM if start == "random weights" else _DECAY
     return config.model_copy(update=changes)
 
 

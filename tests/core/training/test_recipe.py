@@ -7,14 +7,14 @@ import pytest
 from tests.fixtures.training import CONFIG, sequences
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.sequences.dataset import EVERY_EPOCH
-from tinywave_core.training.recipe import dropout_for, settle, tokens_of
+from tinywave_core.training.recipe import Start, dropout_for, settle, tokens_of
 from tinywave_core.training.trainer import make_dataset
 
 DATASET = make_dataset(sequences(), CONFIG)  # 306 tokens in 6 rows of 64, 2 rows a batch: 3 steps a pass
 
 
-def settled_by(config: TrainingConfig, tokens: int = 306, fresh: bool = True) -> TrainingConfig:
-    return settle(config, DATASET, tokens, fresh=fresh)
+def settled_by(config: TrainingConfig, tokens: int = 306, start: Start = "random weights") -> TrainingConfig:
+    return settle(config, DATASET, tokens, start)
 
 
 def test_passes_bound_the_steps_and_the_warm_up_shrinks_with_them():
@@ -43,7 +43,13 @@ def test_what_is_given_stays():
 
 def test_random_weights_decay_more_than_those_that_know_something():
     assert settled_by(CONFIG).weight_decay == 1.0
-    assert settled_by(CONFIG, fresh=False).weight_decay == 0.1
+    assert settled_by(CONFIG, start="teacher's blocks").weight_decay == 0.1
+    assert settled_by(CONFIG, start="checkpoint").weight_decay == 0.1
+
+
+def test_a_checkpoint_is_not_dropped_out_and_the_blocks_of_a_teacher_are():
+    assert settled_by(CONFIG, start="checkpoint").dropout == 0.0
+    assert settled_by(CONFIG, start="teacher's blocks").dropout == dropout_for(306)
 
 
 def test_one_drawing_of_speech_and_all_text_are_the_training_tokens():

@@ -130,7 +130,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import LanguageModelObjective
     from tinywave_core.training.processes import is_first
-    from tinywave_core.training.recipe import settle, tokens_of
+    from tinywave_core.training.recipe import Start, settle, tokens_of
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
@@ -140,12 +140,8 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     length = config.training.sequence_length
     speech = load_speech(step.input("tokens"), length, step.params["validation"])
     dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
-    fresh = config.teacher == "fresh"
-    # What is given was trained on more than this, and by a recipe of its own.
-    open_settings = (
-        config.training if fresh else config.training.model_copy(update={"dropout": config.training.dropout or 0.0})
-    )
-    training = settle(open_settings, dataset, tokens_of(speech.train), fresh=fresh)
+    start: Start = "random weights" if config.teacher == "fresh" else "checkpoint"
+    training = settle(config.training, dataset, tokens_of(speech.train), start)
     validation = Validation.on(speech.validation, length, validation_config(step.params["validation"]))
     model = _start(step, config, speech.vocabulary)
     before = _held_out_nll(model, speech, output)
