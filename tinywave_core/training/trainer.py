@@ -107,12 +107,11 @@ def train(
     module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config)
-    check = partial(_checked, module, validation, parameters, runtime, device) if validation else None
+    check = partial(_checked, module, validation, steps, parameters, runtime, device)
     state = load_checkpoint(resume, parameters, optimizer)
     if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
-        state = TrainingState(0, [], [])
         # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
-        state = check(state) if check else state
+        state = check(TrainingState(0, [], []))
         save_checkpoint(resume, state, parameters, optimizer)
     started = time.monotonic()
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
@@ -132,9 +131,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
-            state = replace(state, step=step + 1, curves=[*state.curves, record])
-            if validation and check and validation.is_due(state.step, steps):
-                state = check(state)
+            state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
             goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime, device)
             if goes_on and (over or state.step % runtime.checkpoint_every == 0):
                 save_checkpoint(resume, state, parameters, optimizer)
@@ -173,13 +170,16 @@ def _keep_best(state: TrainingState, parameters: dict[str, torch.nn.Parameter]) 
 
 def _checked(
     module: TrainedModule,
-    validation: Validation,
+    validation: Validation | None,
+    steps: int,
     parameters: dict[str, torch.nn.Parameter],
     runtime: RuntimeConfig,
     device: torch.device,
     state: TrainingState,
 ) -> TrainingState:
-    """The state with its NLL on validation speech, and with its weights kept if that is the best so far."""
+    """The state with its NLL on validation speech, and with its weights kept if that is the best so far; as it is between checks."""
+    if validation is None or not validation.is_due(state.step, steps):
+        return state
     nll = _validation_nll(module, validation, runtime, device)
     curves = [*state.curves[:-1], *({**record, "validation": nll} for record in state.curves[-1:])]
     best = state.best
