@@ -217,11 +217,16 @@ def _accuracy(won: Floats) -> DirectionAccuracy:
     )
 
 
+def by_utterance(utterance_ids: Sequence[str], gaps: Floats, tokens: Floats) -> tuple[Floats, Floats]:
+    """Sums over pieces of utterances as sums over utterances: pieces of one are not independent, and are drawn together."""
+    _, at = np.unique(list(utterance_ids), return_inverse=True)
+    gap_U, tokens_U = (np.asarray(np.bincount(at, weights=each), np.float64) for each in (gaps, tokens))
+    return gap_U, tokens_U
+
+
 def paired_difference(
     utterance_ids: Sequence[str], gaps: Floats, tokens: Floats, seed: int
 ) -> tuple[float, tuple[float, float], int]:
     """Difference per token with its interval over utterances, and their number, from sums over pieces of them."""
-    utterances, at = np.unique(list(utterance_ids), return_inverse=True)
-    # Pieces of one utterance are not independent: they are drawn together.
-    by_utterance = np.bincount(at, weights=gaps), np.bincount(at, weights=tokens)
-    return float(by_utterance[0].sum() / tokens.sum()), bootstrap_interval(*by_utterance, seed), len(utterances)
+    gap_U, tokens_U = by_utterance(utterance_ids, gaps, tokens)
+    return float(gap_U.sum() / tokens.sum()), bootstrap_interval(gap_U, tokens_U, seed), len(gap_U)

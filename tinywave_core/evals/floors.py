@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinywave_core.evals.comparison import Scores, TokenNll, count, paired_difference
+from tinywave_core.evals.comparison import Scores, TokenNll, by_utterance, count, paired_difference
 from tinywave_core.evals.figures import FEW_UTTERANCES, MODELS, AboveFloor, Floors
 from tinywave_core.evals.ngrams import ORDERS, Ngrams, counted
 from tinywave_core.evals.perplexity import Floats
@@ -51,20 +51,19 @@ def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors
 
 
 def _above(nll: TokenNll, model: str, floor: str) -> AboveFloor:
-    gaps = nll.sums(model, nll.all) - nll.sums(floor, nll.all)
+    gaps, tokens = nll.sums(model, nll.all) - nll.sums(floor, nll.all), count(nll.all)
     names = [s.utterance_id for s in nll.sequences]
-    difference, interval, utterances = paired_difference(names, gaps, count(nll.all), nll.seed)
+    difference, interval, utterances = paired_difference(names, gaps, tokens, nll.seed)
     if utterances < FEW_UTTERANCES:
-        interval = _of_few(names, gaps, count(nll.all), difference)
+        interval = _of_few(*by_utterance(names, gaps, tokens), difference)
     return AboveFloor(nll=difference, interval=interval)
 
 
-def _of_few(names: Sequence[str], gaps: Floats, tokens: Floats, difference: float) -> tuple[float, float]:
+def _of_few(gap_U: Floats, tokens_U: Floats, difference: float) -> tuple[float, float]:
     """Student's t over utterances: of few, those that are drawn anew are too much alike, and of one they are all the same."""
-    _, at = np.unique(list(names), return_inverse=True)
-    gap_U, tokens_U = np.bincount(at, weights=gaps), np.bincount(at, weights=tokens)
-    count_U = len(gap_U)
-    if count_U < 2:
+    utterances = len(gap_U)
+    if utterances < 2:
         return difference - _UNKNOWN, difference + _UNKNOWN
-    spread = np.sqrt(((gap_U - difference * tokens_U) ** 2).sum() / (count_U - 1) * count_U) / tokens_U.sum()
-    return difference - _T[count_U - 2] * spread, difference + _T[count_U - 2] * spread
+    residuals = ((gap_U - difference * tokens_U) ** 2).sum()
+    half = _T[utterances - 2] * np.sqrt(residuals / (utterances - 1) * utterances) / tokens_U.sum()
+    return difference - half, difference + half
