@@ -55,14 +55,15 @@ def _measured(scores: Scores, model: str, floor: str, above: AboveFloor) -> str:
 def floor_rows(scores: Scores) -> list[dict[str, str]]:
     """Guessing and the counts, a dict each, with the columns of the models' table."""
     floors = scores.floors
-    rows = [_row("Guessing", floors.guessing) | {"NLL, nats per token": f"{floors.guessing.nll:.3f}"}]
+    rows = [likelihood_row("Guessing", floors.guessing) | {"NLL, nats per token": f"{floors.guessing.nll:.3f}"}]
     for order, figures in enumerate(floors.counts, start=1):
         best = " (the floor)" if order == floors.order else ""
-        rows.append(_row(f"{counts_label(order).capitalize()}{best}", figures))
+        rows.append(likelihood_row(f"{counts_label(order).capitalize()}{best}", figures))
     return rows
 
 
-def _row(name: str, figures: Likelihood) -> dict[str, str]:
+def likelihood_row(name: str, figures: Likelihood) -> dict[str, str]:
+    """A row of the comparison table, of what needs no parameters and answers no cloze."""
     bits = figures.bits_per_second
     return {
         "model": name,

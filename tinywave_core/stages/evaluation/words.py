@@ -2,7 +2,7 @@
 
 from tinywave_core import plots
 from tinywave_core.evals.figures import FEW_UTTERANCES, Generated, Scores
-from tinywave_core.stages.evaluation.floor_words import floor_rows, standing
+from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
@@ -10,7 +10,6 @@ from tinywave_core.wording import (
     MODELS,
     counts_label,
     duration,
-    figure,
     gen_ppl_ratio,
     millions,
     nll_ratio,
@@ -96,17 +95,9 @@ def comparison_rows(scores: Scores) -> list[dict[str, str]]:
     rows = []
     for name, label in LABELS.items():
         model = scores.models[name]
-        bits, cloze = model.bits_per_second, with_interval(model.cloze, model.cloze_interval, ".1%")
-        rows.append(
-            {
-                "model": label,
-                "parameters": millions(model.parameters),
-                "NLL, nats per token": with_interval(model.nll, model.nll_interval, ".3f"),
-                "perplexity": figure(model.perplexity, ".1f"),
-                "bits per second": "–" if bits is None else f"{bits:.1f}",
-                "cloze accuracy": "no items" if model.cloze is None else cloze,
-            }
-        )
+        cloze = "no items" if model.cloze is None else with_interval(model.cloze, model.cloze_interval, ".1%")
+        own = {"parameters": millions(model.parameters), "cloze accuracy": cloze}
+        rows.append(likelihood_row(label, model) | own)
     return rows + floor_rows(scores)
 
 
