@@ -73,8 +73,3 @@ def share_heard(units_T: npt.ArrayLike, heard: Hashes) -> float:
     # Sorted once, where `np.isin` would sort them for each utterance.
     places = np.searchsorted(heard, runs).clip(max=len(heard) - 1)
     return float((heard[places] == runs).mean())
-
-
-def is_heard(units_T: npt.ArrayLike, heard: Hashes) -> bool:
-    """Whether an utterance sounds like one of the base's."""
-    return share_heard(units_T, heard) >= LEAKS_FROM
