@@ -8,6 +8,8 @@ turns up that the base has heard: then the start is fresh, and stays so. Nothing
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.base.leaks import heard_recordings
 from tinywave_core.base.opening import Base, base_of, require_base, why_not
@@ -129,8 +131,9 @@ def _heard(base: Base, corpus: Artifact) -> str:
 
 def held_out_recordings(corpus: Artifact) -> set[str]:
     """Ids of the recordings that a corpus holds out."""
-    rows = read_table(corpus.path(FILES_FILE), ["recording_id", "split"]).to_pylist()
-    return {row["recording_id"] for row in rows if row["split"] == "held_out"}
+    # Every stage asks: in Arrow, or each would turn the table of all files into Python objects.
+    table = read_table(corpus.path(FILES_FILE), ["recording_id", "split"])
+    return set(table.filter(pc.equal(table["split"], "held_out"))["recording_id"].to_pylist())
 
 
 def _log(config: PipelineConfig, store: Store) -> Log:
