@@ -45,6 +45,9 @@ class Scan:
     replaced: tuple[str, ...] = ()  # paths of the corpus under which other content lies today
     orphan_transcripts: tuple[str, ...] = ()
     labels: LabelReport = NO_LABELS
+    labels_of_known: Mapping[str, Label] = field(
+        default_factory=dict, repr=False
+    )  # by digest: what lies beside known content today
     groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
@@ -67,9 +70,11 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
     for file, digest in readable:
         by_content.setdefault(digest, []).append(file)
     fresh = {digest: files for digest, files in by_content.items() if digest not in known}
-    # Of known recordings too: each run says which labels there are. Only new recordings take theirs.
     labels = read_labels(source, listing, [file.path for file in listing.audio if digests[file.path] not in gone])
-    new = {digest: _new_file(digest, files, labels.by_path) for digest, files in fresh.items()}
+    new = {
+        digest: NewFile(files[0], digest, _label(files, labels.by_path), tuple(file.path for file in files[1:]))
+        for digest, files in fresh.items()
+    }
     _check_lost(lost, set(by_content), catalog)
     before = catalog.current()
     rows = [stat_row(file, digest) for file, digest in readable]
@@ -89,6 +94,11 @@ def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
         replaced=tuple(row["path"] for row in rows if before.get(place_of(row), row["sha256"]) not in there),
         orphan_transcripts=labels.orphans,
         labels=labels.report,
+        labels_of_known={
+            digest: label
+            for digest, files in by_content.items()
+            if digest in known and (label := _label(files, labels.by_path)) != Label()
+        },
         groups=group_by_size(new, lost, shard_bytes),
         # Also what is known by its stamp but came back to a name that had other content meanwhile.
         seen=tuple(row for row in rows if row["path"] in read or before.get(place_of(row)) != row["sha256"]),
@@ -109,14 +119,13 @@ def _digests(source: Source, listing: Listing, catalog: Catalog) -> tuple[dict[s
     return digests, dict.fromkeys(file.path for file in unknown)
 
 
-def _new_file(digest: str, files: Sequence[SourceFile], labels: Mapping[str, Label]) -> NewFile:
-    """One content under all its paths; speaker and transcript are those of the first path that has one."""
+def _label(files: Sequence[SourceFile], labels: Mapping[str, Label]) -> Label:
+    """Of one content under all its paths: speaker and transcript of the first path that has one."""
     known = [labels.get(file.path, Label()) for file in files]
-    label = Label(
+    return Label(
         next((label.speaker for label in known if label.speaker), None),
         next((label.transcript for label in known if label.transcript), None),
     )
-    return NewFile(files[0], digest, label, tuple(file.path for file in files[1:]))
 
 
 def group_by_size(

@@ -19,7 +19,7 @@ CORPUS_VERSION = 2
 
 def training_shards(tokens: Artifact) -> list[Artifact]:
     """Token shards with training speech; teacher targets and students depend on these only."""
-    return _shards(tokens, "train_utterances")
+    return _shards(tokens, "train_utterances", "trains_as")
 
 
 def held_out_shards(tokens: Artifact) -> list[Artifact]:
@@ -27,9 +27,9 @@ def held_out_shards(tokens: Artifact) -> list[Artifact]:
     return _shards(tokens, "held_out_utterances")
 
 
-def _shards(tokens: Artifact, split: str) -> list[Artifact]:
+def _shards(tokens: Artifact, split: str, instead: str = "id") -> list[Artifact]:
     # Shards of the other split stay out: else every new held-out recording would train every student anew.
-    listed = {s["id"]: s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
+    listed = {s.get(instead, s["id"]): s.get("part", "shard") for s in tokens.summary["shards"] if s[split]}
     artifacts = tokens.store.find_all(list(listed))
     # What is only planned has no manifest that tells its part.
     return [a if a.complete else replace(a, part=listed[a.id]) for a in artifacts]
@@ -61,6 +61,15 @@ def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> lis
             keep = pc.and_(keep, pc.less_equal(table["variant"], 0))
         rows += table.filter(keep).select(list(columns)).to_pylist()
     return rows
+
+
+def training_key(config: PipelineConfig, tokens: Artifact) -> str:
+    """What the pins of all that is trained belong to: the corpus, and the recordings that later labels took out of training.
+
+    What was trained on those has heard held-out speech: nothing goes on from it.
+    """
+    heard = tokens.summary.get("heard", "") if tokens.complete else ""
+    return fingerprint([corpus_key(config), heard]) if heard else corpus_key(config)
 
 
 def training_hours(tokens: Artifact) -> float:

@@ -19,7 +19,7 @@ from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.errors import ConfigError, TrainingError
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import corpus_key, training_hours
+from tinywave_core.steps.inputs import training_hours, training_key
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -52,7 +52,9 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> Artifac
     )
 
     def fitted(policy: RefreshPolicy) -> Artifact:
-        return pinned(step, policy, config.refresh, lambda: training_hours(tokens), execute, corpus=_lineage(config))
+        return pinned(
+            step, policy, config.refresh, lambda: training_hours(tokens), execute, corpus=_lineage(config, tokens)
+        )
 
     teacher = fitted(config.refresh.teacher)
     if config.adaptation.floor == "counts" and teacher.complete and is_below_floor(TeacherSummary.of(teacher)):
@@ -72,9 +74,9 @@ def validation_of(config: PipelineConfig) -> dict[str, Any]:
     return {**config.validation.model_dump(mode="json"), "split_by": config.ingestion.split_by}
 
 
-def _lineage(config: PipelineConfig) -> str:
+def _lineage(config: PipelineConfig, tokens: Artifact) -> str:
     """What a teacher's pin belongs to besides its own config: the corpus and the tokens it was trained on."""
-    return f"{corpus_key(config)}/{config.tokenization.model_dump_json()}"
+    return f"{training_key(config, tokens)}/{config.tokenization.model_dump_json()}"
 
 
 def identifying(config: AdaptationConfig) -> AdaptationConfig:

@@ -23,7 +23,7 @@ from tinywave_core.stages.adaptation.teacher import (
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import corpus_key, training_hours, training_shards
+from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
@@ -85,7 +85,9 @@ def _lineage(config: PipelineConfig, tokens: Artifact, settings: DistillationCon
     """What a student's pin belongs to besides its own config: corpus, tokens, how the teacher is made and captured."""
     capture = config.logit_caching if settings.needs_cache else None
     tokenizer = tokens.summary["tokenizer"]
-    return fingerprint([corpus_key(config), config.tokenization, tokenizer, teacher_identity(config), capture])
+    return fingerprint(
+        [training_key(config, tokens), config.tokenization, tokenizer, teacher_identity(config), capture]
+    )
 
 
 @dataclass(frozen=True)

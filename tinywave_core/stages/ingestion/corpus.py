@@ -1,7 +1,7 @@
 """Ingestion: any audio files -> shards of mono 16 kHz utterances, and the corpus that they make up.
 
-Part `shard`: audio.parquet, utterances.parquet and files.parquet of some source files; never changes. Part `corpus`:
-the table of all files and the numbers of the whole corpus. The catalog (`audio.catalog`) says which content was taken
+Part `shard`: audio.parquet, utterances.parquet and files.parquet of some source files; never changes. Part `relabelled`: a shard
+with labels that came later. Part `corpus`: the table of all files and the numbers of the whole corpus. The catalog (`audio.catalog`) says which content was taken
 and in which shards; `audio.scan` finds what is new in the source, `audio.cutting` cuts recordings into utterances.
 """
 
@@ -30,6 +30,7 @@ from tinywave_core.stages.ingestion.counts import (
     summarise_corpus,
     without_duplicates,
 )
+from tinywave_core.stages.ingestion.relabelling import relabelled, with_labels_of_today
 from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import CORPUS_VERSION, corpus_key
@@ -65,7 +66,7 @@ def take(config: PipelineConfig, store: Store, today: Scan, execute: Execute) ->
         VERSION,
         run_corpus,
         config.ingestion,
-        {"shards": _live_shards(catalog, made)},
+        {"shards": with_labels_of_today(config, store, today.labels_of_known, _live_shards(catalog, made), execute)},
         _no_longer_wanted(catalog, today),
         runtime=config.runtime,
     )
@@ -175,7 +176,9 @@ def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> Co
     write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
     if not utterances:
         raise _nothing_accepted(files)
-    return summarise_corpus(shards, dropped, files, utterances)
+    summary = summarise_corpus(shards, dropped, files, utterances)
+    changed = relabelled(step.inputs["shards"])
+    return summary if changed is None else summary.model_copy(update={"relabelled": changed})
 
 
 def _nothing_accepted(files: Sequence[Row]) -> SourceError:

@@ -17,6 +17,7 @@ from tinywave_core.stages.ingestion.words import (
     label_rows,
     labels_in_short,
     rejects,
+    relabelled_text,
     warned,
 )
 from tinywave_core.steps.base import Execute, Outputs
@@ -44,9 +45,10 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     warned = f", warnings: {_counted(s.warnings)}" if s.warnings else ""
     out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
+    later = f"; {relabelled_text(s.relabelled)}" if s.relabelled else ""
     seen = seen_labels(outputs)
     told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
-    return f"{s.files.found} files", out + rejected + skipped + warned + told
+    return f"{s.files.found} files", out + rejected + skipped + warned + later + told
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -63,6 +65,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("not used because", reasons or "nothing was rejected"),
         *([("taken, but odd", _counted(s.warnings))] if s.warnings else []),
         ("split", split),
+        *([("labels that came later", relabelled_text(s.relabelled))] if s.relabelled else []),
         *(label_facts(seen) if seen else []),
     ]
 

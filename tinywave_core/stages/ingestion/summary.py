@@ -3,6 +3,10 @@
 from pydantic import Field
 
 from tinywave_core.steps.base import Summary
+from tinywave_core.storage.store import Artifact
+
+RELABELLED = "relabelled"
+"""Part of an audio shard with later labels than those that it was cut with."""
 
 
 class FileCounts(Summary):
@@ -34,6 +38,45 @@ class AudioShardSummary(Summary):
     hours: float
 
 
+class RelabelledSummary(AudioShardSummary):
+    """A shard with later labels than those that it was cut with."""
+
+    other_speakers: int
+    """Recordings with another speaker than then, or with one at last."""
+    other_transcripts: int
+    to_train: int
+    """Recordings that were held out then."""
+    to_held_out: list[str]
+    """Recordings that are held out, and were trained on then or in between."""
+
+
+def hours_of(shard: Artifact) -> float:
+    """Of speech in an audio shard, relabelled or not."""
+    return (RelabelledSummary if shard.part == RELABELLED else AudioShardSummary).of(shard).hours
+
+
+def original_of(shard: Artifact) -> Artifact:
+    """An audio shard as it was cut."""
+    if shard.part != RELABELLED:
+        return shard
+    (original,) = shard.manifest.inputs["shard"]  # type: ignore[union-attr]
+    return shard.store.find(original, "shard")
+
+
+class Relabelled(Summary):
+    """Labels that came later than the recordings, of the whole corpus."""
+
+    speakers: int
+    """Recordings with another speaker than when they were taken, or with one at last."""
+    transcripts: int
+    to_train: int
+    """Recordings that were held out before."""
+    to_held_out: int
+    """Recordings that were trained on before."""
+    heard: str
+    """Names the latter: what was trained on them is not gone on with. Empty for none."""
+
+
 class CorpusSummary(Summary):
     """All shards together."""
 
@@ -58,6 +101,8 @@ class CorpusSummary(Summary):
     duration_histogram: DurationHistogram
     warnings: dict[str, int] = Field(default_factory=dict)
     """Files that were taken though something is odd about them, by warning: see `audio.quality`."""
+    relabelled: Relabelled | None = None
+    """Unset where every recording has the labels that it was taken with."""
 
 
 class Some(Summary):

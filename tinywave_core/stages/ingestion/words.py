@@ -4,7 +4,7 @@ from typing import Any
 
 from tinywave_core.audio.labels.claims import PROBLEMS
 from tinywave_core.audio.utterances import FILES_FILE
-from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelOrigin, LabelsSummary, Some
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelOrigin, LabelsSummary, Relabelled, Some
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
@@ -71,6 +71,16 @@ def label_rows(seen: LabelsSummary) -> list[dict[str, Any]]:
         for what, some, advice in kinds
         if some.number
     ]
+
+
+def relabelled_text(changed: Relabelled) -> str:
+    """How many recordings have later labels, and what that does to the split."""
+    parts = [(changed.transcripts, "have another transcript"), (changed.speakers, "have another speaker")]
+    labels = " and ".join(f"{number} {what}" for number, what in parts if number)
+    text = f"{labels} than when they were taken" if labels else "all have the labels that they were taken with"
+    if changed.to_held_out:
+        text += f"; {changed.to_held_out} that were trained on are held out by their speaker now: teacher and student are trained anew"
+    return text + (f"; {changed.to_train} that were held out are trained on now" if changed.to_train else "")
 
 
 def has_labels(seen: LabelsSummary) -> bool:

@@ -151,6 +151,9 @@ class _AnyShard(Summary):
 class SpokenSummary(_AnyShard):
     """A token shard of part `shard`: speech."""
 
+    trains_as: str | None = None
+    """Of a relabelled shard the one with its first labels, where the two are the same to what trains on them."""
+
 
 class InterleavedSummary(_AnyShard):
     """A token shard of part `interleaved`: speech with some of its words as text."""
@@ -202,6 +205,8 @@ class ListedShard(Summary):
     held_out_utterances: int
     held_out_tokens: int
     held_out_seconds: float
+    trains_as: str | None = None
+    """The shard that stands for it where models are trained: that of `SpokenSummary`."""
 
 
 class Aligned(Summary):
@@ -226,6 +231,8 @@ class TokensSummary(Summary):
     documents: int = 0
     leaks: LeaksSummary | None = None
     """What the base has heard of this speech; unset where the teacher is another."""
+    heard: str = ""
+    """Names the recordings that later labels took out of training (`Relabelled.heard`); unset for none."""
     tokenizer: str
     """Id of the speech tokenizer's artifact."""
     tokenizer_kind: str

@@ -19,12 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tinywave_core.audio.utterances import UTTERANCES_FILE
 from tinywave_core.base.opening import CODEBOOKS, open_base, require_base
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
-from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
+from tinywave_core.stages.ingestion.summary import RELABELLED, CorpusSummary, hours_of, original_of
 from tinywave_core.stages.tokenization.interleaving import with_text
 from tinywave_core.stages.tokenization.leaks import require_no_leak, run_leaks
 from tinywave_core.stages.tokenization.summary import (
@@ -109,28 +110,38 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
         (tokenizer,) = execute([step(chosen.kind, run_given, {}, chosen.given())])
     of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
     duplicates = CorpusSummary.of(corpus).duplicates
+    audio_shards = _audio_shards(corpus)
     shards = execute(
         [
             replace(
                 step(
                     "shard",
                     run_shard,
-                    {"audio": [audio], "tokenizer": [tokenizer]},
+                    {"audio": [original_of(audio)], "tokenizer": [tokenizer]},
                     {"drop": sorted(duplicates.get(audio.id, [])), **of_teacher},
                 ),
-                hours=AudioShardSummary.of(audio).hours,
+                hours=hours_of(audio),
             )
-            for audio in _audio_shards(corpus)
+            for audio in audio_shards
         ]
     )
-    shards = with_text(config, _audio_shards(corpus), shards, step, execute)
+    relabelled = {
+        number: step("shard", run_relabelled, {"audio": [audio], "tokens": [shards[number]]})
+        for number, audio in enumerate(audio_shards)
+        if audio.part == RELABELLED
+    }
+    for number, shard in zip(relabelled, execute(list(relabelled.values())) if relabelled else [], strict=True):
+        shards[number] = shard
+    shards = with_text(config, audio_shards, shards, step, execute)
     inputs = {"shards": shards, "tokenizer": [tokenizer]}
     if base is not None:
         inputs["leaks"] = execute(
             [step("leaks", run_leaks, {"corpus": [corpus], "shards": shards}, {"base": base.digest})]
         )
         require_no_leak(inputs["leaks"][0])
-    return execute([step("tokens", run_tokens, inputs, of_teacher)])[0]
+    changed = CorpusSummary.of(corpus).relabelled
+    heard = {"heard": changed.heard} if changed and changed.heard else {}
+    return execute([step("tokens", run_tokens, inputs, of_teacher | heard)])[0]
 
 
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
@@ -302,6 +313,30 @@ def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     return SpokenSummary.of_rows(rows, vocabulary, path)
 
 
+def run_relabelled(step: Step[TokenizationConfig, SpokenSummary], output: Output) -> SpokenSummary:
+    """A token shard with the labels of its relabelled audio: the tokens are those that it has."""
+    shard, path = step.input("tokens"), output.folder / TOKENS_FILE
+    audio = read_table(step.input("audio").path(UTTERANCES_FILE), ["utterance_id", *_LABELS])
+    labels = {row.pop("utterance_id"): row for row in audio.to_pylist()}
+    table = read_table(shard.path(TOKENS_FILE))
+    own = table.select(_LABELS).to_pylist()
+    ids = table["utterance_id"].to_pylist()
+    later = [labels[i] for i in ids]
+    for name in _LABELS:
+        column = pa.array([row[name] for row in later], TOKENS.field(name).type)
+        table = table.set_column(table.schema.get_field_index(name), TOKENS.field(name), column)
+    write_table(table, path)
+    shutil.copyfile(shard.path(VOCABULARY_FILE), output.folder / VOCABULARY_FILE)
+    before = SpokenSummary.of(shard)
+    summary = SpokenSummary.of_rows(table.to_pylist(), before.vocabulary, path)
+    # Speakers say what validates: with the same ones on the same sides a transcript changes nothing of training on speech.
+    is_same = all(old[what] == new[what] for old, new in zip(own, later, strict=True) for what in ("split", "speaker"))
+    return summary.model_copy(update={"trains_as": shard.id}) if is_same else summary
+
+
+_LABELS = ["speaker", "transcript", "split"]
+
+
 def open_step_tokenizer(step: Step) -> SpeechTokenizer:
     """The tokenizer of a step's input `tokenizer`, for ids of its param `vocabulary` (that of a teacher with its own), with the
     models that lie in its context's `places`."""
@@ -360,10 +395,16 @@ def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
     )
     return TokensSummary(
         shards=[
-            ListedShard(id=shard.id, part=shard.part, **{name: getattr(s, name) for name in _PER_SPLIT})
+            ListedShard(
+                id=shard.id,
+                part=shard.part,
+                **{name: getattr(s, name) for name in _PER_SPLIT},
+                **({"trains_as": s.trains_as} if isinstance(s, SpokenSummary) and s.trains_as else {}),
+            )
             for shard, s in zip(shards, summaries, strict=True)
         ],
         **_of_text(step, shards, summaries),
+        **({"heard": step.params["heard"]} if "heard" in step.params else {}),
         **({"leaks": LeaksSummary.of(step.input("leaks"))} if "leaks" in step.inputs else {}),
         tokenizer=tokenizer.id,
         tokenizer_kind=tokenizer.part,

@@ -17,7 +17,7 @@ from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, unseal
 from tinywave_core.storage.store import ABOUT, MANIFEST, STORE_VERSION, Manifest, Store
 
-LOGS = ("catalog", "pins", "published", "runs", "forgotten", "starts")
+LOGS = ("catalog", "pins", "published", "runs", "forgotten", "starts", "labels")
 POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
 LABELS = ("ingestion", "labels")
 ASIDE = ".damaged"
@@ -139,6 +139,8 @@ def _ids_in(log: Records) -> Iterable[str]:
         return pointed_at(log.readable[-1])
     if log.kind == "runs":
         return list(log.readable[-1].get("outputs", {}).values())
+    if log.kind == "labels":
+        return relabelled(log)
     return shard_contents(log) if log.kind == "catalog" else []
 
 
@@ -221,6 +223,11 @@ def _record(store: Store, name: str, number: int) -> dict[str, Any] | None:
 def pointed_at(record: dict[str, Any]) -> list[str]:
     """Artifacts that a record of `pins` or `published` names."""
     return [record["artifact"]] if "artifact" in record else [record["model"], record["student"]]
+
+
+def relabelled(log: Records) -> list[str]:
+    """The shards with labels of today that a log of `labels` names."""
+    return list(log.readable[-1]["shards"].values()) if log.readable else []
 
 
 def report_of(run: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from tinywave_core.storage.care.census import (
     labels_of_runs,
     lineage,
     pointed_at,
+    relabelled,
     shard_contents,
 )
 from tinywave_core.storage.care.repair import DAY_S
@@ -75,7 +76,9 @@ def _pinned(census: Census) -> list[str]:
 
 
 def _corpora(census: Census) -> list[str]:
-    return [shard for log in census.of("catalog") for shard in shard_contents(log)]
+    """Audio shards as they were cut, and as they are labelled today."""
+    cut = [shard for log in census.of("catalog") for shard in shard_contents(log)]
+    return cut + [shard for log in census.of("labels") for shard in relabelled(log)]
 
 
 def _newest_results(census: Census, keep: int) -> list[str]:

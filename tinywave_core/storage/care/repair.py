@@ -149,7 +149,7 @@ def _filling(census: Census, log: Records, index: int) -> dict[str, Any] | None:
     """The record that replaces a lost one; None where the log may end before it."""
     later = [record for record in log.records[index + 1 :] if record is not None]
     match log.kind:
-        case "pins" | "published" | "starts":  # only the newest is followed
+        case "pins" | "published" | "starts" | "labels":  # only the newest is followed
             return later[0] if later else None
         case "runs":
             return {"artifacts": {}} if later else None
@@ -162,7 +162,7 @@ def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> s
     """What is lost with a record, and what follows from it."""
     before = [record for record in log.records[:index] if record is not None]
     match log.kind, filling:
-        case (("pins" | "published" | "starts"), dict()):
+        case (("pins" | "published" | "starts" | "labels"), dict()):
             return "the next one takes its place, and nothing is lost: only the newest is followed"
         case "pins", None if before:
             return (
@@ -188,6 +188,11 @@ def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> s
             return (
                 "lost is from where the teacher of that corpus starts: the one before holds again, or the next run decides by the "
                 "speech of today"
+            )
+        case "labels", None:
+            return (
+                "lost is which later labels the corpus had: the next run takes those of its source, and recordings without any there have "
+                "those that they were taken with"
             )
         case "runs", _:
             return "lost is the history of that run: `tinywave plan` says less about why, no artifact is lost"

@@ -1,0 +1,215 @@
+"""Labels that come later, or change: an audio shard stays what it is, and its part `relabelled` is the shard with the labels of today.
+
+Nothing is decoded and nothing is cut: rows get another speaker, transcript and side of the split. Which shards are relabelled is the
+newest record of the log `labels/<corpus>`. A label that is no longer there says nothing, as a file that is gone does: what it said
+holds. See infra/decisions/0037-labels-that-come-later.md.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinywave_core.audio.cutting import split_of
+from tinywave_core.audio.sidecars import Label
+from tinywave_core.audio.utterances import AUDIO_FILE, FILES_FILE, UTTERANCES_FILE, UtteranceWriter
+from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.ingestion.summary import RELABELLED, AudioShardSummary, Relabelled, RelabelledSummary
+from tinywave_core.steps.base import Execute, Output, Step
+from tinywave_core.steps.inputs import corpus_key
+from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.schemas import FILES
+from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.store import Artifact, Store
+
+VERSION = 1
+RelabelledStep = Step[IngestionConfig, RelabelledSummary]
+LabelRow = dict[str, str | None]
+"""`speaker` and `transcript`, each only where it is another one than the shard's own."""
+
+
+def with_labels_of_today(
+    config: PipelineConfig, store: Store, labels: Mapping[str, Label], shards: list[Artifact], execute: Execute
+) -> list[Artifact]:
+    """The shards of the corpus, relabelled where `labels` (by the digest of a file) or those of an earlier run are other than theirs."""
+    log = store.log(f"labels/{corpus_key(config)}")
+    known = log.latest() or {"shards": {}}
+    asked = fingerprint(
+        [[shard.id for shard in shards], {digest: _values(labels[digest]) for digest in sorted(labels)}]
+    )
+    before = dict(zip(known["shards"], store.find_all(list(known["shards"].values()), RELABELLED), strict=True))
+    if known.get("asked") == asked and all(shard.complete for shard in before.values()):
+        return [before.get(shard.id, shard) for shard in shards]
+    steps = {
+        shard.id: _step(config, store, shard, change)
+        for shard in shards
+        # A plan has shards that are not made yet: they get the labels of today when they are.
+        if shard.complete and (change := _change(config.ingestion, shard, before.get(shard.id), labels))
+    }
+    made = dict(zip(steps, execute(list(steps.values())) if steps else [], strict=True))
+    if all(shard.complete for shard in [*shards, *made.values()]) and (made or before):
+        record = {"asked": asked, "shards": {original: shard.id for original, shard in made.items()}}
+        if record != known:
+            _append(log, record)
+    return [made.get(shard.id, shard) for shard in shards]
+
+
+def _append(log: Any, record: dict[str, Any]) -> None:
+    try:
+        log.append(record)
+    except FileExistsError:  # another run was faster: the next one compares anew
+        return
+
+
+def _step(config: PipelineConfig, store: Store, shard: Artifact, change: "_Change") -> RelabelledStep:
+    return Step(
+        store,
+        "ingestion",
+        RELABELLED,
+        VERSION,
+        run_relabelled,
+        config.ingestion,
+        {"shard": [shard]},
+        {"labels": change.labels, "trained_on": change.trained_on},
+        runtime=config.runtime,
+    )
+
+
+# What is other --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a shard's labels are today, where they are not its own."""
+
+    labels: dict[str, LabelRow]
+    """By the digest of a file."""
+    trained_on: list[str]
+    """Recordings that the shard holds out and that later labels put, or once put, on the training side: models may have heard them."""
+
+
+@dataclass(frozen=True)
+class _Recordings:
+    """The recordings of a shard as it was cut."""
+
+    id_of: dict[str, str] = field(default_factory=dict)
+    """By digest, of those that were accepted."""
+    own: dict[str, LabelRow] = field(default_factory=dict)
+    """Speaker and, where the recording is one utterance, transcript."""
+
+    @classmethod
+    def of(cls, shard: Artifact, wanted: Mapping[str, Any]) -> "_Recordings":
+        files = read_table(shard.path(FILES_FILE), ["sha256", "recording_id", "speaker", "status"])
+        index = read_table(shard.path(UTTERANCES_FILE), ["utterance_id", "recording_id", "transcript"]).to_pydict()
+        texts = zip(index["utterance_id"], index["recording_id"], index["transcript"], strict=True)
+        # A recording that is one utterance has its samples, and so its id. What is cut has no transcript: whose words would be where?
+        whole = {recording: text for utterance, recording, text in texts if utterance == recording}
+        found = cls()
+        for row in files.to_pylist():
+            if row["status"] == "accepted" and row["sha256"] in wanted:
+                found.id_of[row["sha256"]] = row["recording_id"]
+                found.own[row["sha256"]] = {"speaker": row["speaker"]} | (
+                    {"transcript": whole[row["recording_id"]]} if row["recording_id"] in whole else {}
+                )
+        return found
+
+
+def _change(
+    config: IngestionConfig, shard: Artifact, before: Artifact | None, labels: Mapping[str, Label]
+) -> _Change | None:
+    """None where the shard's own labels are those of today, and always were."""
+    earlier: dict[str, Any] = {"labels": {}, "trained_on": []}
+    if before is not None and before.manifest is not None:
+        earlier = before.manifest.params
+    wanted = {**labels, **earlier["labels"]}
+    if not wanted:
+        return None
+    recordings = _Recordings.of(shard, wanted)
+    own = recordings.own
+    changed: dict[str, LabelRow] = {}
+    trained_on = set(earlier["trained_on"])
+    for digest in sorted(own):
+        today = own[digest] | earlier["labels"].get(digest, {}) | _values(labels.get(digest, Label()))
+        if row := {what: today[what] for what in own[digest] if today[what] != own[digest][what]}:
+            changed[digest] = row
+        recording = recordings.id_of[digest]
+        sides = [split_of(config, speaker, recording) for speaker in (own[digest]["speaker"], today["speaker"])]
+        trained_on |= {recording} if sides == ["held_out", "train"] else set()
+    return _Change(changed, sorted(trained_on)) if changed or trained_on else None
+
+
+def _values(label: Label) -> LabelRow:
+    """What a label says; what it does not say is not in it."""
+    return {what: value for what in ("speaker", "transcript") if (value := getattr(label, what))}
+
+
+# The shard with other labels ------------------------------------------------------------------------------------------
+
+
+def run_relabelled(step: RelabelledStep, output: Output) -> RelabelledSummary:
+    """The same utterances and files in the same order, with the labels of today."""
+    config, shard = step.config, step.input("shard")
+    labels: dict[str, LabelRow] = step.params["labels"]
+    files = read_table(shard.path(FILES_FILE)).to_pylist()
+    of_recording = {
+        row["recording_id"]: labels[row["sha256"]]
+        for row in files
+        if row["status"] == "accepted" and row["sha256"] in labels
+    }
+    # By id: training can have heard what the shard trains on, and what later labels once put there.
+    heard = set(step.params["trained_on"])
+    to_held_out, to_train = set[str](), set[str]()
+    for row in files:
+        if row["status"] != "accepted":
+            continue
+        recording = row["recording_id"]
+        was, label = row["split"], of_recording.get(recording, {})
+        row.update({what: value for what, value in label.items() if what == "speaker"})
+        row["split"] = split_of(config, row["speaker"], recording)
+        if row["split"] == "held_out" and (was == "train" or recording in heard):
+            to_held_out.add(recording)
+        if row["split"] == "train" and was == "held_out":
+            to_train.add(recording)
+    with UtteranceWriter(output.folder) as writer:
+        for utterance in _utterances(shard):
+            label = of_recording.get(utterance["recording_id"], {})
+            utterance.update({what: value for what, value in label.items() if what == "speaker"})
+            utterance["split"] = split_of(config, utterance["speaker"], utterance["recording_id"])
+            if "transcript" in label and utterance["utterance_id"] == utterance["recording_id"]:
+                utterance["transcript"] = label["transcript"]
+            writer.add(utterance)
+    write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
+    counts = {what: sum(what in label for label in of_recording.values()) for what in ("speaker", "transcript")}
+    return RelabelledSummary(
+        **AudioShardSummary.of(shard).model_dump(),
+        other_speakers=counts["speaker"],
+        other_transcripts=counts["transcript"],
+        to_train=len(to_train),
+        to_held_out=sorted(to_held_out),
+    )
+
+
+def _utterances(shard: Artifact) -> Iterator[dict[str, Any]]:
+    path = shard.path(AUDIO_FILE)
+    for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
+        yield from batch.to_pylist()
+
+
+def relabelled(shards: Sequence[Artifact]) -> Relabelled | None:
+    """What later labels change in a corpus of these shards; None where none is relabelled."""
+    changed = [RelabelledSummary.of(shard) for shard in shards if shard.part == RELABELLED]
+    heard = sorted(recording for summary in changed for recording in summary.to_held_out)
+    return (
+        Relabelled(
+            speakers=sum(summary.other_speakers for summary in changed),
+            transcripts=sum(summary.other_transcripts for summary in changed),
+            to_train=sum(summary.to_train for summary in changed),
+            to_held_out=len(heard),
+            heard=fingerprint(heard) if heard else "",
+        )
+        if changed
+        else None
+    )
