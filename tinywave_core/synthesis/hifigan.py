@@ -7,6 +7,7 @@ and pitch and style codes last as many frames as their hop says.
 Shapes: R rows of codes (units; pitch and style for expressive models), N codes, F frames.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tinywave_core.checkpoints.bounds import check_claims
@@ -24,6 +26,7 @@ from tinywave_core.errors import CheckpointError, TinyWaveError, TokenError
 from tinywave_core.synthesis.hifigan_model import HifiganConfig, HifiganNetwork
 from tinywave_core.tokenizers.speech import EMPTY, Positions, Streams, Units, run_starts
 
+TRAINED = "generator.safetensors"  # of a vocoder that was trained here
 WEIGHTS, CONFIG, SPEAKERS, STYLES = "generator.pt", "config.json", "speakers.txt", "styles.txt"
 SPEAKER = 2
 GLOBAL_STYLE = 8  # conv-default in styles.txt
@@ -47,10 +50,13 @@ class HifiganVocoder:
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> "HifiganVocoder":
-        """Read generator.pt and config.json, and the names where they are given; CheckpointError if they do not fit."""
+        """Read generator.pt, or the generator.safetensors that `save` wrote, and config.json, and the names where they are given;
+        CheckpointError if they do not fit."""
         config = HifiganConfig.load(folder / CONFIG)
-        path = folder / WEIGHTS
-        weights = without_weight_norm(state_dict(load_entries(path), "generator", path), path)
+        is_trained = (folder / TRAINED).is_file()
+        path = folder / (TRAINED if is_trained else WEIGHTS)
+        entries = state_dict(load_entries(path), None if is_trained else "generator", path)
+        weights = without_weight_norm(entries, path)
         check_claims(folder / CONFIG, *config.sizes(), weights, path)
         network = HifiganNetwork(config)
         names = _names_of_tables(network, weights)
@@ -61,6 +67,17 @@ class HifiganVocoder:
             speakers=_names(folder / SPEAKERS, config.num_speakers if config.multispkr else 0),
             styles=_names(folder / STYLES, config.num_styles if config.multistyle else 0),
         )
+
+    def save(self, folder: Path) -> None:
+        """Write generator.safetensors, config.json and the names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.network.state_dict().items()}
+        save_file(weights, folder / TRAINED)
+        about = self.config.model_dump(mode="json", exclude_none=True)
+        (folder / CONFIG).write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        for names, file in ((self.speakers, SPEAKERS), (self.styles, STYLES)):
+            if names:
+                (folder / file).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
     def synthesize(
         self,

@@ -4,7 +4,7 @@ Codes are embedded, joined with a speaker and a global style, and upsampled to s
 residual blocks between them: HiFi-GAN (Kong et al. 2020) on units (Polyak et al. 2021), with a predictor of how many frames
 a unit lasts (FastSpeech 2's, Ren et al. 2021).
 
-Shapes: R rows of codes (units; pitch and style codes for expressive models), F frames of `code_hop_size` samples, N codes,
+Shapes: B rows of a batch, R rows of codes (units; pitch and style codes for expressive models), F frames of `code_hop_size` samples, N codes,
 E `embedding_dim`, C channels, T time steps of a layer.
 """
 
@@ -236,7 +236,8 @@ class HifiganNetwork(nn.Module):
         self.spkr = nn.Embedding(config.num_speakers, width) if config.multispkr else None
         self.style = nn.Embedding(config.num_styles, width) if config.multistyle else None
         self.dur_predictor = _DurationPredictor(config.dur_predictor_params) if config.dur_predictor_params else None
-        self.rates, self.reaches = config.upsample_rates, _reaches(config)[1:]
+        self.duration_dropout = config.dur_predictor_params.var_pred_dropout if config.dur_predictor_params else 0.0
+        self.hop, self.rates, self.reaches = config.hop, config.upsample_rates, _reaches(config)[1:]
         channels = config.upsample_initial_channel
         in_channels = width * (len(counts) + bool(config.multispkr) + bool(config.multistyle))
         self.conv_pre = nn.Conv1d(in_channels, channels, OUTER_KERNEL, padding=OUTER_KERNEL // 2)
@@ -257,16 +258,22 @@ class HifiganNetwork(nn.Module):
         The speaker and style are not looked at where the model has no table of them.
         """
         stop = codes_RF.shape[1] if stop is None else stop
-        return self._upsample(self.inputs(codes_RF, speaker, global_style), start, stop)
+        voice, style = (torch.tensor([index], device=codes_RF.device) for index in (speaker, global_style))
+        return self._upsample(self.inputs(codes_RF[None], voice, style), start, stop)[0]
 
-    def inputs(self, codes_RF: Tensor, speaker: int, global_style: int) -> Tensor:
-        """Channels [1, C, F] of the frames: units, pitch codes, style codes, speaker, global style."""
+    def speak(self, codes_BRF: Tensor, speakers_B: Tensor) -> Tensor:
+        """Samples [B, F · hop] of whole clips, each in its voice, for training."""
+        inputs_BCF = self.inputs(codes_BRF, speakers_B, torch.zeros_like(speakers_B))
+        return self._upsample(inputs_BCF, 0, codes_BRF.shape[2])
+
+    def inputs(self, codes_BRF: Tensor, speakers_B: Tensor, global_styles_B: Tensor) -> Tensor:
+        """Channels [B, C, F] of the frames: units, pitch codes, style codes, speaker, global style."""
         tables = [table for table in (self.dict, self.pitch_codes, self.style_codes) if table is not None]
-        channels = [table(codes_F) for table, codes_F in zip(tables, codes_RF, strict=True)]
-        for table, index in ((self.spkr, speaker), (self.style, global_style)):
+        channels = [table(codes_BF) for table, codes_BF in zip(tables, codes_BRF.unbind(1), strict=True)]
+        for table, indices_B in ((self.spkr, speakers_B), (self.style, global_styles_B)):
             if table is not None:
-                channels.append(table.weight[index].expand(codes_RF.shape[1], -1))
-        return torch.cat(channels, dim=1).T[None]
+                channels.append(table(indices_B)[:, None].expand(-1, codes_BRF.shape[2], -1))
+        return torch.cat(channels, dim=2).transpose(1, 2)
 
     def frames_per_unit(self, units_N: Tensor) -> Tensor:
         """Predicted durations int64 [N], at least one frame each."""
@@ -274,23 +281,23 @@ class HifiganNetwork(nn.Module):
         log_N = self.dur_predictor(self.dict(units_N))
         return torch.round(log_N.exp() - 1).clamp(min=1).long()
 
-    def _upsample(self, x_1CT: Tensor, start: int, stop: int) -> Tensor:
+    def _upsample(self, x_BCT: Tensor, start: int, stop: int) -> Tensor:
         """What no later level can hear of is dropped after each level: most of the context is for the first one."""
-        x_1CT = self.conv_pre(x_1CT)
+        x_BCT = self.conv_pre(x_BCT)
         blocks = len(self.resblocks) // len(self.ups)
         first = 0  # where x begins, in samples of its level, as start and stop are
         for level, (upsampling, rate, (before, after)) in enumerate(
             zip(self.ups, self.rates, self.reaches, strict=True)
         ):
-            x_1CT = upsampling(F.leaky_relu(x_1CT, SLOPE))
-            mixed = torch.zeros_like(x_1CT)
+            x_BCT = upsampling(F.leaky_relu(x_BCT, SLOPE))
+            mixed = torch.zeros_like(x_BCT)
             for block in self.resblocks[blocks * level : blocks * (level + 1)]:
-                mixed += block(x_1CT)
+                mixed += block(x_BCT)
             first, start, stop = first * rate, start * rate, stop * rate
             needed_from = max(start - before, first)
-            x_1CT = mixed[..., needed_from - first : stop + after - first] / blocks
+            x_BCT = mixed[..., needed_from - first : stop + after - first] / blocks
             first = needed_from
-        return torch.tanh(self.conv_post(F.leaky_relu(x_1CT, LAST_SLOPE)))[0, 0, start - first : stop - first]
+        return torch.tanh(self.conv_post(F.leaky_relu(x_BCT, LAST_SLOPE)))[:, 0, start - first : stop - first]
 
 
 class _ResidualBlock(nn.Module):
@@ -302,10 +309,10 @@ class _ResidualBlock(nn.Module):
         )
         self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations)
 
-    def forward(self, x_1CT: Tensor) -> Tensor:
+    def forward(self, x_BCT: Tensor) -> Tensor:
         for dilated, plain in zip(self.convs1, self.convs2, strict=True):
-            x_1CT = x_1CT + plain(F.leaky_relu(dilated(F.leaky_relu(x_1CT, SLOPE)), SLOPE))
-        return x_1CT
+            x_BCT = x_BCT + plain(F.leaky_relu(dilated(F.leaky_relu(x_BCT, SLOPE)), SLOPE))
+        return x_BCT
 
 
 class _DurationPredictor(nn.Module):

@@ -139,13 +139,13 @@ def test_input_channels_are_unit_pitch_style_speaker(tmp_path: Path) -> None:
     for table, hundreds in [("dict", 100), ("pitch_codes", 200), ("style_codes", 300), ("spkr", 400)]:
         weights[f"{table}.weight"][:] = torch.arange(len(weights[f"{table}.weight"]))[:, None] + hundreds
     network = HifiganVocoder.load(_write(tmp_path, EXPRESSIVE, weights)).network
-    channels = network.inputs(torch.tensor([[7, 8], [1, 2], [3, 4]]), 2, 0)
+    channels = network.inputs(torch.tensor([[[7, 8], [1, 2], [3, 4]]]), torch.tensor([2]), torch.tensor([0]))
     assert channels.shape == (1, 16, 2)
     assert channels[0, ::4].tolist() == [[107, 108], [201, 202], [303, 304], [402, 402]]
 
 
 def test_global_style_is_the_last_input_of_a_base_model(base: HifiganVocoder) -> None:
-    channels = base.network.inputs(torch.tensor([[5]]), 1, 3)[0, :, 0]
+    channels = base.network.inputs(torch.tensor([[[5]]]), torch.tensor([1]), torch.tensor([3]))[0, :, 0]
     expected = [base.network.dict.weight[5], base.network.spkr.weight[1], base.network.style.weight[3]]
     torch.testing.assert_close(channels, torch.cat(expected), rtol=0, atol=0)
 
