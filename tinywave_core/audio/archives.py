@@ -62,7 +62,7 @@ def members(stream: IO[bytes], size: int) -> Iterator[Member]:
                     if info.offset_data + info.size > size:
                         raise tarfile.ReadError("its last file is cut off")
                     yield Member(_below(info.name), info.offset_data, info.size)
-                tar.members = []  # else it keeps all of them
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
     except (ValueError, OverflowError, EOFError) as error:  # of damaged numbers in a header
         raise tarfile.ReadError(str(error)) from error
 

@@ -338,7 +338,7 @@ class Source:
 
     def texts(self, files: Iterable[SourceFile]) -> dict[str, bytes]:
         """The bytes of sidecars by path; those that cannot be read are left out."""
-        whole, inside = [], []
+        whole, inside = list[SourceFile](), list[SourceFile]()
         for file in files:
             (inside if place_in(file.location) else whole).append(file)
         return self._texts(whole) | self._texts_inside(inside)
