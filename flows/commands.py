@@ -244,6 +244,25 @@ COMMANDS = (
         needs_machine=True,
     ),
     Command(
+        "export-dataset",
+        "write the utterances of a corpus as a dataset that other tools read",
+        handlers.export_dataset,
+        (
+            _argument("folder", help="a new folder"),
+            _argument(
+                "--as",
+                dest="form",
+                choices=("audiofolder", "parquet", "webdataset", "lhotse"),
+                default="audiofolder",
+                help="audiofolder and parquet are for Hugging Face `datasets` (default: audiofolder)",
+            ),
+            _argument("--corpus", help="id of a corpus, or its first characters (default: that of the last run)"),
+            _ROOT,
+        ),
+        "Copies every utterance as FLAC, 16 kHz, with transcript, speaker, recording and split (train; test is what is held out). "
+        "Nothing is decoded.",
+    ),
+    Command(
         "slamkit",
         "write the tokens of a store as slamkit's features.jsonl and tokens.jsonl",
         handlers.slamkit,

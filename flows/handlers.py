@@ -135,6 +135,13 @@ def evaluate(options: Namespace) -> int:
     )
 
 
+def export_dataset(options: Namespace) -> int:
+    """`tinywave export-dataset`."""
+    from flows.export_dataset import export_dataset as run
+
+    return run(options.root, options.folder, options.form, options.corpus)
+
+
 def slamkit(options: Namespace) -> int:
     """`tinywave slamkit`."""
     from flows.slamkit import write_slamkit
