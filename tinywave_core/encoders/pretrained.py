@@ -192,8 +192,9 @@ class SpeechEncoder:
         import torch
 
         # TF32, cuDNN's default, would make other units of frames that lie between two.
-        with torch.inference_mode(), torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
             parts = [self.run(self._wave(part))[0].float().cpu().numpy() for part in self.shape.windows(samples)]
         return np.concatenate([np.zeros((0, self.shape.width), np.float32), *parts])
