@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.codebooks import GivenCodebook
 
 S_PER_H = 30.0  # of one core, measured on examples/speech at 2.8 GHz
-# Of an encoder: seconds of one core per hour of speech for each of its parameters, measured with HuBERT base.
-S_PER_H_AND_PARAMETER = 6e-6
+# Of an encoder: seconds of one core per hour of speech for each of its parameters, measured with HuBERT base (970 s an hour). It is an
+# upper bound for a Whisper, whose file has a decoder as well: tiny.en took 42 s.
+S_PER_H_AND_PARAMETER = 1e-5
 GPU_SPEED_UP = 50.0
 DESCRIPTION = "codebooks.json"
 ENVIRONMENT = "TINYWAVE_ENCODER"
