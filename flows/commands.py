@@ -77,6 +77,11 @@ _TOKENS = (
         "--spiritlm-dir",
         help="folder or s3:// prefix with SpiritLM's release (default: the environment variable SPIRITLM_CHECKPOINTS_DIR)",
     ),
+    _argument(
+        "--tokenizer",
+        help="the model/ directory of an export, or a folder with codebooks: its tokens in place of SpiritLM's; the environment "
+        "variable TINYWAVE_ENCODER says where their encoder lies, if they have one",
+    ),
     _argument("--hubert", help="a transformers HubertModel directory in place of the release's HuBERT"),
     _argument("--quantizer", help="a quantizer's file in place of the release's"),
     _DEVICE,

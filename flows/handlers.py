@@ -60,7 +60,13 @@ def tokens(options: Namespace) -> int:
     from flows.tokens import show_tokens
 
     return show_tokens(
-        options.file, options.model, options.spiritlm_dir, options.hubert, options.quantizer, options.device
+        options.file,
+        options.model,
+        options.spiritlm_dir,
+        options.hubert,
+        options.quantizer,
+        options.device,
+        options.tokenizer,
     )
 
 

@@ -23,9 +23,9 @@ from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 GOLDEN = {
     "ingestion/shard": "2a6f066310425d7bf07d4c7cc75096e2",
     "ingestion/corpus": "1d0cd894bb73a5fa4b45f32741fcd3e3",
-    "tokenization/codebooks": "5c6528fd6b677dae83174243a6779b78",
-    "tokenization/shard": "7de6c046e8636a900b0cd92130af7771",
-    "tokenization/tokens": "b345ab0fb9a0d70e35e4836b6926d69e",
+    "tokenization/codebooks": "1cf00d388a3289f420f36dd76f6c0151",
+    "tokenization/shard": "7c489bd3e6bf3ae5ae1c139ead44c42d",
+    "tokenization/tokens": "327eb05a3707c4e0518bc1d2421175a9",
     "adaptation/teacher": "40b33b18c0b5f7332e2dbf3818b8e036",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",

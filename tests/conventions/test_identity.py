@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from safetensors.numpy import save_file
 
 from tests.conventions.test_fingerprints import planned_steps
+from tests.fixtures.encoders import save_encoder
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
@@ -32,8 +33,8 @@ PLACES = {
     "source",
     "root",
     "spiritlm_dir",
-    "tokenization.hubert.encoder",
-    "tokenization.hubert.quantizer",
+    "tokenization.units.encoder",
+    "tokenization.units.codebook",
     "tokenization.alignment.path",
     "tokenization.text.source",
     "adaptation.teacher",
@@ -52,8 +53,10 @@ EARLIER = {
 # Groups that several stages read.
 SHARED = {"validation": {"adaptation", "distillation"}}
 # Settings that give others a say, or without which they cannot be changed.
+ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "layer": 0}}}
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
 BESIDE: dict[str, Settings] = {
+    "tokenization.units.layer": ENCODER,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
     "distillation.layer_pairs": EXPLICIT,
@@ -69,6 +72,7 @@ BESIDE: dict[str, Settings] = {
 }
 # Other values of settings, where what `other_values` draws by their type does not fit.
 OTHER: dict[str, Settings] = {
+    "tokenization.units.kind": ENCODER,
     "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},
     "adaptation.base_training.dropout": {"adaptation": {"base_training": {"dropout": 0.3}}},
@@ -113,7 +117,9 @@ def other_values(field: FieldInfo, value: Any) -> list[Any]:
 
 def placed(settings: Settings, places: dict[str, str]) -> Settings:
     """With the place of the model that stands for all."""
-    return json.loads(json.dumps(settings).replace("LLAMA", places["llama"]))
+    return json.loads(
+        json.dumps(settings).replace("LLAMA", places["llama"]).replace('"ENCODER"', f'"{places["encoder"]}"')
+    )
 
 
 def nested(path: str, value: Any) -> Settings:
@@ -161,7 +167,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             (folder / name / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")
         save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
         shutil.copyfile(PIECES, folder / name / "tokenizer.model")
-    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama")}
+    save_encoder(folder / "encoder", "hubert")
+    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder")}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class CodebooksSummary(Summary):
     """How often each unit occurs in them."""
     unused_units: int
     median_f0_hz: float
-    """Of a typical speaker, for the draft vocoder."""
+    """Of a typical speaker, for the draft vocoder; 0 where there is none."""
 
 
 class GivenSummary(Summary):

@@ -9,6 +9,7 @@ Ids follow the vocabulary of the teacher.
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from tinywave_core.audio.utterances import UTTERANCES_FILE
 from tinywave_core.base.opening import CODEBOOKS, open_base, require_base
+from tinywave_core.checkpoints.digests import sha256_once
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
@@ -51,13 +53,15 @@ from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.base import Places, SpeechTokenizer
-from tinywave_core.tokenizers.embedded import EMBEDDED
+from tinywave_core.tokenizers.embedded import EMBEDDED, open_codebook, open_encoder
 from tinywave_core.tokenizers.opening import choose_tokenizer, kind_named, open_tokenizer
-from tinywave_core.tokenizers.streams import STREAMS
+from tinywave_core.tokenizers.streams import SPIRITLM_RATES, STREAMS
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
+    from tinywave_core.encoders.pretrained import SpeechEncoder
+    from tinywave_core.tokenizers.codebooks import GivenCodebook
     from tinywave_core.tokenizers.speech import Streams
 
 VERSION = 3
@@ -99,7 +103,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
         (tokenizer,) = execute([step(chosen.kind, run_base_codebooks, {}, {"base": base.digest})])
     elif chosen.is_fitted:
         tokenizer = pinned(
-            step(chosen.kind, run_codebooks, {"corpus": [corpus]}),
+            step(chosen.kind, run_codebooks, {"corpus": [corpus]}, chosen.given()),
             config.refresh.codebooks,
             config.refresh,
             lambda: CorpusSummary.of(corpus).hours_train,
@@ -193,14 +197,14 @@ def _device(step: Step) -> str:
 
 
 def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
-    """Fit codebooks and draft vocoder on training speech."""
+    """Fit codebooks, and the draft vocoder for units at its rate, on training speech."""
     from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.tokenizers.codebooks import Codebooks
 
     use_one_thread()
     config = step.config
     spoken = _FitSpeech.choose(_audio_shards(step.input("corpus")), config, output)
-    codebooks = Codebooks.fit(config, spoken.read("features"))
+    codebooks = Codebooks.fit(config, spoken.read("features"), *_given_to_fit(step))
     counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
 
     def with_streams() -> Iterator[tuple[Any, Any]]:
@@ -209,17 +213,40 @@ def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Outp
             counts[:] += np.bincount(streams.units, minlength=len(counts))
             yield utterance.samples, streams
 
-    vocoder = DraftVocoder.fit(codebooks, with_streams())
     codebooks.save(output.folder)
-    vocoder.save(output.folder)
+    median_f0_hz = 0.0
+    if codebooks.rates == SPIRITLM_RATES:
+        vocoder = DraftVocoder.fit(codebooks, with_streams())
+        vocoder.save(output.folder)
+        median_f0_hz = vocoder.median_hz
+    else:
+        deque(with_streams(), maxlen=0)
     return CodebooksSummary(
         vocabulary=codebooks.vocabulary,
         utterances=len(spoken.chosen),
         hours=spoken.samples / SAMPLE_RATE / 3600,
         unit_counts=counts.tolist(),
         unused_units=int((counts == 0).sum()),
-        median_f0_hz=vocoder.median_hz,
+        median_f0_hz=median_f0_hz,
     )
+
+
+def _given_to_fit(
+    step: Step[TokenizationConfig, CodebooksSummary],
+) -> "tuple[SpeechEncoder | None, GivenCodebook | None]":
+    """The encoder that the units are of, and the codebook that is given, if they are."""
+    units, places = step.config.units, step.context["places"]
+    if units.layer is None:
+        return None, None
+    encoder = open_encoder(places.encoder, units.layer, step.params["encoder_sha256"], _device(step))
+    if units.codebook is None:
+        return encoder, None
+    codebook = Path(places.codebook)
+    if sha256_once(codebook) != step.params["codebook_sha256"]:
+        raise CheckpointError(
+            f"{codebook} is not the codebook that the run was planned with: run again, with one file on all machines"
+        )
+    return encoder, open_codebook(codebook, units.clusters, encoder.shape.width)
 
 
 def run_base_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
