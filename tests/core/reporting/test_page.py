@@ -101,6 +101,7 @@ def test_sections_come_in_order(html: str):
         "listen",
         "probes",
         "generated",
+        "sound",
         "stages",
         "data",
         "curves",
@@ -190,6 +191,18 @@ def test_a_run_without_judges_has_no_section_for_continuations(run: tuple[RunRec
     record, outputs = run
     without = {part: artifact for part, artifact in outputs.items() if part != "generated"}
     assert '<section id="generated">' not in render_report(record, without)
+
+
+def test_how_it_sounds_stands_with_what_a_judge_cannot_say_and_which_one_is_absent(run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    sound = section(render_report(record, outputs), "sound")
+    assert "1.60 (1.50 to 1.70)" in sound and "45.0% (44.0% to 46.0%), 10 of 100 words" in sound
+    assert "MOS alone rewards a smooth wrong voice" in sound and "continued by undistilled control" in sound
+    assert "Absent: likeness of voices (--evaluation.judges.speaker_model DIR" in sound
+    unheard = {part: artifact for part, artifact in outputs.items() if part != "judges"}
+    assert "How it sounds was not judged. Absent: DNSMOS (pip install" in section(
+        render_report(record, unheard), "sound"
+    )
 
 
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):

@@ -11,8 +11,9 @@ from tinywave_core.costs.estimates import (
     student_parameters,
     teacher_parameters,
 )
-from tinywave_core.stages.evaluation import gap, generated, probes, scores
+from tinywave_core.stages.evaluation import continuations, gap, generated, probes, scores
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.judges_given import given_judges
 from tinywave_core.stages.evaluation.summary import (
     GapSummary,
     GeneratedSummary,
@@ -50,7 +51,9 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
     made = {"scores": scores.build(config, done["tokens"], *models, execute)}
     made |= probes.build(config, done["tokens"], *models, execute)
     made |= gap.build(config, done["tokens"], *models, execute)
-    return made | generated.build(config, done["tokens"], *models, execute)
+    if config.evaluation.generated.language_model or given_judges(config):
+        made |= continuations.build(config, done["tokens"], *models, execute)
+    return made | generated.build(config, done["tokens"], made, execute)
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -115,10 +118,11 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     read = per_s * (2 * held_out_s + probes_s + compared * UTTERANCE_S)
     seconds = 2 * read * (teacher + 2 * student) / flops + pairs * PAIR_S + compared * GAP_S
     seconds += probes_s / 3600 * choose_tokenizer(config).seconds_per_hour(device)
-    if asked.generated.asr:
-        items = min(asked.generated.items, utterances)
-        drawn = sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))
-        seconds += items * asked.generated.max_new_tokens * (drawn + 3 * SPEAK_S / per_s)
+    items, longest = min(asked.generated.items, utterances), asked.generated.max_new_tokens
+    if asked.generated.language_model or given_judges(config):
+        seconds += items * longest * sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))
+    if asked.generated.language_model:
+        seconds += items * longest * 3 * SPEAK_S / per_s
     return Estimate(seconds, held_out_s * per_s / 10 + probes_s * 32_000)
 
 

@@ -1,5 +1,7 @@
 """What the parts of evaluation report."""
 
+from typing import Any
+
 from pydantic import Field
 
 from tinywave_core.evals.figures import (
@@ -105,6 +107,16 @@ class GapSummary(Summary):
         """By how much the student is closer than the control in one figure."""
         wanted = (measure, group, *(blocks or (None, None)))
         return next(f for f in self.closer if (f.measure, f.group, f.student_block, f.teacher_block) == wanted)
+
+
+class ContinuationsSummary(Summary):
+    """Part `continuations`."""
+
+    items: int
+    why: str
+    """Why nothing was continued; empty where something was."""
+    vocabulary: dict[str, Any]
+    """Of the ids."""
 
 
 class GeneratedSummary(Summary, Generated):
