@@ -135,6 +135,13 @@ def evaluate(options: Namespace) -> int:
     )
 
 
+def units(options: Namespace) -> int:
+    """`tinywave units`."""
+    from flows.units import show_units
+
+    return show_units(options.preset, options.settings, options.vary, options.json_to, options.plot_to)
+
+
 def slamkit(options: Namespace) -> int:
     """`tinywave slamkit`."""
     from flows.slamkit import write_slamkit

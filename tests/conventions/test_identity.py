@@ -215,7 +215,7 @@ def test_a_setting_is_part_of_its_own_stages_keys_and_of_none_before(
 
 def test_ids_of_all_inputs_are_part_of_a_key(everything: Settings):
     steps = planned_steps(PipelineConfig.model_validate(everything), Store("memory://identity-of-inputs"))
-    assert len({f"{step.stage}/{step.part}" for step in steps}) == 23
+    assert len({f"{step.stage}/{step.part}" for step in steps}) == 24
     for step in steps:
         for name, artifacts in step.inputs.items():
             other = [replace(artifacts[0], fingerprint="0" * 32), *artifacts[1:]]

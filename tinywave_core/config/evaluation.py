@@ -1,6 +1,6 @@
 """Settings of evaluation on the held-out recordings."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -87,15 +87,29 @@ class GeneratedConfig(Config):
             )
         return self
 
-    def of_continuations(self) -> Self:
-        """The settings that decide what is continued and how, whoever judges it."""
-        return self.model_copy(update={"asr": "", "language_model": "", "language": ""})
+    def of_continuations(self, items: int) -> Self:
+        """The settings that decide what is continued and how, of so many utterances, whoever judges it."""
+        return self.model_copy(update={"asr": "", "language_model": "", "language": "", "items": items})
+
+
+class UnitsConfig(Config):
+    """What the phonetic units are worth: against phones and words whose times `tokenization.alignment` gives, and how much of the
+    speaker is in them."""
+
+    items: int = Field(50, ge=0, le=100_000)
+    """Most utterances that are looked at, drawn by a hash of their ids; 0 measures nothing."""
+    split: Literal["held_out", "all"] = "held_out"
+    """Whether training speech is looked at as well: more to count, and another result with every new recording."""
+    triples: int = Field(2000, ge=1, le=1_000_000)
+    """Most triples of words that are told apart by their units, within speakers and across them."""
+    seed: int = Field(0, ge=0)
+    """Seed of the utterances, the triples and the bootstrap."""
 
 
 class JudgesConfig(Config):
     """How recordings, their resynthesis and continuations sound: DNSMOS, word errors by `generated.asr`, likeness of voices."""
 
-    items: int = Field(50, ge=0, le=10_000)
+    items: int = Field(20, ge=0, le=10_000)
     """Most held-out utterances and most continuations of each model that are judged, drawn by utterance id; 0 judges none."""
     dnsmos: str = Field("auto", min_length=1)
     """`auto`: DNSMOS P.835 where the extra is installed (pip install 'tinywave[judges]'); `none`: without it; else the path of
@@ -130,13 +144,19 @@ class EvaluationConfig(Config):
     """Where the student differs from its teacher."""
     generated: GeneratedConfig = GeneratedConfig()
     """Generative perplexity and auto-BLEU, where models are given."""
+    units: UnitsConfig = UnitsConfig()
+    """What the phonetic units are worth."""
     judges: JudgesConfig = JudgesConfig()
     """How it sounds, as far as judges are there."""
 
+    def continued(self) -> int:
+        """Of how many utterances a judge of text or of sound wants continuations, where they are there."""
+        return max(self.generated.items if self.generated.language_model else 0, self.judges.items)
+
     def without_parts(self) -> Self:
         """The settings that identify `scores`: all others identify parts of their own."""
-        parts = {"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig(), "judges": JudgesConfig()}
-        return self.model_copy(update=parts)
+        parts = {"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()}
+        return self.model_copy(update={**parts, "units": UnitsConfig(), "judges": JudgesConfig()})
 
     @model_validator(mode="after")
     def _continuations_have_a_length(self) -> Self:

@@ -317,6 +317,16 @@ class Generated(Figures):
     """Not set where nothing was continued."""
 
 
+# Units ----------------------------------------------------------------------------------------------------------
+
+
+class Measured(Figures):
+    """A figure over utterances."""
+
+    value: float
+    interval: Interval
+
+
 # How it sounds ---------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,9 @@ from tinywave_core.stages.evaluation.summary import (
     ProbeScoresSummary,
     ProbesSummary,
     ScoresSummary,
+    UnitsSummary,
 )
+from tinywave_core.stages.evaluation.unit_words import unit_rows, units_text
 from tinywave_core.stages.evaluation.words import (
     SOURCES,
     comparison_rows,
@@ -98,6 +100,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         **gap_section(outputs),
         **generated_section(outputs),
         **judges_section(outputs),
+        **units_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         labels=label_facts(LabelsSummary.of(outputs["labels"])) if "labels" in outputs else [],
@@ -308,6 +311,14 @@ def judges_section(outputs: Outputs) -> dict[str, Any]:
     """How it sounds: text and table, or which judges were absent."""
     heard = JudgesSummary.of(outputs["judges"]) if "judges" in outputs else None
     return {"judges_text": judges_text(heard), "judges_rows": judges_rows(heard)}
+
+
+def units_section(outputs: Outputs) -> dict[str, Any]:
+    """What the units are worth; empty where it was not measured."""
+    if "units" not in outputs:
+        return {"units_text": "", "units_rows": []}
+    worth = UnitsSummary.of(outputs["units"])
+    return {"units_text": units_text(worth), "units_rows": unit_rows(worth)}
 
 
 def transcripts(generated: Artifact) -> list[dict[str, str]]:

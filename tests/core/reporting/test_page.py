@@ -102,6 +102,7 @@ def test_sections_come_in_order(html: str):
         "probes",
         "generated",
         "sound",
+        "units",
         "stages",
         "data",
         "curves",
@@ -203,6 +204,12 @@ def test_how_it_sounds_stands_with_what_a_judge_cannot_say_and_which_one_is_abse
     assert "How it sounds was not judged. Absent: DNSMOS (pip install" in section(
         render_report(record, unheard), "sound"
     )
+
+
+def test_what_the_units_are_worth_stands_with_what_could_not_be_measured(html: str):
+    units = section(html, "units")
+    assert "75.0% (60.0% to 90.0%), chance 50.0% of 2" in units and "19.5 (19.0 to 20.0)" in units
+    assert "No figures of phones: only words have &lt;times&gt;" in units and "no transcript 7" in units
 
 
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):

@@ -48,7 +48,7 @@ def build(
                 part="continuations",
                 version=VERSION,
                 run=run_continuations,
-                config=config.evaluation.generated.of_continuations(),
+                config=config.evaluation.generated.of_continuations(config.evaluation.continued()),
                 inputs={
                     "tokens": [shard for shard in held_out_shards(tokens) if shard.part != "text"],
                     "teacher": [teacher],
@@ -81,13 +81,13 @@ class Continued:
         return len(self.utterance_ids)
 
 
-def continued(artifact: Artifact) -> Continued:
-    """Read them."""
+def continued(artifact: Artifact, items: int) -> Continued:
+    """The continuations of the first so many prompts."""
     summary = ContinuationsSummary.of(artifact)
     rows = read_table(artifact.path(FILE)).to_pylist()
-    ids = {source: [row["ids"] for row in rows if row["source"] == source] for source in SOURCES}
+    ids = {source: [row["ids"] for row in rows if row["source"] == source][:items] for source in SOURCES}
     names = [row["utterance_id"] for row in rows if row["source"] == SOURCES[0]]
-    return Continued(names, ids, Vocabulary.from_json(summary.vocabulary), summary.why)
+    return Continued(names[:items], ids, Vocabulary.from_json(summary.vocabulary), summary.why)
 
 
 def speaks(ids: Sequence[int], vocabulary: Vocabulary) -> bool:

@@ -154,7 +154,7 @@ def run_generated(step: GeneratedStep, output: Output) -> GeneratedSummary:
     from tinywave_core.evals.generated import ratios_to_teacher, sources_figures
     from tinywave_core.threads import use_threads
 
-    config, made = step.config, continued(step.input("continuations"))
+    config, made = step.config, continued(step.input("continuations"), step.config.items)
     asked = {"items": made.items, "prompt_s": config.prompt_s, "max_new_tokens": config.max_new_tokens}
     if made.why:
         write_table(_SCHEMA.empty_table(), output.folder / FILE)

@@ -14,6 +14,7 @@ from tinywave_core.evals.figures import (
     ProbeFigures,
     Scores,
 )
+from tinywave_core.evals.units import UnitFigures
 from tinywave_core.steps.base import Summary
 
 Blocks = tuple[int, int]
@@ -117,6 +118,20 @@ class ContinuationsSummary(Summary):
     """Why nothing was continued; empty where something was."""
     vocabulary: dict[str, Any]
     """Of the ids."""
+
+
+class UnitsSummary(Summary):
+    """Part `units`."""
+
+    figures: UnitFigures | None
+    """None where there is no speech."""
+    split: str
+    why: str
+    """Why there are no figures of phones, or none at all; empty where there are some."""
+    refused: dict[str, int]
+    """Utterances without times, by reason."""
+    drift: float | None
+    """The largest of a shard, in bits, from the codebooks' fit; None for given models."""
 
 
 class GeneratedSummary(Summary, Generated):

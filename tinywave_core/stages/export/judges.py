@@ -44,7 +44,7 @@ FILE = "judges.parquet"
 COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pitch", "style")
 SHORTEST_S = 1.0
 LONGEST_S = 25.0  # recognisers hear 30 s, and resynthesis may be slower than the original
-DNSMOS_S = 0.5  # of one core, for each second of a clip beyond the ninth (measured)
+DNSMOS_S = 1.5  # of one core, for a clip: three to four windows (measured)
 VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
 _SCHEMA = pa.schema(
     [
@@ -108,8 +108,7 @@ def seconds(config: PipelineConfig, held_out_hours: float) -> float:
     """What DNSMOS and the vocoder cost; recognisers and models of speakers are not counted."""
     given = given_judges(config)
     clips = min(config.evaluation.judges.items, held_out_hours * 3600 / UTTERANCE_S) if given else 0
-    windows_s = DNSMOS_S * max(1.0, UTTERANCE_S - 8) if given.dnsmos else 0.0
-    return clips * (5 * windows_s + 4 * UTTERANCE_S * SPEAK_S)
+    return clips * (5 * (DNSMOS_S if given.dnsmos else 0.0) + 4 * UTTERANCE_S * SPEAK_S)
 
 
 def run_judges(step: JudgesStep, output: Output) -> JudgesSummary:
@@ -118,7 +117,7 @@ def run_judges(step: JudgesStep, output: Output) -> JudgesSummary:
     from tinywave_core.threads import use_threads
 
     use_threads(output.runtime)
-    made, judges = continued(step.input("continuations")), step.params["judges"]
+    made, judges = continued(step.input("continuations"), step.config.items), step.params["judges"]
     rows = _rows(step)
     chosen = _drawn(step, rows)
     if not chosen:
@@ -165,7 +164,6 @@ class _Panel:
     rows: dict[str, dict[str, Any]]
     chosen: list[str]
     made: Continued
-    items: int
     originals: "dict[str, np.ndarray]" = field(repr=False)
     speaker: "Speaker"
     rate: "Rate | None"
@@ -183,7 +181,7 @@ class _Panel:
         from tinywave_core.evals.voices import load_voices
         from tinywave_core.synthesis.speaking import load_speaker
 
-        places, device, items = _places(step), pick_device(output.runtime), step.config.items
+        places, device = _places(step), pick_device(output.runtime)
         folder = output.resume / "speech_tokenizer"
         shutil.rmtree(folder, ignore_errors=True)  # of a killed run, which may have copied half of it
         copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder)
@@ -196,8 +194,7 @@ class _Panel:
             rows,
             chosen,
             made,
-            items,
-            recordings(step.inputs["audio"], {*chosen, *made.utterance_ids[:items]}),
+            recordings(step.inputs["audio"], {*chosen, *made.utterance_ids}),
             load_speaker(
                 folder, made.vocabulary, step.context["spiritlm_dir"], device, step.params["vocoder_iterations"] or 0
             ),
@@ -216,9 +213,7 @@ class _Panel:
         """What the judges say of every clip of a source, as values of `Clip`."""
         from tinywave_core.evals.judges import Clip
 
-        ids = (
-            self.chosen if source in ("original", "resynthesis", "stranger") else self.made.utterance_ids[: self.items]
-        )
+        ids = self.chosen if source in ("original", "resynthesis", "stranger") else self.made.utterance_ids
         hear: dict[str, Callable[[str], Clip | None]] = {
             "original": self._original,
             "resynthesis": self._resynthesis,
