@@ -172,6 +172,20 @@ _EVALUATE = (
     _RELEASE,
     _DEVICE,
 )
+_UNITS = (
+    _argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE,VALUE",
+        help="a setting of tokenization and its values, such as tokenization.units.clusters=100,500; may be repeated: every "
+        "combination is measured",
+    ),
+    _argument("--json", dest="json_to", metavar="FILE", help="where all figures go as JSON"),
+    _argument(
+        "--plot", dest="plot_to", metavar="FILE", help="where a picture (PNG) of PNMI over what is varied first goes"
+    ),
+)
 _SLAMKIT = (
     _argument("artifact", help="id of a `tokens` artifact, or the first characters of one"),
     _argument("folder", help="where the two files go"),
@@ -266,6 +280,18 @@ COMMANDS = (
         ),
         "Copies every utterance as FLAC, 16 kHz, with transcript, speaker, recording and split (train; test is what is held out). "
         "Nothing is decoded.",
+    ),
+    Command(
+        "units",
+        "what phonetic units are worth: of a store's tokens, or over settings that are varied",
+        handlers.units,
+        _UNITS,
+        "Measure the newest tokens of a store (--root), or tokens that are made of --source for each combination of --vary: PNMI and "
+        "purities against phones, words told apart, speakers told by their units, units and bits a second, each with a 95 %% "
+        "interval over utterances. Phones come from transcripts with pocketsphinx (English, the extra alignment), or from TextGrids "
+        "(--tokenization.alignment.kind given --tokenization.alignment.path DIR). All is kept in the store: the same command goes on.",
+        has_settings=True,
+        needs_machine=True,
     ),
     Command(
         "slamkit",

@@ -148,6 +148,13 @@ def export_dataset(options: Namespace) -> int:
     return run(options.root, options.folder, options.form, options.corpus)
 
 
+def units(options: Namespace) -> int:
+    """`tinywave units`."""
+    from flows.units import show_units
+
+    return show_units(options.preset, options.settings, options.vary, options.json_to, options.plot_to)
+
+
 def slamkit(options: Namespace) -> int:
     """`tinywave slamkit`."""
     from flows.slamkit import write_slamkit

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinywave_core.escaping import code, markdown, table, yaml_text
-from tinywave_core.evals.figures import Generated, Likelihood, ProbeFigures, Scores
+from tinywave_core.evals.figures import Generated, Judges, Likelihood, ProbeFigures, Scores
+from tinywave_core.exporters.judge_words import HEARD, judges_rows, judges_text
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import (
@@ -19,6 +20,7 @@ from tinywave_core.wording import (
 )
 
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": MODELS["control"].capitalize()}
+_HEARD = {**HEARD, "student": "continued by this student"}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
 
 
@@ -45,6 +47,7 @@ class Card:
     """Artifact id by part."""
     probes: Mapping[str, ProbeFigures] = field(default_factory=dict)
     generated: Generated | None = None
+    judges: Judges | None = None
 
 
 def model_card(card: Card) -> str:
@@ -167,7 +170,14 @@ def _sections(card: Card) -> str:
         "a model that is not better than these is worth nothing."
     )
     return "\n\n".join(
-        [table(_likelihood(card.scores)), about, *_continuation(card.scores), *_probes(card), *_generated(card)]
+        [
+            table(_likelihood(card.scores)),
+            about,
+            *_continuation(card.scores),
+            *_probes(card),
+            *_generated(card),
+            *_sound(card),
+        ]
     )
 
 
@@ -259,3 +269,8 @@ def _generated(card: Card) -> list[str]:
         )
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"
     return [head, table(rows)]
+
+
+def _sound(card: Card) -> list[str]:
+    rows = judges_rows(card.judges, _HEARD)
+    return [f"How it sounds. {markdown(judges_text(card.judges))}", *([table(rows)] if rows else [])]

@@ -9,6 +9,7 @@ Everything goes through one tensor at a time: the 2B student is exported in less
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
-from tinywave_core.stages.export.summary import ModelSummary
+from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 5
-DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
+VERSION = 6
+DESCRIBED = (
+    "scores",
+    "probe_scores",
+    "generated",
+    "judges",
+)  # parts of evaluation that the model card tells of, where they are
 
 ModelStep = Step[ExportConfig, ModelSummary]
 
@@ -114,7 +120,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     vocabulary, rows = _choose_rows(step, trained)
     shape = _write_model(step, folder, vocabulary, trained, rows)
     output.progress(1, 4, "weights")
-    _copy_speech_tokenizer(step, folder / SPEECH_TOKENIZER)
+    copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder / SPEECH_TOKENIZER)
     licence = Licence(**step.params["licence"])
     files = write_gguf_files(folder, vocabulary, config.gguf, config.name, licence.name or licence.id)
     output.progress(2, 4, "GGUF files")
@@ -173,12 +179,13 @@ def _write_model(
     return shape
 
 
-def _copy_speech_tokenizer(step: ModelStep, folder: Path) -> None:
+def copy_speech_tokenizer(tokenizer: Artifact, vocoders: Sequence[Artifact], folder: Path) -> None:
+    """The folder that an export carries: the tokenizer of the tokens, and the light vocoder where one was trained."""
     from tinywave_core.synthesis import light
 
     # Without the manifest: it says when it was made, and the same model has the same bytes.
-    shutil.copytree(step.input("tokenizer").path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
-    for vocoder in step.inputs.get("vocoder", []):
+    shutil.copytree(tokenizer.path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in vocoders:
         for name in (light.TENSORS, light.DESCRIPTION):
             shutil.copyfile(vocoder.path(name), folder / name)
 
@@ -197,6 +204,7 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
         ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
         GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
+        JudgesSummary.of(step.input("judges")) if "judges" in step.inputs else None,
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:

@@ -9,11 +9,12 @@ from tinywave_core.costs.estimates import (
     llama_parameters,
     split_tokens,
 )
-from tinywave_core.stages.export import model, vocoder
-from tinywave_core.stages.export.summary import ModelSummary, VocoderSummary
+from tinywave_core.exporters.judge_words import heard_briefly, judges_rows, judges_text
+from tinywave_core.stages.export import judges, model, vocoder
+from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
 from tinywave_core.stages.export.words import rounding_losses, vocoder_rows
 from tinywave_core.steps.base import Execute, Outputs
-from tinywave_core.steps.stage import Link, Stage
+from tinywave_core.steps.stage import Link, Section, Stage
 from tinywave_core.storage.store import Store
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
@@ -22,16 +23,22 @@ LIGHT_VOCODER_STEP_S = 0.5
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The model; and the vocoder where one is trained."""
-    voice = vocoder.build(config, done["tokens"], execute)
-    made = model.build(config, done["tokens"], done["teacher"], done["student"], {**done, **voice}, execute)
-    return {**voice, "model": made}
+    """The vocoder where one is trained; how it all sounds, as far as judges are there; the model, whose card tells of it."""
+    made = vocoder.build(config, done["tokens"], execute)
+    made |= judges.build(config, {**done, **made}, execute)
+    exported = model.build(config, done["tokens"], done["teacher"], done["student"], {**done, **made}, execute)
+    return {**made, "model": exported}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """The student in; its files out."""
     s = ModelSummary.of(outputs["model"])
-    return f"student of {s.parameters / 1e6:.2f} M", f"{s.name}, {s.bytes / 1e6:.1f} MB{rounding_losses(s)}"
+    sounds = f"; {heard_briefly(_judges(outputs))}" if "judges" in outputs else ""
+    return f"student of {s.parameters / 1e6:.2f} M", f"{s.name}, {s.bytes / 1e6:.1f} MB{rounding_losses(s)}{sounds}"
+
+
+def _judges(outputs: Outputs) -> JudgesSummary | None:
+    return JudgesSummary.of(outputs["judges"]) if "judges" in outputs else None
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -55,7 +62,15 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     written = parameters / 2e8 + len(files) * parameters / EXPORTED_PARAMETERS_PER_S
     voice = config.generation.vocoder
     trained = voice.steps * LIGHT_VOCODER_STEP_S if voice.kind == "light" else 0.0
-    return Estimate(trained + written + measured * 2 * parameters / FLOPS[device], parameters * per_parameter)
+    judged = judges.seconds(config, hours * config.ingestion.held_out_fraction)
+    seconds = trained + written + judged + measured * 2 * parameters / FLOPS[device]
+    return Estimate(seconds, parameters * per_parameter)
+
+
+def sections(outputs: Outputs) -> list[Section]:
+    """How it sounds."""
+    heard = _judges(outputs)
+    return [Section("How it sounds", judges_text(heard), judges_rows(heard))]
 
 
 def place(outputs: Outputs) -> Link:
@@ -64,5 +79,12 @@ def place(outputs: Outputs) -> Link:
 
 
 STAGE = Stage(
-    "export", "Write safetensors, tokenizer, codebooks and model card.", build, describe, facts, cost, {"model": place}
+    "export",
+    "Write safetensors, tokenizer, codebooks and model card.",
+    build,
+    describe,
+    facts,
+    cost,
+    {"model": place},
+    sections,
 )

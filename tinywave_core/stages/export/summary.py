@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tinywave_core.evals.figures import Judges
 from tinywave_core.exporters.files import GgufFile, RoundingLoss
 from tinywave_core.steps.base import Summary
 
@@ -41,6 +42,10 @@ class VocoderQuality(Summary):
     clips: int = 0
     vocoders: dict[str, Resemblance] = Field(default_factory=dict)
     """By what spoke: `draft`, `light`, and `floor` and `ceiling` to measure them by."""
+
+
+class JudgesSummary(Summary, Judges):
+    """Part `judges`: originals, resynthesis and continuations as the judges hear them."""
 
 
 class VocoderSummary(Summary):
