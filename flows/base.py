@@ -19,7 +19,9 @@ from tinywave_core.run.record import StageRow, stage_row
 from tinywave_core.run.start import choose_start
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Stage
+from tinywave_core.steps.voices import voices_of
 from tinywave_core.storage.store import Store
+from tinywave_core.synthesis.choosing import sentence
 
 RETURNED = dict[str, Any]
 
@@ -39,6 +41,8 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
             added = build_stage(stage.name, config, store, done, execute)
     if stage.name == "tokenization" and config.adaptation.teacher == "auto":
         terminal.say(f"the teacher {choose_start(config, store, done['corpus']).sentence}", flush=True)
+    if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
+        terminal.say(f"it {sentence(voices)}", flush=True)
     row = stage_row(
         stage.name, done | added, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     ).model_copy(update={"notes": notes})

@@ -313,11 +313,11 @@ def bans_child(options: argparse.Namespace) -> dict[str, Any]:
 def vocoder_child(_: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds per second of speech on one thread, in chunks of 0.4 s: the draft vocoder, fitted on a few examples."""
     import torch
+    from tinywave_core.synthesis.vocoder import DraftVocoder
 
     from tinywave_core.audio.waveform import read_waveform
     from tinywave_core.config.tokenization import TokenizationConfig
     from tinywave_core.synthesis.speaking import DraftSpeaker
-    from tinywave_core.synthesis.vocoder import DraftVocoder
     from tinywave_core.tokenizers.codebooks import Codebooks
     from tinywave_core.tokenizers.speech import encode_utterance
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from tinywave_core.synthesis.durations import sounds
 
 from tests.fixtures.tiny import run_tiny, tiny_config
 from tinywave_core.alignment.words import Word
@@ -26,7 +27,6 @@ from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.synthesis.continuation import prompt_ids
-from tinywave_core.synthesis.durations import sounds
 from tinywave_core.synthesis.speaking import load_speaker
 from tinywave_core.tokenizers import opening
 from tinywave_core.tokenizers.base import Places, Sizes, SpeechTokenizer, TokenizerKind

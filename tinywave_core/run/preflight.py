@@ -37,5 +37,4 @@ def _check(config: PipelineConfig) -> None:
         )
     check_text(config)
     check_generated(config)
-    if config.generation.vocoder.kind != "light":
-        choose_tokenizer(config).vocoder()
+    choose_tokenizer(config).vocoder()

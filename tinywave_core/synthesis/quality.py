@@ -14,14 +14,7 @@ import numpy.typing as npt
 import torch
 import torchaudio
 
-from tinywave_core.synthesis.source_filter import (
-    FFT_SAMPLES,
-    HOP_SAMPLES,
-    MELS,
-    NOISE_MAGNITUDE,
-    linear_envelope,
-)
-from tinywave_core.synthesis.vocoder import log_mel
+from tinywave_core.synthesis.mel import FFT_SAMPLES, HOP_SAMPLES, MELS, NOISE_MAGNITUDE, linear_envelope, log_mel
 
 CEPSTRA = 12
 

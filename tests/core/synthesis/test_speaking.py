@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tinywave_core.synthesis.light import LightVocoder, table_sizes
+from tinywave_core.synthesis.light_model import LightNetwork, filtered
+from tinywave_core.synthesis.source_filter import Source, limited
+from tinywave_core.synthesis.vocoder import DraftVocoder
 
 from tests.fixtures import release
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.synthesis.hifigan import HifiganVocoder
-from tinywave_core.synthesis.light import LightVocoder, table_sizes
-from tinywave_core.synthesis.light_model import LightNetwork, filtered
-from tinywave_core.synthesis.source_filter import Source, limited
 from tinywave_core.synthesis.speaking import DraftSpeaker, HifiganSpeaker, LightSpeaker, Speaker, load_speaker
-from tinywave_core.synthesis.vocoder import DraftVocoder
 from tinywave_core.synthesis.windows import in_chunks, joined
 from tinywave_core.tokenizers.codebooks import Codebooks
 from tinywave_core.tokenizers.vocabulary import Vocabulary

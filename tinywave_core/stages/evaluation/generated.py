@@ -23,6 +23,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.evals.figures import MODELS
 from tinywave_core.stages.evaluation.summary import GeneratedSummary
+from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_rows, held_out_shards
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.generated import Judged
     from tinywave_core.tokenizers.vocabulary import Ids
 
-VERSION = 2
+VERSION = 3
 GeneratedStep = Step[GeneratedConfig, GeneratedSummary]
 FILE = "generated.parquet"
 SOURCES = (*MODELS, "recording")
@@ -63,6 +64,7 @@ def build(
     if not generated.asr:
         return {}
     check_generated(config)
+    voice = vocoder.build(config, tokens, execute)  # the one that the export will have
     part = vocoder_part(config.tokenization.tokens)
     release = choose_tokenizer(config).vocoder()
     (continued,) = execute(
@@ -78,8 +80,7 @@ def build(
                 params={
                     "asr_sha256": digest_of(_files(Path(generated.asr))),
                     "language_model_sha256": digest_of(_files(Path(generated.language_model))),
-                    "vocoder": "draft" if release is None else release.digest(part),
-                    "vocoder_iterations": config.generation.vocoder_iterations,
+                    "vocoder": "voice" if release is None else release.digest(part),
                 },
                 context={
                     "asr": generated.asr,
@@ -92,6 +93,7 @@ def build(
                     "teacher": [teacher],
                     "student": [student],
                     "control": [control],
+                    **({"vocoder": list(voice.values())} if voice else {}),
                 },
                 runtime=config.runtime,
             )
@@ -195,7 +197,7 @@ def run_generated(step: GeneratedStep, output: Output) -> GeneratedSummary:
         **asked,
         sources=sources_figures(judged, config.seed),
         ratios=ratios_to_teacher(judged, config.seed),
-        vocoder="draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
+        vocoder="voice" if step.params["vocoder"] == "voice" else "HiFi-GAN of the SpiritLM release",
     )
 
 
@@ -344,7 +346,7 @@ class _Judge:
                 vocabulary,
                 step.context["spiritlm_dir"],
                 device,
-                step.params["vocoder_iterations"],
+                step.input("vocoder").path() if "vocoder" in step.inputs else None,
             ),
             load_recogniser(Path(step.context["asr"]), config.language, device),
             TextModel.load(Path(step.context["language_model"]), device).mean_nll,

@@ -1,7 +1,7 @@
 """Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
-ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's
+ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and voice, or which files of SpiritLM's
 release turn audio into prompts and units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
 
 Everything goes through one tensor at a time: the 2B student is exported in less than 8 GiB (`make bench-generation`).
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 5
+VERSION = 6
 DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
 
 ModelStep = Step[ExportConfig, ModelSummary]
@@ -50,7 +50,7 @@ def build(
     done: dict[str, Artifact],
     execute: Execute,
 ) -> Artifact:
-    """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
+    """The `model` artifact; its card tells of what was evaluated, and it carries the voice, where there is one."""
     tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     licence, text = _licence(config, tokens)
     (model,) = execute(
@@ -174,12 +174,12 @@ def _write_model(
 
 
 def _copy_speech_tokenizer(step: ModelStep, folder: Path) -> None:
-    from tinywave_core.synthesis import light
+    from tinywave_core.synthesis import voice
 
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     shutil.copytree(step.input("tokenizer").path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
     for vocoder in step.inputs.get("vocoder", []):
-        for name in (light.TENSORS, light.DESCRIPTION):
+        for name in (voice.SOUND, voice.TENSORS, voice.DESCRIPTION):
             shutil.copyfile(vocoder.path(name), folder / name)
 
 

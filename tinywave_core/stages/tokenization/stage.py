@@ -8,6 +8,7 @@ from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
+from tinywave_core.steps.voices import check_voices
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
@@ -17,7 +18,8 @@ TOKEN_BYTES = 3
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The tokens."""
+    """The tokens; a voice that cannot be made is refused before them."""
+    check_voices(config, done["corpus"])
     return {"tokens": tokens.build(config, done["corpus"], execute)}
 
 
