@@ -27,8 +27,8 @@ WEIGHTS = {-2: 1, -1: 2, 0: 4, 1: 2, 2: 1}
 CONTEXT = max(WEIGHTS)
 LOOK_AHEAD = LAG + CONTEXT  # units
 SCALE = 256  # cost of a unit that sounds as far from the wanted one as two units do in the middle
-JOINT = 100  # of any joint; what is added to it for a jump of sound, of an octave, of voicing and of speaker:
-JUMP, OCTAVE, VOICING, SPEAKER = 24, 128, 48, 400
+JOINT = 50  # of any joint; what is added to it for a jump of sound, of an octave, of voicing and of speaker:
+JUMP, OCTAVE, VOICING, SPEAKER = 12, 64, 48, 150
 PITCH = 64  # cost of an octave between the pitch code wanted and the one recorded
 
 

@@ -20,7 +20,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
-from tinywave_core.stages.export.summary import ModelSummary
+from tinywave_core.stages.export.summary import ModelSummary, VocoderSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
@@ -185,7 +185,7 @@ def _copy_speech_tokenizer(step: ModelStep, folder: Path) -> None:
 
 def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameters: int, about_files: str) -> None:
     """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
-    from tinywave_core.exporters.model_card import Card, model_card
+    from tinywave_core.exporters.model_card import Card, CardVoice, model_card
 
     card = Card(
         step.config.name,
@@ -197,6 +197,11 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
         ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
         GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
+        [
+            CardVoice(voice.name, voice.speakers, voice.recordings, voice.seconds)
+            for artifact in step.inputs.get("vocoder", [])
+            for voice in VocoderSummary.of(artifact).voices
+        ],
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:
