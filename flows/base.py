@@ -17,11 +17,10 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.pipeline import build_stage, outputs_before
 from tinywave_core.run.record import StageRow, stage_row
 from tinywave_core.run.start import choose_start
+from tinywave_core.stages.export.voices import sentence, voices_of
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Stage
-from tinywave_core.steps.voices import voices_of
 from tinywave_core.storage.store import Store
-from tinywave_core.synthesis.choosing import sentence
 
 RETURNED = dict[str, Any]
 

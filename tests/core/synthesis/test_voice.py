@@ -11,7 +11,7 @@ import pytest
 from tests.core.conftest import babble
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError, SchemaVersionError
-from tinywave_core.synthesis.choosing import choose_voices, sentence
+from tinywave_core.stages.export.voices import choose_voices, sentence
 from tinywave_core.synthesis.recordings import CEPSTRA, LEVEL, Recordings, levelled
 from tinywave_core.synthesis.selection import LOOK_AHEAD, Selection, Wanted, _cheapest
 from tinywave_core.synthesis.voice import FADE, Part, Voice, pieces

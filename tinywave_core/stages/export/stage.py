@@ -16,6 +16,7 @@ from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Link, Stage
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
+from tinywave_core.tokenizers.release import RELEASE
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 EXPORTED_PARAMETERS_PER_S = 3e7  # read, rounded and written; per GGUF file (measured)
@@ -59,7 +60,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     measured = min(held_out, config.export.perplexity_tokens) * (len(files) + 1 if files else 0)
     per_parameter = WEIGHT_BYTES[config.export.dtype] + sum(GGUF_BYTES[name] for name in files)
     written = parameters / 2e8 + len(files) * parameters / EXPORTED_PARAMETERS_PER_S
-    kept = min(hours, config.generation.vocoder.minutes / 60) if choose_tokenizer(config).vocoder() is None else 0.0
+    kept = min(hours, config.generation.vocoder.minutes / 60) if choose_tokenizer(config).kind != RELEASE.name else 0.0
     seconds = kept * VOICE_S_PER_H + written + measured * 2 * parameters / FLOPS[device]
     return Estimate(seconds, parameters * per_parameter + 2 * kept * 3600 * VOICE_BYTES_PER_S)
 

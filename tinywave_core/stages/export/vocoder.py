@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.stages.export.summary import Resemblance, VocoderQuality, VocoderSummary, VoiceSummary
+from tinywave_core.stages.export.voices import ChosenVoice, choose_voices
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import (
@@ -32,7 +33,6 @@ from tinywave_core.steps.inputs import (
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
-from tinywave_core.synthesis.choosing import ChosenVoice, choose_voices
 from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 

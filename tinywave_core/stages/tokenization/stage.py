@@ -3,12 +3,12 @@
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
+from tinywave_core.stages.export.voices import check_voices
 from tinywave_core.stages.tokenization import tokens
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
-from tinywave_core.steps.voices import check_voices
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
 

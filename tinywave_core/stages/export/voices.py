@@ -1,11 +1,17 @@
-"""Whose recordings become voices, decided from seconds of training speech by speaker."""
+"""Whose recordings become voices: decided from seconds of training speech by speaker, and asked before anything long begins."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.escaping import visible
+from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Artifact
+from tinywave_core.tokenizers.opening import choose_tokenizer
 
 LEAST_S = 20.0  # of training speech in a voice: less has too few units to choose from
 MOST_VOICES = 4  # that are made without being named
@@ -67,3 +73,25 @@ def sentence(voices: list[ChosenVoice]) -> str:
         )
     told = ", ".join(f"{visible(voice.name)} ({voice.seconds / 60:.1f} min)" for voice in voices)
     return f"speaks with recordings of {told}"
+
+
+def voices_of(config: PipelineConfig, corpus: Artifact) -> list[ChosenVoice]:
+    """The voices that will be made; none where the tokens have a vocoder of their own. Raises as `choose_voices` does."""
+    if choose_tokenizer(config).vocoder() is not None:
+        return []
+    seconds: Counter[str | None] = Counter()
+    dropped = {i for ids in corpus.summary["duplicates"].values() for i in ids}
+    seen: set[str] = set()
+    for shard in corpus.store.find_all(corpus.summary["shards"], "shard"):
+        table = read_table(shard.path("utterances.parquet"), ["utterance_id", "speaker", "num_samples", "split"])
+        for row in table.to_pylist():
+            if row["split"] == "train" and row["utterance_id"] not in seen | dropped:
+                seen.add(row["utterance_id"])
+                seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
+    return choose_voices(config.generation.vocoder, seconds)
+
+
+def check_voices(config: PipelineConfig, corpus: Artifact) -> None:
+    """Raise the error with which a voice would end in hours. Who only plans has no corpus yet, and is told nothing."""
+    if corpus.complete:
+        voices_of(config, corpus)
