@@ -35,13 +35,14 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
     # Inside the pipeline the slot is the pipeline's.
     with store_slot(config) if inputs is None else nullcontext(), store.lock(f"tinywave {stage.name}"):
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
+        # Before hours are spent: a voice that cannot be made is refused, and whose it will be is said.
+        if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
+            _tell(f"  voice: {sentence(voices)}")
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
             added = build_stage(stage.name, config, store, done, execute)
     if stage.name == "tokenization" and config.adaptation.teacher == "auto":
         terminal.say(f"the teacher {choose_start(config, store, done['corpus']).sentence}", flush=True)
-    if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
-        terminal.say(f"it {sentence(voices)}", flush=True)
     row = stage_row(
         stage.name, done | added, [(r.step, r.reason, r.artifact) for r in execute.runs], time.monotonic() - started
     ).model_copy(update={"notes": notes})

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished
-from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, run_tiny, tiny_config
+from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.run.pipeline import run_pipeline
 from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.export.summary import VocoderSummary
+from tinywave_core.stages.export.voices import voices_of
 from tinywave_core.stages.export.words import vocoder_rows, voice_text
 from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.care.forget import find_traces, forget
@@ -64,11 +65,12 @@ def test_export_carries_it_names_whose_it_is_and_generation_speaks_with_it(finis
     )
 
 
-def test_a_speaker_who_said_too_little_is_refused_before_tokens_are_made(finished: Finished, tmp_path: Path):
-    config = tiny_config(finished.config.source, tmp_path / "store", generation={"vocoder": {"speakers": ["2414"]}})
+def test_a_speaker_who_said_too_little_is_known_from_the_corpus_alone(finished: Finished):
+    config = tiny_config(finished.config.source, finished.config.root, generation={"vocoder": {"speakers": ["2414"]}})
     with pytest.raises(ConfigError, match="'2414' with .* s of training speech; a voice needs 20 s"):
-        run_tiny(config, until="tokenization")
-    assert not any(i.startswith("tokenization") for i in Store(config.root).artifact_ids())
+        voices_of(config, finished.outputs["corpus"])
+    (mixture,) = voices_of(finished.config, finished.outputs["corpus"])
+    assert mixture.seconds == pytest.approx(VocoderSummary.of(finished.outputs["vocoder"]).voices[0].seconds, rel=0.01)
 
 
 def test_new_audio_leaves_it_as_it_is_until_a_refit_is_asked_for(finished: Finished, tmp_path: Path):

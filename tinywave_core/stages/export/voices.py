@@ -89,9 +89,3 @@ def voices_of(config: PipelineConfig, corpus: Artifact) -> list[ChosenVoice]:
                 seen.add(row["utterance_id"])
                 seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
     return choose_voices(config.generation.vocoder, seconds)
-
-
-def check_voices(config: PipelineConfig, corpus: Artifact) -> None:
-    """Raise the error with which a voice would end in hours. Who only plans has no corpus yet, and is told nothing."""
-    if corpus.complete:
-        voices_of(config, corpus)
