@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -86,6 +86,9 @@ bench-distillation: setup  ## Measure what the teacher's signals cost and bring 
 
 bench-generation: setup  ## Measure students of real shapes in llama.cpp: speed, memory, export (20 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/generation.py $(BENCH_ARGS)
+
+bench-voice: setup  ## Measure how the voice made of recordings sounds beside them (10 minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/voice.py $(BENCH_ARGS)
 
 bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,000 shards per stage (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/orchestration.py $(BENCH_ARGS)

@@ -24,9 +24,9 @@ from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 GOLDEN = {
     "ingestion/shard": "2a6f066310425d7bf07d4c7cc75096e2",
     "ingestion/corpus": "1d0cd894bb73a5fa4b45f32741fcd3e3",
-    "tokenization/codebooks": "1cf00d388a3289f420f36dd76f6c0151",
-    "tokenization/shard": "7c489bd3e6bf3ae5ae1c139ead44c42d",
-    "tokenization/tokens": "327eb05a3707c4e0518bc1d2421175a9",
+    "tokenization/codebooks": "3bbe79cc52000ddd4b2ea94940f76339",
+    "tokenization/shard": "d2baf9b4cd1ae0ffc502afd6dd124c35",
+    "tokenization/tokens": "02a7adf706114da23c10254d412161ec",
     "adaptation/teacher": "40b33b18c0b5f7332e2dbf3818b8e036",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
@@ -37,8 +37,9 @@ GOLDEN = {
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/units": "9f9d9b2879f62dd14e1e785d4c14e027",
     "evaluation/gap": "2f79c54442700bf46ac570ebeb985463",
-    "export/model": "23b456a4e118c717441243916c6c9f3a",
-    "generation/samples": "b8e11fd41a695fa0a557be152d215130",
+    "export/vocoder": "7b39d692a6a31567b59047167f9adbd3",
+    "export/model": "edae026759c0434fbf5e4d0c05821c8a",
+    "generation/samples": "8e44f42de660e988d006f9b89a217a8e",
 }
 
 ADVICE = (

@@ -49,8 +49,7 @@ EARLIER = {
     r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
-    r"generation\.vocoder\..*": {"export"},  # it trains the light vocoder and carries it
-    r"generation\.vocoder_iterations": {"evaluation"},  # it speaks continuations to have them judged
+    r"generation\.vocoder\..*": {"export", "evaluation"},  # it makes the voice and carries it; its speech is judged
 }
 # Settings whose part stands in another stage than they do: the light vocoder, which is judged, is trained there.
 ELSEWHERE = {r"evaluation\.judges\..*": {"export"}}
@@ -183,7 +182,6 @@ def everything(places: dict[str, str]) -> Settings:
         "adaptation": {"teacher": "fresh"},
         "tokenization": {"interleaving": {"policy": "poisson"}, "text": {"source": places["words.txt"]}},
         "evaluation": {"generated": {"asr": places["whisper"], "language_model": places["llama"]}},
-        "generation": {"vocoder": {"kind": "light"}},
     }
     return merged(PipelineConfig().model_dump(mode="json"), settings)
 

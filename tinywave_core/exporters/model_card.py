@@ -1,6 +1,6 @@
 """The model card: what the student is, what it was made from, how it scored, its limits and licence, how to load it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,17 @@ class Data:
 
 
 @dataclass(frozen=True)
+class CardVoice:
+    """A voice that the model carries, and whose recordings it is made of."""
+
+    name: str
+    speakers: Sequence[str]
+    recordings: Sequence[str]
+    """Their ids."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Card:
     """All that a card tells; what was not computed is empty."""
 
@@ -48,6 +59,7 @@ class Card:
     probes: Mapping[str, ProbeFigures] = field(default_factory=dict)
     generated: Generated | None = None
     judges: Judges | None = None
+    voices: Sequence[CardVoice] = ()
 
 
 def model_card(card: Card) -> str:
@@ -90,7 +102,7 @@ keeps no record of their licences.
 
 {chr(10).join(f"- {markdown(part)}: {code(artifact)}" for part, artifact in card.lineage.items())}
 
-## Limits
+{_voices(card.voices)}## Limits
 
 The model knows the speech it was trained on and no more: other languages, voices, rooms and microphones were not tested. Scores
 are of held-out recordings of the same corpus, and figures whose intervals overlap are not told apart by them. It has no
@@ -99,6 +111,26 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 ## Licence
 
 {_licence(card.licence)}
+"""
+
+
+def _voices(voices: Sequence[CardVoice]) -> str:
+    """Whose recordings lie in the directory: who passes it on, passes them on."""
+    if not voices:
+        return ""
+    lines = [
+        f"- {markdown(voice.name)}: {voice.seconds / 60:.1f} minutes, recordings of "
+        f"{', '.join(map(markdown, voice.speakers)) or 'speakers without a name'}: "
+        f"{', '.join(map(code, voice.recordings))}"
+        for voice in voices
+    ]
+    return f"""## Voice
+
+The model speaks with stretches of recorded speech. `speech_tokenizer/voice.flac` contains these recordings of people, whole: ask
+whoever they are of, and mind their licences, before the directory is passed on.
+
+{chr(10).join(lines)}
+
 """
 
 

@@ -45,7 +45,7 @@ from tinywave_core.stages.evaluation.words import (
     verdict,
 )
 from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
-from tinywave_core.stages.export.words import vocoder_rows
+from tinywave_core.stages.export.words import vocoder_rows, voice_text
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.stages.ingestion.words import duration_bins, label_facts, rejects
@@ -86,6 +86,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         samples=shown,
         further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
         vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
+        voice=voice_text(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else "",
         vocoder_rows=vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=CorpusSummary.of(outputs["corpus"]),

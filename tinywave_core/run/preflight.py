@@ -39,5 +39,4 @@ def _check(config: PipelineConfig) -> None:
     check_text(config)
     check_generated(config)
     check_judges(config)
-    if config.generation.vocoder.kind != "light":
-        choose_tokenizer(config).vocoder()
+    choose_tokenizer(config).vocoder()

@@ -117,7 +117,7 @@ class ChosenTokenizer(Protocol):
         """Refuse files and sizes that do not go together, or not with a teacher's vocabulary; reads headers and configs only."""
 
     def vocoder(self) -> Release | None:
-        """The release whose vocoder speaks its tokens, checked; None where a draft vocoder is fitted beside it."""
+        """The release whose vocoder speaks its tokens, checked; None where it speaks with a voice of recordings."""
 
     def seconds_per_hour(self, device: str) -> float:
         """Of one core, or of the GPU that it uses, per hour of speech."""

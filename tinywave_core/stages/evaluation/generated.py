@@ -22,6 +22,7 @@ from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.stages.evaluation.continuations import SOURCES, Continued, Progress, continued, kept, speaks
 from tinywave_core.stages.evaluation.judges_given import files_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary
+from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -33,7 +34,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tinywave_core.evals.generated import Judged
 
-VERSION = 2
+VERSION = 3
 GeneratedStep = Step[GeneratedConfig, GeneratedSummary]
 FILE = "generated.parquet"
 _SCHEMA = pa.schema(
@@ -57,6 +58,7 @@ def build(
     if not generated.language_model:
         return {}
     check_generated(config)
+    voice = vocoder.build(config, tokens, execute)  # the one that the export will have
     part = vocoder_part(config.tokenization.tokens)
     release = choose_tokenizer(config).vocoder()
     (judged,) = execute(
@@ -72,8 +74,7 @@ def build(
                 params={
                     "asr_sha256": digest_of(files_of(Path(generated.asr))),
                     "language_model_sha256": digest_of(files_of(Path(generated.language_model))),
-                    "vocoder": "draft" if release is None else release.digest(part),
-                    "vocoder_iterations": config.generation.vocoder_iterations,
+                    "vocoder": "voice" if release is None else release.digest(part),
                 },
                 context={
                     "asr": generated.asr,
@@ -83,6 +84,7 @@ def build(
                 inputs={
                     "continuations": [continuations["continuations"]],
                     "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)],
+                    **({"vocoder": list(voice.values())} if voice else {}),
                 },
                 runtime=config.runtime,
             )
@@ -167,7 +169,7 @@ def run_generated(step: GeneratedStep, output: Output) -> GeneratedSummary:
         **asked,
         sources=sources_figures(judged, config.seed),
         ratios=ratios_to_teacher(judged, config.seed),
-        vocoder="draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
+        vocoder="voice" if step.params["vocoder"] == "voice" else "HiFi-GAN of the SpiritLM release",
     )
 
 
@@ -227,7 +229,7 @@ class _Judge:
                 vocabulary,
                 step.context["spiritlm_dir"],
                 device,
-                step.params["vocoder_iterations"],
+                step.input("vocoder").path() if "vocoder" in step.inputs else None,
             ),
             load_recogniser(Path(step.context["asr"]), config.language, device),
             TextModel.load(Path(step.context["language_model"]), device).mean_nll,

@@ -1,11 +1,10 @@
 """How the export sounds: held-out originals, their resynthesis by its own vocoder, and continuations, before the judges.
 
 Part `judges`: judges.parquet, every clip with what each judge said of it. The settings are those of `evaluation.judges`; the part
-stands here because a light vocoder is trained here. Which judges were there is part of its identity, so that figures made with
+stands here because the voice is made here. Which judges were there is part of its identity, so that figures made with
 DNSMOS and without it are two artifacts, and never mixed.
 """
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -22,7 +21,6 @@ from tinywave_core.costs.estimates import SPEAK_S, UTTERANCE_S
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.evaluation.continuations import Continued, Progress, continued, drawing_key, kept, speaks
 from tinywave_core.stages.evaluation.judges_given import GivenJudges, given_judges
-from tinywave_core.stages.export.model import copy_speech_tokenizer
 from tinywave_core.stages.export.summary import JudgesSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Outputs, Step
@@ -45,7 +43,7 @@ COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pit
 SHORTEST_S = 1.0
 LONGEST_S = 25.0  # recognisers hear 30 s, and resynthesis may be slower than the original
 DNSMOS_S = 1.5  # of one core, for a clip: three to four windows (measured)
-VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
+VOCODERS = {"voice": "voice", "hifigan": "HiFi-GAN of the SpiritLM release"}
 _SCHEMA = pa.schema(
     [
         ("utterance_id", pa.string()),
@@ -87,7 +85,6 @@ def build(config: PipelineConfig, done: Outputs, execute: Execute) -> dict[str, 
                     "language": config.evaluation.generated.language if given.asr else "",
                     "drawing_seed": config.evaluation.generated.seed,
                     "vocoder": None if release is None else release.digest(part),
-                    "vocoder_iterations": None if vocoder else config.generation.vocoder_iterations,
                 },
                 context={"places": given.places(), "spiritlm_dir": config.spiritlm_dir},
                 inputs={
@@ -182,9 +179,7 @@ class _Panel:
         from tinywave_core.synthesis.speaking import load_speaker
 
         places, device = _places(step), pick_device(output.runtime)
-        folder = output.resume / "speech_tokenizer"
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed run, which may have copied half of it
-        copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder)
+        voice = step.input("vocoder").path() if "vocoder" in step.inputs else None
         transcribe = None
         if "asr" in places:
             from tinywave_core.evals.transcription import load_recogniser
@@ -195,9 +190,7 @@ class _Panel:
             chosen,
             made,
             recordings(step.inputs["audio"], {*chosen, *made.utterance_ids}),
-            load_speaker(
-                folder, made.vocabulary, step.context["spiritlm_dir"], device, step.params["vocoder_iterations"] or 0
-            ),
+            load_speaker(step.input("tokenizer").path(), made.vocabulary, step.context["spiritlm_dir"], device, voice),
             load_dnsmos(places["dnsmos"]) if "dnsmos" in places else None,
             transcribe,
             load_voices(places["speaker_model"], device) if "speaker_model" in places else None,

@@ -1,7 +1,7 @@
 """Tokenization: audio shards in, token shards out, and one `tokens` artifact that describes them all.
 
 Parts: the speech tokenizer, whose part is its kind: `codebooks` (fitted once on training speech, then pinned, or those of the base
-where the teacher is; with the draft vocoder beside it) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
+where the teacher is) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
 and vocabulary.json for one audio shard; same audio, same tokens, whatever else is in the shard) and `tokens` (numbers only).
 Ids follow the vocabulary of the teacher.
 """
@@ -9,7 +9,6 @@ Ids follow the vocabulary of the teacher.
 import hashlib
 import json
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +54,7 @@ from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.base import Places, SpeechTokenizer
 from tinywave_core.tokenizers.embedded import EMBEDDED, open_codebook, open_encoder
 from tinywave_core.tokenizers.opening import choose_tokenizer, kind_named, open_tokenizer
-from tinywave_core.tokenizers.streams import SPIRITLM_RATES, STREAMS
+from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.codebooks import GivenCodebook
     from tinywave_core.tokenizers.speech import Streams
 
-VERSION = 3
+VERSION = 4
 VOCABULARY_FILE, STREAMS_FILE = "vocabulary.json", "streams.json"
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
@@ -197,37 +196,23 @@ def _device(step: Step) -> str:
 
 
 def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
-    """Fit codebooks, and the draft vocoder for units at its rate, on training speech."""
-    from tinywave_core.synthesis.vocoder import DraftVocoder
+    """Fit codebooks on training speech."""
     from tinywave_core.tokenizers.codebooks import Codebooks
 
     use_one_thread()
     config = step.config
     spoken = _FitSpeech.choose(_audio_shards(step.input("corpus")), config, output)
     codebooks = Codebooks.fit(config, spoken.read("features"), *_given_to_fit(step))
-    counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
-
-    def with_streams() -> Iterator[tuple[Any, Any]]:
-        for utterance in spoken.read("vocoder"):
-            streams = codebooks.tokenize(utterance.samples)
-            counts[:] += np.bincount(streams.units, minlength=len(counts))
-            yield utterance.samples, streams
-
     codebooks.save(output.folder)
-    median_f0_hz = 0.0
-    if codebooks.rates == SPIRITLM_RATES:
-        vocoder = DraftVocoder.fit(codebooks, with_streams())
-        vocoder.save(output.folder)
-        median_f0_hz = vocoder.median_hz
-    else:
-        deque(with_streams(), maxlen=0)
+    counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
+    for utterance in spoken.read("counted"):
+        counts += np.bincount(codebooks.tokenize(utterance.samples).units, minlength=len(counts))
     return CodebooksSummary(
         vocabulary=codebooks.vocabulary,
         utterances=len(spoken.chosen),
         hours=spoken.samples / SAMPLE_RATE / 3600,
         unit_counts=counts.tolist(),
         unused_units=int((counts == 0).sum()),
-        median_f0_hz=median_f0_hz,
     )
 
 
@@ -250,7 +235,7 @@ def _given_to_fit(
 
 
 def run_base_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
-    """The codebooks and the draft vocoder of the base: a copy, so that the store and its exports have all that they need."""
+    """The codebooks of the base: a copy, so that the store and its exports have all that they need."""
     base = open_base(step.context["base"])
     if base.digest != step.params["base"]:
         raise CheckpointError(
