@@ -24,9 +24,9 @@ from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 GOLDEN = {
     "ingestion/shard": "2a6f066310425d7bf07d4c7cc75096e2",
     "ingestion/corpus": "1d0cd894bb73a5fa4b45f32741fcd3e3",
-    "tokenization/codebooks": "3bbe79cc52000ddd4b2ea94940f76339",
-    "tokenization/shard": "d2baf9b4cd1ae0ffc502afd6dd124c35",
-    "tokenization/tokens": "02a7adf706114da23c10254d412161ec",
+    "tokenization/codebooks": "f04ef89f7f6f44e479357b284be7fb8b",
+    "tokenization/shard": "9ef6bddbf27953f6dc7951079424cdab",
+    "tokenization/tokens": "2c3bbc5f0055842a23e6ceb965de36f6",
     "adaptation/teacher": "40b33b18c0b5f7332e2dbf3818b8e036",
     "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
     "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",

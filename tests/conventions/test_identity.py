@@ -49,7 +49,7 @@ EARLIER = {
     r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
-    r"generation\.vocoder\..*": {"export", "evaluation"},  # it makes the voice and carries it; its speech is judged
+    r"generation\.vocoder\..*": {"export"},  # it makes the voice and carries it; its speech is judged
 }
 # Settings whose part stands in another stage than they do: the light vocoder, which is judged, is trained there.
 ELSEWHERE = {r"evaluation\.judges\..*": {"export"}}

@@ -107,7 +107,7 @@ def _parquet(rows: Iterator[tuple[str, Row]], folder: Path) -> None:
 def _webdataset(rows: Iterator[tuple[str, Row]], folder: Path) -> None:
     """<split>-000000.tar of <id>.flac and <id>.json."""
     for split, number, batch in _shards(rows):
-        with tarfile.open(folder / f"{split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.TarFile(folder / f"{split}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in batch:
                 about = {"text": row["transcript"], "speaker": row["speaker"], "recording_id": row["recording_id"]}
                 _add(tar, f"{row['utterance_id']}.flac", row["flac"])
