@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-distillation bench-generation bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -78,11 +78,17 @@ mutants: setup  ## Break the core in 40 places, one at a time, and see whether i
 bench-tokenization: setup  ## Measure the speech tokenizer beside the straightforward way (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/tokenization.py $(BENCH_ARGS)
 
+bench-units: setup  ## Measure what an encoder's units are worth beside MFCC's, on transcribed speech (half an hour)
+	@$(BIN)/python infra/benchmarks/units.py $(BENCH_ARGS)
+
 bench-distillation: setup  ## Measure what the teacher's signals cost and bring (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/distillation.py $(BENCH_ARGS)
 
 bench-generation: setup  ## Measure students of real shapes in llama.cpp: speed, memory, export (20 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/generation.py $(BENCH_ARGS)
+
+bench-voice: setup  ## Measure how the voice made of recordings sounds beside them (10 minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/voice.py $(BENCH_ARGS)
 
 bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,000 shards per stage (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/orchestration.py $(BENCH_ARGS)

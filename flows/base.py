@@ -17,6 +17,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.pipeline import build_stage, outputs_before
 from tinywave_core.run.record import StageRow, stage_row
 from tinywave_core.run.start import choose_start
+from tinywave_core.stages.export.voices import sentence, voices_of
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Stage
 from tinywave_core.storage.store import Store
@@ -34,6 +35,9 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
     # Inside the pipeline the slot is the pipeline's.
     with store_slot(config) if inputs is None else nullcontext(), store.lock(f"tinywave {stage.name}"):
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
+        # Before hours are spent: a voice that cannot be made is refused, and whose it will be is said.
+        if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
+            _tell(f"  voice: {sentence(voices)}")
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
             added = build_stage(stage.name, config, store, done, execute)

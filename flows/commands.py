@@ -77,6 +77,11 @@ _TOKENS = (
         "--spiritlm-dir",
         help="folder or s3:// prefix with SpiritLM's release (default: the environment variable SPIRITLM_CHECKPOINTS_DIR)",
     ),
+    _argument(
+        "--tokenizer",
+        help="the model/ directory of an export, or a folder with codebooks: its tokens in place of SpiritLM's; the environment "
+        "variable TINYWAVE_ENCODER says where their encoder lies, if they have one",
+    ),
     _argument("--hubert", help="a transformers HubertModel directory in place of the release's HuBERT"),
     _argument("--quantizer", help="a quantizer's file in place of the release's"),
     _DEVICE,
@@ -167,6 +172,20 @@ _EVALUATE = (
     _RELEASE,
     _DEVICE,
 )
+_UNITS = (
+    _argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE,VALUE",
+        help="a setting of tokenization and its values, such as tokenization.units.clusters=100,500; may be repeated: every "
+        "combination is measured",
+    ),
+    _argument("--json", dest="json_to", metavar="FILE", help="where all figures go as JSON"),
+    _argument(
+        "--plot", dest="plot_to", metavar="FILE", help="where a picture (PNG) of PNMI over what is varied first goes"
+    ),
+)
 _SLAMKIT = (
     _argument("artifact", help="id of a `tokens` artifact, or the first characters of one"),
     _argument("folder", help="where the two files go"),
@@ -241,6 +260,37 @@ COMMANDS = (
         "per suite; chance is 50 %. Suites are read as they are distributed: sSC and tSC (spoken StoryCloze, slamkit's layouts), "
         "salmon, swuggy and sblimp (ZeroSpeech 2021 with gold.csv, or slamkit's names), pairs (pairs.jsonl with id, pos, neg "
         "and, if wanted, prompt, group, voice, text, subset).",
+        needs_machine=True,
+    ),
+    Command(
+        "export-dataset",
+        "write the utterances of a corpus as a dataset that other tools read",
+        handlers.export_dataset,
+        (
+            _argument("folder", help="a new folder"),
+            _argument(
+                "--as",
+                dest="form",
+                choices=("audiofolder", "parquet", "webdataset", "lhotse"),
+                default="audiofolder",
+                help="audiofolder and parquet are for Hugging Face `datasets` (default: audiofolder)",
+            ),
+            _argument("--corpus", help="id of a corpus, or its first characters (default: that of the last run)"),
+            _ROOT,
+        ),
+        "Copies every utterance as FLAC, 16 kHz, with transcript, speaker, recording and split (train; test is what is held out). "
+        "Nothing is decoded.",
+    ),
+    Command(
+        "units",
+        "what phonetic units are worth: of a store's tokens, or over settings that are varied",
+        handlers.units,
+        _UNITS,
+        "Measure the newest tokens of a store (--root), or tokens that are made of --source for each combination of --vary: PNMI and "
+        "purities against phones, words told apart, speakers told by their units, units and bits a second, each with a 95 %% "
+        "interval over utterances. Phones come from transcripts with pocketsphinx (English, the extra alignment), or from TextGrids "
+        "(--tokenization.alignment.kind given --tokenization.alignment.path DIR). All is kept in the store: the same command goes on.",
+        has_settings=True,
         needs_machine=True,
     ),
     Command(

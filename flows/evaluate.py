@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
     from tinywave_core.evals.intervals import McNemar
     from tinywave_core.evals.pair_scores import Accuracy, Definition
     from tinywave_core.evals.suites.zerospeech import Task
-    from tinywave_core.progress import Progress
-
-_LINE_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def _score(
     results: dict[str, Result] = {}
     files: list[str] = []
     for entry in asked:
-        progress = _progress(f"{Path(model).name}, {entry.label}")
+        progress = terminal.progress(f"{Path(model).name}, {entry.label}")
         if entry.suite is not None:
             results[entry.label] = run_suite(lm, entry.suite, definition, progress)
         if submission and out and entry.task:
@@ -224,19 +219,3 @@ def _write(folder: Path, own: Scored, other: Scored | None, summary: dict[str, A
     text = json.dumps(summary | {"files": files}, ensure_ascii=False, indent=1)
     (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
     terminal.say(f"scores and evaluation.json: {folder}")
-
-
-def _progress(label: str) -> "Progress":
-    """A line that is written over in a terminal; a line now and then elsewhere."""
-    last = time.monotonic()
-    live = sys.stderr.isatty()
-
-    def progress(done: int, total: int, note: str = "") -> None:
-        nonlocal last
-        if live:
-            terminal.say_over(f"{label}: {done} of {total} {note}" if done < total else "")
-        elif time.monotonic() - last >= _LINE_EVERY_S and done < total:
-            last = time.monotonic()
-            terminal.say(f"    {label}: {done} of {total} {note}", file=sys.stderr, flush=True)
-
-    return progress

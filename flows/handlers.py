@@ -60,7 +60,13 @@ def tokens(options: Namespace) -> int:
     from flows.tokens import show_tokens
 
     return show_tokens(
-        options.file, options.model, options.spiritlm_dir, options.hubert, options.quantizer, options.device
+        options.file,
+        options.model,
+        options.spiritlm_dir,
+        options.hubert,
+        options.quantizer,
+        options.device,
+        options.tokenizer,
     )
 
 
@@ -133,6 +139,20 @@ def evaluate(options: Namespace) -> int:
         options.against,
         submission=options.submission,
     )
+
+
+def export_dataset(options: Namespace) -> int:
+    """`tinywave export-dataset`."""
+    from flows.export_dataset import export_dataset as run
+
+    return run(options.root, options.folder, options.form, options.corpus)
+
+
+def units(options: Namespace) -> int:
+    """`tinywave units`."""
+    from flows.units import show_units
+
+    return show_units(options.preset, options.settings, options.vary, options.json_to, options.plot_to)
 
 
 def slamkit(options: Namespace) -> int:

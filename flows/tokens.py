@@ -1,17 +1,22 @@
-"""`tinywave tokens`: the tokens of SpiritLM's speech tokenizer for audio files, one JSON line each."""
+"""`tinywave tokens`: the tokens of SpiritLM's speech tokenizer, or of a model's own, for audio files, one JSON line each."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks import terminal
+from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.checkpoints.spiritlm import Kind
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.threads import keep_large_blocks
-from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
+from tinywave_core.tokenizers.base import Places
+from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, open_tokenizer
+from tinywave_core.tokenizers.speech import encode_utterance, to_string
+from tinywave_core.tokenizers.spiritlm import SpeechTokens, SpiritLMTokenizer
 
 
 def show_tokens(
@@ -21,11 +26,16 @@ def show_tokens(
     hubert: str | None,
     quantizer: str | None,
     device: str,
+    of_model: str | None = None,
 ) -> int:
     """Print {path, hubert, pitch, style, string, ids} per file; a file that cannot be used is a line {path, error}, status 2."""
     keep_large_blocks()
     device_type = pick_device(RuntimeConfig.model_validate({"device": device})).type
-    tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=device_type)
+    tokenizer: Callable[[str], SpeechTokens]
+    if of_model is None:
+        tokenizer = SpiritLMTokenizer.load(spiritlm_dir, model, hubert=hubert, quantizer=quantizer, device=device_type)
+    else:
+        tokenizer = _of_model(Path(of_model), spiritlm_dir, device_type)
     failed = 0
     for number, path in enumerate(paths, start=1):
         try:
@@ -43,7 +53,26 @@ def show_tokens(
     return 2 if failed else 0
 
 
-def _line(path: str, tokenizer: Any) -> dict[str, Any]:
+def _of_model(model: Path, spiritlm_dir: str | None, device: str) -> Callable[[str], SpeechTokens]:
+    """The tokenizer of an export's model/ directory, or of an artifact of codebooks."""
+    folder = model / SPEECH_TOKENIZER if (model / SPEECH_TOKENIZER).is_dir() else model
+    opened = open_tokenizer(folder, None, Places(spiritlm_dir), device)
+
+    def tokens(path: str) -> SpeechTokens:
+        (streams,) = opened.tokenize([read_waveform(path)])
+        return SpeechTokens(
+            hubert=streams.units,
+            pitch=streams.pitch if opened.vocabulary.pitch else None,
+            style=streams.style if opened.vocabulary.style else None,
+            string=to_string(streams, opened.vocabulary),
+            ids=encode_utterance(streams, opened.vocabulary)[:-1],
+            unvoiced_chunks=streams.unvoiced_chunks,
+        )
+
+    return tokens
+
+
+def _line(path: str, tokenizer: Callable[[str], SpeechTokens]) -> dict[str, Any]:
     tokens = tokenizer(path)
     return {
         "path": path,

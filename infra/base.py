@@ -286,7 +286,7 @@ tags: [speech, audio]
 
 # TinyWave's base
 
-A small teacher of speech tokens that runs with little speech start from, its codebooks and draft vocoder, and a student of it
+A small teacher of speech tokens that runs with little speech start from, its codebooks, and a student of it with a voice
 (`student/`, a model that `tinywave generate` opens). Made by `make base` with TinyWave {about["tinywave"]}; `BASE.json` has the
 SHA-256 of every file.
 

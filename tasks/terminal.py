@@ -6,11 +6,15 @@ of text that makes one name look like another. Every command and flow prints by 
 
 import logging
 import sys
+import time
 import traceback
 from types import TracebackType
 from typing import TextIO
 
 from tinywave_core.escaping import visible
+from tinywave_core.progress import Progress
+
+LINE_EVERY_S = 15.0
 
 
 def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
@@ -21,6 +25,22 @@ def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: boo
 def say_over(line: str, *, last: bool = False) -> None:
     """A line that stands in place of the one before, for the person at the terminal."""
     print(f"\r\033[K{visible(line)}", end="\n" if last else "", file=sys.stderr, flush=True)
+
+
+def progress(label: str) -> Progress:
+    """A line that is written over in a terminal; a line now and then elsewhere."""
+    last = time.monotonic()
+    live = sys.stderr.isatty()
+
+    def told(done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if live:
+            say_over(f"{label}: {done} of {total} {note}" if done < total else "")
+        elif time.monotonic() - last >= LINE_EVERY_S and done < total:
+            last = time.monotonic()
+            say(f"    {label}: {done} of {total} {note}", file=sys.stderr, flush=True)
+
+    return told
 
 
 def say_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from safetensors.numpy import save_file
 
 from tests.conventions.test_fingerprints import planned_steps
+from tests.fixtures.encoders import save_encoder
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
@@ -32,28 +33,33 @@ PLACES = {
     "source",
     "root",
     "spiritlm_dir",
-    "tokenization.hubert.encoder",
-    "tokenization.hubert.quantizer",
+    "tokenization.units.encoder",
+    "tokenization.units.codebook",
     "tokenization.alignment.path",
     "tokenization.text.source",
     "adaptation.teacher",
     "adaptation.base",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
+    "evaluation.judges.dnsmos",
+    "evaluation.judges.speaker_model",
 }
 # Settings that a stage before their own reads, too.
 EARLIER = {
     r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
-    r"generation\.vocoder\..*": {"export"},  # it trains the light vocoder and carries it
-    r"generation\.vocoder_iterations": {"evaluation"},  # it speaks continuations to have them judged
+    r"generation\.vocoder\..*": {"export"},  # it makes the voice and carries it; its speech is judged
 }
+# Settings whose part stands in another stage than they do: the light vocoder, which is judged, is trained there.
+ELSEWHERE = {r"evaluation\.judges\..*": {"export"}}
 # Groups that several stages read.
 SHARED = {"validation": {"adaptation", "distillation"}}
 # Settings that give others a say, or without which they cannot be changed.
+ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "layer": 0}}}
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
 BESIDE: dict[str, Settings] = {
+    "tokenization.units.layer": ENCODER,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
     "distillation.layer_pairs": EXPLICIT,
@@ -69,6 +75,7 @@ BESIDE: dict[str, Settings] = {
 }
 # Other values of settings, where what `other_values` draws by their type does not fit.
 OTHER: dict[str, Settings] = {
+    "tokenization.units.kind": ENCODER,
     "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},
     "adaptation.base_training.dropout": {"adaptation": {"base_training": {"dropout": 0.3}}},
@@ -113,7 +120,9 @@ def other_values(field: FieldInfo, value: Any) -> list[Any]:
 
 def placed(settings: Settings, places: dict[str, str]) -> Settings:
     """With the place of the model that stands for all."""
-    return json.loads(json.dumps(settings).replace("LLAMA", places["llama"]))
+    return json.loads(
+        json.dumps(settings).replace("LLAMA", places["llama"]).replace('"ENCODER"', f'"{places["encoder"]}"')
+    )
 
 
 def nested(path: str, value: Any) -> Settings:
@@ -161,7 +170,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             (folder / name / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")
         save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
         shutil.copyfile(PIECES, folder / name / "tokenizer.model")
-    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama")}
+    save_encoder(folder / "encoder", "hubert")
+    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder")}
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +182,6 @@ def everything(places: dict[str, str]) -> Settings:
         "adaptation": {"teacher": "fresh"},
         "tokenization": {"interleaving": {"policy": "poisson"}, "text": {"source": places["words.txt"]}},
         "evaluation": {"generated": {"asr": places["whisper"], "language_model": places["llama"]}},
-        "generation": {"vocoder": {"kind": "light"}},
     }
     return merged(PipelineConfig().model_dump(mode="json"), settings)
 
@@ -204,13 +213,14 @@ def test_a_setting_is_part_of_its_own_stages_keys_and_of_none_before(
     stage = path.partition(".")[0]
     also = set().union(*(stages for pattern, stages in EARLIER.items() if re.fullmatch(pattern, path)))
     before = set(STAGES[: STAGES.index(stage)]) if stage in STAGES else set(STAGES)
-    own = SHARED.get(stage, {stage})
+    elsewhere = set().union(*(stages for pattern, stages in ELSEWHERE.items() if re.fullmatch(pattern, path)))
+    own = elsewhere or SHARED.get(stage, {stage})
     assert own <= changed and changed & before - own == also
 
 
 def test_ids_of_all_inputs_are_part_of_a_key(everything: Settings):
     steps = planned_steps(PipelineConfig.model_validate(everything), Store("memory://identity-of-inputs"))
-    assert len({f"{step.stage}/{step.part}" for step in steps}) == 21
+    assert len({f"{step.stage}/{step.part}" for step in steps}) == 24
     for step in steps:
         for name, artifacts in step.inputs.items():
             other = [replace(artifacts[0], fingerprint="0" * 32), *artifacts[1:]]

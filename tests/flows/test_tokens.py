@@ -10,7 +10,12 @@ import pytest
 import soundfile
 
 from flows.cli import main
+from tests.core.conftest import Spoken, babble, small_config
 from tests.fixtures import release
+from tests.fixtures.encoders import save_encoder
+from tinywave_core.encoders.pretrained import load_encoder
+from tinywave_core.tokenizers.codebooks import Codebooks
+from tinywave_core.tokenizers.speech import encode_utterance
 from tinywave_core.tokenizers.spiritlm import SpiritLMTokenizer
 
 
@@ -71,3 +76,23 @@ def test_whoever_stops_reading_gets_no_traceback(small_release: Path):
     command = f"{sys.executable} -m flows.cli tokens {release.AUDIO} {release.AUDIO} --spiritlm-dir {small_release} | head -c 10"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout == '{"path": "' and "Traceback" not in done.stderr
+
+
+def test_tokens_of_an_export_are_its_own_tokenizers(capsys, tmp_path: Path):
+    spoken = [Spoken(f"{seed}", babble(seed)) for seed in range(3)]
+    encoder = tmp_path / "encoder"
+    save_encoder(encoder, "whisper")
+    asked = small_config(units={"kind": "encoder", "encoder": str(encoder), "layer": 1, "clusters": 9})
+    fitted = Codebooks.fit(asked, spoken, load_encoder(encoder, 1))
+    fitted.save(tmp_path / "model" / "speech_tokenizer")
+    soundfile.write(tmp_path / "0.wav", spoken[0].samples, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYWAVE_ENCODER", str(encoder))
+        files = [str(tmp_path / "0.wav"), str(tmp_path / "nan.wav")]
+        status, (line, refused) = lines(capsys, *files, "--tokenizer", str(tmp_path / "model"))
+    streams = fitted.tokenize(spoken[0].samples)
+    assert status == 2 and "NaN or infinite" in refused["error"]
+    assert line["hubert"].split() == [str(unit) for unit in streams.units] and len(streams.units) == 200
+    assert line["ids"] == encode_utterance(streams, fitted.vocabulary).tolist()[:-1]
+    assert (len(line["pitch"].split()), len(line["style"].split())) == (50, 4)

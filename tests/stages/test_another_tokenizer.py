@@ -15,18 +15,18 @@ from tinywave_core.alignment.words import Word
 from tinywave_core.checkpoints.spiritlm import Kind
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.costs.estimates import vocabulary_rows
-from tinywave_core.errors import ConfigError, TinyWaveError
+from tinywave_core.errors import ConfigError
 from tinywave_core.evals.pair_tokens import Ears, tokenize_pairs
 from tinywave_core.evals.suites.base import Pair
 from tinywave_core.sequences.interleaving import Span, interleaved_ids
+from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.export.model import rate_fields
 from tinywave_core.stages.tokenization.stage import STAGE, TOKEN_BYTES
 from tinywave_core.stages.tokenization.summary import TokensSummary
-from tinywave_core.steps.base import Outputs
+from tinywave_core.steps.base import Outputs, compute
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.synthesis.continuation import prompt_ids
-from tinywave_core.synthesis.durations import sounds
 from tinywave_core.synthesis.speaking import load_speaker
 from tinywave_core.tokenizers import opening
 from tinywave_core.tokenizers.base import Places, Sizes, SpeechTokenizer, TokenizerKind
@@ -157,18 +157,18 @@ def test_the_prompt_of_a_pair_of_recordings_is_25_units(vocabulary: Vocabulary, 
     assert made.positive is not None and made.positive.prompt_length == 2 + 25
 
 
-def test_styles_are_timed_by_its_units():
-    vocabulary = Vocabulary(text=259, hubert=LEVELS, style=2, rates=RATES)
-    ids = vocabulary.encode("[St0]" + "[Hu1][Hu2]" * 5 + "[St1]")
-    # 10 units of one frame each in a second that has 12.5: the last one goes on for 2.
-    assert [sound.frames for sound in sounds(ids, vocabulary, np.ones(LEVELS))] == [1] * 10 + [2]
-
-
-def test_export_states_its_rate_and_no_vocoder_of_another_one_speaks_it(vocabulary: Vocabulary, tmp_path: Path):
+def test_export_states_its_rate(vocabulary: Vocabulary):
     assert rate_fields(vocabulary.rates)["unit_rate_hz"] == 12.5
     assert rate_fields(SPIRITLM_RATES) == {"unit_rate_hz": 25, "pitch_rate_hz": 12.5, "style_rate_hz": 1}
-    with pytest.raises(TinyWaveError, match=r"no vocoder speaks units at 12\.5 Hz"):
-        load_speaker(tmp_path, vocabulary, None)
+
+
+def test_a_voice_speaks_units_of_its_rate(outputs: Outputs, vocabulary: Vocabulary):
+    config = tiny_config(None, outputs["tokens"].store.root, tokenization={"tokens": "base"})
+    made = vocoder.build(config, outputs["tokens"], lambda steps: [compute(step) for step in steps])["vocoder"]
+    speaker = load_speaker(made.path(), vocabulary, None)
+    units = (np.arange(50) * 3) % LEVELS
+    # Each unit lasts as long as it did where it was recorded: a frame of 80 ms or some.
+    assert len(speaker(vocabulary.first["hubert"] + units)) >= 50 * HOP
 
 
 def test_estimates_ask_it(tiny_source: Path, tmp_path: Path):

@@ -81,7 +81,7 @@ def test_a_small_folder_starts_from_the_base_and_ends_with_a_model_that_has_its_
     assert outputs["teacher"].summary["started_from"] == "base"
     assert outputs["teacher"].summary["layers"] == 6
     assert outputs["student"].summary["layers"] == 2
-    for name in ("codebooks.json", "codebooks.safetensors", "vocoder.json", "vocoder.safetensors"):
+    for name in ("codebooks.json", "codebooks.safetensors"):
         mine = outputs["model"].path("model") / "speech_tokenizer" / name
         assert sha256_of(mine) == open_base().files[f"codebooks/{name}"]
     ((teacher, why),) = decisions(config)

@@ -13,11 +13,12 @@ from tests.conftest import Finished
 from tests.fixtures.judges import write_judges
 from tests.fixtures.killed import kill_in_step
 from tests.fixtures.tiny import Computed, copy_store, digests, run_tiny
-from tinywave_core.config.evaluation import GeneratedConfig
+from tinywave_core.config.evaluation import GeneratedConfig, JudgesConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.run.preflight import check_run
-from tinywave_core.stages.evaluation.generated import FILE, SOURCES, _kept
+from tinywave_core.stages.evaluation.continuations import SOURCES, kept
+from tinywave_core.stages.evaluation.generated import FILE
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
@@ -33,7 +34,8 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def with_judges(config: PipelineConfig, asr: str, text: str, **settings: Any) -> PipelineConfig:
     generated = GeneratedConfig.model_validate({**SETTINGS, "asr": asr, "language_model": text, **settings})
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"generated": generated})})
+    parts = {"generated": generated, "judges": JudgesConfig(items=0)}  # a recogniser would count word errors too
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=parts)})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def test_only_what_is_generated_is_computed_and_the_card_that_tells_of_it(
     ran: tuple[PipelineConfig, Outputs, Computed],
 ):
     config, outputs, computed = ran
-    assert computed.parts() == ["evaluation/generated", "export/model", "generation/samples"]
+    made = ["evaluation/continuations", "evaluation/generated"]
+    assert computed.parts() == [*made, "export/model", "generation/samples"]
     assert "| How the recordings really went on |" in (outputs["model"].path("model") / "README.md").read_text()
     assert run_tiny(config)[1].parts() == []
 
@@ -81,9 +84,9 @@ def test_a_run_killed_among_the_continuations_goes_on_to_the_same(
 ):
     config = copy_store(finished.config, tmp_path / "store")
     config = config.model_copy(update={"evaluation": ran[0].evaluation})
-    assert kill_in_step(config, "evaluation/generated", 11) == -9  # 9 were sampled, 2 of the teacher's are judged
-    kept = [path.name for path in Path(config.root, ".work").rglob("*.json")]
-    assert sorted(kept) == ["control.json", "student.json", "teacher.json"]
+    for part, left in (("continuations", "teacher.json"), ("generated", "teacher-judged.json")):
+        assert kill_in_step(config, f"evaluation/{part}", 5) == -9  # 3 of the teacher's, 2 of the student's
+        assert [path.name for path in Path(config.root, ".work").rglob("*.json")] == [left]
     run_tiny(config)
     assert digests(Store(config.root)) == digests(Store(ran[0].root))
 
@@ -151,14 +154,14 @@ def test_what_is_no_judge_is_refused_before_a_run(
         check_run(with_judges(finished.config, str(tmp_path / asr), str(tmp_path / text)))
 
 
-def test_one_directory_without_the_other_is_refused():
-    with pytest.raises(ValueError, match="asr is given and language_model is not"):
-        GeneratedConfig(asr="somewhere")
+def test_a_language_model_without_a_recogniser_is_refused():
+    with pytest.raises(ValueError, match="language_model is given and asr is not"):
+        GeneratedConfig(language_model="somewhere")
 
 
 def test_samples_of_an_earlier_try_are_taken_only_as_they_were(tmp_path: Path):
     path = tmp_path / "student.json"
-    assert _kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]
-    assert _kept(path, lambda: pytest.fail("made again")) == [[1, 2], [3]]
+    assert kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]
+    assert kept(path, lambda: pytest.fail("made again")) == [[1, 2], [3]]
     path.write_text(path.read_text().replace("3", "7", 1))
-    assert _kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]
+    assert kept(path, lambda: [[1, 2], [3]]) == [[1, 2], [3]]

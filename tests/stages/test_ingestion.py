@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 from moto.server import ThreadedMotoServer
 
-from tests.fixtures.tiny import Computed
+from tests.fixtures.tiny import CLIPS, Computed, copy_clips, run_tiny, tiny_config
 from tinywave_core.audio.cutting import split_of
 from tinywave_core.audio.scan import Scan
 from tinywave_core.audio.source import Source, SourceFile
@@ -28,6 +29,7 @@ from tinywave_core.stages.ingestion.stage import STAGE
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.steps.base import Outputs, Step, compute, compute_all
 from tinywave_core.storage.s3 import S3
+from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "speech"
@@ -390,3 +392,25 @@ def test_a_bucket_gives_the_same_corpus_as_a_folder(source: Path, tmp_path: Path
     assert digests([remote, *shards(remote)]) == digests([local, *shards(local)])
     scan = ingestion.scan(configured("s3://corpus/in", tmp_path / "two"), Store(str(tmp_path / "two")))
     assert (scan.known, scan.hashed) == (6, 0)
+
+
+def test_recordings_in_a_tar_are_the_recordings_of_a_folder(tmp_path: Path) -> None:
+    folder = copy_clips(tmp_path / "folder", CLIPS[:4])
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    with tarfile.open(packed / "shard-000.tar", "w") as tar:
+        for clip in CLIPS[:4]:
+            tar.add(folder / clip, arcname=clip)
+    corpora = [
+        run_tiny(tiny_config(source, tmp_path / f"{source.name}-store"), "ingestion")[0]["corpus"]
+        for source in (folder, packed)
+    ]
+    ids = [
+        {
+            (row["utterance_id"], row["speaker"], row["split"])
+            for shard in corpus.store.find_all(corpus.summary["shards"])
+            for row in read_table(shard.path("utterances.parquet")).to_pylist()
+        }
+        for corpus in corpora
+    ]
+    assert ids[0] == ids[1] and len(ids[0]) == 4

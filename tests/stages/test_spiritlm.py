@@ -164,11 +164,6 @@ def test_a_fresh_teacher_learns_a_releases_tokens_in_the_fast_convention(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (
-            {"tokenization": {"tokens": "expressive", "hubert": {"encoder": "x"}}},
-            "expressive tokens need.*--spiritlm-dir",
-        ),
-        ({"tokenization": {"tokens": "base", "hubert": {"quantizer": "x"}}}, "a quantizer needs a HuBERT"),
         ({"adaptation": {"teacher": "spiritlm"}, "spiritlm_dir": "nowhere"}, "there is no folder nowhere"),
         ({"spiritlm_dir": "$NOT_SET"}, "environment variable NOT_SET is not set"),
     ],

@@ -1,92 +1,95 @@
-"""The light vocoder in the tiny pipeline: trained, measured, carried by the export, spoken with, pinned, and made only where asked for."""
+"""The voice in the tiny pipeline: made of training recordings that it names, carried by the export, pinned, rebuilt without what is forgotten."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Finished
-from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, run_tiny, tiny_config
+from tests.fixtures.tiny import NEW_CLIP, Computed, copy_clips, copy_store, tiny_config
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import ConfigError
+from tinywave_core.run.pipeline import run_pipeline
+from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.export.summary import VocoderSummary
-from tinywave_core.stages.export.words import vocoder_rows
-from tinywave_core.steps.base import Outputs
+from tinywave_core.stages.export.voices import voices_of
+from tinywave_core.stages.export.words import vocoder_rows, voice_text
+from tinywave_core.storage.care.census import take_census
+from tinywave_core.storage.care.forget import find_traces, forget
 from tinywave_core.storage.shards import read_table
-
-LIGHT = {
-    "kind": "light",
-    "steps": 4,
-    "batch_clips": 2,
-    "clip_frames": 16,
-    "channels": 8,
-    "blocks": 1,
-    "voice_minutes": 0.04,
-}
-GENERATION = {"generation": {"vocoder": LIGHT}}
+from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.synthesis.generator import Generator
+from tinywave_core.synthesis.voice import Voice
 
 
-@pytest.fixture(scope="module")
-def spoken(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outputs, Computed, str]:
-    root = copy_store(finished.config, tmp_path_factory.mktemp("vocoder") / "store").root
-    return *run_tiny(tiny_config(finished.config.source, root, **GENERATION)), root
+def files_of(finished: Finished) -> dict[str, dict]:
+    """Rows of the corpus's files by recording."""
+    corpus = finished.outputs["corpus"]
+    shards = corpus.store.find_all(corpus.summary["shards"], "shard")
+    rows = [row for shard in shards for row in read_table(shard.path("files.parquet")).to_pylist()]
+    return {row["recording_id"]: row for row in rows if row["recording_id"]}
 
 
-def test_the_tiny_run_without_one_has_no_vocoder(finished: Finished):
-    assert "vocoder" not in finished.outputs
+def made_voice(config: PipelineConfig) -> Artifact:
+    """The voice of the tokens that a store has with these settings, computed where it is missing."""
+    execute = Computed()
+    tokens = run_pipeline(config, Store(config.root), execute, "tokenization")["tokens"]
+    return vocoder.build(config, tokens, execute)["vocoder"]
 
 
-def test_only_vocoder_export_and_generation_are_computed(spoken: tuple[Outputs, Computed, str]):
-    assert spoken[1].parts() == ["export/vocoder", "export/model", "generation/samples"]
+def test_it_is_made_of_training_recordings_alone_and_names_them(finished: Finished):
+    summary, files = VocoderSummary.of(finished.outputs["vocoder"]), files_of(finished)
+    (voice,) = summary.voices
+    assert {files[i]["split"] for i in voice.recordings} == {"train"}
+    assert set(voice.recordings) == {i for i, row in files.items() if row["split"] == "train"}
+    assert voice.name == "mixture" and len(voice.speakers) > 2  # nobody has said enough
+    assert voice_text(summary).startswith("mixture (0.4 min of 7 recordings of")
 
 
-def test_summary_tells_quality_beside_floor_and_ceiling(spoken: tuple[Outputs, Computed, str]):
-    summary = spoken[0]["vocoder"].summary
-    figures = summary["quality"]["vocoders"]
-    assert list(figures) == ["draft", "light", "floor", "ceiling"]
-    assert figures["ceiling"]["likeness"] > figures["draft"]["likeness"] > figures["floor"]["likeness"]
-    assert summary["voices"] and summary["utterances"] and summary["look_ahead_frames"] <= 6
-
-
-def test_report_shows_the_figures(spoken: tuple[Outputs, Computed, str]):
-    rows = vocoder_rows(VocoderSummary.of(spoken[0]["vocoder"]))
-    assert [row["speech"].split(":")[0] for row in rows] == ["draft vocoder", "light vocoder", "floor", "ceiling"]
+def test_summary_tells_quality_beside_floor_and_ceiling(finished: Finished):
+    rows = vocoder_rows(VocoderSummary.of(finished.outputs["vocoder"]))
+    assert [row["speech"].split(":")[0] for row in rows] == ["voice", "floor", "ceiling"]
     assert all(0 <= float(row["mel-cepstral distance, dB"]) < 20 for row in rows)
 
 
-def test_curve_has_a_record_per_step(spoken: tuple[Outputs, Computed, str]):
-    curve = read_table(spoken[0]["vocoder"].path("curves.parquet"))
-    assert curve["step"].to_pylist() == [1, 2, 3, 4]
-
-
-def test_export_carries_it_and_generation_speaks_with_it(spoken: tuple[Outputs, Computed, str]):
-    from tinywave_core.synthesis.generator import Generator
-
-    outputs = spoken[0]
+def test_export_carries_it_names_whose_it_is_and_generation_speaks_with_it(finished: Finished):
+    outputs = finished.outputs
     model = outputs["model"].path("model")
-    for name in ("light_vocoder.safetensors", "light_vocoder.json"):
+    for name in ("voice.flac", "voice.safetensors", "voice.json"):
         assert (model / "speech_tokenizer" / name).read_bytes() == outputs["vocoder"].path(name).read_bytes()
     speaker = Generator.load(model, device="cpu").speaker
-    assert (speaker.name, speaker.voices) == ("light", tuple(outputs["vocoder"].summary["voices"]))
-    assert outputs["samples"].summary["vocoder"] == "light"
+    assert (speaker.name, speaker.voices) == ("voice", ("mixture",))
+    assert outputs["samples"].summary["vocoder"] == "voice"
+    card = (model / "README.md").read_text()
+    assert "recordings of 2033, 2414" in card and all(
+        i in card for i in VocoderSummary.of(outputs["vocoder"]).voices[0].recordings
+    )
 
 
-def test_two_runs_train_the_same_bytes(
-    finished: Finished, spoken: tuple[Outputs, Computed, str], tmp_path: Path
-) -> None:
+def test_a_speaker_who_said_too_little_is_known_from_the_corpus_alone(finished: Finished):
+    config = tiny_config(finished.config.source, finished.config.root, generation={"vocoder": {"speakers": ["2414"]}})
+    with pytest.raises(ConfigError, match="'2414' with .* s of training speech; a voice needs 20 s"):
+        voices_of(config, finished.outputs["corpus"])
+    (mixture,) = voices_of(finished.config, finished.outputs["corpus"])
+    assert mixture.seconds == pytest.approx(VocoderSummary.of(finished.outputs["vocoder"]).voices[0].seconds, rel=0.01)
+
+
+def test_new_audio_leaves_it_as_it_is_until_a_refit_is_asked_for(finished: Finished, tmp_path: Path):
+    source = copy_clips(copy_clips(tmp_path / "speech"), [NEW_CLIP])
     root = copy_store(finished.config, tmp_path / "store").root
-    config = tiny_config(finished.config.source, root, **GENERATION, runtime={"checkpoint_every": 3})
-    outputs, _ = run_tiny(config, until="export")
-    first, second = (each.manifest for each in (spoken[0]["vocoder"], outputs["vocoder"]))
-    assert first is not None and second is not None
-    assert (first.files, first.summary) == (second.files, second.summary)
+    assert made_voice(tiny_config(source, root)).id == finished.outputs["vocoder"].id
+    again = made_voice(tiny_config(source, root, refresh={"vocoder": "always"}))
+    assert len(VocoderSummary.of(again).voices[0].recordings) == 8
 
 
-def test_new_audio_leaves_it_as_it_is_until_a_refit_is_asked_for(
-    finished: Finished, spoken: tuple[Outputs, Computed, str], tmp_path: Path
-) -> None:
-    source = copy_clips(tmp_path / "speech", [NEW_CLIP])
-    root = copy_store(tiny_config(None, spoken[2]), tmp_path / "store").root
-    more = tiny_config(source, root, **GENERATION)
-    outputs, computed = run_tiny(more, until="export")
-    assert "export/vocoder" not in computed.parts() and "export/model" in computed.parts()
-    assert outputs["vocoder"].id == spoken[0]["vocoder"].id
-    always = tiny_config(source, root, **GENERATION, refresh={"vocoder": "always"})
-    assert run_tiny(always, until="export")[0]["vocoder"].id != spoken[0]["vocoder"].id
+def test_a_recording_that_is_forgotten_leaves_the_voice_too(finished: Finished, tmp_path: Path):
+    files = files_of(finished)
+    gone = VocoderSummary.of(finished.outputs["vocoder"]).voices[0].recordings[0]
+    config = copy_store(finished.config, tmp_path / "store")
+    store = Store(config.root)
+    before = finished.outputs["vocoder"].id
+    forget(take_census(store), find_traces(take_census(store), files[gone]["sha256"]))
+    assert not store.find(before).complete
+    again = made_voice(config)
+    (voice,) = VocoderSummary.of(again).voices
+    assert gone not in voice.recordings and len(voice.recordings) == 6
+    assert Voice.load(again.path()).parts[0].selection.recordings.seconds == pytest.approx(voice.seconds)

@@ -114,6 +114,16 @@ class Alignments:
 
     def words(self, recording: str) -> list[Word] | None:
         """The words of a recording, None where it has none; SourceError for a file that is malformed or fits two recordings."""
+        entries = (self._of(entry, parts) for entry, parts in self._entries(recording))
+        return next((words for words in entries if words is not None), None)
+
+    def phones(self, recording: str) -> list[Word] | None:
+        """The phones of a recording, from the tier "phones" of its TextGrid; None where it has none."""
+        grids = [e for e, _ in self._entries(recording) if isinstance(e, str) and e.lower().endswith(".textgrid")]
+        return textgrid_phones(grids[0], self._read(grids[0])) if grids else None
+
+    def _entries(self, recording: str) -> "list[tuple[str | _Table, tuple[str, ...]]]":
+        """Files and rows that are of a recording, each with its whole name."""
         own_parts = _parts(recording)
         candidates = self._found.get(own_parts[-1], {})
         fitting = [parts for parts in candidates if _ends_alike(parts, own_parts)]
@@ -122,7 +132,7 @@ class Alignments:
         longest = max((min(len(parts), len(own_parts)) for parts in fitting), default=0)
         best = [parts for parts in fitting if min(len(parts), len(own_parts)) == longest]
         if not best:
-            return None
+            return []
         if len(best) > 1:
             raise SourceError(
                 f"the alignments {'/'.join(best[0])} and {'/'.join(best[1])} both fit {recording}: "
@@ -134,8 +144,7 @@ class Alignments:
                 f"the alignment {'/'.join(best[0])} fits {recording} and {'/'.join(others[0])}: "
                 "expected it under the path of its recording"
             )
-        entries = (self._of(entry, best[0]) for entry in candidates[best[0]])
-        return next((words for words in entries if words is not None), None)
+        return [(entry, best[0]) for entry in candidates[best[0]]]
 
     def _add(self, table: "_Table") -> None:
         for name in table.rows:
@@ -171,6 +180,19 @@ def words_of_cut(words: Sequence[Word], start_samples: int, num_samples: int) ->
 
 def textgrid_words(name: str, data: bytes) -> list[Word]:
     """The tier "words" of a TextGrid; of all speakers, where MFA wrote "speaker - words"."""
+    words, tiers = _tier(name, data, "words")
+    if words is None:
+        raise SourceError(f"{name} has the tiers {', '.join(tiers) or 'none'}; expected one that is called words")
+    return words
+
+
+def textgrid_phones(name: str, data: bytes) -> list[Word] | None:
+    """The tier "phones" likewise; None where there is none."""
+    return _tier(name, data, "phones")[0]
+
+
+def _tier(name: str, data: bytes, wanted: str) -> tuple[list[Word] | None, list[str]]:
+    """What the tiers of one name hold, without silences, None where there is no such tier; and the names of all tiers."""
     text = _text(name, data)
     items = [(match[2] or match[1], match[1] is not None, match.start()) for match in PRAAT.finditer(text)]
     tokens = _Tokens(name, text, items)
@@ -184,16 +206,16 @@ def textgrid_words(name: str, data: bytes) -> list[Word]:
         kind, tier = tokens.string(), tokens.string()
         tiers.append(tier)
         tokens.number(), tokens.number()
-        is_words = kind == "IntervalTier" and (tier == "words" or tier.endswith("- words"))
+        is_wanted = kind == "IntervalTier" and (tier == wanted or tier.endswith(f"- {wanted}"))
         for _ in range(tokens.count()):
             line = tokens.line()
             times = [tokens.number() for _ in range(2 if kind == "IntervalTier" else 1)]
             mark = tokens.string().replace('""', '"').strip()
-            if is_words and mark not in SILENCES:
+            if is_wanted and mark not in SILENCES:
                 words.append(_word(mark, times[0], times[1], None, f"{name}, line {line}"))
-    if not any(tier == "words" or tier.endswith("- words") for tier in tiers):
-        raise SourceError(f"{name} has the tiers {', '.join(tiers) or 'none'}; expected one that is called words")
-    return sorted(words, key=lambda word: word.start_samples) if len(tiers) > 2 else words
+    if not any(tier == wanted or tier.endswith(f"- {wanted}") for tier in tiers):
+        return None, tiers
+    return (sorted(words, key=lambda word: word.start_samples) if len(tiers) > 2 else words), tiers
 
 
 def slamkit_words(name: str, data: bytes) -> list[Word] | None:

@@ -77,18 +77,42 @@ class SphinxAligner:
         segments = self._segments(samples_N, flat)
         return segments if isinstance(segments, Refusal) else _words(written, pronunciations, segments, len(samples_N))
 
+    def align_phones(
+        self, samples_N: npt.NDArray[np.float32], transcript: str
+    ) -> tuple[list[Word], list[Word]] | Refusal:
+        """Times of the words and of their phones (CMU's, without stress), from a second pass over the sound."""
+        words = self.align(samples_N, transcript)
+        if isinstance(words, Refusal):
+            return words
+        try:
+            self._decoder.set_alignment()
+            self._decoder.start_utt()
+            try:
+                self._decoder.process_raw(_pcm(samples_N), full_utt=True)
+            finally:
+                self._decoder.end_utt()
+            phones = [
+                Word(phone.name, phone.start * FRAME_SAMPLES, (phone.start + phone.duration) * FRAME_SAMPLES)
+                # Nested: a word's phones can be asked for only until the next word is.
+                for part in self._decoder.get_alignment() or ()
+                if part.name[0] not in "<[("
+                for phone in part
+            ]
+        except (RuntimeError, ValueError) as error:
+            return Refusal("failed", f"pocketsphinx found no phones in the audio ({error})")
+        return words, [phone for phone in phones if phone.text != "SIL"]
+
     def _segments(self, samples_N: npt.NDArray[np.float32], parts: list[str]) -> list[tuple[int, int, float]] | Refusal:
         """First frame, frame after the last, and log-likelihood of each part."""
         if not len(samples_N) or not np.isfinite(samples_N).all():
             return Refusal("failed", f"the {len(samples_N)} samples are none, or not all of them numbers")
-        sound = (np.clip(samples_N, -1, 1) * 32767).astype("<i2").tobytes()
         # What the front end has learned of the noise in earlier utterances must not change this one.
         self._decoder.reinit_feat()
         try:
             self._decoder.set_align_text(" ".join(parts))
             self._decoder.start_utt()
             try:
-                self._decoder.process_raw(sound, full_utt=True)
+                self._decoder.process_raw(_pcm(samples_N), full_utt=True)
             finally:
                 self._decoder.end_utt()
             segments = list(self._decoder.seg() or ())
@@ -127,6 +151,10 @@ class SphinxAligner:
         if not re.search("[aeiouy]", letters):
             return " ".join(self._decoder.lookup_word(letter) for letter in letters)
         return rough_pronunciation(letters)
+
+
+def _pcm(samples_N: npt.NDArray[np.float32]) -> bytes:
+    return (np.clip(samples_N, -1, 1) * 32767).astype("<i2").tobytes()
 
 
 def rough_pronunciation(letters: str) -> str:

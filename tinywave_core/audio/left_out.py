@@ -11,6 +11,7 @@ EXAMPLES = 3
 STORE, OWN_FOLDER = "store", "own folder"
 HIDDEN, LINK_IN, LINK_OUT, LINK_LOST = "hidden", "link in", "link out", "link lost"
 PIPE, SOCKET, DEVICE = "pipe", "socket", "device"
+CUT_OFF, OUTSIDE = "cut off", "outside"
 CLOSED_FILE, CLOSED_FOLDER = "closed file", "closed folder"
 # What one and several entries of a kind are called.
 WORDS = {
@@ -18,6 +19,8 @@ WORDS = {
     OWN_FOLDER: ("a folder of the store that the source is", "folders of the store that the source is"),
     CLOSED_FOLDER: ("folder that may not be read", "folders that may not be read"),
     CLOSED_FILE: ("file that may not be read", "files that may not be read"),
+    CUT_OFF: ("tar that ends too soon, taken as far as it goes", "tars that end too soon, taken as far as they go"),
+    OUTSIDE: ("file of a tar whose name leads out of it", "files of tars whose names lead out of them"),
     HIDDEN: ("hidden file", "hidden files"),
     LINK_LOST: ("symbolic link to nothing", "symbolic links to nothing"),
     LINK_OUT: ("symbolic link out of the source", "symbolic links out of the source"),

@@ -1,4 +1,4 @@
-"""An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it, and its bytes.
+"""An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it and in its tars, and its bytes.
 
 Text and documents are sidecars, and every other file is a candidate whatever its name says. What is neither is counted by
 kind (`left_out.py`): hidden files, pipes, what may not be read, and a TinyWave store with all that it holds, whose speech a
@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 from fsspec.implementations.local import LocalFileSystem
 
 from tinywave_core.audio import left_out
+from tinywave_core.audio.archives import Place, is_tar, members, place_in
 from tinywave_core.audio.left_out import LeftOut
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import SourceError, StoreError
@@ -28,7 +30,7 @@ from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.store import ABOUT, is_about, sha256_of
 
 SIDECAR = re.compile(
-    r".*\.(txt|csv|tsv|json|jsonl|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
+    r".*\.(txt|csv|tsv|json|jsonl|jsonl\.gz|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
     r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)"
     r"|(.*/)?(wav\.scp|feats\.scp|cmvn\.scp|text|segments|utt2spk|spk2utt|spk2gender|utt2dur|reco2dur|utt2num_frames)",
     re.IGNORECASE | re.DOTALL,
@@ -42,6 +44,7 @@ _SPECIAL = (
     (stat.S_ISBLK, left_out.DEVICE),
     (stat.S_ISCHR, left_out.DEVICE),
 )
+_BLOCK = 8 << 20  # bytes that are read at once
 # Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.
 HASH_THREADS = 4
 
@@ -86,7 +89,7 @@ class Source:
     def listing(self) -> Listing:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
         aside = LeftOut()
-        files = sorted(self._entries(aside), key=lambda file: file.path)
+        files = sorted(self._opened(self._entries(aside), aside), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
             raise self._no_audio(len(files), aside)
@@ -95,7 +98,7 @@ class Source:
     def require_audio(self) -> None:
         """SourceError as of `listing`, from a look that ends at the first candidate of a folder."""
         aside, texts = LeftOut(), 0
-        for file in self._entries(aside):
+        for file in self._opened(self._entries(aside), aside):
             if not is_sidecar(file.path):
                 return
             texts += 1
@@ -107,6 +110,39 @@ class Source:
             f"--source {self.url} holds no audio ({what}); expected WAV, FLAC, Ogg, Opus or MP3 files in it or below: pass "
             "another --source"
         )
+
+    def _opened(self, files: Iterable[SourceFile], aside: LeftOut) -> Iterator[SourceFile]:
+        """The files, in place of each tar those that are in it. What is no tar in spite of its name is a file like others."""
+        for file in files:
+            if is_tar(file.path):
+                yield from self._members(file, aside)
+            else:
+                yield file
+
+    def _members(self, file: SourceFile, aside: LeftOut) -> Iterator[SourceFile]:
+        found = 0
+        try:
+            with self._stream(file.location) as stream:
+                for member in members(stream, file.bytes):
+                    found += 1
+                    name = f"{file.path}/{printable(member.name)}"
+                    if not member.name or _hidden(member.name):
+                        aside.add(left_out.HIDDEN if member.name else left_out.OUTSIDE, name)
+                        continue
+                    place = Place(file.location, member.start, member.size)
+                    yield SourceFile(name, place.location, member.size, f"{file.stamp}.{member.start}")
+        except tarfile.TarError:
+            if found:
+                aside.add(left_out.CUT_OFF, file.path)
+            else:
+                yield file
+        except OSError as error:
+            if not self.local:
+                self._refuse(error)
+            aside.add(left_out.CLOSED_FILE, file.path)
+
+    def _stream(self, location: str) -> Any:
+        return Path(location).open("rb") if self.local else self.filesystem.open(location, "rb", block_size=_BLOCK)
 
     def _entries(self, aside: LeftOut) -> Iterator[SourceFile]:
         """Candidates and sidecars; everything else is counted in `aside`."""
@@ -269,11 +305,16 @@ class Source:
 
     def _hash(self, file: SourceFile) -> str | None:
         try:
+            if place := place_in(file.location):
+                digest = hashlib.sha256()
+                for block in self._pieces(place):
+                    digest.update(block)
+                return digest.hexdigest()
             if self.local:
                 return sha256_of(Path(file.location))
             digest = hashlib.sha256()
-            with self.filesystem.open(file.location, "rb", block_size=8 << 20, cache_type="readahead") as stream:
-                while block := stream.read(8 << 20):
+            with self.filesystem.open(file.location, "rb", block_size=_BLOCK, cache_type="readahead") as stream:
+                while block := stream.read(_BLOCK):
                     digest.update(block)
             return digest.hexdigest()
         except (FileNotFoundError, PermissionError):
@@ -283,9 +324,37 @@ class Source:
                 return None
             self._refuse(error)
 
+    def _pieces(self, place: Place) -> Iterator[bytes]:
+        """The bytes of a file in a tar; OSError where it ends too soon."""
+        left = place.size
+        with self._stream(place.archive) as stream:
+            stream.seek(place.start)
+            while left:
+                block = stream.read(min(left, _BLOCK))
+                if not block:
+                    raise FileNotFoundError(f"{place.archive} is shorter than when it was listed")
+                left -= len(block)
+                yield block
+
     def texts(self, files: Iterable[SourceFile]) -> dict[str, bytes]:
         """The bytes of sidecars by path; those that cannot be read are left out."""
-        files = list(files)
+        whole, inside = list[SourceFile](), list[SourceFile]()
+        for file in files:
+            (inside if place_in(file.location) else whole).append(file)
+        return self._texts(whole) | self._texts_inside(inside)
+
+    def _texts_inside(self, files: Sequence[SourceFile]) -> dict[str, bytes]:
+        texts = {}
+        for file in files:
+            place = place_in(file.location)
+            assert place is not None
+            try:
+                texts[file.path] = b"".join(self._pieces(place))
+            except OSError:
+                continue
+        return texts
+
+    def _texts(self, files: Sequence[SourceFile]) -> dict[str, bytes]:
         if not files:
             return {}
         if not self.local:
@@ -305,13 +374,18 @@ class Source:
     @contextmanager
     def local_path(self, location: str, scratch: Path) -> Iterator[Path]:
         """A path that a decoder can open: the file itself, or a copy that is deleted afterwards."""
-        if self.local:
+        place = place_in(location)
+        if self.local and place is None:
             yield Path(location)
             return
         scratch.mkdir(parents=True, exist_ok=True)
         copy = scratch / "download"
         try:
-            self.filesystem.get_file(location, str(copy))
+            if place is None:
+                self.filesystem.get_file(location, str(copy))
+            else:
+                with copy.open("wb") as file:
+                    file.writelines(self._pieces(place))
         except FileNotFoundError as error:
             raise SourceError(f"{location} is gone since the source was listed: run again") from error
         except Exception as error:  # noqa: BLE001 - as in `_find`

@@ -117,8 +117,6 @@ def why_not(config: PipelineConfig, base: Base) -> str | None:
     asked = config.tokenization
     if config.spiritlm_dir is not None:
         return "spiritlm_dir is set, and the base has tokens of its own codebooks"
-    if asked.hubert.encoder is not None:
-        return "tokenization.hubert.encoder is set, and the base has tokens of its own codebooks"
     if asked.interleaving.policy != "speech":
         return f"tokenization.interleaving.policy is {asked.interleaving.policy}, and the base has never read text"
     mine = _flat(asked.model_dump(mode="json", include=set(COMPARED)))

@@ -1,6 +1,6 @@
 """Settings of evaluation on the held-out recordings."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -59,9 +59,10 @@ class GeneratedConfig(Config):
 
     asr: str = ""
     """Directory of a speech recogniser that transformers loads, with safetensors: WhisperForConditionalGeneration or
-    Wav2Vec2ForCTC. Empty, as `language_model`: nothing is generated here."""
+    Wav2Vec2ForCTC. Alone it counts word errors (`evaluation.judges`); with `language_model` it writes down continuations too."""
     language_model: str = ""
-    """Directory of a causal language model of text that transformers loads, with safetensors and its tokenizer."""
+    """Directory of a causal language model of text that transformers loads, with safetensors and its tokenizer. Empty: no
+    generative perplexity."""
     language: str = Field("", pattern=r"^([a-z]{2,3})?$")
     """Language that Whisper is told to expect, such as `en`; empty: it guesses one for each continuation."""
     items: int = Field(100, ge=1, le=10_000)
@@ -78,14 +79,46 @@ class GeneratedConfig(Config):
     """Seed of the sampling, mixed with the utterance id, and of the bootstrap."""
 
     @model_validator(mode="after")
-    def _both_or_neither(self) -> Self:
-        if bool(self.asr) != bool(self.language_model):
-            missing, present = ("language_model", "asr") if self.asr else ("asr", "language_model")
+    def _text_is_heard_first(self) -> Self:
+        if self.language_model and not self.asr:
             raise ValueError(
-                f"{present} is given and {missing} is not: a generative perplexity needs the directories of both a speech "
+                "language_model is given and asr is not: a generative perplexity needs the directories of both a speech "
                 "recogniser (asr) and a language model of text (language_model)"
             )
         return self
+
+    def of_continuations(self, items: int) -> Self:
+        """The settings that decide what is continued and how, of so many utterances, whoever judges it."""
+        return self.model_copy(update={"asr": "", "language_model": "", "language": "", "items": items})
+
+
+class UnitsConfig(Config):
+    """What the phonetic units are worth: against phones and words whose times `tokenization.alignment` gives, and how much of the
+    speaker is in them."""
+
+    items: int = Field(50, ge=0, le=100_000)
+    """Most utterances that are looked at, drawn by a hash of their ids; 0 measures nothing."""
+    split: Literal["held_out", "all"] = "held_out"
+    """Whether training speech is looked at as well: more to count, and another result with every new recording."""
+    triples: int = Field(2000, ge=1, le=1_000_000)
+    """Most triples of words that are told apart by their units, within speakers and across them."""
+    seed: int = Field(0, ge=0)
+    """Seed of the utterances, the triples and the bootstrap."""
+
+
+class JudgesConfig(Config):
+    """How recordings, their resynthesis and continuations sound: DNSMOS, word errors by `generated.asr`, likeness of voices."""
+
+    items: int = Field(20, ge=0, le=10_000)
+    """Most held-out utterances and most continuations of each model that are judged, drawn by utterance id; 0 judges none."""
+    dnsmos: str = Field("auto", min_length=1)
+    """`auto`: DNSMOS P.835 where the extra is installed (pip install 'tinywave[judges]'); `none`: without it; else the path of
+    its sig_bak_ovr.onnx. Its digest, or that there was none, is part of what identifies the figures."""
+    speaker_model: str = ""
+    """Directory of a speaker verification model that transformers loads, with safetensors: WavLMForXVector,
+    Wav2Vec2ForXVector or UniSpeechSatForXVector. Empty: voices are not compared."""
+    seed: int = Field(0, ge=0)
+    """Seed of the bootstrap."""
 
 
 class EvaluationConfig(Config):
@@ -111,10 +144,19 @@ class EvaluationConfig(Config):
     """Where the student differs from its teacher."""
     generated: GeneratedConfig = GeneratedConfig()
     """Generative perplexity and auto-BLEU, where models are given."""
+    units: UnitsConfig = UnitsConfig()
+    """What the phonetic units are worth."""
+    judges: JudgesConfig = JudgesConfig()
+    """How it sounds, as far as judges are there."""
+
+    def continued(self) -> int:
+        """Of how many utterances a judge of text or of sound wants continuations, where they are there."""
+        return max(self.generated.items if self.generated.language_model else 0, self.judges.items)
 
     def without_parts(self) -> Self:
-        """The settings that identify `scores`: probes, gap and generated continuations are parts of their own."""
-        return self.model_copy(update={"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()})
+        """The settings that identify `scores`: all others identify parts of their own."""
+        parts = {"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()}
+        return self.model_copy(update={**parts, "units": UnitsConfig(), "judges": JudgesConfig()})
 
     @model_validator(mode="after")
     def _continuations_have_a_length(self) -> Self:

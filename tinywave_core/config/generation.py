@@ -23,7 +23,5 @@ class GenerationConfig(Config):
     """Nucleus: the smallest set of tokens with this much probability is sampled from."""
     vocoder: VocoderConfig = VocoderConfig()
     """What speaks the tokens."""
-    vocoder_iterations: int = Field(16, ge=1, le=500)
-    """Iterations of phase reconstruction of the embedded draft vocoder; more than 8 are hardly heard."""
     seed: int = Field(0, ge=0)
     """Seed of the sampling, mixed with the utterance id."""

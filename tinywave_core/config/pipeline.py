@@ -42,7 +42,7 @@ class RefreshConfig(Config):
     """The same for the student and its control, except that `always` trains again only when there is other training speech, another
     teacher or other targets; `distillation.on_new_audio` says from where."""
     vocoder: RefreshPolicy = "pinned"
-    """The same for the light vocoder; new codebooks have a new one in any case."""
+    """The same for the voice; new codebooks have a new one in any case."""
     growth_fraction: float = Field(0.5, gt=0)
     """Growth in hours of speech since the last fit at which `growth` fits again (0.5: half as much again)."""
 

@@ -1,4 +1,4 @@
-"""Settings of tokenization: audio -> HuBERT-like units at 25 Hz, pitch at 12.5 Hz, style at 1 Hz, and their merge."""
+"""Settings of tokenization: audio -> phonetic units, pitch at 12.5 Hz, style at 1 Hz, and their merge."""
 
 from typing import Literal
 
@@ -8,13 +8,34 @@ from tinywave_core.config.base import Config
 from tinywave_core.config.interleaving import InterleavingConfig
 
 
-class MfccUnitsConfig(Config):
-    """The embedded default for [Hu…] tokens: k-means over MFCC frames, HuBERT's own first-iteration targets."""
+class UnitsConfig(Config):
+    """[Hu…] tokens of the embedded tokenizer: k-means over features of speech."""
 
-    kind: Literal["mfcc"] = "mfcc"
-    """Kind of unit extractor."""
-    clusters: int = Field(100, ge=2, le=4096)
+    kind: Literal["mfcc", "encoder"] = "mfcc"
+    """`mfcc`: cepstra at 25 Hz, HuBERT's own first-iteration targets, which need no download; `encoder`: a layer of a pretrained
+    speech encoder that you have, at its own rate. `encoder` goes before `spiritlm_dir`."""
+    clusters: int = Field(100, ge=2, le=5000)
     """Size of the codebook (HuBERT's first iteration: 100; SpiritLM: 500)."""
+    encoder: str | None = None
+    """For `encoder`: directory of a transformers HubertModel, Wav2Vec2Model, WavLMModel, Data2VecAudioModel, Wav2Vec2BertModel or
+    Whisper, at 16 kHz, with model.safetensors. Known by its content: weights go into no store and no export."""
+    layer: int | None = Field(None, ge=0, le=1000)
+    """For `encoder`: number of the hidden state, as transformers counts: 0 goes into the first layer."""
+    codebook: str | None = None
+    """For `encoder`: file with k-means centres of that layer as it is (.npy, or `cluster_centers` in .pt or .safetensors), in place of a fit
+    on your speech; `clusters` says how many it has."""
+
+    @model_validator(mode="after")
+    def _encoder_where_one_is_asked_for(self) -> "UnitsConfig":
+        if self.kind == "encoder" and (self.encoder is None or self.layer is None):
+            missing = "encoder" if self.encoder is None else "layer"
+            raise ValueError(f"units of kind `encoder` need tokenization.units.{missing}")
+        for name in ("encoder", "layer", "codebook"):
+            if self.kind == "mfcc" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"tokenization.units.{name} is set, but units of kind `mfcc` take none: set tokenization.units.kind encoder"
+                )
+        return self
 
 
 class F0PitchConfig(Config):
@@ -33,15 +54,6 @@ class ProsodyStyleConfig(Config):
     """Kind of style extractor."""
     clusters: int = Field(16, ge=2, le=1024)
     """Size of the codebook (SpiritLM: 100)."""
-
-
-class HubertConfig(Config):
-    """[Hu…] tokens of a HuBERT at 25 Hz: by default that of the SpiritLM release in `spiritlm_dir`."""
-
-    encoder: str | None = None
-    """Directory of a transformers `HubertModel` (such as slprl/mhubert-base-25hz) in place of the release's HuBERT."""
-    quantizer: str | None = None
-    """File of a quantizer of its layer 11 in place of the release's: linear, or k-means {cluster_centers, n_clusters}."""
 
 
 class AlignmentConfig(Config):
@@ -79,14 +91,12 @@ class TokenizationConfig(Config):
 
     tokens: Literal["base", "expressive"] = "expressive"
     """`base`: phonetic units only; `expressive`: pitch and style tokens merged in by time."""
-    units: MfccUnitsConfig = MfccUnitsConfig()
+    units: UnitsConfig = UnitsConfig()
     """Phonetic units of the embedded tokenizer."""
     pitch: F0PitchConfig = F0PitchConfig()
     """Pitch codes of the embedded tokenizer; used by `expressive` only."""
     style: ProsodyStyleConfig = ProsodyStyleConfig()
     """Style codes of the embedded tokenizer; used by `expressive` only."""
-    hubert: HubertConfig = HubertConfig()
-    """HuBERT in place of `units`; used where `spiritlm_dir` or `hubert.encoder` is set."""
     interleaving: InterleavingConfig = InterleavingConfig()
     """Which parts of transcribed speech are given as text."""
     alignment: AlignmentConfig = AlignmentConfig()

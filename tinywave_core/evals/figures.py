@@ -315,3 +315,69 @@ class Generated(Figures):
     """Over the teacher's, of the others."""
     vocoder: str = ""
     """Not set where nothing was continued."""
+
+
+# Units ----------------------------------------------------------------------------------------------------------
+
+
+class Measured(Figures):
+    """A figure over utterances."""
+
+    value: float
+    interval: Interval
+
+
+# How it sounds ---------------------------------------------------------------------------------------------------
+
+
+class Mean(Figures):
+    """A mean over clips."""
+
+    value: float
+    interval: Interval
+    clips: int
+
+
+class WordErrors(Figures):
+    """Substituted, missing and added words over the words of the reference texts."""
+
+    rate: float
+    interval: Interval
+    """Over utterances."""
+    errors: int
+    words: int
+    utterances: int
+
+
+class Heard(Figures):
+    """What the judges say of one source; what was not judged is None."""
+
+    clips: int
+    silent: int
+    """More, which have nothing to hear."""
+    seconds: float
+    """Mean length."""
+    sig: Mean | None
+    """DNSMOS, 1 to 5: of the speech, the background, and all."""
+    bak: Mean | None
+    ovrl: Mean | None
+    wer: WordErrors | None
+    """Against the transcripts."""
+    wer_heard: WordErrors | None
+    """Against what the recogniser hears in the original."""
+    similarity: Mean | None
+    """Cosine of the voice with that in the first half of the original."""
+
+
+class Judges(Figures):
+    """Originals, resynthesis and continuations as the judges hear them."""
+
+    utterances: int
+    """Originals, and as many resynthesised."""
+    why: str = ""
+    """Why nothing was judged; not set where something was."""
+    sources: dict[str, Heard]
+    """`original`, `resynthesis`, the models by name, and `stranger`: other speakers' originals, for the voices alone."""
+    judges: dict[str, str]
+    """SHA-256 of `dnsmos`, `asr` and `speaker_model`; what is missing was absent."""
+    vocoder: str = ""

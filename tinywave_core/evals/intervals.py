@@ -1,6 +1,7 @@
 """Intervals: a figure without one is not a result."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,21 @@ def bootstrap_interval(
         picks = random.integers(0, len(top), size=(some, len(top)))
         ratios += (top[picks].sum(axis=1) / bottom[picks].sum(axis=1)).tolist()
     low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def plug_in_interval(
+    statistic: Callable[[npt.NDArray[np.float64]], float], items: int, seed: int, draws: int = 400
+) -> tuple[float, float]:
+    """95 % interval of a figure of counts (an entropy, a purity) over resampled items; `statistic` takes a weight for each item.
+
+    Such figures grow where there is less to count, and a resample, which repeats items, has less: its figures all lie too high,
+    the estimate even outside of their percentiles. So their mean is moved to the estimate.
+    """
+    random = np.random.default_rng(seed)
+    picks = (np.bincount(random.integers(0, items, items), minlength=items) for _ in range(draws))
+    found = np.array([statistic(weights.astype(np.float64)) for weights in picks])
+    low, high = np.percentile(found - found.mean() + statistic(np.ones(items)), [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -1,11 +1,12 @@
 """The model card: what the student is, what it was made from, how it scored, its limits and licence, how to load it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tinywave_core.escaping import code, markdown, table, yaml_text
-from tinywave_core.evals.figures import Generated, Likelihood, ProbeFigures, Scores
+from tinywave_core.evals.figures import Generated, Judges, Likelihood, ProbeFigures, Scores
+from tinywave_core.exporters.judge_words import HEARD, judges_rows, judges_text
 from tinywave_core.exporters.licence import Licence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import (
@@ -19,6 +20,7 @@ from tinywave_core.wording import (
 )
 
 _LABELS = {"teacher": "Teacher", "student": "This student", "control": MODELS["control"].capitalize()}
+_HEARD = {**HEARD, "student": "continued by this student"}
 _SOURCES = {**_LABELS, "recording": "How the recordings really went on"}
 
 
@@ -29,6 +31,17 @@ class Data:
     hours: float
     utterances: int
     recordings: int
+
+
+@dataclass(frozen=True)
+class CardVoice:
+    """A voice that the model carries, and whose recordings it is made of."""
+
+    name: str
+    speakers: Sequence[str]
+    recordings: Sequence[str]
+    """Their ids."""
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Card:
     """Artifact id by part."""
     probes: Mapping[str, ProbeFigures] = field(default_factory=dict)
     generated: Generated | None = None
+    judges: Judges | None = None
+    voices: Sequence[CardVoice] = ()
 
 
 def model_card(card: Card) -> str:
@@ -87,7 +102,7 @@ keeps no record of their licences.
 
 {chr(10).join(f"- {markdown(part)}: {code(artifact)}" for part, artifact in card.lineage.items())}
 
-## Limits
+{_voices(card.voices)}## Limits
 
 The model knows the speech it was trained on and no more: other languages, voices, rooms and microphones were not tested. Scores
 are of held-out recordings of the same corpus, and figures whose intervals overlap are not told apart by them. It has no
@@ -96,6 +111,26 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 ## Licence
 
 {_licence(card.licence)}
+"""
+
+
+def _voices(voices: Sequence[CardVoice]) -> str:
+    """Whose recordings lie in the directory: who passes it on, passes them on."""
+    if not voices:
+        return ""
+    lines = [
+        f"- {markdown(voice.name)}: {voice.seconds / 60:.1f} minutes, recordings of "
+        f"{', '.join(map(markdown, voice.speakers)) or 'speakers without a name'}: "
+        f"{', '.join(map(code, voice.recordings))}"
+        for voice in voices
+    ]
+    return f"""## Voice
+
+The model speaks with stretches of recorded speech. `speech_tokenizer/voice.flac` contains these recordings of people, whole: ask
+whoever they are of, and mind their licences, before the directory is passed on.
+
+{chr(10).join(lines)}
+
 """
 
 
@@ -167,7 +202,14 @@ def _sections(card: Card) -> str:
         "a model that is not better than these is worth nothing."
     )
     return "\n\n".join(
-        [table(_likelihood(card.scores)), about, *_continuation(card.scores), *_probes(card), *_generated(card)]
+        [
+            table(_likelihood(card.scores)),
+            about,
+            *_continuation(card.scores),
+            *_probes(card),
+            *_generated(card),
+            *_sound(card),
+        ]
     )
 
 
@@ -259,3 +301,8 @@ def _generated(card: Card) -> list[str]:
         )
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"
     return [head, table(rows)]
+
+
+def _sound(card: Card) -> list[str]:
+    rows = judges_rows(card.judges, _HEARD)
+    return [f"How it sounds. {markdown(judges_text(card.judges))}", *([table(rows)] if rows else [])]

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.exporters.judge_words import judges_rows, judges_text
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
@@ -26,7 +27,9 @@ from tinywave_core.stages.evaluation.summary import (
     ProbeScoresSummary,
     ProbesSummary,
     ScoresSummary,
+    UnitsSummary,
 )
+from tinywave_core.stages.evaluation.unit_words import unit_rows, units_text
 from tinywave_core.stages.evaluation.words import (
     SOURCES,
     comparison_rows,
@@ -41,8 +44,8 @@ from tinywave_core.stages.evaluation.words import (
     probes_text,
     verdict,
 )
-from tinywave_core.stages.export.summary import VocoderSummary
-from tinywave_core.stages.export.words import vocoder_rows
+from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
+from tinywave_core.stages.export.words import vocoder_rows, voice_text
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.stages.ingestion.words import duration_bins, label_facts, rejects
@@ -83,6 +86,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         samples=shown,
         further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
         vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
+        voice=voice_text(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else "",
         vocoder_rows=vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else [],
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=CorpusSummary.of(outputs["corpus"]),
@@ -96,6 +100,8 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         **probe_section(outputs),
         **gap_section(outputs),
         **generated_section(outputs),
+        **judges_section(outputs),
+        **units_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         labels=label_facts(LabelsSummary.of(outputs["labels"])) if "labels" in outputs else [],
@@ -300,6 +306,20 @@ def generated_section(outputs: Outputs) -> dict[str, Any]:
     continued = GeneratedSummary.of(outputs["generated"])
     text, rows = generated_text(continued), generated_rows(continued)
     return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(outputs["generated"])}
+
+
+def judges_section(outputs: Outputs) -> dict[str, Any]:
+    """How it sounds: text and table, or which judges were absent."""
+    heard = JudgesSummary.of(outputs["judges"]) if "judges" in outputs else None
+    return {"judges_text": judges_text(heard), "judges_rows": judges_rows(heard)}
+
+
+def units_section(outputs: Outputs) -> dict[str, Any]:
+    """What the units are worth; empty where it was not measured."""
+    if "units" not in outputs:
+        return {"units_text": "", "units_rows": []}
+    worth = UnitsSummary.of(outputs["units"])
+    return {"units_text": units_text(worth), "units_rows": unit_rows(worth)}
 
 
 def transcripts(generated: Artifact) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.run.start import possible_configs
 from tinywave_core.stages.evaluation.generated import check_generated
+from tinywave_core.stages.evaluation.judges_given import check_judges
 from tinywave_core.stages.tokenization.interleaving import check_text
 from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
 from tinywave_core.teacher.layer_map import layer_map
@@ -37,5 +38,5 @@ def _check(config: PipelineConfig) -> None:
         )
     check_text(config)
     check_generated(config)
-    if config.generation.vocoder.kind != "light":
-        choose_tokenizer(config).vocoder()
+    check_judges(config)
+    choose_tokenizer(config).vocoder()

@@ -79,7 +79,9 @@ TOKENS = pa.schema(
         pa.field("transcript", pa.string()),
         pa.field("split", pa.string(), nullable=False),  # train | held_out
         pa.field("num_samples", pa.int64(), nullable=False),  # at 16 kHz
-        pa.field("units", pa.list_(pa.uint16()), nullable=False),  # raw, 25 Hz, not deduplicated
+        pa.field(
+            "units", pa.list_(pa.uint16()), nullable=False
+        ),  # raw, not deduplicated; rates_hz of the file says at what rate
         pa.field("pitch", pa.list_(pa.uint16()), nullable=False),  # raw, 12.5 Hz; empty for base tokens
         pa.field("style", pa.list_(pa.uint16()), nullable=False),  # raw, 1 Hz; empty for base tokens
         # Chunks of up to 100 s without any voiced frame, whose F0 counts as 0: SpiritLM's tokenizer has no result for them.

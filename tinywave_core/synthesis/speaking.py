@@ -1,8 +1,8 @@
-"""Token ids -> audio for an exported model: with the light vocoder where the export carries one, else with that of SpiritLM's
-release where it speaks its tokens, else with the draft one.
+"""Token ids -> audio for an exported model: with the voice that the export carries, or with HiFi-GAN where it speaks the tokens
+of SpiritLM's release.
 
-A speaker speaks whole sequences and streams. For `draft` and `light` both are the same audio, sample for sample; a stream of
-HiFi-GAN hears less of what is around a chunk than the whole, for it to come in time.
+A speaker speaks whole sequences and streams. For a voice both are the same audio, sample for sample; a stream of HiFi-GAN hears
+less of what is around a chunk than the whole, for it to come in time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,12 @@ import torch
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.errors import TinyWaveError
-from tinywave_core.synthesis import light
+from tinywave_core.synthesis import voice as voices_of_recordings
 from tinywave_core.synthesis.hifigan import SPEAKER, HifiganVocoder, Samples
-from tinywave_core.synthesis.light import LightVocoder
-from tinywave_core.synthesis.vocoder import DraftVocoder
-from tinywave_core.tokenizers.embedded import EMBEDDED
+from tinywave_core.synthesis.voice import Voice
 from tinywave_core.tokenizers.opening import kind_of
 from tinywave_core.tokenizers.release import RELEASE
 from tinywave_core.tokenizers.speech import positions, positions_of_stream
-from tinywave_core.tokenizers.streams import SPIRITLM_RATES
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 # Frames on each side of a chunk that HiFi-GAN hears in a stream, of the 20 that reach it at the released size: 53 dB against the whole
@@ -37,7 +34,7 @@ class Speaker(Protocol):
 
     @property
     def name(self) -> str:
-        """`draft`, `light` or `hifigan`."""
+        """`voice` or `hifigan`."""
 
     @property
     def voices(self) -> tuple[str, ...]:
@@ -58,64 +55,42 @@ def load_speaker(
     vocabulary: Vocabulary,
     spiritlm_dir: str | None,
     device: torch.device | str = "cpu",
-    iterations: int = 16,
+    voice: Path | None = None,
 ) -> Speaker:
-    """The speaker for an export with this `speech_tokenizer` folder."""
-    if vocabulary.rates != SPIRITLM_RATES:  # all three have frames of 40 ms, one for each unit
-        raise TinyWaveError(f"no vocoder speaks units at {vocabulary.rates.units:g} Hz: all speak 25 a second")
-    if (speech_tokenizer / light.DESCRIPTION).is_file():
-        return LightSpeaker(LightVocoder.load(speech_tokenizer, device), vocabulary)
+    """The speaker for an export with this `speech_tokenizer` folder; `voice` is the folder of a voice that lies elsewhere."""
+    place = voice or speech_tokenizer
+    if (place / voices_of_recordings.DESCRIPTION).is_file():
+        return VoiceSpeaker(Voice.load(place), vocabulary)
     kind = kind_of(speech_tokenizer).name
-    if kind == EMBEDDED.name:
-        return DraftSpeaker(DraftVocoder.load(speech_tokenizer), vocabulary, iterations)
     if kind != RELEASE.name:
         raise TinyWaveError(
-            f"nothing speaks tokens of the kind {kind}: train a vocoder, --generation.vocoder.kind light"
+            f"{place} has no voice ({voices_of_recordings.DESCRIPTION}), and nothing else speaks tokens of the kind {kind}: export "
+            "the model again with this TinyWave"
         )
     part = vocoder_part("expressive" if vocabulary.pitch else "base")
     return HifiganSpeaker(HifiganVocoder.load(open_release(spiritlm_dir, [part]).folder(part), device), vocabulary)
 
 
 @dataclass(frozen=True)
-class DraftSpeaker:
-    """The embedded draft vocoder: one voice, no download."""
+class VoiceSpeaker:
+    """Stretches of people's own recordings."""
 
-    draft: DraftVocoder = field(repr=False)
+    voice: Voice = field(repr=False)
     vocabulary: Vocabulary
-    iterations: int = 16
-    name: str = "draft"
-    voices: tuple[str, ...] = ()
-
-    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
-        require_voice(self, voice)
-        return self.draft.synthesize(ids, self.vocabulary, self.iterations)
-
-    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
-        require_voice(self, voice)
-        require_chunk(chunk_frames)
-        return self.draft.stream(ids, self.vocabulary, self.iterations, chunk_frames)
-
-
-@dataclass(frozen=True)
-class LightSpeaker:
-    """The vocoder that was trained on the user's speech."""
-
-    light: LightVocoder = field(repr=False)
-    vocabulary: Vocabulary
-    name: str = "light"
+    name: str = "voice"
 
     @property
     def voices(self) -> tuple[str, ...]:
-        return self.light.voices
+        return self.voice.names
 
     def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
         require_voice(self, voice)
-        return self.light.synthesize(ids, self.vocabulary, voice)
+        return self.voice.synthesize(ids, self.vocabulary, voice)
 
     def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
         require_voice(self, voice)
         require_chunk(chunk_frames)
-        return self.light.stream(ids, self.vocabulary, voice, chunk_frames)
+        return self.voice.stream(ids, self.vocabulary, voice, chunk_frames)
 
 
 @dataclass(frozen=True)

@@ -70,13 +70,14 @@ class Places:
 
     spiritlm_dir: str | None = None
     encoder: str | None = None
-    quantizer: str | None = None
+    codebook: str | None = None
+    """That a fit takes; afterwards the tokenizer has it."""
 
     @classmethod
     def of(cls, config: PipelineConfig) -> "Places":
         """As the settings give them."""
-        hubert = config.tokenization.hubert
-        return cls(config.spiritlm_dir, hubert.encoder, hubert.quantizer)
+        units = config.tokenization.units
+        return cls(config.spiritlm_dir, units.encoder, units.codebook)
 
 
 class ChosenTokenizer(Protocol):
@@ -110,13 +111,13 @@ class ChosenTokenizer(Protocol):
         """The settings that have a say in the tokens, for fingerprints; ConfigError where they contradict one another."""
 
     def given(self) -> dict[str, Any]:
-        """What identifies given models, `digests` and `sizes`, for fingerprints; nothing for one that is fitted."""
+        """What identifies given models, for fingerprints: `digests` and `sizes`; for one that is fitted, the digests of what it takes."""
 
     def check(self, vocabulary: Vocabulary | None) -> None:
         """Refuse files and sizes that do not go together, or not with a teacher's vocabulary; reads headers and configs only."""
 
     def vocoder(self) -> Release | None:
-        """The release whose vocoder speaks its tokens, checked; None where a draft vocoder is fitted beside it."""
+        """The release whose vocoder speaks its tokens, checked; None where it speaks with a voice of recordings."""
 
     def seconds_per_hour(self, device: str) -> float:
         """Of one core, or of the GPU that it uses, per hour of speech."""

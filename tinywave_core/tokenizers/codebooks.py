@@ -1,27 +1,34 @@
-"""The embedded tokenizer: MFCC units, F0 pitch codes and prosody styles, with codebooks fitted on the user's own speech.
+"""The embedded tokenizer: units of MFCC or of a pretrained encoder, F0 pitch codes and prosody styles, by codebooks.
 
-`fit` reads training utterances once and keeps features only. `tokenize` looks at one utterance and nothing else: the
-same audio gives the same units in any order, shard, batch or number of threads. Kept as safetensors and JSON.
+They are fitted on the user's own speech; the units' can be given. `fit` reads training utterances once and keeps features only.
+`tokenize` looks at one utterance and nothing else: the same audio gives the same units in any order, shard, batch or number of
+threads. Kept as safetensors and JSON, which name an encoder by its digest: its weights are never copied.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from tinywave_core.config.tokenization import TokenizationConfig
-from tinywave_core.errors import SchemaVersionError, TinyWaveError
+from tinywave_core.errors import CheckpointError, SchemaVersionError, TinyWaveError
 from tinywave_core.tokenizers import f0, kmeans, mfcc, pitch, speech, style
-from tinywave_core.tokenizers.embedded import DESCRIPTION
+from tinywave_core.tokenizers.embedded import DESCRIPTION, EncoderUnits
+from tinywave_core.tokenizers.frames import FrameSample
+from tinywave_core.tokenizers.streams import SPIRITLM_RATES, Rates, rates_with_units_at
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from tinywave_core.encoders.pretrained import SpeechEncoder
+
+FORMAT_VERSION = 2
+MFCC_VERSION = 1  # of codebooks whose units are of MFCC, which every TinyWave reads
 TENSORS = "codebooks.safetensors"
 MIN_SAMPLES = 1280  # SpiritLM gives shorter audio no units at all
 
@@ -48,36 +55,72 @@ class Codebook:
     centres: kmeans.Lattice  # [K, D]
 
     @classmethod
-    def fit(cls, points_ND: _Array, clusters: int, seed: int, what: str) -> "Codebook":
+    def fit(cls, points_ND: npt.NDArray[np.floating], clusters: int, seed: int, what: str) -> "Codebook":
+        """Of these points, whose memory it takes."""
         # No point, no mean: `kmeans.fit` below then refuses with words for the user.
-        mean, deviation = np.zeros(points_ND.shape[1]), np.ones(points_ND.shape[1])
-        if len(points_ND):
-            # Rounded: the last bits of a feature can depend on where its samples lay in memory.
-            # The floor keeps a feature that never varies from being divided by 0.
-            mean, deviation = points_ND.mean(axis=0).round(9), np.maximum(points_ND.std(axis=0), 1e-3).round(9)
-        return cls(mean, deviation, kmeans.fit(kmeans.snap((points_ND - mean) / deviation), clusters, seed, what=what))
+        mean, deviation = kmeans.moments(points_ND)
+        # Rounded: the last bits of a feature can depend on where its samples lay in memory.
+        # The floor keeps a feature that never varies from being divided by 0.
+        mean, deviation = mean.round(9), np.maximum(deviation, 1e-3).round(9)
+        kmeans.snap_in_place(points_ND, mean, deviation)
+        return cls(mean, deviation, kmeans.fit(points_ND.astype(np.float32, copy=False), clusters, seed, what=what))
 
-    def encode(self, points_ND: _Array) -> kmeans.Codes:
+    def encode(self, points_ND: npt.NDArray[np.floating]) -> kmeans.Codes:
         return kmeans.assign(kmeans.snap((points_ND - self.mean) / self.deviation), self.centres)
+
+    def tensors(self, name: str) -> dict[str, npt.NDArray[np.floating]]:
+        return {f"{name}.mean": self.mean, f"{name}.deviation": self.deviation, f"{name}.centres": self.centres}
+
+
+@dataclass(frozen=True)
+class GivenCodebook:
+    """Centres that were fitted elsewhere, on features as they are."""
+
+    centres: npt.NDArray[np.float32]  # [K, D]
+
+    def encode(self, points_ND: npt.NDArray[np.floating]) -> kmeans.Codes:
+        """The nearest centre by squared distance, the first one at ties; in float64, where rounding turns none but exact ties."""
+        centres_KD = self.centres.astype(np.float64)
+        norms_K = np.square(centres_KD).sum(axis=1)
+        return np.argmin(norms_K - 2 * (points_ND.astype(np.float64) @ centres_KD.T), axis=1)
+
+    def tensors(self, name: str) -> dict[str, npt.NDArray[np.floating]]:
+        return {f"{name}.centres": self.centres}
 
 
 @dataclass(frozen=True)
 class Codebooks:
     """A fitted tokenizer; pitch and style are None for base tokens."""
 
-    units: Codebook
+    units: Codebook | GivenCodebook
     pitch_centres: kmeans.Lattice | None  # [codes - 1, 1]; code 0 is unvoiced
     style: Codebook | None
+    encoder: "SpeechEncoder | None" = None
+    """What the units' features come from; None: MFCC."""
 
     @classmethod
-    def fit(cls, config: TokenizationConfig, utterances: Iterable[Utterance]) -> "Codebooks":
-        """Codebooks of these utterances, whatever their order; TinyWaveError when they are too few for the sizes set."""
-        features = _collect(utterances, expressive=config.tokens == "expressive")
-        units = Codebook.fit(features.units, config.units.clusters, config.seed, "frames of 40 ms")
+    def fit(
+        cls,
+        config: TokenizationConfig,
+        utterances: Iterable[Utterance],
+        encoder: "SpeechEncoder | None" = None,
+        given: GivenCodebook | None = None,
+    ) -> "Codebooks":
+        """Codebooks of these utterances, whatever their order, but for the units' where it is given; TinyWaveError when they are
+        too few for the sizes set."""
+        features = _collect(utterances, config, encoder, fit_units=given is None)
+        what = f"frames of {1000 / _rates(encoder).units:g} ms"
+        units = given or Codebook.fit(features.units, config.units.clusters, config.seed, what)
         if config.tokens == "base":
-            return cls(units, None, None)
+            return cls(units, None, None, encoder)
         pitch_centres = pitch.fit(features.pitch, config.pitch.clusters, config.seed)
-        return cls(units, pitch_centres, Codebook.fit(features.style, config.style.clusters, config.seed, "seconds"))
+        style_codebook = Codebook.fit(features.style, config.style.clusters, config.seed, "seconds")
+        return cls(units, pitch_centres, style_codebook, encoder)
+
+    @property
+    def rates(self) -> Rates:
+        """Of its streams."""
+        return _rates(self.encoder)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -86,31 +129,34 @@ class Codebooks:
             hubert=len(self.units.centres),
             pitch=0 if self.pitch_centres is None else len(self.pitch_centres) + 1,
             style=0 if self.style is None else len(self.style.centres),
+            rates=self.rates,
         )
 
     def tokenize(self, samples: mfcc.Samples) -> speech.Streams:
         """Raw streams of one utterance (mono, 16 kHz)."""
         if len(samples) < MIN_SAMPLES:
             return speech.Streams(speech.EMPTY, speech.EMPTY, speech.EMPTY)
-        features = mfcc.mfcc(samples)
-        units = self.units.encode(features)
         if self.pitch_centres is None or self.style is None:
-            return speech.Streams(units, speech.EMPTY, speech.EMPTY)
-        f0_hz = f0.f0_hz(samples)
+            return speech.Streams(self._units(samples), speech.EMPTY, speech.EMPTY)
+        features, f0_hz = mfcc.mfcc(samples), f0.f0_hz(samples)
+        units = self.units.encode(features) if self.encoder is None else self._units(samples)
         codes = pitch.encode(pitch.contour(f0_hz, len(samples)), self.pitch_centres)
         return speech.Streams(units, codes, self.style.encode(style.statistics(samples, f0_hz, features)))
+
+    def _units(self, samples: mfcc.Samples) -> kmeans.Codes:
+        return self.units.encode(mfcc.mfcc(samples) if self.encoder is None else self.encoder(samples))
 
     def save(self, folder: Path) -> None:
         """Write codebooks.safetensors and codebooks.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = _tensors("units", self.units)
+        tensors = self.units.tensors("units")
         if self.pitch_centres is not None and self.style is not None:
-            tensors |= {"pitch.centres": self.pitch_centres, **_tensors("style", self.style)}
+            tensors |= {"pitch.centres": self.pitch_centres, **self.style.tensors("style")}
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / TENSORS)
         description = {
             "format": "tinywave-codebooks",
-            "version": FORMAT_VERSION,
-            "units": "mfcc",
+            "version": MFCC_VERSION if self.encoder is None else FORMAT_VERSION,
+            "units": "mfcc" if self.encoder is None else asdict(EncoderUnits.of(self.encoder)),
             "pitch": None if self.pitch_centres is None else "f0_kmeans",
             "style": None if self.style is None else "prosody",
             "rates_hz": self.vocabulary.rates.merge_hz,
@@ -120,8 +166,8 @@ class Codebooks:
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> "Codebooks":
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, encoder: "SpeechEncoder | None" = None) -> "Codebooks":
+        """Read what `save` wrote; with the encoder that codebooks.json describes, where it describes one."""
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if description.get("format") != "tinywave-codebooks":
             raise TinyWaveError(
@@ -132,30 +178,52 @@ class Codebooks:
                 f"{folder} has codebooks of version {description['version']}, this TinyWave reads up to {FORMAT_VERSION}: "
                 "update TinyWave"
             )
+        made_with = "mfcc" if encoder is None else asdict(EncoderUnits.of(encoder))
+        if made_with != description["units"]:
+            raise CheckpointError(
+                f"{folder} has codebooks for units of {description['units']}, and is opened with {made_with}: pass the encoder that "
+                "they were made with"
+            )
         tensors = load_file(folder / TENSORS)
         expressive = description["pitch"] is not None
+        given = "units.mean" not in tensors
         return cls(
-            units=_codebook("units", tensors),
+            units=GivenCodebook(tensors["units.centres"]) if given else _codebook("units", tensors),
             pitch_centres=tensors["pitch.centres"] if expressive else None,
             style=_codebook("style", tensors) if expressive else None,
+            encoder=encoder,
         )
+
+
+def _rates(encoder: "SpeechEncoder | None") -> Rates:
+    return SPIRITLM_RATES if encoder is None else rates_with_units_at(encoder.shape.rate_hz)
 
 
 @dataclass(frozen=True)
 class _Features:
-    units: _Array  # [N, 39]
+    units: npt.NDArray[np.floating]  # [N, D]
     pitch: _Array  # [M], NaN where unvoiced
     style: _Array  # [L, 6]
 
 
-def _collect(utterances: Iterable[Utterance], *, expressive: bool) -> _Features:
-    """Features of all utterances in the order of their ids."""
-    rows = {u.utterance_id: _features_of(u.samples, expressive=expressive) for u in utterances}
+def _collect(
+    utterances: Iterable[Utterance], config: TokenizationConfig, encoder: "SpeechEncoder | None", *, fit_units: bool
+) -> _Features:
+    """Features of all utterances in the order of their ids; of an encoder's frames, a sample."""
+    sample = None if encoder is None else FrameSample(config.units.clusters, config.seed, encoder.shape.width)
+    expressive, rows = config.tokens == "expressive", {}
+    for u in utterances:
+        if encoder is not None and sample is not None and fit_units:
+            sample.add(u.utterance_id, encoder(u.samples))
+        if encoder is None or expressive:
+            rows[u.utterance_id] = _features_of(u.samples, expressive=expressive)
     # Recordings may come in any order, and k-means draws its first centres by the number of a row.
     rows = {name: rows[name] for name in sorted(rows)}
     return _Features(
         # The empty first part is for a corpus without speech: numpy cannot join nothing, and `kmeans.fit` says what is missing.
-        units=np.concatenate([np.zeros((0, mfcc.FEATURES)), *(row.units for row in rows.values())]),
+        units=np.concatenate([np.zeros((0, mfcc.FEATURES)), *(row.units for row in rows.values())])
+        if sample is None
+        else sample.frames(),
         pitch=np.concatenate([np.zeros(0), *(row.pitch for row in rows.values())]),
         style=np.concatenate([np.zeros((0, style.STATISTICS)), *(row.style for row in rows.values())]),
     )
@@ -169,9 +237,42 @@ def _features_of(samples: mfcc.Samples, *, expressive: bool) -> _Features:
     return _Features(features, pitch.contour(f0_hz, len(samples)), style.statistics(samples, f0_hz, features))
 
 
-def _tensors(name: str, codebook: Codebook) -> dict[str, npt.NDArray[np.floating]]:
-    return {f"{name}.mean": codebook.mean, f"{name}.deviation": codebook.deviation, f"{name}.centres": codebook.centres}
-
-
 def _codebook(name: str, tensors: dict[str, npt.NDArray[Any]]) -> Codebook:
     return Codebook(tensors[f"{name}.mean"], tensors[f"{name}.deviation"], tensors[f"{name}.centres"])
+
+
+# A codebook of the units that is given --------------------------------------------------------------------------------
+
+
+def read_codebook(path: Path) -> GivenCodebook:
+    """K-means centres [K, D] in a .npy file, or as `cluster_centers` in a .pt or .safetensors file; CheckpointError for anything else."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no codebook {path}: expected a file of k-means centres (.npy, .pt or .safetensors)"
+        )
+    if path.suffix == ".npy":
+        try:
+            centres = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise CheckpointError(f"{path} cannot be read as a .npy file ({error!s:.200}): save it again") from error
+    elif path.suffix in (".pt", ".safetensors"):
+        from tinywave_core.checkpoints.weights import load_entries
+
+        entry = load_entries(path).get("cluster_centers")
+        centres = None if entry is None else entry.float().numpy()
+    else:
+        # What fairseq, textlesslib and slamkit write: scikit-learn's k-means, pickled by joblib.
+        raise CheckpointError(
+            f"{path} is no .npy, .pt or .safetensors file; a pickle of scikit-learn or joblib is not opened, since it can run code. "
+            f"Where you trust it: python -c \"import joblib, numpy; numpy.save('centres.npy', joblib.load('{path.name}')"
+            '.cluster_centers_)", and pass centres.npy'
+        )
+    if not isinstance(centres, np.ndarray) or centres.dtype.kind != "f" or centres.ndim != 2 or not centres.size:
+        found = "nothing" if centres is None else f"{centres.dtype} {list(centres.shape)}"
+        raise CheckpointError(
+            f"{path} has {found} as its centres; expected floating-point numbers [units, width] (in .pt: `cluster_centers`)"
+        )
+    # numpy takes NaN for the least: one such centre would be the nearest of every frame.
+    if not np.isfinite(centres).all():
+        raise CheckpointError(f"{path} has centres that are NaN or infinite: fit them again")
+    return GivenCodebook(np.ascontiguousarray(centres, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""SpiritLM's tokenizer as a choice: models of its release, or a HuBERT in place of the release's. They are given, not fitted.
+"""SpiritLM's tokenizer as a choice: models of its release. They are given, not fitted.
 
 What stands for it in the store and in exports is release.json: which files they are, by digest, and never their weights.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tinywave_core.checkpoints.spiritlm import Kind, Release, open_release, vocoder_part
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
-from tinywave_core.errors import CheckpointError, ConfigError
+from tinywave_core.errors import CheckpointError
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.tokenizers.base import TOKENS_PER_S, Places, Sizes, SpeechTokenizer, TokenizerKind
 from tinywave_core.tokenizers.streams import SPIRITLM_RATES
@@ -48,11 +48,6 @@ class ReleaseTokenizer:
         return Sizes(published.hubert, published.pitch, published.style)
 
     def settings(self) -> TokenizationConfig:
-        if self.tokens == "expressive" and self.places.spiritlm_dir is None:
-            raise ConfigError(
-                "--tokenization.hubert.encoder gives units only; expressive tokens need SpiritLM's pitch and style models too: "
-                "set --spiritlm-dir, or --tokenization.tokens base"
-            )
         # The other settings have no say in these tokens: a change of one must not make them again.
         return TokenizationConfig(tokens=self.tokens)
 
@@ -74,8 +69,8 @@ class ReleaseTokenizer:
 
 
 def choose(config: PipelineConfig) -> ReleaseTokenizer | None:
-    """Where a release or a HuBERT is set."""
-    if config.spiritlm_dir is None and config.tokenization.hubert.encoder is None:
+    """Where a release is set, and no other encoder asked for by name."""
+    if config.spiritlm_dir is None or config.tokenization.units.kind == "encoder":
         return None
     return ReleaseTokenizer(config.tokenization.tokens, Places.of(config))
 
@@ -114,7 +109,7 @@ def _source(places: Places, kind: Kind) -> "SpeechSource":
     # Imported here: it needs torch, and plans and estimates ask this module too.
     from tinywave_core.tokenizers.spiritlm import SpeechSource
 
-    return SpeechSource.of(places.spiritlm_dir, kind, places.encoder, places.quantizer)
+    return SpeechSource.of(places.spiritlm_dir, kind)
 
 
 RELEASE = TokenizerKind("release", DESCRIPTION, SPIRITLM_RATES, choose, open_described)

@@ -118,14 +118,15 @@ def positions(
 ) -> Positions:
     """[Hu] tokens with the latest pitch and style, or the first ones for what comes before; text and markers are skipped.
 
-    `repeat_for_pitch` emits the last unit again when two pitches follow one another: it must have lasted that long.
+    `repeat_for_pitch` emits the last unit again when two pitches follow one another: it must have lasted that long. Before the first
+    unit that one is emitted, as SpiritLM does it.
     `default_style` stands in when there are pitches but no style (SpiritLM draws one of 71, 68 and 98 at random).
     """
     # Shards keep ids as uint16, where `ids - first` would wrap around instead of going below 0.
     ids = np.asarray(ids, dtype=np.int64)
     kinds = vocabulary.kinds(ids)
     is_unit, is_pitch, is_style = kinds == HUBERT, kinds == PITCH, kinds == STYLE
-    emits = is_unit | _second_pitches(is_unit, is_pitch) if repeat_for_pitch else is_unit
+    emits = is_unit | _second_pitches(is_unit, is_pitch) if repeat_for_pitch and is_unit.any() else is_unit
     units = _latest(ids - vocabulary.first["hubert"], is_unit, emits)
     pitch = _latest(ids - vocabulary.first["pitch"], is_pitch, emits)
     style = _latest(ids - vocabulary.first["style"], is_style, emits)
@@ -140,16 +141,16 @@ def positions_of_stream(
 ) -> Iterator[Positions]:
     """The `positions` of ids that come one by one, in pieces.
 
-    Units that come before the first pitch and the first style, where the vocabulary has them, wait until both are known.
+    What comes first waits until a unit is known, and a pitch and a style where the vocabulary has them.
     """
-    missing = {kind for kind, size in [(PITCH, vocabulary.pitch), (STYLE, vocabulary.style)] if size}
+    missing = {HUBERT} | {kind for kind, size in [(PITCH, vocabulary.pitch), (STYLE, vocabulary.style)] if size}
     waiting: list[int] = []
     last: dict[
         int, int
     ] = {}  # the latest id of each kind, in the order in which they came: all that what follows depends on
     for i in map(int, ids):
         kind = int(vocabulary.kinds(i))
-        state, heard = [*last.values()], int(HUBERT in last)
+        state = [*last.values()]
         if kind in (HUBERT, PITCH, STYLE):
             last = {k: v for k, v in last.items() if k != kind} | {kind: i}
         if missing:
@@ -159,8 +160,8 @@ def positions_of_stream(
                 yield positions(waiting, vocabulary, repeat_for_pitch=repeat_for_pitch)
             continue
         found = positions([*state, i], vocabulary, repeat_for_pitch=repeat_for_pitch)
-        if len(found.units) > heard:
-            yield Positions(found.units[heard:], found.pitch[heard:], found.style[heard:])
+        if len(found.units) > 1:  # the state has one unit, which was given before
+            yield Positions(found.units[1:], found.pitch[1:], found.style[1:])
     if missing:
         yield positions(waiting, vocabulary, default_style=default_style, repeat_for_pitch=repeat_for_pitch)
 
@@ -191,9 +192,9 @@ def _latest(values: Units, given: npt.NDArray[np.bool_], wanted: npt.NDArray[np.
 
 
 def _second_pitches(is_unit: npt.NDArray[np.bool_], is_pitch: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Pitch tokens that come straight after another pitch token (styles do not count) once there was a unit."""
+    """Pitch tokens that come straight after another pitch token (styles do not count)."""
     second = np.zeros(len(is_unit), bool)
     places = np.flatnonzero(is_unit | is_pitch)
     pitch_here = is_pitch[places]
-    second[places[1:]] = pitch_here[1:] & pitch_here[:-1] & (np.cumsum(is_unit[places])[1:] > 0)
+    second[places[1:]] = pitch_here[1:] & pitch_here[:-1]
     return second

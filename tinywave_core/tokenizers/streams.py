@@ -58,3 +58,9 @@ class Rates:
 # the longest that SpiritLM tokenizes at once, has (1,600,000 - 720) // 640 + 1 = 2499 units: by that rate SpiritLM places them
 # among pitch and style. The order of the tokens that its models were trained on comes from it, so it is not to be rounded.
 SPIRITLM_RATES = Rates(units=25.0, pitch=12.5, style=1.0, units_in_merge=24.99)
+
+
+def rates_with_units_at(hz: float) -> Rates:
+    """Of units of any rate, with pitch and style beside them."""
+    # At 25 Hz SpiritLM's very own: what speaks its tokens speaks these, and their ids are ordered as its.
+    return SPIRITLM_RATES if hz == SPIRITLM_RATES.units else Rates(units=hz, pitch=12.5, style=1.0)

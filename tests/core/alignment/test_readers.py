@@ -8,7 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinywave_core.alignment.readers import ctm_words, open_alignments, slamkit_words, textgrid_words, words_of_cut
+from tinywave_core.alignment.readers import (
+    ctm_words,
+    open_alignments,
+    slamkit_words,
+    textgrid_phones,
+    textgrid_words,
+    words_of_cut,
+)
 from tinywave_core.alignment.words import Word
 from tinywave_core.errors import SourceError
 
@@ -105,6 +112,17 @@ def short_textgrid(*tiers: tuple[str, str]) -> str:
 def test_only_the_words_are_read_of_a_textgrid_with_phones():
     text = short_textgrid(("words", '0.5 1 "hello"'), ("phones", '0.5 1 "HH"'))
     assert textgrid_words("a.TextGrid", text.encode()) == HELLO
+
+
+def test_phones_are_read_of_a_textgrid_that_has_their_tier(tmp_path: Path):
+    text = short_textgrid(("words", '0.5 1 "hello"'), ("phones", '0.5 0.75 "HH" 0.75 1 "sil"'))
+    text = text.replace('"phones" 0 2 1', '"phones" 0 2 2')
+    assert textgrid_phones("a.TextGrid", text.encode())[0] == Word("HH", 8000, 12_000)
+    place = written(tmp_path, **{"a.TextGrid": text, "b.ctm": CTM.format("b")})
+    alignments = open_alignments(place, ["a.wav", "b.wav", "c.wav"])
+    assert alignments.words("a.wav") == HELLO and alignments.phones("a.wav")[0].text == "HH"
+    assert alignments.phones("b.wav") is None and alignments.phones("c.wav") is None
+    assert textgrid_phones("a.TextGrid", short_textgrid(("words", '0.5 1 "hello"')).encode()) is None
 
 
 def test_words_of_two_speakers_come_in_the_order_of_time():

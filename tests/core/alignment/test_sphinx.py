@@ -109,3 +109,20 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.Monk
 )
 def test_rough_pronunciations_go_by_the_letters(letters: str, phones: str):
     assert rough_pronunciation(letters) == phones
+
+
+def test_phones_lie_in_their_words_and_are_those_of_the_dictionary(sphinx: SphinxAligner, clips: list):
+    samples, text = clips[0]
+    found = sphinx.align_phones(samples, text)
+    assert not isinstance(found, Refusal)
+    words, phones = found
+    assert words == aligned(sphinx, samples, text)  # the second pass changes nothing
+    for word in words:
+        inside = [p for p in phones if word.start_samples <= p.start_samples < word.end_samples]
+        assert inside and inside[0].start_samples == word.start_samples and inside[-1].end_samples == word.end_samples
+    assert "SIL" not in {phone.text for phone in phones}
+    assert sphinx.align_phones(samples, text) == found
+
+
+def test_phones_of_another_transcript_are_refused_as_words_are(sphinx: SphinxAligner, clips: list):
+    assert isinstance(sphinx.align_phones(clips[0][0][:3200], clips[1][1]), Refusal)

@@ -1,5 +1,6 @@
 """Layouts of labels, each on a small folder that is shaped like the corpus: speaker and transcript of every recording."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -437,3 +438,33 @@ def test_the_readme_has_the_layouts_in_the_order_of_the_registry() -> None:
     readme = (Path(__file__).parents[3] / "tinywave_core/audio/labels/README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| ([^|]+) \|", readme.partition("## Layouts")[2], re.MULTILINE)
     assert listed[1:] == [layout.name for layout in (*LAYOUTS, *BESIDE)]
+
+
+def cut(
+    name: str, *supervisions: dict[str, object], source: dict[str, str] | None = None, start: float = 0
+) -> dict[str, object]:
+    recording = {"id": name, "sources": [source or {"type": "shar", "channels": "0", "source": ""}]}
+    return {"id": name, "start": start, "duration": 2.0, "supervisions": list(supervisions), "recording": recording}
+
+
+def test_lhotse_cuts_name_recordings_by_path_or_in_shar_by_the_id_of_the_cut(tmp_path: Path):
+    said = {"start": 0, "duration": 2.0, "speaker": "ada"}
+    cuts = [
+        cut("one", {**said, "text": "of a file"}, source={"type": "file", "source": "wavs/x.wav"}),
+        cut("two", {**said, "text": "of a shar"}),
+        cut("many", {**said, "text": "first"}, {**said, "start": 1.0, "text": "second"}),
+    ]
+    packed = gzip.compress("\n".join(map(json.dumps, cuts)).encode())
+    (tmp_path / "cuts.000000.jsonl.gz").write_bytes(packed)
+    files = {"wavs/x.wav": "", "recording.000000/two.flac": "", "many.flac": ""}
+    found = labels(tmp_path, files)
+    assert found.by_path["wavs/x.wav"] == Label("ada", "of a file")
+    assert found.by_path["recording.000000/two.flac"] == Label("ada", "of a shar")
+    assert found.by_path["many.flac"] == Label("ada", None)
+    assert told(found) == {"segment": (1, ("cuts.000000.jsonl.gz: many",))}
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b no gzip", gzip.compress(b"{}\n" * 1000)[:-20]])
+def test_a_damaged_gzip_is_told(tmp_path: Path, data: bytes):
+    (tmp_path / "cuts.jsonl.gz").write_bytes(data)
+    assert told(labels(tmp_path, {"a.wav": ""})) == {"malformed": (1, ("cuts.jsonl.gz",))}

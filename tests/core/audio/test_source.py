@@ -1,6 +1,8 @@
 """Sources: what is found, what is left alone, and errors that say what to do."""
 
+import io
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -253,3 +255,22 @@ def test_a_quick_look_ends_at_the_first_recording(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.lstat", lambda path, lstat=os.lstat: seen.append(os.path.basename(path)) or lstat(path))
     source.require_audio()
     assert "c.wav" not in seen and "b.wav" in seen
+
+
+def test_a_tar_in_a_bucket_is_read_where_its_members_lie(bucket: str, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name in ("a.wav", "a.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    client = boto3.client("s3")
+    client.put_object(Bucket="speech", Key="packed/0.tar", Body=packed.getvalue())
+    client.close()
+    source = Source(f"{bucket}/packed")
+    listing = source.listing()
+    assert [file.path for file in listing.audio] == ["0.tar/a.wav"]
+    assert source.hashes(listing.audio) == [ABC]
+    assert source.texts(listing.sidecars) == {"0.tar/a.txt": b"abc"}
+    with source.local_path(listing.audio[0].location, tmp_path / "scratch") as path:
+        assert path.read_bytes() == b"abc"

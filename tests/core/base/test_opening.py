@@ -95,7 +95,10 @@ def test_no_base_at_all_is_said(tmp_path: Path):
         ({"tokenization": {"pitch": {"clusters": 8}}}, "tokenization.pitch.clusters is 8, the base's is 32"),
         ({"tokenization": {"style": {"clusters": 4}}}, "tokenization.style.clusters is 4, the base's is 16"),
         ({"tokenization": {"tokens": "base"}}, "tokenization.tokens is base, the base's is expressive"),
-        ({"tokenization": {"hubert": {"encoder": "x"}}}, "tokenization.hubert.encoder is set"),
+        (
+            {"tokenization": {"units": {"kind": "encoder", "encoder": "x", "layer": 1}}},
+            "tokenization.units.kind is encoder, the base's is mfcc",
+        ),
         ({"tokenization": {"interleaving": {"policy": "poisson"}}}, "tokenization.interleaving.policy is poisson"),
         ({"spiritlm_dir": "x"}, "spiritlm_dir is set"),
     ],

@@ -101,6 +101,8 @@ def test_sections_come_in_order(html: str):
         "listen",
         "probes",
         "generated",
+        "sound",
+        "units",
         "stages",
         "data",
         "curves",
@@ -190,6 +192,24 @@ def test_a_run_without_judges_has_no_section_for_continuations(run: tuple[RunRec
     record, outputs = run
     without = {part: artifact for part, artifact in outputs.items() if part != "generated"}
     assert '<section id="generated">' not in render_report(record, without)
+
+
+def test_how_it_sounds_stands_with_what_a_judge_cannot_say_and_which_one_is_absent(run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    sound = section(render_report(record, outputs), "sound")
+    assert "1.60 (1.50 to 1.70)" in sound and "45.0% (44.0% to 46.0%), 10 of 100 words" in sound
+    assert "MOS alone rewards a smooth wrong voice" in sound and "continued by undistilled control" in sound
+    assert "Absent: likeness of voices (--evaluation.judges.speaker_model DIR" in sound
+    unheard = {part: artifact for part, artifact in outputs.items() if part != "judges"}
+    assert "How it sounds was not judged. Absent: DNSMOS (pip install" in section(
+        render_report(record, unheard), "sound"
+    )
+
+
+def test_what_the_units_are_worth_stands_with_what_could_not_be_measured(html: str):
+    units = section(html, "units")
+    assert "75.0% (60.0% to 90.0%), chance 50.0% of 2" in units and "19.5 (19.0 to 20.0)" in units
+    assert "No figures of phones: only words have &lt;times&gt;" in units and "no transcript 7" in units
 
 
 def test_a_page_grows_no_further_than_a_phone_can_open(run: tuple[RunRecord, Outputs], monkeypatch: pytest.MonkeyPatch):

@@ -11,12 +11,10 @@ import torch
 from tests.fixtures import release
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.synthesis.hifigan import HifiganVocoder
-from tinywave_core.synthesis.light import LightVocoder, table_sizes
-from tinywave_core.synthesis.light_model import LightNetwork, filtered
-from tinywave_core.synthesis.source_filter import Source, limited
-from tinywave_core.synthesis.speaking import DraftSpeaker, HifiganSpeaker, LightSpeaker, Speaker, load_speaker
-from tinywave_core.synthesis.vocoder import DraftVocoder
-from tinywave_core.synthesis.windows import in_chunks, joined
+from tinywave_core.synthesis.recordings import Recordings, UnitSounds
+from tinywave_core.synthesis.selection import Selection
+from tinywave_core.synthesis.speaking import HifiganSpeaker, Speaker, VoiceSpeaker, load_speaker
+from tinywave_core.synthesis.voice import Part, Voice
 from tinywave_core.tokenizers.codebooks import Codebooks
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -36,23 +34,20 @@ def hifigan(tmp_path_factory: pytest.TempPathFactory) -> Speaker:
 
 
 @pytest.fixture(scope="module")
-def draft(codebooks: Codebooks, utterances: list, tmp_path_factory: pytest.TempPathFactory) -> Speaker:
-    vocoder = DraftVocoder.fit(codebooks, ((u.samples, codebooks.tokenize(u.samples)) for u in utterances[:2]))
-    return DraftSpeaker(vocoder, codebooks.vocabulary, iterations=1)
-
-
-@pytest.fixture(scope="module")
-def light(codebooks: Codebooks) -> Speaker:
+def voice(codebooks: Codebooks, utterances: list) -> Speaker:
     vocabulary = codebooks.vocabulary
-    torch.manual_seed(0)
-    network = LightNetwork(table_sizes(vocabulary, voices=2), channels=8, blocks=2).eval()
-    torch.nn.init.normal_(network.head.weight, std=0.3)
-    runs = np.linspace(1.0, 3.0, vocabulary.hubert)
-    vocoder = LightVocoder(network, vocabulary, runs, ("anna", "bert"), np.array([150.0, 220.0, 110.0]))
-    return LightSpeaker(vocoder, vocabulary)
+    spoken = [(u.samples, codebooks.tokenize(u.samples), 0) for u in utterances[:3]]
+    sounds = UnitSounds(vocabulary.hubert)
+    for samples, streams, _ in spoken:
+        sounds.add(samples, streams.units, vocabulary.rates)
+    parts = [
+        Part(name, (name,), (name,), Selection(Recordings.of(own, vocabulary.rates), sounds.centres()))
+        for name, own in (("anna", spoken[:2]), ("bert", spoken[2:]))
+    ]
+    return VoiceSpeaker(Voice(vocabulary, tuple(parts)), vocabulary)
 
 
-@pytest.fixture(params=["draft", "light", "hifigan"])
+@pytest.fixture(params=["voice", "hifigan"])
 def speaker(request: pytest.FixtureRequest) -> Speaker:
     return request.getfixturevalue(request.param)
 
@@ -63,9 +58,8 @@ def _ids(speaker: Speaker, count: int = 90) -> np.ndarray:
     return vocabulary.first["hubert"] + units
 
 
-def test_speaker_says_which_it_is(draft: Speaker, light: Speaker, hifigan: Speaker):
-    assert (draft.name, draft.voices) == ("draft", ())
-    assert (light.name, light.voices) == ("light", ("anna", "bert"))
+def test_speaker_says_which_it_is(voice: Speaker, hifigan: Speaker):
+    assert (voice.name, voice.voices) == ("voice", ("anna", "bert"))
     assert (hifigan.name, hifigan.voices) == ("hifigan", ("ex01", "ex02", "ex03", "ex04"))
 
 
@@ -107,38 +101,22 @@ def test_voice_is_chosen_by_name(hifigan: Speaker):
     assert np.abs(streamed - hifigan(ids, voice="ex01")).max() < 0.05 * np.abs(streamed).max()
 
 
-def test_a_frame_of_the_light_vocoder_is_heard_six_frames_after_it(light: LightSpeaker):
-    assert light.light.look_ahead <= 6
-    frames = [(i % 12, 1, 1) for i in range(40)]
-    asked = iter(frames)
-    next(in_chunks(light.light.speak(asked), 10 * 640))
-    assert len(frames) - len([*asked]) == 10 + light.light.look_ahead
+def test_what_was_saved_speaks_the_same(voice: VoiceSpeaker, tmp_path: Path):
+    voice.voice.save(tmp_path)
+    again = load_speaker(tmp_path, voice.vocabulary, None)
+    ids = _ids(voice, 30)
+    np.testing.assert_array_equal(again(ids, voice="bert"), voice(ids, voice="bert"))
+    assert np.abs(voice(ids)[:4000] - voice(ids, voice="bert")[:4000]).max() > 0
 
 
-def test_the_light_vocoder_makes_in_blocks_what_its_network_makes_at_once(light: LightSpeaker):
-    vocoder, frames = light.light, [(i % 12, i % 7, i % 4) for i in range(23)]
-    gains, semitones = vocoder._gains_and_pitch(frames, 0)
-    source = Source(150.0).rows(np.append(semitones, semitones[-1])).transpose(1, 0, 2).reshape(1, 2, -1)
-    closed = torch.from_numpy(np.concatenate([gains, gains[-1:]]))[None]
-    at_once = filtered(closed, torch.from_numpy(source.astype(np.float32)))[0].numpy()
-    made, whole = joined(vocoder.speak(frames)), limited(at_once)
-    # The network's pitch differs by its last bits between windows and whole. Its phase adds them up, and the 50th harmonic turns
-    # 50 times as far: 80 to 81 dB was measured.
-    assert 10 * np.log10(np.sum(whole**2) / np.sum((made - whole) ** 2)) >= 60
-
-
-def test_what_was_saved_speaks_the_same(light: LightSpeaker, tmp_path: Path):
-    light.light.save(tmp_path)
-    again = load_speaker(tmp_path, light.vocabulary, None)
-    ids = _ids(light, 30)
-    np.testing.assert_array_equal(again(ids, voice="bert"), light(ids, voice="bert"))
-    assert np.abs(light(ids)[:6400] - light(ids, voice="bert")[:6400]).max() > 0
+def test_codebooks_without_a_voice_say_what_to_do(codebooks: Codebooks, tmp_path: Path):
+    codebooks.save(tmp_path)
+    with pytest.raises(TinyWaveError, match="has no voice .*: export the model again"):
+        load_speaker(tmp_path, codebooks.vocabulary, None)
 
 
 def test_unknown_voice_and_empty_chunks_are_refused_at_once(speaker: Speaker, tmp_path: Path):
-    with pytest.raises(
-        TinyWaveError, match="no voice 'ex99'; the vocoder `(draft` has none|light` has anna, bert|hifigan` has ex01)"
-    ):
+    with pytest.raises(TinyWaveError, match="no voice 'ex99'; the vocoder `(voice` has anna, bert|hifigan` has ex01)"):
         speaker(_ids(speaker), voice="ex99")
     with pytest.raises(TinyWaveError, match="no voice 'ex99'"):
         speaker.stream(iter([]), voice="ex99")

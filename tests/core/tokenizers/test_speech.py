@@ -69,6 +69,18 @@ def test_units_of_strings_equal_those_of_spiritlm(case: dict[str, Any], repeat: 
         assert " ".join(map(str, stream)) == expected.get(name, "")
 
 
+def test_pitches_before_the_first_unit_repeat_it_as_in_spiritlm() -> None:
+    # Recorded from the reference.
+    found = from_string("[St3][Pi28][Pi59][Pi27][Hu276][Hu250]", SPIRITLM, repeat_for_pitch=True)
+    assert (found.units.tolist(), found.pitch.tolist()) == ([276, 276, 276, 250], [59, 27, 27, 27])
+    assert found.style.tolist() == [3] * 4
+
+
+def test_pitches_without_any_unit_repeat_nothing() -> None:
+    found = from_string("[St3][Pi28][Pi59]", SPIRITLM, repeat_for_pitch=True)
+    assert [len(found.units), len(found.pitch), len(found.style)] == [0, 0, 0]
+
+
 def test_order_at_equal_times_is_style_pitch_unit() -> None:
     assert to_string(_streams("5 5 6", "1 1", "9"), SPIRITLM) == "[St9][Pi1][Hu5][Hu6]"
 

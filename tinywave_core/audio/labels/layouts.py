@@ -24,7 +24,7 @@ CORPUS_DOCUMENT = re.compile(
 )
 
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 OTHER_USES = (".alignment.json", ".original.txt")  # words with times; what LibriTTS has in normalised form as well
@@ -136,6 +136,7 @@ LAYOUTS = (
     Layout("audiofolder", has_all("file_name"), read_rows),
     Layout("NeMo manifest", has_all("audio_filepath"), read_rows),
     Layout("Emilia", has_all("wav", "text"), read_rows),
+    Layout("lhotse", has_all("supervision"), read_rows),
     Layout("table", has_all(), read_rows),
     Layout("Kaldi", named(r"wav\.scp"), kaldi),
     Layout("Kaldi text", named("text"), spaced),

@@ -6,10 +6,12 @@ that makes a name and a label of the first line. Quotes of tabs and pipes are li
 
 import contextlib
 import csv
+import gzip
 import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,7 @@ TRANSCRIPTS = (
 )
 STARTS = ("offset", "start", "start_s", "start_time", "begin", "begin_time")
 USED = {*PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
+_LARGEST_TEXT = 1 << 30  # bytes of a table that is packed: a few kilobytes can claim terabytes
 NO_SPEAKER = {"none", "nan", "null", "n/a", ""}  # as programs write that there is none
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -58,9 +61,23 @@ def read_table(name: str, data: bytes) -> Table | None:
     ending = name.lower().rpartition(".")[2]
     if ending == "parquet":
         return _parquet(data)
+    if name.lower().endswith(".jsonl.gz"):
+        return _json(decode(_unpacked(data)))
     if ending in ("json", "jsonl"):
         return _json(decode(data))
     return _delimited(decode(data))
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What a gzip file holds; ValueError where it is damaged, or far larger than tables are."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            text = file.read(_LARGEST_TEXT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    if len(text) > _LARGEST_TEXT:
+        raise ValueError(f"it unpacks to more than {_LARGEST_TEXT:,} bytes")
+    return text
 
 
 def name_of(row: Row) -> str:
@@ -176,13 +193,15 @@ def _json_values(text: str) -> tuple[list[Any], tuple[int, ...]]:
 
 
 def _records(value: Any) -> Iterator[Row]:
-    """The rows in a JSON value: its objects, those of GigaSpeech's `audios`, and those of People's Speech's `training_data`."""
+    """The rows in a JSON value: its objects, those of GigaSpeech's `audios`, of lhotse's cuts, and of People's Speech's `training_data`."""
     if isinstance(value, list):
         for item in value:
             yield from _records(item)
     elif isinstance(value, dict) and isinstance(value.get("audios"), list):
         for audio in value["audios"]:
             yield from _segments(audio)
+    elif isinstance(value, dict) and isinstance(value.get("supervisions"), list):
+        yield from _supervisions(value)
     elif isinstance(value, dict) and isinstance(value.get("training_data"), dict):
         names, texts = (value["training_data"].get(key) for key in ("name", "label"))
         if isinstance(names, list) and isinstance(texts, list):
@@ -200,6 +219,20 @@ def _segments(audio: Any) -> Iterator[Row]:
     segments = audio.get("segments")
     for segment in segments if isinstance(segments, list) else [{}]:
         yield {"path": audio.get("path"), **(segment if isinstance(segment, dict) else {})}
+
+
+def _supervisions(cut: Mapping[str, Any]) -> Iterator[Row]:
+    """One row per supervision of a lhotse cut, under the path of its recording; in Shar, where that is in a tar, under the cut's id."""
+    recording = cut.get("recording")
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    source = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
+    path = source.get("source") if source.get("type") == "file" else None
+    for supervision in cut["supervisions"]:
+        if isinstance(supervision, dict):
+            begins = [each.get("start") for each in (cut, supervision)]
+            start = max((value for value in begins if isinstance(value, int | float)), default=0)
+            named = {name: supervision.get(name) for name in ("speaker", "text")}
+            yield {"path": path or cut.get("id"), "supervision": True, "start": start, **named}
 
 
 def _parquet(data: bytes) -> Table:

@@ -1,12 +1,10 @@
-"""Continuations as part of evaluation: sampled from teacher, student and control, spoken, written down, judged as text.
+"""Continuations as text, as part of evaluation: those of teacher, student and control spoken, written down, and judged.
 
 Part `generated`: generated.parquet, every continuation with its tokens, transcript, NLL and auto-BLEU. Beside the three models
 stands `recording`: how the utterance really went on, through the same vocoder, recogniser and language model: what a perfect model
 would get. Only the continuation is spoken and written down: the prompt is the same for all, and would hide differences.
 """
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,12 +19,12 @@ from tinywave_core.checkpoints.spiritlm import check_file, digest_of, vocoder_pa
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
-from tinywave_core.evals.figures import MODELS
+from tinywave_core.stages.evaluation.continuations import SOURCES, Continued, Progress, continued, kept, speaks
+from tinywave_core.stages.evaluation.judges_given import files_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary
+from tinywave_core.stages.export import vocoder
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import held_out_rows, held_out_shards
-from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
@@ -35,13 +33,10 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.evals.generated import Judged
-    from tinywave_core.tokenizers.vocabulary import Ids
 
-VERSION = 2
+VERSION = 3
 GeneratedStep = Step[GeneratedConfig, GeneratedSummary]
 FILE = "generated.parquet"
-SOURCES = (*MODELS, "recording")
-_IDENTIFYING = (".json", ".safetensors", ".txt", ".model")
 _SCHEMA = pa.schema(
     [
         ("utterance_id", pa.string()),
@@ -56,16 +51,17 @@ _SCHEMA = pa.schema(
 
 
 def build(
-    config: PipelineConfig, tokens: Artifact, teacher: Artifact, student: Artifact, control: Artifact, execute: Execute
+    config: PipelineConfig, tokens: Artifact, continuations: dict[str, Artifact], execute: Execute
 ) -> dict[str, Artifact]:
     """The artifact `generated`; none where no models are given."""
     generated = config.evaluation.generated
-    if not generated.asr:
+    if not generated.language_model:
         return {}
     check_generated(config)
+    voice = vocoder.build(config, tokens, execute)  # the one that the export will have
     part = vocoder_part(config.tokenization.tokens)
     release = choose_tokenizer(config).vocoder()
-    (continued,) = execute(
+    (judged,) = execute(
         [
             Step(
                 store=tokens.store,
@@ -76,10 +72,9 @@ def build(
                 # Models are identified by their content, not by where they lie.
                 config=generated.model_copy(update={"asr": "given", "language_model": "given"}),
                 params={
-                    "asr_sha256": digest_of(_files(Path(generated.asr))),
-                    "language_model_sha256": digest_of(_files(Path(generated.language_model))),
-                    "vocoder": "draft" if release is None else release.digest(part),
-                    "vocoder_iterations": config.generation.vocoder_iterations,
+                    "asr_sha256": digest_of(files_of(Path(generated.asr))),
+                    "language_model_sha256": digest_of(files_of(Path(generated.language_model))),
+                    "vocoder": "voice" if release is None else release.digest(part),
                 },
                 context={
                     "asr": generated.asr,
@@ -87,17 +82,15 @@ def build(
                     "spiritlm_dir": config.spiritlm_dir,
                 },
                 inputs={
-                    "tokens": [shard for shard in held_out_shards(tokens) if shard.part != "text"],
+                    "continuations": [continuations["continuations"]],
                     "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)],
-                    "teacher": [teacher],
-                    "student": [student],
-                    "control": [control],
+                    **({"vocoder": list(voice.values())} if voice else {}),
                 },
                 runtime=config.runtime,
             )
         ]
     )
-    return {"generated": continued}
+    return {"generated": judged}
 
 
 # The directories ---------------------------------------------------------------------------------------------------
@@ -108,6 +101,7 @@ def check_generated(config: PipelineConfig) -> None:
     generated = config.evaluation.generated
     if generated.asr:
         _check("asr", Path(generated.asr), _recogniser_fault, "a WhisperForConditionalGeneration or Wav2Vec2ForCTC")
+    if generated.language_model:
         _check("language_model", Path(generated.language_model), _text_fault, "a causal language model of text")
 
 
@@ -154,75 +148,51 @@ def _lacking(folder: Path, names: Sequence[str]) -> str:
     return f"no {missing[0]}" if missing else ""
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that decide what a model of transformers computes."""
-    return sorted(path for path in folder.iterdir() if path.suffix in _IDENTIFYING)
-
-
 # The work ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The beginning of a held-out utterance, and how it went on, in ids of the token shards."""
-
-    utterance_id: str
-    ids: "Ids"
-    recording: "Ids"
-
-
 def run_generated(step: GeneratedStep, output: Output) -> GeneratedSummary:
-    """Continue, speak, write down and judge; what a crash left of a model's continuations or transcripts is used."""
+    """Speak, write down and judge; what a crash left of a source's transcripts is used."""
     from tinywave_core.evals.generated import ratios_to_teacher, sources_figures
     from tinywave_core.threads import use_threads
 
-    config = step.config
-    vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    prompts = _prompts(step, vocabulary)
-    asked = {"items": len(prompts), "prompt_s": config.prompt_s, "max_new_tokens": config.max_new_tokens}
-    if not prompts:
+    config, made = step.config, continued(step.input("continuations"), step.config.items)
+    asked = {"items": made.items, "prompt_s": config.prompt_s, "max_new_tokens": config.max_new_tokens}
+    if made.why:
         write_table(_SCHEMA.empty_table(), output.folder / FILE)
-        why = f"no held-out utterance has {2 * config.prompt_s:g} s, twice the prompt"
-        return GeneratedSummary(**asked, why=why, sources={}, ratios={})
+        return GeneratedSummary(**asked, why=made.why, sources={}, ratios={})
     use_threads(output.runtime)
-    progress = _Progress(output, (len(MODELS) + len(SOURCES)) * len(prompts))
-    ids = {name: _continued(step, output, name, prompts, vocabulary, progress) for name in MODELS}
-    ids["recording"] = [prompt.recording.tolist() for prompt in prompts]
-    judged = _judged(step, output, ids, vocabulary, progress)
-    rows = [row for source in SOURCES for row in _rows(source, prompts, ids[source], judged[source])]
+    judged = _judged(step, output, made)
+    rows = [row for source in SOURCES for row in _rows(source, made, judged[source])]
     write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), output.folder / FILE)
     return GeneratedSummary(
         **asked,
         sources=sources_figures(judged, config.seed),
         ratios=ratios_to_teacher(judged, config.seed),
-        vocoder="draft" if step.params["vocoder"] == "draft" else "HiFi-GAN of the SpiritLM release",
+        vocoder="voice" if step.params["vocoder"] == "voice" else "HiFi-GAN of the SpiritLM release",
     )
 
 
-def _judged(
-    step: GeneratedStep, output: Output, ids: dict[str, list[list[int]]], vocabulary: Vocabulary, progress: "_Progress"
-) -> "dict[str, list[Judged]]":
+def _judged(step: GeneratedStep, output: Output, made: Continued) -> "dict[str, list[Judged]]":
     """The continuations of every source as text."""
     from tinywave_core.evals.generated import Judged
 
-    judge = _Judge.load(step, output, vocabulary)
+    judge, progress = _Judge.load(step, output, made.vocabulary), Progress(output, len(SOURCES) * made.items)
     judged = {}
     for source in SOURCES:
         path = output.resume / f"{source}-judged.json"
-        judged[source] = [Judged(**values) for values in _kept(path, partial(judge.all, ids[source], progress))]
-        progress.reached(len(ids[source]))
+        judged[source] = [Judged(**values) for values in kept(path, partial(judge.all, made.ids[source], progress))]
+        progress.reached(made.items)
     return judged
 
 
-def _rows(
-    source: str, prompts: Sequence[Prompt], ids: Sequence[list[int]], judged: "Sequence[Judged]"
-) -> list[dict[str, Any]]:
+def _rows(source: str, made: Continued, judged: "Sequence[Judged]") -> list[dict[str, Any]]:
     """Rows of the table, one per prompt."""
     from tinywave_core.evals.generated import auto_bleu
 
     return [
         {
-            "utterance_id": prompt.utterance_id,
+            "utterance_id": utterance_id,
             "source": source,
             "ids": new,
             "seconds": continuation.seconds,
@@ -230,93 +200,8 @@ def _rows(
             "nll": continuation.nll,
             "auto_bleu": auto_bleu(continuation.transcript),
         }
-        for prompt, new, continuation in zip(prompts, ids, judged, strict=True)
+        for utterance_id, new, continuation in zip(made.utterance_ids, made.ids[source], judged, strict=True)
     ]
-
-
-def _prompts(step: GeneratedStep, vocabulary: Vocabulary) -> list[Prompt]:
-    """Held-out utterances at least twice as long as the prompt, in an order that a hash of their id decides."""
-    from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
-
-    config = step.config
-    rows: dict[str, dict[str, Any]] = {}
-    for row in held_out_rows(step.inputs["tokens"], ["utterance_id", "num_samples", "units", "pitch", "style"]):
-        if row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE:
-            rows.setdefault(row["utterance_id"], row)
-    prompts = []
-    for i in sorted(rows, key=lambda i: _key(config, i))[: config.items]:
-        streams = Streams.of_row(rows[i])
-        whole = encode_utterance(streams, vocabulary)[:-1]
-        opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
-        cut = opening + merged_before(streams, config.prompt_s, vocabulary.rates)
-        prompts.append(Prompt(i, whole[:cut], whole[cut:][: config.max_new_tokens]))
-    return prompts
-
-
-def _key(config: GeneratedConfig, utterance_id: str) -> bytes:
-    return hashlib.sha256(f"generated/{config.seed}/{utterance_id}".encode()).digest()
-
-
-class _Progress:
-    """Samples that were made or judged, over all sources."""
-
-    def __init__(self, output: Output, total: int) -> None:
-        self.output, self.total, self.before = output, total, 0
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:  # noqa: ARG002 (a source does not know the others)
-        self.output.progress(self.before + done, self.total, note)
-
-    def reached(self, more: int) -> None:
-        """One source is through."""
-        self.before += more
-
-
-def _kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What an earlier try of this very step wrote to a file, if that is as it was; else what is made now and written there."""
-    with contextlib.suppress(FileNotFoundError, RecordFault):
-        return unseal(path.read_bytes())["made"]
-    made = make()
-    # Under another name until it is whole: a killed run leaves no half file to be read.
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_bytes(seal({"made": made}))
-    unfinished.replace(path)
-    return made
-
-
-def _continued(
-    step: GeneratedStep, output: Output, name: str, prompts: list[Prompt], vocabulary: Vocabulary, progress: _Progress
-) -> list[list[int]]:
-    """Ids of one model's continuations."""
-
-    def make() -> list[list[int]]:
-        from tinywave_core.devices import pick_device
-        from tinywave_core.evals.continuations import continuations
-        from tinywave_core.models.llama import load_llama, on_device
-        from tinywave_core.models.trim import in_ids_of
-
-        config = step.config
-        folder = step.input(name).path("teacher" if name == "teacher" else "model")
-        model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-        heads = [prompt.ids.astype(np.uint16) for prompt in prompts]
-        own = in_ids_of(model, vocabulary, heads)
-        # A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
-        renumbered = own[0] is not heads[0]
-        new = continuations(
-            model,
-            own,
-            vocabulary.speech_only() if renumbered else vocabulary,
-            [int.from_bytes(_key(config, prompt.utterance_id)[:6], "little") for prompt in prompts],
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            progress=progress,
-        )
-        back = np.array(vocabulary.speech_only_ids()) if renumbered else np.arange(vocabulary.rows)
-        return [back[ids].tolist() for ids in new]
-
-    found: list[list[int]] = _kept(output.resume / f"{name}.json", make)
-    progress.reached(len(prompts))
-    return found
 
 
 @dataclass(frozen=True)
@@ -344,18 +229,17 @@ class _Judge:
                 vocabulary,
                 step.context["spiritlm_dir"],
                 device,
-                step.params["vocoder_iterations"],
+                step.input("vocoder").path() if "vocoder" in step.inputs else None,
             ),
             load_recogniser(Path(step.context["asr"]), config.language, device),
             TextModel.load(Path(step.context["language_model"]), device).mean_nll,
         )
 
-    def all(self, ids: list[list[int]], progress: _Progress) -> list[dict[str, Any]]:
+    def all(self, ids: list[list[int]], progress: Progress) -> list[dict[str, Any]]:
         """Seconds, transcript and NLL of every continuation; one without a unit is silent."""
-        units = range(self.vocabulary.first["hubert"], self.vocabulary.first["hubert"] + self.vocabulary.hubert)
         judged = []
         for number, new in enumerate(ids, start=1):
-            has_units = any(i in units for i in new)
+            has_units = speaks(new, self.vocabulary)
             wave = self.speak(np.asarray(new, dtype=np.int64)) if has_units else np.zeros(0, np.float32)
             text = self.transcribe(wave)
             judged.append({"seconds": len(wave) / SAMPLE_RATE, "transcript": text, "nll": self.mean_nll(text)})

@@ -11,15 +11,18 @@ from tinywave_core.costs.estimates import (
     student_parameters,
     teacher_parameters,
 )
-from tinywave_core.stages.evaluation import gap, generated, probes, scores
+from tinywave_core.stages.evaluation import continuations, gap, generated, probes, scores, units
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
+from tinywave_core.stages.evaluation.judges_given import given_judges
 from tinywave_core.stages.evaluation.summary import (
     GapSummary,
     GeneratedSummary,
     ProbeScoresSummary,
     ProbesSummary,
     ScoresSummary,
+    UnitsSummary,
 )
+from tinywave_core.stages.evaluation.unit_words import unit_rows, units_text
 from tinywave_core.stages.evaluation.words import (
     SOURCES,
     comparison_rows,
@@ -49,8 +52,11 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
     models = (done["teacher"], done["student"], done["control"])
     made = {"scores": scores.build(config, done["tokens"], *models, execute)}
     made |= probes.build(config, done["tokens"], *models, execute)
+    made |= units.build(config, done["tokens"], execute)
     made |= gap.build(config, done["tokens"], *models, execute)
-    return made | generated.build(config, done["tokens"], *models, execute)
+    if config.evaluation.generated.language_model or given_judges(config):
+        made |= continuations.build(config, done["tokens"], *models, execute)
+    return made | generated.build(config, done["tokens"], made, execute)
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -90,6 +96,9 @@ def sections(outputs: Outputs) -> list[Section]:
     if "probe_scores" in outputs:
         made, scored = ProbesSummary.of(outputs["probes"]), ProbeScoresSummary.of(outputs["probe_scores"])
         parts.append(Section("Probes", probes_text(made, scored), probe_rows(scored)))
+    if "units" in outputs:
+        worth = UnitsSummary.of(outputs["units"])
+        parts.append(Section("What the units are worth", units_text(worth), unit_rows(worth)))
     if "gap" in outputs:
         distance = GapSummary.of(outputs["gap"])
         parts.append(Section("The gap to the teacher", gap_text(distance), stream_rows(distance)))
@@ -115,10 +124,16 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     read = per_s * (2 * held_out_s + probes_s + compared * UTTERANCE_S)
     seconds = 2 * read * (teacher + 2 * student) / flops + pairs * PAIR_S + compared * GAP_S
     seconds += probes_s / 3600 * choose_tokenizer(config).seconds_per_hour(device)
-    if asked.generated.asr:
-        items = min(asked.generated.items, utterances)
-        drawn = sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))
-        seconds += items * asked.generated.max_new_tokens * (drawn + 3 * SPEAK_S / per_s)
+    seconds += units.seconds(config, utterances, UTTERANCE_S)
+    longest = asked.generated.max_new_tokens
+    if asked.generated.language_model or given_judges(config):
+        seconds += (
+            min(asked.continued(), utterances)
+            * longest
+            * sum(max(2 * model / flops, TOKEN_S) for model in (teacher, student, student))
+        )
+    if asked.generated.language_model:
+        seconds += min(asked.generated.items, utterances) * longest * 3 * SPEAK_S / per_s
     return Estimate(seconds, held_out_s * per_s / 10 + probes_s * 32_000)
 
 

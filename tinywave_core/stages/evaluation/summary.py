@@ -1,5 +1,7 @@
 """What the parts of evaluation report."""
 
+from typing import Any
+
 from pydantic import Field
 
 from tinywave_core.evals.figures import (
@@ -12,6 +14,7 @@ from tinywave_core.evals.figures import (
     ProbeFigures,
     Scores,
 )
+from tinywave_core.evals.units import UnitFigures
 from tinywave_core.steps.base import Summary
 
 Blocks = tuple[int, int]
@@ -105,6 +108,30 @@ class GapSummary(Summary):
         """By how much the student is closer than the control in one figure."""
         wanted = (measure, group, *(blocks or (None, None)))
         return next(f for f in self.closer if (f.measure, f.group, f.student_block, f.teacher_block) == wanted)
+
+
+class ContinuationsSummary(Summary):
+    """Part `continuations`."""
+
+    items: int
+    why: str
+    """Why nothing was continued; empty where something was."""
+    vocabulary: dict[str, Any]
+    """Of the ids."""
+
+
+class UnitsSummary(Summary):
+    """Part `units`."""
+
+    figures: UnitFigures | None
+    """None where there is no speech."""
+    split: str
+    why: str
+    """Why there are no figures of phones, or none at all; empty where there are some."""
+    refused: dict[str, int]
+    """Utterances without times, by reason."""
+    drift: float | None
+    """The largest of a shard, in bits, from the codebooks' fit; None for given models."""
 
 
 class GeneratedSummary(Summary, Generated):

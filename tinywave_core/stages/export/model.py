@@ -1,7 +1,7 @@
 """Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
-ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and draft vocoder, or which files of SpiritLM's
+ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and voice, or which files of SpiritLM's
 release turn audio into prompts and units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
 
 Everything goes through one tensor at a time: the 2B student is exported in less than 8 GiB (`make bench-generation`).
@@ -9,6 +9,7 @@ Everything goes through one tensor at a time: the 2B student is exported in less
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
-from tinywave_core.stages.export.summary import ModelSummary
+from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 5
-DESCRIBED = ("scores", "probe_scores", "generated")  # parts of evaluation that the model card tells of, where they are
+VERSION = 6
+DESCRIBED = (
+    "scores",
+    "probe_scores",
+    "generated",
+    "judges",
+)  # parts of evaluation that the model card tells of, where they are
 
 ModelStep = Step[ExportConfig, ModelSummary]
 
@@ -50,7 +56,7 @@ def build(
     done: dict[str, Artifact],
     execute: Execute,
 ) -> Artifact:
-    """The `model` artifact; its card tells of what was evaluated, and it carries the light vocoder where one was trained."""
+    """The `model` artifact; its card tells of what was evaluated, and it carries the voice, where there is one."""
     tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
     licence, text = _licence(config, tokens)
     (model,) = execute(
@@ -114,7 +120,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     vocabulary, rows = _choose_rows(step, trained)
     shape = _write_model(step, folder, vocabulary, trained, rows)
     output.progress(1, 4, "weights")
-    _copy_speech_tokenizer(step, folder / SPEECH_TOKENIZER)
+    _copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder / SPEECH_TOKENIZER)
     licence = Licence(**step.params["licence"])
     files = write_gguf_files(folder, vocabulary, config.gguf, config.name, licence.name or licence.id)
     output.progress(2, 4, "GGUF files")
@@ -173,19 +179,20 @@ def _write_model(
     return shape
 
 
-def _copy_speech_tokenizer(step: ModelStep, folder: Path) -> None:
-    from tinywave_core.synthesis import light
+def _copy_speech_tokenizer(tokenizer: Artifact, vocoders: Sequence[Artifact], folder: Path) -> None:
+    """The folder that an export carries: the tokenizer of the tokens, and the voice where one was made."""
+    from tinywave_core.synthesis import voice
 
     # Without the manifest: it says when it was made, and the same model has the same bytes.
-    shutil.copytree(step.input("tokenizer").path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
-    for vocoder in step.inputs.get("vocoder", []):
-        for name in (light.TENSORS, light.DESCRIPTION):
+    shutil.copytree(tokenizer.path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
+    for vocoder in vocoders:
+        for name in (voice.SOUND, voice.TENSORS, voice.DESCRIPTION):
             shutil.copyfile(vocoder.path(name), folder / name)
 
 
 def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameters: int, about_files: str) -> None:
     """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
-    from tinywave_core.exporters.model_card import Card, model_card
+    from tinywave_core.exporters.model_card import Card, CardVoice, model_card
 
     card = Card(
         step.config.name,
@@ -197,6 +204,12 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         {name: artifacts[0].id for name, artifacts in step.inputs.items() if name != "tokens"},
         ProbeScoresSummary.of(step.input("probe_scores")).probes if "probe_scores" in step.inputs else {},
         GeneratedSummary.of(step.input("generated")) if "generated" in step.inputs else None,
+        JudgesSummary.of(step.input("judges")) if "judges" in step.inputs else None,
+        [
+            CardVoice(voice.name, voice.speakers, voice.recordings, voice.seconds)
+            for artifact in step.inputs.get("vocoder", [])
+            for voice in VocoderSummary.of(artifact).voices
+        ],
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:

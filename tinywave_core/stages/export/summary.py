@@ -1,9 +1,10 @@
-"""What export reports of the model and of the light vocoder."""
+"""What export reports of the model and of its voice."""
 
 from typing import Literal
 
 from pydantic import Field
 
+from tinywave_core.evals.figures import Judges
 from tinywave_core.exporters.files import GgufFile, RoundingLoss
 from tinywave_core.steps.base import Summary
 
@@ -40,20 +41,30 @@ class VocoderQuality(Summary):
 
     clips: int = 0
     vocoders: dict[str, Resemblance] = Field(default_factory=dict)
-    """By what spoke: `draft`, `light`, and `floor` and `ceiling` to measure them by."""
+    """`voice`, and `floor` and `ceiling` to measure it by."""
+
+
+class VoiceSummary(Summary):
+    """One of the voices, and whose recordings it is made of."""
+
+    name: str
+    speakers: list[str]
+    """Empty where the recordings name none."""
+    recordings: list[str]
+    """Ids, as in `files.parquet`."""
+    utterances: int
+    seconds: float
+    runs: int
+    """Stretches of one unit, out of which it speaks."""
+
+
+class JudgesSummary(Summary, Judges):
+    """Part `judges`: originals, resynthesis and continuations as the judges hear them."""
 
 
 class VocoderSummary(Summary):
-    """The light vocoder after its training."""
+    """The voice that the export carries."""
 
-    parameters: int
-    hours: float
-    """Of speech that it learned from."""
-    utterances: int
-    voices: list[str]
-    """Speakers with enough speech for a voice of their own."""
-    steps: int
-    look_ahead_frames: int
-    final: dict[str, float]
-    """Losses of the last step."""
+    voices: list[VoiceSummary]
+    """The first one speaks where none is asked for."""
     quality: VocoderQuality

@@ -5,10 +5,9 @@ from tinywave_core.wording import figure
 
 
 def vocoder_rows(vocoder: VocoderSummary) -> list[dict[str, str]]:
-    """How close the light vocoder comes to held-out recordings, beside what it is to be measured by; a dict per row."""
+    """How close the voice comes to held-out recordings, beside what it is to be measured by; a dict per row."""
     names = {
-        "draft": "draft vocoder",
-        "light": "light vocoder",
+        "voice": "voice",
         "floor": "floor: another recording's speech",
         "ceiling": "ceiling: the recording from its own mel spectrum",
     }
@@ -20,6 +19,15 @@ def vocoder_rows(vocoder: VocoderSummary) -> list[dict[str, str]]:
         }
         for name, figures in vocoder.quality.vocoders.items()
     ]
+
+
+def voice_text(vocoder: VocoderSummary) -> str:
+    """Whose recordings speak, as in "2033 (1.4 min of 14 recordings)"."""
+    return ", ".join(
+        f"{voice.name} ({voice.seconds / 60:.1f} min of {len(voice.recordings)} recordings"
+        + (f" of {len(voice.speakers)} speakers)" if len(voice.speakers) > 1 else ")")
+        for voice in vocoder.voices
+    )
 
 
 def rounding_losses(model: ModelSummary) -> str:

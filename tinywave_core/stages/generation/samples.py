@@ -26,9 +26,9 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tinywave_core.synthesis.continuation import Continuation
 
-VERSION = 5
+VERSION = 6
 COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pitch", "style")
-_VOCODERS = {"draft": "draft", "light": "light", "hifigan": "HiFi-GAN of the SpiritLM release"}
+_VOCODERS = {"voice": "voice", "hifigan": "HiFi-GAN of the SpiritLM release"}
 
 SamplesStep = Step[GenerationConfig, SamplesSummary]
 
@@ -39,8 +39,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
     shards = [shard for shard in shards if shard.part != "text"]
     audio = audio_of(shards)
     kind = config.tokenization.tokens
-    light = config.generation.vocoder.kind == "light"  # the export has it
-    release = None if light else choose_tokenizer(config).vocoder()
+    release = choose_tokenizer(config).vocoder()  # none: the export has a voice
     (samples,) = execute(
         [
             Step(
@@ -50,9 +49,7 @@ def build(config: PipelineConfig, tokens: Artifact, model: Artifact, execute: Ex
                 version=VERSION,
                 run=run_samples,
                 config=config.generation,
-                params={
-                    "vocoder": config.generation.vocoder.kind if release is None else release.digest(vocoder_part(kind))
-                },
+                params={"vocoder": "voice" if release is None else release.digest(vocoder_part(kind))},
                 context={"spiritlm_dir": config.spiritlm_dir},
                 inputs={"model": [model], "tokens": shards, "audio": audio},
                 runtime=config.runtime,
@@ -77,9 +74,7 @@ def run_samples(step: SamplesStep, output: Output) -> SamplesSummary:
     vocabulary = _vocabulary(step, folder)
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-    speaker = load_speaker(
-        folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device, config.vocoder_iterations
-    )
+    speaker = load_speaker(folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device)
     rows = choose_prompts(held_out_rows(step.inputs["tokens"], COLUMNS), config)
     recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
     samples = []

@@ -12,7 +12,7 @@ from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
 ALIGNMENT_S_PER_H = 100.0  # pocketsphinx
-CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on
+CODEBOOKS_S_PER_H = 55.0  # of the speech that they are fitted on, of MFCC
 TOKEN_BYTES = 3
 
 
@@ -40,7 +40,8 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     asked, cores, chosen = config.tokenization, max(1, config.runtime.workers), choose_tokenizer(config)
     alignment = hours * ALIGNMENT_S_PER_H / cores if asked.interleaving.policy != "speech" else 0.0
     fit = (
-        min(hours, asked.fit_hours) * CODEBOOKS_S_PER_H
+        # An encoder hears the speech twice: its features are taken, then units are counted.
+        min(hours, asked.fit_hours) * (2 * chosen.seconds_per_hour(device) if chosen.uses_gpu else CODEBOOKS_S_PER_H)
         if chosen.is_fitted and config.adaptation.teacher != "base"
         else 0.0
     )

@@ -39,8 +39,6 @@ class CodebooksSummary(Summary):
     unit_counts: list[int]
     """How often each unit occurs in them."""
     unused_units: int
-    median_f0_hz: float
-    """Of a typical speaker, for the draft vocoder."""
 
 
 class GivenSummary(Summary):

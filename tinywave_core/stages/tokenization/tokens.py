@@ -1,7 +1,7 @@
 """Tokenization: audio shards in, token shards out, and one `tokens` artifact that describes them all.
 
 Parts: the speech tokenizer, whose part is its kind: `codebooks` (fitted once on training speech, then pinned, or those of the base
-where the teacher is; with the draft vocoder beside it) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
+where the teacher is) or one whose models are given, such as `release` (digests of SpiritLM's files, never weights); then `shard` (tokens.parquet
 and vocabulary.json for one audio shard; same audio, same tokens, whatever else is in the shard) and `tokens` (numbers only).
 Ids follow the vocabulary of the teacher.
 """
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from tinywave_core.audio.utterances import UTTERANCES_FILE
 from tinywave_core.base.opening import CODEBOOKS, open_base, require_base
+from tinywave_core.checkpoints.digests import sha256_once
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
@@ -51,16 +52,18 @@ from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.base import Places, SpeechTokenizer
-from tinywave_core.tokenizers.embedded import EMBEDDED
+from tinywave_core.tokenizers.embedded import EMBEDDED, open_codebook, open_encoder
 from tinywave_core.tokenizers.opening import choose_tokenizer, kind_named, open_tokenizer
 from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.audio.utterances import Utterance
+    from tinywave_core.encoders.pretrained import SpeechEncoder
+    from tinywave_core.tokenizers.codebooks import GivenCodebook
     from tinywave_core.tokenizers.speech import Streams
 
-VERSION = 3
+VERSION = 4
 VOCABULARY_FILE, STREAMS_FILE = "vocabulary.json", "streams.json"
 GATHERED_SAMPLES = 120 * SAMPLE_RATE  # a tokenizer sees so much at once: enough for batches on a GPU, little to keep
 
@@ -99,7 +102,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
         (tokenizer,) = execute([step(chosen.kind, run_base_codebooks, {}, {"base": base.digest})])
     elif chosen.is_fitted:
         tokenizer = pinned(
-            step(chosen.kind, run_codebooks, {"corpus": [corpus]}),
+            step(chosen.kind, run_codebooks, {"corpus": [corpus]}, chosen.given()),
             config.refresh.codebooks,
             config.refresh,
             lambda: CorpusSummary.of(corpus).hours_train,
@@ -193,37 +196,46 @@ def _device(step: Step) -> str:
 
 
 def run_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
-    """Fit codebooks and draft vocoder on training speech."""
-    from tinywave_core.synthesis.vocoder import DraftVocoder
+    """Fit codebooks on training speech."""
     from tinywave_core.tokenizers.codebooks import Codebooks
 
     use_one_thread()
     config = step.config
     spoken = _FitSpeech.choose(_audio_shards(step.input("corpus")), config, output)
-    codebooks = Codebooks.fit(config, spoken.read("features"))
-    counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
-
-    def with_streams() -> Iterator[tuple[Any, Any]]:
-        for utterance in spoken.read("vocoder"):
-            streams = codebooks.tokenize(utterance.samples)
-            counts[:] += np.bincount(streams.units, minlength=len(counts))
-            yield utterance.samples, streams
-
-    vocoder = DraftVocoder.fit(codebooks, with_streams())
+    codebooks = Codebooks.fit(config, spoken.read("features"), *_given_to_fit(step))
     codebooks.save(output.folder)
-    vocoder.save(output.folder)
+    counts = np.zeros(codebooks.vocabulary.hubert, np.int64)
+    for utterance in spoken.read("counted"):
+        counts += np.bincount(codebooks.tokenize(utterance.samples).units, minlength=len(counts))
     return CodebooksSummary(
         vocabulary=codebooks.vocabulary,
         utterances=len(spoken.chosen),
         hours=spoken.samples / SAMPLE_RATE / 3600,
         unit_counts=counts.tolist(),
         unused_units=int((counts == 0).sum()),
-        median_f0_hz=vocoder.median_hz,
     )
 
 
+def _given_to_fit(
+    step: Step[TokenizationConfig, CodebooksSummary],
+) -> "tuple[SpeechEncoder | None, GivenCodebook | None]":
+    """The encoder that the units are of, and the codebook that is given, if they are."""
+    units, places = step.config.units, step.context["places"]
+    if units.layer is None:
+        return None, None
+    encoder = open_encoder(places.encoder, units.layer, step.params["encoder_sha256"], _device(step))
+    if units.codebook is None:
+        return encoder, None
+    codebook = Path(places.codebook)
+    if sha256_once(codebook) != step.params["codebook_sha256"]:
+        raise CheckpointError(
+            f"{codebook} is not the codebook that the run was planned with: run again, with one file on all machines"
+        )
+    return encoder, open_codebook(codebook, units.clusters, encoder.shape.width)
+
+
 def run_base_codebooks(step: Step[TokenizationConfig, CodebooksSummary], output: Output) -> CodebooksSummary:
-    """The codebooks and the draft vocoder of the base: a copy, so that the store and its exports have all that they need."""
+    """The codebooks of the base: a copy, so that the store and its exports have all that they need."""
     base = open_base(step.context["base"])
     if base.digest != step.params["base"]:
         raise CheckpointError(

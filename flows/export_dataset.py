@@ -1,0 +1,62 @@
+"""`tinywave export-dataset`: the utterances of a corpus as audiofolder, Parquet, WebDataset or lhotse."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tasks import terminal
+from tinywave_core.audio.utterances import AUDIO_FILE
+from tinywave_core.errors import ConfigError, MissingInputError
+from tinywave_core.exporters.speech_dataset import write_dataset
+from tinywave_core.stages.ingestion.summary import CorpusSummary
+from tinywave_core.storage.store import Artifact, Store
+
+
+def export_dataset(root: str, folder: str, form: str, artifact: str | None) -> int:
+    """Write a corpus, by default that of the last run, into a new folder: whole, or not at all."""
+    store = Store(root, create=False)
+    corpus = _corpus(store, artifact)
+    out = Path(folder)
+    if out.exists():
+        raise ConfigError(f"{out} is there already: pass the name of a new folder")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made ({error.strerror}): pass a folder that may be written to") from error
+    summary = CorpusSummary.of(corpus)
+    counts = write_dataset(
+        form, _rows(corpus, summary), partial, summary.utterances, terminal.progress("export-dataset")
+    )
+    os.rename(partial, out)
+    told = ", ".join(f"{count} {split}" for split, count in counts.items())
+    terminal.say(f"{out}: {summary.utterances} utterances ({told}) as {form}")
+    return 0
+
+
+def _corpus(store: Store, artifact: str | None) -> Artifact:
+    if artifact is not None:
+        corpus = store.resolve(artifact)
+        if corpus.part != "corpus":
+            raise MissingInputError(
+                f"{corpus.id} is of the part {corpus.part!r}; expected a `corpus`: see `tinywave inspect`"
+            )
+        return corpus
+    for run in reversed(store.log("runs").records()):
+        if ids := run["artifacts"].get("ingestion/corpus"):
+            return store.find(ids[-1], "corpus")
+    raise MissingInputError(f"{store.url} has no corpus: run ingestion first, or pass --corpus")
+
+
+def _rows(corpus: Artifact, summary: CorpusSummary) -> Iterator[dict[str, Any]]:
+    """The corpus's utterances with their sound, each once."""
+    for shard in corpus.store.find_all(summary.shards):
+        drop = set(summary.duplicates.get(shard.id, []))
+        file = pq.ParquetFile(shard.path(AUDIO_FILE), page_checksum_verification=True)
+        for batch in file.iter_batches(batch_size=64):
+            yield from (row for row in batch.to_pylist() if row["utterance_id"] not in drop)
