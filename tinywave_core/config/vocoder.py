@@ -1,12 +1,36 @@
 """Settings of the voice, which turns tokens into audio."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from tinywave_core.config.base import Config
 
 
+class HifiganTrainingConfig(Config):
+    """How a unit HiFi-GAN is trained; used by the kind `hifigan` only."""
+
+    hours: float = Field(100.0, gt=0)
+    """Most hours of training speech that it learns from (drawn by utterance id); kept in memory, 115 MB each."""
+    steps: int = Field(200_000, ge=1)
+    """Steps of judges and generator. At the default size a step of 16 clips is work for a GPU: on one CPU core it takes half a minute."""
+    batch_clips: int = Field(16, ge=1, le=1024)
+    """Clips in one step."""
+    clip_s: float = Field(0.56, ge=0.1, le=10)
+    """Seconds of a clip; shorter utterances are left out."""
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    """Peak learning rate; it falls to a tenth."""
+    channels: int = Field(512, ge=16, le=2048, multiple_of=16)
+    """Width of the generator before its first upsampling; 512 is that of the released models."""
+    judge_width: int = Field(32, ge=1, le=128)
+    """Width of the discriminators; 32 is HiFi-GAN's."""
+
+
 class VocoderConfig(Config):
     """Whose recordings the voice is made of. SpiritLM's release speaks with its own HiFi-GAN instead."""
+
+    kind: Literal["voice", "hifigan"] = "voice"
+    """`voice`: stretches of recordings, made in a minute; `hifigan`: a network that is trained on hours of speech, on a GPU."""
 
     speakers: tuple[str, ...] = ()
     """Speakers to make voices of, by the names that the recordings have; the first one speaks where no voice is asked for. Each
@@ -19,5 +43,7 @@ class VocoderConfig(Config):
     carries them: about 1 MB a minute."""
     quality_clips: int = Field(24, ge=2, le=1000)
     """Held-out utterances that are resynthesised for the quality figures."""
+    hifigan: HifiganTrainingConfig = HifiganTrainingConfig()
+    """Training of the kind `hifigan`."""
     seed: int = Field(0, ge=0)
-    """Seed of the draw of recordings."""
+    """Seed of the draw of recordings, and of a network's first weights and clips."""

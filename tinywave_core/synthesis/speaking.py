@@ -10,22 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from tinywave_core.checkpoints.spiritlm import open_release, vocoder_part
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.synthesis import voice as voices_of_recordings
-from tinywave_core.synthesis.hifigan import SPEAKER, HifiganVocoder, Samples
+from tinywave_core.synthesis.hifigan import CONFIG, SPEAKER, HifiganVocoder, Samples
 from tinywave_core.synthesis.voice import Voice
 from tinywave_core.tokenizers.opening import kind_of
 from tinywave_core.tokenizers.release import RELEASE
-from tinywave_core.tokenizers.speech import positions, positions_of_stream
+from tinywave_core.tokenizers.speech import Positions, positions, positions_of_stream
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 # Frames on each side of a chunk that HiFi-GAN hears in a stream, of the 20 that reach it at the released size: 53 dB against the whole
 # with random weights of that size and chunks of 10 frames (6: 44 dB, 10: 64 dB).
 STREAM_CONTEXT = 8
 LONGEST_CHUNK = 40  # frames to which its chunks grow: with their context 1.15 times the work of the whole, chunks of 10 are 1.6 times
+HIFIGAN = "hifigan"  # folder of one that was trained
 DEFAULT_STYLE = 71  # for pitches without a style: the reference draws one of 71, 68 and 98 at random
 
 
@@ -61,6 +63,8 @@ def load_speaker(
     place = voice or speech_tokenizer
     if (place / voices_of_recordings.DESCRIPTION).is_file():
         return VoiceSpeaker(Voice.load(place), vocabulary)
+    if (place / HIFIGAN / CONFIG).is_file():
+        return UnitHifiganSpeaker(HifiganVocoder.load(place / HIFIGAN, device), vocabulary)
     kind = kind_of(speech_tokenizer).name
     if kind != RELEASE.name:
         raise TinyWaveError(
@@ -133,6 +137,54 @@ class HifiganSpeaker:
     def _speaker(self, voice: str | None) -> int:
         require_voice(self, voice)
         return SPEAKER if voice is None else self.voices.index(voice)
+
+
+@dataclass(frozen=True)
+class UnitHifiganSpeaker:
+    """A unit HiFi-GAN that was trained on these units: a unit lasts as long as it predicts, with the pitch and style in force."""
+
+    hifigan: HifiganVocoder = field(repr=False)
+    vocabulary: Vocabulary
+    name: str = "unit-hifigan"
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return self.hifigan.speakers
+
+    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
+        codes = self._complete(positions(ids, self.vocabulary, default_style=0))
+        return self.hifigan.synthesize(
+            codes.units,
+            codes.pitch,
+            codes.style,
+            speaker=self._speaker(voice),
+            predict_durations=True,
+            deduplicate=False,
+        )
+
+    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+        require_chunk(chunk_frames)
+        return self.hifigan.stream(
+            map(self._complete, positions_of_stream(ids, self.vocabulary, default_style=0)),
+            speaker=self._speaker(voice),
+            predict_durations=True,
+            deduplicate=False,
+            chunk_frames=chunk_frames,
+            longest_frames=LONGEST_CHUNK,
+            most_context=STREAM_CONTEXT,
+        )
+
+    def _complete(self, codes: Positions) -> Positions:
+        """With a pitch and a style for each unit, where the network reads them and the sequence had none."""
+        missing = np.zeros(len(codes.units), np.int64)
+        counts = self.hifigan.config.code_counts
+        pitch = missing if "pitch" in counts and not len(codes.pitch) else codes.pitch
+        style = missing if "style" in counts and not len(codes.style) else codes.style
+        return Positions(codes.units, pitch, style)
+
+    def _speaker(self, voice: str | None) -> int:
+        require_voice(self, voice)
+        return 0 if voice is None else self.voices.index(voice)
 
 
 def require_voice(speaker: Speaker, voice: str | None) -> None:

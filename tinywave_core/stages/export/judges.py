@@ -43,7 +43,11 @@ COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pit
 SHORTEST_S = 1.0
 LONGEST_S = 25.0  # recognisers hear 30 s, and resynthesis may be slower than the original
 DNSMOS_S = 1.5  # of one core, for a clip: three to four windows (measured)
-VOCODERS = {"voice": "voice", "hifigan": "HiFi-GAN of the SpiritLM release"}
+VOCODERS = {
+    "voice": "voice",
+    "hifigan": "HiFi-GAN of the SpiritLM release",
+    "unit-hifigan": "HiFi-GAN trained on these units",
+}
 _SCHEMA = pa.schema(
     [
         ("utterance_id", pa.string()),

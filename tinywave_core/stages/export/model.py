@@ -21,6 +21,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.stages.export.hifigan import FOLDER as HIFIGAN
 from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -186,6 +187,9 @@ def _copy_speech_tokenizer(tokenizer: Artifact, vocoders: Sequence[Artifact], fo
     # Without the manifest: it says when it was made, and the same model has the same bytes.
     shutil.copytree(tokenizer.path(), folder, ignore=shutil.ignore_patterns(MANIFEST))
     for vocoder in vocoders:
+        if VocoderSummary.of(vocoder).trained is not None:
+            shutil.copytree(vocoder.path(HIFIGAN), folder / HIFIGAN)
+            continue
         for name in (voice.SOUND, voice.TENSORS, voice.DESCRIPTION):
             shutil.copyfile(vocoder.path(name), folder / name)
 
@@ -208,7 +212,8 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         [
             CardVoice(voice.name, voice.speakers, voice.recordings, voice.seconds)
             for artifact in step.inputs.get("vocoder", [])
-            for voice in VocoderSummary.of(artifact).voices
+            # Weights are no recordings: whose speech they heard is in the data's list, as for the model's own.
+            for voice in ([] if VocoderSummary.of(artifact).trained else VocoderSummary.of(artifact).voices)
         ],
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")

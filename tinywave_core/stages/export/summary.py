@@ -62,9 +62,22 @@ class JudgesSummary(Summary, Judges):
     """Part `judges`: originals, resynthesis and continuations as the judges hear them."""
 
 
+class TrainedVocoder(Summary):
+    """A unit HiFi-GAN and its training."""
+
+    parameters: int
+    hours: float
+    """Of speech that it learned from."""
+    steps: int
+    final: dict[str, float]
+    """Losses of the last step: see `training.hifigan`."""
+
+
 class VocoderSummary(Summary):
     """The voice that the export carries."""
 
     voices: list[VoiceSummary]
     """The first one speaks where none is asked for."""
     quality: VocoderQuality
+    trained: TrainedVocoder | None = None
+    """Unset where it speaks with recordings."""

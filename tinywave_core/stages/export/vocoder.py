@@ -7,26 +7,25 @@ Files: voice.flac, voice.safetensors and voice.json, which the export copies. Th
 how close resynthesised held-out speech is to the recordings, beside a floor and a ceiling.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
+from tinywave_core.stages.export.speech import Rows, first, read_recordings, shuffled, spoken, streams_of
 from tinywave_core.stages.export.summary import Resemblance, VocoderQuality, VocoderSummary, VoiceSummary
 from tinywave_core.stages.export.voices import ChosenVoice, choose_voices
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import (
     audio_of,
-    corpus_key,
     held_out_rows,
     held_out_shards,
     training_hours,
+    training_key,
     training_rows,
     training_shards,
 )
@@ -37,15 +36,14 @@ from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from tinywave_core.synthesis.speaking import Speaker
     from tinywave_core.synthesis.voice import Voice
-    from tinywave_core.tokenizers.speech import Streams
 
 VERSION = 3
 COLUMNS = ("utterance_id", "recording_id", "speaker", "num_samples", "units", "pitch", "style")
 SOUND_MINUTES = 30.0  # of anybody's training speech, by which units are known that the voice never says
 
 Samples = npt.NDArray[np.float32]
-Rows = dict[str, dict[str, Any]]
 VocoderStep = Step[VocoderConfig, VocoderSummary]
 
 
@@ -69,20 +67,25 @@ def build(config: PipelineConfig, tokens: Artifact, execute: Execute) -> dict[st
     )
     policy = config.refresh.vocoder
     hours = training_hours(tokens)
-    return {"vocoder": pinned(step, policy, config.refresh, lambda: hours, execute, corpus=corpus_key(config))}
+    return {
+        "vocoder": pinned(step, policy, config.refresh, lambda: hours, execute, corpus=training_key(config, tokens))
+    }
 
 
 def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
-    """Keep recordings, save them, and resynthesise held-out speech."""
+    """Keep recordings (or train on them), save, and resynthesise held-out speech."""
+    from tinywave_core.synthesis.speaking import VoiceSpeaker
     from tinywave_core.threads import use_one_thread
 
     use_one_thread()
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    rows = _spoken(training_rows(step.inputs["tokens"], COLUMNS))
+    rows = spoken(training_rows(step.inputs["tokens"], COLUMNS))
     seconds: Counter[str | None] = Counter()
     for row in rows.values():
         seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
     chosen = choose_voices(step.config, seconds)
+    if step.config.kind == "hifigan":
+        return _hifigan(step, rows, vocabulary, output)
     voice = _fit(step, rows, chosen, vocabulary, output)
     voice.save(output.folder)
     return VocoderSummary(
@@ -97,8 +100,20 @@ def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
             )
             for part in voice.parts
         ],
-        quality=_quality(step, voice, output),
+        quality=_quality(step, VoiceSpeaker(voice, vocabulary), vocabulary, output),
     )
+
+
+def _hifigan(step: VocoderStep, rows: Rows, vocabulary: Vocabulary, output: Output) -> VocoderSummary:
+    """A unit HiFi-GAN in place of the voice."""
+    from tinywave_core.stages.export.hifigan import fit_hifigan
+    from tinywave_core.synthesis.speaking import UnitHifiganSpeaker
+    from tinywave_core.threads import use_threads
+
+    use_threads(output.runtime)
+    made, trained, voices = fit_hifigan(step.config, step.inputs["audio"], rows, vocabulary, output)
+    quality = _quality(step, UnitHifiganSpeaker(made, vocabulary), vocabulary, output)
+    return VocoderSummary(voices=voices, quality=quality, trained=trained)
 
 
 # What it is made of ---------------------------------------------------------------------------------------------
@@ -110,12 +125,12 @@ def _fit(step: VocoderStep, rows: Rows, chosen: list[ChosenVoice], vocabulary: V
     from tinywave_core.synthesis.voice import Part, Voice
 
     taken = {voice.name: _taken(rows, voice, step.config) for voice in chosen}
-    heard = set(_first(rows, _shuffled(rows, "sounds", step.config.seed), SOUND_MINUTES))
+    heard = set(first(rows, shuffled(rows, "sounds", step.config.seed), SOUND_MINUTES))
     kept = {i for ids in taken.values() for i in ids}
     sounds = UnitSounds(vocabulary.hubert)
     samples: dict[str, Samples] = {}
-    for number, (i, own) in enumerate(_recordings(step, heard | kept), start=1):
-        sounds.add(own, _streams(rows[i]).units, vocabulary.rates)
+    for number, (i, own) in enumerate(read_recordings(step.inputs["audio"], heard | kept), start=1):
+        sounds.add(own, streams_of(rows[i]).units, vocabulary.rates)
         if i in kept:
             samples[i] = own
         output.progress(number, len(heard | kept), "recordings")
@@ -125,7 +140,7 @@ def _fit(step: VocoderStep, rows: Rows, chosen: list[ChosenVoice], vocabulary: V
         ids = taken[voice.name]
         speakers = sorted({rows[i]["speaker"] for i in ids} - {None, ""})
         numbers = {name: number for number, name in enumerate(speakers, start=1)}
-        utterances = [(samples[i], _streams(rows[i]), numbers.get(rows[i]["speaker"], 0)) for i in ids]
+        utterances = [(samples[i], streams_of(rows[i]), numbers.get(rows[i]["speaker"], 0)) for i in ids]
         recordings = Recordings.of(utterances, vocabulary.rates)
         parts.append(Part(voice.name, tuple(speakers), tuple(ids), Selection(recordings, centres)))
     return Voice(vocabulary, tuple(parts))
@@ -134,65 +149,26 @@ def _fit(step: VocoderStep, rows: Rows, chosen: list[ChosenVoice], vocabulary: V
 def _taken(rows: Rows, voice: ChosenVoice, config: VocoderConfig) -> list[str]:
     """Ids of the utterances that a voice is made of, in their order."""
     own = {i: row for i, row in rows.items() if voice.speaker is None or row["speaker"] == voice.speaker}
-    return sorted(_first(own, _shuffled(own, "voice", config.seed), config.minutes))
-
-
-def _first(rows: Rows, order: list[str], minutes: float) -> Iterator[str]:
-    """Ids in this order until there are so many minutes of speech."""
-    room = minutes * 60 * SAMPLE_RATE
-    for i in order:
-        if room <= 0:
-            return
-        yield i
-        room -= rows[i]["num_samples"]
-
-
-def _spoken(rows: Iterable[dict[str, Any]]) -> Rows:
-    """Rows of recordings by utterance; rows of text have neither samples nor units."""
-    return {row["utterance_id"]: row for row in rows if row["num_samples"] and row["units"]}
-
-
-def _shuffled(ids: Iterable[str], what: str, seed: int) -> list[str]:
-    return sorted(ids, key=lambda i: hashlib.sha256(f"{what}/{seed}/{i}".encode()).digest())
-
-
-def _recordings(step: VocoderStep, wanted: set[str]) -> Iterator[tuple[str, Samples]]:
-    """Each wanted utterance once."""
-    from tinywave_core.audio.utterances import read_utterances
-
-    seen: set[str] = set()
-    for shard in step.inputs["audio"]:
-        for utterance in read_utterances(shard, wanted):
-            if utterance.utterance_id not in seen:
-                seen.add(utterance.utterance_id)
-                yield utterance.utterance_id, utterance.samples
-
-
-def _streams(row: dict[str, Any]) -> "Streams":
-    from tinywave_core.tokenizers.speech import Streams
-
-    return Streams.of_row(row)
+    return sorted(first(own, shuffled(own, "voice", config.seed), config.minutes))
 
 
 # How close it comes ---------------------------------------------------------------------------------------------
 
 
-def _quality(step: VocoderStep, voice: "Voice", output: Output) -> VocoderQuality:
+def _quality(step: VocoderStep, speaker: "Speaker", vocabulary: Vocabulary, output: Output) -> VocoderQuality:
     """Figures of held-out utterances, each resynthesised from its tokens; none without held-out speech."""
     from tinywave_core.synthesis.quality import figures
     from tinywave_core.tokenizers.speech import merge
 
     config = step.config
-    rows = _spoken(held_out_rows(step.inputs["tokens"], COLUMNS))
-    chosen = _shuffled(rows, "quality", config.seed)[: config.quality_clips]
-    clips = dict(_recordings(step, set(chosen)))
+    rows = spoken(held_out_rows(step.inputs["tokens"], COLUMNS))
+    chosen = shuffled(rows, "quality", config.seed)[: config.quality_clips]
+    clips = dict(read_recordings(step.inputs["audio"], set(chosen)))
     chosen = [i for i in chosen if i in clips]
     # The floor is another recording's speech: one alone has none.
     if len(chosen) < 2:
         return VocoderQuality()
     output.progress(len(chosen), len(chosen), "resynthesising held-out speech")
-    ids = [merge(_streams(rows[i]), voice.vocabulary) for i in chosen]
-    means = figures(
-        [clips[i] for i in chosen], {"voice": lambda number: voice.synthesize(ids[number], voice.vocabulary)}
-    )
+    ids = [merge(streams_of(rows[i]), vocabulary) for i in chosen]
+    means = figures([clips[i] for i in chosen], {"voice": lambda number: speaker(ids[number])})
     return VocoderQuality(clips=len(chosen), vocoders={name: Resemblance(**values) for name, values in means.items()})

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 VERSION = 6
 COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pitch", "style")
-_VOCODERS = {"voice": "voice", "hifigan": "HiFi-GAN of the SpiritLM release"}
+_VOCODERS = {
+    "voice": "voice",
+    "hifigan": "HiFi-GAN of the SpiritLM release",
+    "unit-hifigan": "HiFi-GAN trained on these units",
+}
 
 SamplesStep = Step[GenerationConfig, SamplesSummary]
 
