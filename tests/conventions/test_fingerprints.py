@@ -37,9 +37,9 @@ GOLDEN = {
     "evaluation/probe_scores": "fe1f14d6d623f22a441c2f6741de5f3a",
     "evaluation/units": "9f9d9b2879f62dd14e1e785d4c14e027",
     "evaluation/gap": "2f79c54442700bf46ac570ebeb985463",
-    "export/vocoder": "7b39d692a6a31567b59047167f9adbd3",
+    "export/vocoder": "e97c4f44d33adbd659dba4a6404ffd16",
     "export/model": "edae026759c0434fbf5e4d0c05821c8a",
-    "generation/samples": "8e44f42de660e988d006f9b89a217a8e",
+    "generation/samples": "32609889085a372ca86be92dd43ab5c5",
 }
 
 ADVICE = (

@@ -114,7 +114,7 @@ def other_values(field: FieldInfo, value: Any) -> list[Any]:
         case None:
             return [1, "other"]
         case tuple() | list():
-            return [value[:-1]]
+            return [value[:-1] if value else ["other"]]
     return ["other"]
 
 

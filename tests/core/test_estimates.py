@@ -105,7 +105,7 @@ def test_a_training_that_stops_after_its_tokens_is_charged_for_these(stage):
         ("evaluation", {"evaluation.gap.utterances": "400"}),
         ("evaluation", {"evaluation.units.items": "400"}),
         ("evaluation", {"evaluation.generated.asr": "asr", "evaluation.generated.language_model": "lm"}),
-        ("export", {"generation.vocoder.minutes": "120"}),
+        ("export", {"export.gguf": "q8_0,q4_0,bf16"}),
         ("generation", {"generation.samples": "40"}),
     ],
     ids=str,

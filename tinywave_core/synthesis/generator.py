@@ -252,7 +252,7 @@ class Generator:
     def _speak(self, tokens: "_Tokens", context: list[int], voice: str | None, enough: int) -> Iterator[Event]:
         """One run of speech, spoken as it comes once it has `enough` units; a shorter one only where it is all there is.
 
-        Where the prompt spoke too, the vocoder hears its end again, and that part is cut off.
+        Where the prompt spoke too, the vocoder is told of its end.
         """
         is_first = not tokens.count
         ids = tokens.run(lambda i: self.prompting.modality(i) == "speech")
@@ -264,13 +264,9 @@ class Generator:
         if units < enough and not (is_first and units and tokens.peek() is None):
             yield from tokens.noted()
             return
-        cut = len(self.speaker(np.asarray(context, np.int64), voice)) if context else 0
-        for samples in self.speaker.stream(chain(context, begun_word, ids), voice):
+        for samples in self.speaker.stream(chain(begun_word, ids), voice, context=context):
             yield from tokens.noted()
-            fresh = samples[cut:]
-            cut = max(cut - len(samples), 0)
-            if len(fresh):
-                yield AudioMade(fresh, tokens.now_s())
+            yield AudioMade(samples, tokens.now_s())
         yield from tokens.noted()
 
     def _context(self, prompt: Sequence[int]) -> list[int]:

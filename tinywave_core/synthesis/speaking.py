@@ -5,8 +5,9 @@ A speaker speaks whole sequences and streams. For a voice both are the same audi
 less of what is around a chunk than the whole, for it to come in time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -45,8 +46,11 @@ class Speaker(Protocol):
     def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
         """Speech of a whole sequence; text ids and markers are skipped."""
 
-    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
-        """The same speech while ids come one by one, in chunks of so many frames of 40 ms (the last one is shorter).
+    def stream(
+        self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
+    ) -> Iterator[Samples]:
+        """The same speech while ids come one by one, in chunks of so many frames of 40 ms (the last one is shorter). Ids of `context` stand
+        before them: what follows is spoken as after these, and they are not.
 
         A chunk comes as soon as its look-ahead is known. HiFi-GAN's grow from that size on.
         """
@@ -91,10 +95,12 @@ class VoiceSpeaker:
         require_voice(self, voice)
         return self.voice.synthesize(ids, self.vocabulary, voice)
 
-    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+    def stream(
+        self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
+    ) -> Iterator[Samples]:
         require_voice(self, voice)
         require_chunk(chunk_frames)
-        return self.voice.stream(ids, self.vocabulary, voice, chunk_frames)
+        return self.voice.stream(ids, self.vocabulary, voice, chunk_frames, context)
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,13 @@ class HifiganSpeaker:
             deduplicate=False,
         )
 
-    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+    def stream(
+        self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
+    ) -> Iterator[Samples]:
         require_chunk(chunk_frames)
-        codes = positions_of_stream(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
-        return self.hifigan.stream(
+        whole = chain(context, ids)
+        codes = positions_of_stream(whole, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+        spoken = self.hifigan.stream(
             codes,
             speaker=self._speaker(voice),
             predict_durations=True,
@@ -133,6 +142,7 @@ class HifiganSpeaker:
             longest_frames=LONGEST_CHUNK,
             most_context=STREAM_CONTEXT,
         )
+        return _after(spoken, len(self(np.asarray(context, np.int64), voice)) if context else 0)
 
     def _speaker(self, voice: str | None) -> int:
         require_voice(self, voice)
@@ -162,10 +172,12 @@ class UnitHifiganSpeaker:
             deduplicate=False,
         )
 
-    def stream(self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10) -> Iterator[Samples]:
+    def stream(
+        self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
+    ) -> Iterator[Samples]:
         require_chunk(chunk_frames)
-        return self.hifigan.stream(
-            map(self._complete, positions_of_stream(ids, self.vocabulary, default_style=0)),
+        spoken = self.hifigan.stream(
+            map(self._complete, positions_of_stream(chain(context, ids), self.vocabulary, default_style=0)),
             speaker=self._speaker(voice),
             predict_durations=True,
             deduplicate=False,
@@ -173,6 +185,7 @@ class UnitHifiganSpeaker:
             longest_frames=LONGEST_CHUNK,
             most_context=STREAM_CONTEXT,
         )
+        return _after(spoken, len(self(np.asarray(context, np.int64), voice)) if context else 0)
 
     def _complete(self, codes: Positions) -> Positions:
         """With a pitch and a style for each unit, where the network reads them and the sequence had none."""
@@ -185,6 +198,15 @@ class UnitHifiganSpeaker:
     def _speaker(self, voice: str | None) -> int:
         require_voice(self, voice)
         return 0 if voice is None else self.voices.index(voice)
+
+
+def _after(spoken: Iterator[Samples], cut: int) -> Iterator[Samples]:
+    """Speech without its first samples."""
+    for samples in spoken:
+        fresh = samples[cut:]
+        cut = max(cut - len(samples), 0)
+        if len(fresh):
+            yield fresh
 
 
 def require_voice(speaker: Speaker, voice: str | None) -> None:

@@ -7,8 +7,9 @@ Nothing is trained: fitting a voice is to keep the recordings and to note where 
 Files: voice.flac (16 bits, lossless), voice.safetensors and voice.json, which names speakers and recordings.
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,24 @@ class Voice:
         return joined(self.speak(np.asarray(ids, np.int64).tolist(), vocabulary, name))
 
     def stream(
-        self, ids: Iterable[int], vocabulary: Vocabulary, name: str | None = None, chunk_frames: int = 10
+        self,
+        ids: Iterable[int],
+        vocabulary: Vocabulary,
+        name: str | None = None,
+        chunk_frames: int = 10,
+        context: Sequence[int] = (),
     ) -> Iterator[Samples]:
-        """The same speech while ids come one by one, in chunks of so many frames of 40 ms."""
-        return in_chunks(self.speak(ids, vocabulary, name), chunk_frames * CHUNK_FRAME)
+        """The same speech while ids come one by one, in chunks of so many frames of 40 ms. What stands before them, `context`, has a
+        say in the stretches that are chosen and is not spoken."""
+        return in_chunks(self.speak(ids, vocabulary, name, context), chunk_frames * CHUNK_FRAME)
 
-    def speak(self, ids: Iterable[int], vocabulary: Vocabulary, name: str | None = None) -> Iterator[Samples]:
+    def speak(
+        self, ids: Iterable[int], vocabulary: Vocabulary, name: str | None = None, context: Sequence[int] = ()
+    ) -> Iterator[Samples]:
         """The same in pieces, each as soon as it is known."""
         selection = self.parts[0 if name is None else self.names.index(name)].selection
-        return pieces(selection.recordings, selection.runs(wanted(ids, vocabulary)))
+        silent = sum(1 for _ in wanted(context, vocabulary))
+        return pieces(selection.recordings, selection.runs(wanted(itertools.chain(context, ids), vocabulary)), silent)
 
     def save(self, folder: Path) -> None:
         """Write voice.flac, voice.safetensors and voice.json."""
@@ -146,12 +156,12 @@ def wanted(ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[Wanted]:
             code = i - pitch
 
 
-def pieces(recordings: Recordings, runs: Iterable[int]) -> Iterator[Samples]:
-    """Audio of runs as they come. What lies FADE around the end of the last one waits for what follows."""
+def pieces(recordings: Recordings, runs: Iterable[int], silent: int = 0) -> Iterator[Samples]:
+    """Audio of runs as they come, but for the first `silent` ones. What lies FADE around the end of the last one waits for what follows."""
     sound = recordings.samples_N
     held = np.zeros(0, np.float64)  # not given away yet
     upto = 0  # sample of the recordings up to which it goes
-    last = -1
+    last, spoken = -1, -silent
     for run in runs:
         start, stop = int(recordings.starts[run]), int(recordings.stops[run])
         goes_on = run == last + 1 and recordings.utterances[run] == recordings.utterances[last]
@@ -159,14 +169,17 @@ def pieces(recordings: Recordings, runs: Iterable[int]) -> Iterator[Samples]:
             held, upto = np.zeros(0), start
         elif not goes_on:
             held, upto = _joined(held, sound, start)
+        if spoken == 0 and last >= 0:
+            held = held[max(len(held) - (upto - start), 0) :]
         end = min(max(stop + FADE, upto), len(sound))
         held, upto = np.concatenate([held, sound[upto:end]]), end
         ready = len(held) - 2 * FADE
         if ready > 0:
-            yield (held[:ready] / 32768).astype(np.float32)
+            if spoken >= 0:
+                yield (held[:ready] / 32768).astype(np.float32)
             held = held[ready:]
-        last = run
-    if len(held):
+        last, spoken = run, spoken + 1
+    if len(held) and spoken > 0:
         # What lies beyond the last run's end is not spoken: it fades out there.
         fade = np.cos(np.linspace(0, np.pi / 2, len(held))) ** 2
         yield (held * fade / 32768).astype(np.float32)
