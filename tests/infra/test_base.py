@@ -128,4 +128,7 @@ def files(folder: Path) -> list[Path]:
 def test_the_preset_makes_what_the_release_says():
     preset, base = load_config("base", {}), open_base()
     assert preset.adaptation.teacher == "fresh" and preset.adaptation.fresh == base.shape
-    assert preset.tokenization.model_dump(mode="json", include=set(base.tokenization)) == base.tokenization
+    asked = preset.tokenization.model_dump(mode="json")
+    for name, said in base.tokenization.items():
+        mine = {key: asked[name][key] for key in said} if isinstance(said, dict) else asked[name]
+        assert mine == said
