@@ -1,8 +1,8 @@
 """Settings of the voice, which turns tokens into audio."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tinywave_core.config.base import Config
 
@@ -47,3 +47,11 @@ class VocoderConfig(Config):
     """Training of the kind `hifigan`."""
     seed: int = Field(0, ge=0)
     """Seed of the draw of recordings, and of a network's first weights and clips."""
+
+    @field_validator("speakers", mode="before")
+    @classmethod
+    def _separated(cls, value: Any) -> Any:
+        """Flags and the environment give one string: `Ada,Bo`, or `none`."""
+        if isinstance(value, str):
+            return () if value.lower() == "none" else tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
