@@ -408,13 +408,19 @@ class Store:
         return sorted("/".join(str(path).split("/")[-3:-1]) for path in manifests)
 
     def resolve(self, name: str) -> Artifact:
-        """The one whole artifact whose id, fingerprint or stage starts with `name`; MissingInputError otherwise."""
+        """The one whole artifact whose id, fingerprint or stage starts with `name`, and that no other one of them is made of;
+        MissingInputError otherwise."""
         prefix = name.removeprefix(self.url).strip("/").removesuffix(f"/{MANIFEST}")
         matches = [i for i in self.artifact_ids() if i.startswith(prefix) or i.split("/")[1].startswith(prefix)]
         if not matches:
             raise MissingInputError(
                 f"no artifact in {self.url} starts with {prefix!r}: see `tinywave inspect --root …`"
             )
+        if len(matches) > 1:
+            # What others of them are made of is not meant: of a stage's artifacts its results are.
+            manifests = [each.manifest for each in self.find_all(matches) if each.manifest]
+            made_of = {i for manifest in manifests for ids in manifest.inputs.values() for i in ids}
+            matches = [i for i in matches if i not in made_of] or matches
         if len(matches) > 1:
             choices = "\n  ".join(matches[:12])
             raise MissingInputError(f"{len(matches)} artifacts start with {prefix!r}; name one of:\n  {choices}")
