@@ -148,7 +148,7 @@ def test_a_root_that_cannot_be_written(capsys: pytest.CaptureFixture[str]):
 
 def test_an_artifact_that_is_not_there(capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):
     assert "no artifact in" in refused(capsys, "inspect", "export/ffff", "--root", finished.config.root)
-    assert "artifacts start with" in refused(capsys, "inspect", "tokenization", "--root", finished.config.root)
+    assert "artifacts start with" in refused(capsys, "inspect", "distillation", "--root", finished.config.root)
     assert "holds no artifact" in refused(capsys, "inspect", "--root", str(tmp_path / "empty"))
 
 

@@ -14,7 +14,7 @@ from tinywave_core.stages.evaluation.unit_words import unit_columns, units_text
 from tinywave_core.stages.evaluation.units import SPANS, units_step
 from tinywave_core.steps.base import compute
 from tinywave_core.storage.shards import read_table
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import Artifact, Store
 
 GRID = """File type = "ooTextFile"
 Object class = "TextGrid"
@@ -56,7 +56,8 @@ def asked(finished: Finished, root: Path, alignment: dict[str, Any], **others: A
     values = config.model_dump()
     values["evaluation"]["units"] = {"items": 20, "split": "all", **others}
     values["tokenization"]["alignment"] = alignment
-    return PipelineConfig.model_validate(values), finished.outputs["tokens"]
+    # Of the copy: what is measured lies in the store of its tokens.
+    return PipelineConfig.model_validate(values), Store(config.root).find(finished.outputs["tokens"].id)
 
 
 def measured(config: PipelineConfig, tokens: Artifact) -> tuple[UnitsSummary, Artifact]:
