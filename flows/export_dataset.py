@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from tasks import terminal
-from tinywave_core.audio.utterances import AUDIO_FILE
+from tinywave_core.audio.utterances import read_rows
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.exporters.speech_dataset import write_dataset
 from tinywave_core.stages.ingestion.summary import CorpusSummary
@@ -57,6 +55,4 @@ def _rows(corpus: Artifact, summary: CorpusSummary) -> Iterator[dict[str, Any]]:
     """The corpus's utterances with their sound, each once."""
     for shard in corpus.store.find_all(summary.shards):
         drop = set(summary.duplicates.get(shard.id, []))
-        file = pq.ParquetFile(shard.path(AUDIO_FILE), page_checksum_verification=True)
-        for batch in file.iter_batches(batch_size=64):
-            yield from (row for row in batch.to_pylist() if row["utterance_id"] not in drop)
+        yield from (row for row in read_rows(shard) if row["utterance_id"] not in drop)

@@ -1,8 +1,8 @@
 """How the voice made of recordings sounds beside the recordings, on held-out speech: `make bench-voice`.
 
 Ingests and tokenizes a source, makes its voice as the stage export does, and resynthesises held-out utterances from their tokens.
-Judges: DNSMOS P.835 (the ONNX file of the package `speechmos`), DistillMOS (package `distillmos`), each where it can be imported;
-words by a recogniser (--recogniser DIR). Words are compared with the transcript where there is one, and with what the recogniser
+Judges: DNSMOS P.835 and words by a recogniser (--recogniser DIR) as evaluation has them, and DistillMOS where its package can be
+imported. Words are compared with the transcript where there is one, and with what the recogniser
 heard in the recording. All three belong together: a smooth voice that says other words has good opinions alone.
 
 In brackets: 95 % intervals, utterances resampled. CPU seconds are of one thread.
@@ -27,7 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 from tinywave_core.audio.utterances import recordings  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
+from tinywave_core.evals.dnsmos import installed_dnsmos, load_dnsmos  # noqa: E402
 from tinywave_core.evals.intervals import bootstrap_interval  # noqa: E402
+from tinywave_core.evals.word_errors import word_errors  # noqa: E402
 from tinywave_core.run.pipeline import run_pipeline  # noqa: E402
 from tinywave_core.stages.export import vocoder  # noqa: E402
 from tinywave_core.stages.export.summary import VocoderSummary  # noqa: E402
@@ -41,8 +43,6 @@ from tinywave_core.tokenizers.speech import Streams, merge  # noqa: E402
 
 Samples = npt.NDArray[np.float32]
 Judge = Callable[[Samples], float]
-DNSMOS_SAMPLES = round(9.01 * SAMPLE_RATE)
-OVERALL = np.poly1d([-0.06766283, 1.11546468, 0.04602535])  # raw output -> opinion, as `speechmos` does
 
 
 def main() -> None:
@@ -134,28 +134,12 @@ def keep(folder: Path, rows: Sequence[dict[str, Any]], originals: Sequence[Sampl
 def judges() -> list[tuple[str, Judge]]:
     """Those whose packages are here."""
     found: list[tuple[str, Judge]] = []
-    spec = importlib.util.find_spec("speechmos")
-    if spec and spec.submodule_search_locations:
-        found.append(("DNSMOS overall", dnsmos(Path(spec.submodule_search_locations[0]))))
+    if file := installed_dnsmos():
+        rate = load_dnsmos(file)
+        found.append(("DNSMOS overall", lambda clip: rate(clip).ovrl))
     if importlib.util.find_spec("distillmos"):
         found.append(("DistillMOS", distillmos()))
     return found
-
-
-def dnsmos(package: Path) -> Judge:
-    """Overall opinion by windows of 9.01 s, a second apart; shorter clips are repeated."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(package / "dnsmos_models" / "sig_bak_ovr.onnx"))
-
-    def judge(clip: Samples) -> float:
-        while len(clip) < DNSMOS_SAMPLES:
-            clip = np.concatenate([clip, clip])
-        starts = range(0, len(clip) - DNSMOS_SAMPLES + 1, SAMPLE_RATE)
-        raw = [session.run(None, {"input_1": clip[None, i : i + DNSMOS_SAMPLES]})[0][0][2] for i in starts]
-        return float(np.mean(OVERALL(np.array(raw))))
-
-    return judge
 
 
 def distillmos() -> Judge:
@@ -184,39 +168,23 @@ def words(
     for kind, texts in heard.items():
         if told:
             print(
-                f"WER, {kind}: {rate([(rows[n]['transcript'], texts[n]) for n in told])} over {len(told)} transcripts"
+                f"WER, {kind}: {errors([(rows[n]['transcript'], texts[n]) for n in told])} over {len(told)} transcripts"
             )
     print(
-        f"WER, voice against what is heard in the recordings: {rate([*zip(heard['recordings'], heard['voice'], strict=True)])}"
+        f"WER, voice against what is heard in the recordings: {errors([*zip(heard['recordings'], heard['voice'], strict=True)])}"
     )
 
 
-def rate(pairs: Sequence[tuple[str, str]]) -> str:
+def errors(pairs: Sequence[tuple[str, str]]) -> str:
     """Errors per word of the first texts."""
-    errors = [distance(_words(reference), _words(text)) for reference, text in pairs]
-    lengths = [len(_words(reference)) for reference, _ in pairs]
-    low, high = bootstrap_interval(errors, lengths, 0)
-    return f"{sum(errors) / sum(lengths):.2f} [{low:.2f}, {high:.2f}]"
+    found = word_errors(pairs, 0)
+    return f"{found.rate:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}]" if found else "no words"
 
 
 def mean(values: Sequence[float]) -> str:
     """Mean with its interval."""
     low, high = bootstrap_interval(values, np.ones(len(values)), 0)
     return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
-
-
-def distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Fewest words that are put in, left out or replaced."""
-    row = list(range(len(second) + 1))
-    for i, word in enumerate(first, start=1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(second, start=1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
-    return row[-1]
 
 
 if __name__ == "__main__":

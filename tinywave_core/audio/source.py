@@ -5,6 +5,7 @@ kind (`left_out.py`): hidden files, pipes, what may not be read, and a TinyWave 
 pipeline made itself. Symbolic links are not followed: a target inside the source is found anyway, and one outside is not read.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -13,7 +14,6 @@ import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -305,17 +305,12 @@ class Source:
 
     def _hash(self, file: SourceFile) -> str | None:
         try:
-            if place := place_in(file.location):
-                digest = hashlib.sha256()
-                for block in self._pieces(place):
-                    digest.update(block)
-                return digest.hexdigest()
-            if self.local:
+            place = place_in(file.location)
+            if self.local and place is None:
                 return sha256_of(Path(file.location))
             digest = hashlib.sha256()
-            with self.filesystem.open(file.location, "rb", block_size=_BLOCK, cache_type="readahead") as stream:
-                while block := stream.read(_BLOCK):
-                    digest.update(block)
+            for block in self._pieces(place) if place else self._blocks(file.location):
+                digest.update(block)
             return digest.hexdigest()
         except (FileNotFoundError, PermissionError):
             return None
@@ -323,6 +318,12 @@ class Source:
             if self.local and isinstance(error, OSError):
                 return None
             self._refuse(error)
+
+    def _blocks(self, location: str) -> Iterator[bytes]:
+        """The bytes of a remote file."""
+        with self.filesystem.open(location, "rb", block_size=_BLOCK, cache_type="readahead") as stream:
+            while block := stream.read(_BLOCK):
+                yield block
 
     def _pieces(self, place: Place) -> Iterator[bytes]:
         """The bytes of a file in a tar; OSError where it ends too soon."""
@@ -338,21 +339,14 @@ class Source:
 
     def texts(self, files: Iterable[SourceFile]) -> dict[str, bytes]:
         """The bytes of sidecars by path; those that cannot be read are left out."""
-        whole, inside = list[SourceFile](), list[SourceFile]()
+        whole, texts = list[SourceFile](), dict[str, bytes]()
         for file in files:
-            (inside if place_in(file.location) else whole).append(file)
-        return self._texts(whole) | self._texts_inside(inside)
-
-    def _texts_inside(self, files: Sequence[SourceFile]) -> dict[str, bytes]:
-        texts = {}
-        for file in files:
-            place = place_in(file.location)
-            assert place is not None
-            try:
-                texts[file.path] = b"".join(self._pieces(place))
-            except OSError:
-                continue
-        return texts
+            if place := place_in(file.location):
+                with contextlib.suppress(OSError):
+                    texts[file.path] = b"".join(self._pieces(place))
+            else:
+                whole.append(file)
+        return self._texts(whole) | texts
 
     def _texts(self, files: Sequence[SourceFile]) -> dict[str, bytes]:
         if not files:
@@ -371,7 +365,7 @@ class Source:
                 continue
         return texts
 
-    @contextmanager
+    @contextlib.contextmanager
     def local_path(self, location: str, scratch: Path) -> Iterator[Path]:
         """A path that a decoder can open: the file itself, or a copy that is deleted afterwards."""
         place = place_in(location)

@@ -60,12 +60,15 @@ def decode_flac(data: bytes) -> npt.NDArray[np.float32]:
 def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> Iterator[Utterance]:
     """The utterances of an audio shard, or those with these `ids`, in order; digest and page checksums are
     checked first."""
+    return (_utterance(row) for row in read_rows(artifact) if ids is None or row["utterance_id"] in ids)
+
+
+def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
+    """The rows of an audio shard as they lie there, in order, their sound as FLAC; digest and page checksums are checked first."""
     path = artifact.path(AUDIO_FILE)
     try:
         for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                if ids is None or row["utterance_id"] in ids:
-                    yield _utterance(row)
+            yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DamagedArtifactError(
             f"{artifact.id}/{AUDIO_FILE} cannot be read ({error}): delete it and run again"

@@ -111,13 +111,15 @@ class HifiganSpeaker:
     hifigan: HifiganVocoder = field(repr=False)
     vocabulary: Vocabulary
     name: str = "hifigan"
+    own: int = SPEAKER
+    """Who speaks where no voice is asked for."""
 
     @property
     def voices(self) -> tuple[str, ...]:
         return self.hifigan.speakers
 
     def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
-        codes = positions(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+        codes = self._codes(ids)
         return self.hifigan.synthesize(
             codes.units,
             codes.pitch,
@@ -131,10 +133,8 @@ class HifiganSpeaker:
         self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
     ) -> Iterator[Samples]:
         require_chunk(chunk_frames)
-        whole = chain(context, ids)
-        codes = positions_of_stream(whole, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
         spoken = self.hifigan.stream(
-            codes,
+            self._codes_of_stream(chain(context, ids)),
             speaker=self._speaker(voice),
             predict_durations=True,
             deduplicate=False,
@@ -143,49 +143,30 @@ class HifiganSpeaker:
             most_context=STREAM_CONTEXT,
         )
         return _after(spoken, len(self(np.asarray(context, np.int64), voice)) if context else 0)
+
+    def _codes(self, ids: Ids) -> Positions:
+        return positions(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
+
+    def _codes_of_stream(self, ids: Iterable[int]) -> Iterator[Positions]:
+        return positions_of_stream(ids, self.vocabulary, default_style=DEFAULT_STYLE, repeat_for_pitch=True)
 
     def _speaker(self, voice: str | None) -> int:
         require_voice(self, voice)
-        return SPEAKER if voice is None else self.voices.index(voice)
+        return self.own if voice is None else self.voices.index(voice)
 
 
 @dataclass(frozen=True)
-class UnitHifiganSpeaker:
+class UnitHifiganSpeaker(HifiganSpeaker):
     """A unit HiFi-GAN that was trained on these units: a unit lasts as long as it predicts, with the pitch and style in force."""
 
-    hifigan: HifiganVocoder = field(repr=False)
-    vocabulary: Vocabulary
     name: str = "unit-hifigan"
+    own: int = 0
 
-    @property
-    def voices(self) -> tuple[str, ...]:
-        return self.hifigan.speakers
+    def _codes(self, ids: Ids) -> Positions:
+        return self._complete(positions(ids, self.vocabulary, default_style=0))
 
-    def __call__(self, ids: Ids, voice: str | None = None) -> Samples:
-        codes = self._complete(positions(ids, self.vocabulary, default_style=0))
-        return self.hifigan.synthesize(
-            codes.units,
-            codes.pitch,
-            codes.style,
-            speaker=self._speaker(voice),
-            predict_durations=True,
-            deduplicate=False,
-        )
-
-    def stream(
-        self, ids: Iterable[int], voice: str | None = None, chunk_frames: int = 10, context: Sequence[int] = ()
-    ) -> Iterator[Samples]:
-        require_chunk(chunk_frames)
-        spoken = self.hifigan.stream(
-            map(self._complete, positions_of_stream(chain(context, ids), self.vocabulary, default_style=0)),
-            speaker=self._speaker(voice),
-            predict_durations=True,
-            deduplicate=False,
-            chunk_frames=chunk_frames,
-            longest_frames=LONGEST_CHUNK,
-            most_context=STREAM_CONTEXT,
-        )
-        return _after(spoken, len(self(np.asarray(context, np.int64), voice)) if context else 0)
+    def _codes_of_stream(self, ids: Iterable[int]) -> Iterator[Positions]:
+        return map(self._complete, positions_of_stream(ids, self.vocabulary, default_style=0))
 
     def _complete(self, codes: Positions) -> Positions:
         """With a pitch and a style for each unit, where the network reads them and the sequence had none."""
@@ -194,10 +175,6 @@ class UnitHifiganSpeaker:
         pitch = missing if "pitch" in counts and not len(codes.pitch) else codes.pitch
         style = missing if "style" in counts and not len(codes.style) else codes.style
         return Positions(codes.units, pitch, style)
-
-    def _speaker(self, voice: str | None) -> int:
-        require_voice(self, voice)
-        return 0 if voice is None else self.voices.index(voice)
 
 
 def _after(spoken: Iterator[Samples], cut: int) -> Iterator[Samples]:

@@ -36,13 +36,7 @@ class PeriodDiscriminator(nn.Module):
     def forward(self, samples_BS: Tensor) -> Judgement:
         missing = -samples_BS.shape[1] % self.period
         padded = F.pad(samples_BS[:, None], (0, missing), mode="reflect")
-        x = padded.unflatten(-1, (-1, self.period))
-        seen = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), SLOPE)
-            seen.append(x)
-        x = self.last(x)
-        return x.flatten(1), [*seen, x]
+        return _judged(padded.unflatten(-1, (-1, self.period)), self.layers, self.last)
 
 
 class ScaleDiscriminator(nn.Module):
@@ -67,13 +61,16 @@ class ScaleDiscriminator(nn.Module):
         self.last = weight_norm(nn.Conv1d(8 * width, 1, 3, padding=1))
 
     def forward(self, samples_BS: Tensor) -> Judgement:
-        x = samples_BS[:, None]
-        seen = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), SLOPE)
-            seen.append(x)
-        x = self.last(x)
-        return x.flatten(1), [*seen, x]
+        return _judged(samples_BS[:, None], self.layers, self.last)
+
+
+def _judged(x: Tensor, layers: nn.ModuleList, last: nn.Module) -> Judgement:
+    seen = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), SLOPE)
+        seen.append(x)
+    x = last(x)
+    return x.flatten(1), [*seen, x]
 
 
 class Discriminators(nn.Module):

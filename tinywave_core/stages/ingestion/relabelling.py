@@ -5,16 +5,16 @@ newest record of the log `labels/<corpus>`. A label that is no longer there says
 holds. See infra/decisions/0037-labels-that-come-later.md.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinywave_core.audio.cutting import split_of
 from tinywave_core.audio.sidecars import Label
-from tinywave_core.audio.utterances import AUDIO_FILE, FILES_FILE, UTTERANCES_FILE, UtteranceWriter
+from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter, read_rows
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.summary import RELABELLED, AudioShardSummary, Relabelled, RelabelledSummary
@@ -53,15 +53,9 @@ def with_labels_of_today(
     if all(shard.complete for shard in [*shards, *made.values()]) and (made or before):
         record = {"asked": asked, "shards": {original: shard.id for original, shard in made.items()}}
         if record != known:
-            _append(log, record)
+            with contextlib.suppress(FileExistsError):  # another run was faster: the next one compares anew
+                log.append(record)
     return [made.get(shard.id, shard) for shard in shards]
-
-
-def _append(log: Any, record: dict[str, Any]) -> None:
-    try:
-        log.append(record)
-    except FileExistsError:  # another run was faster: the next one compares anew
-        return
 
 
 def _step(config: PipelineConfig, store: Store, shard: Artifact, change: "_Change") -> RelabelledStep:
@@ -167,16 +161,16 @@ def run_relabelled(step: RelabelledStep, output: Output) -> RelabelledSummary:
             continue
         recording = row["recording_id"]
         was, label = row["split"], of_recording.get(recording, {})
-        row.update({what: value for what, value in label.items() if what == "speaker"})
+        row["speaker"] = label.get("speaker", row["speaker"])
         row["split"] = split_of(config, row["speaker"], recording)
         if row["split"] == "held_out" and (was == "train" or recording in heard):
             to_held_out.add(recording)
         if row["split"] == "train" and was == "held_out":
             to_train.add(recording)
     with UtteranceWriter(output.folder) as writer:
-        for utterance in _utterances(shard):
+        for utterance in read_rows(shard):
             label = of_recording.get(utterance["recording_id"], {})
-            utterance.update({what: value for what, value in label.items() if what == "speaker"})
+            utterance["speaker"] = label.get("speaker", utterance["speaker"])
             utterance["split"] = split_of(config, utterance["speaker"], utterance["recording_id"])
             if "transcript" in label and utterance["utterance_id"] == utterance["recording_id"]:
                 utterance["transcript"] = label["transcript"]
@@ -190,12 +184,6 @@ def run_relabelled(step: RelabelledStep, output: Output) -> RelabelledSummary:
         to_train=len(to_train),
         to_held_out=sorted(to_held_out),
     )
-
-
-def _utterances(shard: Artifact) -> Iterator[dict[str, Any]]:
-    path = shard.path(AUDIO_FILE)
-    for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=64):
-        yield from batch.to_pylist()
 
 
 def relabelled(shards: Sequence[Artifact]) -> Relabelled | None:
