@@ -51,6 +51,9 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
     tokenizer = open_as_transformers(folder)
     with building(folder / "generation_config.json", "Whisper's generation"):
         asked = _asked(model.generation_config, language, folder)
+    if not {"max_length", "max_new_tokens"} & _own_generation(folder).keys():
+        # transformers would stop at its own 20 tokens, in the middle of a sentence.
+        model.generation_config.max_length = model.config.max_target_positions
 
     @torch.inference_mode()
     def transcribe(samples: npt.NDArray[np.float32]) -> str:
@@ -65,6 +68,11 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
         return str(tokenizer.decode(ids[0], skip_special_tokens=True))
 
     return transcribe
+
+
+def _own_generation(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
 
 
 def _check_extractor(path: Path) -> None:

@@ -124,6 +124,17 @@ def test_whisper_hears_the_language_it_is_told_and_refuses_one_it_does_not_know(
         load_recogniser(Path(judges["whisper"]), "de")
 
 
+def test_whisper_writes_down_as_much_as_it_has_places_for_where_its_directory_names_no_length(tmp_path: Path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    folder = Path(write_judges(tmp_path)["whisper"])
+    short = load_recogniser(folder, "en")(noise)
+    about = json.loads((folder / "generation_config.json").read_text())
+    assert about.pop("max_length") == 12
+    (folder / "generation_config.json").write_text(json.dumps(about))
+    whole = load_recogniser(folder, "en")(noise)  # transformers' own 20 would not fit into the 16 places
+    assert whole.startswith(short) and len(whole.split()) == len(short.split()) + 16 - 12
+
+
 def test_weights_that_are_not_all_there_are_refused(judges: dict[str, str], tmp_path: Path):
     from safetensors.torch import load_file, save_file
 
