@@ -37,7 +37,7 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
         done = outputs_before(stage.name, config, store) if inputs is None else find_outputs(store, inputs)
         # Before hours are spent: a voice that cannot be made is refused, and whose it will be is said.
         if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
-            _tell(f"  voice: {sentence(voices)}")
+            _tell(f"  voice: {sentence(config.generation.vocoder.kind, voices)}")
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
             added = build_stage(stage.name, config, store, done, execute)

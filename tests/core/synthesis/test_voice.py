@@ -183,13 +183,14 @@ def test_audio_comes_while_there_is_more_to_say():
 def test_speakers_with_enough_speech_become_voices_and_the_first_has_the_most():
     voices = choose_voices(VocoderConfig(speaker_minutes=1), {"anna": 70.0, "bert": 90.0, "carl": 50.0, None: 500.0})
     assert [voice.name for voice in voices] == ["bert", "anna"]
-    assert sentence(voices) == "speaks with recordings of bert (1.5 min), anna (1.2 min)"
+    assert sentence("voice", voices) == "speaks with recordings of bert (1.5 min), anna (1.2 min)"
+    assert sentence("hifigan", voices) == "a network is trained on recordings of bert (1.5 min), anna (1.2 min)"
 
 
 def test_where_nobody_has_enough_all_are_one_voice_and_that_is_said():
     voices = choose_voices(VocoderConfig(speaker_minutes=5), {"anna": 70.0, None: 50.0})
     assert [(voice.speaker, voice.seconds) for voice in voices] == [(None, 120.0)]
-    assert "no speaker has enough speech for a voice: it will be a mixture of all, 2.0 min" in sentence(voices)
+    assert "no speaker has enough speech for a voice: it will be a mixture of all, 2.0 min" in sentence("voice", voices)
 
 
 @pytest.mark.parametrize(

@@ -64,15 +64,15 @@ def _require(name: str, spoken: Mapping[str, float], ranked: list[str]) -> None:
         )
 
 
-def sentence(voices: list[ChosenVoice]) -> str:
-    """What a person is told before hours are spent."""
+def sentence(kind: str, voices: list[ChosenVoice]) -> str:
+    """What a person is told before hours are spent; `kind` is that of generation.vocoder."""
     if voices[0].speaker is None:
         return (
             f"no speaker has enough speech for a voice: it will be a mixture of all, {voices[0].seconds / 60:.1f} min "
             "(--generation.vocoder.speaker_minutes)"
         )
     told = ", ".join(f"{visible(voice.name)} ({voice.seconds / 60:.1f} min)" for voice in voices)
-    return f"speaks with recordings of {told}"
+    return f"{'speaks with' if kind == 'voice' else 'a network is trained on'} recordings of {told}"
 
 
 def voices_of(config: PipelineConfig, corpus: Artifact) -> list[ChosenVoice]:
