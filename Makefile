@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,6 +45,19 @@ demo: setup  ## Run the whole pipeline on the speech in examples/speech, from ra
 
 demo-interleaved: setup  ## The same with speech and text interleaved, into ./store
 	@$(BIN)/tinywave run pipeline --preset demo-interleaved --source examples --root store
+
+# Without ENCODER: Whisper tiny.en of a package, which hears the words of what is spoken as well (infra/tiny_whisper.py says how to install it).
+ENCODER    ?=
+LAYER      ?= 2
+CLUSTERS   ?= 500
+RECOGNISER ?=
+TINY       := store/whisper-tiny.en
+demo-encoder: setup  ## The demo with units of a real encoder, into ./store/demo-encoder: ENCODER=DIR LAYER=9 RECOGNISER=DIR
+	@$(if $(ENCODER),:,$(BIN)/python -m infra.tiny_whisper $(TINY))
+	@$(BIN)/tinywave run pipeline --preset demo --adaptation.teacher fresh --source examples/speech --root store/demo-encoder \
+	  --tokenization.units.kind encoder --tokenization.units.encoder $(or $(ENCODER),$(TINY)) --tokenization.units.layer $(LAYER) \
+	  --tokenization.units.clusters $(CLUSTERS) --evaluation.judges.items 12 \
+	  $(addprefix --evaluation.generated.asr ,$(or $(RECOGNISER),$(if $(ENCODER),,$(TINY))))
 
 stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (needs PostgreSQL): infra/README.md
 	@$(BIN)/python -m infra.native.stack $(STACK_ARGS)
