@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -491,8 +492,8 @@ class Store:
             path = base / entry.name
             if not self.local and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Other processes of this machine read the same copy: none may see it half-written.
-                partial = path.with_name(f"{path.name}.part-{os.getpid()}")
+                # Other threads and processes of this machine read the same copy: none may see it half-written.
+                partial = path.with_name(f"{path.name}.part-{os.getpid()}-{threading.get_ident()}")
                 try:
                     self.filesystem.get_file(self._at(f"{artifact_id}/{entry.name}"), str(partial))
                 except FileNotFoundError as error:  # a listing that lags still had it

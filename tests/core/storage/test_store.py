@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,6 +75,23 @@ def test_files_are_created_once_only(store):
     with pytest.raises(FileExistsError):
         store.create("catalog/a.json", b"second")
     assert store.read("catalog/a.json") == b"first"
+
+
+def test_threads_that_fetch_the_same_file_at_once_never_see_it_half_written(tmp_path, monkeypatch):
+    store = Store(f"memory://{tmp_path.name}")
+    artifact = compute(step_in(store))
+    both, fetch = threading.Barrier(2, timeout=20), store.filesystem.get_file
+
+    def begun_by_both(name: str, path: str) -> None:
+        with open(path, "wb"):  # as a download does: there, and empty
+            both.wait()
+        fetch(name, path)
+        both.wait()
+
+    monkeypatch.setattr(store.filesystem, "get_file", begun_by_both)
+    with ThreadPoolExecutor(2) as pool:
+        read = [pool.submit(lambda: artifact.path("data/hello.txt").read_text()) for _ in range(2)]
+        assert [each.result() for each in read] == ["hello", "hello"]
 
 
 def test_a_log_numbers_its_records_and_refuses_a_late_writer(store):
