@@ -1,6 +1,7 @@
 """The store: whole or absent, checked on read, one winner, clear words when it cannot be used."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def test_files_are_created_once_only(store):
 
 
 def test_threads_that_fetch_the_same_file_at_once_never_see_it_half_written(tmp_path, monkeypatch):
-    store = Store(f"memory://{tmp_path.name}")
+    store = Store(f"memory://{tmp_path}")  # copies of another session's folder may still lie on this machine
+    shutil.rmtree(store.scratch("read"), ignore_errors=True)
     artifact = compute(step_in(store))
     both, fetch = threading.Barrier(2, timeout=20), store.filesystem.get_file
 
