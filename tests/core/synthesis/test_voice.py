@@ -89,6 +89,34 @@ def test_a_joint_between_speakers_costs_more_than_one_within():
     assert chosen(selection, [4, 5]) == [0, 3]
 
 
+@pytest.mark.parametrize(
+    "jump", [{"head_pitch": 360}, {"head_pitch": 0}, {"head_RC": 40}], ids=["of pitch", "of voicing", "of sound"]
+)
+def test_a_joint_with_a_jump_costs_more_than_one_without(jump: dict[str, int]):
+    own = {"head_pitch": [300] * 4, "tail_pitch": [300] * 4}
+    recordings = by_hand([4, 9, 5, 5], utterances=[0, 1, 2, 3], **own).recordings
+    arrays = {name: getattr(recordings, name).copy() for name in jump} | {"tail_RC": recordings.tail_RC.copy()}
+    arrays["tail_RC"][1] = 5  # so that a run's sound moves at all
+    for name, value in jump.items():
+        arrays[name][2] = value
+    assert chosen(Selection(replace(recordings, **arrays), SOUNDS), [4, 5]) == [0, 3]
+
+
+def test_a_stretch_may_go_on_where_other_runs_cost_less_by_themselves(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tinywave_core.synthesis.selection.BEAM", 1)
+    pitch = [310, 310, 300, 300]
+    selection = by_hand(
+        [4, 5, 4, 5], utterances=[0, 0, 1, 1], codes=[1, 1, 0, 0], head_pitch=pitch, tail_pitch=pitch
+    )
+    assert [*selection.runs([Wanted(4, 0), Wanted(5, 1)])] == [2, 3]
+
+
+def test_what_another_utterance_begins_with_is_no_neighbour():
+    selection = by_hand([4, 5, 4, 5], utterances=[0, 1, 2, 2])
+    alone, _, within, _ = selection._costs([Wanted(4), Wanted(5)], 0)
+    assert within == 0 < alone
+
+
 def test_of_equal_costs_the_first_are_taken():
     assert _cheapest(np.array([3, 1, 2, 2, 2, 9]), 3).tolist() == [1, 2, 3]
 
@@ -105,6 +133,19 @@ def test_what_is_said_does_not_depend_on_what_comes_after_the_look_ahead():
     units = random_units(5, 60).tolist()
     other = [*units[:40], *random_units(6, 20).tolist()]
     assert chosen(selection, units)[: 40 - LOOK_AHEAD] == chosen(selection, other)[: 40 - LOOK_AHEAD]
+
+
+def test_a_joint_fades_over_20_ms():
+    sound = np.repeat([0, 8000], 8000).astype(np.int16)
+    recordings = replace(
+        by_hand([1, 2]).recordings,
+        samples_N=sound,
+        starts=np.array([2000, 12_000]),
+        stops=np.array([4000, 14_000]),
+        utterances=np.array([0, 1]),
+    )
+    made = joined(pieces(recordings, [0, 1]))[: 4000 - 400]
+    assert 280 < np.count_nonzero((made > 0.001) & (made < 0.243)) <= 320  # 8000 is 0.244; a cosine's ends are flat
 
 
 def test_two_tones_are_joined_in_phase():
