@@ -50,7 +50,18 @@ settings.load_profile("tinywave")
 
 
 # What takes minutes first and thousands of short tests last, so that two processes end together.
-FIRST = ("infra", "ui", "flows", "stages", "machines", "s3", "conventions", "core/training", "core/audio", "core/storage")
+FIRST = (
+    "infra",
+    "ui",
+    "flows",
+    "stages",
+    "machines",
+    "s3",
+    "conventions",
+    "core/training",
+    "core/audio",
+    "core/storage",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -127,9 +138,9 @@ def full_release(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
     written: Path | None = pytestconfig.getoption("full_release")
     if written:
         return written
-    folder = tmp_path_factory.mktemp("full_release")
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = tmp_path_factory.getbasetemp().parent / "full_release"  # each process has a folder of its own in this one
+    base = tmp_path_factory.getbasetemp()
+    # A process of several has a folder of its own within the one of the test run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "full_release"
     with FileLock(folder.with_suffix(".lock")):
         whole = folder.with_suffix(".whole")
         if not whole.exists():

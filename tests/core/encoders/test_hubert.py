@@ -35,7 +35,9 @@ def small_quantizer(small_release: Path) -> Quantizer:
     return load_quantizer(small_release / FOLDER / QUANTIZER, 32)
 
 
-@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.one_machine)], ids=["safetensors", "bin"])
+@pytest.fixture(
+    scope="module", params=[True, pytest.param(False, marks=pytest.mark.one_machine)], ids=["safetensors", "bin"]
+)
 def directory(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small release's weights as transformers saves them."""
     folder = tmp_path_factory.mktemp("hubert")
