@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -49,14 +50,25 @@ settings.load_profile("tinywave")
 
 
 # What takes minutes first and thousands of short tests last, so that two processes end together.
-FIRST = ("infra", "ui", "flows", "stages", "machines", "s3")
+FIRST = (
+    "infra",
+    "ui",
+    "flows",
+    "stages",
+    "machines",
+    "s3",
+    "conventions",
+    "core/training",
+    "core/audio",
+    "core/storage",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Folders that take long come first."""
     if not config.getoption("nightly"):
         items[:] = [item for item in items if item.get_closest_marker("nightly") is None]
-    items.sort(key=lambda item: FIRST.index(folder) if (folder := _folder(item)) in FIRST else len(FIRST))
+    items.sort(key=lambda item: next((i for i, folder in enumerate(FIRST) if folder in _folders(item)), len(FIRST)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,8 +100,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(Path(__file__).parent).parts[0]
+def _folders(item: pytest.Item) -> set[str]:
+    return {folder.as_posix() for folder in item.path.relative_to(Path(__file__).parent).parents}
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,16 @@ def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def full_release(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """The speech tokenizer of the golden vectors at its released size: 0.8 GB, written once."""
+    """The speech tokenizer of the golden vectors at its released size: 0.8 GB, written once for all processes of a test run."""
     written: Path | None = pytestconfig.getoption("full_release")
-    return written or release.write_speech_tokenizer(tmp_path_factory.mktemp("full_release"))
+    if written:
+        return written
+    base = tmp_path_factory.getbasetemp()
+    # A process of several has a folder of its own within the one of the test run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "full_release"
+    with FileLock(folder.with_suffix(".lock")):
+        whole = folder.with_suffix(".whole")
+        if not whole.exists():
+            release.write_speech_tokenizer(folder)
+            whole.touch()
+    return folder

@@ -35,7 +35,9 @@ def small_quantizer(small_release: Path) -> Quantizer:
     return load_quantizer(small_release / FOLDER / QUANTIZER, 32)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["safetensors", "bin"])
+@pytest.fixture(
+    scope="module", params=[True, pytest.param(False, marks=pytest.mark.one_machine)], ids=["safetensors", "bin"]
+)
 def directory(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small release's weights as transformers saves them."""
     folder = tmp_path_factory.mktemp("hubert")
@@ -135,12 +137,14 @@ def test_layers_are_hidden_states_of_the_unmodified_model(
         torch.testing.assert_close(encoder([speech])[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.one_machine  # a difference of a tenth
 def test_layers_differ_by_more_than_the_tolerance(small_release: Path, speech: torch.Tensor) -> None:
     path = small_release / FOLDER / HUBERT
     ten, eleven, twelve = (load_release(path, layer)([speech])[0] for layer in (10, 11, 12))
     assert (ten - eleven).abs().max() > 0.1 and (eleven - twelve).abs().max() > 0.1
 
 
+@pytest.mark.one_machine  # about files
 def test_file_without_the_layer_that_is_not_used_gives_the_same(
     small_hubert: HubertEncoder, small_release: Path, tmp_path: Path, speech: torch.Tensor
 ) -> None:
@@ -152,6 +156,7 @@ def test_file_without_the_layer_that_is_not_used_gives_the_same(
     assert torch.equal(load_release(tmp_path / HUBERT)([speech])[0], small_hubert([speech])[0])
 
 
+@pytest.mark.one_machine  # about files
 def test_head_of_pretraining_is_passed_over(
     small_hubert: HubertEncoder, small_release: Path, tmp_path: Path, speech: torch.Tensor
 ) -> None:
@@ -163,6 +168,7 @@ def test_head_of_pretraining_is_passed_over(
     assert torch.equal(changed(small_release, tmp_path, weights=head)([speech])[0], small_hubert([speech])[0])
 
 
+@pytest.mark.one_machine  # about files
 def test_directory_of_a_model_with_a_head_gives_the_same(directory: Path, tmp_path: Path, speech: torch.Tensor) -> None:
     weights = HubertModel.from_pretrained(directory).state_dict()
     headed = {f"hubert.{key}": value for key, value in weights.items()} | {"lm_head.weight": torch.ones(5, 32)}
@@ -205,6 +211,7 @@ def test_directory_does_not_depend_on_the_batch_either(directory: Path, clips: d
         torch.testing.assert_close(together, encoder([wave])[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.one_machine  # the reference is not ours
 def test_unmodified_model_does_depend_on_the_batch(directory: Path, clips: dict[str, torch.Tensor]) -> None:
     """Why it is not used as it is."""
     model = HubertModel.from_pretrained(directory).eval()
@@ -241,6 +248,7 @@ def changed(
     return load_release(folder / HUBERT)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -273,6 +281,7 @@ def test_config_of_another_model_is_refused(
         changed(small_release, tmp_path, model=model)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("task", [{"normalize": True}, {"sample_rate": 8000}])
 def test_wave_that_would_be_normalised_or_of_another_rate_is_refused(
     small_release: Path, tmp_path: Path, task: dict[str, Any]
@@ -283,6 +292,7 @@ def test_wave_that_would_be_normalised_or_of_another_rate_is_refused(
         changed(small_release, tmp_path, task=task)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("name", ["model_cfg", "task_cfg"])
 def test_file_without_its_configs_is_refused(small_release: Path, tmp_path: Path, name: str) -> None:
     entries = torch.load(small_release / FOLDER / HUBERT, weights_only=True)
@@ -292,6 +302,7 @@ def test_file_without_its_configs_is_refused(small_release: Path, tmp_path: Path
         load_release(tmp_path / HUBERT)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -315,6 +326,7 @@ def test_directory_of_another_model_is_refused(tmp_path: Path, changes: dict[str
         load_transformers(path.parent)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '"hubert"'])
 def test_directory_with_a_foreign_config_is_refused(directory: Path, tmp_path: Path, content: str) -> None:
     folder = shutil.copytree(directory, tmp_path / "hubert")
@@ -323,6 +335,7 @@ def test_directory_with_a_foreign_config_is_refused(directory: Path, tmp_path: P
         load_transformers(folder)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("kept", "message"),
     [(("config.json",), r"has neither model\.safetensors nor pytorch_model\.bin"), ((), r"has no config\.json")],

@@ -69,6 +69,7 @@ def test_small_models_labels_vary(small_style: StyleEncoder, speech: torch.Tenso
     assert len(set(small_style([speech])[0].tolist())) >= 4
 
 
+@pytest.mark.one_machine  # counts frames
 @pytest.mark.parametrize(
     ("samples", "labels"), [(400, 1), (1280, 1), (16_000, 1), (16_079, 1), (16_400, 2), (146_160, 10), (1_600_000, 100)]
 )
@@ -112,6 +113,7 @@ def folder(small_release: Path, tmp_path: Path) -> Path:
     return shutil.copytree(small_release / FOLDER, tmp_path / "style")
 
 
+@pytest.mark.one_machine  # about files
 def test_weight_norm_loads_under_both_names(folder: Path, small_style: StyleEncoder, speech: torch.Tensor) -> None:
     weights = torch.load(folder / WEIGHTS, weights_only=True)
     prefix = "wav2vec2.encoder.pos_conv_embed.conv."
@@ -121,16 +123,19 @@ def test_weight_norm_loads_under_both_names(folder: Path, small_style: StyleEnco
     np.testing.assert_array_equal(load_style_encoder(folder)([speech])[0], small_style([speech])[0])
 
 
+@pytest.mark.one_machine  # about files
 def test_safetensors_load_too(folder: Path, small_style: StyleEncoder, speech: torch.Tensor) -> None:
     save_file(torch.load(folder / WEIGHTS, weights_only=True), folder / "model.safetensors")
     (folder / WEIGHTS).unlink()
     np.testing.assert_array_equal(load_style_encoder(folder)([speech])[0], small_style([speech])[0])
 
 
+@pytest.mark.one_machine  # about files
 def test_count_of_styles_is_that_of_the_config(folder: Path) -> None:
     assert style_count(folder) == 100
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -153,6 +158,7 @@ def test_config_of_another_model_is_refused(folder: Path, changes: dict[str, Any
             load(folder)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '"wav2vec2"'])
 def test_config_that_is_none_is_refused(folder: Path, content: str) -> None:
     (folder / "config.json").write_text(content)
@@ -161,6 +167,7 @@ def test_config_that_is_none_is_refused(folder: Path, content: str) -> None:
             load(folder)
 
 
+@pytest.mark.one_machine  # about files
 def test_weights_of_other_sizes_than_the_configs_are_refused(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3}))

@@ -58,6 +58,7 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(runtime: Ru
     assert made != list(runtime.stream(PROMPT, Sampling(**{**vars(FREE), "seed": 8}), "speech"))
 
 
+@pytest.mark.one_machine  # about threads
 @pytest.mark.parametrize("threads", [1, 2])
 def test_it_takes_as_many_threads_as_it_is_given_in_whichever_thread_it_is_asked(gguf_folder: Path, threads: int):
     runtime = open_runtime(gguf_folder, "transformers", None, "cpu", threads)
@@ -71,6 +72,7 @@ def test_only_allowed_ids_are_sampled(runtime: Runtime, output):
     assert set(runtime.stream(PROMPT, FREE, output)) <= set(allowed_ids(VOCABULARY, output)) - {EOS_ID}
 
 
+@pytest.mark.one_machine  # counts tokens
 def test_no_continuation_is_shorter_than_the_shortest_or_longer_than_the_longest(runtime: Runtime):
     hot = {"temperature": 4.0, "top_p": 1.0}
     lengths = [
@@ -202,6 +204,7 @@ def test_spiritlms_bans_and_the_padding_are_never_allowed_and_the_end_always_is(
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_text_from_a_model_without_text_is_refused(name: str, tmp_path: Path):
     folder = write_model(tmp_path, VOCABULARY.speech_only(), ("q8_0",))
@@ -216,11 +219,13 @@ def copied(gguf_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gguf_folder, tmp_path / "model"))
 
 
+@pytest.mark.one_machine  # about files
 def test_without_a_choice_the_first_file_is_taken(gguf_folder: Path):
     assert find_gguf(gguf_folder, None).name == "tiny-bf16.gguf"
     assert find_gguf(gguf_folder, "f16").name == "tiny-f16.gguf"
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -233,23 +238,27 @@ def test_an_unknown_runtime_is_refused(gguf_folder: Path, arguments, said: str):
         open_runtime(gguf_folder, *arguments)
 
 
+@pytest.mark.one_machine  # about files
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="expected the model/ directory of an export"):
         open_runtime(tmp_path, "llama.cpp")
 
 
+@pytest.mark.one_machine  # about files
 def test_a_missing_file_says_how_to_get_it(copied: Path):
     (copied / "speech.json").write_text(json.dumps({"gguf": [{"quantization": "bf16"}]}))
     with pytest.raises(CheckpointError, match=r"no GGUF file of q4_0 \(there: bf16\).*--export.gguf q4_0"):
         open_runtime(copied, "llama.cpp", "q4_0")
 
 
+@pytest.mark.one_machine  # about files
 def test_a_package_that_is_not_installed_is_named(gguf_folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(MissingInputError, match=r"pip install 'tinywave\[llama-cpp\]'"):
         open_runtime(gguf_folder, "llama.cpp")
 
 
+@pytest.mark.one_machine  # about files
 def test_a_file_of_another_vocabulary_is_refused_with_both(copied: Path, tmp_path: Path):
     from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
 
@@ -258,6 +267,7 @@ def test_a_file_of_another_vocabulary_is_refused_with_both(copied: Path, tmp_pat
         LlamaCppRuntime(other / "tiny-q8_0.gguf", VOCABULARY)
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("name", ["../tiny-q8_0.gguf", "/etc/hosts", "a/../../tiny-q8_0.gguf"])
 def test_a_file_outside_the_folder_is_not_opened(copied: Path, name: str):
     about = {"gguf": [{"file": name, "quantization": "q8_0", "bytes": (copied / "tiny-q8_0.gguf").stat().st_size}]}
@@ -267,6 +277,7 @@ def test_a_file_outside_the_folder_is_not_opened(copied: Path, name: str):
         find_gguf(copied, "q8_0")
 
 
+@pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
 def test_a_truncated_file_is_refused(copied: Path, share: float):
     from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
@@ -279,6 +290,7 @@ def test_a_truncated_file_is_refused(copied: Path, share: float):
         LlamaCppRuntime(path, VOCABULARY)
 
 
+@pytest.mark.one_machine  # about files
 def test_a_closed_runtime_says_so(gguf_folder: Path):
     opened = open_runtime(gguf_folder, "llama.cpp", "q4_0")
     opened.close()

@@ -168,6 +168,7 @@ def test_chunks_without_speech_have_codes(fcpe: Fcpe, normalised: PitchCodes, ki
     assert len(codes) == len(track.f0_hz) // 16 and codes.min() >= 0 and codes.max() < 64
 
 
+@pytest.mark.one_machine  # counts codes
 @settings(max_examples=20)
 @given(st.integers(1280, 16_000))
 def test_samples_give_the_count_of_codes_of_the_reference(
