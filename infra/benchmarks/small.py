@@ -6,7 +6,7 @@ base of the benchmark's own, by the recipe of `make base`, since the base in thi
 needs more than its half takes speech of the base's: then it is measured from nothing alone.
 
 Each cell is a process of one thread: its wall time and its peak memory are those of one core. NLL is of all held-out rows, in nats
-per token: the mean over seeds, and the mean 95 % interval over utterances. A student counts as published where the
+per token: the mean over seeds, and the mean 95 % interval over recordings. A student counts as published where the
 promotion gate would publish it.
 """
 
@@ -253,7 +253,7 @@ def run_cell(cell: Cell) -> None:
             | {
                 "seconds": time.monotonic() - began,
                 "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                "utterances": floors.utterances,
+                "recordings": floors.recordings,
                 "counted_tokens": floors.counted_tokens,
                 "counts": [c.nll for c in floors.counts],
                 "order": floors.order,

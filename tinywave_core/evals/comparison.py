@@ -49,7 +49,10 @@ Scores = Sequence[npt.NDArray[np.floating]]
 
 @dataclass(frozen=True)
 class TokenNll:
-    """NLL of the predicted tokens of N sequences under every model, [L - 1] each, and of which kind they are."""
+    """NLL of the predicted tokens of N sequences under every model, [L - 1] each, and of which kind they are.
+
+    Sums are over the R recordings, which intervals draw: pieces of one recording are not independent.
+    """
 
     sequences: Sequence[TokenSequence]
     by_model: Mapping[str, Scores]
@@ -78,11 +81,20 @@ class TokenNll:
 
     @property
     def seconds(self) -> Floats:
-        return np.array([s.seconds for s in self.sequences])
+        """Of every recording: [R]."""
+        return self.by_recording(np.array([s.seconds for s in self.sequences]))
 
     def sums(self, model: str, chosen: Sequence[Mask]) -> Floats:
-        """For every sequence the NLL of the chosen tokens: [N]."""
-        return sums(self.by_model[model], chosen)
+        """For every recording the NLL of the chosen tokens: [R]."""
+        return self.by_recording(sums(self.by_model[model], chosen))
+
+    def count(self, chosen: Sequence[Mask]) -> Floats:
+        """Chosen tokens of every recording: [R]."""
+        return self.by_recording(count(chosen))
+
+    def by_recording(self, values_N: Floats) -> Floats:
+        """Sums over the sequences of each recording, in the order of recording ids: [R]."""
+        return by_recording([s.recording_id for s in self.sequences], values_N)
 
     def streams(self) -> list[str]:
         """Streams that there are."""
@@ -107,7 +119,7 @@ class TokenNll:
         if self.is_speech:
             seconds = dict(per_second(total, self.seconds, self.seed))
         return {
-            **dict(per_token(total, count(self.all), self.seed)),
+            **dict(per_token(total, self.count(self.all), self.seed)),
             **seconds,
             "nll_by_kind": self._means(model, self.kinds),
             "nll_by_modality": self._means(model, {"speech": speech, "text": self.kinds["text"]}),
@@ -124,7 +136,7 @@ class TokenNll:
             name: nll_ratio(self.sums(model, self.kinds[name]), self.sums("teacher", self.kinds[name]), self.seed)
             for name in self.streams()
         }
-        return ModelRatio(**dict(against_teacher(own, teacher, count(self.all), self.seed)), by_stream=by_stream)
+        return ModelRatio(**dict(against_teacher(own, teacher, self.count(self.all), self.seed)), by_stream=by_stream)
 
     def _means(self, model: str, chosen: Mapping[str, Sequence[Mask]]) -> dict[str, float]:
         """NLL per token of each kind that there is."""
@@ -147,20 +159,22 @@ def kinds_of_tokens(ids: Sequence[npt.NDArray], vocabulary: Vocabulary) -> dict[
 
 def continuation(nll: TokenNll, chosen: Sequence[Mask], config: EvaluationConfig) -> Continuation:
     """Every model on the tokens after the prompts; no models where no utterance is long enough."""
-    tokens = count(chosen)
-    long_N = tokens > 0
-    seconds = (nll.seconds - config.continuation_prompt_s)[long_N]
+    long_N = count(chosen) > 0
+    after_N = np.array([s.seconds - config.continuation_prompt_s for s in nll.sequences])
+    seconds = nll.by_recording(np.where(long_N, after_N, 0.0))
+    tokens = nll.count(chosen)
     models, ratios = {}, {}
     if long_N.any():
-        own = {name: nll.sums(name, chosen)[long_N] for name in MODELS}
+        long_R = tokens > 0
+        own = {name: nll.sums(name, chosen)[long_R] for name in MODELS}
         models = {
             name: ContinuationFigures(
-                **dict(per_token(own[name], tokens[long_N], config.seed)),
-                **dict(per_second(own[name], seconds, config.seed)),
+                **dict(per_token(own[name], tokens[long_R], config.seed)),
+                **dict(per_second(own[name], seconds[long_R], config.seed)),
             )
             for name in MODELS
         }
-        ratios = {name: against_teacher(own[name], own["teacher"], tokens[long_N], config.seed) for name in MODELS[1:]}
+        ratios = {name: against_teacher(own[name], own["teacher"], tokens[long_R], config.seed) for name in MODELS[1:]}
     return Continuation(
         prompt_s=config.continuation_prompt_s,
         min_s=config.continuation_min_s,
@@ -173,9 +187,9 @@ def continuation(nll: TokenNll, chosen: Sequence[Mask], config: EvaluationConfig
 
 
 def compare_models(nll: TokenNll, cloze: Mapping[str, Floats], models: Mapping[str, ModelFigures]) -> ModelComparison:
-    """Paired differences on the same utterances; a gap whose interval holds 0 is within noise."""
+    """Paired differences on the same recordings; a gap whose interval holds 0 is within noise."""
     teacher, student, control = (nll.sums(name, nll.all) for name in MODELS)
-    tokens, gaps = count(nll.all), control - teacher
+    tokens, gaps = nll.count(nll.all), control - teacher
     gain = models["control"].nll - models["student"].nll
     gap = models["control"].nll - models["teacher"].nll
     gain_interval = bootstrap_interval(control - student, tokens, nll.seed)
@@ -217,16 +231,12 @@ def _accuracy(won: Floats) -> DirectionAccuracy:
     )
 
 
-def by_utterance(utterance_ids: Sequence[str], gaps: Floats, tokens: Floats) -> tuple[Floats, Floats]:
-    """Sums over pieces of utterances as sums over utterances: pieces of one are not independent, and are drawn together."""
-    _, at = np.unique(list(utterance_ids), return_inverse=True)
-    gap_U, tokens_U = (np.asarray(np.bincount(at, weights=each), np.float64) for each in (gaps, tokens))
-    return gap_U, tokens_U
+def by_recording(recording_ids: Sequence[str], values_N: Floats) -> Floats:
+    """Sums over pieces of recordings as sums over recordings, in the order of their ids: [R]."""
+    _, at = np.unique(list(recording_ids), return_inverse=True)
+    return np.asarray(np.bincount(at, weights=values_N), np.float64)
 
 
-def paired_difference(
-    utterance_ids: Sequence[str], gaps: Floats, tokens: Floats, seed: int
-) -> tuple[float, tuple[float, float], int]:
-    """Difference per token with its interval over utterances, and their number, from sums over pieces of them."""
-    gap_U, tokens_U = by_utterance(utterance_ids, gaps, tokens)
-    return float(gap_U.sum() / tokens.sum()), bootstrap_interval(gap_U, tokens_U, seed), len(gap_U)
+def paired_difference(gaps_R: Floats, tokens_R: Floats, seed: int) -> tuple[float, tuple[float, float]]:
+    """Difference per token with its interval over recordings."""
+    return float(gaps_R.sum() / tokens_R.sum()), bootstrap_interval(gaps_R, tokens_R, seed)

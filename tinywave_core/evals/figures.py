@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tinywave_core.evals.intervals import McNemar, Retention
 
-FEW_UTTERANCES = 10
+FEW_RECORDINGS = 10
 """Below this many, resampled utterances say little about other speech."""
 Interval = tuple[float, float]
 MODELS = ("teacher", "student", "control")
@@ -103,7 +103,8 @@ class Continuation(Figures):
 class HeldOut(Figures):
     """What was scored."""
 
-    sequences: int
+    recordings: int
+    utterances: int
     hours: float
     tokens: int
     cloze_items: int
@@ -127,7 +128,7 @@ class ModelComparison(Figures):
 
 
 class AboveFloor(Figures):
-    """By how much a model is worse than a floor, in nats per token, paired over utterances; below 0 it is better."""
+    """By how much a model is worse than a floor, in nats per token, paired over recordings; below 0 it is better."""
 
     nll: float
     interval: Interval
@@ -155,7 +156,7 @@ class Floors(Figures):
     """By model."""
     above_counts: dict[str, AboveFloor]
     """By model, above the floor."""
-    utterances: int
+    recordings: int
     """That the intervals are over."""
     counted_tokens: int
     """Of training speech and text."""

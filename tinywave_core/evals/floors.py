@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinywave_core.evals.comparison import Scores, TokenNll, by_utterance, count, paired_difference
-from tinywave_core.evals.figures import FEW_UTTERANCES, MODELS, AboveFloor, Floors
+from tinywave_core.evals.comparison import Scores, TokenNll, paired_difference
+from tinywave_core.evals.figures import FEW_RECORDINGS, MODELS, AboveFloor, Floors
 from tinywave_core.evals.ngrams import ORDERS, Ngrams, counted
 from tinywave_core.evals.perplexity import Floats
 from tinywave_core.sequences.dataset import TokenSequence
 
 GUESSING = "guessing"
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)  # 97.5 % of Student's t with 1 to 8 degrees of freedom
-_UNKNOWN = 100.0  # nats per token, more than any model can be apart: one utterance tells nothing of others
+_UNKNOWN = 100.0  # nats per token, more than any model can be apart: one recording tells nothing of others
 COUNTS = tuple(f"counts of {order}" for order in range(1, ORDERS + 1))
 
 
@@ -44,26 +44,25 @@ def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors
         order=order,
         above_guessing={model: _above(nll, model, GUESSING) for model in MODELS},
         above_counts={model: _above(nll, model, COUNTS[order - 1]) for model in MODELS},
-        utterances=len({s.utterance_id for s in nll.sequences}),
+        recordings=len({s.recording_id for s in nll.sequences}),
         counted_tokens=sum(len(s.ids) for s in counted(train)),
         training_tokens=sum(len(s.ids) for s in first),
     )
 
 
 def _above(nll: TokenNll, model: str, floor: str) -> AboveFloor:
-    gaps, tokens = nll.sums(model, nll.all) - nll.sums(floor, nll.all), count(nll.all)
-    names = [s.utterance_id for s in nll.sequences]
-    difference, interval, utterances = paired_difference(names, gaps, tokens, nll.seed)
-    if utterances < FEW_UTTERANCES:
-        interval = _of_few(*by_utterance(names, gaps, tokens), difference)
+    gaps, tokens = nll.sums(model, nll.all) - nll.sums(floor, nll.all), nll.count(nll.all)
+    difference, interval = paired_difference(gaps, tokens, nll.seed)
+    if len(gaps) < FEW_RECORDINGS:
+        interval = _of_few(gaps, tokens, difference)
     return AboveFloor(nll=difference, interval=interval)
 
 
-def _of_few(gap_U: Floats, tokens_U: Floats, difference: float) -> tuple[float, float]:
-    """Student's t over utterances: of few, those that are drawn anew are too much alike, and of one they are all the same."""
-    utterances = len(gap_U)
-    if utterances < 2:
+def _of_few(gaps_R: Floats, tokens_R: Floats, difference: float) -> tuple[float, float]:
+    """Student's t over recordings: of few, those that are drawn anew are too much alike, and of one they are all the same."""
+    recordings = len(gaps_R)
+    if recordings < 2:
         return difference - _UNKNOWN, difference + _UNKNOWN
-    residuals = ((gap_U - difference * tokens_U) ** 2).sum()
-    half = _T[utterances - 2] * np.sqrt(residuals / (utterances - 1) * utterances) / tokens_U.sum()
+    residuals = ((gaps_R - difference * tokens_R) ** 2).sum()
+    half = _T[recordings - 2] * np.sqrt(residuals / (recordings - 1) * recordings) / tokens_R.sum()
     return difference - half, difference + half

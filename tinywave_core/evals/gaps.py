@@ -85,7 +85,7 @@ def position_name(low: int) -> str:
     return f"position {low}"
 
 
-# Sums over utterances --------------------------------------------------------------------------------------------
+# Sums over recordings --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ class Cell:
 
 @dataclass
 class Tally:
-    """Sums and counts by figure and utterance, so that each figure gets its interval over utterances."""
+    """Sums and counts by figure and recording, so that each figure gets its interval over recordings."""
 
     sums: dict[Cell, dict[str, list[float]]] = field(default_factory=dict)
 
-    def add(self, cell: Cell, utterance_id: str, values: npt.NDArray[Any]) -> None:
+    def add(self, cell: Cell, recording_id: str, values: npt.NDArray[Any]) -> None:
         """Count these values of one sequence; values that are no numbers are left out, and none are nothing."""
         values = values[np.isfinite(values)]
         if len(values):
-            sum_and_count = self.sums.setdefault(cell, {}).setdefault(utterance_id, [0.0, 0.0])
+            sum_and_count = self.sums.setdefault(cell, {}).setdefault(recording_id, [0.0, 0.0])
             sum_and_count[0] += float(values.sum(dtype=np.float64))
             sum_and_count[1] += len(values)
 
@@ -117,21 +117,21 @@ class Tally:
         self,
         model: str,
         measure: str,
-        utterance_id: str,
+        recording_id: str,
         values_L: Values,
         masks: Masks,
         pair: tuple[int, int] | None = None,
     ) -> None:
         """Count values by each of the groups of tokens that `masks` [L] names."""
         for group, mask in masks.items():
-            self.add(Cell(model, measure, group, *(pair or ())), utterance_id, values_L[mask])
+            self.add(Cell(model, measure, group, *(pair or ())), recording_id, values_L[mask])
 
     def figures(self, seed: int) -> list[GapFigure]:
-        """Mean, 95 % interval over utterances and number of values of every figure, in the order they were first counted."""
-        return [_figure(cell, by_utterance, seed) for cell, by_utterance in self.sums.items()]
+        """Mean, 95 % interval over recordings and number of values of every figure, in the order they were first counted."""
+        return [_figure(cell, by_recording, seed) for cell, by_recording in self.sums.items()]
 
     def closer(self, own: str, other: str, seed: int) -> list[CloserFigure]:
-        """By how much the figures of model `own` are below those of `other` on the same utterances (of cosines: above)."""
+        """By how much the figures of model `own` are below those of `other` on the same recordings (of cosines: above)."""
         pairs = ((cell, self.sums[cell], self.sums.get(replace(cell, model=other))) for cell in self.sums)
         return [
             _closer(cell, sums, others, seed)
@@ -140,8 +140,8 @@ class Tally:
         ]
 
 
-def _figure(cell: Cell, by_utterance: Mapping[str, list[float]], seed: int) -> GapFigure:
-    sums, counts = np.array(list(by_utterance.values())).T
+def _figure(cell: Cell, by_recording: Mapping[str, list[float]], seed: int) -> GapFigure:
+    sums, counts = np.array(list(by_recording.values())).T
     return GapFigure(
         **vars(cell),
         value=float(sums.sum() / counts.sum()),
@@ -151,10 +151,10 @@ def _figure(cell: Cell, by_utterance: Mapping[str, list[float]], seed: int) -> G
 
 
 def _closer(
-    cell: Cell, by_utterance: Mapping[str, list[float]], of_other: Mapping[str, list[float]], seed: int
+    cell: Cell, by_recording: Mapping[str, list[float]], of_other: Mapping[str, list[float]], seed: int
 ) -> CloserFigure:
-    sums, counts = np.array(list(by_utterance.values())).T
-    others = np.array([of_other[utterance][0] for utterance in by_utterance])
+    sums, counts = np.array(list(by_recording.values())).T
+    others = np.array([of_other[recording][0] for recording in by_recording])
     gaps = (sums - others) if cell.measure == HIDDEN else (others - sums)
     return CloserFigure(
         measure=cell.measure,

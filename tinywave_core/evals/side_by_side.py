@@ -90,8 +90,8 @@ class SideBySide:
         known = min(logits.shape[1], seen.logits_LV.shape[1], self.vocabulary.tokens)
         divergence = gaps.prediction_divergence(seen.logits_LV[:-1, :known], logits[:-1, :known])
         by = {group: mask[1:] for group, mask in {**masks, **gaps.position_masks(len(masks[gaps.ALL]))}.items()}
-        self.tally.add_groups(name, gaps.DIVERGENCE, sequence.utterance_id, divergence, by)
-        self.tally.add_groups(name, gaps.NLL, sequence.utterance_id, gap, by)
+        self.tally.add_groups(name, gaps.DIVERGENCE, sequence.recording_id, divergence, by)
+        self.tally.add_groups(name, gaps.NLL, sequence.recording_id, gap, by)
 
     def _add_blocks(self, name: str, sequence: TokenSequence, seen: Seen, taught: Seen, masks: gaps.Masks) -> None:
         cosines_STL = gaps.cosines(seen.hidden, taught.hidden)
@@ -99,10 +99,10 @@ class SideBySide:
         rows = self._tap(len(masks[gaps.ALL]), set()).positions_r.numpy()
         read = {group: mask[rows] for group, mask in masks.items()}
         for student, teacher in self.pairs:
-            pair, utterance = (student, teacher), sequence.utterance_id
-            self.tally.add_groups(name, gaps.HIDDEN, utterance, cosines_STL[student, teacher], masks, pair)
+            pair, recording = (student, teacher), sequence.recording_id
+            self.tally.add_groups(name, gaps.HIDDEN, recording, cosines_STL[student, teacher], masks, pair)
             divergence = gaps.map_divergence(seen.log_maps[student], taught.log_maps[teacher])
-            self.tally.add_groups(name, gaps.ATTENTION, utterance, divergence, read, pair)
+            self.tally.add_groups(name, gaps.ATTENTION, recording, divergence, read, pair)
 
     def _look(self, model: LlamaForCausalLM, ids: Ids, blocks: set[int]) -> Seen:
         row = torch.from_numpy(ids)[None].to(model.device)

@@ -96,7 +96,7 @@ def _judge(
     low, high = test.interval
     measured = (
         f"{test.difference:+.4f} nats per token against the published one (95 % interval {low:+.4f} to {high:+.4f}, paired over "
-        f"{test.utterances} held-out utterances)"
+        f"{test.recordings} held-out recordings)"
     )
     if high <= margin:
         better = "better" if high < 0 else f"no worse by more than {margin:g}"

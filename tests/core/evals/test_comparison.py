@@ -8,6 +8,7 @@ import pytest
 from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.evals.comparison import (
     TokenNll,
+    by_recording,
     compare_in_direction,
     compare_models,
     continuation,
@@ -30,7 +31,7 @@ NO_CLOZE = dict.fromkeys(NLL, np.zeros(0))
 
 def measured(ids: np.ndarray = SPEECH, copies: int = 2) -> TokenNll:
     """Equal sequences of 2 s each: intervals are points."""
-    sequences = [TokenSequence(str(i), f"u{i}", "r", None, ids, 2.0) for i in range(copies)]
+    sequences = [TokenSequence(str(i), f"u{i}", f"r{i}", None, ids, 2.0) for i in range(copies)]
     of_one = {name: np.resize(-np.array(values, np.float32), len(ids) - 1) for name, values in NLL.items()}
     return TokenNll.of(sequences, {name: [log_p] * copies for name, log_p in of_one.items()}, VOCABULARY, seed=0)
 
@@ -131,8 +132,21 @@ def test_a_direction_counts_the_items_whose_right_version_is_likelier():
     assert direction.student.items == 4 and direction.gain_interval[1] == 1.0
 
 
-def test_pieces_of_one_utterance_are_drawn_together():
-    gaps, tokens = np.array([4.0, -4.0, 2.0]), np.array([2.0, 2.0, 1.0])
-    difference, interval, utterances = paired_difference(["a", "a", "b"], gaps, tokens, seed=0)
-    assert (difference, utterances) == (2 / 5, 2)
+def test_utterances_and_pieces_of_one_recording_are_drawn_together():
+    """Two pieces of one utterance and another utterance of its recording: what they differ by is no width of an interval."""
+    of = [("u0", "r0"), ("u0", "r0"), ("u1", "r0"), ("u2", "r1")]
+    sequences = [TokenSequence(str(i), u, r, None, SPEECH, 2.0) for i, (u, r) in enumerate(of)]
+    odd = [np.full(4, -nats) for nats in (1.0, 5.0, 3.0, 3.0)]
+    nll = TokenNll.of(sequences, dict.fromkeys(NLL, odd), VOCABULARY, seed=0)
+    figures = nll.figures("student", np.zeros(0), 1)
+    assert figures.nll == 3.0 and figures.nll_interval == (3.0, 3.0)
+    assert figures.bits_per_second_interval == pytest.approx((6 / math.log(2), 6 / math.log(2)))
+    assert nll.seconds.tolist() == [6.0, 2.0] and nll.count(nll.all).tolist() == [12.0, 4.0]
+
+
+def test_a_paired_difference_draws_recordings():
+    gaps = by_recording(["a", "a", "b"], np.array([4.0, -4.0, 2.0]))
+    tokens = by_recording(["a", "a", "b"], np.array([2.0, 2.0, 1.0]))
+    difference, interval = paired_difference(gaps, tokens, seed=0)
+    assert difference == 2 / 5
     assert interval == (0.0, 2.0)  # all of a, all of b: nothing else is in the data

@@ -77,14 +77,14 @@ def test_a_model_above_a_floor_is_worse_and_below_it_better():
     assert floors.above_guessing["student"].is_better and floors.above_guessing["control"].is_worse
 
 
-def test_the_interval_is_paired_over_utterances_whose_pieces_are_drawn_together():
-    """The two pieces of one utterance cancel out: alone they would seem to differ from the floor in both directions."""
-    pieces = [TokenSequence(str(i), f"u{i // 2}", "r", None, HELD_OUT[0].ids, 2.0) for i in range(20)]
+def test_the_interval_is_paired_over_recordings_whose_pieces_are_drawn_together():
+    """The two utterances of one recording cancel out: alone they would seem to differ from the floor in both directions."""
+    pieces = [TokenSequence(str(i), f"u{i}", f"r{i // 2}", None, HELD_OUT[0].ids, 2.0) for i in range(20)]
     nll = measured(TURNS, pieces)
     floor = nll.by_model[COUNTS[compare_with_floors(nll, TURNS).order - 1]][0]
     odd = [floor + 1, floor - 1] * 10
     above = compare_with_floors(TokenNll(nll.sequences, nll.by_model | {"student": odd}, nll.kinds, 0), TURNS)
-    assert above.utterances == 10
+    assert above.recordings == 10
     assert above.above_counts["student"].interval == pytest.approx((0, 0), abs=1e-12)
 
 
@@ -98,7 +98,7 @@ def below_the_floor(by: list[float]) -> AboveFloor:
     return compare_with_floors(TokenNll(nll.sequences, models, nll.kinds, 0), TURNS).above_counts["student"]
 
 
-def test_of_few_utterances_the_interval_is_students():
+def test_of_few_recordings_the_interval_is_students():
     """Mean 2 and standard deviation 1 of three: 4.303 / sqrt(3) to each side."""
     above = below_the_floor([1.0, 2.0, 3.0])
     assert above.nll == pytest.approx(-2.0)
@@ -109,7 +109,7 @@ def test_of_few_utterances_the_interval_is_students():
 @pytest.mark.parametrize(
     ("by", "is_better"), [([3.0], False), ([2.9, 3.0], True), ([0.1, 3.0], False), ([0.5] * 9 + [0.6], True)]
 )
-def test_one_utterance_shows_nothing_and_few_what_they_agree_on(by, is_better):
+def test_one_recording_shows_nothing_and_few_what_they_agree_on(by, is_better):
     assert below_the_floor(by).is_better is is_better
 
 

@@ -23,7 +23,7 @@ def changed(model: Any, **values: Any) -> Any:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ((0.1, 0.3), "closer to the teacher than it, by +0.200 (+0.100 to +0.300, paired over utterances)"),
+        ((0.1, 0.3), "closer to the teacher than it, by +0.200 (+0.100 to +0.300, paired over recordings)"),
         ((-0.1, 0.3), "within noise of it, by"),
         ((-0.3, -0.1), "further from the teacher than it, by"),
     ],

@@ -272,7 +272,7 @@ def test_a_gain_beyond_noise_is_called_help():
     assert standing == (
         "The student is better than a table of counts, and than its undistilled control: 3.300 nats per token on held-out speech, "
         "counts of 3 tokens in its training speech 4.000 (difference -0.700, 95% interval -0.750 to -0.650, paired over 20 held-out "
-        "utterances)."
+        "recordings)."
     )
 
 
@@ -283,9 +283,9 @@ def test_a_gain_whose_interval_holds_zero_is_called_noise():
     assert "within noise" in sentences[2]
 
 
-def test_a_gain_over_a_handful_of_utterances_proves_nothing():
+def test_a_gain_over_a_handful_of_recordings_proves_nothing():
     base = scores()
-    few = verdict(typed(base | {"floors": base["floors"] | {"utterances": 2}}))
+    few = verdict(typed(base | {"floors": base["floors"] | {"recordings": 2}}))
     assert "not shown to be better than its undistilled control" in few[0]
     assert "too little held-out speech" in few[1]
     assert "within noise" in few[2]
@@ -311,7 +311,7 @@ def test_a_student_worse_than_guessing_is_told_so_first():
     first, second, *_ = below("student", guessing=(0.4, 0.3, 0.5), counts=(2.4, 2.3, 2.5))
     assert first == (
         "The student is worse than guessing: 3.300 nats per token on held-out speech, a guess among all ids 6.000 (difference +0.400, "
-        "95% interval +0.300 to +0.500, paired over 20 held-out utterances)."
+        "95% interval +0.300 to +0.500, paired over 20 held-out recordings)."
     )
     assert second.startswith("Distillation helped")
 

@@ -1,6 +1,6 @@
 """What the models are worth beside guessing and tables of counts, in sentences and rows: the first thing that a verdict says."""
 
-from tinywave_core.evals.figures import FEW_UTTERANCES, AboveFloor, Likelihood, Scores
+from tinywave_core.evals.figures import FEW_RECORDINGS, AboveFloor, Likelihood, Scores
 from tinywave_core.wording import counts_label, figure, with_interval
 
 
@@ -30,7 +30,7 @@ def shortfall(scores: Scores, model: str) -> str | None:
 
 def _above_the_floor(scores: Scores) -> str:
     low, high = scores.comparison.distillation_gain_nll_interval
-    if scores.floors.utterances < FEW_UTTERANCES or low <= 0 <= high:
+    if scores.floors.recordings < FEW_RECORDINGS or low <= 0 <= high:
         control = "but not shown to be better than its undistilled control"
     else:
         control = "and than its undistilled control" if low > 0 else "but worse than its undistilled control"
@@ -44,12 +44,12 @@ def _counted(scores: Scores) -> str:
 
 def _measured(scores: Scores, model: str, floor: str, above: AboveFloor) -> str:
     measured = f"{scores.models[model].nll:.3f} nats per token on held-out speech, {floor} (difference {above.nll:+.3f}"
-    utterances = scores.floors.utterances
-    if utterances == 1:
-        return f"{measured}, over one held-out utterance, which tells nothing of others)"
+    recordings = scores.floors.recordings
+    if recordings == 1:
+        return f"{measured}, over one held-out recording, which tells nothing of others)"
     low, high = above.interval
-    few = "only " if utterances < FEW_UTTERANCES else ""
-    return f"{measured}, 95% interval {low:+.3f} to {high:+.3f}, paired over {few}{utterances} held-out utterances)"
+    few = "only " if recordings < FEW_RECORDINGS else ""
+    return f"{measured}, 95% interval {low:+.3f} to {high:+.3f}, paired over {few}{recordings} held-out recordings)"
 
 
 def floor_rows(scores: Scores) -> list[dict[str, str]]:

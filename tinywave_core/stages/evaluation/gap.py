@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.side_by_side import SideBySide
     from tinywave_core.sequences.dataset import TokenSequence
 
-VERSION = 2
+VERSION = 3
 STUDENTS = ("student", "control")
 GAPS, TOKENS, WORST = "gaps.parquet", "tokens.parquet", "worst.json"
 

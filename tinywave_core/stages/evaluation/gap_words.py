@@ -19,7 +19,7 @@ def gap_text(gap: GapSummary) -> str:
     return (
         f"Over {gap.utterances} held-out utterances and {gap.tokens:,} tokens the student's predictions are {own} "
         f"nats (KL) from the teacher's, those of its undistilled control {other}: {relation} it, by "
-        f"{closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over utterances)."
+        f"{closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over recordings)."
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.scoring import Score
     from tinywave_core.sequences.dataset import TokenSequence
 
-VERSION = 4
+VERSION = 5
 
 
 def build(
@@ -131,9 +131,9 @@ def score_models(
 
 
 def run_against(step: Step[EvaluationConfig, AgainstSummary], output: Output) -> AgainstSummary:
-    """Difference in nats per token, new minus published, with its 95 % interval over utterances; not comparable where the
+    """Difference in nats per token, new minus published, with its 95 % interval over recordings; not comparable where the
     published student was trained on tokens of another vocabulary or of other codebooks."""
-    from tinywave_core.evals.comparison import paired_difference
+    from tinywave_core.evals.comparison import by_recording, paired_difference
     from tinywave_core.sequences.dataset import load_sequences
 
     if why := _other_tokens(step):
@@ -142,15 +142,15 @@ def run_against(step: Step[EvaluationConfig, AgainstSummary], output: Output) ->
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     scored = score_models(step, output, ("student", "published"), [s.ids for s in sequences], vocabulary)
     nll = {name: np.array([-s.sum(dtype=np.float64) for s in of_model.scores]) for name, of_model in scored.items()}
-    tokens = np.array([len(s.ids) - 1 for s in sequences], dtype=np.float64)
-    difference, interval, utterances = paired_difference(
-        [s.utterance_id for s in sequences], nll["student"] - nll["published"], tokens, step.config.seed
-    )
+    recordings = [s.recording_id for s in sequences]
+    tokens = by_recording(recordings, np.array([len(s.ids) - 1 for s in sequences], dtype=np.float64))
+    gaps = by_recording(recordings, nll["student"] - nll["published"])
+    difference, interval = paired_difference(gaps, tokens, step.config.seed)
     return AgainstSummary(
         comparable=True,
         difference=difference,
         interval=interval,
-        utterances=utterances,
+        recordings=len(gaps),
         tokens=int(tokens.sum()),
         nll={name: float(values.sum() / tokens.sum()) for name, values in nll.items()},
     )
@@ -206,7 +206,8 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
     models = {name: nll.figures(name, cloze[name], scored[name].parameters) for name in MODELS}
     summary = ScoresSummary(
         held_out=HeldOut(
-            sequences=len(sequences),
+            recordings=len({s.recording_id for s in sequences}),
+            utterances=len({s.utterance_id for s in sequences}),
             hours=sum(s.seconds for s in sequences) / 3600,
             tokens=sum(len(s.ids) - 1 for s in sequences),
             cloze_items=len(items),
@@ -351,11 +352,12 @@ def _cloze_table(items: "Sequence[ClozeItem]", cloze: "Mapping[str, Floats]") ->
 def _utterance_table(nll: "TokenNll", after_prompts: "Sequence[Mask]") -> pa.Table:
     """A row per sequence: tokens and seconds, and the NLL of each model in nats; by stream, and after the prompt."""
     from tinywave_core.evals.comparison import STREAMS, count
+    from tinywave_core.evals.perplexity import sums
 
     parts = {"": nll.all, **{f"{name}_": nll.kinds[name] for name in STREAMS}, "continuation_": after_prompts}
     columns: dict[str, Any] = {"utterance_id": [s.utterance_id for s in nll.sequences]}
     columns |= {f"{part}tokens": count(chosen).astype(np.int64) for part, chosen in parts.items()}
-    columns["seconds"] = nll.seconds
+    columns["seconds"] = [s.seconds for s in nll.sequences]
     for part, chosen in parts.items():
-        columns |= {f"{name}_{part}nll": nll.sums(name, chosen) for name in MODELS}
+        columns |= {f"{name}_{part}nll": sums(nll.by_model[name], chosen) for name in MODELS}
     return pa.table(columns)

@@ -64,7 +64,7 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     s = ScoresSummary.of(outputs["scores"])
     nll = ", ".join(f"{label} {s.models[name].nll:.3f}" for name, label in MODELS.items())
     nll += f", counts {s.floors.floor.nll:.3f}"
-    return f"{s.held_out.sequences} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
+    return f"{s.held_out.utterances} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
 
 
 def _probes(outputs: Outputs) -> str:

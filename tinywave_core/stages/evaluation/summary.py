@@ -34,7 +34,7 @@ class AgainstSummary(Summary):
     difference: float = 0.0
     """New minus published."""
     interval: Interval = (0.0, 0.0)
-    utterances: int = 0
+    recordings: int = 0
     tokens: int = 0
     nll: dict[str, float] = Field(default_factory=dict)
     """Of `student` and `published`."""

@@ -1,7 +1,7 @@
 """Evaluation in words and tables: the verdict, the figures of the three models and of the floors, probes, continuations."""
 
 from tinywave_core import plots
-from tinywave_core.evals.figures import FEW_UTTERANCES, Generated, Scores
+from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, Scores
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
@@ -41,9 +41,9 @@ def _gain(scores: Scores) -> str:
     gain, (low, high) = scores.comparison.distillation_gain_nll, scores.comparison.distillation_gain_nll_interval
     measured = (
         f"{gain:+.3f} nats per token (95% interval {low:+.3f} to {high:+.3f}, paired over "
-        f"{scores.held_out.sequences} held-out utterances)"
+        f"{scores.held_out.recordings} held-out recordings)"
     )
-    if scores.floors.utterances < FEW_UTTERANCES:
+    if scores.floors.recordings < FEW_RECORDINGS:
         return f"There is too little held-out speech to tell whether distillation helped: it measured {measured}."
     if low > 0:
         return f"Distillation helped beyond noise: against the undistilled control it gains {measured}."
@@ -55,7 +55,7 @@ def _gain(scores: Scores) -> str:
 def _gap(scores: Scores) -> str:
     comparison, models = scores.comparison, scores.models
     low, high = comparison.distillation_gain_nll_interval
-    few = scores.floors.utterances < FEW_UTTERANCES
+    few = scores.floors.recordings < FEW_RECORDINGS
     noise = " (a figure within noise)" if few or low <= 0 <= high else ""
     if comparison.student_is_better_than_teacher:
         ahead = models["teacher"].nll - models["student"].nll
