@@ -1,4 +1,4 @@
-"""Parts of a release on an object store -> a folder in the user's cache, each file fetched once and only whole."""
+"""Parts of a release or a model on an object store -> a folder in the user's cache, each file fetched once and only whole."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,28 @@ from tinywave_core.storage.filesystem import open_url
 ABANDONED_S = 3600.0  # a fetch that goes on writes all the time
 
 
-def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
-    """Local root with every file in `folders` of the release at `url`; what is there with the same ETag is not fetched again.
+def fetch(
+    url: str,
+    folders: Mapping[str, tuple[str, ...]],
+    what: str = "SpiritLM's release",
+    wanted: Callable[[str], Any] = lambda _: True,
+    of: str | None = None,
+) -> Path:
+    """Local root with every wanted file in `folders` of what lies at `url`; what is there with the same ETag is not fetched again.
 
     The tuple names the least that a folder must have; CheckpointError where one of them is not there. Files that are gone
-    from the store go from here, too: a folder is never a mixture of two releases.
+    from the store go from here, too: a folder is never a mixture of two releases. `of` tells apart what is kept of one URL.
     """
-    root = cache_folder() / "releases" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    root = cache_folder() / "releases" / hashlib.sha256((of or url).encode()).hexdigest()[:16]
     try:
         filesystem, base = open_url(url)
         for folder, needed in folders.items():
-            files = _files(filesystem, f"{base.rstrip('/')}/{folder}")
+            found = _files(filesystem, f"{base.rstrip('/')}/{folder}")
+            files = {name: info for name, info in found.items() if wanted(name)}
             missing = [name for name in needed if name not in files]
             if missing:
                 raise CheckpointError(
-                    f"{url.rstrip('/')}/{folder} has no {missing[0]}: expected {', '.join(needed)} of SpiritLM's release there"
+                    f"{url.rstrip('/')}/{folder} has no {missing[0]}: expected {', '.join(needed)} of {what} there"
                 )
             for name, info in files.items():
                 _fetch_file(filesystem, info, root / folder / name)
@@ -39,7 +46,7 @@ def fetch(url: str, folders: Mapping[str, tuple[str, ...]]) -> Path:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"SpiritLM's release at {url} cannot be read: {error}") from error
+        raise CheckpointError(f"{what} at {url} cannot be read: {error}") from error
     return root
 
 

@@ -17,13 +17,14 @@ class UnitsConfig(Config):
     clusters: int = Field(100, ge=2, le=5000)
     """Size of the codebook (HuBERT's first iteration: 100; SpiritLM: 500)."""
     encoder: str | None = None
-    """For `encoder`: directory of a transformers HubertModel, Wav2Vec2Model, WavLMModel, Data2VecAudioModel, Wav2Vec2BertModel or
-    Whisper, at 16 kHz, with model.safetensors. Known by its content: weights go into no store and no export."""
+    """For `encoder`: directory or s3:// prefix of a transformers HubertModel, Wav2Vec2Model, WavLMModel, Data2VecAudioModel,
+    Wav2Vec2BertModel or Whisper, at 16 kHz, with model.safetensors. Known by its content: weights go into no store and no export."""
     layer: int | None = Field(None, ge=0, le=1000)
     """For `encoder`: number of the hidden state, as transformers counts: 0 goes into the first layer."""
     codebook: str | None = None
-    """For `encoder`: file with k-means centres of that layer as it is (.npy, or `cluster_centers` in .pt or .safetensors), in place of a fit
-    on your speech; `clusters` says how many it has."""
+    """For `encoder`: file or s3:// URL of k-means centres of that layer as it is, in place of a fit on your speech: .npy, `cluster_centers`
+    in .pt or .safetensors, or a scikit-learn k-means as joblib or pickle writes it (.bin, .pt; read without unpickling). `clusters` says how
+    many it has."""
 
     @model_validator(mode="after")
     def _encoder_where_one_is_asked_for(self) -> "UnitsConfig":

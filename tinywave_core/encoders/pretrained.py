@@ -3,17 +3,19 @@
 HubertModel, Wav2Vec2Model, WavLMModel, Data2VecAudioModel, Wav2Vec2BertModel, and the encoder of a Whisper. The layer is a hidden
 state, as transformers counts: 0 is what goes into the first layer. Layers above it are cut off and never run.
 
-Every recording runs alone, in windows of 30 s (Whisper: of its own length) that are cut to the recording's frames: no padding, so no
-GroupNorm, position convolution, attention or log-mel maximum ever sees another recording or silence that is not there. Frame t
-covers samples t * hop … t * hop + field. Safetensors only: nothing is unpickled, no code of the directory is run.
+Recordings run in windows of 30 s (Whisper: of its own length) that are cut to the recording's frames. Of every window the part up to
+the first layer (convolutions, GroupNorm, mel bands and their maximum) runs alone. The layers run on a batch of windows, padded at the
+end; position convolutions and attention are masked, so no frame sees another recording or silence that is not there. Frame t covers
+samples t * hop … t * hop + field. Safetensors only: nothing is unpickled, no code of the directory is run.
 
-Shapes: S samples, T frames, M mel bands, D width.
+Shapes: B windows, S samples, T frames, M mel bands, D width.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from tinywave_core.checkpoints.bounds import MOST_NUMBER, building, check_directory, model_weights, read_json, shown
 from tinywave_core.checkpoints.spiritlm import digest_of
+from tinywave_core.encoders.batching import most_samples, padded_batches
 from tinywave_core.encoders.conv_stack import ConvLayer, hop_and_field
 from tinywave_core.errors import CheckpointError
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -184,20 +187,44 @@ class SpeechEncoder:
     layer: int
     digest: str
     device: Any
-    run: Callable[[Any], Any]
-    """A window [S] on the CPU -> its frames [1, T, D]."""
+    front: Callable[[Any], Any]
+    """A window [S] on the CPU -> what its first layer takes [T, D], without positions of a convolution."""
+    body: Callable[[Any, Any], Any]
+    """Padded windows [B, T, D] and where they are no padding [B, T] (None: nowhere) -> their frames [B, T, D]."""
 
     def __call__(self, samples: Samples) -> Frames:
         """Frames [T, D] of one recording (mono, 16 kHz)."""
+        return self.together([samples], most=0)[0]
+
+    def together(self, recordings: Sequence[Samples], most: int | None = None) -> list[Frames]:
+        """Frames [T, D] of each recording, the same as alone but for the last bits; `most` bounds the samples of a padded batch."""
         import torch
 
+        windows = [self.shape.windows(samples) for samples in recordings]
+        parts = [part for each in windows for part in each]
+        lengths = [len(part) for part in parts]
+        done: dict[int, Frames] = {}
         # TF32, cuDNN's default, would make other units of frames that lie between two.
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
-            parts = [self.run(self._wave(part))[0].float().cpu().numpy() for part in self.shape.windows(samples)]
-        return np.concatenate([np.zeros((0, self.shape.width), np.float32), *parts])
+            for batch in padded_batches(lengths, most_samples(self.device.type) if most is None else most):
+                done |= dict(zip(batch, self._batch([parts[i] for i in batch]), strict=True))
+        frames = (done[i] for i in range(len(parts)))
+        none = np.zeros((0, self.shape.width), np.float32)
+        return [np.concatenate([none, *islice(frames, len(each))]) for each in windows]
+
+    def _batch(self, parts: Sequence[Samples]) -> list[Frames]:
+        from torch.nn.utils.rnn import pad_sequence
+
+        from tinywave_core.encoders.position import valid_frames
+
+        fronts = [self.front(self._wave(part)) for part in parts]
+        lengths = [len(front_TD) for front_TD in fronts]
+        frames_BTD = self.body(pad_sequence(fronts, batch_first=True), valid_frames(lengths, fronts[0].device))
+        found = frames_BTD.float().cpu().numpy()
+        return [row_TD[:length] for row_TD, length in zip(found, lengths, strict=True)]
 
     def _wave(self, part_S: Samples) -> Any:
         import torch
@@ -217,14 +244,14 @@ def load_encoder(folder: Path, layer: int, device: str = "cpu") -> SpeechEncoder
         model = _whole(folder, shape.model_type)
     place = torch.device(device)
     if shape.model_type == "whisper":
-        run = _whisper(model.encoder, shape, layer, place)
+        front, body = _whisper(model.encoder, shape, layer, place)
     else:
         # Pre-norm encoders end with a norm, which hidden states in the middle have not gone through.
         if getattr(model.config, "do_stable_layer_norm", False) and layer < shape.layers:
             model.encoder.layer_norm = torch.nn.Identity()
         model.encoder.layers = model.encoder.layers[:layer]
-        run = _of_fbank(model, shape, place) if shape.model_type == "wav2vec2-bert" else _of_wave(model, place)
-    return SpeechEncoder(shape, layer, encoder_digest(folder), place, run)
+        front, body = _of_fbank(model, shape, place) if shape.model_type == "wav2vec2-bert" else _of_wave(model, place)
+    return SpeechEncoder(shape, layer, encoder_digest(folder), place, front, body)
 
 
 _loading = threading.Lock()
@@ -267,34 +294,89 @@ def _whole(folder: Path, kind: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _of_wave(model: Any, device: Any) -> Callable[[Any], Any]:
+_Parts = tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]  # `front` and `body` of an encoder
+
+
+def _of_wave(model: Any, device: Any) -> _Parts:
     """wav2vec 2.0, HuBERT, WavLM and data2vec: convolutions over the wave, then the layers."""
     convs, projection, encoder = (
         part.to(device) for part in (model.feature_extractor, model.feature_projection, model.encoder)
     )
+    is_wavlm, pre_norm = model.config.model_type == "wavlm", getattr(model.config, "do_stable_layer_norm", False)
+    if is_wavlm:
+        for block in encoder.layers:
+            _mask_in_the_bias(block.attention)
 
-    def run(wave_S: Any) -> Any:
+    def front(wave_S: Any) -> Any:
         projected = projection(convs(wave_S.to(device)[None]).transpose(1, 2))
-        return encoder(projected[0] if isinstance(projected, tuple) else projected).last_hidden_state
+        return (projected[0] if isinstance(projected, tuple) else projected)[0]
 
-    return run
+    def body(x_BTD: Any, valid_BT: Any) -> Any:
+        x_BTD = x_BTD + positions(encoder.pos_conv_embed, x_BTD, valid_BT)
+        x_BTD = x_BTD if pre_norm else encoder.layer_norm(x_BTD)
+        if is_wavlm:
+            bias = None  # the first layer makes it for all
+            for block in encoder.layers:
+                x_BTD, bias = block(x_BTD, attention_mask=valid_BT, position_bias=bias)[:2]
+        else:
+            for block in encoder.layers:
+                x_BTD = block(x_BTD, attention_mask=_keys(valid_BT))[0]
+        return encoder.layer_norm(x_BTD) if pre_norm else x_BTD
+
+    return front, body
 
 
-def _of_fbank(model: Any, shape: EncoderShape, device: Any) -> Callable[[Any], Any]:
+def positions(embed: Any, x_BTD: Any, valid_BT: Any) -> Any:
+    """Position embeddings by convolution. Every convolution is given zeros for padding, as it has zeros beyond a recording's end."""
+    x_BDT = x_BTD.transpose(1, 2)
+
+    def masked(x_BDT: Any) -> Any:
+        return x_BDT if valid_BT is None else x_BDT * valid_BT[:, None]
+
+    if hasattr(embed, "layers"):  # data2vec: several, and a norm after each makes something of zeros
+        for layer in embed.layers:
+            x_BDT = layer(masked(x_BDT))
+        return x_BDT.transpose(1, 2)
+    if getattr(embed, "batch_norm", None) is not None:  # makes something of zeros, too
+        x_BDT = embed.batch_norm(x_BDT)
+    return embed.activation(embed.padding(embed.conv(masked(x_BDT)))).transpose(1, 2)
+
+
+def _keys(valid_BT: Any) -> Any:
+    """Frames that attention may look at [B, 1, T, T]."""
+    return None if valid_BT is None else valid_BT[:, None, None, :].expand(-1, 1, valid_BT.shape[1], -1)
+
+
+def _mask_in_the_bias(attention: Any) -> None:
+    """WavLM's attention with its mask in the position bias: torch warns of a mask of booleans beside a bias of numbers."""
+    attend, heads = attention.torch_multi_head_self_attention, attention.num_heads
+
+    def masked(x_BTD: Any, valid_BT: Any, bias: Any, with_weights: bool) -> Any:
+        if valid_BT is not None:
+            bias = bias.masked_fill(~valid_BT.repeat_interleave(heads, dim=0)[:, None], float("-inf"))
+        return attend(x_BTD, None, bias, with_weights)
+
+    attention.torch_multi_head_self_attention = masked
+
+
+def _of_fbank(model: Any, shape: EncoderShape, device: Any) -> _Parts:
     """wav2vec-BERT 2.0: Kaldi's mel bands, each at mean 0 and variance 1 over the window, in pairs of frames."""
     from transformers import SeamlessM4TFeatureExtractor
 
     hear = SeamlessM4TFeatureExtractor()
     projection, encoder = model.feature_projection.to(device), model.encoder.to(device)
 
-    def run(wave_S: Any) -> Any:
+    def front(wave_S: Any) -> Any:
         heard = hear(shape.whole(wave_S).numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        return encoder(projection(heard.to(device))[0]).last_hidden_state
+        return projection(heard.to(device))[0][0]
 
-    return run
+    def body(x_BTD: Any, valid_BT: Any) -> Any:
+        return encoder(x_BTD, attention_mask=valid_BT).last_hidden_state  # its convolutions look back only
+
+    return front, body
 
 
-def _whisper(encoder: Any, shape: EncoderShape, layer: int, device: Any) -> Callable[[Any], Any]:
+def _whisper(encoder: Any, shape: EncoderShape, layer: int, device: Any) -> _Parts:
     """Whisper's encoder with as many of its positions as there are frames; its own forward wants 30 s."""
     from torch.nn.functional import gelu
 
@@ -303,15 +385,17 @@ def _whisper(encoder: Any, shape: EncoderShape, layer: int, device: Any) -> Call
     encoder.to(device)
     bands = encoder.config.num_mel_bins
 
-    def run(wave_S: Any) -> Any:
+    def front(wave_S: Any) -> Any:
         mel_MF = log_mel(shape.whole(wave_S), bands).to(device)
-        x_1TD = gelu(encoder.conv2(gelu(encoder.conv1(mel_MF[None])))).transpose(1, 2)
-        x_1TD = x_1TD + encoder.embed_positions.weight[: x_1TD.shape[1]]
-        for block in layers:
-            x_1TD = block(x_1TD, None, layer_head_mask=None)[0]
-        return x_1TD if norm is None else norm(x_1TD)
+        x_TD = gelu(encoder.conv2(gelu(encoder.conv1(mel_MF[None]))))[0].T
+        return x_TD + encoder.embed_positions.weight[: len(x_TD)]
 
-    return run
+    def body(x_BTD: Any, valid_BT: Any) -> Any:
+        for block in layers:
+            x_BTD = block(x_BTD, _keys(valid_BT), layer_head_mask=None)[0]
+        return x_BTD if norm is None else norm(x_BTD)
+
+    return front, body
 
 
 def log_mel(wave_S: Any, bands: int) -> Any:

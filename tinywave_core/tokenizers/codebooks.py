@@ -1,12 +1,12 @@
 """The embedded tokenizer: units of MFCC or of a pretrained encoder, F0 pitch codes and prosody styles, by codebooks.
 
 They are fitted on the user's own speech; the units' can be given. `fit` reads training utterances once and keeps features only.
-`tokenize` looks at one utterance and nothing else: the same audio gives the same units in any order, shard, batch or number of
-threads. Kept as safetensors and JSON, which name an encoder by its digest: its weights are never copied.
+`tokenize` gives an utterance what it gives it alone: the same units in any order, shard, batch or number of threads. Kept as
+safetensors and JSON, which name an encoder by its digest: its weights are never copied.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,17 +134,26 @@ class Codebooks:
 
     def tokenize(self, samples: mfcc.Samples) -> speech.Streams:
         """Raw streams of one utterance (mono, 16 kHz)."""
+        return self.tokenize_all([samples])[0]
+
+    def tokenize_all(self, recordings: Sequence[mfcc.Samples]) -> list[speech.Streams]:
+        """Raw streams of recordings (mono, 16 kHz), computed together: the same as each alone."""
+        if self.encoder is None:
+            return [self._streams(samples, None) for samples in recordings]
+        heard = iter(self.encoder.together([samples for samples in recordings if len(samples) >= MIN_SAMPLES]))
+        return [self._streams(each, next(heard) if len(each) >= MIN_SAMPLES else None) for each in recordings]
+
+    def _streams(self, samples: mfcc.Samples, frames_TD: npt.NDArray[np.float32] | None) -> speech.Streams:
+        """Streams of one recording, and its frames of the encoder, where there is one."""
         if len(samples) < MIN_SAMPLES:
             return speech.Streams(speech.EMPTY, speech.EMPTY, speech.EMPTY)
         if self.pitch_centres is None or self.style is None:
-            return speech.Streams(self._units(samples), speech.EMPTY, speech.EMPTY)
+            units = self.units.encode(mfcc.mfcc(samples) if frames_TD is None else frames_TD)
+            return speech.Streams(units, speech.EMPTY, speech.EMPTY)
         features, f0_hz = mfcc.mfcc(samples), f0.f0_hz(samples)
-        units = self.units.encode(features) if self.encoder is None else self._units(samples)
+        units = self.units.encode(features if frames_TD is None else frames_TD)
         codes = pitch.encode(pitch.contour(f0_hz, len(samples)), self.pitch_centres)
         return speech.Streams(units, codes, self.style.encode(style.statistics(samples, f0_hz, features)))
-
-    def _units(self, samples: mfcc.Samples) -> kmeans.Codes:
-        return self.units.encode(mfcc.mfcc(samples) if self.encoder is None else self.encoder(samples))
 
     def save(self, folder: Path) -> None:
         """Write codebooks.safetensors and codebooks.json."""
@@ -245,28 +254,26 @@ def _codebook(name: str, tensors: dict[str, npt.NDArray[Any]]) -> Codebook:
 
 
 def read_codebook(path: Path) -> GivenCodebook:
-    """K-means centres [K, D] in a .npy file, or as `cluster_centers` in a .pt or .safetensors file; CheckpointError for anything else."""
+    """K-means centres [K, D] in a .npy file, as `cluster_centers` in a .safetensors or torch file, or of a pickled scikit-learn k-means;
+    CheckpointError for anything else. Nothing is unpickled."""
     if not path.is_file():
         raise CheckpointError(
-            f"there is no codebook {path}: expected a file of k-means centres (.npy, .pt or .safetensors)"
+            f"there is no codebook {path}: expected a file of k-means centres (.npy, .safetensors, .pt, .bin)"
         )
     if path.suffix == ".npy":
         try:
             centres = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise CheckpointError(f"{path} cannot be read as a .npy file ({error!s:.200}): save it again") from error
-    elif path.suffix in (".pt", ".safetensors"):
+    elif path.suffix == ".safetensors" or _is_zip(path):
         from tinywave_core.checkpoints.weights import load_entries
 
         entry = load_entries(path).get("cluster_centers")
         centres = None if entry is None else entry.float().numpy()
     else:
-        # What fairseq, textlesslib and slamkit write: scikit-learn's k-means, pickled by joblib.
-        raise CheckpointError(
-            f"{path} is no .npy, .pt or .safetensors file; a pickle of scikit-learn or joblib is not opened, since it can run code. "
-            f"Where you trust it: python -c \"import joblib, numpy; numpy.save('centres.npy', joblib.load('{path.name}')"
-            '.cluster_centers_)", and pass centres.npy'
-        )
+        from tinywave_core.tokenizers.pickled_centres import pickled_centres
+
+        centres = pickled_centres(path)
     if not isinstance(centres, np.ndarray) or centres.dtype.kind != "f" or centres.ndim != 2 or not centres.size:
         found = "nothing" if centres is None else f"{centres.dtype} {list(centres.shape)}"
         raise CheckpointError(
@@ -276,3 +283,9 @@ def read_codebook(path: Path) -> GivenCodebook:
     if not np.isfinite(centres).all():
         raise CheckpointError(f"{path} has centres that are NaN or infinite: fit them again")
     return GivenCodebook(np.ascontiguousarray(centres, dtype=np.float32))
+
+
+def _is_zip(path: Path) -> bool:
+    """As torch saves a file; textlesslib's .pt files are pickles of joblib."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinywave_core.checkpoints.digests import sha256_once
+from tinywave_core.checkpoints.places import given_file, model_folder
 from tinywave_core.checkpoints.spiritlm import Kind, digest_of
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
@@ -95,8 +96,8 @@ class EmbeddedTokenizer:
             return {}
         from tinywave_core.encoders.pretrained import encoder_digest
 
-        codebook = {} if units.codebook is None else {"codebook_sha256": sha256_once(Path(units.codebook))}
-        return {"encoder_sha256": encoder_digest(Path(units.encoder)), **codebook}
+        codebook = {} if units.codebook is None else {"codebook_sha256": sha256_once(given_file(units.codebook))}
+        return {"encoder_sha256": encoder_digest(model_folder(units.encoder)), **codebook}
 
     def check(self, vocabulary: Vocabulary | None) -> None:
         # Sizes are not compared with the vocabulary's: codebooks that were pinned may have others than the settings today.
@@ -106,9 +107,9 @@ class EmbeddedTokenizer:
             return
         from tinywave_core.encoders.pretrained import read_shape
 
-        shape = read_shape(Path(units.encoder), units.layer)
+        shape = read_shape(model_folder(units.encoder), units.layer)
         if units.codebook is not None:
-            open_codebook(Path(units.codebook), units.clusters, shape.width)
+            open_codebook(given_file(units.codebook), units.clusters, shape.width)
 
     def vocoder(self) -> None:
         return None
@@ -118,7 +119,7 @@ class EmbeddedTokenizer:
             return S_PER_H
         from tinywave_core.encoders.pretrained import encoder_parameters
 
-        core_s = encoder_parameters(Path(self.config.units.encoder)) * S_PER_H_AND_PARAMETER
+        core_s = encoder_parameters(model_folder(self.config.units.encoder)) * S_PER_H_AND_PARAMETER
         beside = S_PER_H if self.tokens == "expressive" else 0.0
         return beside + core_s / (GPU_SPEED_UP if device == "cuda" else 1)
 
@@ -146,19 +147,19 @@ def open_codebook(path: Path, clusters: int, width: int) -> "GivenCodebook":
 
 
 def open_encoder(place: str | None, layer: int, sha256: str, device: str) -> "SpeechEncoder":
-    """The encoder at a place, or where TINYWAVE_ENCODER says; CheckpointError where it is not at hand, or another one."""
+    """The encoder at a place (path or URL), or where TINYWAVE_ENCODER says; CheckpointError where it is not at hand, or another one."""
     from tinywave_core.encoders.pretrained import encoder_digest, shared_encoder
 
     found = place or os.environ.get(ENVIRONMENT)
     if not found:
         raise CheckpointError(
             f"the tokens are made with a speech encoder (SHA-256 {sha256[:12]}…), which lies elsewhere: set the environment variable "
-            f"{ENVIRONMENT} to its directory"
+            f"{ENVIRONMENT} to its directory or s3:// prefix"
         )
-    folder = Path(found)
+    folder = model_folder(found)
     if (now := encoder_digest(folder)) != sha256:
         raise CheckpointError(
-            f"the speech encoder in {folder} has SHA-256 {now[:12]}…, the tokens were made with {sha256[:12]}…: pass that one "
+            f"the speech encoder in {found} has SHA-256 {now[:12]}…, the tokens were made with {sha256[:12]}…: pass that one "
             f"(tokenization.units.encoder, or {ENVIRONMENT}), on all machines alike"
         )
     return shared_encoder(folder, layer, device)
@@ -178,7 +179,7 @@ def open_codebooks(folder: Path, vocabulary: Vocabulary | None, places: Places, 
         EMBEDDED.name,
         ids,
         digest_of([folder / DESCRIPTION, folder / TENSORS]),
-        lambda recordings: [codebooks.tokenize(samples) for samples in recordings],
+        codebooks.tokenize_all,
     )
 
 

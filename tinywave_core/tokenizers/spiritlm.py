@@ -8,7 +8,7 @@ dropped. What a recording gives never depends on what else is tokenized with it.
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from tinywave_core.checkpoints.spiritlm import Kind, Part, Release, lm_part, open_release, speech_parts
+from tinywave_core.encoders.batching import most_samples, padded_batches
 from tinywave_core.errors import CheckpointError, SourceError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.tokenizers.base import Sizes
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 # SpiritLM's. HuBERT's GroupNorm is taken over a whole chunk: another length gives other units.
 CHUNK_SAMPLES = 100 * SAMPLE_RATE
-BATCH_SAMPLES = 400 * SAMPLE_RATE  # with padding go through a GPU at once
 MIN_SAMPLES = 1280  # 80 ms: two frames of HuBERT less 160 samples, one of pitch
 
 Samples = npt.NDArray[np.float32]
@@ -148,26 +148,13 @@ class SpiritLMTokenizer:
         return [_joined([next(done) for _ in split_chunks(samples)]) for samples in recordings]
 
     def _chunks(self, chunks: Sequence[Samples]) -> list[Streams]:
-        # By length: a batch then has little padding.
-        order = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+        lengths = [len(chunk) for chunk in chunks]
         done: dict[int, Streams] = {}
         # TF32, cuDNN's default, flips codes; everything here is float32 wherever it runs.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            for batch in self._batches(order, chunks):
+            for batch in padded_batches(lengths, most_samples(self.device.type)):
                 done |= dict(zip(batch, self._computed([chunks[i] for i in batch]), strict=True))
         return [done[i] for i in range(len(chunks))]
-
-    def _batches(self, order: Sequence[int], chunks: Sequence[Samples]) -> Iterator[list[int]]:
-        """Chunks that go through the models together: one on a CPU, where batches gain nothing, else BATCH_SAMPLES."""
-        most = 0 if self.device.type == "cpu" else BATCH_SAMPLES
-        batch: list[int] = []
-        for i in order:
-            if batch and (len(batch) + 1) * len(chunks[i]) > most:  # sorted by length: this one would be the longest
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     def _computed(self, chunks: Sequence[Samples]) -> list[Streams]:
         waves = [torch.from_numpy(np.ascontiguousarray(chunk)).to(self.device) for chunk in chunks]

@@ -175,7 +175,7 @@ def test_given_centres_take_features_as_they_are(
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [
-        (b"\x80\x04cjoblib.numpy_pickle\n.", "km.bin", r"is not opened.*joblib\.load\('km\.bin'\)\.cluster_centers_"),
+        (b"\x80\x04cjoblib.numpy_pickle\n.", "km.bin", r"cannot be read.*joblib\.load\('km\.bin'\)\.cluster_centers_"),
         (b"\x93NUMPY\x01", "a.npy", "cannot be read as a .npy file"),
         (None, "b.npy", "there is no codebook"),
         (np.zeros(3), "c.npy", r"float64 \[3\] as its centres"),

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tinywave_core.audio.utterances import UTTERANCES_FILE
 from tinywave_core.base.opening import CODEBOOKS, open_base, require_base
 from tinywave_core.checkpoints.digests import sha256_once
+from tinywave_core.checkpoints.places import given_file
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
@@ -226,7 +227,7 @@ def _given_to_fit(
     encoder = open_encoder(places.encoder, units.layer, step.params["encoder_sha256"], _device(step))
     if units.codebook is None:
         return encoder, None
-    codebook = Path(places.codebook)
+    codebook = given_file(places.codebook)
     if sha256_once(codebook) != step.params["codebook_sha256"]:
         raise CheckpointError(
             f"{codebook} is not the codebook that the run was planned with: run again, with one file on all machines"
