@@ -20,7 +20,9 @@ from tinywave_core.storage.schemas import FILES, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact, Store
 
-CONFIG = PipelineConfig.model_validate({"tokenization": {"near_duplicates": {"use": "report"}}})
+CONFIG = PipelineConfig.model_validate(
+    {"tokenization": {"near_duplicates": {"use": "report"}}, "adaptation": {"teacher": "fresh"}}
+)
 READING = np.random.default_rng(1).integers(0, 90, 400)
 OTHER = np.random.default_rng(2).integers(0, 90, 300)
 # Units by utterance: `h…` is held out.
@@ -96,7 +98,7 @@ def test_each_pair_is_a_row_with_sides_and_paths(outputs: dict[str, Artifact]):
             "utterance_id": "h1",
             "of_utterance_id": "long",
             "share": 1.0,
-            "kind": "copy",
+            "kind": "excerpt",
             "sides": "held_out/train",
             "path": "h1.wav",
             "of_path": "long.wav",
@@ -105,7 +107,7 @@ def test_each_pair_is_a_row_with_sides_and_paths(outputs: dict[str, Artifact]):
             "utterance_id": "part",
             "of_utterance_id": "other",
             "share": 1.0,
-            "kind": "copy",
+            "kind": "excerpt",
             "sides": "train/train",
             "path": "part.wav",
             "of_path": "other.wav",
@@ -114,7 +116,10 @@ def test_each_pair_is_a_row_with_sides_and_paths(outputs: dict[str, Artifact]):
 
 
 def test_what_would_go_is_told_and_held_out_speech_never_goes(outputs: dict[str, Artifact]):
-    assert reasons_to_leave_out(outputs["near_duplicates"]) == {"long": "whole of h1.wav", "part": "copy of other.wav"}
+    assert reasons_to_leave_out(outputs["near_duplicates"]) == {
+        "long": "whole of h1.wav",
+        "part": "excerpt of other.wav",
+    }
     summary = NearDuplicatesSummary.of(outputs["near_duplicates"])
     assert (summary.would_go, summary.would_go_seconds) == (2, (400 + 130) * 0.04)
 
@@ -142,7 +147,10 @@ def test_off_looks_for_nothing(tmp_path: Path):
 
 def test_another_limit_hashes_nothing_again(tmp_path: Path):
     found_in(tmp_path, ["h1", "long"])
-    asked = PipelineConfig.model_validate({"tokenization": {"near_duplicates": {"use": "report", "limit": 0.9}}})
+    near = {"use": "report", "limit": 0.9}
+    asked = PipelineConfig.model_validate(
+        {"tokenization": {"near_duplicates": near}, "adaptation": {"teacher": "fresh"}}
+    )
     assert found_in(tmp_path, ["h1", "long"], config=asked)[1].parts() == ["tokenization/near_duplicates"]
     assert asked.model_dump()["tokenization"]["near_duplicates"]["limit"] == 0.9
 
@@ -150,4 +158,6 @@ def test_another_limit_hashes_nothing_again(tmp_path: Path):
 def test_the_setting_changes_no_tokens():
     from tinywave_core.tokenizers.opening import choose_tokenizer
 
-    assert choose_tokenizer(CONFIG).settings().model_dump() == choose_tokenizer(PipelineConfig()).settings().model_dump()
+    assert (
+        choose_tokenizer(CONFIG).settings().model_dump() == choose_tokenizer(PipelineConfig()).settings().model_dump()
+    )

@@ -75,7 +75,9 @@ class RunSets:
 
 @dataclass(frozen=True)
 class Pair:
-    """`share` of the runs of one utterance are in another one; both by their number. A copy has the one that is kept as `of`."""
+    """`share` of the runs of one utterance are in another one; both by their number.
+
+    Of a copy each has at least half as much of the other, and `of` is kept before it; an excerpt has `of` as its whole."""
 
     utterance: int
     of: int
@@ -142,14 +144,17 @@ def count_pairs(
     pairs: list[Pair] = []
     told: set[tuple[int, bool]] = set()
     for (utterance, of), share in shares.items():
-        is_mutual = (of, utterance) in shares
+        back = shares.get((of, utterance), 0.0)
+        is_copy = share / 2 <= back <= share * 2
         if candidates.common[utterance] >= limit:
             # One row for each side, or a jingle that a thousand have gives thirty-two thousand.
             if (utterance, bool(is_held_out[of])) not in told:
                 told.add((utterance, bool(is_held_out[of])))
                 pairs.append(Pair(utterance, of, share, "repeated"))
-        elif not (is_mutual and utterance < of):  # a copy is told once, from the end that is not kept
-            pairs.append(Pair(utterance, of, share, "copy" if is_mutual else "excerpt"))
+        elif is_copy and utterance > of:  # told once, from the end that is not kept
+            pairs.append(Pair(utterance, of, share, "copy"))
+        elif back < share / 2:
+            pairs.append(Pair(utterance, of, share, "excerpt"))
     return pairs
 
 
@@ -168,7 +173,7 @@ def left_out(pairs: Iterable[Pair], is_held_out: npt.NDArray[np.bool_]) -> dict[
     """Training utterances to leave out, each with the pair that says why: one of each group is kept, the first in the order of keeping."""
     reasons: dict[int, list[Pair]] = {}
     for pair in pairs:
-        goes = pair.of if is_held_out[pair.utterance] and not is_held_out[pair.of] else max(pair.utterance, pair.of)
+        goes = max(pair.utterance, pair.of)  # held-out speech comes first in the order
         # An excerpt goes for the whole; the whole goes for an excerpt only where that is held out.
         if not is_held_out[goes] and (goes == pair.utterance or is_held_out[pair.utterance]):
             reasons.setdefault(goes, []).append(pair)

@@ -47,6 +47,13 @@ def test_a_copy_is_told_once_from_the_end_that_is_not_kept():
     assert pairs_of([units(1), units(2), units(1)]) == [Pair(2, 0, 1.0, "copy")]
 
 
+def test_two_that_have_much_of_each_other_are_a_copy_and_told_once():
+    assert [(p.utterance, p.of, p.kind) for p in pairs_of([units(1), units(1)[:150]])] == [(1, 0, "copy")]
+    longer_last = pairs_of([units(1)[:150], units(1)])
+    assert [(p.utterance, p.of, p.kind) for p in longer_last] == [(1, 0, "copy")]
+    assert longer_last[0].share < 0.8
+
+
 def test_an_excerpt_is_found_however_small_its_part_of_the_whole():
     whole = units(1, 2000)
     (pair,) = pairs_of([whole, units(2), whole[700:800]])
@@ -61,7 +68,9 @@ def test_strangers_and_utterances_too_short_to_tell_are_no_pair():
 
 def test_pairs_are_those_of_a_plain_count():
     speech = [no_repeats(seed) for seed in range(6)]
-    mixed = [np.concatenate([speech[a][:part], speech[b][part:]]) for a, b, part in [(0, 1, 100), (2, 3, 170), (4, 5, 20)]]
+    mixed = [
+        np.concatenate([speech[a][:part], speech[b][part:]]) for a, b, part in [(0, 1, 100), (2, 3, 170), (4, 5, 20)]
+    ]
     expected = {frozenset(pair) for pair in by_hand(speech + mixed)}
     assert {frozenset((pair.utterance, pair.of)) for pair in pairs_of(speech + mixed)} == expected
     assert len(expected) == 4  # of utterance 3 and of utterance 4, too little is in the mixtures
@@ -73,6 +82,9 @@ def test_a_jingle_gives_rows_in_proportion_to_those_that_have_it(many: int):
     pairs = pairs_of([jingle] * many, held_out=2)
     assert {pair.kind for pair in pairs if pair.utterance >= 2} == {"repeated"}
     assert len(pairs) <= 2 * many
+    assert not [pair for pair in pairs if pair.utterance == pair.of]
+    sets = RunSets.of([all_runs([jingle])] * many).sketch()
+    assert len(find_candidates(sets, sets, np.arange(many) < 2, LIMIT).pairs) <= many * (MOST_OWNERS + 2)
     assert heard_held_out(pairs, np.arange(many) < 2) == {0, 1}
     assert sorted(left_out(pairs, np.arange(many) < 2)) == list(range(2, many))
 
@@ -102,13 +114,17 @@ def test_held_out_speech_stays_and_the_training_copy_goes():
 def test_of_training_speech_the_longest_stays():
     side = np.zeros(3, bool)
     assert left_out([Pair(1, 0, 1.0, "excerpt")], side).keys() == {1}
-    assert left_out([Pair(0, 1, 0.5, "excerpt")], side) == {}  # the longer one in the shorter: neither is all in the other
+    assert (
+        left_out([Pair(0, 1, 0.5, "excerpt")], side) == {}
+    )  # the longer one in the shorter: neither is all in the other
     chain = [Pair(1, 0, 0.5, "copy"), Pair(2, 1, 0.5, "copy")]
     assert left_out(chain, side).keys() == {1}  # 2 is like 1 only, which is gone
 
 
 def test_run_sets_are_joined_and_taken():
-    sets = RunSets.joined([RunSets.of([np.array([4, 8], np.uint32)]), RunSets.of([np.zeros(0, np.uint32), np.array([3, 12], np.uint32)])])
+    sets = RunSets.joined(
+        [RunSets.of([np.array([4, 8], np.uint32)]), RunSets.of([np.zeros(0, np.uint32), np.array([3, 12], np.uint32)])]
+    )
     taken = sets.take(np.array([2, 0, 1]))
     assert [taken[i].tolist() for i in range(3)] == [[3, 12], [4, 8], []]
     assert [taken.sketch()[i].tolist() for i in range(3)] == [[12], [4, 8], []]
