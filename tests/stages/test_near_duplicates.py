@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
 from tests.conventions.test_fingerprints import NOTHING_HELD_BACK, SUMMARIES
 from tests.fixtures.summaries import Anything
-from tests.fixtures.tiny import Computed
+from tests.fixtures.tiny import CLIPS, Computed, copy_clips, run_tiny, tiny_config
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization import near_duplicates
@@ -161,3 +162,17 @@ def test_the_setting_changes_no_tokens():
     assert (
         choose_tokenizer(CONFIG).settings().model_dump() == choose_tokenizer(PipelineConfig()).settings().model_dump()
     )
+
+
+def test_an_excerpt_that_begins_elsewhere_is_found_from_four_beginnings(tmp_path: Path):
+    source = copy_clips(tmp_path / "speech", (*CLIPS[:1], *CLIPS[4:8]))
+    samples, rate = soundfile.read(source / CLIPS[5])
+    soundfile.write(source / "cut.wav", samples[int(0.505 * rate) :], rate)
+    pairs = {}
+    for starts in (1, 4):
+        near = {"use": "report", "starts": starts}
+        units = {"units": {"clusters": 40}}
+        config = tiny_config(source, tmp_path / "store", tokenization={**units, "near_duplicates": near})
+        pairs[starts] = rows_of(run_tiny(config, until="tokenization")[0])
+    assert pairs[1] == []
+    assert {frozenset((row["path"], row["of_path"])) for row in pairs[4]} == {frozenset(("cut.wav", CLIPS[5]))}

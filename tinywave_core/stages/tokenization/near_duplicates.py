@@ -182,7 +182,9 @@ def run_near_duplicates(
         repeated=len({pair.utterance for pair in pairs if pair.kind == "repeated"}),
         held_out_utterances=int(is_held_out.sum()),
         held_out_heard=len(heard_numbers),
-        recordings=sorted({paths[r] for r in table["recording_id"].take(heard_numbers).to_pylist()})[:_NAMED],
+        recordings=sorted(
+            {paths[r] for r in table["recording_id"].take(pa.array(heard_numbers, pa.int64())).to_pylist()}
+        )[:_NAMED],
         would_go=len(gone),
         would_go_seconds=float(seconds),
     )
