@@ -29,7 +29,6 @@ import numpy as np  # noqa: E402
 from tinywave_core.audio.source import Source  # noqa: E402
 from tinywave_core.audio.utterances import FILES_FILE, read_utterances  # noqa: E402
 from tinywave_core.base import opening  # noqa: E402
-from tinywave_core.base.leaks import STARTS_SAMPLES, all_runs  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
 from tinywave_core.run.pipeline import run_pipeline  # noqa: E402
@@ -44,6 +43,7 @@ from tinywave_core.storage.shards import read_table  # noqa: E402
 from tinywave_core.storage.store import MANIFEST, Store, describe_files  # noqa: E402
 from tinywave_core.tokenizers import mfcc  # noqa: E402
 from tinywave_core.tokenizers.codebooks import Codebooks  # noqa: E402
+from tinywave_core.unit_runs import STARTS_SAMPLES, all_runs  # noqa: E402
 from tinywave_core.wording import MODELS  # noqa: E402
 
 ALLOWED = re.compile(r"cc0([- ]1\.0)?|public domain|cc[- ]by([- ][1-4]\.0)?", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Whether the base has heard speech: held-out speech that it trained on would make every figure of an evaluation a lie.
 
 Two ways. By recording: ingestion's id of the decoded samples, against the list of what the base heard; it finds the same file under
-another name. By sound: every run of N deduplicated units of an utterance is hashed to 32 bits and looked up among those of the
+another name. By sound: the runs of N units of an utterance (unit_runs.py) are looked up among those of the
 base's speech; it finds most recordings that were cut or encoded again. The base's speech is taken with its first 0, 10, 20 and 30 ms
 left out, since units of 40 ms come out as others where a copy begins between them: without these, copies that begin elsewhere
 were no nearer to the base than other readers.
@@ -15,24 +15,15 @@ are copies that sound different, one by one; of a folder of copies some are foun
 """
 
 import json
-from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.base.opening import NGRAMS, RECORDINGS, Base
+from tinywave_core.unit_runs import Hashes, runs_of, share_of
 
-N = 7
 LEAKS_FROM = 0.25
 """Share of an utterance's runs that the base has, from which it counts as heard."""
-LEAST = 12
-"""Runs that an utterance needs for its share to tell anything."""
-STARTS_SAMPLES = (0, 160, 320, 480)
-"""What is left out at the beginning of the base's speech, at 16 kHz."""
-# Two odd constants of SplitMix64: neighbouring units must not give neighbouring hashes.
-_MULTIPLY, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
-
-Hashes = npt.NDArray[np.uint32]
 
 
 def heard_recordings(base: Base) -> frozenset[str]:
@@ -46,30 +37,6 @@ def heard_runs(base: Base) -> Hashes:
     return np.load(base.place(NGRAMS), allow_pickle=False)
 
 
-def runs_of(units_T: npt.ArrayLike) -> Hashes:
-    """Hashes [max(0, D - N + 1)] of the runs of N in an utterance's units, of which D are left when repeats are merged."""
-    units = np.asarray(units_T, np.uint64)
-    kept = units[np.concatenate([[True], units[1:] != units[:-1]])] if len(units) else units
-    if len(kept) < N:
-        return np.zeros(0, np.uint32)
-    hashes = np.zeros(len(kept) - N + 1, np.uint64)
-    for column in np.lib.stride_tricks.sliding_window_view(kept, N).T:
-        hashes = (hashes ^ (column + np.uint64(1))) * _MULTIPLY  # modulo 2^64, which is meant
-        hashes = (hashes ^ (hashes >> np.uint64(29))) * _MIX
-    return (hashes >> np.uint64(32)).astype(np.uint32)
-
-
-def all_runs(utterances: Iterable[npt.ArrayLike]) -> Hashes:
-    """The different hashes of many utterances, sorted."""
-    found = [runs_of(units) for units in utterances]
-    return np.unique(np.concatenate([np.zeros(0, np.uint32), *found]))
-
-
 def share_heard(units_T: npt.ArrayLike, heard: Hashes) -> float:
     """Share of an utterance's runs that the base has; 0 where it has too few to tell."""
-    runs = runs_of(units_T)
-    if len(runs) < LEAST or not len(heard):
-        return 0.0
-    # Sorted once, where `np.isin` would sort them for each utterance.
-    places = np.searchsorted(heard, runs).clip(max=len(heard) - 1)
-    return float((heard[places] == runs).mean())
+    return share_of(runs_of(units_T), heard)

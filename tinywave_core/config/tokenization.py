@@ -1,8 +1,8 @@
 """Settings of tokenization: audio -> phonetic units, pitch at 12.5 Hz, style at 1 Hz, and their merge."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config
 from tinywave_core.config.interleaving import InterleavingConfig
@@ -87,6 +87,18 @@ class TextCorpusConfig(Config):
     """Share of the training tokens that comes from it."""
 
 
+class NearDuplicatesConfig(Config):
+    """Speech that is there more than once: the same reading in another encoding, excerpts, jingles. Told, never left out."""
+
+    use: Literal["off", "report"] = "off"
+    """`off`: not looked for; `report`: pairs in near_duplicates.parquet, and a line for held-out speech that training speech has."""
+    limit: float = Field(0.2, gt=0, le=1)
+    """Share of an utterance's runs of units that another one has, from which the two are a pair."""
+    starts: Literal[1, 4] = 1
+    """How often speech is listened to: `1`: as its tokens are, at next to no cost; `4`: also 10, 20 and 30 ms later, which finds
+    excerpts that begin anywhere, and costs the speech tokenizer's time three times more."""
+
+
 class TokenizationConfig(Config):
     """How speech becomes tokens."""
 
@@ -104,7 +116,17 @@ class TokenizationConfig(Config):
     """Times of the words, where interleaving needs them."""
     text: TextCorpusConfig = TextCorpusConfig()
     """Plain text to train on beside the speech."""
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    """Speech that is there more than once."""
     fit_hours: float = Field(5.0, gt=0)
     """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
     seed: int = Field(0, ge=0)
     """Seed of the k-means initialisation."""
+
+    @model_serializer(mode="wrap")
+    def _near_duplicates_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # It has no say in tokens: without it where it is as always, what was made before it was there is found.
+        written: dict[str, Any] = write(self)
+        if self.near_duplicates == NearDuplicatesConfig():
+            written.pop("near_duplicates", None)
+        return written

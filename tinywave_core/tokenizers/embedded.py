@@ -31,6 +31,7 @@ S_PER_H_AND_PARAMETER = 1e-5
 GPU_SPEED_UP = 50.0
 DESCRIPTION = "codebooks.json"
 ENVIRONMENT = "TINYWAVE_ENCODER"
+_AFTER_TOKENS = ("interleaving", "alignment", "text", "near_duplicates")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class EmbeddedTokenizer:
         return Sizes(units) if self.tokens == "base" else Sizes(units, pitch, style)
 
     def settings(self) -> TokenizationConfig:
-        # How the tokens are mixed with text comes after they are made.
-        defaults = {name: getattr(TokenizationConfig(), name) for name in ("interleaving", "alignment", "text")}
+        # How the tokens are mixed with text and compared comes after they are made.
+        defaults = {name: getattr(TokenizationConfig(), name) for name in _AFTER_TOKENS}
         # Models are identified by their content, not by where they lie.
         places = {name: "given" for name in ("encoder", "codebook") if getattr(self.config.units, name) is not None}
         return self.config.model_copy(update={**defaults, "units": self.config.units.model_copy(update=places)})

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tinywave_core.base.leaks import LEAKS_FROM, LEAST, N, all_runs, heard_recordings, heard_runs, runs_of, share_heard
+from tinywave_core.base.leaks import LEAKS_FROM, heard_recordings, heard_runs, share_heard
 from tinywave_core.base.opening import open_base
+from tinywave_core.unit_runs import LEAST, N, all_runs, runs_of
 
 RNG = np.random.default_rng(7)
 ONE, OTHER = RNG.integers(0, 100, 200), RNG.integers(0, 100, 200)

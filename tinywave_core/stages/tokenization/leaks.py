@@ -42,7 +42,7 @@ def run_leaks(step: Step[TokenizationConfig, LeaksSummary], output: Output) -> L
         table = read_table(shard.path(TOKENS_FILE), ["utterance_id", "recording_id", "split", "units"])
         rows += [_row(row, recordings, share_heard(row.pop("units"), runs)) for row in table.to_pylist()]
     write_table(pa.Table.from_pylist(rows, schema=_ROWS), output.folder / LEAKS_FILE)
-    paths = _paths(step.input("corpus"))
+    paths = paths_of(step.input("corpus"))
     return LeaksSummary(held_out=_heard(rows, "held_out", paths), train=_heard(rows, "train", paths))
 
 
@@ -72,7 +72,8 @@ def _heard(rows: list[dict[str, Any]], split: str, paths: dict[str, str]) -> Hea
     )
 
 
-def _paths(corpus: Artifact) -> dict[str, str]:
+def paths_of(corpus: Artifact) -> dict[str, str]:
+    """Where each accepted recording lies, by its id."""
     from tinywave_core.audio.utterances import FILES_FILE
 
     rows = read_table(corpus.path(FILES_FILE), ["recording_id", "path", "status"]).to_pylist()

@@ -3,9 +3,9 @@
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
-from tinywave_core.stages.tokenization import tokens
-from tinywave_core.stages.tokenization.summary import TokensSummary
-from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text
+from tinywave_core.stages.tokenization import near_duplicates, tokens
+from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary
+from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text, near_duplicates_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
 from tinywave_core.storage.store import Store
@@ -17,8 +17,9 @@ TOKEN_BYTES = 3
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The tokens."""
-    return {"tokens": tokens.build(config, done["corpus"], execute)}
+    """The tokens, and what is there more than once where that is asked for."""
+    made = tokens.build(config, done["corpus"], execute)
+    return {"tokens": made, **near_duplicates.build(config, done["corpus"], made, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -32,6 +33,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     s = TokensSummary.of(outputs["tokens"])
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in s.streams.items() if n)
     others = [("words", alignment_text(s)), ("heard by the base before", leaks_text(s))]
+    if "near_duplicates" in outputs:
+        found = NearDuplicatesSummary.of(outputs["near_duplicates"])
+        others.append(("near-duplicates", near_duplicates_text(found)))
     return [("tokens", kinds), ("drift", drift_text(s)), *(row for row in others if row[1])]
 
 

@@ -95,6 +95,36 @@ class LeaksSummary(Summary):
     train: HeardSummary
 
 
+class UnitRunsSummary(Summary):
+    """Runs of units of a token shard."""
+
+    utterances: int
+    runs: int
+    """Different ones of each utterance, as its tokens are."""
+
+
+class NearDuplicatesSummary(Summary):
+    """Speech of a corpus that is there more than once."""
+
+    utterances: int
+    too_short: int
+    """Of these, those with too few runs of units to tell."""
+    copies: int
+    """Pairs, of which each has the runs of the other."""
+    excerpts: int
+    """Pairs, of which one has the runs of the other."""
+    repeated: int
+    """Utterances most of whose runs very many have."""
+    held_out_utterances: int
+    held_out_heard: int
+    """Held-out utterances that training speech has."""
+    recordings: list[str]
+    """Names of their recordings, the first twenty."""
+    would_go: int
+    """Training utterances that would go if one of each group was kept."""
+    would_go_seconds: float
+
+
 class _AnyShard(Summary):
     vocabulary: WrittenVocabulary
     unvoiced_chunks: int

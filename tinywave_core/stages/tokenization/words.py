@@ -1,6 +1,6 @@
 """The tokens in words."""
 
-from tinywave_core.stages.tokenization.summary import TokensSummary
+from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary
 
 
 def drift_text(tokens: TokensSummary) -> str:
@@ -32,6 +32,24 @@ def leaks_text(tokens: TokensSummary) -> str:
         return ""
     train, held_out = tokens.leaks.train, tokens.leaks.held_out
     return f"{held_out.heard} of {held_out.utterances} held-out and {train.heard} of {train.utterances} training utterances"
+
+
+def near_duplicates_text(found: NearDuplicatesSummary) -> str:
+    """What is there more than once, and what that means for held-out figures."""
+    heard = found.held_out_heard
+    one = heard == 1
+    leak = (
+        f"{heard} of {found.held_out_utterances} held-out utterance{'' if found.held_out_utterances == 1 else 's'} "
+        f"{'was' if one else 'were'} heard in training under {'another name' if one else 'other names'}, such as "
+        f"{found.recordings[0]}: figures of {'it' if one else 'these'} are too good"
+        if heard
+        else "no held-out utterance was found in training speech"
+    )
+    return (
+        f"{leak}; {found.copies:,} pairs of copies, {found.excerpts:,} excerpts, {found.repeated:,} repeated utterances; keeping one of each "
+        f"would leave out {found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
+        f"{found.utterances:,} are too short to tell"
+    )
 
 
 def alignment_text(tokens: TokensSummary) -> str:
