@@ -7,7 +7,7 @@ from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
-from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion import corpus, labels, quality
 from tinywave_core.stages.ingestion.look import look
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.stages.ingestion.words import (
@@ -32,10 +32,11 @@ _LONGEST_CELL = 240
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The corpus, and the labels that the source has."""
+    """The corpus, the labels that the source has, and how good its utterances are where somebody asks."""
     today = corpus.scan(config, store)
     taken = corpus.take(config, store, today, execute)
-    return {"corpus": taken, **labels.build(config, store, today.labels, execute)}
+    seen = labels.build(config, store, today.labels, execute)
+    return {"corpus": taken, **seen, **quality.build(config, taken, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
