@@ -38,10 +38,20 @@ class Measure:
 
     about: str
     unit: str
+    """Empty for a share."""
     digits: int
     worst_is_low: bool
     edges: tuple[float, ...]
     """Of the bins of its histogram, the same for every corpus; what lies beyond is in the outermost."""
+
+    @property
+    def label(self) -> str:
+        """Name and unit."""
+        return f"{self.about}, {self.unit}" if self.unit else self.about
+
+    def text(self, value: float) -> str:
+        """A value of it."""
+        return f"{value:.{self.digits}f} {self.unit}".rstrip()
 
 
 LIMITS = (
@@ -58,10 +68,10 @@ MEASURES = {
     "snr_db": Measure("signal-to-noise ratio", "dB", 1, True, tuple(range(-6, 61, 3))),
     "bandwidth_hz": Measure("bandwidth", "Hz", 0, True, tuple(range(0, 8001, 500))),
     "clipped_share": Measure(
-        "share of clipped samples", "of 1", 5, False, (0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1)
+        "share of clipped samples", "", 5, False, (0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1)
     ),
     "level_db": Measure("level of the speech", "dBFS", 1, True, tuple(range(-60, 1, 3))),
-    "speech_share": Measure("share of speech", "of 1", 2, True, tuple(n / 20 for n in range(21))),
+    "speech_share": Measure("share of speech", "", 2, True, tuple(n / 20 for n in range(21))),
     "dnsmos": Measure("DNSMOS", "of 5", 2, True, tuple(n / 4 for n in range(4, 21))),
     "words_per_s": Measure("words per second of speech", "words/s", 2, True, tuple(n / 2 for n in range(17))),
 }
@@ -95,5 +105,5 @@ def detail(values: Mapping[str, float | None], thresholds: Mapping[str, float]) 
         if bound is not None and value is not None and limit.leaves_out(np.array([value]), bound)[0]:
             measure = MEASURES[limit.measure]
             side = "below" if limit.is_lowest else "above"
-            found.append(f"{measure.about} {value:.{measure.digits}f} {measure.unit}, {side} {bound:g}")
+            found.append(f"{measure.about} {measure.text(value)}, {side} {bound:g}")
     return "; ".join(found)

@@ -31,7 +31,7 @@ def explain(step: Step, artifact: Artifact) -> Reason:
     if "restarted" in step.context:
         return Reason(False, f"from the teacher again: {step.context['restarted']}")
     if "left_out" in step.params:
-        return Reason(False, f"{len(step.params['left_out'])} of its utterances are left out, others than before")
+        return Reason(False, f"without {len(step.params['left_out'])} utterances that are left out")
     if step.part == "relabelled" or (step.part == "shard" and "tokens" in step.inputs and "audio" in step.inputs):
         return Reason(False, "labels came or changed after its recordings were taken")
     if "previous" in step.inputs:

@@ -21,7 +21,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
 from tinywave_core.evals.dnsmos import INSTALL
 from tinywave_core.stages.ingestion.measures import MEASURES_FILE, measures_steps
-from tinywave_core.stages.ingestion.summary import CorpusSummary, LeftOut, Measured, MeasuresSummary, QualitySummary
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LeftOut, MeasureFigures, MeasuresSummary, QualitySummary
 from tinywave_core.steps.base import Execute, Output, Outputs, Step, find_steps
 from tinywave_core.storage.schemas import LISTENING, QUALITY, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
@@ -59,6 +59,17 @@ def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
     return {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
 
 
+def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | None, int]:
+    """What the thresholds leave out, as far as it is measured, and how many utterances of the corpus are not yet. For a plan."""
+    measures = find_steps(measures_steps(config, corpus))
+    total = CorpusSummary.of(corpus).utterances
+    if not any(artifact.complete for artifact in measures):
+        return None, total
+    table, thresholds = measured_table(corpus, measures), config.ingestion.keep.thresholds
+    columns = _columns(table)
+    return summarise(table, columns, reasons(columns, thresholds), thresholds), total - table.num_rows
+
+
 def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
     """The measures of a corpus's shards; NotYetComputedError where one is not there."""
     found = find_steps(measures_steps(config, corpus))
@@ -69,12 +80,14 @@ def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
 
 
 def measured_table(corpus: Artifact, measures: Sequence[Artifact]) -> pa.Table:
-    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, and its transcript and shard."""
+    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, and its transcript and shard. Shards whose
+    measures are only planned are left out."""
     summary = CorpusSummary.of(corpus)
     shards = corpus.store.find_all(summary.shards, "shard")
     tables = [
         _of_shard(shard, own, summary.duplicates.get(shard.id, []))
         for shard, own in zip(shards, measures, strict=True)
+        if own.complete
     ]
     return pa.concat_tables(tables)
 
@@ -172,11 +185,11 @@ def summarise(
     )
 
 
-def _measured(name: str, values_U: npt.NDArray[np.float64]) -> Measured:
+def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
     known, edges = values_U[np.isfinite(values_U)], np.asarray(MEASURES[name].edges, np.float64)
     counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
     found = np.percentile(known, PERCENTS).tolist() if len(known) else []
-    return Measured(
+    return MeasureFigures(
         measure=name,
         known=len(known),
         quantiles=dict(zip(map(str, PERCENTS), found, strict=False)),

@@ -163,7 +163,7 @@ class LeftOut(Summary):
     """Utterances that this threshold alone would leave out, whether others do too or not."""
 
 
-class Measured(Summary):
+class MeasureFigures(Summary):
     """One measure over the corpus."""
 
     measure: str
@@ -188,7 +188,7 @@ class QualitySummary(Summary):
     hours_left_out: float
     left_out: list[LeftOut]
     """Of every threshold that is set, also where it leaves out nothing."""
-    measured: list[Measured]
+    measured: list[MeasureFigures]
 
     @property
     def number_left_out(self) -> int:
