@@ -34,7 +34,9 @@ def show_quality(preset: str, settings: Mapping[str, str], json_to: str | None, 
         table.add_row(*map(str, row.values()))
     console(width=140).print(table)
     terminal.say(
-        f"left out: {left_out_text(found)}" if found.left_out else "no threshold of ingestion.keep is set: all utterances are used"
+        f"left out: {left_out_text(found)}"
+        if found.left_out
+        else "no threshold of ingestion.keep is set: all utterances are used"
     )
     terminal.say(f"every utterance is a row of {quality.url}/quality.parquet")
     if json_to is not None:

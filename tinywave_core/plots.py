@@ -224,9 +224,7 @@ def binned_svg(
     room = x(1.0) - x(0.0)
     step = max(1, -(-34 // max(1, int(room))))  # numbers need 34 pixels
     body = [_y_axis(y, y_label), _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle", muted=True)]
-    body += [
-        _text(x(i), _HEIGHT - _BOTTOM + 15, f"{edges[i]:g}", "middle", size=9) for i in range(0, len(edges), step)
-    ]
+    body += [_text(x(i), _HEIGHT - _BOTTOM + 15, f"{edges[i]:g}", "middle", size=9) for i in range(0, len(edges), step)]
     for i, count in enumerate(counts):
         hint = escape(f"{edges[i]:g} to {edges[i + 1]:g}: {count:g}")
         body.append(_bar(x(i) + 0.75, y(count), room - 1.5, y(0.0) - y(count), "accent", hint))

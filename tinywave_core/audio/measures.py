@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.audio.levels import Levels
-from tinywave_core.audio.quality import LOWEST_PEAK, bandwidth_hz
+from tinywave_core.audio.quality import LOWEST_PEAK, sounding_bands, upper_edge_hz
 from tinywave_core.audio.vad import WINDOW, speech_probabilities
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -46,7 +46,7 @@ def measure(samples_N: npt.NDArray[np.int16]) -> Measures:
     speech_W = power_W[whole_W >= SPEECH]
     return Measures(
         snr_db=snr_db(power_W, whole_W),
-        bandwidth_hz=bandwidth_hz(samples_N, [(0, len(samples_N))]),
+        bandwidth_hz=bandwidth_hz(samples_N),
         clipped_share=clipped_share(samples_N),
         level_db=_db(float(speech_W.mean())) if len(speech_W) else None,
         speech_share=float(np.mean(probabilities_W >= SPEECH)) if len(probabilities_W) else 0.0,
@@ -73,6 +73,16 @@ def snr_db(power_W: npt.NDArray[np.float64], probabilities_W: npt.NDArray[np.flo
     # What is heard while somebody speaks is speech and noise.
     speech = max(float(speech_W.mean()) - noise, 0.0)
     return float(np.clip(_db(speech / noise), LOWEST_DB, HIGHEST_DB))
+
+
+def bandwidth_hz(samples_N: npt.NDArray[np.int16]) -> float | None:
+    """Up to where the speech sounds; None where that is not known, because noise covers what lies above, or it is too short."""
+    bands = sounding_bands(samples_N, [(0, len(samples_N))])
+    if bands is None or not bands[0].any():
+        return None
+    sounds_B, covered_B = bands
+    above_B = covered_B[int(np.flatnonzero(sounds_B)[-1]) + 1 :]
+    return None if above_B.any() else upper_edge_hz(sounds_B)
 
 
 def clipped_share(samples_N: npt.NDArray[np.int16]) -> float:

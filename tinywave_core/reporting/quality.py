@@ -55,7 +55,11 @@ class HeardMeasure:
 
 def render_quality(quality: Artifact) -> str:
     """A page of its own."""
-    return _environment().get_template("quality_page.html.jinja").render(**_section(quality, MAX_ALONE_BYTES), url=quality.url)
+    return (
+        _environment()
+        .get_template("quality_page.html.jinja")
+        .render(**_section(quality, MAX_ALONE_BYTES), url=quality.url)
+    )
 
 
 def quality_section(outputs: Outputs) -> dict[str, Any]:
@@ -84,7 +88,9 @@ def _section(quality: Artifact, most_bytes: int) -> dict[str, Any]:
     return {
         "quality_text": text,
         "quality_rows": quality_rows(summary),
-        "quality_plots": [(MEASURES[each.measure].about, Markup(_plot(each, summary))) for each in summary.measured if each.known],
+        "quality_plots": [
+            (MEASURES[each.measure].about, Markup(_plot(each, summary))) for each in summary.measured if each.known
+        ],
         "quality_clips": heard(quality, most_bytes),
         "quality_left_out": listed,
         "quality_more": summary.number_left_out - len(listed),

@@ -4,7 +4,7 @@ Read from the FLAC of the shard as it was cut, never from the source, so labels 
 measures.parquet (schema MEASURES).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 

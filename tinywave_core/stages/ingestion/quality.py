@@ -21,7 +21,13 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
 from tinywave_core.evals.dnsmos import INSTALL
 from tinywave_core.stages.ingestion.measures import MEASURES_FILE, measures_steps
-from tinywave_core.stages.ingestion.summary import CorpusSummary, LeftOut, MeasureFigures, MeasuresSummary, QualitySummary
+from tinywave_core.stages.ingestion.summary import (
+    CorpusSummary,
+    LeftOut,
+    MeasureFigures,
+    MeasuresSummary,
+    QualitySummary,
+)
 from tinywave_core.steps.base import Execute, Output, Outputs, Step, find_steps
 from tinywave_core.storage.schemas import LISTENING, QUALITY, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
@@ -93,9 +99,7 @@ def measured_table(corpus: Artifact, measures: Sequence[Artifact]) -> pa.Table:
 
 
 def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Table:
-    index = read_table(
-        shard.path(UTTERANCES_FILE), ["utterance_id", "path", "split", "num_samples", "transcript"]
-    )
+    index = read_table(shard.path(UTTERANCES_FILE), ["utterance_id", "path", "split", "num_samples", "transcript"])
     table = read_table(measures.path(MEASURES_FILE))
     assert table["utterance_id"].equals(index["utterance_id"]), "measures stand in the order of their shard"
     for name in index.column_names[1:]:
@@ -113,9 +117,7 @@ def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Ta
 
 def _columns(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
     """Numbers by measure; NaN is what is not known."""
-    return {
-        name: pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in MEASURES
-    }
+    return {name: pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in MEASURES}
 
 
 # The part ------------------------------------------------------------------------------------------------------------
@@ -204,12 +206,12 @@ def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
 def _write_listening(
     step: QualityStep, table: pa.Table, columns: dict[str, npt.NDArray[np.float64]], output: Output
 ) -> None:
-    picked = [
+    picked: list[dict[str, Any]] = [
         {"measure": name, "place": place, "row": row}
         for name in MEASURES
         for place, row in picks(columns[name], name, step.config.thresholds)
     ]
-    wanted = sorted({pick["row"] for pick in picked})
+    wanted = sorted({int(pick["row"]) for pick in picked})
     about = dict(zip(wanted, table.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True))
     sounds: dict[str, bytes] = {}
     for shard in step.store.find_all(sorted({row["shard"] for row in about.values()}), "shard"):
@@ -239,7 +241,9 @@ def picks(values_U: npt.NDArray[np.float64], name: str, thresholds: dict[str, fl
     found = [("worst", row) for row in worst[:WORST]]
     for limit in LIMITS:
         if limit.measure == name and limit.setting in thresholds:
-            edge = int(np.searchsorted(values_U[order], thresholds[limit.setting], "left" if limit.is_lowest else "right"))
+            edge = int(
+                np.searchsorted(values_U[order], thresholds[limit.setting], "left" if limit.is_lowest else "right")
+            )
             found += [("edge", row) for row in order[max(0, edge - BESIDE_EDGE) : edge + BESIDE_EDGE]]
     first = max(0, (len(order) - MIDDLE) // 2)
     found += [("middle", row) for row in order[first : first + MIDDLE]]

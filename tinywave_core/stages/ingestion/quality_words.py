@@ -67,7 +67,10 @@ def plan_lines(config: PipelineConfig, corpus: Artifact | None, *, more: bool) -
         return []
     known, unknown = (None, 0) if corpus is None else outlook(config, corpus)
     lines = [f"left out: {left_out_text(known)}"] if known else []
-    open_ = [*([f"{unknown} utterances that are not measured"] if unknown else []), *(["new recordings"] if more else [])]
+    open_ = [
+        *([f"{unknown} utterances that are not measured"] if unknown else []),
+        *(["new recordings"] if more else []),
+    ]
     if open_:
         lines.append(
             f"left out of {' and of '.join(open_)}: known after measuring; `tinywave quality` with the same flags measures, and trains nothing"

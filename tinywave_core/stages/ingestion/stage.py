@@ -97,7 +97,9 @@ def measures(outputs: Outputs) -> list[Section]:
     if measured is None:
         return []
     about = "All of them are in quality.parquet, column reason."
-    rows = [{name: _short(text) for name, text in row.items()} for row in left_out_rows(outputs["quality"], _MOST_WARNED)]
+    rows = [
+        {name: _short(text) for name, text in row.items()} for row in left_out_rows(outputs["quality"], _MOST_WARNED)
+    ]
     return [
         Section("Measures of the utterances", "Quantiles over utterances.", quality_rows(measured)),
         *([Section("Left out", f"{left_out_text(measured)} {about}", rows)] if rows else []),
