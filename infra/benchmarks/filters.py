@@ -85,7 +85,7 @@ def main() -> None:
     judge = installed_dnsmos() if arguments.dnsmos else None
     rate = load_dnsmos(judge) if judge else None
     started, mixed, rows = time.process_time(), [], []
-    for number, clip in enumerate(clips):
+    for number in range(len(clips)):
         for mixture in mixtures(number, clips):
             found = measure(_as_16_bit(mixture.samples))
             seconds = len(mixture.samples) / SAMPLE_RATE
