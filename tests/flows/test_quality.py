@@ -36,5 +36,5 @@ def test_a_source_is_taken_in_and_measured(tiny_source: Path, tmp_path: Path, ca
 
 
 def test_a_store_without_a_corpus_says_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["quality", "--root", str(tmp_path / "store")]) == 1
+    assert main(["quality", "--root", str(tmp_path / "store")]) == 2
     assert "has no corpus: pass --source FOLDER" in capsys.readouterr().err

@@ -136,7 +136,9 @@ def test_labels_that_come_later_measure_nothing_and_have_their_words_counted(
     assert not [step for step in computed.ran if step.part == "measures"]
     (row,) = [row for row in rows(outputs["quality"]) if row["words_per_s"] is not None]
     # Four words in 66 % of 1.9 s.
-    assert row["reason"] == "many_words" and row["words_per_s"] == pytest.approx(4 / (row["speech_share"] * 1.9), rel=0.01)
+    assert row["reason"] == "many_words" and row["words_per_s"] == pytest.approx(
+        4 / (row["speech_share"] * 1.9), rel=0.01
+    )
     assert row["utterance_id"] not in tokens_of(outputs["tokens"])
     labelled = [s for s in computed.ran if s.part == "shard" and "left_out" not in s.params]
     assert all("tokens" in step.inputs for step in labelled)  # the derived shards, with labels: none from audio

@@ -45,7 +45,10 @@ def test_the_first_reason_counts_and_the_detail_has_all():
     thresholds = {"min_level_db": -40.0, "min_snr_db": 10.0}
     assert left_out(thresholds, snr_db=[5, 20], level_db=[-50, -50]) == ["noisy", "quiet"]
     values = {**dict.fromkeys(MEASURES), "snr_db": 5.0, "level_db": -50.0}
-    assert detail(values, thresholds) == "signal-to-noise ratio 5.0 dB, below 10; level of the speech -50.0 dBFS, below -40"
+    assert (
+        detail(values, thresholds)
+        == "signal-to-noise ratio 5.0 dB, below 10; level of the speech -50.0 dBFS, below -40"
+    )
 
 
 def test_words_per_second_are_of_the_time_that_is_speech():

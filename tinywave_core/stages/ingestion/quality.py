@@ -65,6 +65,12 @@ def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
     return {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
 
 
+def ids_left_out(quality: Artifact) -> set[str]:
+    """Utterances that the part `quality` says are left out."""
+    table = read_table(quality.path(QUALITY_FILE), ["utterance_id", "reason"])
+    return set(table.filter(pc.is_valid(table["reason"]))["utterance_id"].to_pylist())
+
+
 def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | None, int]:
     """What the thresholds leave out, as far as it is measured, and how many utterances of the corpus are not yet. For a plan."""
     measures = find_steps(measures_steps(config, corpus))
