@@ -7,8 +7,10 @@ import pytest
 
 from flows.cli import main
 from tests.conftest import Finished
-from tests.fixtures.tiny import SETTINGS, copy_store
+from tests.fixtures.tiny import SETTINGS, copy_store, run_tiny
 from tests.flows.test_units import flags
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.storage.store import Store
 
 TINY = flags({key: value for key, value in SETTINGS.items() if key in ("ingestion", "runtime")})
 
@@ -38,3 +40,18 @@ def test_a_source_is_taken_in_and_measured(tiny_source: Path, tmp_path: Path, ca
 def test_a_store_without_a_corpus_says_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["quality", "--root", str(tmp_path / "store")]) == 2
     assert "has no corpus: pass --source FOLDER" in capsys.readouterr().err
+
+
+def test_what_the_last_run_left_out_is_not_exported(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = copy_store(finished.config, tmp_path / "store")
+    ingestion = {**config.ingestion.model_dump(), "keep": {"min_snr_db": 22}}
+    outputs, _ = run_tiny(PipelineConfig.model_validate({**config.model_dump(), "ingestion": ingestion}), "ingestion")
+    used = {f"ingestion/{part}": [artifact.id] for part, artifact in outputs.items()}
+    Store(config.root).log("runs").append({"artifacts": used})
+    assert main(["export-dataset", str(tmp_path / "used"), "--as", "audiofolder", "--root", config.root]) == 0
+    assert "9 utterances" in (said := capsys.readouterr().out) and "without 3 that the last run left out" in said
+    assert len(list((tmp_path / "used").rglob("*.flac"))) == 9
+    assert main(["export-dataset", str(tmp_path / "all"), "--corpus", outputs["corpus"].id, "--root", config.root]) == 0
+    assert "12 utterances" in capsys.readouterr().out

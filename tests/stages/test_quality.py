@@ -9,12 +9,15 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.conftest import Finished
+from tests.core.reporting.test_page import Page
+from tests.fixtures.small_run import small_run
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, merged, run_tiny
 from tinywave_core.audio.utterances import decode_flac, read_utterances
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
 from tinywave_core.evals import dnsmos
-from tinywave_core.reporting.quality import render_quality
+from tinywave_core.reporting.page import render_report
+from tinywave_core.reporting.quality import heard, render_quality
 from tinywave_core.run.pipeline import Look, build_stage
 from tinywave_core.stages.ingestion import measures, quality
 from tinywave_core.stages.ingestion.quality_words import plan_lines
@@ -183,6 +186,27 @@ def test_the_page_has_a_histogram_with_the_threshold_and_players_of_both_its_sid
     assert "left out as noisy" in page and "data:audio/mpeg" in page
 
 
+def test_the_report_has_them_before_the_curves_and_closes_every_tag(
+    measured: tuple[PipelineConfig, Outputs], tmp_path: Path
+):
+    record, outputs = small_run(tmp_path)
+    html = render_report(record, {**outputs, "quality": measured[1]["quality"]})
+    assert Page(html).open == [] and "script" not in Page(html).tags
+    assert html.index('id="data"') < html.index('id="quality"') < html.index('id="curves"')
+    assert 'id="quality"' not in render_report(record, outputs)
+
+
+def test_what_a_recording_is_called_is_no_markup(measured: tuple[PipelineConfig, Outputs], tmp_path: Path):
+    config = copy_store(measured[0], tmp_path / "store")
+    (tmp_path / "odd").mkdir()
+    name = "a <script>alert(1)</script> & co.opus"
+    copy_clips(tmp_path / "clips", [NEW_CLIP])
+    (tmp_path / "clips" / NEW_CLIP).rename(tmp_path / "odd" / name.replace("/", "|"))
+    config = keeping(config.model_copy(update={"source": str(tmp_path / "odd")}), min_level_db=-1)
+    page = render_quality(run_tiny(config, "ingestion")[0]["quality"])
+    assert "a &lt;script&gt;" in page and Page(page).open == [] and "script" not in Page(page).tags
+
+
 def test_what_is_kept_for_listening_is_the_utterance(measured: tuple[PipelineConfig, Outputs]):
     heard = read_table(measured[1]["quality"].path(quality.LISTENING_FILE))
     ratios = heard.filter(pc.equal(heard["measure"], "snr_db")).to_pylist()
@@ -193,6 +217,12 @@ def test_what_is_kept_for_listening_is_the_utterance(measured: tuple[PipelineCon
     assert same
     for row in same:
         assert (decode_flac(row["flac"]) == spoken[row["utterance_id"]][: 6 * 16_000]).all()
+
+
+def test_a_page_has_the_first_players_of_every_measure_where_not_all_fit(measured: tuple[PipelineConfig, Outputs]):
+    few = heard(measured[1]["quality"], 350_000)
+    sizes = [clip.embedded_bytes for measure in few for clip in measure.clips]
+    assert sum(sizes) <= 350_000 and {len(measure.clips) for measure in few} <= {1, 2, 3} and len(few) == 5
 
 
 def test_what_leaves_nothing_to_train_on_is_refused_with_the_threshold(measured: tuple[PipelineConfig, Outputs]):
