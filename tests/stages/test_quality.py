@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Finished
 from tests.core.reporting.test_page import Page
 from tests.fixtures.small_run import small_run
-from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, merged, run_tiny
+from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, merged, run_tiny, tiny_config
 from tinywave_core.audio.utterances import decode_flac, read_utterances
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
@@ -37,15 +37,23 @@ def keeping(config: PipelineConfig, **thresholds: Any) -> PipelineConfig:
     return PipelineConfig.model_validate(merged(config.model_dump(), {"ingestion": {"keep": thresholds}}))
 
 
+@pytest.fixture(scope="module")
+def taken(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A store with tokens, and nothing after them. It is shared."""
+    config = tiny_config(tiny_source, tmp_path_factory.mktemp("taken") / "store")
+    outputs, computed = run_tiny(config, "tokenization")
+    return Finished(config, Store(config.root), outputs, computed)
+
+
 @pytest.fixture
-def known(finished: Finished, tmp_path: Path) -> PipelineConfig:
-    return copy_store(finished.config, tmp_path / "store")
+def known(taken: Finished, tmp_path: Path) -> PipelineConfig:
+    return copy_store(taken.config, tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
-def measured(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[PipelineConfig, Outputs]:
-    """The finished run with 22 dB as the lowest ratio, up to its tokens. Its store is shared."""
-    config = keeping(copy_store(finished.config, tmp_path_factory.mktemp("measured") / "store"), **NOISIER)
+def measured(taken: Finished, tmp_path_factory: pytest.TempPathFactory) -> tuple[PipelineConfig, Outputs]:
+    """The same with 22 dB as the lowest ratio, up to its tokens. Its store is shared."""
+    config = keeping(copy_store(taken.config, tmp_path_factory.mktemp("measured") / "store"), **NOISIER)
     outputs, computed = run_tiny(config, "tokenization")
     # Once, and then the derived shards; whatever was there before is as it was.
     assert sorted(set(computed.parts())) == [
@@ -76,21 +84,21 @@ def test_every_utterance_is_a_row_and_the_noisy_ones_have_a_reason(measured: tup
 
 
 def test_the_tokens_are_those_of_before_without_what_is_left_out(
-    finished: Finished, measured: tuple[PipelineConfig, Outputs]
+    taken: Finished, measured: tuple[PipelineConfig, Outputs]
 ):
     left = {row["utterance_id"] for row in rows(measured[1]["quality"]) if row["reason"]}
-    before, now = tokens_of(finished.outputs["tokens"]), tokens_of(measured[1]["tokens"])
+    before, now = tokens_of(taken.outputs["tokens"]), tokens_of(measured[1]["tokens"])
     assert now == {i: ids for i, ids in before.items() if i not in left} and len(before) > len(now) > 0
     # What reads the sound behind the tokens still finds it.
     assert [a.id for a in audio_of(training_shards(measured[1]["tokens"]))] == [
-        a.id for a in audio_of(training_shards(finished.outputs["tokens"]))
+        a.id for a in audio_of(training_shards(taken.outputs["tokens"]))
     ]
 
 
-def test_without_thresholds_nothing_is_measured_and_all_is_as_it_was(finished: Finished):
-    assert "quality" not in finished.outputs
-    assert not any(step.part in ("measures", "quality") for step in finished.computed.steps)
-    assert training_key(finished.config, finished.outputs["tokens"]) == corpus_key(finished.config)
+def test_without_thresholds_nothing_is_measured_and_all_is_as_it_was(taken: Finished):
+    assert "quality" not in taken.outputs
+    assert not any(step.part in ("measures", "quality") for step in taken.computed.steps)
+    assert training_key(taken.config, taken.outputs["tokens"]) == corpus_key(taken.config)
 
 
 def test_another_threshold_measures_decodes_and_tokenizes_nothing(measured: tuple[PipelineConfig, Outputs]):
@@ -105,11 +113,11 @@ def test_a_threshold_that_leaves_out_the_same_has_the_same_tokens(measured: tupl
     assert computed.parts() == ["ingestion/quality"] and outputs["tokens"].id == measured[1]["tokens"].id
 
 
-def test_held_out_speech_that_is_left_out_changes_no_training(finished: Finished, known: PipelineConfig):
+def test_held_out_speech_that_is_left_out_changes_no_training(taken: Finished, known: PipelineConfig):
     # The noisiest of all is held out.
     outputs, _ = run_tiny(keeping(known, min_snr_db=13), "tokenization")
     assert QualitySummary.of(outputs["quality"]).kept_held_out == 4
-    before = finished.outputs["tokens"]
+    before = taken.outputs["tokens"]
     assert [s.id for s in training_shards(outputs["tokens"])] == [s.id for s in training_shards(before)]
     assert [s.id for s in held_out_shards(outputs["tokens"])] != [s.id for s in held_out_shards(before)]
 
@@ -157,9 +165,9 @@ def test_a_plan_says_what_a_threshold_leaves_out_before_it_does(measured: tuple[
     assert plan_lines(keeping(config, min_snr_db=None), outputs["corpus"], more=True) == []
 
 
-def test_a_plan_says_what_is_not_measured_yet(known: PipelineConfig, finished: Finished):
+def test_a_plan_says_what_is_not_measured_yet(known: PipelineConfig, taken: Finished):
     config = keeping(known, **NOISIER)
-    corpus = Store(known.root).find(finished.outputs["corpus"].id)
+    corpus = Store(known.root).find(taken.outputs["corpus"].id)
     assert plan_lines(config, corpus, more=True)[0].startswith(
         "left out of 12 utterances that are not measured and of new recordings: known after measuring"
     )
@@ -231,9 +239,9 @@ def test_what_leaves_nothing_to_train_on_is_refused_with_the_threshold(measured:
 
 
 def test_dnsmos_is_asked_where_it_is_there_and_missed_where_it_has_a_say(
-    known: PipelineConfig, finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    known: PipelineConfig, taken: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    corpus = Store(known.root).find(finished.outputs["corpus"].id)
+    corpus = Store(known.root).find(taken.outputs["corpus"].id)
     asked = PipelineConfig.model_validate(merged(known.model_dump(), {"ingestion": {"measures": {"dnsmos": True}}}))
     judge = tmp_path / "sig_bak_ovr.onnx"
     judge.write_bytes(b"a judge")
