@@ -5,13 +5,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
+import soundfile
 
 from tests.conftest import Finished
 from tests.core.reporting.test_page import Page
 from tests.fixtures.small_run import small_run
-from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, merged, run_tiny, tiny_config
+from tests.fixtures.tiny import CLIPS, EXAMPLES, NEW_CLIP, copy_clips, copy_store, merged, run_tiny, tiny_config
 from tinywave_core.audio.utterances import decode_flac, read_utterances
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
@@ -23,6 +25,7 @@ from tinywave_core.stages.ingestion import measures, quality
 from tinywave_core.stages.ingestion.quality_words import plan_lines
 from tinywave_core.stages.ingestion.stage import describe, facts, sections
 from tinywave_core.stages.ingestion.summary import QualitySummary
+from tinywave_core.stages.tokenization.kept import without
 from tinywave_core.stages.tokenization.tokens import TOKENS_FILE
 from tinywave_core.steps.base import Outputs, compute_all
 from tinywave_core.steps.inputs import audio_of, corpus_key, held_out_shards, training_key, training_shards
@@ -153,6 +156,52 @@ def test_labels_that_come_later_measure_nothing_and_have_their_words_counted(
     assert row["utterance_id"] not in tokens_of(outputs["tokens"])
     labelled = [s for s in computed.ran if s.part == "shard" and "left_out" not in s.params]
     assert all("tokens" in step.inputs for step in labelled)  # the derived shards, with labels: none from audio
+
+
+def test_transcripts_that_come_later_train_nothing_anew_where_held_out_speech_is_left_out(
+    taken: Finished, known: PipelineConfig, tmp_path: Path
+):
+    source = copy_clips(tmp_path / "labelled")
+    (source / CLIPS[0]).with_suffix(".txt").write_text("in being comparatively modern", encoding="utf-8")
+    outputs, _ = run_tiny(keeping(known.model_copy(update={"source": str(source)}), min_snr_db=13), "tokenization")
+    assert outputs["corpus"].summary["relabelled"]["transcripts"] == 1
+    now, before = (training_shards(tokens) for tokens in (outputs["tokens"], taken.outputs["tokens"]))
+    assert [shard.id for shard in now] == [shard.id for shard in before]
+
+
+def test_clipping_that_resampling_hides_is_that_of_the_recording(tmp_path: Path):
+    # Cut at a third of its peak at 48 kHz: less of it is flat after resampling.
+    samples, _ = soundfile.read(EXAMPLES / CLIPS[0], dtype="float32")
+    top = float(abs(samples).max()) / 3
+    (tmp_path / "source").mkdir()
+    fine = np.interp(np.arange(0, len(samples), 1 / 3), np.arange(len(samples)), samples)
+    soundfile.write(tmp_path / "source" / "cut.wav", fine.clip(-top, top), 48_000)
+    config = tiny_config(tmp_path / "source", tmp_path / "store", ingestion={"measures": {"always": True}})
+    outputs, _ = run_tiny(config, "ingestion")
+    (row,), (file,) = rows(outputs["quality"]), read_table(outputs["corpus"].path("files.parquet")).to_pylist()
+    assert row["clipped_share"] == pytest.approx(file["flat_share"], rel=1e-6) and file["flat_share"] > 0.01
+
+
+def test_an_utterance_that_two_shards_have_is_measured_and_left_out_once(tmp_path: Path):
+    copy_clips(tmp_path / "first", CLIPS[:1])
+    copy_clips(tmp_path / "second", CLIPS[1:3])
+    samples, rate = soundfile.read(tmp_path / "first" / CLIPS[0], dtype="int16")
+    soundfile.write(tmp_path / "second" / "again.flac", samples, rate)
+    keep = {"shard_megabytes": 10, "keep": {"min_level_db": -1}}
+    for source in ("first", "second"):
+        config = tiny_config(tmp_path / source, tmp_path / "store", ingestion=keep)
+        outputs, _ = run_tiny(config, "ingestion")
+    assert [len(ids) for ids in outputs["corpus"].summary["duplicates"].values()] == [1]
+    assert len(rows(outputs["quality"])) == len({row["utterance_id"] for row in rows(outputs["quality"])}) == 3
+    audio = outputs["corpus"].store.find_all(outputs["corpus"].summary["shards"], "shard")
+    made: list[dict[str, Any]] = []
+
+    def step(part: str, run: Any, inputs: dict[str, list[Artifact]], params: dict[str, Any]) -> Any:
+        made.append(params)
+
+    left = quality.left_out(config, outputs["corpus"])
+    without(left, outputs["corpus"].summary["duplicates"], audio, audio, step, lambda steps: audio)
+    assert sorted(len(params["left_out"]) for params in made) == [1, 2] and len(left) == 3
 
 
 def test_a_plan_says_what_a_threshold_leaves_out_before_it_does(measured: tuple[PipelineConfig, Outputs]):
