@@ -1,8 +1,8 @@
 """How good one utterance is as speech, in numbers: 16-bit mono samples at 16 kHz in, `Measures` out. No thresholds here.
 
 Signal-to-noise ratio without a model of noise: the VAD says which windows of 32 ms are speech and which are pause, and the mean power
-of the pauses is the noise. On examples/speech with noise mixed in at 0 to 20 dB (white, pink, tones of music) its median is off by
-less than 1 dB; an estimate from the quietest tenth of windows is 2 to 6 dB too high, WADA-SNR (Kim and Stern, 2008) spreads three times
+of the pauses is the noise. On examples/speech with noise mixed in at 0 to 20 dB its median is off by less than 0.5 dB for white noise and
+tones of music, and 2 dB too high for pink noise; an estimate from the quietest tenth of windows is 2 to 6 dB too high, WADA-SNR (Kim and Stern, 2008) spreads three times
 as wide (`make bench-filters`, infra/decisions/0039-what-is-left-out.md). Where an utterance has no pause, as in the babble of others, the
 quietest tenth is what there is; there it says up to 6 dB too much. Shapes: N samples, W windows of the VAD.
 """

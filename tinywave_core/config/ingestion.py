@@ -46,7 +46,7 @@ class MeasuresConfig(Config):
     """What is measured of every utterance, once: whatever thresholds follow, nothing is measured twice."""
 
     always: bool = False
-    """Measure although no threshold of ingestion.keep is set, for the histograms. About 20 s of a core per hour of speech."""
+    """Measure although no threshold of ingestion.keep is set, for the histograms. About 9 s of a core per hour of speech."""
     dnsmos: bool = False
     """Also what listeners would say (DNSMOS P.835, overall, 1 to 5), by the extra `judges`. It costs one to two seconds of a core per
     utterance, and stays empty where the extra is not installed."""
