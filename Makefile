@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -93,6 +93,9 @@ bench-tokenization: setup  ## Measure the speech tokenizer beside the straightfo
 
 bench-units: setup  ## Measure what an encoder's units are worth beside MFCC's, on transcribed speech (half an hour)
 	@$(BIN)/python infra/benchmarks/units.py $(BENCH_ARGS)
+
+bench-filters: setup  ## Measure what thresholds of ingestion.keep leave out, on mixtures with known faults (3 minutes)
+	@$(BIN)/python infra/benchmarks/filters.py $(BENCH_ARGS)
 
 bench-distillation: setup  ## Measure what the teacher's signals cost and bring (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/distillation.py $(BENCH_ARGS)

@@ -186,6 +186,10 @@ _UNITS = (
         "--plot", dest="plot_to", metavar="FILE", help="where a picture (PNG) of PNMI over what is varied first goes"
     ),
 )
+_QUALITY = (
+    _argument("--json", dest="json_to", metavar="FILE", help="where all figures go as JSON"),
+    _argument("--page", dest="page_to", metavar="FILE", help="where a page with histograms and players goes (HTML)"),
+)
 _SLAMKIT = (
     _argument("artifact", help="id of a `tokens` artifact, or the first characters of one"),
     _argument("folder", help="where the two files go"),
@@ -290,6 +294,17 @@ COMMANDS = (
         "purities against phones, words told apart, speakers told by their units, units and bits a second, each with a 95 %% "
         "interval over utterances. Phones come from transcripts with pocketsphinx (English, the extra alignment), or from TextGrids "
         "(--tokenization.alignment.kind given --tokenization.alignment.path DIR). All is kept in the store: the same command goes on.",
+        has_settings=True,
+        needs_machine=True,
+    ),
+    Command(
+        "quality",
+        "how good the utterances of a store are, and what thresholds would leave out",
+        handlers.quality,
+        _QUALITY,
+        "Measure the newest corpus of a store (--root), or that of --source: signal-to-noise ratio, bandwidth, clipping, level, share of "
+        "speech and words per second, and what thresholds of ingestion.keep would leave out. --page writes histograms and players, to set "
+        "a threshold by ear. Measures are kept in the store; nothing is trained, and nothing is left out by this command.",
         has_settings=True,
         needs_machine=True,
     ),

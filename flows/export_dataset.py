@@ -10,6 +10,7 @@ from tasks import terminal
 from tinywave_core.audio.utterances import read_rows
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.exporters.speech_dataset import write_dataset
+from tinywave_core.stages.ingestion.quality import ids_left_out
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.storage.store import Artifact, Store
 
@@ -17,7 +18,7 @@ from tinywave_core.storage.store import Artifact, Store
 def export_dataset(root: str, folder: str, form: str, artifact: str | None) -> int:
     """Write a corpus, by default that of the last run, into a new folder: whole, or not at all."""
     store = Store(root, create=False)
-    corpus = _corpus(store, artifact)
+    corpus, left_out = _corpus(store, artifact)
     out = Path(folder)
     if out.exists():
         raise ConfigError(f"{out} is there already: pass the name of a new folder")
@@ -28,26 +29,29 @@ def export_dataset(root: str, folder: str, form: str, artifact: str | None) -> i
     except OSError as error:
         raise ConfigError(f"{out} cannot be made ({error.strerror}): pass a folder that may be written to") from error
     summary = CorpusSummary.of(corpus)
-    counts = write_dataset(
-        form, _rows(corpus, summary), partial, summary.utterances, terminal.progress("export-dataset")
-    )
+    number = summary.utterances - len(left_out)
+    rows = (row for row in _rows(corpus, summary) if row["utterance_id"] not in left_out)
+    counts = write_dataset(form, rows, partial, number, terminal.progress("export-dataset"))
     os.rename(partial, out)
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
-    terminal.say(f"{out}: {summary.utterances} utterances ({told}) as {form}")
+    without = f", without {len(left_out)} that the last run left out" if left_out else ""
+    terminal.say(f"{out}: {number} utterances ({told}) as {form}{without}")
     return 0
 
 
-def _corpus(store: Store, artifact: str | None) -> Artifact:
+def _corpus(store: Store, artifact: str | None) -> tuple[Artifact, set[str]]:
+    """The corpus, and the utterances that the run left out; one that is named is exported whole."""
     if artifact is not None:
         corpus = store.resolve(artifact)
         if corpus.part != "corpus":
             raise MissingInputError(
                 f"{corpus.id} is of the part {corpus.part!r}; expected a `corpus`: see `tinywave inspect`"
             )
-        return corpus
+        return corpus, set()
     for run in reversed(store.log("runs").records()):
         if ids := run["artifacts"].get("ingestion/corpus"):
-            return store.find(ids[-1], "corpus")
+            quality = run["artifacts"].get("ingestion/quality")
+            return store.find(ids[-1], "corpus"), ids_left_out(store.find(quality[-1])) if quality else set()
     raise MissingInputError(f"{store.url} has no corpus: run ingestion first, or pass --corpus")
 
 

@@ -155,6 +155,13 @@ def units(options: Namespace) -> int:
     return show_units(options.preset, options.settings, options.vary, options.json_to, options.plot_to)
 
 
+def quality(options: Namespace) -> int:
+    """`tinywave quality`."""
+    from flows.quality import show_quality
+
+    return show_quality(options.preset, options.settings, options.json_to, options.page_to)
+
+
 def slamkit(options: Namespace) -> int:
     """`tinywave slamkit`."""
     from flows.slamkit import write_slamkit

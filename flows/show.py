@@ -13,7 +13,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.errors import MissingInputError, TrainingError
+from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
     console(width=150).print(table)
     terminal.say(f"the teacher {start.sentence}")
+    for line in walk.left_out():
+        terminal.say(line)
     training = hours * (1 - config.ingestion.held_out_fraction)
     if what == "pipeline" and (told := expectation(start.config.adaptation.teacher, training)):
         terminal.say(told)
@@ -110,6 +112,20 @@ class _Walk:
         if corpus is not None and corpus.complete:
             return choose_start(self.config, self.store, corpus)
         return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
+
+    def left_out(self) -> list[str]:
+        """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""
+        from tinywave_core.run.pipeline import Look
+        from tinywave_core.stages.ingestion import corpus as ingestion
+        from tinywave_core.stages.ingestion.quality_words import plan_lines
+
+        corpus = self._outputs.get("corpus")
+        more = corpus is None or not corpus.complete
+        if more and self.config.ingestion.keep.thresholds:
+            before = self.config.model_copy(update={"source": None})
+            with contextlib.suppress(SourceError):  # nothing is taken yet
+                corpus = ingestion.build(before, self.store, Look())
+        return plan_lines(self.config, corpus if corpus is not None and corpus.complete else None, more=more)
 
 
 def _say_source(config: PipelineConfig, store: Store) -> None:

@@ -207,6 +207,36 @@ def histogram_svg(
     return _svg(title, "".join(body))
 
 
+def binned_svg(
+    edges: Sequence[float],
+    counts: Sequence[float],
+    marks: Sequence[tuple[float, str]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Bars between bin edges, however far these lie apart, and a dashed line with its text at each marked value."""
+    if not max(counts, default=0):
+        return ""
+    y = _Scale(0.0, max(counts) * 1.06, _HEIGHT - _BOTTOM, _TOP)
+    x = _Scale(0.0, float(len(counts)), _LEFT, _WIDTH - _RIGHT)
+    room = x(1.0) - x(0.0)
+    step = max(1, -(-34 // max(1, int(room))))  # numbers need 34 pixels
+    body = [_y_axis(y, y_label), _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "middle", muted=True)]
+    body += [_text(x(i), _HEIGHT - _BOTTOM + 15, f"{edges[i]:g}", "middle", size=9) for i in range(0, len(edges), step)]
+    for i, count in enumerate(counts):
+        hint = escape(f"{edges[i]:g} to {edges[i + 1]:g}: {count:g}")
+        body.append(_bar(x(i) + 0.75, y(count), room - 1.5, y(0.0) - y(count), "accent", hint))
+    for value, text in marks:
+        place = x(float(np.interp(value, edges, np.arange(len(edges)))))
+        line = f'x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"'
+        body.append(f'<line {line} class="mark" style="stroke:var(--ink);stroke-width:1.5;stroke-dasharray:4 3"/>')
+        is_right = place > (_LEFT + _WIDTH - _RIGHT) / 2
+        body.append(_text(place + (-4 if is_right else 4), _TOP + 10, text, "end" if is_right else "start"))
+    return _svg(title, "".join(body))
+
+
 def heatmap_svg(
     values: Sequence[Sequence[float]],
     outlined: Collection[tuple[int, int]],

@@ -58,7 +58,10 @@ SHARED = {"validation": {"adaptation", "distillation"}}
 # Settings that give others a say, or without which they cannot be changed.
 ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "layer": 0}}}
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
+OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
+    "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
+    "ingestion.keep.min_dnsmos": OPINIONS,
     "tokenization.units.layer": ENCODER,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
@@ -75,6 +78,8 @@ BESIDE: dict[str, Settings] = {
 }
 # Other values of settings, where what `other_values` draws by their type does not fit.
 OTHER: dict[str, Settings] = {
+    "ingestion.keep.min_bandwidth_hz": {"ingestion": {"keep": {"min_bandwidth_hz": 4000}}},
+    "ingestion.keep.min_level_db": {"ingestion": {"keep": {"min_level_db": -40}}},
     "tokenization.units.kind": ENCODER,
     "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},

@@ -17,7 +17,7 @@ from tinywave_core.audio.quality import bandwidth_hz, warnings_of
 from tinywave_core.audio.segment import utterance_bounds
 from tinywave_core.audio.utterances import encode_flac
 from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share
-from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.storage.fingerprint import place_of
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
 
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 class Cutter:
     """Cuts recordings one after the other. It remembers them, so that no recording and no utterance is taken twice."""
 
-    def __init__(self, config: IngestionConfig) -> None:
+    def __init__(self, config: CorpusConfig) -> None:
         self._config = config
         self._path_of: dict[str, str] = {}  # by recording id
         self.utterance_ids: set[str] = set()
@@ -118,7 +118,7 @@ def content_id(samples_N: npt.NDArray[np.int16]) -> str:
     return hashlib.sha256(samples_N.astype("<i2").tobytes()).hexdigest()[:ID_LENGTH]
 
 
-def split_of(config: IngestionConfig, speaker: str | None, recording_id: str) -> str:
+def split_of(config: CorpusConfig, speaker: str | None, recording_id: str) -> str:
     """`held_out` or `train`, from a hash of the speaker or the recording alone: stable however the corpus grows."""
     return "held_out" if position_of(config.split_by, speaker, recording_id) < config.held_out_fraction else "train"
 

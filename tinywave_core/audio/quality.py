@@ -55,6 +55,14 @@ def bandwidth_hz(samples_N: npt.NDArray[np.int16], bounds: Sequence[tuple[int, i
 
     The file's sample rate says nothing of it: a telephone's 4 kHz stay 4 kHz at any rate.
     """
+    bands = sounding_bands(samples_N, bounds)
+    return None if bands is None else upper_edge_hz(bands[0])
+
+
+def sounding_bands(
+    samples_N: npt.NDArray[np.int16], bounds: Sequence[tuple[int, int]]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+    """In which of the 32 bands speech sounds, and which are loud and steady: there noise covers whatever speech has; None if it is too short."""
     starts = np.concatenate([np.arange(start, end - FRAME + 1, FRAME // 2) for start, end in bounds])
     if len(starts) < 8:
         return None
@@ -63,5 +71,12 @@ def bandwidth_hz(samples_N: npt.NDArray[np.int16], bounds: Sequence[tuple[int, i
     power_FK = np.abs(np.fft.rfft(frames_FN)[:, : FRAME // 2]) ** 2
     db_FB = 10 * np.log10(power_FK.reshape(len(starts), BANDS, -1).mean(axis=2) + 1e-9)
     loud_B, quiet_B = np.percentile(db_FB, [95, 10], axis=0)
-    sounds = np.flatnonzero((loud_B > np.median(loud_B[MIDDLE]) - BAND_RANGE_DB) & (loud_B > quiet_B + OVER_QUIET_DB))
-    return float((sounds[-1] + 1) * SAMPLE_RATE / 2 / BANDS) if len(sounds) else None
+    is_loud_B = loud_B > np.median(loud_B[MIDDLE]) - BAND_RANGE_DB
+    moves_B = loud_B > quiet_B + OVER_QUIET_DB
+    return is_loud_B & moves_B, is_loud_B & ~moves_B
+
+
+def upper_edge_hz(sounds_B: npt.NDArray[np.bool_]) -> float | None:
+    """Of the highest of these bands."""
+    bands = np.flatnonzero(sounds_B)
+    return float((bands[-1] + 1) * SAMPLE_RATE / 2 / BANDS) if len(bands) else None

@@ -75,6 +75,18 @@ def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
         ) from error
 
 
+def flac_of(artifact: Artifact, ids: Container[str]) -> dict[str, bytes]:
+    """FLAC of the utterances with these `ids`, by id. Only the groups of rows that have some are read: of a large shard, little."""
+    file = pq.ParquetFile(artifact.path(AUDIO_FILE), page_checksum_verification=True)
+    found: dict[str, bytes] = {}
+    for group in range(file.num_row_groups):
+        own = file.read_row_group(group, ["utterance_id"])["utterance_id"].to_pylist()
+        if wanted := [row for row, i in enumerate(own) if i in ids]:
+            sounds = file.read_row_group(group, ["flac"])["flac"].take(wanted).to_pylist()
+            found |= dict(zip((own[row] for row in wanted), sounds, strict=True))
+    return found
+
+
 def recordings(artifacts: Iterable[Artifact], ids: set[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Samples of the utterances with these `ids`, from the audio shards that have them."""
     return {u.utterance_id: u.samples for artifact in artifacts for u in read_utterances(artifact, ids)}

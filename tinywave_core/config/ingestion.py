@@ -1,4 +1,4 @@
-"""Settings of ingestion: any audio files -> mono 16 kHz utterances in shards."""
+"""Settings of ingestion: any audio files -> mono 16 kHz utterances in shards, and which of them are used."""
 
 from typing import Literal, Self
 
@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from tinywave_core.config.base import Config
 
 
-class IngestionConfig(Config):
-    """Which audio is taken, how it is cut, and what is held out."""
+class CorpusConfig(Config):
+    """What shapes a corpus: which audio is taken, how it is cut, and what is held out. Its shards are named by these settings."""
 
     corpus: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     """Name of the append-only corpus that new files join; a second name in one store is a second, separate corpus."""
@@ -39,4 +39,76 @@ class IngestionConfig(Config):
                 f"max_utterance_s is {self.max_utterance_s:g}; expected at least twice min_utterance_s "
                 f"({self.min_utterance_s:g}), so that a long recording can be cut into utterances"
             )
+        return self
+
+
+class MeasuresConfig(Config):
+    """What is measured of every utterance, once: whatever thresholds follow, nothing is measured twice."""
+
+    always: bool = False
+    """Measure although no threshold of ingestion.keep is set, for the histograms. About 9 s of a core per hour of speech."""
+    dnsmos: bool = False
+    """Also what listeners would say (DNSMOS P.835, overall, 1 to 5), by the extra `judges`. It costs one to two seconds of a core per
+    utterance, and stays empty where the extra is not installed."""
+
+
+class KeepConfig(Config):
+    """Which utterances are used, by what was measured of them. None leaves out nothing; what cannot be measured is never a reason.
+
+    Left out is left out on both sides of the split. Nothing is decoded or tokenized again when a threshold changes; teacher and
+    student of other thresholds are others.
+    """
+
+    min_snr_db: float | None = Field(None, ge=-20, le=80)
+    """Lowest signal-to-noise ratio in dB: speech over its pauses. Studio 40 and more, a quiet room 25, a street 10."""
+    min_bandwidth_hz: float | None = Field(None, ge=250, le=8000)
+    """Lowest upper edge of what sounds, in Hz, of at most 8000. A telephone's is 3500 to 5000."""
+    max_clipped_share: float | None = Field(None, ge=0, le=1)
+    """Largest share of samples that are cut flat at the loudest. Natural speech has 0.00005, speech cut at half its peak 0.005."""
+    min_level_db: float | None = Field(None, ge=-100, le=0)
+    """Lowest level of the speech in dB below full scale (RMS). Usual recordings have -35 to -15."""
+    min_speech_share: float | None = Field(None, ge=0, le=1)
+    """Smallest share of an utterance's time that is speech; `ingestion.min_speech_share` is of whole recordings, before they are cut."""
+    min_dnsmos: float | None = Field(None, ge=1, le=5)
+    """Lowest DNSMOS, 1 to 5; needs ingestion.measures.dnsmos. Clean readings have 3.0 to 3.5."""
+    min_words_per_s: float | None = Field(None, ge=0, le=20)
+    """Fewest words of the transcript per second of speech: below it words are missing in the transcript. Speakers have 1.5 to 4."""
+    max_words_per_s: float | None = Field(None, gt=0, le=50)
+    """Most words of the transcript per second of speech: above it the transcript has words that are not in the audio."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that are set, by the name of their setting."""
+        return {name: value for name, value in self if value is not None}
+
+    @model_validator(mode="after")
+    def _some_rate_is_allowed(self) -> Self:
+        low, high = self.min_words_per_s, self.max_words_per_s
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_words_per_s is {low:g}, above max_words_per_s ({high:g}): expected a smaller one")
+        return self
+
+
+class IngestionConfig(CorpusConfig):
+    """Which audio is taken, how it is cut, what is held out, and which utterances are used."""
+
+    measures: MeasuresConfig = MeasuresConfig()
+    """What is measured of every utterance."""
+    keep: KeepConfig = KeepConfig()
+    """Thresholds that leave utterances out."""
+
+    @property
+    def of_corpus(self) -> CorpusConfig:
+        """The settings that shape the corpus, without those that say what of it is used: thresholds never decode again."""
+        return CorpusConfig(**{name: getattr(self, name) for name in CorpusConfig.model_fields})
+
+    @property
+    def measures_wanted(self) -> bool:
+        """Whether anybody asks for measures."""
+        return self.measures.always or bool(self.keep.thresholds)
+
+    @model_validator(mode="after")
+    def _opinions_are_asked_for(self) -> Self:
+        if self.keep.min_dnsmos is not None and not self.measures.dnsmos:
+            raise ValueError("keep.min_dnsmos is set, but nothing is rated: set measures.dnsmos to true")
         return self

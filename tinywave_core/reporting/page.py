@@ -19,6 +19,7 @@ from tinywave_core.exporters.judge_words import judges_rows, judges_text
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.lineage import lineage
+from tinywave_core.reporting.quality import quality_section
 from tinywave_core.run.record import StageRow
 from tinywave_core.stages.adaptation.words import teacher_lines
 from tinywave_core.stages.distillation.words import loss_lines, term_lines
@@ -105,6 +106,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         **generated_section(outputs),
         **judges_section(outputs),
         **units_section(outputs),
+        **quality_section(outputs),
         rejects=rejects(outputs["corpus"]),
         max_rejects=MAX_REJECTS,
         labels=label_facts(LabelsSummary.of(outputs["labels"])) if "labels" in outputs else [],

@@ -64,12 +64,15 @@ def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> lis
 
 
 def training_key(config: PipelineConfig, tokens: Artifact) -> str:
-    """What the pins of all that is trained belong to: the corpus, and the recordings that later labels took out of training.
+    """What the pins of all that is trained belong to: the corpus, the recordings that later labels took out of training, and the
+    thresholds that leave utterances out.
 
-    What was trained on those has heard held-out speech: nothing goes on from it.
+    What was trained on those recordings has heard held-out speech, what was trained under other thresholds has heard what they should
+    keep away: nothing goes on from it.
     """
     heard = tokens.summary.get("heard", "") if tokens.complete else ""
-    return fingerprint([corpus_key(config), heard]) if heard else corpus_key(config)
+    marks = [mark for mark in (heard, config.ingestion.keep.thresholds) if mark]
+    return fingerprint([corpus_key(config), *marks]) if marks else corpus_key(config)
 
 
 def training_hours(tokens: Artifact) -> float:
@@ -92,4 +95,4 @@ def audio_of(shards: Sequence[Artifact]) -> list[Artifact]:
 def corpus_key(config: PipelineConfig) -> str:
     """Name of a corpus's catalog: the corpus and a hash of the settings that shape its shards."""
     # Old shards never change: other settings of ingestion start a catalog of their own.
-    return f"{config.ingestion.corpus}-{fingerprint([CORPUS_VERSION, config.ingestion])[:12]}"
+    return f"{config.ingestion.corpus}-{fingerprint([CORPUS_VERSION, config.ingestion.of_corpus])[:12]}"

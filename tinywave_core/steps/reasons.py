@@ -30,6 +30,8 @@ def explain(step: Step, artifact: Artifact) -> Reason:
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
         return Reason(False, f"from the teacher again: {step.context['restarted']}")
+    if "left_out" in step.params:
+        return Reason(False, f"without {len(step.params['left_out'])} utterances that are left out")
     if step.part == "relabelled" or (step.part == "shard" and "tokens" in step.inputs and "audio" in step.inputs):
         return Reason(False, "labels came or changed after its recordings were taken")
     if "previous" in step.inputs:

@@ -31,6 +31,46 @@ LABELS = pa.schema(
     ]
 )
 
+# ingestion, part `measures`, file measures.parquet: one row per utterance of an audio shard, in its order. Null is what cannot be measured.
+MEASURES = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("snr_db", pa.float32()),  # speech over its pauses, -20 to 80
+        pa.field("bandwidth_hz", pa.float32()),  # up to where it sounds, at most 8000
+        pa.field("clipped_share", pa.float32()),  # share of samples on flat tops at the loudest
+        pa.field("level_db", pa.float32()),  # RMS of the speech, of full scale
+        pa.field("speech_share", pa.float32()),  # share of the time that the VAD calls speech
+        pa.field("dnsmos", pa.float32()),  # overall, 1 to 5; null where nobody asked, or the judge is not installed
+    ]
+)
+
+# ingestion, part `quality`, file quality.parquet: one row per utterance of a corpus.
+QUALITY = pa.schema(
+    [
+        *MEASURES,
+        pa.field("words_per_s", pa.float32()),  # of the transcript, per second of speech; null without one
+        pa.field("path", pa.string(), nullable=False),  # of the recording
+        pa.field("split", pa.string(), nullable=False),  # train | held_out
+        pa.field("num_samples", pa.int64(), nullable=False),  # at 16 kHz
+        pa.field("reason", pa.string()),  # code of audio/keeping.py: why it is left out; null: it is kept
+        pa.field("detail", pa.string()),  # every threshold that it fails, for people
+    ]
+)
+
+# ingestion, part `quality`, file listening.parquet: a few utterances of each measure, to set a threshold by ear.
+LISTENING = pa.schema(
+    [
+        pa.field("measure", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),  # worst | edge | middle
+        pa.field("value", pa.float32(), nullable=False),
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("transcript", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("flac", pa.binary(), nullable=False),
+    ]
+)
+
 # ingestion, parts `shard` and `corpus`, file files.parquet: one row per file found.
 FILES = pa.schema(
     [

@@ -14,6 +14,7 @@ from tinywave_core.plots import (
     Node,
     bars_png,
     bars_svg,
+    binned_svg,
     dag_svg,
     heatmap_svg,
     histogram_png,
@@ -179,3 +180,13 @@ def test_a_strip_has_costs_above_the_line_and_gains_below_at_their_times():
         ("240.0", "30.0", "120.0", "14.0"),
         ("360.0", "23.0", "120.0", "7.0"),
     ]
+
+
+def test_a_mark_stands_between_the_edges_that_its_value_lies_between():
+    svg = binned_svg([0, 1, 10, 100], [5, 0, 2], [(5.5, "limit 5.5 & <up>")], title="t", x_label="x", y_label="y")
+    first, _, last = (float(rect.attrib["x"]) for rect in rects(svg))
+    (mark,) = [line for line in parse(svg).iter("line") if line.get("class") == "mark"]
+    # 5.5 is the middle of the second of three bins, so half way from the first bar to the third and half a bin on.
+    assert float(mark.attrib["x1"]) == pytest.approx((first + last) / 2 - 0.75 + (last - first) / 4, abs=0.2)
+    assert "limit 5.5 & <up>" in [text.text for text in parse(svg).iter("text")]
+    assert binned_svg([0, 1, 2], [0, 0], [], title="t", x_label="x", y_label="y") == ""

@@ -7,6 +7,8 @@ from tinywave_core.stages.adaptation import teacher
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.words import teacher_lines
 from tinywave_core.stages.ingestion.corpus import require_split
+from tinywave_core.stages.ingestion.quality import require_kept
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
 from tinywave_core.storage.store import Store
@@ -17,6 +19,9 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
     """The teacher."""
     if done["corpus"].complete:  # before hours of training, not after: evaluation needs held-out speech
         require_split(config.ingestion, done["corpus"])
+    if done["tokens"].complete:
+        tokens = TokensSummary.of(done["tokens"])
+        require_kept(config, {"train on": tokens.train_utterances, "judge it by": tokens.held_out_utterances})
     return {"teacher": teacher.build(config, done["tokens"], execute)}
 
 

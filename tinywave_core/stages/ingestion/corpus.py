@@ -19,7 +19,7 @@ from tinywave_core.audio.scan import NewFile, Scan, nothing_to_take, scan_source
 from tinywave_core.audio.source import Source
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter
 from tinywave_core.audio.vad import vad_name
-from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.ingestion.counts import (
@@ -65,7 +65,7 @@ def take(config: PipelineConfig, store: Store, today: Scan, execute: Execute) ->
         "corpus",
         VERSION,
         run_corpus,
-        config.ingestion,
+        config.ingestion.of_corpus,
         {"shards": with_labels_of_today(config, store, today.labels_of_known, _live_shards(catalog, made), execute)},
         _no_longer_wanted(catalog, today),
         runtime=config.runtime,
@@ -101,7 +101,7 @@ def _live_shards(catalog: Catalog, made: Sequence[Artifact]) -> list[Artifact]:
 
 def _shard_step(
     config: PipelineConfig, store: Store, group: Sequence[NewFile]
-) -> Step[IngestionConfig, AudioShardSummary]:
+) -> Step[CorpusConfig, AudioShardSummary]:
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
     files = [{"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript} for f in group]
     paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
@@ -111,14 +111,14 @@ def _shard_step(
         "shard",
         VERSION,
         run_shard,
-        config.ingestion,
+        config.ingestion.of_corpus,
         params={"files": files, "decoder": decoder_name(), "vad": vad_name()},
         context={"source": config.source, "files": paths},
         runtime=config.runtime,
     )
 
 
-def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) -> AudioShardSummary:
+def run_shard(step: Step[CorpusConfig, AudioShardSummary], output: Output) -> AudioShardSummary:
     """Decode, cut and store the files of one shard, in the order of their content."""
     config, source, files = step.config, Source(step.context["source"]), step.params["files"]
     cutter, download = Cutter(config), output.resume / "download"
@@ -151,7 +151,7 @@ def _decode(
         return size, decoder.decode(path)
 
 
-def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> CorpusSummary:
+def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> CorpusSummary:
     """Merge the shards' tables, drop what an earlier shard has and what was replaced, and count."""
     files: list[Row] = []
     utterances: list[Row] = []
@@ -190,7 +190,7 @@ def _nothing_accepted(files: Sequence[Row]) -> SourceError:
     )
 
 
-def require_split(config: IngestionConfig, corpus: Artifact) -> None:
+def require_split(config: CorpusConfig, corpus: Artifact) -> None:
     """SourceError unless the corpus has utterances on both sides of the split, with the setting that would change that."""
     summary = CorpusSummary.of(corpus)
     if summary.utterances_train and summary.utterances_held_out:

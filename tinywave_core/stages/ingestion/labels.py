@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from tinywave_core.audio.labels.report import LabelReport
-from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.summary import LabelsSummary
 from tinywave_core.steps.base import Execute, Output, Outputs, Step
@@ -32,7 +32,7 @@ def build(config: PipelineConfig, store: Store, report: LabelReport, execute: Ex
         "labels",
         VERSION,
         run_labels,
-        config.ingestion,
+        config.ingestion.of_corpus,
         params={"labels": seen, "details": fingerprint(report.details)},
         context={"details": report.details},
         runtime=config.runtime,
@@ -45,7 +45,7 @@ def summary_of(report: LabelReport) -> LabelsSummary:
     return LabelsSummary.model_validate({field: value for field, value in asdict(report).items() if field != "details"})
 
 
-def run_labels(step: Step[IngestionConfig, LabelsSummary], output: Output) -> LabelsSummary:
+def run_labels(step: Step[CorpusConfig, LabelsSummary], output: Output) -> LabelsSummary:
     """Keep what was seen, with every label row that found no recording and everything that is wrong."""
     rows = [{"kind": kind, "place": place} for kind, place in step.context["details"]]
     write_table(pa.Table.from_pylist(rows, schema=LABELS), output.folder / LABELS_FILE)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tinywave_core.audio.cutting import split_of
 from tinywave_core.audio.sidecars import Label
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter, read_rows
-from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.summary import RELABELLED, AudioShardSummary, Relabelled, RelabelledSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -26,7 +26,7 @@ from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact, Store
 
 VERSION = 1
-RelabelledStep = Step[IngestionConfig, RelabelledSummary]
+RelabelledStep = Step[CorpusConfig, RelabelledSummary]
 LabelRow = dict[str, str | None]
 """`speaker` and `transcript`, each only where it is another one than the shard's own."""
 
@@ -65,7 +65,7 @@ def _step(config: PipelineConfig, store: Store, shard: Artifact, change: "_Chang
         RELABELLED,
         VERSION,
         run_relabelled,
-        config.ingestion,
+        config.ingestion.of_corpus,
         {"shard": [shard]},
         {"labels": change.labels, "trained_on": change.trained_on},
         runtime=config.runtime,
@@ -112,7 +112,7 @@ class _Recordings:
 
 
 def _change(
-    config: IngestionConfig, shard: Artifact, before: Artifact | None, labels: Mapping[str, Label]
+    config: CorpusConfig, shard: Artifact, before: Artifact | None, labels: Mapping[str, Label]
 ) -> _Change | None:
     """None where the shard's own labels are those of today, and always were."""
     earlier: dict[str, Any] = {"labels": {}, "trained_on": []}

@@ -7,9 +7,10 @@ from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
-from tinywave_core.stages.ingestion import corpus, labels
+from tinywave_core.stages.ingestion import corpus, labels, quality
 from tinywave_core.stages.ingestion.look import look
-from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
+from tinywave_core.stages.ingestion.quality_words import left_out_in_short, left_out_rows, left_out_text, quality_rows
+from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary, QualitySummary
 from tinywave_core.stages.ingestion.words import (
     duration_bins,
     has_labels,
@@ -26,16 +27,18 @@ from tinywave_core.storage.store import Store
 from tinywave_core.wording import duration
 
 INGESTION_S_PER_H = 30.0  # of one core per hour of speech (measured on examples/speech, 2.8 GHz)
+MEASURES_S_PER_H, DNSMOS_S_PER_H = 9.5, 650.0  # likewise; DNSMOS of utterances of 10 s
 _MOST_REJECTS = 100  # rows of the table in Prefect's UI, whose database keeps it
 _MOST_WARNED = 20
 _LONGEST_CELL = 240
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The corpus, and the labels that the source has."""
+    """The corpus, the labels that the source has, and how good its utterances are where somebody asks."""
     today = corpus.scan(config, store)
     taken = corpus.take(config, store, today, execute)
-    return {"corpus": taken, **labels.build(config, store, today.labels, execute)}
+    seen = labels.build(config, store, today.labels, execute)
+    return {"corpus": taken, **seen, **quality.build(config, taken, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -48,7 +51,9 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     later = f"; {relabelled_text(s.relabelled)}" if s.relabelled else ""
     seen = seen_labels(outputs)
     told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
-    return f"{s.files.found} files", out + rejected + skipped + warned + later + told
+    measured = measured_quality(outputs)
+    left = f"; {left_out_in_short(measured)}" if measured and measured.left_out else ""
+    return f"{s.files.found} files", out + rejected + skipped + warned + later + told + left
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -59,7 +64,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
-    seen = seen_labels(outputs)
+    seen, measured = seen_labels(outputs), measured_quality(outputs)
     return [
         ("files", ", ".join(f"{number} {outcome}" for outcome, number in s.files)),
         ("not used because", reasons or "nothing was rejected"),
@@ -67,7 +72,13 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("split", split),
         *([("labels that came later", relabelled_text(s.relabelled))] if s.relabelled else []),
         *(label_facts(seen) if seen else []),
+        *([("left out", left_out_text(measured))] if measured and measured.left_out else []),
     ]
+
+
+def measured_quality(outputs: Outputs) -> QualitySummary | None:
+    """How good the utterances are, None where nobody asked."""
+    return QualitySummary.of(outputs["quality"]) if "quality" in outputs else None
 
 
 def seen_labels(outputs: Outputs) -> LabelsSummary | None:
@@ -76,8 +87,23 @@ def seen_labels(outputs: Outputs) -> LabelsSummary | None:
 
 
 def sections(outputs: Outputs) -> list[Section]:
-    """Odd recordings, and labels that found no audio or are wrong, as tables; nothing where all is well."""
-    return odd_files(outputs) + label_faults(outputs)
+    """Odd recordings, labels that found no audio or are wrong, and the measures, as tables; nothing where all is well."""
+    return odd_files(outputs) + label_faults(outputs) + measures(outputs)
+
+
+def measures(outputs: Outputs) -> list[Section]:
+    """Quantiles of every measure, where somebody asked, and the first utterances that are left out."""
+    measured = measured_quality(outputs)
+    if measured is None:
+        return []
+    about = "All of them are in quality.parquet, column reason."
+    rows = [
+        {name: _short(text) for name, text in row.items()} for row in left_out_rows(outputs["quality"], _MOST_WARNED)
+    ]
+    return [
+        Section("Measures of the utterances", "Quantiles over utterances.", quality_rows(measured)),
+        *([Section("Left out", f"{left_out_text(measured)} {about}", rows)] if rows else []),
+    ]
 
 
 def label_faults(outputs: Outputs) -> list[Section]:
@@ -102,9 +128,10 @@ def odd_files(outputs: Outputs) -> list[Section]:
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
-    """Decoding and cutting on the CPU; FLAC in the store."""
-    cores = max(1, config.runtime.workers)
-    return Estimate(hours * INGESTION_S_PER_H / cores, hours * 3600 * FLAC_BYTES_PER_S)
+    """Decoding, cutting and, where somebody asks, measuring on the CPU; FLAC in the store."""
+    cores, asked = max(1, config.runtime.workers), config.ingestion
+    measured = MEASURES_S_PER_H + DNSMOS_S_PER_H * asked.measures.dnsmos if asked.measures_wanted else 0.0
+    return Estimate(hours * (INGESTION_S_PER_H + measured) / cores, hours * 3600 * FLAC_BYTES_PER_S)
 
 
 def rejects_table(outputs: Outputs) -> Table | None:

@@ -139,3 +139,57 @@ class LabelsSummary(Summary):
     """By a key of `audio.labels.claims.PROBLEMS`."""
     unread: Some
     """Tables and JSON that are no labels."""
+
+
+class MeasuresSummary(Summary):
+    """Measures of one audio shard."""
+
+    utterances: int
+    dnsmos: int
+    """Utterances that DNSMOS rated."""
+
+
+class LeftOut(Summary):
+    """Utterances that are left out for one reason."""
+
+    reason: str
+    """Code of `audio.keeping.LIMITS`."""
+    setting: str
+    bound: float
+    utterances: int
+    """Whose first reason it is."""
+    hours: float
+    alone: int
+    """Utterances that this threshold alone would leave out, whether others do too or not."""
+
+
+class MeasureFigures(Summary):
+    """One measure over the corpus."""
+
+    measure: str
+    """Column of quality.parquet."""
+    known: int
+    """Utterances of which it is known; the others are never left out by it."""
+    quantiles: dict[str, float]
+    """By percent: 0, 1, 5, 25, 50, 75, 95, 99, 100; empty where nothing is known."""
+    edges: list[float]
+    """Of the histogram's bins, one more than bins; the outermost hold what lies beyond."""
+    counts: list[int]
+
+
+class QualitySummary(Summary):
+    """How good the utterances of a corpus are, and which are left out."""
+
+    utterances: int
+    hours: float
+    kept_train: int
+    """Utterances that are used, by side of the split."""
+    kept_held_out: int
+    hours_left_out: float
+    left_out: list[LeftOut]
+    """Of every threshold that is set, also where it leaves out nothing."""
+    measured: list[MeasureFigures]
+
+    @property
+    def number_left_out(self) -> int:
+        return self.utterances - self.kept_train - self.kept_held_out

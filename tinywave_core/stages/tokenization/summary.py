@@ -180,7 +180,8 @@ class SpokenSummary(_AnyShard):
     """A token shard of part `shard`: speech."""
 
     trains_as: str | None = None
-    """Of a relabelled shard the one with its first labels, where the two are the same to what trains on them."""
+    """Of a shard that is relabelled or lacks what is left out, the one that it was made from, where the two are the same to what trains
+    on them."""
 
 
 class InterleavedSummary(_AnyShard):

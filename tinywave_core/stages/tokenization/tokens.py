@@ -27,8 +27,10 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
+from tinywave_core.stages.ingestion.quality import left_out
 from tinywave_core.stages.ingestion.summary import RELABELLED, CorpusSummary, hours_of, original_of
 from tinywave_core.stages.tokenization.interleaving import with_text
+from tinywave_core.stages.tokenization.kept import without
 from tinywave_core.stages.tokenization.leaks import require_no_leak, run_leaks
 from tinywave_core.stages.tokenization.summary import (
     Aligned,
@@ -129,6 +131,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
             for audio in audio_shards
         ]
     )
+    shards = without(left_out(config, corpus), duplicates, audio_shards, shards, step, execute)
     relabelled = {
         number: step("shard", run_relabelled, {"audio": [audio], "tokens": [shards[number]]})
         for number, audio in enumerate(audio_shards)
@@ -344,7 +347,7 @@ def run_relabelled(step: Step[TokenizationConfig, SpokenSummary], output: Output
     summary = SpokenSummary.of_rows(table.to_pylist(), before.vocabulary, path)
     # Speakers say what validates: with the same ones on the same sides a transcript changes nothing of training on speech.
     is_same = all(old[what] == new[what] for old, new in zip(own, later, strict=True) for what in ("split", "speaker"))
-    return summary.model_copy(update={"trains_as": shard.id}) if is_same else summary
+    return summary.model_copy(update={"trains_as": before.trains_as or shard.id}) if is_same else summary
 
 
 _LABELS = ["speaker", "transcript", "split"]

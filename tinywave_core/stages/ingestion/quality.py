@@ -1,0 +1,279 @@
+"""The part `quality`: measures of all shards of a corpus and thresholds in; which utterances are left out, and why.
+
+Files: quality.parquet (a row per utterance, with its reason where it is left out) and listening.parquet (a few utterances of each
+measure as FLAC, from the worst end, the threshold's edge and the middle). Tables alone are read but for those. Tokenization does not wait
+for this part: `left_out` tells it, and a plan, from the measures, so that a changed threshold is known before anything runs.
+See infra/decisions/0039-what-is-left-out.md.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tinywave_core.audio.keeping import LIMITS, MEASURES, detail, reasons, words_per_s
+from tinywave_core.audio.utterances import UTTERANCES_FILE, decode_flac, encode_flac, flac_of
+from tinywave_core.config.ingestion import KeepConfig
+from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.errors import MissingInputError, SourceError
+from tinywave_core.evals.dnsmos import INSTALL
+from tinywave_core.stages.ingestion.measures import MEASURES_FILE, measures_steps
+from tinywave_core.stages.ingestion.summary import (
+    CorpusSummary,
+    LeftOut,
+    MeasureFigures,
+    MeasuresSummary,
+    QualitySummary,
+)
+from tinywave_core.steps.base import Execute, Output, Outputs, Step, find_steps
+from tinywave_core.storage.schemas import LISTENING, QUALITY, SAMPLE_RATE
+from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.store import Artifact, NotYetComputedError
+
+VERSION = 1
+PART, QUALITY_FILE, LISTENING_FILE = "quality", "quality.parquet", "listening.parquet"
+PERCENTS = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+WORST, BESIDE_EDGE, MIDDLE = 3, 2, 3  # utterances that are kept for listening, of each measure
+HEARD_SAMPLES = 6 * SAMPLE_RATE
+QualityStep = Step[KeepConfig, QualitySummary]
+
+
+def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Outputs:
+    """The part, where anybody asks for measures."""
+    if not config.ingestion.measures_wanted:
+        return {}
+    measures = execute(measures_steps(config, corpus))
+    inputs = {"corpus": [corpus], "measures": measures}
+    step = Step(
+        corpus.store, "ingestion", PART, VERSION, run_quality, config.ingestion.keep, inputs, runtime=config.runtime
+    )
+    return {PART: execute([step])[0]}
+
+
+def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
+    """Reason by utterance, of those that thresholds leave out; NotYetComputedError where some are not measured yet."""
+    thresholds = config.ingestion.keep.thresholds
+    if not thresholds:
+        return {}
+    table = measured_table(corpus, measures_of(config, corpus))
+    out_U = reasons(_columns(table), thresholds)
+    places = np.flatnonzero(out_U >= 0)
+    ids = table["utterance_id"].take(pa.array(places)).to_pylist()
+    return {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
+
+
+def ids_left_out(quality: Artifact) -> set[str]:
+    """Utterances that the part `quality` says are left out."""
+    table = read_table(quality.path(QUALITY_FILE), ["utterance_id", "reason"])
+    return set(table.filter(pc.is_valid(table["reason"]))["utterance_id"].to_pylist())
+
+
+def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | None, int]:
+    """What the thresholds leave out, as far as it is measured, and how many utterances of the corpus are not yet. For a plan."""
+    measures = find_steps(measures_steps(config, corpus))
+    total = CorpusSummary.of(corpus).utterances
+    if not any(artifact.complete for artifact in measures):
+        return None, total
+    table, thresholds = measured_table(corpus, measures), config.ingestion.keep.thresholds
+    columns = _columns(table)
+    return summarise(table, columns, reasons(columns, thresholds), thresholds), total - table.num_rows
+
+
+def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
+    """The measures of a corpus's shards; NotYetComputedError where one is not there."""
+    found = find_steps(measures_steps(config, corpus))
+    for artifact in found:
+        if not artifact.complete:
+            raise NotYetComputedError(artifact)
+    return found
+
+
+def measured_table(corpus: Artifact, measures: Sequence[Artifact]) -> pa.Table:
+    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, and its transcript and shard. Shards whose
+    measures are only planned are left out."""
+    summary = CorpusSummary.of(corpus)
+    shards = corpus.store.find_all(summary.shards, "shard")
+    tables = [
+        _of_shard(shard, own, summary.duplicates.get(shard.id, []))
+        for shard, own in zip(shards, measures, strict=True)
+        if own.complete
+    ]
+    return pa.concat_tables(tables)
+
+
+def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Table:
+    index = read_table(shard.path(UTTERANCES_FILE), ["utterance_id", "path", "split", "num_samples", "transcript"])
+    table = read_table(measures.path(MEASURES_FILE))
+    assert table["utterance_id"].equals(index["utterance_id"]), "measures stand in the order of their shard"
+    for name in index.column_names[1:]:
+        table = table.append_column(name, index[name])
+    rates = map(
+        words_per_s,
+        table["transcript"].to_pylist(),
+        table["speech_share"].to_pylist(),
+        (table["num_samples"].to_numpy() / SAMPLE_RATE).tolist(),
+    )
+    table = table.append_column("words_per_s", pa.array(list(rates), pa.float32()))
+    table = table.append_column("shard", pa.array([shard.id] * table.num_rows, pa.string()))
+    return table.filter(pc.invert(pc.is_in(table["utterance_id"], pa.array(drop, pa.string())))) if drop else table
+
+
+def _columns(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
+    """Numbers by measure; NaN is what is not known."""
+    return {name: pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in MEASURES}
+
+
+# The part ------------------------------------------------------------------------------------------------------------
+
+
+def run_quality(step: QualityStep, output: Output) -> QualitySummary:
+    """Join the measures, apply the thresholds, count, and pick what to listen to."""
+    thresholds = step.config.thresholds
+    _require_opinions(step)
+    table = measured_table(step.input("corpus"), step.inputs["measures"])
+    columns = _columns(table)
+    out_U = reasons(columns, thresholds)
+    codes = [None if number < 0 else LIMITS[number].reason for number in out_U.tolist()]
+    table = table.append_column("reason", pa.array(codes, pa.string()))
+    table = table.append_column("detail", pa.array(_details(table, out_U, thresholds), pa.string()))
+    write_table(table.select(QUALITY.names).cast(QUALITY), output.folder / QUALITY_FILE)
+    _write_listening(step, table, columns, output)
+    return summarise(table, columns, out_U, thresholds)
+
+
+def _require_opinions(step: QualityStep) -> None:
+    wanted = step.config.min_dnsmos is not None
+    if wanted and not any(MeasuresSummary.of(measures).dnsmos for measures in step.inputs["measures"]):
+        raise MissingInputError(
+            f"ingestion.keep.min_dnsmos is set, but DNSMOS is not installed, so that nothing is rated: {INSTALL}, or leave it out"
+        )
+
+
+def _details(table: pa.Table, out_U: npt.NDArray[np.int64], thresholds: dict[str, float]) -> list[str | None]:
+    places = np.flatnonzero(out_U >= 0)
+    rows = table.select(list(MEASURES)).take(pa.array(places)).to_pylist()
+    told: list[str | None] = [None] * table.num_rows
+    for place, row in zip(places.tolist(), rows, strict=True):
+        told[place] = detail(row, thresholds)
+    return told
+
+
+def summarise(
+    table: pa.Table,
+    columns: dict[str, npt.NDArray[np.float64]],
+    out_U: npt.NDArray[np.int64],
+    thresholds: dict[str, float],
+) -> QualitySummary:
+    """The numbers of the part; `table` has num_samples and split."""
+    hours_U = table["num_samples"].to_numpy() / SAMPLE_RATE / 3600
+    train_U = pc.equal(table["split"], "train").to_numpy(zero_copy_only=False)
+    kept_U = out_U < 0
+    return QualitySummary(
+        utterances=table.num_rows,
+        hours=float(hours_U.sum()),
+        kept_train=int((kept_U & train_U).sum()),
+        kept_held_out=int((kept_U & ~train_U).sum()),
+        hours_left_out=float(hours_U[~kept_U].sum()),
+        left_out=[
+            LeftOut(
+                reason=limit.reason,
+                setting=limit.setting,
+                bound=thresholds[limit.setting],
+                utterances=int((out_U == number).sum()),
+                hours=float(hours_U[out_U == number].sum()),
+                alone=int(limit.leaves_out(columns[limit.measure], thresholds[limit.setting]).sum()),
+            )
+            for number, limit in enumerate(LIMITS)
+            if limit.setting in thresholds
+        ],
+        measured=[_measured(name, columns[name]) for name in MEASURES],
+    )
+
+
+def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
+    known, edges = values_U[np.isfinite(values_U)], np.asarray(MEASURES[name].edges, np.float64)
+    counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
+    found = np.percentile(known, PERCENTS).tolist() if len(known) else []
+    return MeasureFigures(
+        measure=name,
+        known=len(known),
+        quantiles=dict(zip(map(str, PERCENTS), found, strict=False)),
+        edges=edges.tolist(),
+        counts=counts.tolist(),
+    )
+
+
+# Listening -----------------------------------------------------------------------------------------------------------
+
+
+def _write_listening(
+    step: QualityStep, table: pa.Table, columns: dict[str, npt.NDArray[np.float64]], output: Output
+) -> None:
+    picked: list[dict[str, Any]] = [
+        {"measure": name, "place": place, "row": row}
+        for name in MEASURES
+        for place, row in picks(columns[name], name, step.config.thresholds)
+    ]
+    wanted = sorted({int(pick["row"]) for pick in picked})
+    about = dict(zip(wanted, table.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True))
+    sounds: dict[str, bytes] = {}
+    for shard in step.store.find_all(sorted({row["shard"] for row in about.values()}), "shard"):
+        ids = {row["utterance_id"] for row in about.values() if row["shard"] == shard.id}
+        sounds |= {i: _beginning(flac) for i, flac in flac_of(shard, ids).items()}
+    rows = [
+        {
+            **{name: about[pick["row"]][name] for name in ("utterance_id", "path", "transcript", "reason")},
+            "measure": pick["measure"],
+            "place": pick["place"],
+            "value": about[pick["row"]][pick["measure"]],
+            "flac": sounds[about[pick["row"]]["utterance_id"]],
+        }
+        for pick in picked
+    ]
+    write_table(pa.Table.from_pylist(rows, schema=LISTENING), output.folder / LISTENING_FILE)
+
+
+def picks(values_U: npt.NDArray[np.float64], name: str, thresholds: dict[str, float]) -> Iterator[tuple[str, int]]:
+    """Place and row of a few utterances of a measure: the worst, those on both sides of each threshold, and the middle ones."""
+    # By value and then by row, so that the same corpus has the same page.
+    order = np.argsort(values_U, kind="stable")
+    order = order[np.isfinite(values_U[order])]
+    if not len(order):
+        return
+    worst = order if MEASURES[name].worst_is_low else order[::-1]
+    found = [("worst", row) for row in worst[:WORST]]
+    for limit in LIMITS:
+        if limit.measure == name and limit.setting in thresholds:
+            edge = int(
+                np.searchsorted(values_U[order], thresholds[limit.setting], "left" if limit.is_lowest else "right")
+            )
+            found += [("edge", row) for row in order[max(0, edge - BESIDE_EDGE) : edge + BESIDE_EDGE]]
+    first = max(0, (len(order) - MIDDLE) // 2)
+    found += [("middle", row) for row in order[first : first + MIDDLE]]
+    seen: set[int] = set()
+    for place, row in found:
+        if int(row) not in seen:
+            seen.add(int(row))
+            yield place, int(row)
+
+
+def _beginning(flac: bytes) -> bytes:
+    samples_N = decode_flac(flac)
+    if len(samples_N) <= HEARD_SAMPLES:
+        return flac
+    return encode_flac(np.round(samples_N[:HEARD_SAMPLES] * 32_768).astype(np.int16))
+
+
+def require_kept(config: PipelineConfig, utterances: dict[str, int]) -> None:
+    """SourceError where thresholds leave nothing on a side of the split; `utterances` are those that are kept, by side."""
+    thresholds = config.ingestion.keep.thresholds
+    empty = [side for side, number in utterances.items() if not number]
+    if thresholds and empty:
+        flags = ", ".join(f"--ingestion.keep.{name} {value:g}" for name, value in thresholds.items())
+        raise SourceError(
+            f"nothing is left to {' or to '.join(empty)}: all of it is left out by {flags}. `tinywave quality` shows what each of them "
+            "leaves out; set them lower, or to none"
+        )
