@@ -1,24 +1,71 @@
 """Parquet files with page checksums that are written and verified: a flipped bit is found, not read."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+ROW_GROUP_ROWS = 1024
 
-def write_table(table: pa.Table, path: Path, *, compression: str = "zstd", row_group_rows: int = 1024) -> None:
+
+def write_table(
+    table: pa.Table, path: Path, *, compression: str = "zstd", row_group_rows: int = ROW_GROUP_ROWS
+) -> None:
     """Write one Parquet file; the same table gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        table,
-        path,
-        compression=compression,
-        row_group_size=row_group_rows,
+    pq.write_table(table, path, row_group_size=row_group_rows, **_options(compression))
+
+
+def _options(compression: str) -> dict[str, Any]:
+    return {
+        "compression": compression,
         # Off by default in Parquet: a flipped bit in a page then reads as other audio or other tokens (decision 1).
-        write_page_checksum=True,
-        write_statistics=False,
-        store_schema=True,
-    )
+        "write_page_checksum": True,
+        "write_statistics": False,
+        "store_schema": True,
+    }
+
+
+class RowWriter:
+    """Writes rows to one Parquet file as they come, a row group at a time: the bytes are those of `write_table` of all rows.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._held: list[dict[str, Any]] = []
+        self._wrote = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(path, schema, **_options("zstd"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows of the schema."""
+        self._held += rows
+        # Only whole groups: where a group ends does not depend on how many rows came at once.
+        self._write(len(self._held) // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
+
+    def _write(self, count: int) -> None:
+        if count:
+            table = pa.Table.from_pylist(self._held[:count], schema=self._schema)
+            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            del self._held[:count]
+            self._wrote = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._write(len(self._held))
+            if not self._wrote:
+                self._writer.write_table(self._schema.empty_table())
+        self._writer.close()
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

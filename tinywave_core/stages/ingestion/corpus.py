@@ -5,7 +5,7 @@ with labels that came later. Part `corpus`: the table of all files and the numbe
 and in which shards; `audio.scan` finds what is new in the source, `audio.cutting` cuts recordings into utterances.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.ingestion.counts import (
+    CorpusCounts,
     Row,
+    compact_id,
     count_files,
     count_reasons,
-    mark_replaced,
-    summarise_corpus,
+    replacement,
     without_duplicates,
 )
 from tinywave_core.stages.ingestion.relabelling import relabelled, with_labels_of_today
@@ -35,7 +36,7 @@ from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSumm
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import CORPUS_VERSION, corpus_key
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import RowWriter, read_table, write_table
 from tinywave_core.storage.store import Artifact, Store, sha256_of
 
 VERSION = CORPUS_VERSION
@@ -152,40 +153,54 @@ def _decode(
 
 
 def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> CorpusSummary:
-    """Merge the shards' tables, drop what an earlier shard has and what was replaced, and count."""
-    files: list[Row] = []
-    utterances: list[Row] = []
+    """Merge the shards' tables, drop what an earlier shard has and what was replaced, and count; one shard's rows at a time."""
+    counts = CorpusCounts()
     shards: list[str] = []
     dropped: dict[str, list[str]] = {}
-    seen: set[str] = set()
-    of_shard = {shard.id: read_table(shard.path(FILES_FILE)).to_pylist() for shard in step.inputs["shards"]}
-    replaced = mark_replaced([row for rows in of_shard.values() for row in rows], step.params.get("replaced", {}))
-    for number, shard in enumerate(step.inputs["shards"]):
-        output.progress(number, len(step.inputs["shards"]), shard.id)
-        # The table without sound: a corpus of any size is counted without reading its audio.
-        index = read_table(shard.path(UTTERANCES_FILE)).to_pylist()
-        fresh = [r for r in index if r["utterance_id"] not in seen and r["recording_id"] not in replaced]
-        seen.update(row["utterance_id"] for row in fresh)
-        left = {row["utterance_id"] for row in fresh}
-        again = [row["utterance_id"] for row in index if row["utterance_id"] not in left]
-        files += without_duplicates(of_shard.pop(shard.id), fresh)
-        utterances += fresh
-        shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
-        dropped.update({shard.id: again} if again else {})
-    files += map(forgotten_row, step.params.get("forgotten", []))
-    write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
-    if not utterances:
-        raise _nothing_accepted(files)
-    summary = summarise_corpus(shards, dropped, files, utterances)
-    changed = relabelled(step.inputs["shards"])
+    seen: set[bytes] = set()
+    inputs = step.inputs["shards"]
+    replaced = replacement(lambda: _looks(inputs), step.params.get("replaced", {}))
+    with RowWriter(output.folder / FILES_FILE, FILES) as writer:
+        for number, shard in enumerate(inputs):
+            output.progress(number, len(inputs), shard.id)
+            files = read_table(shard.path(FILES_FILE)).to_pylist()
+            replaced.mark(files)
+            # The table without sound: a corpus of any size is counted without reading its audio.
+            index = read_table(shard.path(UTTERANCES_FILE)).to_pylist()
+            ids = [compact_id(row["utterance_id"]) for row in index]
+            taken = [
+                i not in seen and r["recording_id"] not in replaced.recordings for i, r in zip(ids, index, strict=True)
+            ]
+            fresh = [row for row, take in zip(index, taken, strict=True) if take]
+            left = {i for i, take in zip(ids, taken, strict=True) if take}
+            again = [row["utterance_id"] for i, row in zip(ids, index, strict=True) if i not in left]
+            seen |= left
+            files = without_duplicates(files, fresh)
+            writer.add(files)
+            counts.add(files, fresh)
+            shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
+            dropped.update({shard.id: again} if again else {})
+        forgotten = [forgotten_row(digest) for digest in step.params.get("forgotten", [])]
+        writer.add(forgotten)
+        counts.add(forgotten, [])
+    if not counts.utterances:
+        raise _nothing_accepted(counts)
+    summary = counts.summary(shards, dropped)
+    changed = relabelled(inputs)
     return summary if changed is None else summary.model_copy(update={"relabelled": changed})
 
 
-def _nothing_accepted(files: Sequence[Row]) -> SourceError:
-    reasons = ", ".join(f"{number} {reason}" for reason, number in count_reasons(files).items())
-    example = next((f"; {row['path']}: {row['detail']}" for row in files if row["detail"]), "")
+def _looks(shards: Sequence[Artifact]) -> Iterator[Row]:
+    """What tells whether a file was replaced, of every file of these shards."""
+    for shard in shards:
+        yield from read_table(shard.path(FILES_FILE), ["sha256", "recording_id", "status"]).to_pylist()
+
+
+def _nothing_accepted(counts: CorpusCounts) -> SourceError:
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.reasons.items()))
+    example = f"; {counts.example['path']}: {counts.example['detail']}" if counts.example else ""
     return SourceError(
-        f"none of the {len(files)} files gave speech ({reasons}){example}. Expected recordings of speech "
+        f"none of the {counts.found} files gave speech ({reasons}){example}. Expected recordings of speech "
         "of at least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"
     )
 

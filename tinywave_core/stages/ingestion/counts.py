@@ -1,13 +1,17 @@
 """Rows of files and utterances -> the numbers of a shard and of a corpus. Nothing is read or written here."""
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tinywave_core.stages.ingestion.summary import CorpusSummary, DurationHistogram, FileCounts
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 DURATION_EDGES_S = (1, 2, 5, 10, 15, 20, 30, 60)
+_DURATION_EDGES = [edge * SAMPLE_RATE for edge in DURATION_EDGES_S]
+_ID_DIGITS = 32
 
 Row = dict[str, Any]
 
@@ -50,58 +54,130 @@ def without_duplicates(files: list[Row], fresh: Sequence[Row]) -> list[Row]:
     return files
 
 
-def mark_replaced(files: Sequence[Row], replaced: Mapping[str, str]) -> set[str]:
-    """Mark the rows of files whose content was `replaced` (digest to digest) as skipped; returns the recordings that fall away.
+@dataclass(frozen=True)
+class Replacement:
+    """What falls away because other content lies under its name."""
+
+    files: frozenset[str] = frozenset()
+    """Digests of the content that was replaced by content that gives speech, or may give it."""
+    recordings: frozenset[str] = frozenset()
+    """Recordings that fall away."""
+
+    def mark(self, files: Sequence[Row]) -> None:
+        """Mark the rows of these files as skipped, unless another file has the same samples."""
+        for row in files:
+            recording = row["recording_id"]
+            if row["sha256"] in self.files and (recording is None or recording in self.recordings):
+                detail = "other content lies under its name in the source: that is taken instead"
+                row.update(
+                    status="skipped", reason="replaced", detail=detail, utterances=0, speech_samples=0, warnings=None
+                )
+
+
+def replacement(look: Callable[[], Iterable[Row]], replaced: Mapping[str, str]) -> Replacement:
+    """What falls away of the files that each `look` goes through (sha256, recording_id, status), where digests were `replaced` by others.
 
     A recording stays while the new content gives no speech of its own, and while another file has the same samples.
     """
-    usable = {row["sha256"] for row in files if row["recording_id"] and row["status"] != "rejected"}
-    gone = {old for old, new in replaced.items() if new in usable}
-    stay = {row["recording_id"] for row in files if row["sha256"] not in gone}
-    fall = {row["recording_id"] for row in files if row["sha256"] in gone} - stay - {None}
-    for row in files:
-        if row["sha256"] in gone and row["recording_id"] not in stay - {None}:
-            detail = "other content lies under its name in the source: that is taken instead"
-            row.update(
-                status="skipped", reason="replaced", detail=detail, utterances=0, speech_samples=0, warnings=None
-            )
-    return fall
+    if not replaced:
+        return Replacement()
+    wanted = set(replaced.values())
+    usable = {r["sha256"] for r in look() if r["sha256"] in wanted and r["recording_id"] and r["status"] != "rejected"}
+    gone = frozenset(old for old, new in replaced.items() if new in usable)
+    of_gone = {row["recording_id"] for row in look() if row["sha256"] in gone} - {None}
+    stay = {row["recording_id"] for row in look() if row["recording_id"] in of_gone and row["sha256"] not in gone}
+    return Replacement(gone, frozenset(of_gone - stay))
 
 
 def summarise_corpus(
     shards: list[str], duplicates: dict[str, list[str]], files: Sequence[Row], utterances: Sequence[Row]
 ) -> CorpusSummary:
-    """The corpus in numbers."""
-    samples: Counter[str] = Counter()
-    for row in utterances:
-        samples[row["split"]] += row["num_samples"]
-    number = Counter(row["split"] for row in utterances)
-    train, held_out = (samples[split] / SAMPLE_RATE / 3600 for split in ("train", "held_out"))
-    labelled = [row for row in utterances if row["speaker"]]
-    return CorpusSummary(
-        shards=shards,
-        duplicates=duplicates,
-        files=count_files(files),
-        reasons=count_reasons(files),
-        hours=train + held_out,
-        hours_train=train,
-        hours_held_out=held_out,
-        utterances=len(utterances),
-        utterances_train=number["train"],
-        utterances_held_out=number["held_out"],
-        speakers=len({row["speaker"] for row in labelled}),
-        speakers_held_out=len({row["speaker"] for row in labelled if row["split"] == "held_out"}),
-        recordings=len({row["recording_id"] for row in utterances}),
-        unlabelled_recordings=len({row["recording_id"] for row in utterances if not row["speaker"]}),
-        transcribed_utterances=sum(row["transcript"] is not None for row in utterances),
-        duration_histogram=_duration_histogram(utterances),
-        warnings=count_warnings(files),
-    )
+    """The corpus in numbers, of all its rows at once."""
+    counts = CorpusCounts()
+    counts.add(files, utterances)
+    return counts.summary(shards, duplicates)
 
 
-def _duration_histogram(utterances: Sequence[Row]) -> DurationHistogram:
-    # An utterance lies in the bin of the number of edges that it is longer than.
-    bins = Counter(sum(row["num_samples"] > edge * SAMPLE_RATE for edge in DURATION_EDGES_S) for row in utterances)
-    return DurationHistogram(
-        edges_s=list(DURATION_EDGES_S), utterances=[bins[number] for number in range(len(DURATION_EDGES_S) + 1)]
-    )
+class CorpusCounts:
+    """The numbers of a corpus, shard by shard. Of the rows only the ids of recordings and the names of speakers are kept."""
+
+    def __init__(self) -> None:
+        self.found = 0
+        self.reasons = Counter[str]()
+        self.example: Row | None = None
+        """The first file with a detail."""
+        self._status = Counter[str]()
+        self._warnings = Counter[str]()
+        self._samples = Counter[str]()
+        self._number = Counter[str]()
+        self._bins = Counter[int]()
+        self._transcribed = 0
+        self._speakers = set[str]()
+        self._speakers_held_out = set[str]()
+        self._recordings = set[bytes]()
+        self._unlabelled = set[bytes]()
+
+    def add(self, files: Sequence[Row], utterances: Sequence[Row]) -> None:
+        """Count these rows as well."""
+        self.found += len(files)
+        self._status.update(row["status"] for row in files)
+        self.reasons.update(count_reasons(files))
+        self._warnings.update(count_warnings(files))
+        self.example = self.example or next((row for row in files if row["detail"]), None)
+        for row in utterances:
+            self._samples[row["split"]] += row["num_samples"]
+            self._number[row["split"]] += 1
+            # An utterance lies in the bin of the number of edges that it is longer than.
+            self._bins[bisect_left(_DURATION_EDGES, row["num_samples"])] += 1
+            self._transcribed += row["transcript"] is not None
+            recording, speaker = compact_id(row["recording_id"]), row["speaker"]
+            self._recordings.add(recording)
+            if not speaker:
+                self._unlabelled.add(recording)
+                continue
+            self._speakers.add(speaker)
+            if row["split"] == "held_out":
+                self._speakers_held_out.add(speaker)
+
+    @property
+    def utterances(self) -> int:
+        return self._number.total()
+
+    def summary(self, shards: list[str], duplicates: dict[str, list[str]]) -> CorpusSummary:
+        """The corpus in numbers."""
+        train, held_out = (self._samples[split] / SAMPLE_RATE / 3600 for split in ("train", "held_out"))
+        return CorpusSummary(
+            shards=shards,
+            duplicates=duplicates,
+            files=FileCounts(
+                found=self.found,
+                accepted=self._status["accepted"],
+                rejected=self._status["rejected"],
+                skipped=self._status["skipped"],
+            ),
+            reasons=dict(sorted(self.reasons.items())),
+            hours=train + held_out,
+            hours_train=train,
+            hours_held_out=held_out,
+            utterances=self.utterances,
+            utterances_train=self._number["train"],
+            utterances_held_out=self._number["held_out"],
+            speakers=len(self._speakers),
+            speakers_held_out=len(self._speakers_held_out),
+            recordings=len(self._recordings),
+            unlabelled_recordings=len(self._unlabelled),
+            transcribed_utterances=self._transcribed,
+            duration_histogram=DurationHistogram(
+                edges_s=list(DURATION_EDGES_S),
+                utterances=[self._bins[number] for number in range(len(DURATION_EDGES_S) + 1)],
+            ),
+            warnings=dict(sorted(self._warnings.items())),
+        )
+
+
+def compact_id(name: str) -> bytes:
+    """An id of 32 hex digits in the 16 bytes that it stands for, to hold many of them; other names as they are."""
+    try:
+        return bytes.fromhex(name) if len(name) == _ID_DIGITS else name.encode()
+    except ValueError:
+        return name.encode()
