@@ -141,6 +141,15 @@ def _push(value: Callable[[_Machine, Any], Any]) -> Callable[[_Machine, Any], No
     return push
 
 
+def _drop(items: Callable[[_Machine], Any]) -> Callable[[_Machine, Any], None]:
+    """What a list holds is not asked for."""
+
+    def drop(machine: _Machine, _: Any) -> None:
+        items(machine)
+
+    return drop
+
+
 def _remember(machine: _Machine, number: Any) -> None:
     machine.memo[len(machine.memo) if number is None else number] = machine.stack[-1]
 
@@ -171,8 +180,8 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": _push(lambda m, _: tuple(m.last(3))),
     "LIST": _push(lambda m, _: m.marked()),
     "DICT": _push(lambda m, _: _pairs(m.marked())),
-    "APPEND": lambda m, _: m.last(1) and None,
-    "APPENDS": lambda m, _: m.marked() and None,
+    "APPEND": _drop(lambda m: m.last(1)),
+    "APPENDS": _drop(lambda m: m.marked()),
     "SETITEM": lambda m, _: m.set_items(m.last(2)),
     "SETITEMS": lambda m, _: m.set_items(m.marked()),
     "GLOBAL": _push(lambda _m, argument: _Name(*argument.split(" "))),

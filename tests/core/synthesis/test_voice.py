@@ -105,9 +105,7 @@ def test_a_joint_with_a_jump_costs_more_than_one_without(jump: dict[str, int]):
 def test_a_stretch_may_go_on_where_other_runs_cost_less_by_themselves(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tinywave_core.synthesis.selection.BEAM", 1)
     pitch = [310, 310, 300, 300]
-    selection = by_hand(
-        [4, 5, 4, 5], utterances=[0, 0, 1, 1], codes=[1, 1, 0, 0], head_pitch=pitch, tail_pitch=pitch
-    )
+    selection = by_hand([4, 5, 4, 5], utterances=[0, 0, 1, 1], codes=[1, 1, 0, 0], head_pitch=pitch, tail_pitch=pitch)
     assert [*selection.runs([Wanted(4, 0), Wanted(5, 1)])] == [2, 3]
 
 

@@ -115,7 +115,9 @@ def test_a_damaged_file_gives_centres_or_one_line(
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.getbasetemp() / "damaged.bin"
     path.write_bytes(bytes(content))
+    told = ""
     try:
         assert read_codebook(path).centres.ndim == 2
     except CheckpointError as error:
-        assert "\n" not in str(error)
+        told = str(error)
+    assert "\n" not in told
