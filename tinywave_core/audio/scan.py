@@ -6,6 +6,7 @@ Files are listed, those that the catalog does not know by path, size and stamp a
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tinywave_core.audio.audio_tables import stretch_of
 from tinywave_core.audio.catalog import Catalog, Row, place_of, stat_row
 from tinywave_core.audio.labels.report import NO_LABELS, LabelReport
 from tinywave_core.audio.left_out import LeftOut
@@ -135,7 +136,9 @@ def group_by_size(
     # A lost shard is made again of the same files, so that it gets the same id and nothing after it is computed again.
     again = [tuple(new[digest] for digest in sorted(digests)) for digests in lost]
     taken = {file.sha256 for group in again for file in group}
-    rest = [new[digest] for digest in sorted(new) if digest not in taken]
+    # A row group is read as a whole, so its rows stay together; within a shard all are in the order of content.
+    order = sorted(new, key=lambda digest: (stretch_of(new[digest].file.location), digest))
+    rest = [new[digest] for digest in order if digest not in taken]
     count = max(1, round(sum(file.file.bytes for file in rest) / shard_bytes))
     groups: list[list[NewFile]] = [[] for _ in range(count)]
     share = max(1, sum(file.file.bytes for file in rest)) / count
@@ -143,7 +146,7 @@ def group_by_size(
     for file in rest:
         groups[min(count - 1, int(before / share))].append(file)
         before += file.file.bytes
-    return (*again, *(tuple(group) for group in groups if group))
+    return (*again, *(tuple(sorted(group, key=lambda file: file.sha256)) for group in groups if group))
 
 
 def _check_lost(lost: Sequence[Sequence[str]], present: set[str], catalog: Catalog) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
-from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, may_be_labels, speaker_in_path
+from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, ROWS, may_be_labels, speaker_in_path
 from tinywave_core.audio.labels.matching import Recordings, stem_of
 from tinywave_core.audio.labels.report import NO_LABELS, LabelReport, origins, problems, some
-from tinywave_core.audio.labels.tables import STARTS
+from tinywave_core.audio.labels.tables import STARTS, labels_of
 from tinywave_core.audio.labels.text import clean
-from tinywave_core.audio.source import Listing, Source, SourceFile
+from tinywave_core.audio.source import Listing, Source, SourceFile, row_path
 from tinywave_core.errors import SourceError
 
 _LONGEST_NAME = 200  # characters that are told of it
@@ -47,6 +49,8 @@ def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) ->
     reading = _Reading(source, listing, set(audio_paths))
     for batch in _batches(file for file in listing.sidecars if reading.is_wanted(file)):
         reading.read(batch)
+    for table in listing.tables:
+        reading.read_rows(table)
     return reading.result()
 
 
@@ -124,6 +128,24 @@ class _Reading:
                 # What lies beside the audio as JSON need not be about labels at all.
                 self._problems += [] if self._beside(path) else [("malformed", path)]
 
+    def read_rows(self, table: SourceFile) -> None:
+        """Take in what the rows of a table with sound say: of themselves, or of files that they name."""
+        file, claims = LabelFile(table.path, b"", self._other), list[Claim]()
+        voice = _voice(ROWS, file)
+        try:
+            for row in self._source.sound_rows(table, labels=True):
+                path = row_path(table, row)
+                claim = Claim(row.path, *labels_of(row.labels))
+                if row.place is not None and path in self._wanted:
+                    self._said[path].append((voice, _label([claim])))
+                elif row.place is None and row.path:
+                    claims.append(claim)
+                elif row.place is None:
+                    self._problems.append(("no sound", f"{table.path}: row {row.number}"))
+        except pa.ArrowException:
+            self._problems.append(("malformed", table.path))
+        self._take(ROWS, file, _Found(self._recordings, file.folder, claims))
+
     def _other(self, path: str) -> bytes | None:
         return self._source.texts([self._sidecars[path]]).get(path) if path in self._sidecars else None
 
@@ -149,7 +171,7 @@ class _Reading:
     def _take(self, layout: Layout, file: LabelFile, found: "_Found") -> None:
         self._orphans += [_place(file, name) for name in found.orphans]
         self._problems += [(kind, _place(file, name)) for kind, name in found.problems]
-        in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
+        in_parts = layout is not ROWS and file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
         voices = [_voice(layout, file, is_like=is_like) for is_like in (False, True)]
         for path, claims in found.claims.items():
             if path not in self._wanted:

@@ -16,6 +16,7 @@ PROBLEMS = {
     "ambiguous": "The name fits several recordings, so none got it: write the path of the recording",
     "rows disagree": "One table says two things of one recording, so it counts for neither: keep one row",
     "files disagree": "Another label file says something else of this recording and was followed: mend one of them",
+    "no sound": "The row of a table has neither sound nor the path of a file, so there is nothing to take",
     "segment": "The transcript is of a part of a recording, which is not cut out: cut the audio into one file per row",
     "command": "wav.scp asks for a command, which is never run: write the audio into files, and their paths into wav.scp",
 }

@@ -27,7 +27,15 @@ CORPUS_DOCUMENT = re.compile(
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".jsonl.gz", ".parquet")
 
 
-OTHER_USES = (".alignment.json", ".original.txt")  # words with times; what LibriTTS has in normalised form as well
+# Words with times; what LibriTTS has in normalised form as well; what `datasets` writes beside its tables.
+OTHER_USES = (
+    ".alignment.json",
+    ".original.txt",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+)
 
 
 def may_be_labels(path: PurePosixPath) -> bool:
@@ -128,9 +136,12 @@ def speaker_in_path(path: str) -> tuple[str, str] | None:
     return None
 
 
+# The labels in a table of sound are those of its rows, so that no file of the source fits it: `sidecars.py` reads them.
+ROWS = Layout("rows with sound", lambda _: False, lambda _: ())
 # Tables and lists, each of many recordings.
 LAYOUTS = (
     Layout("manifest", lambda file: file.path in MANIFESTS, read_manifest),
+    ROWS,
     Layout("Common Voice", has_all("client_id", "path", "sentence"), read_rows),
     Layout("VoxPopuli", has_all("id", "raw_text", "normalized_text"), read_rows),
     Layout("audiofolder", has_all("file_name"), read_rows),

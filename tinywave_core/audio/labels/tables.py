@@ -101,6 +101,18 @@ def transcript_of(row: Row) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def label_columns(schema: pa.Schema) -> list[str]:
+    """Columns of a table of sound that say who speaks and what; not those that hold several values."""
+    wanted = {*SPEAKERS, *TRANSCRIPTS}
+    return [each.name for each in schema if _column(each.name) in wanted and not pa.types.is_nested(each.type)]
+
+
+def labels_of(row: Row) -> tuple[str | None, str | None]:
+    """Speaker and transcript of a row whose columns have the names that they have in the file."""
+    known = {_column(name): value for name, value in row.items()}
+    return speaker_of(known), transcript_of(known)
+
+
 def starts_later(row: Row) -> bool:
     """Whether the row is of a part of its recording that does not begin with it."""
     try:

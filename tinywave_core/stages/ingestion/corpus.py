@@ -122,7 +122,12 @@ def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) ->
     """Decode, cut and store the files of one shard, in the order of their content."""
     config, source, files = step.config, Source(step.context["source"]), step.params["files"]
     cutter, download = Cutter(config), output.resume / "download"
-    with Decoder(output.runtime, config.max_recording_hours) as decoder, UtteranceWriter(output.folder) as writer:
+    locations = [paths["location"] for paths in step.context["files"].values()]
+    with (
+        Decoder(output.runtime, config.max_recording_hours) as decoder,
+        UtteranceWriter(output.folder) as writer,
+        source.unpacked(locations, output.resume / "rows"),
+    ):
         for number, file in enumerate(files):
             paths = step.context["files"][file["sha256"]]
             output.progress(number, len(files), paths["path"])
