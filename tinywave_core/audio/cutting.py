@@ -168,7 +168,7 @@ def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
         "status": "rejected" if verdict.reason else "accepted",
         "reason": verdict.reason,
         "detail": verdict.detail,
-        "decoder": decoder_name(),
+        "decoder": verdict.decoder or decoder_name(),
         "container": verdict.container,
         "encoding": verdict.encoding,
         "sample_rate": verdict.sample_rate,

@@ -3,8 +3,9 @@
 Run as a script with two arguments, the address space in MiB and the longest recording in seconds. Says hello, then
 answers each request line `{"path": hex}` with a JSON record behind its length (`Verdict`'s fields) and, if its `reason`
 is null, `decoded_frames` little-endian float32 samples: mono, offset removed, at the file's own rate.
-Decoders crash and headers lie, so this process may die at any time; it imports only numpy, soundfile, and two modules that
-import no more than that: `levels.py` (peaks, channels and their mix) and `containers.py` (what a file's bytes say).
+Decoders crash and headers lie, so this process may die at any time; it imports only numpy, soundfile, and three modules that
+import no more than that: `levels.py` (peaks, channels and their mix), `containers.py` (what a file's bytes say) and `ffmpeg.py` (phone
+and video formats, by PyAV where it is installed and such a file comes).
 """
 
 import ctypes
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 
 if __name__ == "__main__":
-    # For the two modules only: they must be those beside this file, and nothing else beside the package is to be found.
+    # For the three modules only: they must be those beside this file, and nothing else beside the package is to be found.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tinywave_core.audio.containers import (
@@ -37,6 +38,7 @@ from tinywave_core.audio.containers import (
     streamed_wav,
     tag_bytes,
 )
+from tinywave_core.audio.ffmpeg import EXTRA, HEAD_BYTES, SLACK_FRAMES, TRACKS, FFmpegError, Track, ffmpeg_name, kind_of
 from tinywave_core.audio.levels import Levels
 
 if __name__ == "__main__":
@@ -50,13 +52,15 @@ BLOCK_FRAMES = 65_536
 KEEP_BYTES = 64 << 20
 # libsndfile's answer for "the header does not say".
 UNKNOWN_FRAMES = 1 << 62
+# Such files are taken again once the extra is installed.
+NEEDS_EXTRA = "needs_extra"
 # The MP3 length is an estimate from the first frame or the Xing tag: off by the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
 # Below one step of 16 bits nothing is left after storing; above twice full scale it is not audio in -1..1.
 SILENT_RMS, LOUDEST_PEAK = 1 / 32_768, 2.0
 
 Samples = npt.NDArray[np.float32]
-File = int | Part  # what soundfile opens: a descriptor, or a stretch of one
+File = int | Part | Track  # what soundfile opens: a descriptor, or a stretch of one; or what FFmpeg reads
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Verdict:
     channel_mix: str | None = None
     channel_correlation: float | None = None
     channel_alternation: float | None = None
+    decoder: str | None = None
+    """None for libsndfile."""
 
 
 def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
@@ -100,7 +106,8 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
     refused = sniff(handle)
     if refused:
         return send(out, refused)
-    files: list[File] = [streamed_wav(handle) or handle]
+    kind = kind_of(os.pread(handle, HEAD_BYTES, 0))
+    files: list[File] = [Track(handle, kind) if kind else streamed_wav(handle) or handle]
     found = measure(handle, files, max_seconds)
     if found.verdict.reason in ("length_mismatch", "undecodable"):
         parts = joined_files(handle)
@@ -120,21 +127,14 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
 
 
 def sniff(handle: int) -> Verdict | None:
-    """Verdict on files that libsndfile cannot read, known by their first bytes."""
-    head = os.pread(handle, 64, 0)
+    """Verdict on files that nothing here can read, known by their first bytes."""
+    head = os.pread(handle, HEAD_BYTES, 0)
     if not head:
         return Verdict("empty_file", "0 bytes; expected audio")
-    kinds = {
-        "MP4/M4A (AAC)": head[4:8] == b"ftyp",
-        "WebM or Matroska": head.startswith(b"\x1a\x45\xdf\xa3"),
-        "Windows Media": head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-        "AAC (ADTS)": head[:2] in (b"\xff\xf1", b"\xff\xf9"),
-        "AMR": head.startswith(b"#!AMR"),
-    }
-    for kind, magic in kinds.items():
-        if magic:
-            advice = "expected WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3, AIFF or another format of libsndfile: convert it"
-            return Verdict("unsupported_format", f"{kind}; {advice}", container=kind)
+    if (kind := kind_of(head)) and ffmpeg_name() is None:
+        return Verdict(
+            NEEDS_EXTRA, f"{kind.name}; {EXTRA} and run again, or convert it to WAV or FLAC", container=kind.name
+        )
     if head.startswith(b"version https://git-lfs"):
         return Verdict("not_audio", "a Git LFS pointer, not the audio itself: run `git lfs pull` in the source")
     return None
@@ -182,6 +182,8 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
         headers = [header_of(file) for file in files]
     except soundfile.LibsndfileError as error:
         return Measured(open_failed(error), nothing)
+    except FFmpegError as error:
+        return Measured(Verdict("undecodable", f"FFmpeg: {error}", decoder=ffmpeg_name()), nothing)
     header = check_header(joined_header(headers), max_seconds)
     if header.reason:
         return Measured(header, nothing)
@@ -202,7 +204,9 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
             elif few_blocks is not None:
                 few_blocks.append(block_NC.copy())
     except soundfile.LibsndfileError as error:
-        trouble = error.error_string
+        trouble = f"libsndfile after {levels.frames} frames: {error.error_string}"
+    except FFmpegError as error:
+        trouble = f"FFmpeg after {levels.frames} frames: {error}"
     mix = levels.mix()
     # In steps of 16 bits, so that 16-bit files without an offset stay exactly as they are.
     offset = round(float(mix.weights_C @ levels.mean_C) * 32_768) / 32_768
@@ -223,6 +227,8 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
 
 def header_of(file: File) -> Verdict:
     """What a file's header says."""
+    if isinstance(file, Track):
+        return header_of_track(file)
     with opened(file) as sound:
         return Verdict(
             container=sound.format,
@@ -231,6 +237,23 @@ def header_of(file: File) -> Verdict:
             channels=int(sound.channels),
             header_frames=None if sound.frames >= UNKNOWN_FRAMES else int(sound.frames),
         )
+
+
+def header_of_track(track: Track) -> Verdict:
+    """What the header of a phone's or video's file says."""
+    found, kind, decoder = track.header(), track.kind.name, ffmpeg_name()
+    if found is None:
+        return Verdict("no_audio", "no audio track; expected one", container=kind, decoder=decoder)
+    tracks = f"{found.tracks} {TRACKS}" if found.tracks > 1 else None
+    return Verdict(
+        detail=tracks,
+        container=kind,
+        encoding=found.encoding,
+        sample_rate=found.sample_rate,
+        channels=found.channels,
+        header_frames=found.frames,
+        decoder=decoder,
+    )
 
 
 def joined_header(headers: Sequence[Verdict]) -> Verdict:
@@ -259,7 +282,7 @@ def fault(
     if not levels.finite:
         return "not_finite", "NaN or infinite samples; expected numbers in -1..1"
     if trouble:
-        return "undecodable", f"libsndfile after {levels.frames} frames: {trouble}"
+        return "undecodable", trouble
     if levels.frames == 0:
         return "no_audio", "0 frames came out; expected audio behind the header"
     wrong_length = length_mismatch(handle, header, joined=joined)
@@ -281,7 +304,7 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     decoded, promised, size = header.decoded_frames or 0, header.header_frames, size_of(handle)
     if header.container == "OGG" and (missing := ogg_fault(handle)):
         return f"{decoded} frames came out; {missing}"
-    slack = MP3_SLACK_FRAMES if header.container == "MP3" else 0
+    slack = MP3_SLACK_FRAMES if header.container == "MP3" else SLACK_FRAMES if header.decoder else 0
     if promised is not None and abs(decoded - promised) > slack:
         return f"{decoded} frames came out; the header promises {promised}"
     if header.container in ("WAV", "WAVEX", "RF64"):
@@ -298,7 +321,7 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     return None
 
 
-def opened(file: File) -> soundfile.SoundFile:
+def opened(file: int | Part) -> soundfile.SoundFile:
     """A fresh reader from the file's beginning; the descriptor stays open."""
     if isinstance(file, int):
         os.lseek(file, 0, os.SEEK_SET)
@@ -322,6 +345,9 @@ def blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
 def reopened(files: Sequence[File]) -> Iterator[Samples]:
     """The samples of files one after the other, from fresh readers: seeking back is not exact in every format."""
     for file in files:
+        if isinstance(file, Track):
+            yield from file.blocks()
+            continue
         with opened(file) as sound:
             yield from blocks(sound)
 

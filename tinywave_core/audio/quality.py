@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.audio.ffmpeg import TRACKS
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 # Natural speech has at most 0.005 % of its samples on flat tops (0.012 % at 48 kHz); clipped at half its peak, 0.5 % in the median.
@@ -26,6 +27,7 @@ WARNINGS = {
     "clipped": "the loudest parts are cut flat (see flat_share, clipped_share): record it again at a lower level if you can",
     "joined": "several files in one: all of them were decoded, as one recording",
     "narrow_band": f"nothing sounds above {NARROW_HZ:,} Hz (see bandwidth_hz), as over a telephone",
+    "several_tracks": "a video with several audio tracks: the first was taken; write the others as files of their own if they are speech",
     "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; write the channels as files of "
     "their own to keep them apart",
 }
@@ -44,6 +46,7 @@ def warnings_of(row: Mapping[str, Any]) -> list[str]:
         and ((row["flat_share"] or 0) >= MOST_FLAT or (row["clipped_share"] or 0) >= MOST_FULL),
         "joined": row["status"] == "accepted" and (row["detail"] or "").endswith("all of them were decoded"),
         "narrow_band": row["bandwidth_hz"] is not None and row["bandwidth_hz"] < NARROW_HZ,
+        "several_tracks": (row["detail"] or "").endswith(TRACKS),
         "two_speakers": (row["channel_alternation"] or 0) >= LEAST_ALTERNATION
         and abs(row["channel_correlation"] or 0) <= MOST_CORRELATION,
     }

@@ -3,7 +3,7 @@
 Files are listed, those that the catalog does not know by path, size and stamp are hashed, and new content is grouped into shards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from tinywave_core.audio.audio_tables import stretch_of
@@ -53,9 +53,10 @@ class Scan:
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
 
-def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
-    """Compare the source at `url` with the catalog; without a source only the corpus is looked at."""
+def scan_source(url: str | None, catalog: Catalog, shard_bytes: float, again: Set[str] = frozenset()) -> Scan:
+    """Compare the source at `url` with the catalog; without a source only the corpus is looked at. Content in `again` is new."""
     known, lost = catalog.known_and_lost()
+    known -= again
     if url is None:
         if catalog.is_empty:
             raise nothing_to_take()

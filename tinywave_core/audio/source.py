@@ -35,6 +35,7 @@ from tinywave_core.audio.audio_tables import (
     parquet_table,
     row_in,
 )
+from tinywave_core.audio.ffmpeg import HEAD_BYTES
 from tinywave_core.audio.labels.tables import label_columns
 from tinywave_core.audio.left_out import LeftOut
 from tinywave_core.config.pipeline import STAGES
@@ -361,7 +362,7 @@ class Source:
 
     def hashes(self, files: Sequence[SourceFile]) -> list[str | None]:
         """SHA-256 of each file's bytes, streamed; None where a file cannot be read."""
-        of_rows = self._hashes_of_rows([place for file in files if (place := row_in(file.location))])
+        of_rows = self._hashes_of_rows(_rows_among(files))
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             return list(pool.map(lambda f: of_rows.get(f.location) if row_in(f.location) else self._hash(f), files))
 
@@ -378,6 +379,24 @@ class Source:
             with contextlib.suppress(pa.ArrowException), self._table(location, _BLOCK) as table:
                 if isinstance(table, ParquetTable):
                     yield from ((rows[at], sound) for at, sound in table.sound(group, rows))
+
+    def heads(self, files: Sequence[SourceFile]) -> list[bytes]:
+        """The first bytes of each file; none where it cannot be read."""
+        sounds = self._sounds(_rows_among(files))
+        of_rows = {place.location: sound[:HEAD_BYTES].to_pybytes() for place, sound in sounds}
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            return list(pool.map(lambda f: of_rows.get(f.location) or self._head(f.location), files))
+
+    def _head(self, location: str) -> bytes:
+        try:
+            place = place_in(location)
+            if self.local or place:
+                with self._stream(place.archive if place else location, _SMALL_BLOCK) as stream:
+                    stream.seek(place.start if place else 0)
+                    return bytes(stream.read(min(HEAD_BYTES, place.size) if place else HEAD_BYTES))
+            return bytes(self.filesystem.cat_file(location, start=0, end=HEAD_BYTES))
+        except Exception:  # noqa: BLE001 - as in `_find`; whoever reads the whole file will tell
+            return b""
 
     def _hash(self, file: SourceFile) -> str | None:
         try:
@@ -490,6 +509,10 @@ class Source:
 def is_sidecar(path: str) -> bool:
     """Whether a name is that of a text or document: labels, tables, licences."""
     return SIDECAR.fullmatch(path) is not None
+
+
+def _rows_among(files: Iterable[SourceFile]) -> list[RowPlace]:
+    return [place for file in files if (place := row_in(file.location))]
 
 
 def row_path(table: SourceFile, row: SoundRow) -> str:

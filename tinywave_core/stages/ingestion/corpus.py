@@ -30,6 +30,7 @@ from tinywave_core.stages.ingestion.counts import (
     summarise_corpus,
     without_duplicates,
 )
+from tinywave_core.stages.ingestion.extras import decoders, taken_again, without_refusals
 from tinywave_core.stages.ingestion.relabelling import relabelled, with_labels_of_today
 from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -43,7 +44,8 @@ VERSION = CORPUS_VERSION
 
 def scan(config: PipelineConfig, store: Store) -> Scan:
     """Look at the source: list it, hash what the catalog does not know by path, size and stamp, group what is new."""
-    return scan_source(config.source, Catalog(store, corpus_key(config)), config.ingestion.shard_megabytes * 1e6)
+    catalog = Catalog(store, corpus_key(config))
+    return scan_source(config.source, catalog, config.ingestion.shard_megabytes * 1e6, taken_again(catalog))
 
 
 def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
@@ -103,7 +105,11 @@ def _shard_step(
     config: PipelineConfig, store: Store, group: Sequence[NewFile]
 ) -> Step[IngestionConfig, AudioShardSummary]:
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
-    files = [{"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript} for f in group]
+    special = decoders(config.source, group)
+    files = [
+        {"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript, **special.get(f.sha256, {})}
+        for f in group
+    ]
     paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
     return Step(
         store,
@@ -178,6 +184,7 @@ def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> Co
         shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
         dropped.update({shard.id: again} if again else {})
     files += map(forgotten_row, step.params.get("forgotten", []))
+    files = without_refusals(files)
     write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
     if not utterances:
         raise _nothing_accepted(files)
