@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.audio.channels import is_channel, labelled_speaker, speaker_of_channel, unit_of
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.quality import bandwidth_hz, warnings_of
@@ -38,6 +39,7 @@ class Cutter:
     def cut(self, file: Row, path: str, copies: Sequence[str], size: int, recording: Recording) -> Iterator[Row]:
         """The recording's utterances as rows of AUDIO; `file` has its digest and labels. Adds to `rows` when it is through."""
         # One utterance at a time: the sound of a recording of hours is not held a second time as FLAC.
+        file = _of_recording(file, path, recording)
         row = _file_row(file, path, size, recording)
         for utterance in self._utterances(file, row, recording.samples_N):
             if utterance["utterance_id"] not in self.utterance_ids:
@@ -63,7 +65,7 @@ class Cutter:
             return
         self._path_of[row["recording_id"]] = row["path"]
         row["bandwidth_hz"] = bandwidth_hz(samples_N, bounds)
-        row["split"] = split_of(self._config, file["speaker"], row["recording_id"])
+        row["split"] = split_of(self._config, labelled_speaker(row), unit_of(row))
         for start, end in bounds:
             yield {
                 "utterance_id": content_id(samples_N[start:end]),
@@ -106,6 +108,14 @@ class Cutter:
         detail = f"{share:.1%} of {seconds:.1f} s is speech; {expected}"
         _refuse(row, "rejected", "no_speech", detail)
         return []
+
+
+def _of_recording(file: Row, path: str, recording: Recording) -> Row:
+    """What is known of a file, of one recording in it: a channel has a voice of its own, and nobody knows its words."""
+    channel_mix = recording.verdict.channel_mix
+    if not is_channel(channel_mix):
+        return file
+    return {**file, "speaker": speaker_of_channel(file["speaker"], path, channel_mix), "transcript": None}
 
 
 def _in_samples(seconds: float) -> int:

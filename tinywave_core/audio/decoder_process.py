@@ -1,8 +1,9 @@
 """The child process that decodes audio: paths in on stdin, verdict and mono samples out on stdout.
 
 Run as a script with two arguments, the address space in MiB and the longest recording in seconds. Says hello, then
-answers each request line `{"path": hex}` with a JSON record behind its length (`Verdict`'s fields) and, if its `reason`
-is null, `decoded_frames` little-endian float32 samples: mono, offset removed, at the file's own rate.
+answers each request line `{"path": hex, "split": bool}` with a JSON record behind its length (`Verdict`'s fields) and, if its `reason`
+is null, `decoded_frames` little-endian float32 samples: mono, offset removed, at the file's own rate. Where `split` is asked for and two
+channels hold a voice each, both follow so, one after the other: `channel_mix` tells which is which.
 Decoders crash and headers lie, so this process may die at any time; it imports only numpy, soundfile, and three modules that
 import no more than that: `levels.py` (peaks, channels and their mix), `containers.py` (what a file's bytes say) and `ffmpeg.py` (phone
 and video formats, by PyAV where it is installed and such a file comes).
@@ -15,7 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +40,7 @@ from tinywave_core.audio.containers import (
     tag_bytes,
 )
 from tinywave_core.audio.ffmpeg import EXTRA, HEAD_BYTES, SLACK_FRAMES, TRACKS, FFmpegError, Track, ffmpeg_name, kind_of
-from tinywave_core.audio.levels import Levels
+from tinywave_core.audio.levels import CHANNELS, Levels, is_dialogue
 
 if __name__ == "__main__":
     sys.path.pop(0)
@@ -86,7 +87,7 @@ class Verdict:
     """None for libsndfile."""
 
 
-def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
+def serve(path: bytes, split: bool, max_seconds: float, out: BinaryIO) -> None:
     """Answer one request. Everything that is wrong with the file is a verdict."""
     try:
         # Without O_NONBLOCK a pipe with a file's name would block here for ever.
@@ -94,14 +95,14 @@ def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
     except OSError as error:
         return send(out, Verdict("unreadable", f"the file could not be opened: {error.strerror}"))
     try:
-        answer(handle, max_seconds, out)
+        answer(handle, split, max_seconds, out)
     except MemoryError:
         send(out, Verdict("decoder_crashed", "the decoder ran out of memory (runtime.decode_memory_mb)"))
     finally:
         os.close(handle)
 
 
-def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
+def answer(handle: int, split: bool, max_seconds: float, out: BinaryIO) -> None:
     """Look at the file, decode it once for its levels, then send its samples."""
     refused = sniff(handle)
     if refused:
@@ -113,9 +114,29 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
         parts = joined_files(handle)
         if len(parts) > 1:
             files, found = [*parts], measure(handle, parts, max_seconds)
-    send(out, found.verdict)
     if found.verdict.reason:
-        return None
+        return send(out, found.verdict)
+    is_two = split and is_dialogue(found.verdict.channel_alternation, found.verdict.channel_correlation)
+    for recording in channels_apart(found) if is_two else [found]:
+        send(out, recording.verdict)
+        send_samples(out, recording, files)
+    return None
+
+
+def channels_apart(found: "Measured") -> list["Measured"]:
+    """Each of two channels as a recording of its own."""
+    return [
+        replace(
+            found,
+            verdict=replace(found.verdict, channel_mix=name, dc_offset=in_steps(found.mean_C[channel])),
+            weights_C=np.eye(2)[channel],
+        )
+        for channel, name in enumerate(CHANNELS)
+    ]
+
+
+def send_samples(out: BinaryIO, found: "Measured", files: Sequence[File]) -> None:
+    """Write the samples of a recording for the parent process."""
     offset = float(np.float32(found.verdict.dc_offset or 0.0))
     remaining = found.verdict.decoded_frames or 0
     for block_NC in found.blocks if found.blocks is not None else reopened(files):
@@ -173,6 +194,7 @@ class Measured:
     weights_C: npt.NDArray[np.float64]
     blocks: list[Samples] | None = None
     """The samples, if they are few."""
+    mean_C: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
@@ -208,8 +230,7 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
     except FFmpegError as error:
         trouble = f"FFmpeg after {levels.frames} frames: {error}"
     mix = levels.mix()
-    # In steps of 16 bits, so that 16-bit files without an offset stay exactly as they are.
-    offset = round(float(mix.weights_C @ levels.mean_C) * 32_768) / 32_768
+    offset = in_steps(float(mix.weights_C @ levels.mean_C))
     header = replace(
         header,
         decoded_frames=levels.frames,
@@ -222,7 +243,14 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
         channel_alternation=levels.alternation,
     )
     reason, detail = fault(handle, header, levels, trouble, joined=len(files) > 1)
-    return Measured(replace(header, reason=reason, detail=detail or header.detail), mix.weights_C, few_blocks)
+    return Measured(
+        replace(header, reason=reason, detail=detail or header.detail), mix.weights_C, few_blocks, levels.mean_C
+    )
+
+
+def in_steps(offset: float) -> float:
+    """An offset in steps of 16 bits, so that 16-bit files without one stay exactly as they are."""
+    return round(float(offset) * 32_768) / 32_768
 
 
 def header_of(file: File) -> Verdict:
@@ -380,7 +408,8 @@ def main(memory_mb: int, max_seconds: float) -> None:
     os.dup2(2, 1)
     _send(out, {"decoder": decoder_name()})
     for line in sys.stdin.buffer:
-        serve(bytes.fromhex(json.loads(line)["path"]), max_seconds, out)
+        request = json.loads(line)
+        serve(bytes.fromhex(request["path"]), request["split"], max_seconds, out)
 
 
 if __name__ == "__main__":

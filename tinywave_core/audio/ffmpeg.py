@@ -136,6 +136,8 @@ class Track:
 
 def _frames(container: Any) -> Iterator[Any]:
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise FFmpegError("nothing here decodes its audio: it is in another code, encrypted or damaged")
     stream.codec_context.thread_count = 1
     for frame in container.decode(stream):
         if frame.samples:

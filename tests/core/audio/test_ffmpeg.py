@@ -146,6 +146,14 @@ def test_damage_is_a_reason(sentence: Samples, decode: Decode, tmp_path: Path) -
     assert decode(tmp_path / "junk.m4a").verdict.reason in ("undecodable", "no_audio")
 
 
+def test_a_code_that_nothing_decodes_is_told(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
+    path = record(tmp_path / "a.m4a", [sentence], "ipod", "aac", 22_050)
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz"))
+    found = decode(path).verdict
+    assert found.reason == "undecodable"
+    assert found.detail == "FFmpeg: nothing here decodes its audio: it is in another code, encrypted or damaged"
+
+
 def test_a_film_without_sound_is_told(decode: Decode, tmp_path: Path) -> None:
     found = decode(record(tmp_path / "a.mp4", [], "mp4", "aac", 22_050, film=True))
     assert (found.verdict.reason, found.verdict.detail) == ("no_audio", "no audio track; expected one")

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinywave_core.audio.catalog import Catalog
+from tinywave_core.audio.channels import labelled_speaker, unit_of
 from tinywave_core.audio.cutting import Cutter, forgotten_row, position_of
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.decoder_process import decoder_name
@@ -137,9 +138,11 @@ def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) ->
         for number, file in enumerate(files):
             paths = step.context["files"][file["sha256"]]
             output.progress(number, len(files), paths["path"])
-            size, recording = _decode(decoder, source, paths, file["sha256"], download)
-            for utterance in cutter.cut(file, paths["path"], paths["copies"], size, recording):
-                writer.add(utterance)
+            is_split = config.channels == "split"
+            size, recordings = _decode(decoder, source, paths, file["sha256"], download, split=is_split)
+            for copies, recording in zip((paths["copies"], ()), recordings, strict=False):
+                for utterance in cutter.cut(file, paths["path"], copies, size, recording):
+                    writer.add(utterance)
     output.progress(len(files), len(files))
     write_table(pa.Table.from_pylist(cutter.rows, schema=FILES), output.folder / FILES_FILE)
     return AudioShardSummary(
@@ -151,15 +154,15 @@ def run_shard(step: Step[IngestionConfig, AudioShardSummary], output: Output) ->
 
 
 def _decode(
-    decoder: Decoder, source: Source, paths: dict[str, Any], sha256: str, download: Path
-) -> tuple[int, Recording]:
-    """Bytes of a source file, and what is in it; SourceError if it is not the file that was scanned."""
+    decoder: Decoder, source: Source, paths: dict[str, Any], sha256: str, download: Path, *, split: bool
+) -> tuple[int, list[Recording]]:
+    """Bytes of a source file, and what is in it, one recording or one per channel; SourceError if it is not the file that was scanned."""
     with source.local_path(paths["location"], download) as path:
         size = path.stat().st_size if path.exists() else -1
         # A file that is still being copied would be stored under the digest of what it is not.
         if size < 0 or sha256_of(path) != sha256:
             raise SourceError(f"{paths['path']} changed while it was being ingested: run again when it is at rest")
-        return size, decoder.decode(path)
+        return size, decoder.decode_channels(path) if split else [decoder.decode(path)]
 
 
 def run_corpus(step: Step[IngestionConfig, CorpusSummary], output: Output) -> CorpusSummary:
@@ -207,8 +210,9 @@ def require_split(config: IngestionConfig, corpus: Artifact) -> None:
     summary = CorpusSummary.of(corpus)
     if summary.utterances_train and summary.utterances_held_out:
         return
-    rows = read_table(corpus.path(FILES_FILE), ["status", "speaker", "recording_id"]).to_pylist()
-    recordings = sorted({(r["speaker"], r["recording_id"]) for r in rows if r["status"] == "accepted"}, key=str)
+    columns = ["status", "speaker", "recording_id", "path", "sha256", "channel_mix"]
+    rows = read_table(corpus.path(FILES_FILE), columns).to_pylist()
+    recordings = sorted({(labelled_speaker(r), unit_of(r)) for r in rows if r["status"] == "accepted"}, key=str)
     missing = "nothing is left to train on" if summary.utterances_held_out else "nothing is held out"
     raise SourceError(
         f"{missing}: the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out utterances of "
