@@ -22,6 +22,7 @@ MOST_FLAT, MOST_FULL = 2.5e-4, 2.5e-4
 LOWEST_PEAK = 0.01
 # Telephone bands end at 3.4 or 4 kHz; resamplers smear that to 5 kHz.
 NARROW_HZ = 5_500
+UNFIT = "it was cut at pauses instead, without transcript"
 # What each warning means, and what to do about it.
 WARNINGS = {
     "antiphase": "two channels cancel each other: one was turned round, or the stronger one taken alone (see channel_mix)",
@@ -29,6 +30,7 @@ WARNINGS = {
     "joined": "several files in one: all of them were decoded, as one recording",
     "narrow_band": f"nothing sounds above {NARROW_HZ:,} Hz (see bandwidth_hz), as over a telephone",
     "several_tracks": "a video with several audio tracks: the first was taken; write the others as files of their own if they are speech",
+    "times_of_another": "the parts that its labels name do not fit its length: compare their times, in seconds, with the audio",
     "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; ingestion.channels split "
     "keeps them apart",
 }
@@ -48,6 +50,7 @@ def warnings_of(row: Mapping[str, Any]) -> list[str]:
         "joined": row["status"] == "accepted" and (row["detail"] or "").endswith("all of them were decoded"),
         "narrow_band": row["bandwidth_hz"] is not None and row["bandwidth_hz"] < NARROW_HZ,
         "several_tracks": (row["detail"] or "").endswith(TRACKS),
+        "times_of_another": (row["detail"] or "").endswith(UNFIT),
         "two_speakers": not is_channel(row["channel_mix"])
         and is_dialogue(row["channel_alternation"], row["channel_correlation"]),
     }

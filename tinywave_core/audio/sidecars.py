@@ -27,12 +27,17 @@ _BATCH_FILES, _BATCH_BYTES = 256, 1 << 26  # of label files in memory, and in on
 LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
+Segment = tuple[float, float, str]
+"""Beginning and end in seconds, and what is said there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Speaker and transcript of one recording."""
+    """Speaker and transcript of one recording; or its parts with their transcripts, which are then cut out as they are given."""
 
     speaker: str | None = None
     transcript: str | None = None
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ class _Reading:
         by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
         report = LabelReport(
             recordings=len(self._wanted),
-            transcripts=sum(label.transcript is not None for label in by_path.values()),
+            transcripts=sum(label.transcript is not None or label.segments != () for label in by_path.values()),
             speakers=sum(label.speaker is not None for label in by_path.values()),
             origins=origins(taken),
             unmatched=some("unmatched", self._orphans),
@@ -219,7 +224,10 @@ class _Reading:
         if decided["speaker"] is None and (named := speaker_in_path(path)):
             decided["speaker"] = named[0]
             taken.append(("speaker", named[1], ""))
-        return Label(decided["speaker"], decided["transcript"])
+        in_parts = [(voice, label.segments) for voice, label in said if label.segments]
+        if in_parts and decided["transcript"] is None:
+            taken.append(("transcript", in_parts[0][0].layout, in_parts[0][0].path))
+        return Label(decided["speaker"], decided["transcript"], in_parts[0][1] if in_parts else ())
 
 
 @dataclass
@@ -270,12 +278,24 @@ def _label(claims: Sequence[Claim]) -> Label:
     speakers, transcripts = (_values(claims, what) for what in ("speaker", "transcript"))
     whole = not any(claim.problem for claim in claims)
     return Label(
-        speakers.pop() if len(speakers) == 1 else None, transcripts.pop() if whole and len(transcripts) == 1 else None
+        speakers.pop() if len(speakers) == 1 else None,
+        transcripts.pop() if whole and len(transcripts) == 1 else None,
+        _segments(claims),
     )
+
+
+def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
+    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends."""
+    said = {(claim.span, text) for claim in claims if (text := clean(claim.transcript))}
+    if not any(claim.problem == "segment" for claim in claims) or any(span is None for span, _ in said):
+        return ()
+    return tuple(sorted((*span, text) for span, text in said if span))
 
 
 def _disagreement(claims: Sequence[Claim], *, in_parts: bool) -> str:
     """What is wrong with the claims of a file about a recording; `in_parts`: its rows may be of parts of recordings."""
+    if _segments(claims):
+        return "several speakers" if len(_values(claims, "speaker")) > 1 else ""
     if any(claim.problem for claim in claims) or (in_parts and len(_values(claims, "transcript")) > 1):
         return "segment"
     several = any(len(_values(claims, what)) > 1 for what in ("speaker", "transcript"))

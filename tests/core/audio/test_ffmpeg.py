@@ -148,7 +148,9 @@ def test_damage_is_a_reason(sentence: Samples, decode: Decode, tmp_path: Path) -
 
 def test_a_code_that_nothing_decodes_is_told(sentence: Samples, decode: Decode, tmp_path: Path) -> None:
     path = record(tmp_path / "a.m4a", [sentence], "ipod", "aac", 22_050)
-    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz"))
+    data = path.read_bytes()
+    assert data.count(b"mp4a") == data.count(b"\x40\x15") == 1  # the code by its name, and by its number
+    path.write_bytes(data.replace(b"mp4a", b"zzzz").replace(b"\x40\x15", b"\x01\x15"))
     found = decode(path).verdict
     assert found.reason == "undecodable"
     assert found.detail == "FFmpeg: nothing here decodes its audio: it is in another code, encrypted or damaged"

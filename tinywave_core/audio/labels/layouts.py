@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
 from tinywave_core.audio.labels.matching import TEXT_FOLDERS, stem_of
-from tinywave_core.audio.labels.tables import name_of, speaker_of, starts_later, transcript_of
+from tinywave_core.audio.labels.tables import name_of, span_of, speaker_of, starts_later, transcript_of
 from tinywave_core.errors import SourceError
 
 MANIFESTS = ("manifest.csv", "manifest.parquet")
@@ -52,9 +52,7 @@ def read_rows(file: LabelFile) -> Iterator[Claim]:
         return
     for row in file.table.rows:
         is_part = starts_later(row) and transcript_of(row) is not None
-        yield Claim(
-            name_of(row), speaker_of(row), None if is_part else transcript_of(row), "segment" if is_part else ""
-        )
+        yield Claim(name_of(row), speaker_of(row), transcript_of(row), "segment" if is_part else "", span_of(row))
     for line in file.table.broken:
         yield Claim(f"line {line}", problem="malformed")
 

@@ -108,7 +108,9 @@ def _shard_step(
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
     special = decoders(config.source, group)
     files = [
-        {"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript, **special.get(f.sha256, {})}
+        {"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript}
+        | special.get(f.sha256, {})
+        | ({"segments": [list(segment) for segment in f.label.segments]} if f.label.segments else {})
         for f in group
     ]
     paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
