@@ -9,8 +9,11 @@ import pytest
 import soundfile
 
 from tests.fixtures.tiny import CLIPS, EXAMPLES, run_tiny, tiny_config
+from tinywave_core.stages.ingestion import corpus as ingestion
+from tinywave_core.stages.ingestion.look import said
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
 
 RATE = 16_000
 
@@ -74,3 +77,17 @@ def test_parts_that_are_all_too_short_leave_nothing_and_say_so(source: Path, tmp
     row = file(ingested(source, tmp_path / "store", (1.0, 1.2, "ONE"), (2.0, 2.2, "TWO")), "long.flac")
     assert (row["status"], row["reason"]) == ("rejected", "too_short")
     assert row["detail"] == "each of its 2 given parts is shorter than ingestion.min_utterance_s (0.5 s)"
+
+
+def test_parts_that_come_later_than_the_recording_are_told_and_change_nothing(source: Path, tmp_path: Path) -> None:
+    config = tiny_config(source, tmp_path / "store")
+    first = run_tiny(config, "ingestion")[0]["corpus"]
+    (source / "t.jsonl").write_text('{"audio_filepath": "audio/long.flac", "offset": 1, "duration": 2, "text": "ONE"}')
+    again = run_tiny(config, "ingestion")[0]["corpus"]
+    assert again.id == first.id
+    scan = ingestion.scan(config, Store(config.root))
+    assert scan.late_parts == 1
+    assert any(line.startswith("labels name parts of 1 recordings that were cut before") for line in said(scan))
+    other = tiny_config(source, tmp_path / "store", ingestion={"corpus": "parts"})
+    assert utterances(run_tiny(other, "ingestion")[0]) == [(1.0, 3.0, "ONE")]
+    assert ingestion.scan(other, Store(config.root)).late_parts == 0

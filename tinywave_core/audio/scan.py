@@ -49,6 +49,7 @@ class Scan:
     labels_of_known: Mapping[str, Label] = field(
         default_factory=dict, repr=False
     )  # by digest: what lies beside known content today
+    late_parts: int = 0  # known recordings whose parts are named by labels that came later
     groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 _MAGIC, _CONTINUES = b"ARROW1", 0xFFFF_FFFF
-_MOST_METADATA, _DEEPEST = 1 << 24, 16
+_MOST_METADATA, _DEEPEST, _MOST_COLUMNS = 1 << 24, 16, 10_000
 _SCHEMA, _BATCH = 1, 3  # kinds of message
 _INT, _BINARY, _TEXT, _STRUCT, _LARGE_BINARY, _LARGE_TEXT = 2, 4, 5, 13, 19, 20
 # Buffers of each kind of column, without those of its children.
@@ -24,7 +24,7 @@ _BUFFERS = {1: 0, **dict.fromkeys((2, 3, 6, 7, 8, 9, 10, 11, 12, 15, 17, 18, 21)
 _BUFFERS |= dict.fromkeys((_BINARY, _TEXT, _LARGE_BINARY, _LARGE_TEXT), 3) | dict.fromkeys((_STRUCT, 16), 1)
 _WIDE = {_LARGE_BINARY: np.dtype("<i8"), _LARGE_TEXT: np.dtype("<i8")}
 _NARROW = np.dtype("<i4")
-_NONSENSE = (struct.error, LookupError, ValueError, OverflowError, MemoryError, OSError)
+_NONSENSE = (struct.error, LookupError, TypeError, ValueError, OverflowError, MemoryError, OSError)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ForeignArrow:
         if message is None or message.kind != _SCHEMA:
             raise pa.ArrowInvalid("it does not begin with the names of its columns")
         try:
-            self.columns = _columns(message.header)
+            self.columns, self._nodes, self._buffers = _columns(message.header)
             metadata = {pair.text(0): pair.text(1) for pair in message.header.tables(2)}
         except _NONSENSE as error:
             raise pa.ArrowInvalid("the names of its columns are damaged") from error
@@ -94,6 +94,9 @@ class ForeignArrow:
                     for start, size in batch.buffers
                 ):
                     raise pa.ArrowInvalid("its columns lead out of their batch")
+                # Each row of a column of sound has an offset there, so that more rows than bytes are a lie that would take memory.
+                if (len(batch.nulls), len(batch.buffers)) != (self._nodes, self._buffers) or batch.rows > message.bytes:
+                    raise pa.ArrowInvalid("the outline of a batch does not fit the columns")
                 yield batch
 
     def find(self, path: str) -> Column:
@@ -201,14 +204,16 @@ def _batch(message: _Message) -> Batch:
     return Batch(rows, tuple(nulls for _, nulls in nodes), tuple((message.body + at, size) for at, size in buffers))
 
 
-def _columns(schema: "_Flat") -> tuple[Column, ...]:
+def _columns(schema: "_Flat") -> tuple[tuple[Column, ...], int, int]:
+    """The columns, and how many nodes and buffers a batch of them has."""
     node = buffer = 0
 
     def column(field: _Flat, depth: int) -> Column:
         nonlocal node, buffer
         kind, own = field.number(2, "<B"), (node, buffer)
         is_indexed = field.table(4) is not None
-        if depth > _DEEPEST or (not is_indexed and kind not in _BUFFERS):
+        # A forged outline can name itself as its own child, many times.
+        if depth > _DEEPEST or node > _MOST_COLUMNS or (not is_indexed and kind not in _BUFFERS):
             raise ValueError(f"columns of the kind {kind} are not known")
         node, buffer = node + 1, buffer + (2 if is_indexed else _BUFFERS[kind])
         children = () if is_indexed else tuple(column(child, depth + 1) for child in field.tables(5))
@@ -218,7 +223,8 @@ def _columns(schema: "_Flat") -> tuple[Column, ...]:
             numbers = f"<{sign}{bits // 8}"
         return Column(field.text(0), kind, *own, numbers, children, is_indexed)
 
-    return tuple(column(field, 0) for field in schema.tables(1))
+    columns = tuple(column(field, 0) for field in schema.tables(1))
+    return columns, node, buffer
 
 
 # FlatBuffers -------------------------------------------------------------------------------------------------------

@@ -185,6 +185,15 @@ def test_offsets_that_lead_out_of_the_sound_are_refused(tmp_path: Path) -> None:
         assert [file.path for file in Source(str(tmp_path)).listing().audio] == ["t.arrow"]
 
 
+def test_more_rows_than_bytes_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    rows = 77
+    stream(tmp_path / "t.arrow", table([b"1"] * rows, [None] * rows), rows)
+    data, number = (tmp_path / "t.arrow").read_bytes(), rows.to_bytes(8, "little")
+    assert data.count(number) > 1
+    (tmp_path / "t.arrow").write_bytes(data.replace(number, (1 << 50).to_bytes(8, "little")))
+    assert [file.path for file in Source(str(tmp_path)).listing().audio] == ["t.arrow"]
+
+
 def test_a_table_in_a_bucket_is_read_where_it_lies(tmp_path: Path) -> None:
     parquet(tmp_path / "t.parquet", table(SOUNDS, NAMES, text=list("abcde")))
     stream(tmp_path / "t.arrow", table(SOUNDS[:1], ["a.wav"], text=["a"]))

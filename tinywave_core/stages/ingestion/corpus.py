@@ -32,6 +32,7 @@ from tinywave_core.stages.ingestion.counts import (
     without_duplicates,
 )
 from tinywave_core.stages.ingestion.extras import decoders, taken_again, without_refusals
+from tinywave_core.stages.ingestion.late_parts import with_late_parts
 from tinywave_core.stages.ingestion.relabelling import relabelled, with_labels_of_today
 from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -46,7 +47,8 @@ VERSION = CORPUS_VERSION
 def scan(config: PipelineConfig, store: Store) -> Scan:
     """Look at the source: list it, hash what the catalog does not know by path, size and stamp, group what is new."""
     catalog = Catalog(store, corpus_key(config))
-    return scan_source(config.source, catalog, config.ingestion.shard_megabytes * 1e6, taken_again(catalog))
+    today = scan_source(config.source, catalog, config.ingestion.shard_megabytes * 1e6, taken_again(catalog))
+    return with_late_parts(catalog, today)
 
 
 def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:

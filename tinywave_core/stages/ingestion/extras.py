@@ -36,7 +36,7 @@ def taken_again(catalog: Catalog) -> set[str]:
     if find_spec("av") is None:
         return set()
     contents = catalog.contents()
-    shards = [shard for shard in catalog.store.find_all(contents, "shard") if shard.complete]
+    shards = [shard for shard in catalog.store.find_all(list(contents), "shard") if shard.complete]
     refused = {shard.id: _refused(shard) for shard in shards}
     if not any(refused.values()) or ffmpeg_name() is None:
         return set()
