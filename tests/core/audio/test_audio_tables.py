@@ -187,7 +187,7 @@ def test_offsets_that_lead_out_of_the_sound_are_refused(tmp_path: Path) -> None:
 
 def test_more_rows_than_bytes_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     rows = 77
-    stream(tmp_path / "t.arrow", table([b"1"] * rows, [None] * rows), rows)
+    stream(tmp_path / "t.arrow", table([b"1"] * rows, ["a.wav"] * rows), rows)
     data, number = (tmp_path / "t.arrow").read_bytes(), rows.to_bytes(8, "little")
     assert data.count(number) > 1
     (tmp_path / "t.arrow").write_bytes(data.replace(number, (1 << 50).to_bytes(8, "little")))
