@@ -139,9 +139,12 @@ def nested(path: str, value: Any) -> Settings:
 def other_config(path: str, values: Settings, places: dict[str, str]) -> PipelineConfig | None:
     """The config with another value of one setting; None of a setting that has one value only."""
     before = PipelineConfig.model_validate(values)
-    value = before.model_dump()
-    for name in path.split("."):
-        value = value[name]
+    group: Any = before
+    *groups, last = path.split(".")
+    for name in groups:
+        group = getattr(group, name)
+    # A setting that came later than the stores is left out of the dump at its default.
+    value = group.model_dump().get(last, getattr(group, last))
     tried = (
         [placed(OTHER[path], places)]
         if path in OTHER

@@ -39,7 +39,7 @@ def exported(corpus: Artifact, folder: Path, form: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["audiofolder", "webdataset", "lhotse"])
+@pytest.mark.parametrize("form", ["audiofolder", "parquet", "webdataset", "lhotse"])
 def test_what_is_written_out_and_taken_in_again_is_the_same_corpus(corpus: Artifact, tmp_path: Path, form: str):
     again = exported(corpus, tmp_path / form, form)
     taken = run_tiny(tiny_config(again, tmp_path / "store"), "ingestion")[0]

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.audio.channels import is_channel, labelled_speaker, speaker_of_channel, unit_of
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import decoder_name
-from tinywave_core.audio.quality import bandwidth_hz, warnings_of
+from tinywave_core.audio.quality import UNFIT, bandwidth_hz, warnings_of
 from tinywave_core.audio.segment import utterance_bounds
 from tinywave_core.audio.utterances import encode_flac
-from tinywave_core.audio.vad import speech_probabilities, speech_regions, speech_share
+from tinywave_core.audio.vad import Region, speech_probabilities, speech_regions, speech_share
 from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.storage.fingerprint import place_of
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
 
 ID_LENGTH = 32
+SLACK_SAMPLES = SAMPLE_RATE // 2  # that a given part may end behind its recording: times are rounded
 Row = dict[str, Any]
 
 
@@ -38,6 +40,7 @@ class Cutter:
     def cut(self, file: Row, path: str, copies: Sequence[str], size: int, recording: Recording) -> Iterator[Row]:
         """The recording's utterances as rows of AUDIO; `file` has its digest and labels. Adds to `rows` when it is through."""
         # One utterance at a time: the sound of a recording of hours is not held a second time as FLAC.
+        file = _of_recording(file, path, recording)
         row = _file_row(file, path, size, recording)
         for utterance in self._utterances(file, row, recording.samples_N):
             if utterance["utterance_id"] not in self.utterance_ids:
@@ -58,12 +61,13 @@ class Cutter:
         if row["recording_id"] in self._path_of:
             _refuse(row, "skipped", "duplicate", f"the same samples as {self._path_of[row['recording_id']]}")
             return
-        bounds = self._bounds(row, samples_N)
+        said = _given(file, row, len(samples_N))
+        bounds = self._bounds(row, samples_N, sorted(said))
         if not bounds:
             return
         self._path_of[row["recording_id"]] = row["path"]
         row["bandwidth_hz"] = bandwidth_hz(samples_N, bounds)
-        row["split"] = split_of(self._config, file["speaker"], row["recording_id"])
+        row["split"] = split_of(self._config, labelled_speaker(row), unit_of(row))
         for start, end in bounds:
             yield {
                 "utterance_id": content_id(samples_N[start:end]),
@@ -73,13 +77,14 @@ class Cutter:
                 "num_samples": end - start,
                 "speaker": file["speaker"],
                 # A transcript is of the whole recording: which of its words a piece holds is not known.
-                "transcript": file["transcript"] if end - start == len(samples_N) else None,
+                "transcript": said.get((start, end)) or (file["transcript"] if end - start == len(samples_N) else None),
                 "split": row["split"],
                 "flac": encode_flac(samples_N[start:end]),
             }
 
-    def _bounds(self, row: Row, samples_N: npt.NDArray[np.int16]) -> list[tuple[int, int]]:
-        """(start, end) of each utterance in samples; none, with the reason in `row`, where there is too little speech."""
+    def _bounds(self, row: Row, samples_N: npt.NDArray[np.int16], given: Sequence[Region]) -> list[Region]:
+        """(start, end) of each utterance in samples, the `given` ones where there are any; none, with the reason in `row`, where there is
+        too little speech."""
         config, seconds = self._config, len(samples_N) / SAMPLE_RATE
         if seconds < config.min_utterance_s:
             detail = f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
@@ -90,13 +95,10 @@ class Cutter:
         regions = speech_regions(
             probabilities_W, len(samples_N), config.vad_threshold, _in_samples(config.min_silence_s)
         )
-        bounds = utterance_bounds(
-            regions,
-            probabilities_W,
-            len(samples_N),
-            shortest=_in_samples(config.min_utterance_s),
-            longest=_in_samples(config.max_utterance_s),
-        )
+        shortest, longest = _in_samples(config.min_utterance_s), _in_samples(config.max_utterance_s)
+        if given:
+            return _given_bounds(config, row, given, regions, probabilities_W)
+        bounds = utterance_bounds(regions, probabilities_W, len(samples_N), shortest=shortest, longest=longest)
         # A recording that is cut leaves its silence behind, however long that is: what is left is speech.
         is_cut = len(samples_N) > _in_samples(config.max_utterance_s)
         if bounds and (is_cut or row["speech_share"] >= config.min_speech_share):
@@ -106,6 +108,49 @@ class Cutter:
         detail = f"{share:.1%} of {seconds:.1f} s is speech; {expected}"
         _refuse(row, "rejected", "no_speech", detail)
         return []
+
+
+def _given(file: Row, row: Row, total: int) -> dict[Region, str]:
+    """What is said in each given part of a recording of so many samples; nothing where there are none, or they are of another one."""
+    segments = file.get("segments") or []
+    parts = {(_in_samples(start), min(_in_samples(stop), total)): text for start, stop, text in segments}
+    outside = sum(stop > (total + SLACK_SAMPLES) / SAMPLE_RATE for _, stop, _ in segments)
+    if outside:
+        row["detail"] = f"{outside} of {len(segments)} given parts end behind the recording: {UNFIT}"
+        return {}
+    return parts
+
+
+def _of_recording(file: Row, path: str, recording: Recording) -> Row:
+    """What is known of a file, of one recording in it: a channel has a voice of its own, and nobody knows its words."""
+    channel_mix = recording.verdict.channel_mix
+    if not is_channel(channel_mix):
+        return file
+    speaker = speaker_of_channel(file["speaker"], path, channel_mix)
+    return {**file, "speaker": speaker, "transcript": None, "segments": None}
+
+
+def _given_bounds(
+    config: CorpusConfig,
+    row: Row,
+    given: Sequence[Region],
+    regions: Sequence[Region],
+    probabilities_W: npt.NDArray[np.float32],
+) -> list[Region]:
+    """The parts of a recording that labels name, as they are; those that are too long are cut at pauses, those too short left out."""
+    shortest, longest = _in_samples(config.min_utterance_s), _in_samples(config.max_utterance_s)
+    bounds = list[Region]()
+    for start, end in given:
+        if end - start <= longest:
+            bounds += [(start, end)] if end - start >= shortest else []
+            continue
+        inside = [(max(a, start), min(b, end)) for a, b in regions if a < end and b > start]
+        pieces = utterance_bounds(inside, probabilities_W, end, shortest=shortest, longest=longest)
+        bounds += [(max(start, first), last) for first, last in pieces]
+    if not bounds:
+        detail = f"each of its {len(given)} given parts is shorter than ingestion.min_utterance_s ({config.min_utterance_s:g} s)"
+        _refuse(row, "rejected", "too_short", detail)
+    return bounds
 
 
 def _in_samples(seconds: float) -> int:
@@ -168,7 +213,7 @@ def _file_row(file: Row, path: str, size: int, recording: Recording) -> Row:
         "status": "rejected" if verdict.reason else "accepted",
         "reason": verdict.reason,
         "detail": verdict.detail,
-        "decoder": decoder_name(),
+        "decoder": verdict.decoder or decoder_name(),
         "container": verdict.container,
         "encoding": verdict.encoding,
         "sample_rate": verdict.sample_rate,

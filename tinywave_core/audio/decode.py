@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from tinywave_core.audio import decoder_process
 from tinywave_core.audio.decoder_process import Verdict
+from tinywave_core.audio.levels import CHANNELS
 from tinywave_core.audio.resampling import FILTER_WIDTH, ROLLOFF, ratio, to_16k
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
@@ -82,33 +83,48 @@ class Decoder:
         return self._child.pid if self._child else None
 
     def decode(self, path: Path) -> Recording:
-        """The recording in a local file. A child that died is given one more try: it may not have been the file."""
+        """The recording in a local file."""
+        (recording,) = self._recordings(path, split=False)
+        return recording
+
+    def decode_channels(self, path: Path) -> list[Recording]:
+        """The recording in a local file, or the two where each of two channels holds a voice."""
+        return self._recordings(path, split=True)
+
+    def _recordings(self, path: Path, *, split: bool) -> list[Recording]:
+        """A child that died is given one more try: it may not have been the file."""
         for last_try in (False, True):
             try:
-                return self._decode(path)
+                return self._decode(path, split=split)
             # No second try: it would cost the whole deadline once more.
             except _ChildHung:
                 self._stop()
                 limit = self._runtime.decode_timeout_s
-                return Recording(Verdict("decoder_timeout", f"no end after {limit:g} s (runtime.decode_timeout_s)"))
+                return [Recording(Verdict("decoder_timeout", f"no end after {limit:g} s (runtime.decode_timeout_s)"))]
             except _ChildDied:
                 code = self._stop()
                 if last_try:
                     detail = f"the decoder died twice on this file (exit code {code})"
-                    return Recording(Verdict("decoder_crashed", detail))
+                    return [Recording(Verdict("decoder_crashed", detail))]
         raise AssertionError("unreachable")
 
-    def _decode(self, path: Path) -> Recording:
+    def _decode(self, path: Path, *, split: bool) -> list[Recording]:
         child = self._started()
         self._left_s = self._runtime.decode_timeout_s
         # In hex: file names are bytes, and any of them, a newline too, must pass through a line of text.
-        request = json.dumps({"path": os.fsencode(path).hex()}).encode() + b"\n"
+        request = json.dumps({"path": os.fsencode(path).hex(), "split": split}).encode() + b"\n"
         assert child.stdin is not None
         try:
             child.stdin.write(request)
             child.stdin.flush()
         except BrokenPipeError as error:
             raise _ChildDied from error
+        recordings = [self._recording()]
+        if recordings[0].verdict.channel_mix == CHANNELS[0]:
+            recordings.append(self._recording())
+        return recordings
+
+    def _recording(self) -> Recording:
         verdict = Verdict(**self._read_record())
         last_words = self._first_log_line()
         if verdict.reason:

@@ -1,10 +1,12 @@
 """The child process that decodes audio: paths in on stdin, verdict and mono samples out on stdout.
 
 Run as a script with two arguments, the address space in MiB and the longest recording in seconds. Says hello, then
-answers each request line `{"path": hex}` with a JSON record behind its length (`Verdict`'s fields) and, if its `reason`
-is null, `decoded_frames` little-endian float32 samples: mono, offset removed, at the file's own rate.
-Decoders crash and headers lie, so this process may die at any time; it imports only numpy, soundfile, and two modules that
-import no more than that: `levels.py` (peaks, channels and their mix) and `containers.py` (what a file's bytes say).
+answers each request line `{"path": hex, "split": bool}` with a JSON record behind its length (`Verdict`'s fields) and, if its `reason`
+is null, `decoded_frames` little-endian float32 samples: mono, offset removed, at the file's own rate. Where `split` is asked for and two
+channels hold a voice each, both follow so, one after the other: `channel_mix` tells which is which.
+Decoders crash and headers lie, so this process may die at any time; it imports only numpy, soundfile, and three modules that
+import no more than that: `levels.py` (peaks, channels and their mix), `containers.py` (what a file's bytes say) and `ffmpeg.py` (phone
+and video formats, by PyAV where it is installed and such a file comes).
 """
 
 import ctypes
@@ -14,7 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +25,7 @@ import numpy.typing as npt
 import soundfile
 
 if __name__ == "__main__":
-    # For the two modules only: they must be those beside this file, and nothing else beside the package is to be found.
+    # For the three modules only: they must be those beside this file, and nothing else beside the package is to be found.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tinywave_core.audio.containers import (
@@ -37,7 +39,8 @@ from tinywave_core.audio.containers import (
     streamed_wav,
     tag_bytes,
 )
-from tinywave_core.audio.levels import Levels
+from tinywave_core.audio.ffmpeg import EXTRA, HEAD_BYTES, SLACK_FRAMES, TRACKS, FFmpegError, Track, ffmpeg_name, kind_of
+from tinywave_core.audio.levels import CHANNELS, Levels, is_dialogue
 
 if __name__ == "__main__":
     sys.path.pop(0)
@@ -50,13 +53,15 @@ BLOCK_FRAMES = 65_536
 KEEP_BYTES = 64 << 20
 # libsndfile's answer for "the header does not say".
 UNKNOWN_FRAMES = 1 << 62
+# Such files are taken again once the extra is installed.
+NEEDS_EXTRA = "needs_extra"
 # The MP3 length is an estimate from the first frame or the Xing tag: off by the decoder's delay (measured: 270).
 MP3_SLACK_FRAMES = 2 * 1152
 # Below one step of 16 bits nothing is left after storing; above twice full scale it is not audio in -1..1.
 SILENT_RMS, LOUDEST_PEAK = 1 / 32_768, 2.0
 
 Samples = npt.NDArray[np.float32]
-File = int | Part  # what soundfile opens: a descriptor, or a stretch of one
+File = int | Part | Track  # what soundfile opens: a descriptor, or a stretch of one; or what FFmpeg reads
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,11 @@ class Verdict:
     channel_mix: str | None = None
     channel_correlation: float | None = None
     channel_alternation: float | None = None
+    decoder: str | None = None
+    """None for libsndfile."""
 
 
-def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
+def serve(path: bytes, split: bool, max_seconds: float, out: BinaryIO) -> None:
     """Answer one request. Everything that is wrong with the file is a verdict."""
     try:
         # Without O_NONBLOCK a pipe with a file's name would block here for ever.
@@ -88,27 +95,48 @@ def serve(path: bytes, max_seconds: float, out: BinaryIO) -> None:
     except OSError as error:
         return send(out, Verdict("unreadable", f"the file could not be opened: {error.strerror}"))
     try:
-        answer(handle, max_seconds, out)
+        answer(handle, split, max_seconds, out)
     except MemoryError:
         send(out, Verdict("decoder_crashed", "the decoder ran out of memory (runtime.decode_memory_mb)"))
     finally:
         os.close(handle)
 
 
-def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
+def answer(handle: int, split: bool, max_seconds: float, out: BinaryIO) -> None:
     """Look at the file, decode it once for its levels, then send its samples."""
     refused = sniff(handle)
     if refused:
         return send(out, refused)
-    files: list[File] = [streamed_wav(handle) or handle]
+    kind = kind_of(os.pread(handle, HEAD_BYTES, 0))
+    files: list[File] = [Track(handle, kind) if kind else streamed_wav(handle) or handle]
     found = measure(handle, files, max_seconds)
     if found.verdict.reason in ("length_mismatch", "undecodable"):
         parts = joined_files(handle)
         if len(parts) > 1:
             files, found = [*parts], measure(handle, parts, max_seconds)
-    send(out, found.verdict)
     if found.verdict.reason:
-        return None
+        return send(out, found.verdict)
+    is_two = split and is_dialogue(found.verdict.channel_alternation, found.verdict.channel_correlation)
+    for recording in channels_apart(found) if is_two else [found]:
+        send(out, recording.verdict)
+        send_samples(out, recording, files)
+    return None
+
+
+def channels_apart(found: "Measured") -> list["Measured"]:
+    """Each of two channels as a recording of its own."""
+    return [
+        replace(
+            found,
+            verdict=replace(found.verdict, channel_mix=name, dc_offset=in_steps(found.mean_C[channel])),
+            weights_C=np.eye(2)[channel],
+        )
+        for channel, name in enumerate(CHANNELS)
+    ]
+
+
+def send_samples(out: BinaryIO, found: "Measured", files: Sequence[File]) -> None:
+    """Write the samples of a recording for the parent process."""
     offset = float(np.float32(found.verdict.dc_offset or 0.0))
     remaining = found.verdict.decoded_frames or 0
     for block_NC in found.blocks if found.blocks is not None else reopened(files):
@@ -120,21 +148,14 @@ def answer(handle: int, max_seconds: float, out: BinaryIO) -> None:
 
 
 def sniff(handle: int) -> Verdict | None:
-    """Verdict on files that libsndfile cannot read, known by their first bytes."""
-    head = os.pread(handle, 64, 0)
+    """Verdict on files that nothing here can read, known by their first bytes."""
+    head = os.pread(handle, HEAD_BYTES, 0)
     if not head:
         return Verdict("empty_file", "0 bytes; expected audio")
-    kinds = {
-        "MP4/M4A (AAC)": head[4:8] == b"ftyp",
-        "WebM or Matroska": head.startswith(b"\x1a\x45\xdf\xa3"),
-        "Windows Media": head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-        "AAC (ADTS)": head[:2] in (b"\xff\xf1", b"\xff\xf9"),
-        "AMR": head.startswith(b"#!AMR"),
-    }
-    for kind, magic in kinds.items():
-        if magic:
-            advice = "expected WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3, AIFF or another format of libsndfile: convert it"
-            return Verdict("unsupported_format", f"{kind}; {advice}", container=kind)
+    if (kind := kind_of(head)) and ffmpeg_name() is None:
+        return Verdict(
+            NEEDS_EXTRA, f"{kind.name}; {EXTRA} and run again, or convert it to WAV or FLAC", container=kind.name
+        )
     if head.startswith(b"version https://git-lfs"):
         return Verdict("not_audio", "a Git LFS pointer, not the audio itself: run `git lfs pull` in the source")
     return None
@@ -173,6 +194,7 @@ class Measured:
     weights_C: npt.NDArray[np.float64]
     blocks: list[Samples] | None = None
     """The samples, if they are few."""
+    mean_C: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
@@ -182,6 +204,8 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
         headers = [header_of(file) for file in files]
     except soundfile.LibsndfileError as error:
         return Measured(open_failed(error), nothing)
+    except FFmpegError as error:
+        return Measured(Verdict("undecodable", f"FFmpeg: {error}", decoder=ffmpeg_name()), nothing)
     header = check_header(joined_header(headers), max_seconds)
     if header.reason:
         return Measured(header, nothing)
@@ -202,10 +226,11 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
             elif few_blocks is not None:
                 few_blocks.append(block_NC.copy())
     except soundfile.LibsndfileError as error:
-        trouble = error.error_string
+        trouble = f"libsndfile after {levels.frames} frames: {error.error_string}"
+    except FFmpegError as error:
+        trouble = f"FFmpeg after {levels.frames} frames: {error}"
     mix = levels.mix()
-    # In steps of 16 bits, so that 16-bit files without an offset stay exactly as they are.
-    offset = round(float(mix.weights_C @ levels.mean_C) * 32_768) / 32_768
+    offset = in_steps(float(mix.weights_C @ levels.mean_C))
     header = replace(
         header,
         decoded_frames=levels.frames,
@@ -218,11 +243,20 @@ def measure(handle: int, files: Sequence[File], max_seconds: float) -> Measured:
         channel_alternation=levels.alternation,
     )
     reason, detail = fault(handle, header, levels, trouble, joined=len(files) > 1)
-    return Measured(replace(header, reason=reason, detail=detail or header.detail), mix.weights_C, few_blocks)
+    return Measured(
+        replace(header, reason=reason, detail=detail or header.detail), mix.weights_C, few_blocks, levels.mean_C
+    )
+
+
+def in_steps(offset: float) -> float:
+    """An offset in steps of 16 bits, so that 16-bit files without one stay exactly as they are."""
+    return round(float(offset) * 32_768) / 32_768
 
 
 def header_of(file: File) -> Verdict:
     """What a file's header says."""
+    if isinstance(file, Track):
+        return header_of_track(file)
     with opened(file) as sound:
         return Verdict(
             container=sound.format,
@@ -231,6 +265,23 @@ def header_of(file: File) -> Verdict:
             channels=int(sound.channels),
             header_frames=None if sound.frames >= UNKNOWN_FRAMES else int(sound.frames),
         )
+
+
+def header_of_track(track: Track) -> Verdict:
+    """What the header of a phone's or video's file says."""
+    found, kind, decoder = track.header(), track.kind.name, ffmpeg_name()
+    if found is None:
+        return Verdict("no_audio", "no audio track; expected one", container=kind, decoder=decoder)
+    tracks = f"{found.tracks} {TRACKS}" if found.tracks > 1 else None
+    return Verdict(
+        detail=tracks,
+        container=kind,
+        encoding=found.encoding,
+        sample_rate=found.sample_rate,
+        channels=found.channels,
+        header_frames=found.frames,
+        decoder=decoder,
+    )
 
 
 def joined_header(headers: Sequence[Verdict]) -> Verdict:
@@ -259,7 +310,7 @@ def fault(
     if not levels.finite:
         return "not_finite", "NaN or infinite samples; expected numbers in -1..1"
     if trouble:
-        return "undecodable", f"libsndfile after {levels.frames} frames: {trouble}"
+        return "undecodable", trouble
     if levels.frames == 0:
         return "no_audio", "0 frames came out; expected audio behind the header"
     wrong_length = length_mismatch(handle, header, joined=joined)
@@ -281,7 +332,7 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     decoded, promised, size = header.decoded_frames or 0, header.header_frames, size_of(handle)
     if header.container == "OGG" and (missing := ogg_fault(handle)):
         return f"{decoded} frames came out; {missing}"
-    slack = MP3_SLACK_FRAMES if header.container == "MP3" else 0
+    slack = MP3_SLACK_FRAMES if header.container == "MP3" else SLACK_FRAMES if header.decoder else 0
     if promised is not None and abs(decoded - promised) > slack:
         return f"{decoded} frames came out; the header promises {promised}"
     if header.container in ("WAV", "WAVEX", "RF64"):
@@ -298,7 +349,7 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     return None
 
 
-def opened(file: File) -> soundfile.SoundFile:
+def opened(file: int | Part) -> soundfile.SoundFile:
     """A fresh reader from the file's beginning; the descriptor stays open."""
     if isinstance(file, int):
         os.lseek(file, 0, os.SEEK_SET)
@@ -322,6 +373,9 @@ def blocks(sound: soundfile.SoundFile) -> Iterator[Samples]:
 def reopened(files: Sequence[File]) -> Iterator[Samples]:
     """The samples of files one after the other, from fresh readers: seeking back is not exact in every format."""
     for file in files:
+        if isinstance(file, Track):
+            yield from file.blocks()
+            continue
         with opened(file) as sound:
             yield from blocks(sound)
 
@@ -354,7 +408,8 @@ def main(memory_mb: int, max_seconds: float) -> None:
     os.dup2(2, 1)
     _send(out, {"decoder": decoder_name()})
     for line in sys.stdin.buffer:
-        serve(bytes.fromhex(json.loads(line)["path"]), max_seconds, out)
+        request = json.loads(line)
+        serve(bytes.fromhex(request["path"]), request["split"], max_seconds, out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ numpy and nothing else. Letters: N samples, C channels, F frames of about 32 ms.
 
 The rule of the mix. Channels 30 dB under the strongest are dead and left out. A channel in antiphase to the strongest is turned
 round. The rest is averaged. Where that average still cancels speech (phase that changes on the way), the strongest channel is
-taken alone. Two speakers on two channels are both in the average; how much each is alone there is told (`alternation`).
+taken alone. Two speakers on two channels are both in the average, unless channels are to be apart (`ingestion.channels`); how much each
+is alone there is told (`alternation`).
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ ACTIVE = 1e-2
 ALONE, CANCELLED = 16.0, 0.02
 MOST_CANCELLED = 0.1
 FEWEST_FRAMES = 16
+# Two channels are two voices where the rarer one is alone in a tenth of the sounding time, and they are little alike.
+LEAST_ALTERNATION, MOST_CORRELATION = 0.1, 0.5
+# How a recording that is one channel of two came to be one; the others are in `Mix`.
+CHANNELS = ("channel 1", "channel 2")
 
 Samples = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
@@ -124,6 +129,11 @@ class Levels:
         if np.count_nonzero(weights_C) == 1:
             return Mix(weights_C, "one channel")
         return Mix(weights_C, "flipped" if (weights_C < 0).any() else "mean")
+
+
+def is_dialogue(alternation: float | None, correlation: float | None) -> bool:
+    """Whether two channels hold a voice each."""
+    return (alternation or 0) >= LEAST_ALTERNATION and abs(correlation or 0) <= MOST_CORRELATION
 
 
 def channel_weights(covariance_CC: Array) -> Array:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.audio.channels import is_channel
+from tinywave_core.audio.ffmpeg import TRACKS
+from tinywave_core.audio.levels import is_dialogue
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 # Natural speech has at most 0.005 % of its samples on flat tops (0.012 % at 48 kHz); clipped at half its peak, 0.5 % in the median.
@@ -19,15 +22,17 @@ MOST_FLAT, MOST_FULL = 2.5e-4, 2.5e-4
 LOWEST_PEAK = 0.01
 # Telephone bands end at 3.4 or 4 kHz; resamplers smear that to 5 kHz.
 NARROW_HZ = 5_500
-LEAST_ALTERNATION, MOST_CORRELATION = 0.1, 0.5
+UNFIT = "it was cut at pauses instead, without transcript"
 # What each warning means, and what to do about it.
 WARNINGS = {
     "antiphase": "two channels cancel each other: one was turned round, or the stronger one taken alone (see channel_mix)",
     "clipped": "the loudest parts are cut flat (see flat_share, clipped_share): record it again at a lower level if you can",
     "joined": "several files in one: all of them were decoded, as one recording",
     "narrow_band": f"nothing sounds above {NARROW_HZ:,} Hz (see bandwidth_hz), as over a telephone",
-    "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; write the channels as files of "
-    "their own to keep them apart",
+    "several_tracks": "a video with several audio tracks: the first was taken; write the others as files of their own if they are speech",
+    "times_of_another": "the parts that its labels name do not fit its length: compare their times, in seconds, with the audio",
+    "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; ingestion.channels split "
+    "keeps them apart",
 }
 FRAME, BANDS, MOST_FRAMES = 1024, 32, 2048
 # A band sounds where its loud frames are at most 30 dB under those of the middle of speech (500 to 3,500 Hz; bass may be turned up),
@@ -44,8 +49,10 @@ def warnings_of(row: Mapping[str, Any]) -> list[str]:
         and ((row["flat_share"] or 0) >= MOST_FLAT or (row["clipped_share"] or 0) >= MOST_FULL),
         "joined": row["status"] == "accepted" and (row["detail"] or "").endswith("all of them were decoded"),
         "narrow_band": row["bandwidth_hz"] is not None and row["bandwidth_hz"] < NARROW_HZ,
-        "two_speakers": (row["channel_alternation"] or 0) >= LEAST_ALTERNATION
-        and abs(row["channel_correlation"] or 0) <= MOST_CORRELATION,
+        "several_tracks": (row["detail"] or "").endswith(TRACKS),
+        "times_of_another": (row["detail"] or "").endswith(UNFIT),
+        "two_speakers": not is_channel(row["channel_mix"])
+        and is_dialogue(row["channel_alternation"], row["channel_correlation"]),
     }
     return [code for code in WARNINGS if found[code]]
 

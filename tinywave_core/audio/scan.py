@@ -3,9 +3,10 @@
 Files are listed, those that the catalog does not know by path, size and stamp are hashed, and new content is grouped into shards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from tinywave_core.audio.audio_tables import stretch_of
 from tinywave_core.audio.catalog import Catalog, Row, place_of, stat_row
 from tinywave_core.audio.labels.report import NO_LABELS, LabelReport
 from tinywave_core.audio.left_out import LeftOut
@@ -48,13 +49,15 @@ class Scan:
     labels_of_known: Mapping[str, Label] = field(
         default_factory=dict, repr=False
     )  # by digest: what lies beside known content today
+    late_parts: int = 0  # known recordings whose parts are named by labels that came later
     groups: tuple[tuple[NewFile, ...], ...] = field(default=(), repr=False)  # one per shard to make
     seen: tuple[Row, ...] = field(default=(), repr=False)  # stat records that the catalog does not have
 
 
-def scan_source(url: str | None, catalog: Catalog, shard_bytes: float) -> Scan:
-    """Compare the source at `url` with the catalog; without a source only the corpus is looked at."""
+def scan_source(url: str | None, catalog: Catalog, shard_bytes: float, again: Set[str] = frozenset()) -> Scan:
+    """Compare the source at `url` with the catalog; without a source only the corpus is looked at. Content in `again` is new."""
     known, lost = catalog.known_and_lost()
+    known -= again
     if url is None:
         if catalog.is_empty:
             raise nothing_to_take()
@@ -125,6 +128,7 @@ def _label(files: Sequence[SourceFile], labels: Mapping[str, Label]) -> Label:
     return Label(
         next((label.speaker for label in known if label.speaker), None),
         next((label.transcript for label in known if label.transcript), None),
+        next((label.segments for label in known if label.segments), ()),
     )
 
 
@@ -135,7 +139,9 @@ def group_by_size(
     # A lost shard is made again of the same files, so that it gets the same id and nothing after it is computed again.
     again = [tuple(new[digest] for digest in sorted(digests)) for digests in lost]
     taken = {file.sha256 for group in again for file in group}
-    rest = [new[digest] for digest in sorted(new) if digest not in taken]
+    # A row group is read as a whole, so its rows stay together; within a shard all are in the order of content.
+    order = sorted(new, key=lambda digest: (stretch_of(new[digest].file.location), digest))
+    rest = [new[digest] for digest in order if digest not in taken]
     count = max(1, round(sum(file.file.bytes for file in rest) / shard_bytes))
     groups: list[list[NewFile]] = [[] for _ in range(count)]
     share = max(1, sum(file.file.bytes for file in rest)) / count
@@ -143,7 +149,7 @@ def group_by_size(
     for file in rest:
         groups[min(count - 1, int(before / share))].append(file)
         before += file.file.bytes
-    return (*again, *(tuple(group) for group in groups if group))
+    return (*again, *(tuple(sorted(group, key=lambda file: file.sha256)) for group in groups if group))
 
 
 def _check_lost(lost: Sequence[Sequence[str]], present: set[str], catalog: Catalog) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
-from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, may_be_labels, speaker_in_path
+from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, ROWS, may_be_labels, speaker_in_path
 from tinywave_core.audio.labels.matching import Recordings, stem_of
 from tinywave_core.audio.labels.report import NO_LABELS, LabelReport, origins, problems, some
-from tinywave_core.audio.labels.tables import STARTS
+from tinywave_core.audio.labels.tables import STARTS, labels_of
 from tinywave_core.audio.labels.text import clean
-from tinywave_core.audio.source import Listing, Source, SourceFile
+from tinywave_core.audio.source import Listing, Source, SourceFile, row_path
 from tinywave_core.errors import SourceError
 
 _LONGEST_NAME = 200  # characters that are told of it
@@ -25,12 +27,17 @@ _BATCH_FILES, _BATCH_BYTES = 256, 1 << 26  # of label files in memory, and in on
 LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
+Segment = tuple[float, float, str]
+"""Beginning and end in seconds, and what is said there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Speaker and transcript of one recording."""
+    """Speaker and transcript of one recording; or its parts with their transcripts, which are then cut out as they are given."""
 
     speaker: str | None = None
     transcript: str | None = None
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ def read_labels(source: Source, listing: Listing, audio_paths: Iterable[str]) ->
     reading = _Reading(source, listing, set(audio_paths))
     for batch in _batches(file for file in listing.sidecars if reading.is_wanted(file)):
         reading.read(batch)
+    for table in listing.tables:
+        reading.read_rows(table)
     return reading.result()
 
 
@@ -124,6 +133,24 @@ class _Reading:
                 # What lies beside the audio as JSON need not be about labels at all.
                 self._problems += [] if self._beside(path) else [("malformed", path)]
 
+    def read_rows(self, table: SourceFile) -> None:
+        """Take in what the rows of a table with sound say: of themselves, or of files that they name."""
+        file, claims = LabelFile(table.path, b"", self._other), list[Claim]()
+        voice = _voice(ROWS, file)
+        try:
+            for row in self._source.sound_rows(table, labels=True):
+                path = row_path(table, row)
+                claim = Claim(row.path, *labels_of(row.labels))
+                if row.place is not None and path in self._wanted:
+                    self._said[path].append((voice, _label([claim])))
+                elif row.place is None and row.path:
+                    claims.append(claim)
+                elif row.place is None:
+                    self._problems.append(("no sound", f"{table.path}: row {row.number}"))
+        except pa.ArrowException:
+            self._problems.append(("malformed", table.path))
+        self._take(ROWS, file, _Found(self._recordings, file.folder, claims))
+
     def _other(self, path: str) -> bytes | None:
         return self._source.texts([self._sidecars[path]]).get(path) if path in self._sidecars else None
 
@@ -149,7 +176,7 @@ class _Reading:
     def _take(self, layout: Layout, file: LabelFile, found: "_Found") -> None:
         self._orphans += [_place(file, name) for name in found.orphans]
         self._problems += [(kind, _place(file, name)) for kind, name in found.problems]
-        in_parts = file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
+        in_parts = layout is not ROWS and file.table is not None and not set(STARTS).isdisjoint(file.table.columns)
         voices = [_voice(layout, file, is_like=is_like) for is_like in (False, True)]
         for path, claims in found.claims.items():
             if path not in self._wanted:
@@ -171,7 +198,7 @@ class _Reading:
         by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
         report = LabelReport(
             recordings=len(self._wanted),
-            transcripts=sum(label.transcript is not None for label in by_path.values()),
+            transcripts=sum(label.transcript is not None or label.segments != () for label in by_path.values()),
             speakers=sum(label.speaker is not None for label in by_path.values()),
             origins=origins(taken),
             unmatched=some("unmatched", self._orphans),
@@ -197,7 +224,10 @@ class _Reading:
         if decided["speaker"] is None and (named := speaker_in_path(path)):
             decided["speaker"] = named[0]
             taken.append(("speaker", named[1], ""))
-        return Label(decided["speaker"], decided["transcript"])
+        in_parts = [(voice, label.segments) for voice, label in said if label.segments]
+        if in_parts and decided["transcript"] is None:
+            taken.append(("transcript", in_parts[0][0].layout, in_parts[0][0].path))
+        return Label(decided["speaker"], decided["transcript"], in_parts[0][1] if in_parts else ())
 
 
 @dataclass
@@ -248,12 +278,24 @@ def _label(claims: Sequence[Claim]) -> Label:
     speakers, transcripts = (_values(claims, what) for what in ("speaker", "transcript"))
     whole = not any(claim.problem for claim in claims)
     return Label(
-        speakers.pop() if len(speakers) == 1 else None, transcripts.pop() if whole and len(transcripts) == 1 else None
+        speakers.pop() if len(speakers) == 1 else None,
+        transcripts.pop() if whole and len(transcripts) == 1 else None,
+        _segments(claims),
     )
+
+
+def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
+    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends."""
+    said = {(claim.span, text) for claim in claims if (text := clean(claim.transcript))}
+    if not any(claim.problem == "segment" for claim in claims) or any(span is None for span, _ in said):
+        return ()
+    return tuple(sorted((*span, text) for span, text in said if span))
 
 
 def _disagreement(claims: Sequence[Claim], *, in_parts: bool) -> str:
     """What is wrong with the claims of a file about a recording; `in_parts`: its rows may be of parts of recordings."""
+    if _segments(claims):
+        return "several speakers" if len(_values(claims, "speaker")) > 1 else ""
     if any(claim.problem for claim in claims) or (in_parts and len(_values(claims, "transcript")) > 1):
         return "segment"
     several = any(len(_values(claims, what)) > 1 for what in ("speaker", "transcript"))

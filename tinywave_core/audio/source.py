@@ -1,4 +1,4 @@
-"""An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it and in its tars, and its bytes.
+"""An audio source: a folder or fsspec URL (s3://bucket/prefix), everything below it, in its tars and in its tables of sound, and its bytes.
 
 Text and documents are sidecars, and every other file is a candidate whatever its name says. What is neither is counted by
 kind (`left_out.py`): hidden files, pipes, what may not be read, and a TinyWave store with all that it holds, whose speech a
@@ -12,16 +12,31 @@ import re
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from tinywave_core.audio import left_out
 from tinywave_core.audio.archives import Place, is_tar, members, place_in
+from tinywave_core.audio.audio_tables import (
+    ARROW,
+    ArrowTable,
+    ParquetTable,
+    RowPlace,
+    SoundRow,
+    arrow_table,
+    is_audio_table,
+    parquet_table,
+    row_in,
+)
+from tinywave_core.audio.ffmpeg import HEAD_BYTES
+from tinywave_core.audio.labels.tables import label_columns
 from tinywave_core.audio.left_out import LeftOut
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import SourceError, StoreError
@@ -45,6 +60,7 @@ _SPECIAL = (
     (stat.S_ISCHR, left_out.DEVICE),
 )
 _BLOCK = 8 << 20  # bytes that are read at once
+_SMALL_BLOCK = 1 << 18  # where a footer and some small columns are read
 # Reading waits for the disk or the network, and hashlib lets go of the GIL: a few threads fill either.
 HASH_THREADS = 4
 
@@ -66,6 +82,7 @@ class Listing:
     audio: tuple[SourceFile, ...]  # candidates
     sidecars: tuple[SourceFile, ...]
     left_out: LeftOut = field(default_factory=LeftOut)  # everything else
+    tables: tuple[SourceFile, ...] = ()  # whose rows are among the candidates, and have labels
 
 
 class Source:
@@ -83,22 +100,23 @@ class Source:
         self._tag = hashlib.sha256(
             (self.root if self.local else url.rstrip("/")).encode("utf-8", "surrogateescape")
         ).hexdigest()[:8]
+        self._unpacked: dict[str, Path] = {}  # rows of tables that lie ready, by location
 
     # Listing ------------------------------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
         """Everything below the source; SourceError when it is missing, no folder, unreadable or has no candidate."""
-        aside = LeftOut()
-        files = sorted(self._opened(self._entries(aside), aside), key=lambda file: file.path)
+        aside, tables = LeftOut(), list[SourceFile]()
+        files = sorted(self._opened(self._entries(aside), aside, tables), key=lambda file: file.path)
         audio = tuple(file for file in files if not is_sidecar(file.path))
         if not audio:
             raise self._no_audio(len(files), aside)
-        return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), aside)
+        return Listing(audio, tuple(file for file in files if is_sidecar(file.path)), aside, tuple(tables))
 
     def require_audio(self) -> None:
         """SourceError as of `listing`, from a look that ends at the first candidate of a folder."""
         aside, texts = LeftOut(), 0
-        for file in self._opened(self._entries(aside), aside):
+        for file in self._opened(self._entries(aside), aside, []):
             if not is_sidecar(file.path):
                 return
             texts += 1
@@ -107,17 +125,61 @@ class Source:
     def _no_audio(self, texts: int, aside: LeftOut) -> SourceError:
         what = "; ".join([f"{texts} text files", *filter(None, [aside.line()])])
         return SourceError(
-            f"--source {self.url} holds no audio ({what}); expected WAV, FLAC, Ogg, Opus or MP3 files in it or below: pass "
-            "another --source"
+            f"--source {self.url} holds no audio ({what}); expected WAV, FLAC, Ogg, Opus or MP3 files in it or below, or "
+            "tables with a column of sound: pass another --source"
         )
 
-    def _opened(self, files: Iterable[SourceFile], aside: LeftOut) -> Iterator[SourceFile]:
-        """The files, in place of each tar those that are in it. What is no tar in spite of its name is a file like others."""
+    def _opened(self, files: Iterable[SourceFile], aside: LeftOut, tables: list[SourceFile]) -> Iterator[SourceFile]:
+        """The files, in place of each tar those that are in it, and of each table of sound its rows: these are noted in `tables`.
+        What is neither in spite of its name is a file like others."""
         for file in files:
             if is_tar(file.path):
                 yield from self._members(file, aside)
+            elif is_audio_table(file.path):
+                yield from self._rows(file, tables)
             else:
                 yield file
+
+    def _rows(self, file: SourceFile, tables: list[SourceFile]) -> Iterator[SourceFile]:
+        try:
+            rows = list(self.sound_rows(file))
+        except pa.ArrowException:
+            yield file
+            return
+        tables += [file]
+        for row in rows:
+            if row.place is not None:
+                place = row.place
+                stamp = f"{place.group}.{place.at}" if isinstance(place, RowPlace) else str(place.start)
+                yield SourceFile(row_path(file, row), place.location, row.bytes, f"{file.stamp}.{stamp}")
+
+    def sound_rows(self, file: SourceFile, *, labels: bool = False) -> Iterator[SoundRow]:
+        """The rows of a table with a column of sound, where they may be recordings; with their `labels` where asked for.
+
+        pa.ArrowInvalid where it is none, or damaged.
+        """
+        with self._table(file.location) as table:
+            if table is None:
+                raise pa.ArrowInvalid("it has no column of sound")
+            yield from table.rows(label_columns(table.schema) if labels else ())
+
+    @contextlib.contextmanager
+    def _table(self, location: str, block: int = _SMALL_BLOCK) -> Iterator[ParquetTable | ArrowTable | None]:
+        try:
+            if location.lower().endswith(ARROW):
+                with self._stream(location, block) as stream:
+                    yield arrow_table(stream, stream.seek(0, os.SEEK_END), location)
+            elif self.local:
+                yield parquet_table(Path(location), location)
+            else:
+                with self._stream(location, block) as stream:
+                    yield parquet_table(stream, location)
+        except pa.ArrowException:
+            raise
+        except OSError as error:
+            if not self.local:
+                self._refuse(error)
+            raise pa.ArrowInvalid(str(error)) from error
 
     def _members(self, file: SourceFile, aside: LeftOut) -> Iterator[SourceFile]:
         found = 0
@@ -141,8 +203,8 @@ class Source:
                 self._refuse(error)
             aside.add(left_out.CLOSED_FILE, file.path)
 
-    def _stream(self, location: str) -> Any:
-        return Path(location).open("rb") if self.local else self.filesystem.open(location, "rb", block_size=_BLOCK)
+    def _stream(self, location: str, block: int = _BLOCK) -> Any:
+        return Path(location).open("rb") if self.local else self.filesystem.open(location, "rb", block_size=block)
 
     def _entries(self, aside: LeftOut) -> Iterator[SourceFile]:
         """Candidates and sidecars; everything else is counted in `aside`."""
@@ -300,8 +362,41 @@ class Source:
 
     def hashes(self, files: Sequence[SourceFile]) -> list[str | None]:
         """SHA-256 of each file's bytes, streamed; None where a file cannot be read."""
+        of_rows = self._hashes_of_rows(_rows_among(files))
         with ThreadPoolExecutor(HASH_THREADS) as pool:
-            return list(pool.map(self._hash, files))
+            return list(pool.map(lambda f: of_rows.get(f.location) if row_in(f.location) else self._hash(f), files))
+
+    def _hashes_of_rows(self, places: Iterable[RowPlace]) -> dict[str, str]:
+        return {place.location: hashlib.sha256(sound).hexdigest() for place, sound in self._sounds(places)}
+
+    def _sounds(self, places: Iterable[RowPlace]) -> Iterator[tuple[RowPlace, pa.Buffer]]:
+        """The sound of rows of Parquet tables, row group by row group; rows that cannot be read are left out."""
+        wanted: dict[tuple[str, int], dict[int, RowPlace]] = defaultdict(dict)
+        for place in places:
+            wanted[place.table, place.group][place.at] = place
+        for (location, group), rows in wanted.items():
+            # Damage ends the row group: what was read of it stands.
+            with contextlib.suppress(pa.ArrowException), self._table(location, _BLOCK) as table:
+                if isinstance(table, ParquetTable):
+                    yield from ((rows[at], sound) for at, sound in table.sound(group, rows))
+
+    def heads(self, files: Sequence[SourceFile]) -> list[bytes]:
+        """The first bytes of each file; none where it cannot be read."""
+        sounds = self._sounds(_rows_among(files))
+        of_rows = {place.location: sound[:HEAD_BYTES].to_pybytes() for place, sound in sounds}
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            return list(pool.map(lambda f: of_rows.get(f.location) or self._head(f.location), files))
+
+    def _head(self, location: str) -> bytes:
+        try:
+            place = place_in(location)
+            if self.local or place:
+                with self._stream(place.archive if place else location, _SMALL_BLOCK) as stream:
+                    stream.seek(place.start if place else 0)
+                    return bytes(stream.read(min(HEAD_BYTES, place.size) if place else HEAD_BYTES))
+            return bytes(self.filesystem.cat_file(location, start=0, end=HEAD_BYTES))
+        except Exception:  # noqa: BLE001 - as in `_find`; whoever reads the whole file will tell
+            return b""
 
     def _hash(self, file: SourceFile) -> str | None:
         try:
@@ -366,8 +461,29 @@ class Source:
         return texts
 
     @contextlib.contextmanager
+    def unpacked(self, locations: Collection[str], scratch: Path) -> Iterator[None]:
+        """Has the rows of Parquet tables among these lie ready for `local_path`, so that each row group is read once."""
+        places = [place for location in locations if (place := row_in(location))]
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            for number, (place, sound) in enumerate(self._sounds(places)):
+                path = scratch / str(number)
+                path.write_bytes(sound)
+                self._unpacked[place.location] = path
+            yield
+        finally:
+            for place in places:
+                self._unpacked.pop(place.location, None)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextlib.contextmanager
     def local_path(self, location: str, scratch: Path) -> Iterator[Path]:
         """A path that a decoder can open: the file itself, or a copy that is deleted afterwards."""
+        if row_in(location):
+            if location not in self._unpacked:
+                raise SourceError(f"{location} is gone since the source was listed: run again")
+            yield self._unpacked[location]
+            return
         place = place_in(location)
         if self.local and place is None:
             yield Path(location)
@@ -393,6 +509,17 @@ class Source:
 def is_sidecar(path: str) -> bool:
     """Whether a name is that of a text or document: labels, tables, licences."""
     return SIDECAR.fullmatch(path) is not None
+
+
+def _rows_among(files: Iterable[SourceFile]) -> list[RowPlace]:
+    return [place for file in files if (place := row_in(file.location))]
+
+
+def row_path(table: SourceFile, row: SoundRow) -> str:
+    """What a row of a table is called as a file of the source."""
+    name = printable(row.name)
+    # A name of a text would make a text of it.
+    return f"{table.path}/{name if not is_sidecar(name) else f'{name}.audio'}"
 
 
 def _hidden(path: str) -> bool:

@@ -1,8 +1,8 @@
 """Settings of ingestion: any audio files -> mono 16 kHz utterances in shards, and which of them are used."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config
 
@@ -18,6 +18,9 @@ class CorpusConfig(Config):
     """Longest utterance in seconds; longer recordings are cut by voice activity. SpiritLM's chunks are 100 s."""
     max_recording_hours: float = Field(12.0, gt=0, le=100)
     """Longest recording in hours, decoded; a longer one (a decompression bomb, say) is rejected."""
+    channels: Literal["mix", "split"] = "mix"
+    """What becomes of two channels with a voice each, as calls and dialogues are recorded: `mix` makes one recording of both, `split` one of
+    each, with speakers of their own (-1 and -2 behind the file's speaker or path) on the same side of the split. Others are mixed."""
     vad_threshold: float = Field(0.5, gt=0, lt=1)
     """Speech probability above which silero-vad counts a window of 32 ms as speech."""
     min_silence_s: float = Field(0.3, ge=0.05, le=5)
@@ -31,6 +34,14 @@ class CorpusConfig(Config):
     """Expected share of speakers (or recordings) that are held out, decided by a hash of the id: stable for ever."""
     shard_megabytes: float = Field(256.0, gt=0)
     """Size of the source files of one shard in MB; a shard is the unit of caching, retry and progress."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `channels` at its default: corpora that were made before there was such a setting stay what they are."""
+        values: dict[str, Any] = dump(self)
+        if self.channels == "mix":
+            values.pop("channels", None)
+        return values
 
     @model_validator(mode="after")
     def _utterances_can_be_cut(self) -> Self:

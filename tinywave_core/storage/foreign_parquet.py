@@ -5,6 +5,7 @@ the footer and of every page's header (Thrift's compact protocol, as the Parquet
 there before a column is unpacked, and what comes out is counted. Every fault is a pa.ArrowInvalid: callers add the file's name.
 """
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,30 @@ _FREE_BYTES, _PAGE_RATIO, _TOTAL_RATIO = 1 << 24, 100, 1000
 _FREE_ROWS = 100_000  # beyond these, each takes a byte of the file at least
 _BATCH_BYTES, _BATCH_ROWS = 1 << 28, 256
 _DAMAGE = (OSError, UnicodeDecodeError, OverflowError)  # as pyarrow calls it
+_NONSENSE = (
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # numbers and structs that are not where they belong
 _HEADER_BYTES = 1 << 16  # of a page; statistics of long texts are in it
+_BUFFER = 1 << 20
+Source = Path | bytes | BinaryIO
 
 
-def batches(source: Path | bytes, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """These columns of a table; none of them may hold lists."""
+def batches(
+    source: Source, columns: Sequence[str], row_groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """These columns of a table, or their leaves ("audio.path"); none of them may hold lists. All rows, or those of `row_groups`:
+    then only what is read is looked at."""
     with _opened(source) as raw:
         size = raw.seek(0, io.SEEK_END)
         try:
-            file = pq.ParquetFile(raw, page_checksum_verification=True)
-            largest = _largest_page(raw, file, size, columns)
+            # Buffered: else a column is in memory as a whole, row group by row group.
+            file = pq.ParquetFile(raw, page_checksum_verification=True, buffer_size=_BUFFER)
+            largest = _largest_page(raw, file, size, columns, row_groups)
             rows, total = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(largest, 1))), 0
-            for batch in file.iter_batches(rows, columns=list(columns)):
+            for batch in file.iter_batches(rows, row_groups=row_groups, columns=list(columns)):
                 total += batch.nbytes
                 if total > _FREE_BYTES + _TOTAL_RATIO * size:
                     raise pa.ArrowInvalid(f"its {size:,} bytes unpack to more than {total:,}")
@@ -39,9 +52,9 @@ def batches(source: Path | bytes, columns: Sequence[str]) -> Iterator[pa.RecordB
             raise pa.ArrowInvalid(str(error)) from error
 
 
-def rows(source: Path | bytes, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows(source: Source, columns: Sequence[str], row_groups: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of these columns."""
-    for batch in batches(source, columns):
+    for batch in batches(source, columns, row_groups):
         try:
             found = batch.to_pylist()
         except (ValueError, OverflowError) as error:  # dates that are none, too
@@ -49,7 +62,48 @@ def rows(source: Path | bytes, columns: Sequence[str]) -> Iterator[dict[str, Any
         yield from found
 
 
-def schema(source: Path | bytes) -> pa.Schema:
+@dataclass(frozen=True)
+class Group:
+    """A row group, as the footer has it. Columns are leaves: "text", "audio.path"."""
+
+    rows: int
+    bytes: dict[str, int]
+    """Of each column, packed."""
+    nulls: dict[str, int]
+    """Rows without a value, of each column that says so."""
+
+
+def outline(source: Source) -> list[Group]:
+    """The row groups of a table; nothing but its footer is read."""
+    with _opened(source) as raw:
+        size = raw.seek(0, io.SEEK_END)
+        try:
+            about = _footer(raw, size)
+            groups = [_group(each) for each in about.get(4, [])]
+            _require_rows(about, size)
+        except _NONSENSE as error:
+            raise pa.ArrowInvalid("its footer is damaged") from error
+        except _DAMAGE as error:
+            raise pa.ArrowInvalid(str(error)) from error
+    return groups
+
+
+def _group(about: dict[int, Any]) -> Group:
+    """Of a column's chunk: 3 path_in_schema, 7 total_compressed_size, 12 statistics with 3 null_count."""
+    chunks = {_leaf(chunk[3]): chunk[3] for chunk in about[1]}
+    nulls = {name: chunk.get(12, {}).get(3) for name, chunk in chunks.items()}
+    return Group(
+        about[3],
+        {name: chunk[7] for name, chunk in chunks.items()},
+        {name: number for name, number in nulls.items() if isinstance(number, int) and number >= 0},
+    )
+
+
+def _leaf(chunk: dict[int, Any]) -> str:
+    return ".".join(part.decode() for part in chunk[3])
+
+
+def schema(source: Source) -> pa.Schema:
     """Names and types of all columns."""
     with _opened(source) as raw:
         try:
@@ -58,27 +112,46 @@ def schema(source: Path | bytes) -> pa.Schema:
             raise pa.ArrowInvalid(str(error)) from error
 
 
-def _opened(source: Path | bytes) -> BinaryIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    if isinstance(source, bytes | Path):
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as raw:
+            yield raw
+    else:
+        yield source
 
 
-def _largest_page(raw: BinaryIO, file: pq.ParquetFile, size: int, columns: Sequence[str]) -> int:
+def _largest_page(
+    raw: BinaryIO, file: pq.ParquetFile, size: int, columns: Sequence[str], row_groups: Sequence[int] | None
+) -> int:
     """Bytes of the largest page, unpacked: no cell is larger. ArrowInvalid where a claim does not fit the file's size."""
     for i in range(len(file.schema.names)):
         column = file.schema.column(i)
-        if column.path.split(".")[0] in columns and column.max_repetition_level:
+        if _is_among(column.path, columns) and column.max_repetition_level:
             raise pa.ArrowInvalid(f"its column {column.path} holds lists, expected single values")
     try:
         # Not by pyarrow's ColumnChunkMetaData: damage that it notices ends the whole process.
         about = _footer(raw, size)
         groups = about.get(4, [])
-        if any(not 0 <= each[3] <= _FREE_ROWS + size for each in (about, *groups)):
-            raise pa.ArrowInvalid(f"it claims {about[3]:,} rows in {size:,} bytes")
-        chunks = [chunk[3] for group in groups for chunk in group[1]]
+        _require_rows(about, size)
+        if row_groups is None:
+            chunks = [chunk[3] for group in groups for chunk in group[1]]
+        else:
+            read = [chunk[3] for number in row_groups for chunk in groups[number][1]]
+            chunks = [chunk for chunk in read if _is_among(_leaf(chunk), columns)]
         pages = (page for chunk in chunks for page in _pages(raw, chunk, size))
         return max((page.unpacked for page in pages), default=0)
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+    except _NONSENSE as error:
         raise pa.ArrowInvalid("its footer or the headers of its pages are damaged") from error
+
+
+def _is_among(leaf: str, columns: Sequence[str]) -> bool:
+    return any(leaf == column or leaf.startswith(f"{column}.") for column in columns)
+
+
+def _require_rows(about: dict[int, Any], size: int) -> None:
+    if any(not 0 <= each[3] <= _FREE_ROWS + size for each in (about, *about.get(4, []))):
+        raise pa.ArrowInvalid(f"it claims {about[3]:,} rows in {size:,} bytes")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ FILES = pa.schema(
         pa.field("flat_share", pa.float32()),  # share of samples on flat tops at the loudest, whatever level that is
         pa.field(
             "channel_mix", pa.string()
-        ),  # null: one channel; mean, one channel, flipped, strongest: see audio/levels.py
+        ),  # null: one channel; mean, one channel, flipped, strongest: see audio/levels.py; channel 1, channel 2: this one of two
         pa.field("channel_correlation", pa.float32()),  # the lowest of a living channel with the strongest one
         pa.field(
             "channel_alternation", pa.float32()

@@ -41,7 +41,7 @@ REASONS = {
     "silent",
     "too_long",
     "undecodable",
-    "unsupported_format",
+    "needs_extra",
 }
 Damage = tuple[str, float, float, int]
 Damaged = Callable[[str, list[Damage]], Path]

@@ -134,7 +134,6 @@ BROKEN: dict[str, tuple[str, Callable[[Write, Path, Samples], Path]]] = {
         "not_audio",
         lambda w, t, s: text(t / "a.wav", b"version https://git-lfs.github.com/spec/v1\n"),
     ),
-    "AAC": ("unsupported_format", lambda w, t, s: text(t / "a.wav", b"\0\0\0\x20ftypM4A " + bytes(99))),
     "no samples": ("no_audio", lambda w, t, s: w("a.wav", s[:0])),
     "cut WAV": ("length_mismatch", lambda w, t, s: cut(w("a.wav", s), 0.9)),
     "cut FLAC": ("undecodable", lambda w, t, s: cut(w("a.flac", s), 0.9)),

@@ -94,15 +94,33 @@ def test_nemo_manifest_of_a_corpus_that_was_moved(tmp_path: Path) -> None:
     assert found.report.origins[0].layout == "NeMo manifest"
 
 
-def test_parts_of_a_recording_give_their_speaker_and_say_that_their_text_is_not_taken(tmp_path: Path) -> None:
+def test_parts_of_a_recording_with_beginning_and_end_are_its_segments(tmp_path: Path) -> None:
     manifest = rows(
-        {"audio_filepath": "a.wav", "offset": 0.0, "duration": 2, "text": "one", "speaker": "s1"},
         {"audio_filepath": "a.wav", "offset": 2.0, "duration": 2, "text": "two", "speaker": "s1"},
-        {"audio_filepath": "b.wav", "offset": 3.5, "duration": 2, "text": "three", "speaker": "s2"},
+        {"audio_filepath": "a.wav", "offset": 0.0, "duration": 2, "text": "one", "speaker": "s1"},
+        {"audio_filepath": "b.wav", "offset": 3.5, "end": 4, "text": "three", "speaker": "s2"},
+        {"audio_filepath": "c.wav", "offset": 0, "duration": 9, "text": "all of it", "speaker": "s2"},
+        {"audio_filepath": "d.wav", "offset": 1, "duration": 1, "text": "mine", "speaker": "s3"},
+        {"audio_filepath": "d.wav", "offset": 2, "duration": 1, "text": "yours", "speaker": "s4"},
     )
-    found = labels(tmp_path, {"a.wav": "", "b.wav": "", "train.jsonl": manifest})
-    assert pairs(found) == {"a.wav": ("s1", None), "b.wav": ("s2", None)}
-    assert told(found) == {"segment": (2, ("train.jsonl: a.wav", "train.jsonl: b.wav"))}
+    found = labels(tmp_path, {"a.wav": "", "b.wav": "", "c.wav": "", "d.wav": "", "train.jsonl": manifest})
+    assert found.by_path == {
+        "a.wav": Label("s1", None, ((0.0, 2.0, "one"), (2.0, 4.0, "two"))),
+        "b.wav": Label("s2", None, ((3.5, 4.0, "three"),)),
+        "c.wav": Label("s2", "all of it"),
+        "d.wav": Label(None, None, ((1.0, 2.0, "mine"), (2.0, 3.0, "yours"))),
+    }
+    assert told(found) == {"several speakers": (1, ("train.jsonl: d.wav",))}
+    assert found.report.transcripts == 4
+    assert [(origin.layout, origin.transcripts) for origin in found.report.origins] == [("NeMo manifest", 4)]
+
+
+@pytest.mark.parametrize("times", [{"offset": 3.5}, {"offset": 3.5, "end": 3.5}, {"offset": 3.5, "duration": "x"}])
+def test_parts_whose_end_is_not_known_give_their_speaker_and_are_told(tmp_path: Path, times: dict[str, object]) -> None:
+    row = {"audio_filepath": "a.wav", "text": "three", "speaker": "s2", **times}
+    found = labels(tmp_path, {"a.wav": "", "train.jsonl": rows(row)})
+    assert found.by_path == {"a.wav": Label("s2", None)}
+    assert told(found) == {"segment": (1, ("train.jsonl: a.wav",))}
 
 
 def test_lines_that_are_no_json_are_named_and_the_others_read(tmp_path: Path) -> None:
@@ -138,7 +156,16 @@ def test_gigaspeech_and_peoples_speech(tmp_path: Path) -> None:
         "audios": [
             {
                 "path": "audio/p/A.opus",
-                "segments": [{"sid": "A_1", "begin_time": 3.2, "text_tn": "PART", "speaker": "N"}],
+                "segments": [
+                    {"sid": "A_2", "begin_time": 9.25, "end_time": 10, "text_tn": "<MUSIC>", "speaker": "N"},
+                    {
+                        "sid": "A_1",
+                        "begin_time": 3.2,
+                        "end_time": 5.5,
+                        "text_tn": "PART <COMMA> OF IT <PERIOD>",
+                        "speaker": "N",
+                    },
+                ],
             }
         ],
     }
@@ -150,8 +177,11 @@ def test_gigaspeech_and_peoples_speech(tmp_path: Path) -> None:
         "train.json": rows(people, people),
     }
     found = labels(tmp_path, files)
-    assert pairs(found) == {"audio/p/A.opus": ("N", None), "y/1.flac": (None, "all of it")}
-    assert told(found) == {"segment": (1, ("GigaSpeech.json: audio/p/A.opus",))}
+    assert found.by_path == {
+        "audio/p/A.opus": Label("N", None, ((3.2, 5.5, "PART, OF IT."),)),
+        "y/1.flac": Label(None, "all of it"),
+    }
+    assert told(found) == {}
 
 
 @pytest.mark.parametrize(
@@ -298,18 +328,21 @@ def test_a_command_in_wav_scp_is_told_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_segments_of_kaldi_give_the_speaker_where_it_is_one(tmp_path: Path) -> None:
+def test_segments_of_kaldi_are_parts_and_the_speaker_is_given_where_it_is_one(tmp_path: Path) -> None:
     files = {
         "a.wav": "",
         "b.wav": "",
         "wav.scp": "ra a.wav\nrb b.wav\n",
-        "segments": "u1 ra 0 1\nu2 ra 1 2\nu3 rb 0 1\nu4 rb 1 2\n",
+        "segments": "u1 ra 0 1\nu2 ra 1 2.5\nu3 rb 0.5 1\nu4 rb 1 2\n",
         "text": "u1 ONE\nu2 TWO\nu3 THREE\n",
         "utt2spk": "u1 s1\nu2 s1\nu3 s1\nu4 s2\n",
     }
     found = labels(tmp_path, files)
-    assert pairs(found) == {"a.wav": ("s1", None), "b.wav": (None, None)}
-    assert told(found) == {"segment": (2, ("wav.scp: a.wav", "wav.scp: b.wav"))}
+    assert found.by_path == {
+        "a.wav": Label("s1", None, ((0, 1, "ONE"), (1, 2.5, "TWO"))),
+        "b.wav": Label(None, None, ((0.5, 1, "THREE"),)),
+    }
+    assert told(found) == {}
 
 
 # Names -------------------------------------------------------------------------------------------------------------
@@ -449,19 +482,27 @@ def cut(
 
 def test_lhotse_cuts_name_recordings_by_path_or_in_shar_by_the_id_of_the_cut(tmp_path: Path):
     said = {"start": 0, "duration": 2.0, "speaker": "ada"}
+    part = cut(
+        "part",
+        {**said, "start": 0.5, "duration": 1.5, "text": "later"},
+        source={"type": "file", "source": "y.wav"},
+        start=3,
+    )
     cuts = [
+        part,
         cut("one", {**said, "text": "of a file"}, source={"type": "file", "source": "wavs/x.wav"}),
         cut("two", {**said, "text": "of a shar"}),
         cut("many", {**said, "text": "first"}, {**said, "start": 1.0, "text": "second"}),
     ]
     packed = gzip.compress("\n".join(map(json.dumps, cuts)).encode(), mtime=0)
     (tmp_path / "cuts.000000.jsonl.gz").write_bytes(packed)
-    files = {"wavs/x.wav": "", "recording.000000/two.flac": "", "many.flac": ""}
+    files = {"wavs/x.wav": "", "recording.000000/two.flac": "", "many.flac": "", "y.wav": ""}
     found = labels(tmp_path, files)
     assert found.by_path["wavs/x.wav"] == Label("ada", "of a file")
     assert found.by_path["recording.000000/two.flac"] == Label("ada", "of a shar")
-    assert found.by_path["many.flac"] == Label("ada", None)
-    assert told(found) == {"segment": (1, ("cuts.000000.jsonl.gz: many",))}
+    assert found.by_path["many.flac"] == Label("ada", None, ((0, 2, "first"), (1, 3, "second")))
+    assert found.by_path["y.wav"] == Label("ada", None, ((3.5, 5.0, "later"),))
+    assert told(found) == {}
 
 
 @pytest.mark.parametrize(

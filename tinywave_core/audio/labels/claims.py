@@ -16,7 +16,10 @@ PROBLEMS = {
     "ambiguous": "The name fits several recordings, so none got it: write the path of the recording",
     "rows disagree": "One table says two things of one recording, so it counts for neither: keep one row",
     "files disagree": "Another label file says something else of this recording and was followed: mend one of them",
-    "segment": "The transcript is of a part of a recording, which is not cut out: cut the audio into one file per row",
+    "no sound": "The row of a table has neither sound nor the path of a file, so there is nothing to take",
+    "segment": "The transcript is of a part of a recording whose beginning and end in seconds are not both known, so it is not cut out: "
+    "write both",
+    "several speakers": "Its parts are of several speakers, so it has none: cut the audio into one file per row to keep them apart",
     "command": "wav.scp asks for a command, which is never run: write the audio into files, and their paths into wav.scp",
 }
 
@@ -31,6 +34,8 @@ class Claim:
     transcript: str | None = None
     problem: str = ""
     """A key of PROBLEMS; the name of the recording is then told with it."""
+    span: tuple[float, float] | None = None
+    """Where in the recording it is said, in seconds, if the file says so."""
 
 
 @dataclass(frozen=True)

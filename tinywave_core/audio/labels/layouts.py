@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
 from tinywave_core.audio.labels.matching import TEXT_FOLDERS, stem_of
-from tinywave_core.audio.labels.tables import name_of, speaker_of, starts_later, transcript_of
+from tinywave_core.audio.labels.tables import name_of, span_of, speaker_of, starts_later, transcript_of
 from tinywave_core.errors import SourceError
 
 MANIFESTS = ("manifest.csv", "manifest.parquet")
@@ -27,7 +27,15 @@ CORPUS_DOCUMENT = re.compile(
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".jsonl.gz", ".parquet")
 
 
-OTHER_USES = (".alignment.json", ".original.txt")  # words with times; what LibriTTS has in normalised form as well
+# Words with times; what LibriTTS has in normalised form as well; what `datasets` writes beside its tables.
+OTHER_USES = (
+    ".alignment.json",
+    ".original.txt",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+)
 
 
 def may_be_labels(path: PurePosixPath) -> bool:
@@ -44,9 +52,7 @@ def read_rows(file: LabelFile) -> Iterator[Claim]:
         return
     for row in file.table.rows:
         is_part = starts_later(row) and transcript_of(row) is not None
-        yield Claim(
-            name_of(row), speaker_of(row), None if is_part else transcript_of(row), "segment" if is_part else ""
-        )
+        yield Claim(name_of(row), speaker_of(row), transcript_of(row), "segment" if is_part else "", span_of(row))
     for line in file.table.broken:
         yield Claim(f"line {line}", problem="malformed")
 
@@ -128,9 +134,12 @@ def speaker_in_path(path: str) -> tuple[str, str] | None:
     return None
 
 
+# The labels in a table of sound are those of its rows, so that no file of the source fits it: `sidecars.py` reads them.
+ROWS = Layout("rows with sound", lambda _: False, lambda _: ())
 # Tables and lists, each of many recordings.
 LAYOUTS = (
     Layout("manifest", lambda file: file.path in MANIFESTS, read_manifest),
+    ROWS,
     Layout("Common Voice", has_all("client_id", "path", "sentence"), read_rows),
     Layout("VoxPopuli", has_all("id", "raw_text", "normalized_text"), read_rows),
     Layout("audiofolder", has_all("file_name"), read_rows),

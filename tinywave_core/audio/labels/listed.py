@@ -1,5 +1,6 @@
 """Label files that are lists of lines without a header: LibriSpeech, MLS, LJSpeech and its kin, Kaldi's data folders -> claims."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,9 +92,21 @@ def kaldi(file: LabelFile) -> Iterator[Claim]:
         if path.endswith("|") or path.startswith("|"):
             yield Claim(recording, problem="command")
         elif segments:
-            yield Claim(path, speaker, problem="segment" if any(name in texts for name in own) else "")
+            yield Claim(path, speaker)
+            for name in own:
+                span = _span(segments[name])
+                yield Claim(path, None, texts.get(name), "segment" if name in texts else "", span)
         else:
             yield Claim(path, speaker, texts.get(recording))
+
+
+def _span(segment: str) -> tuple[float, float] | None:
+    """Of "recording start end"."""
+    try:
+        start, stop = map(float, segment.split()[1:3])
+    except ValueError:
+        return None
+    return (start, stop) if 0 <= start < stop < math.inf else None
 
 
 def _by_first_word(text: str) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,12 @@ TRANSCRIPTS = (
     *("sentence", "text", "raw_text", "raw_transcription"),
 )
 STARTS = ("offset", "start", "start_s", "start_time", "begin", "begin_time")
-USED = {*PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
+ENDS = ("end", "end_s", "end_time", "stop", "stop_s", "stop_time")
+DURATIONS = ("duration", "duration_s", "dur")
+# What GigaSpeech writes for signs, and for parts without speech.
+_SIGNS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
+_NO_SPEECH = re.compile(r"\s*<(SIL|MUSIC|NOISE|OTHER)>\s*")
+USED = {*ENDS, *DURATIONS, *PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
 _LARGEST_TEXT = 1 << 30  # bytes of a table that is packed: a few kilobytes can claim terabytes
 NO_SPEAKER = {"none", "nan", "null", "n/a", ""}  # as programs write that there is none
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -101,12 +107,38 @@ def transcript_of(row: Row) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def label_columns(schema: pa.Schema) -> list[str]:
+    """Columns of a table of sound that say who speaks and what; not those that hold several values."""
+    wanted = {*SPEAKERS, *TRANSCRIPTS}
+    return [each.name for each in schema if _column(each.name) in wanted and not pa.types.is_nested(each.type)]
+
+
+def labels_of(row: Row) -> tuple[str | None, str | None]:
+    """Speaker and transcript of a row whose columns have the names that they have in the file."""
+    known = {_column(name): value for name, value in row.items()}
+    return speaker_of(known), transcript_of(known)
+
+
 def starts_later(row: Row) -> bool:
     """Whether the row is of a part of its recording that does not begin with it."""
     try:
         return float(_first(row, STARTS) or 0) > 0
     except (TypeError, ValueError):
         return False
+
+
+def span_of(row: Row) -> tuple[float, float] | None:
+    """Beginning and end of what the row is of, in seconds of its recording, where both stand there."""
+    given = row.get("span")
+    if isinstance(given, tuple):
+        return given
+    try:
+        start = float(_first(row, STARTS))
+        stop = _first(row, ENDS)
+        end = float(stop) if stop is not None else start + float(_first(row, DURATIONS))
+    except (TypeError, ValueError):
+        return None
+    return (start, end) if 0 <= start < end < math.inf else None
 
 
 def _first(row: Row, names: Sequence[str]) -> Any:
@@ -218,7 +250,15 @@ def _segments(audio: Any) -> Iterator[Row]:
         return
     segments = audio.get("segments")
     for segment in segments if isinstance(segments, list) else [{}]:
-        yield {"path": audio.get("path"), **(segment if isinstance(segment, dict) else {})}
+        row = {"path": audio.get("path"), **(segment if isinstance(segment, dict) else {})}
+        yield row | ({"text_tn": _without_tags(row["text_tn"])} if isinstance(row.get("text_tn"), str) else {})
+
+
+def _without_tags(text: str) -> str:
+    """GigaSpeech's text with signs for its tags; nothing where it says that nobody speaks."""
+    if _NO_SPEECH.fullmatch(text):
+        return ""
+    return re.sub(rf"\s*<({'|'.join(_SIGNS)})>", lambda tag: _SIGNS[tag[1]], text)
 
 
 def _supervisions(cut: Mapping[str, Any]) -> Iterator[Row]:
@@ -232,7 +272,22 @@ def _supervisions(cut: Mapping[str, Any]) -> Iterator[Row]:
             begins = [each.get("start") for each in (cut, supervision)]
             start = max((value for value in begins if isinstance(value, int | float)), default=0)
             named = {name: supervision.get(name) for name in ("speaker", "text")}
-            yield {"path": path or cut.get("id"), "supervision": True, "start": start, **named}
+            yield {
+                "path": path or cut.get("id"),
+                "supervision": True,
+                "start": start,
+                **named,
+                **_span(cut, supervision, path),
+            }
+
+
+def _span(cut: Mapping[str, Any], supervision: Mapping[str, Any], path: str | None) -> Row:
+    """Where a supervision lies: it counts from its cut, and the cut from the recording; in Shar the cut is the recording."""
+    numbers = [cut.get("start", 0) if path else 0, supervision.get("start", 0), supervision.get("duration")]
+    if not all(isinstance(number, int | float) and 0 <= number < math.inf for number in numbers) or not numbers[2]:
+        return {}
+    start = float(numbers[0] + numbers[1])
+    return {"span": (start, start + float(numbers[2]))}
 
 
 def _parquet(data: bytes) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinywave_core.audio.catalog import Catalog
+from tinywave_core.audio.channels import labelled_speaker, unit_of
 from tinywave_core.audio.cutting import Cutter, forgotten_row, position_of
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.decoder_process import decoder_name
@@ -31,6 +32,8 @@ from tinywave_core.stages.ingestion.counts import (
     replacement,
     without_duplicates,
 )
+from tinywave_core.stages.ingestion.extras import decoders, judged_later, taken_again, without_refusals
+from tinywave_core.stages.ingestion.late_parts import with_late_parts
 from tinywave_core.stages.ingestion.relabelling import relabelled, with_labels_of_today
 from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -44,7 +47,9 @@ VERSION = CORPUS_VERSION
 
 def scan(config: PipelineConfig, store: Store) -> Scan:
     """Look at the source: list it, hash what the catalog does not know by path, size and stamp, group what is new."""
-    return scan_source(config.source, Catalog(store, corpus_key(config)), config.ingestion.shard_megabytes * 1e6)
+    catalog = Catalog(store, corpus_key(config))
+    today = scan_source(config.source, catalog, config.ingestion.shard_megabytes * 1e6, taken_again(catalog))
+    return with_late_parts(catalog, today)
 
 
 def build(config: PipelineConfig, store: Store, execute: Execute) -> Artifact:
@@ -104,7 +109,13 @@ def _shard_step(
     config: PipelineConfig, store: Store, group: Sequence[NewFile]
 ) -> Step[CorpusConfig, AudioShardSummary]:
     """One shard. Its identity is the content and its labels, and what decodes and cuts it; paths are context."""
-    files = [{"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript} for f in group]
+    special = decoders(config.source, group)
+    files = [
+        {"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript}
+        | special.get(f.sha256, {})
+        | ({"segments": [list(segment) for segment in f.label.segments]} if f.label.segments else {})
+        for f in group
+    ]
     paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
     return Step(
         store,
@@ -123,13 +134,20 @@ def run_shard(step: Step[CorpusConfig, AudioShardSummary], output: Output) -> Au
     """Decode, cut and store the files of one shard, in the order of their content."""
     config, source, files = step.config, Source(step.context["source"]), step.params["files"]
     cutter, download = Cutter(config), output.resume / "download"
-    with Decoder(output.runtime, config.max_recording_hours) as decoder, UtteranceWriter(output.folder) as writer:
+    locations = [paths["location"] for paths in step.context["files"].values()]
+    with (
+        Decoder(output.runtime, config.max_recording_hours) as decoder,
+        UtteranceWriter(output.folder) as writer,
+        source.unpacked(locations, output.resume / "rows"),
+    ):
         for number, file in enumerate(files):
             paths = step.context["files"][file["sha256"]]
             output.progress(number, len(files), paths["path"])
-            size, recording = _decode(decoder, source, paths, file["sha256"], download)
-            for utterance in cutter.cut(file, paths["path"], paths["copies"], size, recording):
-                writer.add(utterance)
+            is_split = config.channels == "split"
+            size, recordings = _decode(decoder, source, paths, file["sha256"], download, split=is_split)
+            for copies, recording in zip((paths["copies"], ()), recordings, strict=False):
+                for utterance in cutter.cut(file, paths["path"], copies, size, recording):
+                    writer.add(utterance)
     output.progress(len(files), len(files))
     write_table(pa.Table.from_pylist(cutter.rows, schema=FILES), output.folder / FILES_FILE)
     return AudioShardSummary(
@@ -141,15 +159,15 @@ def run_shard(step: Step[CorpusConfig, AudioShardSummary], output: Output) -> Au
 
 
 def _decode(
-    decoder: Decoder, source: Source, paths: dict[str, Any], sha256: str, download: Path
-) -> tuple[int, Recording]:
-    """Bytes of a source file, and what is in it; SourceError if it is not the file that was scanned."""
+    decoder: Decoder, source: Source, paths: dict[str, Any], sha256: str, download: Path, *, split: bool
+) -> tuple[int, list[Recording]]:
+    """Bytes of a source file, and what is in it, one recording or one per channel; SourceError if it is not the file that was scanned."""
     with source.local_path(paths["location"], download) as path:
         size = path.stat().st_size if path.exists() else -1
         # A file that is still being copied would be stored under the digest of what it is not.
         if size < 0 or sha256_of(path) != sha256:
             raise SourceError(f"{paths['path']} changed while it was being ingested: run again when it is at rest")
-        return size, decoder.decode(path)
+        return size, decoder.decode_channels(path) if split else [decoder.decode(path)]
 
 
 def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> CorpusSummary:
@@ -160,6 +178,7 @@ def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> Corpu
     seen: set[bytes] = set()
     inputs = step.inputs["shards"]
     replaced = replacement(lambda: _looks(inputs), step.params.get("replaced", {}))
+    judged = judged_later(inputs)
     with RowWriter(output.folder / FILES_FILE, FILES) as writer:
         for number, shard in enumerate(inputs):
             output.progress(number, len(inputs), shard.id)
@@ -175,7 +194,7 @@ def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> Corpu
             left = {i for i, take in zip(ids, taken, strict=True) if take}
             again = [row["utterance_id"] for i, row in zip(ids, index, strict=True) if i not in left]
             seen |= left
-            files = without_duplicates(files, fresh)
+            files = without_duplicates(without_refusals(files, judged), fresh)
             writer.add(files)
             counts.add(files, fresh)
             shards += [shard.id] if fresh else []  # one of duplicates alone would be tokenized for nothing
@@ -210,8 +229,9 @@ def require_split(config: CorpusConfig, corpus: Artifact) -> None:
     summary = CorpusSummary.of(corpus)
     if summary.utterances_train and summary.utterances_held_out:
         return
-    rows = read_table(corpus.path(FILES_FILE), ["status", "speaker", "recording_id"]).to_pylist()
-    recordings = sorted({(r["speaker"], r["recording_id"]) for r in rows if r["status"] == "accepted"}, key=str)
+    columns = ["status", "speaker", "recording_id", "path", "sha256", "channel_mix"]
+    rows = read_table(corpus.path(FILES_FILE), columns).to_pylist()
+    recordings = sorted({(labelled_speaker(r), unit_of(r)) for r in rows if r["status"] == "accepted"}, key=str)
     missing = "nothing is left to train on" if summary.utterances_held_out else "nothing is held out"
     raise SourceError(
         f"{missing}: the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out utterances of "

@@ -37,6 +37,11 @@ def said(scan: Scan) -> list[str]:
         lines.append(f"could not be read to the end: {_names(scan.unreadable)}")
     if scan.replaced:
         lines.append(f"replaced, {len(scan.replaced)} with other content under the old name: {_names(scan.replaced)}")
+    if scan.late_parts:
+        lines.append(
+            f"labels name parts of {scan.late_parts} recordings that were cut before: they stay as they were cut; another --ingestion.corpus "
+            "takes them in these parts"
+        )
     return lines + [line for line in [scan.left_out.line()] if line]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tinywave_core.audio.channels import is_channel, labelled_speaker, speaker_of_channel, unit_of
 from tinywave_core.audio.cutting import split_of
 from tinywave_core.audio.sidecars import Label
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter, read_rows
@@ -89,14 +90,17 @@ class _Change:
 class _Recordings:
     """The recordings of a shard as it was cut."""
 
-    id_of: dict[str, str] = field(default_factory=dict)
-    """By digest, of those that were accepted."""
+    ids_of: dict[str, list[str]] = field(default_factory=dict)
+    """By digest, of those that were accepted: two where channels were taken apart."""
+    unit_of: dict[str, str] = field(default_factory=dict)
+    """By digest, what puts a recording without a speaker on a side."""
     own: dict[str, LabelRow] = field(default_factory=dict)
     """Speaker and, where the recording is one utterance, transcript."""
 
     @classmethod
     def of(cls, shard: Artifact, wanted: Mapping[str, Any]) -> "_Recordings":
-        files = read_table(shard.path(FILES_FILE), ["sha256", "recording_id", "speaker", "status"])
+        columns = ["path", "sha256", "recording_id", "speaker", "status", "channel_mix"]
+        files = read_table(shard.path(FILES_FILE), columns)
         index = read_table(shard.path(UTTERANCES_FILE), ["utterance_id", "recording_id", "transcript"]).to_pydict()
         texts = zip(index["utterance_id"], index["recording_id"], index["transcript"], strict=True)
         # A recording that is one utterance has its samples, and so its id. What is cut has no transcript: whose words would be where?
@@ -104,9 +108,11 @@ class _Recordings:
         found = cls()
         for row in files.to_pylist():
             if row["status"] == "accepted" and row["sha256"] in wanted:
-                found.id_of[row["sha256"]] = row["recording_id"]
-                found.own[row["sha256"]] = {"speaker": row["speaker"]} | (
-                    {"transcript": whole[row["recording_id"]]} if row["recording_id"] in whole else {}
+                found.ids_of.setdefault(row["sha256"], []).append(row["recording_id"])
+                found.unit_of[row["sha256"]] = unit_of(row)
+                has_text = row["recording_id"] in whole and not is_channel(row["channel_mix"])
+                found.own[row["sha256"]] = {"speaker": labelled_speaker(row)} | (
+                    {"transcript": whole[row["recording_id"]]} if has_text else {}
                 )
         return found
 
@@ -129,9 +135,9 @@ def _change(
         today = own[digest] | earlier["labels"].get(digest, {}) | _values(labels.get(digest, Label()))
         if row := {what: today[what] for what in own[digest] if today[what] != own[digest][what]}:
             changed[digest] = row
-        recording = recordings.id_of[digest]
-        sides = [split_of(config, speaker, recording) for speaker in (own[digest]["speaker"], today["speaker"])]
-        trained_on |= {recording} if sides == ["held_out", "train"] else set()
+        unit = recordings.unit_of[digest]
+        sides = [split_of(config, speaker, unit) for speaker in (own[digest]["speaker"], today["speaker"])]
+        trained_on |= set(recordings.ids_of[digest]) if sides == ["held_out", "train"] else set()
     return _Change(changed, sorted(trained_on)) if changed or trained_on else None
 
 
@@ -160,18 +166,19 @@ def run_relabelled(step: RelabelledStep, output: Output) -> RelabelledSummary:
         if row["status"] != "accepted":
             continue
         recording = row["recording_id"]
-        was, label = row["split"], of_recording.get(recording, {})
-        row["speaker"] = label.get("speaker", row["speaker"])
-        row["split"] = split_of(config, row["speaker"], recording)
+        was, speaker = row["split"], of_recording.get(recording, {}).get("speaker", labelled_speaker(row))
+        row["speaker"] = speaker_of_channel(speaker, row["path"], row["channel_mix"])
+        row["split"] = split_of(config, speaker, unit_of(row))
         if row["split"] == "held_out" and (was == "train" or recording in heard):
             to_held_out.add(recording)
         if row["split"] == "train" and was == "held_out":
             to_train.add(recording)
+    row_of = {row["recording_id"]: row for row in files if row["status"] == "accepted"}
     with UtteranceWriter(output.folder) as writer:
         for utterance in read_rows(shard):
-            label = of_recording.get(utterance["recording_id"], {})
-            utterance["speaker"] = label.get("speaker", utterance["speaker"])
-            utterance["split"] = split_of(config, utterance["speaker"], utterance["recording_id"])
+            recording = utterance["recording_id"]
+            label, row = of_recording.get(recording, {}), row_of[recording]
+            utterance["speaker"], utterance["split"] = row["speaker"], row["split"]
             if "transcript" in label and utterance["utterance_id"] == utterance["recording_id"]:
                 utterance["transcript"] = label["transcript"]
             writer.add(utterance)
