@@ -58,11 +58,14 @@ SHARED = {"validation": {"adaptation", "distillation"}}
 # Settings that give others a say, or without which they cannot be changed.
 ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "layer": 0}}}
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
+REPORTED = {"tokenization": {"near_duplicates": {"use": "report"}}}
 OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
     "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
     "ingestion.keep.min_dnsmos": OPINIONS,
     "tokenization.units.layer": ENCODER,
+    "tokenization.near_duplicates.limit": REPORTED,
+    "tokenization.near_duplicates.starts": REPORTED,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
     "distillation.layer_pairs": EXPLICIT,

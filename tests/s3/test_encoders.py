@@ -11,7 +11,7 @@ from tests.fixtures.tiny import tiny_config
 from tinywave_core.checkpoints.places import given_file, model_folder
 from tinywave_core.encoders.pretrained import encoder_digest
 from tinywave_core.errors import CheckpointError
-from tinywave_core.storage.s3 import S3
+from tinywave_core.storage.filesystem import open_url
 from tinywave_core.tokenizers.embedded import choose, open_encoder
 
 PREFIX = "s3://tiny-speech/models/whisper"
@@ -61,13 +61,14 @@ def test_an_encoder_there_is_the_one_here_in_fingerprints_and_frames(
 
 def test_files_are_fetched_once_and_again_where_they_changed(s3: Any, folder: Path, monkeypatch: pytest.MonkeyPatch):
     got: list[str] = []
-    original = S3._get_file
+    filesystem, _ = open_url(PREFIX)  # fsspec has one for all who ask
+    original = filesystem.get_file
 
-    async def counted(self: S3, place: str, *args: Any, **options: Any) -> None:
+    def counted(place: str, target: str) -> None:
         got.append(Path(place).name)
-        await original(self, place, *args, **options)
+        original(place, target)
 
-    monkeypatch.setattr(S3, "_get_file", counted)
+    monkeypatch.setattr(filesystem, "get_file", counted)
     first = encoder_digest(model_folder(PREFIX))
     assert encoder_digest(model_folder(PREFIX)) == first and sorted(got) == ["config.json", "model.safetensors"]
     save_encoder(folder, "whisper", seed=1)
@@ -94,14 +95,15 @@ def test_what_is_not_there_is_said_in_one_line(s3: Any, folder: Path):
 
 
 def test_a_download_that_breaks_off_leaves_nothing_that_reads_as_whole(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    original = S3._get_file
+    filesystem, _ = open_url(PREFIX)
+    original = filesystem.get_file
 
-    async def half(self: S3, place: str, target: str, *args: Any, **options: Any) -> None:
-        await original(self, place, target, *args, **options)
+    def half(place: str, target: str) -> None:
+        original(place, target)
         Path(target).write_bytes(Path(target).read_bytes()[:-100])
 
     with monkeypatch.context() as patch:
-        patch.setattr(S3, "_get_file", half)
+        patch.setattr(filesystem, "get_file", half)
         with pytest.raises(CheckpointError, match=r"config\.json came with [\d,]+ of [\d,]+ bytes: try again"):
             model_folder(PREFIX)
     assert encoder_digest(model_folder(PREFIX)) == encoder_digest(folder)

@@ -12,7 +12,7 @@ from tests.fixtures.summaries import Anything
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES, UTTERANCES_FILE
 from tinywave_core.config.ingestion import IngestionConfig
 from tinywave_core.stages.ingestion import corpus
-from tinywave_core.stages.ingestion.counts import Replacement, compact_id, replacement
+from tinywave_core.stages.ingestion.counts import Replacement, compact_id, count_reasons, replacement
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.schemas import FILES
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 def file(name: str, status: str = "accepted") -> Row:
     """File `name` holds recording `name`."""
     row = {"path": f"{name}.wav", "sha256": name, "bytes": 9, "status": status, "recording_id": name}
-    return row | ({"speaker": "anna", "split": "train"} if status == "accepted" else {"reason": "no_speech"})
+    return row | ({"speaker": "anna", "split": "train", "reason": None} if status == "accepted" else {"reason": "no_speech"})
 
 
 def utterance(recording: str, number: int = 0, samples: int = 16_000) -> Row:
@@ -37,7 +37,7 @@ def shard(store: Store, files: Sequence[Row], utterances: Sequence[Row]) -> Arti
     def write(step: Step, output: Output) -> Anything:
         write_table(pa.Table.from_pylist(files, schema=FILES), output.folder / FILES_FILE)
         write_table(pa.Table.from_pylist(utterances, schema=UTTERANCES), output.folder / UTTERANCES_FILE)
-        return Anything()
+        return Anything(reasons=count_reasons(files))
 
     names = [row["path"] for row in files]
     return compute(Step(store, "ingestion", "shard", 1, write, IngestionConfig(), {}, {"names": names}))
