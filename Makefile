@@ -48,7 +48,7 @@ demo-interleaved: setup  ## The same with speech and text interleaved, into ./st
 
 # Without ENCODER: Whisper tiny.en of a package, which hears the words of what is spoken as well (infra/tiny_whisper.py says how to install it).
 ENCODER    ?=
-LAYER      ?= 2
+LAYER      ?= 3
 CLUSTERS   ?= 500
 RECOGNISER ?=
 TINY       := store/whisper-tiny.en
@@ -56,7 +56,7 @@ demo-encoder: setup  ## The demo with units of a real encoder, into ./store/demo
 	@$(if $(ENCODER),:,$(BIN)/python -m infra.tiny_whisper $(TINY))
 	@$(BIN)/tinywave run pipeline --preset demo --adaptation.teacher fresh --source examples/speech --root store/demo-encoder \
 	  --tokenization.units.kind encoder --tokenization.units.encoder $(or $(ENCODER),$(TINY)) --tokenization.units.layer $(LAYER) \
-	  --tokenization.units.clusters $(CLUSTERS) --evaluation.judges.items 12 \
+	  --tokenization.units.clusters $(CLUSTERS) --adaptation.training.steps 1500 --distillation.training.steps 800 --evaluation.judges.items 12 \
 	  $(addprefix --evaluation.generated.asr ,$(or $(RECOGNISER),$(if $(ENCODER),,$(TINY))))
 
 stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (needs PostgreSQL): infra/README.md
