@@ -17,6 +17,7 @@ from tinywave_core.stages.tokenization.near_duplicates import PAIRS_FILE, reason
 from tinywave_core.stages.tokenization.stage import facts
 from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary
 from tinywave_core.steps.base import Output, Step, Summary, compute
+from tinywave_core.steps.inputs import training_key
 from tinywave_core.storage.schemas import FILES, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact, Store
@@ -81,7 +82,8 @@ def found_in(root: Path, *shards: list[str], config: PipelineConfig = CONFIG) ->
         )
     )
     execute = Computed()
-    return {"tokens": tokens} | near_duplicates.build(config, corpus, tokens, execute), execute
+    found = near_duplicates.find(config, corpus, made, corpus, execute)  # one beginning needs no tokenizer
+    return {"tokens": tokens, **({"near_duplicates": found} if found else {})}, execute
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +164,25 @@ def test_the_setting_changes_no_tokens():
     assert (
         choose_tokenizer(CONFIG).settings().model_dump() == choose_tokenizer(PipelineConfig()).settings().model_dump()
     )
+
+
+def test_copies_are_left_out_where_that_is_asked_and_training_knows(tmp_path: Path):
+    source = copy_clips(tmp_path / "speech", CLIPS[:8])
+    samples, rate = soundfile.read(source / CLIPS[5])
+    soundfile.write(source / "copy.wav", samples[: -int(0.05 * rate)], rate)  # another digest, the same reading
+    units, utterances, keys = {"units": {"clusters": 40}}, {}, {}
+    for use in ("report", "leave_out"):
+        config = tiny_config(source, tmp_path / "store", tokenization={**units, "near_duplicates": {"use": use}})
+        outputs, _ = run_tiny(config, until="tokenization")
+        shards = outputs["tokens"].store.find_all([s["id"] for s in outputs["tokens"].summary["shards"]], "shard")
+        tables = [read_table(shard.path(TOKENS_FILE), ["utterance_id"]) for shard in shards]
+        utterances[use] = {i for table in tables for i in table["utterance_id"].to_pylist()}
+        keys[use] = training_key(config, outputs["tokens"])
+    gone = reasons_to_leave_out(outputs["near_duplicates"])
+    assert utterances["report"] - utterances["leave_out"] == set(gone) and len(gone) == 1
+    assert keys["report"] != keys["leave_out"]
+    said = dict(facts(outputs))["near-duplicates"]
+    assert "one of each is kept, which leaves out 1 training utterances" in said
 
 
 def test_an_excerpt_that_begins_elsewhere_is_found_from_four_beginnings(tmp_path: Path):

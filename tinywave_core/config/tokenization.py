@@ -88,10 +88,11 @@ class TextCorpusConfig(Config):
 
 
 class NearDuplicatesConfig(Config):
-    """Speech that is there more than once: the same reading in another encoding, excerpts, jingles. Told, never left out."""
+    """Speech that is there more than once: the same reading in another encoding, excerpts, jingles."""
 
-    use: Literal["off", "report"] = "off"
-    """`off`: not looked for; `report`: pairs in near_duplicates.parquet, and a line for held-out speech that training speech has."""
+    use: Literal["off", "report", "leave_out"] = "off"
+    """`off`: not looked for; `report`: pairs in near_duplicates.parquet, and a line for held-out speech that training speech has;
+    `leave_out`: one of each group stays in training (held-out speech, else the longest), the others go."""
     limit: float = Field(0.2, gt=0, le=1)
     """Share of an utterance's runs of units that another one has, from which the two are a pair."""
     starts: Literal[1, 4] = 1

@@ -65,13 +65,15 @@ def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> lis
 
 def training_key(config: PipelineConfig, tokens: Artifact) -> str:
     """What the pins of all that is trained belong to: the corpus, the recordings that later labels took out of training, and the
-    thresholds that leave utterances out.
+    thresholds that leave utterances out, or the rule that leaves copies out.
 
     What was trained on those recordings has heard held-out speech, what was trained under other thresholds has heard what they should
     keep away: nothing goes on from it.
     """
     heard = tokens.summary.get("heard", "") if tokens.complete else ""
-    marks = [mark for mark in (heard, config.ingestion.keep.thresholds) if mark]
+    repeats = config.tokenization.near_duplicates
+    alone = repeats.model_dump() if repeats.use == "leave_out" else None
+    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, alone) if mark]
     return fingerprint([corpus_key(config), *marks]) if marks else corpus_key(config)
 
 

@@ -25,7 +25,9 @@ Row = dict[str, Any]
 def file(name: str, status: str = "accepted") -> Row:
     """File `name` holds recording `name`."""
     row = {"path": f"{name}.wav", "sha256": name, "bytes": 9, "status": status, "recording_id": name}
-    return row | ({"speaker": "anna", "split": "train", "reason": None} if status == "accepted" else {"reason": "no_speech"})
+    return row | (
+        {"speaker": "anna", "split": "train", "reason": None} if status == "accepted" else {"reason": "no_speech"}
+    )
 
 
 def utterance(recording: str, number: int = 0, samples: int = 16_000) -> Row:

@@ -5,7 +5,7 @@ of the utterance as its tokens are) and heard (also from the other beginnings; n
 near_duplicates.parquet with utterance_id, of_utterance_id, share (of the first one's runs that the second has), kind (`copy`,
 `excerpt`, `repeated`), sides (`train/held_out`: of the first and the second), path and of_path. A copy has the utterance that would be
 kept as the second: held-out speech, then the longest, then by id. would_go.parquet: utterance_id and reason of the training
-utterances that would go if one of each group was kept. No other stage depends on either part.
+utterances that go if one of each group is kept: with `use` leave_out their rows are taken out of the token shards (kept.py).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import NearDuplicatesConfig
 from tinywave_core.stages.tokenization.leaks import paths_of
-from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary, UnitRunsSummary
+from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, UnitRunsSummary
 from tinywave_core.stages.tokenization.tokens import GATHERED_SAMPLES, batches, open_step_tokenizer, places
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS, TOKENS_FILE
@@ -63,36 +63,37 @@ _PAIRS = pa.schema(
 )
 
 
-def build(config: PipelineConfig, corpus: Artifact, tokens: Artifact, execute: Execute) -> dict[str, Artifact]:
-    """The artifact `near_duplicates`; none where it is not asked for, or while there are no tokens yet."""
+def find(
+    config: PipelineConfig, corpus: Artifact, shards: Sequence[Artifact], tokenizer: Artifact, execute: Execute
+) -> Artifact | None:
+    """The artifact `near_duplicates` of these shards of speech; None where it is not asked for, or while they are not made yet."""
     asked = config.tokenization.near_duplicates
-    if asked.use == "off" or not tokens.complete:
-        return {}
-    shards = _spoken(tokens)
-    runs = execute([_runs_step(config, tokens, shard) for shard in shards]) if shards else []
+    if asked.use == "off" or not all(shard.complete for shard in shards):
+        return None
+    runs = execute([_runs_step(config, shard, tokenizer) for shard in shards]) if shards else []
     step: Step[NearDuplicatesConfig, NearDuplicatesSummary] = Step(
-        store=tokens.store,
+        store=corpus.store,
         stage="tokenization",
         part="near_duplicates",
         version=VERSION,
         run=run_near_duplicates,
-        config=NearDuplicatesConfig(limit=asked.limit, starts=asked.starts),
-        inputs={"corpus": [corpus], "shards": shards, "runs": runs},
+        config=asked,
+        inputs={"corpus": [corpus], "shards": list(shards), "runs": runs},
         runtime=config.runtime,
     )
-    return {"near_duplicates": execute([step])[0]}
+    return execute([step])[0]
 
 
-def _runs_step(config: PipelineConfig, tokens: Artifact, shard: Artifact) -> Step:
+def _runs_step(config: PipelineConfig, shard: Artifact, tokenizer: Artifact) -> Step:
     original = _input_of(shard, "tokens") or shard  # later labels change no unit
     inputs = {"tokens": [original]}
     starts = config.tokenization.near_duplicates.starts
     if starts > 1:
         audio = _input_of(original, "audio")
         assert audio is not None
-        inputs |= {"audio": [audio], "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)]}
+        inputs |= {"audio": [audio], "tokenizer": [tokenizer]}
     return Step(
-        store=tokens.store,
+        store=shard.store,
         stage="tokenization",
         part="unit_runs",
         version=VERSION,
@@ -102,13 +103,6 @@ def _runs_step(config: PipelineConfig, tokens: Artifact, shard: Artifact) -> Ste
         inputs=inputs,
         runtime=config.runtime,
     )
-
-
-def _spoken(tokens: Artifact) -> list[Artifact]:
-    """The token shards of speech, those behind interleaved ones included."""
-    listed = TokensSummary.of(tokens).shards
-    found = [tokens.store.find(shard.id, shard.part) for shard in listed if shard.part != "text"]
-    return [_input_of(shard, "tokens") or shard if shard.part == "interleaved" else shard for shard in found]
 
 
 def _input_of(shard: Artifact, name: str) -> Artifact | None:
@@ -185,6 +179,7 @@ def run_near_duplicates(
         recordings=sorted(
             {paths[r] for r in table["recording_id"].take(pa.array(heard_numbers, pa.int64())).to_pylist()}
         )[:_NAMED],
+        left_out=step.config.use == "leave_out",
         would_go=len(gone),
         would_go_seconds=float(seconds),
     )

@@ -1,5 +1,7 @@
 """Tokenization: utterances become units, pitch and style, interleaved with text where the settings say so."""
 
+from collections.abc import Mapping
+
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
@@ -8,7 +10,7 @@ from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, Tok
 from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text, near_duplicates_text
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
-from tinywave_core.storage.store import Store
+from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
 ALIGNMENT_S_PER_H = 100.0  # pocketsphinx
@@ -18,8 +20,17 @@ TOKEN_BYTES = 3
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The tokens, and what is there more than once where that is asked for."""
-    made = tokens.build(config, done["corpus"], execute)
-    return {"tokens": made, **near_duplicates.build(config, done["corpus"], made, execute)}
+    beside: Outputs = {}
+
+    def repeats(shards: list[Artifact], tokenizer: Artifact) -> Mapping[str, str]:
+        found = near_duplicates.find(config, done["corpus"], shards, tokenizer, execute)
+        if found is None:
+            return {}
+        beside["near_duplicates"] = found
+        leave_out = config.tokenization.near_duplicates.use == "leave_out" and found.complete
+        return near_duplicates.reasons_to_leave_out(found) if leave_out else {}
+
+    return {"tokens": tokens.build(config, done["corpus"], execute, repeats), **beside}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:

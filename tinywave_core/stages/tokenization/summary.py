@@ -120,6 +120,8 @@ class NearDuplicatesSummary(Summary):
     """Held-out utterances that training speech has."""
     recordings: list[str]
     """Names of their recordings, the first twenty."""
+    left_out: bool
+    """Whether those that would go are left out of training."""
     would_go: int
     """Training utterances that would go if one of each group was kept."""
     would_go_seconds: float

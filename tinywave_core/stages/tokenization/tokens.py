@@ -9,7 +9,7 @@ Ids follow the vocabulary of the teacher.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,13 @@ ShardStep = Step[TokenizationConfig, SpokenSummary]
 TokensStep = Step[TokenizationConfig, TokensSummary]
 
 
-def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifact:
+Repeats = Callable[[list[Artifact], Artifact], Mapping[str, str]]
+"""Token shards and their tokenizer -> why each utterance is left out that is there already, by id."""
+
+
+def build(
+    config: PipelineConfig, corpus: Artifact, execute: Execute, repeats: Repeats = lambda _shards, _tokenizer: {}
+) -> Artifact:
     """The `tokens` artifact of a corpus."""
     check_speech_tokenizer(config)
     chosen, vocabulary = choose_tokenizer(config), teacher_vocabulary(config)
@@ -139,6 +145,7 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Artifac
     }
     for number, shard in zip(relabelled, execute(list(relabelled.values())) if relabelled else [], strict=True):
         shards[number] = shard
+    shards = without(repeats(shards, tokenizer), duplicates, audio_shards, shards, step, execute)
     shards = with_text(config, audio_shards, shards, step, execute)
     inputs = {"shards": shards, "tokenizer": [tokenizer]}
     if base is not None:

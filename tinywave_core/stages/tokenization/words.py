@@ -41,13 +41,19 @@ def near_duplicates_text(found: NearDuplicatesSummary) -> str:
     leak = (
         f"{heard} of {found.held_out_utterances} held-out utterance{'' if found.held_out_utterances == 1 else 's'} "
         f"{'was' if one else 'were'} heard in training under {'another name' if one else 'other names'}, such as "
-        f"{found.recordings[0]}: figures of {'it' if one else 'these'} are too good"
+        f"{found.recordings[0]}: "
+        + (
+            "that training speech is left out"
+            if found.left_out
+            else f"figures of {'it' if one else 'these'} are too good"
+        )
         if heard
         else "no held-out utterance was found in training speech"
     )
+    kept = "one of each is kept, which leaves out" if found.left_out else "keeping one of each would leave out"
     return (
-        f"{leak}; {found.copies:,} pairs of copies, {found.excerpts:,} excerpts, {found.repeated:,} repeated utterances; keeping one of each "
-        f"would leave out {found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
+        f"{leak}; {found.copies:,} pairs of copies, {found.excerpts:,} excerpts, {found.repeated:,} repeated utterances; {kept} "
+        f"{found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
         f"{found.utterances:,} are too short to tell"
     )
 
