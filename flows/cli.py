@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import difflib
 import itertools
 import os
 import signal
@@ -18,7 +19,7 @@ from tinywave_core.config.load import fields, load_config, preset_names
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.errors import ConfigError, TinyWaveError
 
-_interrupted, _stopped = threading.Event(), threading.Event()
+_interrupted, _stopped, _resumes = threading.Event(), threading.Event(), threading.Event()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     words = _spelled(sys.argv[1:] if arguments is None else arguments)
     try:
+        _check_command(words)
         _check_flags(words)
         options, rest = parser.parse_known_args(words)
         return run_command(options, rest)
@@ -62,6 +64,26 @@ def _spelled(words: Sequence[str]) -> list[str]:
 
 def _flag(key: str) -> str:
     return f"--{key}" if "." in key else f"--{key.replace('_', '-')}"
+
+
+def _check_command(words: list[str]) -> None:
+    """ConfigError with the nearest names for a command, or a stage, that there is not."""
+    names = [command.name for command in COMMANDS]
+    if not words or words[0].startswith("-"):
+        return
+    if words[0] not in names:
+        raise ConfigError(f"there is no command {words[0]!r}{_nearest(words[0], names)}; see `tinywave --help`")
+    stages = ["pipeline", *STAGES]
+    takes_stage = any(c.name == words[0] and any(a.names == ("what",) for a in c.arguments) for c in COMMANDS)
+    if takes_stage and words[1:] and not words[1].startswith("-") and words[1] not in stages:
+        raise ConfigError(
+            f"there is no stage {words[1]!r}{_nearest(words[1], stages)}; expected one of {', '.join(stages)}"
+        )
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, names, 2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _check_flags(words: list[str]) -> None:
@@ -119,7 +141,8 @@ def _say_stopped() -> None:
     """Say so once, without Python's buffers: the interrupt may have come while they were in use."""
     if not _stopped.is_set():
         _stopped.set()
-        os.write(2, b"\nstopped: finished work is kept, and the same command goes on from there\n")
+        kept = b": finished work is kept, and the same command goes on from there" if _resumes.is_set() else b""
+        os.write(2, b"\nstopped" + kept + b"\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,9 +152,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Turn raw speech audio into a small speech language model by distillation.",
         epilog="tinywave COMMAND --help tells more; `tinywave run --help` lists every setting.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
-        look: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False} if command.has_settings else {}
+        look: dict[str, Any] = {}
+        if command.has_settings:
+            own_words = "".join(f" [{a.options['metavar']}]" for a in command.arguments if a.names == ("what",))
+            usage = f"tinywave {command.name}{own_words} [--source FOLDER] [--root STORE] [--preset NAME] [--SETTING VALUE ...]"
+            look = {"formatter_class": _Help, "allow_abbrev": False, "usage": usage}
         own = commands.add_parser(
             command.name, help=command.help, description=command.description or command.help, **look
         )
@@ -160,6 +188,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         )
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        terminal.say(f"tinywave {version('tinywave')}")
+        parser.exit()
+
+
 class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=12, width=min(120, int(os.environ.get("COLUMNS", "100"))))
@@ -175,6 +211,8 @@ def _metavar(annotation: object) -> str:
 def run_command(options: argparse.Namespace, rest: list[str]) -> int:
     """Check the arguments, see to the machine, and hand over to the command's handler; `rest`: what argparse does not know."""
     command: Command = options.command
+    if command.resumes:
+        _resumes.set()
     if command.has_settings:
         options.settings = settings_of(options, rest)
         options.config = load_config(

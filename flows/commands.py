@@ -31,6 +31,8 @@ class Command:
     """What `tinywave COMMAND --help` says; empty: the line."""
     has_settings: bool = False
     """Takes --preset and every setting of the config as a flag; its handler gets `config`, `preset` and `settings`."""
+    resumes: bool = False
+    """What it made before it was stopped is kept, and the same command goes on from there."""
     needs_machine: bool = False
     """Works with audio or models in this process: threads, caches and libsndfile are seen to before it begins."""
 
@@ -204,6 +206,7 @@ COMMANDS = (
         handlers.run,
         (_WHAT,),
         has_settings=True,
+        resumes=True,
         needs_machine=True,
     ),
     Command(
@@ -295,6 +298,7 @@ COMMANDS = (
         "interval over utterances. Phones come from transcripts with pocketsphinx (English, the extra alignment), or from TextGrids "
         "(--tokenization.alignment.kind given --tokenization.alignment.path DIR). All is kept in the store: the same command goes on.",
         has_settings=True,
+        resumes=True,
         needs_machine=True,
     ),
     Command(
@@ -306,6 +310,7 @@ COMMANDS = (
         "speech and words per second, and what thresholds of ingestion.keep would leave out. --page writes histograms and players, to set "
         "a threshold by ear. Measures are kept in the store; nothing is trained, and nothing is left out by this command.",
         has_settings=True,
+        resumes=True,
         needs_machine=True,
     ),
     Command(

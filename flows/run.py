@@ -11,6 +11,7 @@ from flows.pipeline import pipeline, with_workers
 from flows.stages import STAGE_FLOWS
 from tasks import terminal
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.run.preflight import check_run
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.stages.ingestion.corpus import check_source
 from tinywave_core.storage.store import Store
@@ -19,10 +20,14 @@ from tinywave_core.storage.store import Store
 def run_flow(what: str, config: PipelineConfig) -> int:
     """Run the pipeline or one stage's flow; errors come out as they are, for the CLI to print."""
     started = time.monotonic()
-    store = Store(config.root)  # a store that cannot be used is said before Prefect's server starts, and so is a source
-    terminal.say(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
+    # What cannot be is said before Prefect's server starts, and before there is a store: a source, settings, a root.
+    seen = Store(config.root, create=False)
     if what in ("pipeline", "ingestion"):
-        check_source(config, store)
+        check_source(config, seen)
+    if what == "pipeline":
+        check_run(config)
+    store = Store(config.root)
+    terminal.say(f"TinyWave {what}: {config.source or 'no new source'} → {store.url}", flush=True)
     environment.protect_embedded_server()
     if what == "pipeline":
         record = RunRecord.model_validate(pipeline(config))

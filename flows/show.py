@@ -27,9 +27,12 @@ _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
     from tinywave_core.costs.expectations import expectation
+    from tinywave_core.run.preflight import check_layers
     from tinywave_core.run.stages import estimate
 
-    store = Store(config.root)
+    if what == "pipeline":
+        check_layers(config)
+    store = Store(config.root, create=False)
     hours, device = _hours(config, store), _device(config)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"

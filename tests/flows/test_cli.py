@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ assert not loaded, loaded
     assert done.stdout.startswith("usage: tinywave")
 
 
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"tinywave {version('tinywave')}\n")
+
+
+def test_help_of_a_command_with_settings_begins_with_one_line_of_usage(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    usage, empty, *_ = capsys.readouterr().out.splitlines()
+    assert (usage[:35], empty) == ("usage: tinywave run [pipeline|STAGE", "") and len(usage) < 120
+
+
 # Bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +107,35 @@ def test_bad_input_is_one_error_without_a_traceback(arguments: list[str], expect
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("error:"), "Traceback" in done.stderr) == (2, 1, False), done.stderr
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("pln", "there is no command 'pln'; did you mean plan?"),
+        ("xyzzy", "there is no command 'xyzzy'; see `tinywave --help`"),
+        ("run tokenisation", "there is no stage 'tokenisation'; did you mean tokenization"),
+    ],
+)
+def test_a_mistyped_name_gets_the_nearest_one(capsys: pytest.CaptureFixture[str], words: str, expected: str):
+    assert expected in refused(capsys, *words.split())
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_cannot_be_is_said_before_there_is_a_store(
+    capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path, command: str
+):
+    known = ["--source", str(tiny_source), "--root", str(tmp_path / "store")]
+    assert "distillation.layers is 99, the teacher has 6 blocks" in refused(
+        capsys, command, *known, "--distillation.layers", "99"
+    )
+    assert "does not exist" in refused(capsys, command, "--source", str(tmp_path / "none"), *known[2:])
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_plan_of_a_new_root_makes_no_store(capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path):
+    assert "12 files, 12 new" in said(capsys, "plan", "--source", str(tiny_source), "--root", str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_source_without_audio(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -140,6 +183,7 @@ def test_a_plan_leaves_out_the_store_in_the_source(
     source = shutil.copytree(tiny_source, tmp_path / "recordings")
     monkeypatch.chdir(source)
     main(["plan", "--source", "."])
+    Store("store")
     shutil.copytree(tiny_source, source / "store/generation/aa")
     plan = said(capsys, "plan", "--source", ".")
     assert plan.count("source .: 12 files, 12 new, 0 known") == 2
@@ -153,7 +197,7 @@ def test_a_store_of_a_newer_version(capsys: pytest.CaptureFixture[str], tmp_path
 
 
 def test_a_root_that_cannot_be_written(capsys: pytest.CaptureFixture[str]):
-    assert "cannot be written" in refused(capsys, "plan", "--root", "/proc/tinywave")
+    assert "cannot be written" in refused(capsys, "units", "--root", "/proc/tinywave")
 
 
 def test_an_artifact_that_is_not_there(capsys: pytest.CaptureFixture[str], finished: Finished, tmp_path: Path):

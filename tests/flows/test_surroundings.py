@@ -255,7 +255,7 @@ except KeyboardInterrupt:
 """
     # Its output ends when the last process that can write to it has.
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr.decode()) == (130, STOPPED)
+    assert (done.returncode, done.stderr.decode()) == (130, "\nstopped\n")
 
 
 def test_sigterm_while_a_command_ends_says_nothing_more(finished: Finished, tmp_path: Path):

@@ -23,14 +23,26 @@ def check_run(config: PipelineConfig) -> None:
         _check(settled)
 
 
-def _check(config: PipelineConfig) -> None:
-    check_speech_tokenizer(config)
+def check_layers(config: PipelineConfig) -> None:
+    """ConfigError where the student's layers do not go with the teacher's. SpiritLM's are known with its release only."""
+    for settled in possible_configs(config):
+        if settled.adaptation.teacher != "spiritlm":
+            _check_layers(settled)
+
+
+def _check_layers(config: PipelineConfig) -> None:
     folder = teacher_folder(config)
     layers = config.adaptation.fresh.layers
     if folder is not None:
         layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", 0))
     student = config.distillation
     layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
+
+
+def _check(config: PipelineConfig) -> None:
+    check_speech_tokenizer(config)
+    _check_layers(config)
+    student = config.distillation
     if student.vocabulary == "speech" and config.tokenization.interleaving.policy != "speech":
         raise ConfigError(
             f"distillation.vocabulary is speech, a student without text, but tokenization.interleaving.policy is "
