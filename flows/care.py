@@ -59,8 +59,9 @@ def repair_store(root: str) -> int:
 
 def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) -> int:
     """List what nothing needs any more, by stage; with --yes remove it."""
-    if keep < 0 or older_than_hours < 0:
-        raise ConfigError(f"--keep is {keep} and --older-than {older_than_hours:g}; expected 0 or more")
+    for flag, value in {"--keep": keep, "--older-than": older_than_hours}.items():
+        if value < 0:
+            raise ConfigError(f"{flag} is {value:g}; expected 0 or more")
     store = _open(root)
     with store.lock("tinywave gc"):
         census = take_census(store)

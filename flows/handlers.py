@@ -80,6 +80,10 @@ def generate(options: Namespace) -> int:
     names = ("max_new_tokens", "min_new_tokens", "temperature", "top_p", "seed")
     settings = {name: getattr(options, name) for name in names}
     check(GenerationConfig, settings)
+    if options.min_new_tokens > options.max_new_tokens:
+        raise ConfigError(
+            f"--min-new-tokens is {options.min_new_tokens}, more than --max-new-tokens, {options.max_new_tokens}: swap them"
+        )
     loading = _loading(options, options.model)
     from flows.generate import generate
     from tinywave_core.runtimes.base import Sampling

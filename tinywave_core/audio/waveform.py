@@ -24,6 +24,8 @@ _MOST_VALUES = LONGEST_S * 2 * 48_000
 
 def read_waveform(path: Path | str) -> npt.NDArray[np.float32]:
     """Samples [n]; SourceError names the file and what is wrong with it."""
+    if not Path(path).exists():
+        raise SourceError(f"{path} is not there; expected an audio file: check the path")
     try:
         with soundfile.SoundFile(path) as sound:
             _require_bounds(sound, str(path))

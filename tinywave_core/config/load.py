@@ -83,6 +83,7 @@ def _explain(fault: Any) -> str:
         return f"there is no setting {key}" + (f"; did you mean {close[0]}?" if close else "")
     if not key:
         return message
+    key = key if "." in key else key.replace("_", "-")  # as the command line spells it
     return (
         f"--{key} is {fault['input']!r}, {message}" if not isinstance(fault["input"], dict) else f"--{key}: {message}"
     )

@@ -91,7 +91,12 @@ def test_file_that_is_no_audio_is_named(tmp_path: Path, content: bytes) -> None:
         read_waveform(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("name", ["nowhere.wav", ".", "samples.raw"])
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.wav is not there"):
+        read_waveform(tmp_path / "nowhere.wav")
+
+
+@pytest.mark.parametrize("name", [".", "samples.raw"])
 def test_what_is_no_file_of_audio_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "samples.raw").write_bytes(bytes(100))
     with pytest.raises(SourceError, match=r"cannot be read as audio"):

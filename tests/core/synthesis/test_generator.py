@@ -172,6 +172,8 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
     [
         ([], "nothing to continue"),
         (["--prompt-text", "a", "--temperature", "-1"], "temperature is -1.0"),
+        (["--prompt-text", "a", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
+        (["--prompt-text", "a", "--min-new-tokens", "300"], "--min-new-tokens is 300, more than --max-new-tokens, 200"),
         (["--prompt-text", "a", "--threads", "-2"], "--threads is -2; expected 1 to 256"),
     ],
 )
