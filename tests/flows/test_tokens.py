@@ -61,7 +61,7 @@ def test_bad_files_are_lines_with_their_reason_and_the_others_are_tokenized(
     assert "cannot be read as audio" in errors["text.wav"]
     assert "NaN or infinite" in errors["nan.wav"]
     assert "6 channels, expected one or two" in errors["surround.wav"]
-    assert "missing.wav cannot be read" in errors["missing.wav"]
+    assert "missing.wav is not there" in errors["missing.wav"]
     assert not errors["good.wav"] and len(found[4]["hubert"].split()) == (16_000 - 720) // 640 + 1
     assert found[5]["hubert"] == found[5]["pitch"] == found[5]["style"] == found[5]["string"] == ""
 
