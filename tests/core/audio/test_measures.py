@@ -44,6 +44,14 @@ def test_the_ratio_is_of_the_mean_of_all_pauses():
     assert snr_db(power, talks) == pytest.approx(10 * np.log10(0.01 / 0.0002))
 
 
+def test_the_first_word_of_a_recording_is_no_noise_though_the_vad_is_late():
+    power, talks = powers(0.0101, 0.0001)
+    late = np.array([PAUSES] * 4 + [TALKS] * 16 + [PAUSES] * 20, np.float32)  # four windows of speech called pause
+    assert snr_db(power, late) == pytest.approx(20.0)
+    early = late[::-1]
+    assert snr_db(power[::-1], early) == pytest.approx(20.0)
+
+
 def test_without_pauses_the_quietest_tenth_of_windows_is_the_noise():
     power = np.array([0.0001] * 2 + [0.0101] * 18)
     assert snr_db(power, np.full(20, TALKS)) == pytest.approx(10 * np.log10((power.mean() - 0.0001) / 0.0001))
