@@ -20,7 +20,7 @@ def test_the_newest_corpus_is_measured_and_a_page_written(
 ):
     root = copy_store(finished.config, tmp_path / "store").root
     written = ["--json", str(tmp_path / "quality.json"), "--page", str(tmp_path / "quality.html")]
-    assert main(["quality", "--root", root, "--ingestion.keep.min_snr_db", "22", *written]) == 0
+    assert main(["quality", "--root", root, "--ingestion.keep.min_snr_db", "24", *written]) == 0
     said = capsys.readouterr().out
     assert "signal-to-noise ratio, dB" in said and "left out: 3 of 12 utterances" in said
     figures = json.loads((tmp_path / "quality.json").read_text())
@@ -32,7 +32,7 @@ def test_a_source_is_taken_in_and_measured(tiny_source: Path, tmp_path: Path, ca
     place = ["--root", str(tmp_path / "store"), "--source", str(tiny_source), *TINY]
     assert main(["quality", *place]) == 0
     assert "no threshold of ingestion.keep is set" in capsys.readouterr().out
-    assert main(["plan", *place, "--ingestion.keep.min_snr_db", "22"]) == 0
+    assert main(["plan", *place, "--ingestion.keep.min_snr_db", "24"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "left out: 3 of 12 utterances" in said and "under others they are trained anew" in said
 
@@ -46,7 +46,7 @@ def test_what_the_last_run_left_out_is_not_exported(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = copy_store(finished.config, tmp_path / "store")
-    ingestion = {**config.ingestion.model_dump(), "keep": {"min_snr_db": 22}}
+    ingestion = {**config.ingestion.model_dump(), "keep": {"min_snr_db": 24}}
     outputs, _ = run_tiny(PipelineConfig.model_validate({**config.model_dump(), "ingestion": ingestion}), "ingestion")
     used = {f"ingestion/{part}": [artifact.id] for part, artifact in outputs.items()}
     Store(config.root).log("runs").append({"artifacts": used})

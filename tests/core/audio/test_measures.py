@@ -45,7 +45,7 @@ def test_the_ratio_is_of_the_mean_of_all_pauses():
 
 
 def test_the_first_word_of_a_recording_is_no_noise_though_the_vad_is_late():
-    power, talks = powers(0.0101, 0.0001)
+    power, _ = powers(0.0101, 0.0001)
     late = np.array([PAUSES] * 4 + [TALKS] * 16 + [PAUSES] * 20, np.float32)  # four windows of speech called pause
     assert snr_db(power, late) == pytest.approx(20.0)
     early = late[::-1]
