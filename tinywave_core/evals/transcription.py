@@ -25,6 +25,9 @@ _MOST = {
     "sampling_rate": SAMPLE_RATE,
 }
 
+# Where Whisper understands nothing it may say the same words until it has no more places: 200 words that were never spoken, for one clip.
+LONGEST_REPEATED = 8  # tokens that may come twice, less one
+
 Transcribe = Callable[[npt.NDArray[np.float32]], str]
 
 
@@ -63,6 +66,7 @@ def _whisper(folder: Path, language: str, device: torch.device | str) -> Transcr
             attention_mask=heard.attention_mask.to(device),
             do_sample=False,
             num_beams=1,
+            no_repeat_ngram_size=LONGEST_REPEATED,
             **asked,
         )
         return str(tokenizer.decode(ids[0], skip_special_tokens=True))

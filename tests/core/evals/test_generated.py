@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 from tests.fixtures.judges import WORDS, write_judges
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import CheckpointError, ConfigError
+from tinywave_core.evals import transcription
 from tinywave_core.evals.continuations import GumbelTopK, continuations
 from tinywave_core.evals.generated import Judged, auto_bleu, ratios_to_teacher, sources_figures
 from tinywave_core.evals.text_likelihood import TextModel
@@ -133,6 +134,15 @@ def test_whisper_writes_down_as_much_as_it_has_places_for_where_its_directory_na
     (folder / "generation_config.json").write_text(json.dumps(about))
     whole = load_recogniser(folder, "en")(noise)  # transformers' own 20 would not fit into the 16 places
     assert whole.startswith(short) and len(whole.split()) == len(short.split()) + 16 - 12
+
+
+def test_whisper_says_no_run_of_tokens_twice(judges: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    monkeypatch.setattr(transcription, "LONGEST_REPEATED", 1)
+    words = load_recogniser(Path(judges["whisper"]), "en")(noise).split()
+    monkeypatch.setattr(transcription, "LONGEST_REPEATED", 0)
+    free = load_recogniser(Path(judges["whisper"]), "en")(noise).split()
+    assert len(set(words)) == len(words) > 1 and len(set(free)) < len(free)
 
 
 def test_weights_that_are_not_all_there_are_refused(judges: dict[str, str], tmp_path: Path):

@@ -34,7 +34,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tinywave_core.evals.generated import Judged
 
-VERSION = 3
+VERSION = 4
 GeneratedStep = Step[GeneratedConfig, GeneratedSummary]
 FILE = "generated.parquet"
 _SCHEMA = pa.schema(

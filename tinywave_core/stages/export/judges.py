@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tinywave_core.synthesis.speaking import Speaker
     from tinywave_core.tokenizers.vocabulary import Ids
 
-VERSION = 1
+VERSION = 2
 FILE = "judges.parquet"
 COLUMNS = ("utterance_id", "speaker", "transcript", "num_samples", "units", "pitch", "style")
 SHORTEST_S = 1.0
