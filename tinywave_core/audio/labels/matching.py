@@ -10,8 +10,8 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from functools import cached_property
 
 ENDINGS = "wav|flac|ogg|oga|opus|mp3|mp4|m4a|aac|webm|aif|aiff|sph|au|amr|wma|mka|caf"
 AUDIO_ENDING = re.compile(rf"\.({ENDINGS})$", re.IGNORECASE)
@@ -23,6 +23,33 @@ TEXT_FOLDERS = {
     *("txt", "text", "texts", "transcript", "transcripts", "transcription", "transcriptions", "label", "labels"),
     *("manifest", "manifests", "metadata", "meta", "tsv", "csv", "json", "list", "lists", "filelist", "filelists"),
 }
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Recordings by what they are called, in one Unicode form."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+    stems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Without ending."""
+    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The last part without ending, in lower case."""
+    folders: set[str] = field(default_factory=lambda: {""})
+    """That have audio below."""
+
+    def add(self, path: str) -> None:
+        """One more recording."""
+        plain = _form(path)
+        stem = stem_of(plain)
+        self.paths[plain] = path
+        self.stems[stem].append(path)
+        last = posixpath.basename(stem).casefold()
+        for name in {last, MICROPHONE.sub("", last)}:
+            self.names[name].append(path)
+        folder = posixpath.dirname(plain)
+        while folder and f"{folder}/" not in self.folders:
+            self.folders.add(f"{folder}/")
+            folder = posixpath.dirname(folder)
 
 
 @dataclass(frozen=True)
@@ -39,44 +66,37 @@ class Recordings:
 
     def __init__(self, paths: Iterable[str], root: str = "") -> None:
         self._root = root.replace("\\", "/").rstrip("/") + "/"
-        self._paths: dict[str, str] = {}
-        self._stems: dict[str, list[str]] = defaultdict(list)  # without ending
-        self._names: dict[str, list[str]] = defaultdict(list)  # last part without ending, in lower case
-        self._folders = {""}  # that have audio below
-        for path in paths:
-            plain = unicodedata.normalize("NFC", path)
-            stem = stem_of(plain)
-            self._paths[plain] = path
-            self._stems[stem].append(path)
-            last = posixpath.basename(stem).casefold()
-            for name in {last, MICROPHONE.sub("", last)}:
-                self._names[name].append(path)
-            folder = posixpath.dirname(plain)
-            while folder and f"{folder}/" not in self._folders:
-                self._folders.add(f"{folder}/")
-                folder = posixpath.dirname(folder)
+        self._listed = list(paths)
+
+    @cached_property
+    def _index(self) -> "_Index":
+        """Made where a name is looked up: most folders of a million files have no labels."""
+        index = _Index()
+        for path in self._listed:
+            index.add(path)
+        return index
 
     def beside(self, stem: str) -> tuple[str, ...]:
         """The recordings in the same folder with this path but for the ending, in these letters or else in others."""
-        stem = unicodedata.normalize("NFC", stem)
-        if hits := self._stems.get(stem):
+        stem = _form(stem)
+        if hits := self._index.stems.get(stem):
             return tuple(hits)
         same = [
             path
-            for path in self._names.get(posixpath.basename(stem).casefold(), ())
+            for path in self._index.names.get(posixpath.basename(stem).casefold(), ())
             if _fold(stem_of(path)) == _fold(stem)
         ]
         return tuple(same) if len({stem_of(path) for path in same}) == 1 else ()
 
     def find(self, name: str, folder: str) -> Match:
         """What a name means in a label file whose names begin in `folder` ("" or "a/b/")."""
-        form = unicodedata.normalize("NFC", name.strip())
+        form = _form(name.strip())
         if not form:
             return Match()
         for way in dict.fromkeys((form, form.replace("\\", "/"))):
-            if match := self._exact(way, unicodedata.normalize("NFC", folder)):
+            if match := self._exact(way, _form(folder)):
                 return match
-        return self._nearest(form.replace("\\", "/"), unicodedata.normalize("NFC", folder))
+        return self._nearest(form.replace("\\", "/"), _form(folder))
 
     def _exact(self, name: str, folder: str) -> Match | None:
         if name.startswith(self._root):  # an absolute path below the source, or one in a bucket
@@ -92,22 +112,21 @@ class Recordings:
 
     def _at(self, path: str) -> Sequence[str]:
         path = posixpath.normpath(path)
-        if path in self._paths:
-            return [self._paths[path]]
-        return self._stems.get(path) or self._stems.get(AUDIO_ENDING.sub("", path)) or ()
+        if path in self._index.paths:
+            return [self._index.paths[path]]
+        return self._index.stems.get(path) or self._index.stems.get(AUDIO_ENDING.sub("", path)) or ()
 
     def _nearest(self, name: str, folder: str) -> Match:
         parts = [part.casefold() for part in name.split("/") if part not in ("", ".") and not part.endswith(":")]
         if not parts:
             return Match()
         home = self._home(folder, has_folders=len(parts) > 1)
-        named = self._names.get(parts[-1]) or self._names.get(AUDIO_ENDING.sub("", parts[-1])) or []
+        named = self._index.names.get(parts[-1]) or self._index.names.get(AUDIO_ENDING.sub("", parts[-1])) or []
         named = [path for path in named if posixpath.basename(_fold(path)) == parts[-1]] or named
         scores = {
             path: shared
             for path in named
-            if unicodedata.normalize("NFC", path).startswith(home)
-            and (shared := _shared(parts[:-1], path, folder, home)) is not None
+            if _form(path).startswith(home) and (shared := _shared(parts[:-1], path, folder, home)) is not None
         }
         most = max(scores.values(), default=0)
         best = [path for path, shared in scores.items() if shared == most]
@@ -117,7 +136,7 @@ class Recordings:
 
     def _home(self, folder: str, *, has_folders: bool) -> str:
         """The nearest folder at or above a label file's that has audio below; above only for paths, or from a folder of texts."""
-        while folder and folder not in self._folders:
+        while folder and folder not in self._index.folders:
             if not has_folders and posixpath.basename(folder[:-1]).lower() not in TEXT_FOLDERS:
                 return folder
             folder = folder[: folder[:-1].rfind("/") + 1]
@@ -125,8 +144,9 @@ class Recordings:
 
 
 def stem_of(path: str) -> str:
-    """A path without its ending."""
-    return path[: -len(PurePosixPath(path).suffix) or None]
+    """A path without its ending; what begins with its only dot, or ends with one, has none."""
+    dot = path.rfind(".")
+    return path[:dot] if path.rfind("/") + 1 < dot < len(path) - 1 else path
 
 
 def _shared(folders: Sequence[str], path: str, folder: str, home: str) -> int | None:
@@ -138,9 +158,13 @@ def _shared(folders: Sequence[str], path: str, folder: str, home: str) -> int | 
     shared = 0
     while shared < min(len(folders), len(own)) and folders[-1 - shared] == own[-1 - shared]:
         shared += 1
-    base = folder if unicodedata.normalize("NFC", path).startswith(folder) else home
+    base = folder if _form(path).startswith(folder) else home
     return shared if shared == len(folders) or shared >= len(own) - base.count("/") else None
 
 
+def _form(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def _fold(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
+    return _form(path).casefold()
