@@ -83,11 +83,13 @@ def test_threads_that_fetch_the_same_file_at_once_never_see_it_half_written(tmp_
     shutil.rmtree(store.scratch("read"), ignore_errors=True)
     artifact = compute(step_in(store))
     both, fetch = threading.Barrier(2, timeout=20), store.filesystem.get_file
+    alone = threading.Lock()  # files in memory have one place from which all threads read
 
     def begun_by_both(name: str, path: str) -> None:
         with open(path, "wb"):  # as a download does: there, and empty
             both.wait()
-        fetch(name, path)
+        with alone:
+            fetch(name, path)
         both.wait()
 
     monkeypatch.setattr(store.filesystem, "get_file", begun_by_both)
