@@ -61,8 +61,7 @@ def measure(config: PipelineConfig, store: Store) -> Artifact:
 
 def newest_corpus(store: Store) -> Artifact:
     """The corpus that was made last."""
-    found = [store.find(i) for i in store.artifact_ids("ingestion")]
-    corpora = [artifact for artifact in found if artifact.manifest and artifact.manifest.part == "corpus"]
-    if not corpora:
+    corpus = store.newest("ingestion", "corpus")
+    if corpus is None:
         raise MissingInputError(f"{store.url} has no corpus: pass --source FOLDER to make one, or the --root of a run")
-    return max(corpora, key=lambda artifact: artifact.manifest.created_at if artifact.manifest else "")
+    return corpus

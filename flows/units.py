@@ -103,11 +103,10 @@ def measure(config: PipelineConfig, store: Store, *, alone: bool) -> "UnitsSumma
 
 def newest_tokens(store: Store) -> Artifact:
     """The `tokens` artifact that was made last."""
-    found = [store.find(i) for i in store.artifact_ids("tokenization")]
-    tokens = [artifact for artifact in found if artifact.manifest and artifact.manifest.part == "tokens"]
-    if not tokens:
+    tokens = store.newest("tokenization", "tokens")
+    if tokens is None:
         raise MissingInputError(f"{store.url} has no tokens: pass --source FOLDER to make some, or the --root of a run")
-    return max(tokens, key=lambda artifact: artifact.manifest.created_at if artifact.manifest else "")
+    return tokens
 
 
 # What people see --------------------------------------------------------------------------------------------------

@@ -408,6 +408,12 @@ class Store:
         manifests = self.filesystem.glob(self._at(f"{stage}/*/{MANIFEST}"))
         return sorted("/".join(str(path).split("/")[-3:-1]) for path in manifests)
 
+    def newest(self, stage: str, part: str) -> Artifact | None:
+        """The artifact of a part that was made last, for people who look around; None where there is none."""
+        found = [(artifact.manifest, artifact) for artifact in map(self.find, self.artifact_ids(stage))]
+        made = [(manifest.created_at, artifact) for manifest, artifact in found if manifest and manifest.part == part]
+        return max(made, key=lambda each: each[0])[1] if made else None
+
     def resolve(self, name: str) -> Artifact:
         """The one whole artifact whose id, fingerprint or stage starts with `name`, and that no other one of them is made of;
         MissingInputError otherwise."""
