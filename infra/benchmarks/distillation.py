@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
     from tinywave_core.config.distillation import DistillationConfig
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.dataset import PackedDataset
+    from tinywave_core.sequences.table import TokenSequence
     from tinywave_core.teacher.logit_cache import Captured, LogitCache
 
 CYCLE = 8  # steps of a round: one with the teacher where it runs in every 8th
@@ -610,9 +611,10 @@ def _run_steps(spec: dict[str, Any]) -> None:
     turns = _Turns(shape.device)
     config = _regime(spec["regime"], shape)
     student = _fresh(shape, shape.student_layers, torch.float32)
+    dataset = make_dataset(sequences, config.training)
     objective: Any = LanguageModelObjective()
     if spec["regime"] != "ce":
-        objective = _distillation(config, shape, sequences, student, folder)
+        objective = _distillation(config, shape, dataset, student, folder)
     device = torch.cuda.get_device_name() if shape.device == "cuda" else "CPU"
 
     def on_step(step: int) -> None:
@@ -630,7 +632,6 @@ def _run_steps(spec: dict[str, Any]) -> None:
         micro_batch_rows=shape.micro_batch_rows,
         checkpoint_every=config.training.steps,
     )
-    dataset = make_dataset(sequences, config.training)
     resume = Path(tempfile.mkdtemp(dir=folder))  # of this process alone: a start, not a resume
     train(student, dataset, objective, config.training, runtime, resume, lambda *_: None, on_step=on_step)
 
@@ -659,11 +660,11 @@ def _regime(name: str, shape: Shape) -> "DistillationConfig":
 def _distillation(
     config: "DistillationConfig",
     shape: Shape,
-    sequences: "list[TokenSequence]",
+    dataset: "PackedDataset",
     student: "LlamaForCausalLM",
     folder: Path,
 ) -> Any:
-    """The project's objective, with a random teacher where it is needed and random targets in a cache."""
+    """The project's objective, with a random teacher where it is needed; random targets in a cache are read with the dataset."""
     import torch
 
     from tinywave_core.losses.attention import IMPLEMENTATION
@@ -676,11 +677,10 @@ def _distillation(
         teacher = _fresh(shape, shape.teacher_layers, torch.bfloat16 if shape.device == "cuda" else torch.float32)
         for model in (teacher, student):
             model.set_attn_implementation(IMPLEMENTATION)
-    cache = None
     if config.needs_cache:
-        captured = _random_targets(sequences, min(12, shape.rows // 4), shape.rows)
-        cache = _written(captured, folder / "logits.parquet")[0]
-    return DistillationObjective(config, layers, sequences, cache, 1.0, teacher)
+        captured = _random_targets(dataset.sequences, min(12, shape.rows // 4), shape.rows)
+        dataset.reader = _written(captured, folder / "logits.parquet")[0].of(dataset.sequences)
+    return DistillationObjective(config, layers, 1.0, teacher)
 
 
 def _fresh(shape: Shape, layers: int, dtype: "torch.dtype") -> "LlamaForCausalLM":
@@ -703,7 +703,7 @@ def _fresh(shape: Shape, layers: int, dtype: "torch.dtype") -> "LlamaForCausalLM
 def _random_sequences(count: int, shape: Shape) -> "list[TokenSequence]":
     import numpy as np
 
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import TokenSequence
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(shape.length // 4, shape.length, count, endpoint=True)
@@ -829,19 +829,26 @@ def _run_cache(spec: dict[str, Any]) -> None:
         )
 
 
+_BATCH_SEQUENCES = 32  # of a micro-batch of 8 rows
+
+
 def _write_ours(captured: "list[Captured]", path: Path) -> None:
     from tinywave_core.teacher.logit_cache import FORMAT, write_shard
 
-    write_shard(captured, {"format": FORMAT, "temperature": 1.0}, path)
+    about = {"format": FORMAT, "temperature": 1.0, "entries": captured[0].ids_LK.shape[1]}
+    write_shard(captured, about, path)
 
 
 def _read_ours(path: Path) -> Iterator[int]:
-    """As training reads: the shard into memory, then the targets of one sequence after the other."""
+    """As training reads: sequences in any order, a batch at a time, each where it lies in the file."""
+    import numpy as np
+
     from tinywave_core.teacher.logit_cache import LogitCache
 
     cache = LogitCache({path.name: path}, {})
-    for seq_id in cache:
-        yield len(cache[seq_id].ids)
+    order = np.random.default_rng(2).permutation(len(cache))
+    for start in range(0, len(order), _BATCH_SEQUENCES):
+        yield len(cache.read(order[start : start + _BATCH_SEQUENCES]).entropy)
 
 
 def _write_lists(captured: "list[Captured]", path: Path) -> None:
@@ -923,10 +930,9 @@ def _students(seed: int, folder: Path, tiny: bool) -> dict[str, float]:
         student = copy.deepcopy(start)
         objective: Any = LanguageModelObjective()
         if name != "none":
-            cache = caches[name][0] if name in caches else None
             config = _logits_alone("live" if name == "live" else "cached", training)
-            objective = DistillationObjective(config, layers, sequences, cache, 1.0, teacher)
-        _train(student, sequences, objective, training, folder / name)
+            objective = DistillationObjective(config, layers, 1.0, teacher)
+        _train(student, sequences, objective, training, folder / name, caches[name][0] if name in caches else None)
         result[f"{name}_kl"], result[f"{name}_nll"] = _held_out(student, teacher, held_out)
     return result
 
@@ -949,7 +955,7 @@ def _as_sequences(ids: "np.ndarray[Any, Any]") -> "list[TokenSequence]":
 
     import numpy as np
 
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import TokenSequence
 
     made = []
     for row in ids.astype(np.uint16):
@@ -959,13 +965,20 @@ def _as_sequences(ids: "np.ndarray[Any, Any]") -> "list[TokenSequence]":
 
 
 def _train(
-    model: "LlamaForCausalLM", sequences: "list[TokenSequence]", objective: Any, training: Any, folder: Path
+    model: "LlamaForCausalLM",
+    sequences: "list[TokenSequence]",
+    objective: Any,
+    training: Any,
+    folder: Path,
+    cache: "LogitCache | None" = None,
 ) -> None:
     from tinywave_core.config.base import RuntimeConfig
     from tinywave_core.training.trainer import make_dataset, train
 
     runtime = RuntimeConfig(device="cpu", threads=1, checkpoint_every=training.steps)
-    train(model, make_dataset(sequences, training), objective, training, runtime, folder, lambda *_: None)
+    dataset = make_dataset(sequences, training)
+    dataset.reader = cache.of(dataset.sequences) if cache else None
+    train(model, dataset, objective, training, runtime, folder, lambda *_: None)
 
 
 def _logits_alone(signal: Any, training: Any) -> "DistillationConfig":

@@ -194,7 +194,7 @@ class HeldOut:
     @classmethod
     def of(cls, study: Study) -> "HeldOut":
         from tinywave_core.models.llama import load_llama
-        from tinywave_core.sequences.dataset import load_sequences
+        from tinywave_core.sequences.index import load_sequences
         from tinywave_core.steps.inputs import held_out_shards
 
         config = study.config()
@@ -237,7 +237,7 @@ class HeldOut:
     def floors(self, study: Study) -> dict[str, Array]:
         """NLL of each utterance by guessing and by counts of the training tokens: [U] by what it is called."""
         from tinywave_core.evals.floors import floor_scores
-        from tinywave_core.sequences.dataset import load_sequences
+        from tinywave_core.sequences.index import load_sequences
         from tinywave_core.steps.inputs import training_shards
         from tinywave_core.tokenizers.vocabulary import Vocabulary
 

@@ -13,7 +13,7 @@ from tinywave_core.errors import ConfigError, MissingInputError, SourceError, Tr
 from tinywave_core.evals.ngrams import Ngrams
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import outputs_before, run_pipeline
-from tinywave_core.sequences.dataset import load_sequences
+from tinywave_core.sequences.index import load_sequences
 from tinywave_core.stages.adaptation import teacher as adaptation
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import compute_all

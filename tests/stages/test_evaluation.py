@@ -14,7 +14,8 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.evals.comparison import STREAMS
 from tinywave_core.evals.figures import MODELS
 from tinywave_core.evals.ngrams import Ngrams
-from tinywave_core.sequences.dataset import TokenSequence, load_sequences
+from tinywave_core.sequences.index import load_sequences
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.stages.adaptation.teacher import training_parts
 from tinywave_core.stages.evaluation.stage import STAGE
 from tinywave_core.stages.evaluation.summary import ScoresSummary

@@ -13,7 +13,7 @@ from tests.fixtures.tiny import CLIPS, EXAMPLES, Computed, copy_clips, run_tiny,
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.run.pipeline import run_pipeline
-from tinywave_core.sequences.dataset import load_sequences
+from tinywave_core.sequences.index import load_sequences
 from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.sequences.validation import split_validation
 from tinywave_core.stages.evaluation.summary import ScoresSummary

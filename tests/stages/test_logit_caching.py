@@ -14,7 +14,8 @@ from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import Look
-from tinywave_core.sequences.dataset import TokenSequence, load_sequences
+from tinywave_core.sequences.index import load_sequences
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.logit_caching import logits as logit_caching
 from tinywave_core.stages.logit_caching.stage import STAGE
@@ -55,7 +56,7 @@ def test_a_shard_says_what_it_was_captured_from_and_how(finished: Finished):
     teacher, tokens = finished.outputs["teacher"], finished.outputs["tokens"]
     for shard in shards_of(finished):
         about = read_about(shard.path("logits.parquet"))
-        assert about["format"] == "tw-logits/1"
+        assert about["format"] == "tw-logits/2"
         assert (about["entries"], about["temperature"], about["seed"], about["sequence_length"]) == (8, 1.0, 0, 128)
         assert (about["teacher"], about["dtype"]) == (teacher.id, "float32")
         assert about["tokens"] in {s["id"] for s in tokens.summary["shards"]}

@@ -15,6 +15,7 @@ import torch
 from flows.show import show_lineage
 from tests.conftest import Finished
 from tests.fixtures.killed import kill_in_step
+from tests.fixtures.sequence_ids import id_of
 from tests.fixtures.small_run import SUMMARIES
 from tests.fixtures.summaries import Anything
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, Computed, copy_clips, copy_store, digests, run_tiny, tiny_config
@@ -24,7 +25,8 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.models.llama import load_llama
 from tinywave_core.run.pipeline import Look, run_pipeline
-from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence, load_sequences, replayed
+from tinywave_core.sequences.index import load_sequences
+from tinywave_core.sequences.table import EVERY_EPOCH, SequenceTable, TokenSequence, replayed
 from tinywave_core.stages.adaptation.teacher import training_parts
 from tinywave_core.stages.distillation import student as distillation
 from tinywave_core.steps.base import Execute, Outputs, Step, compute
@@ -235,7 +237,9 @@ def test_a_plan_names_the_steps_that_a_run_then_takes(corpus: Corpus):
 
 def some(prefix: str, lengths: Sequence[int], variant: int = 0) -> list[TokenSequence]:
     ids = (np.zeros(length, np.uint16) for length in lengths)
-    return [TokenSequence(f"{prefix}{n}", f"{prefix}{n}", "", None, i, 1.0, variant) for n, i in enumerate(ids)]
+    return [
+        TokenSequence(id_of(f"{prefix}{n:03}"), f"{prefix}{n}", "", None, i, 1.0, variant) for n, i in enumerate(ids)
+    ]
 
 
 def tokens(sequences: Sequence[TokenSequence]) -> int:
@@ -316,7 +320,7 @@ def test_the_floor_of_a_continued_student_is_counted_from_all_that_it_heard(cont
     made = outputs["student"].manifest
     shards = [outputs["student"].store.find_all(made.inputs[name]) for name in ("tokens", "heard")]
     new, heard = (load_sequences(of_name, "train", 128) for of_name in shards)
-    train, _ = training_parts(new + heard, made.params["validation"])
+    train, _ = training_parts(SequenceTable.joined([new, heard]), made.params["validation"])
     assert outputs["scores"].summary["floors"]["counted_tokens"] == tokens(train) > tokens(new)
 
 
@@ -338,15 +342,15 @@ def test_the_same_continuation_has_the_same_bytes_also_after_kill_9(finished: Fi
     assert digests(Store(config.root)).items() <= expected.items()
 
 
-def test_only_targets_of_what_is_trained_on_are_needed_and_kept(continued: Any):
+def test_only_targets_of_what_is_trained_on_are_needed(continued: Any):
     _, outputs, computed = continued
     step = next(step for step in computed.ran if step.part == "student")
     used = distillation._material(step).sequences
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    cache = distillation._cache(step, vocabulary, used)
-    assert len(cache) == len(used) < outputs["logits"].summary["sequences"]
-    with pytest.raises(TrainingError, match="1 of 1 training sequences have no cached logits, such as ffff"):
-        distillation._cache(step, vocabulary, some("f" * 31, [9]))
+    assert len(used) < outputs["logits"].summary["sequences"]
+    assert len(distillation._cached(step, vocabulary, used).places) == len(used)
+    with pytest.raises(TrainingError, match="1 of 1 training sequences have no cached logits, such as 6666"):
+        distillation._cached(step, vocabulary, SequenceTable.of(some("f" * 13, [9])))
 
 
 def test_a_student_of_another_shape_is_not_gone_on_from(continued: Any):

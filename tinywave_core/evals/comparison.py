@@ -35,8 +35,8 @@ from tinywave_core.evals.perplexity import (
     per_token,
     sums,
 )
-from tinywave_core.sequences.dataset import TokenSequence
 from tinywave_core.sequences.interleaving import switches
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 STREAMS = ("hubert", "pitch", "style")

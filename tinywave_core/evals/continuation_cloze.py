@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.config.evaluation import EvaluationConfig
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import EOS_ID
 
 

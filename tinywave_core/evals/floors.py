@@ -12,7 +12,7 @@ from tinywave_core.evals.comparison import Scores, TokenNll, paired_difference
 from tinywave_core.evals.figures import FEW_RECORDINGS, MODELS, AboveFloor, Floors
 from tinywave_core.evals.ngrams import ORDERS, Ngrams, counted
 from tinywave_core.evals.perplexity import Floats
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import SequenceTable, TokenSequence
 
 GUESSING = "guessing"
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)  # 97.5 % of Student's t with 1 to 8 degrees of freedom
@@ -37,7 +37,7 @@ def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors
     """The floors' figures, and the models' differences from guessing and from the best of the counts."""
     counts = [nll.likelihood(name) for name in COUNTS]
     order = 1 + int(np.argmin([of_order.nll for of_order in counts]))
-    first = [s for s in train if s.variant <= 0]
+    table = SequenceTable.of(train)
     return Floors(
         guessing=nll.likelihood(GUESSING),
         counts=counts,
@@ -45,8 +45,8 @@ def compare_with_floors(nll: TokenNll, train: Sequence[TokenSequence]) -> Floors
         above_guessing={model: _above(nll, model, GUESSING) for model in MODELS},
         above_counts={model: _above(nll, model, COUNTS[order - 1]) for model in MODELS},
         recordings=len({s.recording_id for s in nll.sequences}),
-        counted_tokens=sum(len(s.ids) for s in counted(train)),
-        training_tokens=sum(len(s.ids) for s in first),
+        counted_tokens=int(counted(table).lengths.sum()),
+        training_tokens=int(table.lengths[table.variants <= 0].sum()),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import SequenceTable, TokenSequence
 
 ORDERS = 4  # as many ids of 16 bits as a 64-bit number holds
 DISCOUNT = 0.75
@@ -125,11 +125,13 @@ def _looked_up(names: Keys, values: Floats, wanted: Keys) -> Floats:
     return np.asarray(np.where(names[at] == wanted, values[at], 0.0))
 
 
-def counted(sequences: Sequence[TokenSequence], most_tokens: int = MOST_TOKENS) -> list[TokenSequence]:
+def counted(sequences: Sequence[TokenSequence], most_tokens: int = MOST_TOKENS) -> SequenceTable:
     """The sequences whose tokens are counted: an utterance in its first drawing, and as many as `most_tokens` allow.
 
     They are taken in the order of their ids, which are hashes of what they hold: neither speakers nor folders come first.
     """
-    first = sorted((s for s in sequences if s.variant <= 0), key=lambda s: s.id)
-    fit = np.cumsum([len(s.ids) for s in first]) <= most_tokens
+    table = SequenceTable.of(sequences)
+    first = table.take(table.variants <= 0)
+    first = first.take(np.argsort(first.ids, kind="stable"))
+    fit = np.cumsum(first.lengths, dtype=np.int64) <= most_tokens
     return first[: int(fit.sum())]

@@ -16,7 +16,7 @@ from tinywave_core.evals import gaps
 from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, sample_tap, tapping
 from tinywave_core.models.llama import on_device
 from tinywave_core.models.trim import in_ids_of
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
 
 

@@ -52,6 +52,13 @@ def new_ids(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     return table
 
 
+def renumbering(model: LlamaForCausalLM, vocabulary: Vocabulary) -> npt.NDArray[np.int64] | None:
+    """`new_ids` for a model of speech alone; None where the model has the vocabulary as it is."""
+    if model.config.vocab_size != vocabulary.speech_only().rows or vocabulary.is_speech_only:
+        return None
+    return new_ids(vocabulary)
+
+
 def in_ids_of(
     model: LlamaForCausalLM, vocabulary: Vocabulary, sequences: Sequence[npt.NDArray[Any]]
 ) -> list[npt.NDArray[Any]]:
@@ -59,9 +66,9 @@ def in_ids_of(
 
     TokenError where such a model would have to read text.
     """
-    if model.config.vocab_size != vocabulary.speech_only().rows or vocabulary.is_speech_only:
+    table = renumbering(model, vocabulary)
+    if table is None:
         return list(sequences)
-    table = new_ids(vocabulary)
     renumbered = [table[np.asarray(ids, dtype=np.int64)] for ids in sequences]
     for ids, new in zip(sequences, renumbered, strict=True):
         if len(new) and new.min() < 0:

@@ -1,98 +1,53 @@
-"""Token shards -> training sequences -> packed rows, all a pure function of ids and seeds.
+"""Packed rows of training sequences, batch by batch, a pure function of ids and seeds.
 
-One sequence is one utterance, cut in equal pieces only where it is longer than a row. Sequences carry an id of their
-own content, so cached logits belong to a sequence and not to a row or a run; rows are packed when a batch is built.
-Order comes from a hash of (seed, epoch, sequence id): new audio slips in between and disturbs nothing else. Of an utterance
+Any batch can be made without the ones before it: rows are packed per epoch (`packing.py`), and laid out when a batch asks for them,
+with the teacher's cached targets where there are some. The next batch is read while this one is computed. Of an utterance
 with several drawings of interleaved spans, an epoch takes one.
-Legend: R rows, T row length, L sequence length.
+Legend: R rows, T row length, K entries of a cached target.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS_FILE
-from tinywave_core.storage.shards import read_table
-from tinywave_core.storage.store import Artifact
+from tinywave_core.sequences.packing import Rows, kept_rows, order_of, pack
+from tinywave_core.sequences.table import EVERY_EPOCH, SequenceTable, TokenSequence
 
-EVERY_EPOCH = -1
 IGNORED = -100  # label of positions that are not trained on, as in PyTorch's cross-entropy
-_OPEN_ROWS = 32  # rows that packing keeps open at once: more fills rows better, and order stays local
+_EPOCHS_HELD = 2  # a batch can begin in one and end in the next; of short ones the rows are made again
 
 
 @dataclass(frozen=True)
-class TokenSequence:
-    """One utterance, or one piece of a long one."""
+class CachedTargets:
+    """The teacher's sparse targets of packed rows; zeros where there is padding."""
 
-    id: str
-    """SHA-256 of utterance id, piece and ids; 32 hex digits."""
-    utterance_id: str
-    recording_id: str
-    speaker: str | None
-    ids: npt.NDArray[np.uint16]
-    """Token ids [L]."""
-    seconds: float
-    """Length of its audio."""
-    variant: int = 0
-    """Which drawing of interleaved spans it is; EVERY_EPOCH for what has no drawings beside others that have."""
+    ids: npt.NDArray[np.int64]
+    """Token ids [R, T, K]."""
+    weights: npt.NDArray[np.float32]
+    """Unbiased probabilities [R, T, K]."""
+    entropy: npt.NDArray[np.float32]
+    """Of the teacher's whole distribution [R, T], nats."""
 
-
-def load_sequences(shards: Iterable[Artifact], split: str, max_length: int) -> list[TokenSequence]:
-    """All sequences of one split (train or held_out) in the token shards, sorted by id."""
-    columns = ["utterance_id", "recording_id", "speaker", "num_samples", "ids", "split", "variant"]
-    sequences = []
-    for shard in shards:
-        path = shard.path(TOKENS_FILE)
-        table = read_table(path, [name for name in columns if name in pq.read_schema(path).names])
-        for row in table.filter(pc.equal(table["split"], split)).to_pylist():
-            if split == "train" or row.get("variant", 0) <= 0:  # held-out speech is scored in one drawing
-                sequences += _cut(row, max_length)
-    return sorted(sequences, key=lambda sequence: sequence.id)
+    def part(self, rows: slice) -> "CachedTargets":
+        """Those of some rows."""
+        return CachedTargets(self.ids[rows], self.weights[rows], self.entropy[rows])
 
 
-def _cut(row: dict, max_length: int) -> list[TokenSequence]:
-    ids = np.asarray(row["ids"], dtype=np.uint16)
-    pieces = np.array_split(ids, -(-len(ids) // max_length))
-    return [
-        TokenSequence(
-            id=hashlib.sha256(f"{row['utterance_id']}/{i}/".encode() + piece.tobytes()).hexdigest()[:32],
-            utterance_id=row["utterance_id"],
-            recording_id=row["recording_id"],
-            speaker=row["speaker"],
-            ids=piece,
-            seconds=row["num_samples"] / SAMPLE_RATE * len(piece) / len(ids),
-            variant=row.get("variant", 0),
-        )
-        for i, piece in enumerate(pieces)
-        if len(piece) > 1  # one token alone predicts nothing
-    ]
+class TargetReader(Protocol):
+    """Where cached targets of a dataset's sequences come from."""
 
-
-def replayed(
-    heard: Sequence[TokenSequence], new: Sequence[TokenSequence], share: float, key: str
-) -> list[TokenSequence]:
-    """So many of the heard sequences that `share` of all tokens is theirs, drawn by a hash of (key, sequence id); or all.
-
-    A token counts as often as epochs bring it until all drawings have come: what has no drawings comes in each of them.
-    """
-    drawings = max([1, *(s.variant + 1 for s in (*heard, *new))])
-
-    def tokens(sequence: TokenSequence) -> int:
-        return len(sequence.ids) * (drawings if sequence.variant == EVERY_EPOCH else 1)
-
-    room = share / (1 - share) * sum(map(tokens, new))
-    drawn: list[TokenSequence] = []
-    for sequence in sorted(heard, key=lambda s: hashlib.sha256(f"{key}/{s.id}".encode()).digest()):
-        if room < tokens(sequence) / 2:  # the nearest total, over or under
-            break
-        drawn.append(sequence)
-        room -= tokens(sequence)
-    return drawn
+    def targets(self, rows: Sequence[Sequence[int]], row_length: int) -> CachedTargets:
+        """Of sequences by number, side by side in rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +65,10 @@ class Batch:
     """Which sequences lie in each row, in order."""
     first_row: int = 0
     """Of a micro-batch: where its first row stands in the whole batch."""
+    cached: CachedTargets | None = None
+    """The teacher's targets, where they are read with the rows."""
+    step_targets: int = 0
+    """Targets of all rows of the optimiser step, of which these may be one process's share."""
 
     @property
     def targets(self) -> int:
@@ -124,7 +83,8 @@ class Batch:
     def _part(self, start: int, end: int) -> "Batch":
         rows = slice(start, end)
         arrays = (self.input_ids[rows], self.positions[rows], self.documents[rows], self.labels[rows])
-        return Batch(*arrays, self.rows[rows], self.first_row + start)
+        cached = self.cached.part(rows) if self.cached else None
+        return Batch(*arrays, self.rows[rows], self.first_row + start, cached, self.step_targets)
 
 
 class PackedDataset:
@@ -138,74 +98,115 @@ class PackedDataset:
         seed: int,
         *,
         separate: bool = True,
+        keep: Path | None = None,
     ) -> None:
-        """Without `separate`, the sequences of a row are one document: only their <s> and </s> stand between them."""
+        """Without `separate`, the sequences of a row are one document: only their <s> and </s> stand between them.
+
+        `keep`: a folder in which the rows of large epochs are kept for whoever goes on from here.
+        """
         self.separate = separate
-        self.sequences = sequences
+        self.sequences = SequenceTable.of(sequences)
         self.row_length = row_length
         self.batch_rows = batch_rows
         self.seed = seed
-        self._rows: list[list[int]] = []
-        self._epochs = 0
-        self._variants = max((s.variant for s in sequences), default=0) + 1
+        self.reader: TargetReader | None = None
+        """Reads the teacher's targets with every batch."""
+        self._keep = keep
+        self._variants = int(self.sequences.variants.max(initial=0)) + 1
+        self._counts: list[int] = []  # rows of the epochs from the first on
+        self._held: OrderedDict[int, Rows] = OrderedDict()
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one optimiser step, counted from 0."""
-        while len(self._rows) < (step + 1) * self.batch_rows:
-            self._rows += self.rows_of_pass(self._epochs)
-            self._epochs += 1
-        return self.collate(self._rows[step * self.batch_rows : (step + 1) * self.batch_rows])
+    def batch(self, step: int, share: slice = slice(None)) -> Batch:
+        """The batch of one optimiser step, counted from 0; with `share` those of its rows alone, read and laid out."""
+        rows = self.rows_of_step(step)
+        targets = int(self.sequences.lengths[[index for row in rows for index in row]].sum()) - sum(map(len, rows))
+        first_row = share.indices(len(rows))[0]
+        return replace(self.collate(rows[share]), first_row=first_row, step_targets=targets)
+
+    def rows_of_step(self, step: int) -> list[list[int]]:
+        """The rows of one optimiser step's batch: which sequences lie in each."""
+        first = step * self.batch_rows
+        rows: list[list[int]] = []
+        epoch = before = 0
+        while len(rows) < self.batch_rows:
+            if epoch == len(self._counts):
+                self._counts.append(len(self.rows_of_pass(epoch)))
+            start = first + len(rows) - before
+            if start < self._counts[epoch]:
+                end = min(start + self.batch_rows - len(rows), self._counts[epoch])
+                rows += self.rows_of_pass(epoch).lists(start, end)
+            before += self._counts[epoch]
+            epoch += 1
+        return rows
+
+    @contextmanager
+    def reading_ahead(self, share: slice = slice(None)) -> "Iterator[ReadAhead]":
+        """Batches, or shares of them, whose successor is read while they are computed."""
+        with ThreadPoolExecutor(1, thread_name_prefix="reading-ahead") as pool:
+            yield ReadAhead(self, share, pool)
 
     def steps_of(self, passes: float) -> int:
         """Optimiser steps that so many passes over the sequences take, one at least."""
         return max(1, round(passes * len(self.rows_of_pass(0)) / self.batch_rows))
 
-    def rows_of_pass(self, epoch: int) -> list[list[int]]:
+    def rows_of_pass(self, epoch: int) -> Rows:
         """The packed rows of one pass: which sequences lie in each."""
-        return pack(self._epoch_order(epoch), [len(s.ids) for s in self.sequences], self.row_length)
+        if epoch not in self._held:
+            key = f"{self._digest}/{self.row_length}/{self.seed}/{epoch}"
+            self._held[epoch] = kept_rows(self._keep, key, len(self.sequences), lambda: self._packed(epoch))
+            while len(self._held) > _EPOCHS_HELD:
+                self._held.popitem(last=False)
+        return self._held[epoch]
 
-    def _epoch_order(self, epoch: int) -> list[int]:
-        drawing = epoch % max(self._variants, 1)
-        keys = {
-            i: hashlib.sha256(f"{self.seed}/{epoch}/{s.id}".encode()).digest()
-            for i, s in enumerate(self.sequences)
-            if s.variant in (EVERY_EPOCH, drawing)
-        }
-        return sorted(keys, key=keys.__getitem__)
+    def _packed(self, epoch: int) -> Rows:
+        drawing = epoch % self._variants
+        variants = self.sequences.variants
+        numbers = np.flatnonzero((variants == EVERY_EPOCH) | (variants == drawing))
+        order = order_of(self._hex_ids, numbers, f"{self.seed}/{epoch}/")
+        return pack(order, self.sequences.lengths, self.row_length)
+
+    @property
+    def _hex_ids(self) -> str:
+        return self.sequences.hex_ids()
+
+    @cached_property
+    def _digest(self) -> str:
+        s = self.sequences
+        return hashlib.sha256(s.ids.tobytes() + s.lengths.tobytes() + s.variants.tobytes()).hexdigest()
 
     def collate(self, rows: list[list[int]]) -> Batch:
         """Lay sequences side by side in rows."""
         shape = (len(rows), self.row_length)
         input_ids, positions, documents = (np.zeros(shape, dtype=np.int64) for _ in range(3))
         labels = np.full(shape, IGNORED, dtype=np.int64)
+        tokens = iter(self.sequences.tokens(np.array([index for row in rows for index in row], np.int64)))
         for r, row in enumerate(rows):
             start = 0
-            for number, index in enumerate(row, start=1):
-                ids = self.sequences[index].ids
+            for number in range(1, len(row) + 1):
+                ids = next(tokens)
                 end = start + len(ids)
                 input_ids[r, start:end] = ids
                 positions[r, start:end] = np.arange(len(ids)) if self.separate else np.arange(start, end)
                 documents[r, start:end] = number if self.separate else 1
                 labels[r, start : end - 1] = ids[1:]
                 start = end
-        return Batch(input_ids, positions, documents, labels, rows)
+        cached = self.reader.targets(rows, self.row_length) if self.reader else None
+        return Batch(input_ids, positions, documents, labels, rows, cached=cached)
 
 
-def pack(order: Sequence[int], lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """First-fit packing of sequences, taken in `order`, into rows of `row_length` tokens; nothing is cut or lost."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        length = lengths[index]
-        assert length <= row_length, f"sequence of {length} tokens in rows of {row_length}"
-        first_open = max(0, len(rows) - _OPEN_ROWS)
-        for r in range(first_open, len(rows)):
-            if room[r] >= length:
-                break
-        else:
-            r = len(rows)
-            rows.append([])
-            room.append(row_length)
-        rows[r].append(index)
-        room[r] -= length
-    return rows
+class ReadAhead:
+    """Gives batches by step; while one is computed, a thread reads the next."""
+
+    def __init__(self, dataset: PackedDataset, share: slice, pool: ThreadPoolExecutor) -> None:
+        self._dataset, self._share, self._pool = dataset, share, pool
+        self._next: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one optimiser step, or this process's share of it."""
+        ready = self._next[1] if self._next is not None and self._next[0] == step else self._begin(step)
+        batch = ready.result()
+        self._next = step + 1, self._begin(step + 1)
+        return batch
+
+    def _begin(self, step: int) -> "Future[Batch]":
+        return self._pool.submit(self._dataset.batch, step, self._share)

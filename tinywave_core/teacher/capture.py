@@ -14,7 +14,8 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.devices import double
-from tinywave_core.sequences.dataset import Batch, TokenSequence
+from tinywave_core.sequences.dataset import Batch
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.teacher.logit_cache import Captured, sample_offsets, sparse_targets
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 

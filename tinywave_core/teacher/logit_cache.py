@@ -1,4 +1,4 @@
-"""Sparse teacher targets: exactly K entries per token, unbiased; and their Parquet form "tw-logits/1".
+"""Sparse teacher targets: exactly K entries per token, unbiased; and their Parquet form "tw-logits/2".
 
 Method: threshold resampling (Fearnhead & Clifford 2003) applied to distillation. Choose c with sum(min(1, p / c)) = K;
 keep every p >= c as it is, draw the others systematically with inclusion probability p / c and give them weight c. The
@@ -13,8 +13,9 @@ Legend: N tokens, V vocabulary, K entries, L tokens of one sequence.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +23,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from tinywave_core.errors import TrainingError
+from tinywave_core.sequences.dataset import CachedTargets
+from tinywave_core.sequences.table import SequenceTable
 from tinywave_core.storage.fingerprint import canonical_json
+from tinywave_core.storage.indices import kept_arrays
 from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.values import Layout, Values
 
-FORMAT = "tw-logits/1"
+FORMAT = "tw-logits/2"
+LOGITS_FILE = "logits.parquet"
 GROUP_ROWS = 64  # sequences of a row group: a few megabytes, what is coded in one go
 
 LOGITS = pa.schema(
@@ -45,7 +51,7 @@ LOGITS = pa.schema(
         pa.field("entropy", pa.binary(), nullable=False),  # float16 [L], nats
     ]
 )
-_PACKED = ("input_ids", "target_logp", "entropy")
+_PACKED = ("input_ids", "target_logp")
 _LEVELS = 255
 _SMALLEST = 1e-20  # a softmax can underflow to 0, which could not be drawn from
 
@@ -60,8 +66,6 @@ class SparseTargets:
     """Unbiased probabilities [L, K]; a row sums to 1 up to the coding."""
     entropy: npt.NDArray[np.float32]
     """Of the teacher's whole distribution [L], nats."""
-    target_logp: npt.NDArray[np.float32]
-    """Teacher's log-probability of the true next token [L]."""
 
 
 def sample_offsets(seed: int, seq_id: str, length: int) -> npt.NDArray[np.float64]:
@@ -159,6 +163,7 @@ def write_shard(captured: Iterable[Captured], about: Mapping[str, Any], path: Pa
         use_dictionary=False,  # values are large and never the same
         write_statistics=False,
         write_page_checksum=True,
+        data_page_size=2**30,  # one page for each column of a row group, so that a value's place follows by adding up
     ) as writer:
         rest = iter(captured)
         while group := list(islice(rest, GROUP_ROWS)):
@@ -204,67 +209,172 @@ def read_about(path: Path) -> dict[str, Any]:
     return json.loads(metadata[b"tinywave"])  # type: ignore[no-any-return]
 
 
+_OPEN = ("ids", "logw", "head", "entropy")  # what is read at every step
+INDEX = "logits-1"  # the name of a shard's index; another one whenever the arrays below change
+
+
+def index_of(shard: Artifact | Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays by which the targets of one shard are found without opening it: ids as bytes [N], tokens [N], where values lie,
+    and what the shard says of itself."""
+    path = shard if isinstance(shard, Path) else shard.path(LOGITS_FILE)
+    about = read_about(path)
+    if about.get("format") != FORMAT:  # before its columns are looked at, which may lie otherwise
+        return {"about": np.array(json.dumps(about))}
+    rows = read_table(path, ["seq_id", "n_tokens"])
+    layout = Layout.of(path, _OPEN)
+    return {
+        "seq_id": id_bytes(rows["seq_id"].combine_chunks()),
+        "n_tokens": rows["n_tokens"].to_numpy(),
+        "first_rows": layout.first_rows,
+        "chunks": layout.chunks,
+        "about": np.array(json.dumps(about)),
+    }
+
+
+def id_bytes(ids: pa.Array) -> npt.NDArray[np.bytes_]:
+    """Sequence ids as NumPy has them, of 16 bytes each; without a copy."""
+    (_, values) = ids.buffers()
+    return np.frombuffer(values, "S16", count=len(ids), offset=ids.offset * 16)
+
+
 class LogitCache:
-    """Targets of the sequences of several logit shards, by sequence id; kept coded, K entries of 3 bytes per token."""
+    """Targets of the sequences of several logit shards, read where they lie: memory holds 60 bytes of each sequence."""
 
     def __init__(
-        self, shards: Mapping[str, Path], wanted: Mapping[str, Any], only: Sequence[str] | None = None
+        self,
+        shards: Mapping[str, Path],
+        wanted: Mapping[str, Any],
+        indices: Mapping[str, Mapping[str, npt.NDArray[Any]]] | None = None,
     ) -> None:
-        """Shards by the name that errors give them; of all their sequences, or of some `only`.
+        """Shards by the name that errors give them, and their indices where they are kept.
 
         TrainingError, naming both, where a shard was captured with another teacher, vocabulary, packing, … than `wanted`, or in
         another format, or at another temperature than the shard before it.
         """
         self.temperature = 1.0
         """Softmax temperature at capture."""
-        self._tables = []
+        self.entries = 0
+        """Entries of a token, K."""
+        self._paths = list(shards.values())
+        self._values, self._first_rows = [], []
         same = {"format": FORMAT, **wanted}
-        used = None if only is None else pa.array([bytes.fromhex(i) for i in only], pa.binary(16))
+        ids, starts, lengths = [np.empty(0, "S16")], [0], [np.empty(0, np.int32)]
         for name, path in shards.items():
-            about = read_about(path)
+            index = indices[name] if indices else index_of(path)
+            about = json.loads(str(index["about"]))
             _require(about, same, name)
             same["temperature"] = self.temperature = about["temperature"]
-            # Without the input ids, which are for those who train on a shard alone.
-            table = read_table(path, [column for column in LOGITS.names if column != "input_ids"])
-            self._tables.append(
-                (table if used is None else table.filter(pc.is_in(table["seq_id"], used))).combine_chunks()
-            )
-        self._places = {
-            value.hex(): (t, row)
-            for t, table in enumerate(self._tables)
-            for row, value in enumerate(table["seq_id"].to_pylist())
-        }
+            self.entries = entries = int(about["entries"])  # the same in all shards: they share one config
+            widths = {"ids": 2 * entries, "logw": entries - 1, "head": 4, "entropy": 2}
+            before = np.concatenate([[0], np.cumsum(index["n_tokens"], dtype=np.int64)])
+            layout = Layout(_OPEN, index["first_rows"], index["chunks"])
+            self._values.append(Values(path, layout, before, widths))
+            self._first_rows.append(index["first_rows"])
+            ids.append(index["seq_id"])
+            lengths.append(index["n_tokens"])
+            starts.append(starts[-1] + len(index["seq_id"]))
+        self._starts, self._lengths = np.asarray(starts), np.concatenate(lengths)
+        every = np.concatenate(ids)
+        self._order = np.argsort(every, kind="stable")
+        self._sorted = every[self._order]
 
-    def __contains__(self, seq_id: str) -> bool:
-        return seq_id in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+    @classmethod
+    def of_shards(cls, shards: Sequence[Artifact], wanted: Mapping[str, Any]) -> "LogitCache":
+        """Of artifacts of the store: the first to open one compares it with its digest and keeps an index beside the store."""
+        indices = {s.id: kept_arrays(s, INDEX, partial(index_of, s)) for s in shards}
+        return cls({s.id: s.opened(LOGITS_FILE) for s in shards}, wanted, indices)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._sorted)
+
+    def tokens(self, places_S: npt.NDArray[np.int64]) -> int:
+        """Tokens of the sequences at some places."""
+        return int(self._lengths[places_S].sum())
+
+    def __contains__(self, seq_id: str) -> bool:
+        return bool(self.places(np.array([bytes.fromhex(seq_id)], "S16"))[0] >= 0)
 
     def __getitem__(self, seq_id: str) -> SparseTargets:
-        number, row = self._places[seq_id]
-        table = self._tables[number]
-        length = table["n_tokens"][row].as_py()
-        parts = {n: memoryview(table[n][row].as_buffer()) for n in ("ids", "logw", "head", "entropy", "target_logp")}
-        ids, weights = decode(parts["ids"], parts["logw"], parts["head"], length)
-        return SparseTargets(
-            ids=ids.numpy(),
-            weights=weights.numpy(),
-            entropy=np.frombuffer(parts["entropy"], "<f2").astype(np.float32),
-            target_logp=np.frombuffer(parts["target_logp"], "<f2").astype(np.float32),
-        )
+        place = int(self.places(np.array([bytes.fromhex(seq_id)], "S16"))[0])
+        if place < 0:
+            raise KeyError(seq_id)
+        return self.read(np.array([place]))
 
-    def require_all(self, seq_ids: Sequence[str]) -> None:
-        """TrainingError unless every sequence has its targets."""
-        missing = [seq_id for seq_id in seq_ids if seq_id not in self]
-        if missing:
+    def places(self, ids_S: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+        """Where the targets of each sequence are, for `read` [S]; -1 for a sequence without any."""
+        if not len(self):
+            return np.full(len(ids_S), -1)
+        at = np.minimum(np.searchsorted(self._sorted, ids_S), len(self) - 1)
+        return np.where(self._sorted[at] == ids_S, self._order[at], -1)
+
+    def read(self, places_S: npt.NDArray[np.int64]) -> SparseTargets:
+        """The targets at some places, one sequence after the other; DamagedArtifactError where bytes are not those that were
+        written."""
+        shards_S = np.searchsorted(self._starts, places_S, side="right") - 1
+        rows_S = places_S - self._starts[shards_S]
+        parts: dict[str, list[memoryview]] = {column: [memoryview(b"")] * len(places_S) for column in _OPEN}
+        for shard in np.unique(shards_S).tolist():
+            here = np.flatnonzero(shards_S == shard)
+            for column in _OPEN:
+                for at, value in zip(here.tolist(), self._values[shard].read(rows_S[here], column), strict=True):
+                    parts[column][at] = value
+        ids, logw, head, entropy = (b"".join(parts[column]) for column in _OPEN)
+        entropies = np.frombuffer(entropy, "<f2").astype(np.float32)
+        wide, weights = decode(memoryview(ids), memoryview(logw), memoryview(head), len(entropies))
+        return SparseTargets(wide.numpy(), weights.numpy(), entropies)
+
+    def of(self, sequences: SequenceTable) -> "SequenceTargets":
+        """Those of a dataset's sequences, by their numbers; TrainingError where one has none."""
+        return SequenceTargets(self, self.require_all(sequences.ids))
+
+    def target_logp(self, place: int) -> npt.NDArray[np.float32]:
+        """Teacher's log-probability of the true next token [L]; the last is 0. For few sequences: it unpacks a row group each time."""
+        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
+        row, first_rows = place - int(self._starts[shard]), self._first_rows[shard]
+        group = int(np.searchsorted(first_rows, row, side="right")) - 1
+        file = pq.ParquetFile(self._paths[shard], page_checksum_verification=True)
+        column = file.read_row_group(group, ["target_logp"])["target_logp"]
+        return np.frombuffer(column[row - int(first_rows[group])].as_buffer(), "<f2").astype(np.float32)
+
+    def require_all(self, ids_S: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+        """The places of all these sequences; TrainingError where one has no targets."""
+        places = self.places(ids_S)
+        missing = np.flatnonzero(places < 0)
+        if len(missing):
+            name = ids_S.view(np.uint8).reshape(-1, 16)[missing[0]].tobytes().hex()
             raise TrainingError(
-                f"{len(missing)} of {len(seq_ids)} training sequences have no cached logits, such as {missing[0]}: run "
+                f"{len(missing)} of {len(ids_S)} training sequences have no cached logits, such as {name}: run "
                 "logit_caching again with the same settings"
             )
+        return places
+
+
+@dataclass(frozen=True)
+class SequenceTargets:
+    """Cached targets of the sequences of one dataset."""
+
+    cache: LogitCache
+    places: npt.NDArray[np.int64]
+    """Of each sequence, in the cache [S]."""
+
+    def targets(self, rows: Sequence[Sequence[int]], row_length: int) -> CachedTargets:
+        """Of sequences by number, side by side in rows: read and decoded at once."""
+        found = self.cache.read(self.places[[number for row in rows for number in row]])
+        shape = (len(rows), row_length)
+        ids = np.zeros((*shape, self.cache.entries), dtype=np.int64)
+        weights = np.zeros(ids.shape, dtype=np.float32)
+        entropy = np.zeros(shape, dtype=np.float32)
+        start = 0
+        for r, row in enumerate(rows):
+            end = start + self.cache.tokens(self.places[row])
+            ids[r, : end - start], weights[r, : end - start] = found.ids[start:end], found.weights[start:end]
+            entropy[r, : end - start] = found.entropy[start:end]
+            start = end
+        return CachedTargets(ids, weights, entropy)
+
+    def target_logp(self, number: int) -> npt.NDArray[np.float32]:
+        """Teacher's log-probability of the true next token of one sequence [L]; the last is 0."""
+        return self.cache.target_logp(int(self.places[number]))
 
 
 def _require(about: Mapping[str, Any], wanted: Mapping[str, Any], shard: str) -> None:

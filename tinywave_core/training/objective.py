@@ -19,9 +19,8 @@ from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets
 from tinywave_core.losses.terms import Computation, Views, at_head, computations
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import on_device
-from tinywave_core.sequences.dataset import Batch, TokenSequence
+from tinywave_core.sequences.dataset import Batch
 from tinywave_core.teacher.layer_map import LayerMap
-from tinywave_core.teacher.logit_cache import LogitCache
 from tinywave_core.training.trainer import LossTerms
 
 
@@ -54,8 +53,6 @@ class DistillationObjective:
         self,
         config: DistillationConfig,
         layers: LayerMap,
-        sequences: list[TokenSequence],
-        cache: LogitCache | None,
         temperature: float,
         teacher: LlamaForCausalLM | None,
         vocabulary_rows: int | None = None,
@@ -63,11 +60,11 @@ class DistillationObjective:
     ) -> None:
         """`vocabulary_rows`: tokens that have a name; teacher rows beyond them are padding and no live target.
 
-        `kept`: the teacher's ids of the student's tokens, for a student whose vocabulary is a part of the teacher's; sequences
-        and batches are in the student's ids, the cache is in the teacher's.
+        `kept`: the teacher's ids of the student's tokens, for a student whose vocabulary is a part of the teacher's; batches are in
+        the student's ids, the cached targets that they bring in the teacher's.
         """
-        self.config, self.layers, self.sequences = config, layers, sequences
-        self.cache, self.temperature, self.vocabulary_rows = cache, temperature, vocabulary_rows
+        self.config, self.layers = config, layers
+        self.temperature, self.vocabulary_rows = temperature, vocabulary_rows
         self.kept = None if kept is None else np.asarray(kept, dtype=np.int64)
         if self.kept is not None:
             self._own_ids = np.full(1 << 16, -1, dtype=np.int64)  # by the teacher's, which are 16 bits; -1: text
@@ -81,8 +78,6 @@ class DistillationObjective:
             raise TrainingError(
                 "this layer map pairs no blocks: use more student layers, or set both layer weights to 0"
             )
-        if config.needs_cache and cache is None:
-            raise TrainingError("the logit term needs the teacher's cached logits, and none were given")
 
     def __call__(self, model: LlamaForCausalLM, batch: Batch, step: int) -> LossTerms:
         if step >= self.config.live_until:
@@ -157,21 +152,9 @@ class DistillationObjective:
                 torch.cuda.empty_cache()
 
     def _targets(self, batch: Batch, model: LlamaForCausalLM, device: torch.device) -> TeacherTargets:
-        assert self.cache is not None
-        rows, length = batch.input_ids.shape
-        # All shards of a cache have as many entries: they share one config.
-        entries = self.cache[self.sequences[batch.rows[0][0]].id].ids.shape[1]
-        ids = np.zeros((rows, length, entries), dtype=np.int64)
-        weights = np.zeros((rows, length, entries), dtype=np.float32)
-        entropy = np.zeros((rows, length), dtype=np.float32)
-        for r, row in enumerate(batch.rows):
-            start = 0
-            for index in row:
-                target = self.cache[self.sequences[index].id]
-                end = start + len(target.ids)
-                ids[r, start:end], weights[r, start:end] = target.ids, target.weights
-                entropy[r, start:end] = target.entropy
-                start = end
+        if batch.cached is None:
+            raise TrainingError("the logit term needs the teacher's cached logits, and the batches bring none")
+        ids, weights = batch.cached.ids, batch.cached.weights
         # What was drawn for text goes: the rest is the teacher's share of the student's tokens.
         if self.kept is not None:
             ids = self._own_ids[ids]
@@ -182,7 +165,7 @@ class DistillationObjective:
                 f"the cached logits name token {ids.max()}, the student has {model.config.vocab_size} rows: use the cache of a "
                 "teacher with the student's vocabulary, or logit_signal = live"
             )
-        flat = (torch.from_numpy(a).to(device).flatten(0, 1) for a in (ids, weights, entropy))
+        flat = (torch.from_numpy(a).to(device).flatten(0, 1) for a in (ids, weights, batch.cached.entropy))
         return TeacherTargets(*flat)
 
     def _taps(

@@ -27,17 +27,23 @@ def wait_for_all() -> None:
 
 
 def own_rows(batch: Batch) -> Batch:
-    """This process's share of a batch: the rows in order, cut in equal parts."""
+    """This process's share of a batch."""
+    if process_count() == 1:
+        return batch
+    return batch.split(len(batch.rows) // process_count())[dist.get_rank()]
+
+
+def own_share(rows: int) -> slice:
+    """Which of a batch's rows this process computes: they are cut in equal parts, in order."""
     count = process_count()
     if count == 1:
-        return batch
-    rows = len(batch.rows)
+        return slice(None)
     if rows % count:  # as many micro-batches everywhere: FSDP waits for every process in every pass
         raise TrainingError(
             f"a batch of {rows} rows cannot be shared equally by {count} processes: set training.batch_tokens to a multiple "
             f"of {count} times training.sequence_length, or start another number of processes"
         )
-    return batch.split(rows // count)[dist.get_rank()]
+    return slice(rows // count * dist.get_rank(), rows // count * (dist.get_rank() + 1))
 
 
 def summed(values: dict[str, float], device: torch.device) -> dict[str, float]:

@@ -6,8 +6,11 @@ The values were measured on folders of 2 to 110 minutes of read speech and a tea
 
 from typing import Literal
 
+import numpy as np
+
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.sequences.dataset import EVERY_EPOCH, PackedDataset, TokenSequence
+from tinywave_core.sequences.dataset import PackedDataset
+from tinywave_core.sequences.table import EVERY_EPOCH, SequenceTable
 
 Start = Literal["random weights", "checkpoint", "teacher's blocks"]
 
@@ -38,6 +41,6 @@ def dropout_for(tokens: int) -> float:
     return next((share for most, share in _DROPOUT if tokens < most), 0.0)
 
 
-def tokens_of(sequences: list[TokenSequence]) -> int:
+def tokens_of(sequences: SequenceTable) -> int:
     """Training tokens: of one drawing, where spans are drawn."""
-    return sum(len(s.ids) for s in sequences if s.variant in (EVERY_EPOCH, 0))
+    return int(sequences.lengths[np.isin(sequences.variants, (EVERY_EPOCH, 0))].sum())

@@ -22,12 +22,13 @@ from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.progress import Progress
-from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
+from tinywave_core.sequences.dataset import Batch, PackedDataset
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, reshard, trained_module
-from tinywave_core.training.processes import is_first, own_rows, process_count, summed
+from tinywave_core.training.processes import is_first, own_rows, own_share, process_count, summed
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
 
@@ -66,13 +67,13 @@ class Trained:
 
     def summary(self, config: TrainingConfig, dataset: PackedDataset, validation: Validation | None) -> TrainingSummary:
         """For the artifact."""
-        sequences = validation.dataset.sequences if validation else ()
+        seconds = validation.dataset.sequences.seconds.tolist() if validation else []
         return TrainingSummary(
             planned_steps=self.steps,
             passes=round(len(self.curves) * dataset.batch_rows / len(dataset.rows_of_pass(0)), 2),
             dropout=config.dropout or 0.0,
-            validation_sequences=len(sequences),
-            validation_hours=sum(s.seconds for s in sequences) / 3600,
+            validation_sequences=len(seconds),
+            validation_hours=sum(seconds) / 3600,
             validation_nll=self.best.nll if self.best else None,
             best_step=self.best.step if self.best else None,
             stopped_early=len(self.curves) < self.steps,
@@ -115,14 +116,15 @@ def train(
         save_checkpoint(resume, state, parameters, optimizer)
     started = time.monotonic()
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
-    with tensorboard_log(log_folder, state.step) as log:
+    reading = dataset.reading_ahead(own_share(config.rows))
+    with tensorboard_log(log_folder, state.step) as log, reading as batches:
         while not _is_done(state, steps, validation):
             began = time.monotonic()
             step, number = state.step, batch_number(state.step, state.left_out)
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = dataset.batch(number)
+            batch = batches.batch(number)
             terms = _gradient(module, batch, parameters, config, runtime, step, device)
             # Each can break alone: a finite loss with an infinite gradient, or the other way round.
             if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
@@ -135,7 +137,7 @@ def train(
             goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime, device)
             if goes_on and (over or state.step % runtime.checkpoint_every == 0):
                 save_checkpoint(resume, state, parameters, optimizer)
-            speed = batch.targets / (time.monotonic() - began)
+            speed = batch.step_targets / (time.monotonic() - began)
             log(state.step, {**state.curves[-1], "tokens_per_second": speed})
             try:
                 progress(state.step, steps, _told(state, speed))
@@ -253,16 +255,16 @@ def _gradient(
 ) -> dict[str, float]:
     """Leave the clipped gradient of the whole batch in the parameters; means per target and the norm before clipping."""
     sums: dict[str, float] = {}
-    for micro in own_rows(batch).split(runtime.micro_batch_rows):
+    for micro in batch.split(runtime.micro_batch_rows):
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             total, terms = module(micro, step)
         # By the targets of the whole batch: gradients of micro-batches and processes add up to that of one large batch.
-        (total / batch.targets).backward()
+        (total / batch.step_targets).backward()
         for name, value in {"loss": float(total.detach()), **terms}.items():
             sums[name] = sums.get(name, 0.0) + value
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.clip_norm)
     whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    means = {name: value / batch.targets for name, value in summed(sums, device).items()}
+    means = {name: value / batch.step_targets for name, value in summed(sums, device).items()}
     return means | {"gradient_norm": float(whole)}
 
 
@@ -307,11 +309,13 @@ def _curves(state: TrainingState, validation: Validation | None) -> list[Record]
     return [{name: record.get(name) for name in names} for record in state.curves]
 
 
-def make_dataset(sequences: Sequence[TokenSequence], config: TrainingConfig, *, separate: bool = True) -> PackedDataset:
+def make_dataset(
+    sequences: Sequence[TokenSequence], config: TrainingConfig, *, separate: bool = True, keep: Path | None = None
+) -> PackedDataset:
     """The packed dataset of a training run; TrainingError when there is nothing to train on."""
     if not sequences:
         raise TrainingError(
             "there is no training sequence: every recording was held out or rejected. Add recordings, lower "
             "ingestion.held_out_fraction, or pass --ingestion.split_by recording"
         )
-    return PackedDataset(sequences, config.sequence_length, config.rows, config.seed, separate=separate)
+    return PackedDataset(sequences, config.sequence_length, config.rows, config.seed, separate=separate, keep=keep)

@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.models.forward import forward
-from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset, TokenSequence
+from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.training.checkpoint import Best
 
 _PART = 1024  # positions whose logits are in memory at once
@@ -43,7 +44,7 @@ class Validation:
 
     def batches(self, rows: int, multiple: int) -> Iterator[Batch]:
         """All sequences once, in batches of `rows` rows; the last one is filled up to a multiple with rows of padding."""
-        packed = self.dataset.rows_of_pass(0)
+        packed = self.dataset.rows_of_pass(0).lists()
         packed += [[]] * (-len(packed) % multiple)
         yield from self.dataset.collate(packed).split(rows)
 

@@ -16,7 +16,7 @@ from tinywave_core.evals.comparison import (
     paired_difference,
 )
 from tinywave_core.evals.continuation_cloze import ClozeItem
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.arithmetic

@@ -4,7 +4,7 @@ import numpy as np
 
 from tinywave_core.config.evaluation import EvaluationConfig
 from tinywave_core.evals.continuation_cloze import cloze_items, credits
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 
 CONFIG = EvaluationConfig(cloze_min_tokens=4)
 

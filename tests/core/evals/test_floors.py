@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from tests.fixtures.sequence_ids import id_of
 from tinywave_core.evals.comparison import TokenNll
 from tinywave_core.evals.figures import AboveFloor
 from tinywave_core.evals.floors import COUNTS, GUESSING, compare_with_floors, floor_scores, lowest_nll
 from tinywave_core.evals.ngrams import Ngrams
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
 VOCABULARY = Vocabulary(text=10, hubert=8)
@@ -18,13 +19,13 @@ FIRST = VOCABULARY.first["hubert"]
 
 def spoken(name: str, *units: int, variant: int = 0) -> TokenSequence:
     ids = np.array([1, VOCABULARY.speech_marker, *(FIRST + u for u in units), EOS_ID], np.uint16)
-    return TokenSequence(name, name, name, None, ids, 2.0, variant)
+    return TokenSequence(id_of(name), name, name, None, ids, 2.0, variant)
 
 
 def mixed(name: str, variant: int = 0) -> TokenSequence:
     """A word of text, then speech."""
     ids = [1, VOCABULARY.text_marker, 5, 6, VOCABULARY.speech_marker, FIRST, FIRST + 1, EOS_ID]
-    return TokenSequence(name, name, name, None, np.array(ids, np.uint16), 2.0, variant)
+    return TokenSequence(id_of(name), name, name, None, np.array(ids, np.uint16), 2.0, variant)
 
 
 def measured(train: list[TokenSequence], held_out: list[TokenSequence], **nats: float) -> TokenNll:
@@ -40,7 +41,7 @@ def measured(train: list[TokenSequence], held_out: list[TokenSequence], **nats: 
 # What follows a pair of units is certain, what follows one is not.
 TURNS = [spoken("a", *[0, 1, 2, 0, 2, 1] * 8)]
 HELD_OUT = [spoken("b", 0, 1, 2, 0, 2, 1), spoken("c", 2, 0, 2, 1, 0, 1)]
-MANY = [spoken(f"{s.id}{i}", *(int(u) - FIRST for u in s.ids[2:-1])) for s in HELD_OUT for i in range(6)]
+MANY = [spoken(f"{s.utterance_id}{i}", *(int(u) - FIRST for u in s.ids[2:-1])) for s in HELD_OUT for i in range(6)]
 
 
 def test_the_floor_is_the_order_with_the_lowest_nll_on_held_out_speech():
@@ -79,7 +80,7 @@ def test_a_model_above_a_floor_is_worse_and_below_it_better():
 
 def test_the_interval_is_paired_over_recordings_whose_pieces_are_drawn_together():
     """The two utterances of one recording cancel out: alone they would seem to differ from the floor in both directions."""
-    pieces = [TokenSequence(str(i), f"u{i}", f"r{i // 2}", None, HELD_OUT[0].ids, 2.0) for i in range(20)]
+    pieces = [TokenSequence(id_of(str(i)), f"u{i}", f"r{i // 2}", None, HELD_OUT[0].ids, 2.0) for i in range(20)]
     nll = measured(TURNS, pieces)
     floor = nll.by_model[COUNTS[compare_with_floors(nll, TURNS).order - 1]][0]
     odd = [floor + 1, floor - 1] * 10

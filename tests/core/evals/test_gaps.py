@@ -11,7 +11,7 @@ from tinywave_core.evals.figures import TokenCost
 from tinywave_core.evals.side_by_side import SideBySide
 from tinywave_core.models.llama import fresh_llama, student_from
 from tinywave_core.models.trim import trim
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.teacher.layer_map import layer_map
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 

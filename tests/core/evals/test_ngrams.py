@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.fixtures.sequence_ids import id_of
 from tinywave_core.evals.ngrams import Ngrams, counted
-from tinywave_core.sequences.dataset import EVERY_EPOCH, TokenSequence
+from tinywave_core.sequences.table import EVERY_EPOCH, TokenSequence
 
 
 def slowly(sequences: Sequence[Sequence[int]], tokens: int, order: int, discount: float, text: Sequence[int]) -> float:
@@ -104,15 +105,15 @@ def test_without_anything_counted_it_guesses():
 
 
 def sequence(name: str, length: int, variant: int = 0) -> TokenSequence:
-    return TokenSequence(name, name, name, None, np.zeros(length, dtype=np.uint16), 1.0, variant)
+    return TokenSequence(id_of(name), name, name, None, np.zeros(length, dtype=np.uint16), 1.0, variant)
 
 
 def test_an_utterance_is_counted_in_its_first_drawing_alone_and_text_once():
     drawings = [sequence("a", 5, 0), sequence("b", 5, 1), sequence("c", 5, 2), sequence("d", 5, EVERY_EPOCH)]
-    assert [s.id for s in counted(drawings)] == ["a", "d"]
+    assert [s.id for s in counted(drawings)] == [id_of("a"), id_of("d")]
 
 
 def test_so_many_tokens_are_counted_as_are_allowed_in_the_order_of_ids():
     sequences = [sequence(name, 5) for name in "dacb"]
-    assert [s.id for s in counted(sequences, most_tokens=14)] == ["a", "b"]
-    assert [s.id for s in counted(sequences, most_tokens=20)] == ["a", "b", "c", "d"]
+    assert [s.id for s in counted(sequences, most_tokens=14)] == [id_of(name) for name in "ab"]
+    assert [s.id for s in counted(sequences, most_tokens=20)] == [id_of(name) for name in "abcd"]

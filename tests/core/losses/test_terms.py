@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
-from tests.core.training.test_objective import BATCH, SEQUENCES
+from tests.core.training.test_objective import BATCH
 from tests.fixtures import small_run
 from tests.fixtures.training import distilled
 from tinywave_core.config.distillation import DistillationConfig, LearnsFrom, LossWeightsConfig
@@ -50,9 +50,7 @@ ALONE = {"language_model": 1.0, "logits": 0.0, "hidden": 0.0, "attention": 0.0}
 
 def loss_of(settings: DistillationConfig, step: int = 0):
     student, objective = distilled()
-    return DistillationObjective(settings, layer_map("paper", 4, 2), SEQUENCES, None, 1.0, objective.teacher)(
-        student, BATCH, step
-    )
+    return DistillationObjective(settings, layer_map("paper", 4, 2), 1.0, objective.teacher)(student, BATCH, step)
 
 
 def test_a_new_term_counts_in_the_loss_by_its_weight():

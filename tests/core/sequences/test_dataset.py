@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinywave_core.models.llama import block_mask
-from tinywave_core.sequences.dataset import EVERY_EPOCH, IGNORED, PackedDataset, TokenSequence, pack
+from tinywave_core.sequences.dataset import IGNORED, PackedDataset
+from tinywave_core.sequences.packing import pack
+from tinywave_core.sequences.table import EVERY_EPOCH, TokenSequence
 
 pytestmark = pytest.mark.arithmetic
 
@@ -21,7 +23,7 @@ def sequence(number: int, length: int) -> TokenSequence:
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=60))
 def test_every_sequence_lies_in_exactly_one_row_that_has_room_for_it(lengths):
-    rows = pack(range(len(lengths)), lengths, 40)
+    rows = pack(range(len(lengths)), lengths, 40).lists()
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in row) <= 40 for row in rows)
 

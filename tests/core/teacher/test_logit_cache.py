@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinywave_core.errors import TrainingError
+from tinywave_core.errors import DamagedArtifactError, TrainingError
 from tinywave_core.storage.shards import write_table
+from tinywave_core.storage.values import Layout
 from tinywave_core.teacher.logit_cache import (
     Captured,
     LogitCache,
@@ -139,7 +140,7 @@ def captured(sequences: int, length: int, entries: int, seed: int = 0) -> list[C
     return found
 
 
-ABOUT = {"format": "tw-logits/1", "entries": 12, "temperature": 1.0, "teacher": "adaptation/a", "sequence_length": 64}
+ABOUT = {"format": "tw-logits/2", "entries": 12, "temperature": 1.0, "teacher": "adaptation/a", "sequence_length": 64}
 
 
 def opened(*paths: Path) -> LogitCache:
@@ -149,34 +150,25 @@ def opened(*paths: Path) -> LogitCache:
 @pytest.mark.parametrize("entries", [2, 8, 12, 16])
 def test_a_file_gives_back_ids_and_weights_within_three_percent(tmp_path: Path, entries):
     given = captured(70, 30, entries)
-    write_shard(given, ABOUT, tmp_path / "logits.parquet")
+    write_shard(given, ABOUT | {"entries": entries}, tmp_path / "logits.parquet")
     cache = opened(tmp_path / "logits.parquet")
-    assert list(cache) == [c.seq_id for c in given]
-    for one in given:
+    assert len(cache) == len(given)
+    for place, one in enumerate(given):
         found = cache[one.seq_id]
         assert np.array_equal(found.ids, one.ids_LK)
         np.testing.assert_allclose(found.weights, one.weights_LK, rtol=0.03)
         np.testing.assert_allclose(found.entropy, one.entropy, rtol=1e-3)
-        np.testing.assert_allclose(found.target_logp, one.target_logp, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(cache.target_logp(place), one.target_logp, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.one_machine  # about files
 def test_a_sequence_is_found_by_its_id_in_whichever_shard_it_lies(tmp_path: Path):
-    given = [captured(70, 30, 8, seed=shard) for shard in range(2)]
+    given = [captured(70, 30, 12, seed=shard) for shard in range(2)]
     for shard in range(2):
         write_shard(given[shard], ABOUT, tmp_path / f"{shard}.parquet")
     cache = opened(*(tmp_path / f"{shard}.parquet" for shard in range(2)))
     assert len(cache) == 140 and "0" * 32 in cache and "f" * 32 not in cache
     assert all(np.array_equal(cache[c.seq_id].ids, c.ids_LK) for shard in given for c in shard)
-
-
-@pytest.mark.one_machine  # about files
-def test_of_a_shard_only_the_asked_sequences_are_kept(tmp_path: Path):
-    given = captured(70, 30, 8)
-    write_shard(given, ABOUT, tmp_path / "logits.parquet")
-    cache = LogitCache({"a": tmp_path / "logits.parquet"}, {}, [given[65].seq_id, given[3].seq_id, "f" * 32])
-    assert list(cache) == [given[3].seq_id, given[65].seq_id]
-    assert np.array_equal(cache[given[65].seq_id].ids, given[65].ids_LK)
 
 
 @pytest.mark.one_machine  # about files
@@ -195,19 +187,68 @@ def test_the_same_targets_give_the_same_bytes(tmp_path: Path):
 @pytest.mark.one_machine  # about files
 def test_an_empty_shard_can_be_written_and_read(tmp_path: Path):
     write_shard([], ABOUT, tmp_path / "logits.parquet")
-    assert list(opened(tmp_path / "logits.parquet")) == []
+    cache = opened(tmp_path / "logits.parquet")
+    assert len(cache) == 0 and "0" * 32 not in cache
+
+
+def read_all(path: Path) -> LogitCache:
+    cache = opened(path)
+    cache.read(np.arange(len(cache)))
+    return cache
 
 
 @pytest.mark.one_machine  # about files
-@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("at", [0.05, 0.2, 0.5, 0.8])
 def test_a_flipped_bit_is_not_read(tmp_path: Path, at):
     path = tmp_path / "logits.parquet"
     write_shard(captured(64, 200, 12), ABOUT, path)
+    read_all(path)
     data = bytearray(path.read_bytes())
     data[int(len(data) * at)] ^= 1
     path.write_bytes(data)
-    with pytest.raises(OSError, match="checksum|CRC"):
-        opened(path)
+    with pytest.raises((OSError, DamagedArtifactError), match="checksum|CRC|damaged in row group 0"):
+        for place in range(len(cache := read_all(path))):
+            cache.target_logp(place)
+
+
+@pytest.mark.one_machine  # about files
+def test_a_bit_that_flips_after_the_shard_was_opened_is_found_when_its_page_is_touched(tmp_path: Path):
+    path = tmp_path / "logits.parquet"
+    write_shard(captured(130, 40, 12), ABOUT, path)
+    cache = opened(path)
+    (page,) = Layout.of(path, ["logw"]).chunks[:, 2]  # of the third row group
+    data = bytearray(path.read_bytes())
+    data[int(page[0] + page[1]) - 1] ^= 1
+    path.write_bytes(data)
+    cache.read(np.arange(128))
+    with pytest.raises(DamagedArtifactError, match="logits.parquet is damaged in row group 2, column logw"):
+        cache.read(np.array([128]))
+
+
+@pytest.mark.one_machine  # about files
+def test_a_shard_that_is_cut_while_it_is_read_is_an_error_and_no_wrong_token(tmp_path: Path):
+    path = tmp_path / "logits.parquet"
+    write_shard(captured(130, 40, 12), ABOUT, path)
+    cache = read_all(path)
+    with path.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(DamagedArtifactError, match="has 5,000 bytes.*it was cut"):
+        cache.read(np.array([129]))
+    path.unlink()
+    with pytest.raises(DamagedArtifactError, match="is gone"):
+        cache.read(np.array([0]))
+
+
+@pytest.mark.one_machine  # about files
+def test_many_sequences_of_several_shards_are_read_at_once_in_the_order_in_which_they_are_asked_for(tmp_path: Path):
+    given = [captured(70, 30, 12, seed=shard) for shard in range(2)]
+    for shard in range(2):
+        write_shard(given[shard], ABOUT, tmp_path / f"{shard}.parquet")
+    places = np.random.default_rng(0).permutation(140)
+    found = opened(*(tmp_path / f"{shard}.parquet" for shard in range(2))).read(places)
+    wanted = [[*given[0], *given[1]][place] for place in places]
+    assert np.array_equal(found.ids, np.concatenate([c.ids_LK for c in wanted]))
+    np.testing.assert_allclose(found.entropy, np.concatenate([c.entropy for c in wanted]), rtol=1e-3)
 
 
 @pytest.mark.one_machine  # about files
@@ -228,7 +269,7 @@ def test_a_shard_of_another_teacher_packing_or_vocabulary_is_named_beside_the_ri
 
 
 @pytest.mark.one_machine  # about files
-@pytest.mark.parametrize(("name", "value"), [("format", "tw-logits/2"), ("temperature", 2.0)])
+@pytest.mark.parametrize(("name", "value"), [("format", "tw-logits/3"), ("temperature", 2.0)])
 def test_shards_of_another_format_or_temperature_are_no_part_of_a_cache(tmp_path: Path, name, value):
     write_shard(captured(1, 9, 8), ABOUT, tmp_path / "a")
     write_shard(captured(1, 9, 8), ABOUT | {name: value}, tmp_path / "b")
@@ -252,9 +293,10 @@ def test_what_a_shard_says_of_itself_is_read_without_settings(tmp_path: Path):
 def test_sequences_without_targets_are_counted_and_one_is_named(tmp_path: Path):
     (one,) = captured(1, 9, 8)
     write_shard([one], ABOUT, tmp_path / "logits.parquet")
-    opened(tmp_path / "logits.parquet").require_all([one.seq_id])
+    names = np.array([bytes.fromhex(name) for name in (one.seq_id, "e" * 32, "f" * 32)], "S16")
+    assert opened(tmp_path / "logits.parquet").require_all(names[:1]).tolist() == [0]
     with pytest.raises(TrainingError, match="2 of 3 training sequences have no cached logits, such as eeee"):
-        opened(tmp_path / "logits.parquet").require_all([one.seq_id, "e" * 32, "f" * 32])
+        opened(tmp_path / "logits.parquet").require_all(names)
 
 
 @pytest.mark.one_machine  # about files

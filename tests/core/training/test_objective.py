@@ -15,9 +15,9 @@ from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import fresh_llama, student_from
-from tinywave_core.sequences.dataset import PackedDataset, TokenSequence
+from tinywave_core.sequences.dataset import Batch, CachedTargets, PackedDataset
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.teacher.layer_map import LayerMap, layer_map
-from tinywave_core.teacher.logit_cache import SparseTargets
 from tinywave_core.training.objective import DistillationObjective, LanguageModelObjective
 
 pytestmark = pytest.mark.arithmetic
@@ -37,26 +37,35 @@ def teacher():
 
 
 def objective(teacher, layers, weights=LAYERS_ONLY) -> DistillationObjective:
-    return DistillationObjective(DistillationConfig(layers=2, weights=weights), layers, SEQUENCES, None, 1.0, teacher)
+    return DistillationObjective(DistillationConfig(layers=2, weights=weights), layers, 1.0, teacher)
 
 
 def replace_signal(config: DistillationConfig, signal: str) -> DistillationConfig:
     return DistillationConfig.model_validate(config.model_dump() | {"logit_signal": signal})
 
 
-def full_cache(teacher) -> dict[str, SparseTargets]:
-    """The teacher's whole distribution as a cache."""
-    return cache_of(teacher, SEQUENCES)
+def with_cache(batch: Batch, teacher, sequences=SEQUENCES) -> Batch:
+    """The batch with the teacher's whole distribution as cached targets."""
+    shape = batch.input_ids.shape
+    cached = CachedTargets(np.zeros((*shape, 30), np.int64), np.zeros((*shape, 30), np.float32), np.zeros(shape, "f4"))
+    for r, row in enumerate(batch.rows):
+        start = 0
+        for number in row:
+            ids = torch.from_numpy(sequences[number].ids.astype(np.int64))
+            log_p = torch.log_softmax(teacher(ids[None]).logits[0], -1)
+            own = (r, slice(start, start := start + len(ids)))
+            cached.ids[own], cached.weights[own] = np.arange(30), log_p.exp().numpy()
+            cached.entropy[own] = -(log_p.exp() * log_p).sum(-1).numpy()
+    return replace(batch, cached=cached)
 
 
-def cache_of(teacher, sequences) -> dict[str, SparseTargets]:
-    cache = {}
-    for sequence in sequences:
-        log_p = torch.log_softmax(teacher(torch.from_numpy(sequence.ids.astype(np.int64))[None]).logits[0], -1)
-        ids = np.arange(30)[None].repeat(len(log_p), 0)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        cache[sequence.id] = SparseTargets(ids, log_p.exp().numpy(), entropy.numpy(), entropy.numpy())
-    return cache
+class OnCachedBatches(DistillationObjective):
+    """The objective on BATCH as it comes with the teacher's whole distribution."""
+
+    batch: Batch
+
+    def __call__(self, model, batch: Batch, step: int):
+        return super().__call__(model, self.batch if batch is BATCH else batch, step)
 
 
 def prepared(teacher, config: DistillationConfig, **options):
@@ -65,10 +74,9 @@ def prepared(teacher, config: DistillationConfig, **options):
     student = student_from(teacher, layers)
     for model in (teacher, student):
         model.set_attn_implementation(IMPLEMENTATION)
-    cache = options.pop("cache", None) or full_cache(teacher)
-    return student, DistillationObjective(
-        config, layers, SEQUENCES, cache, 1.0, options.pop("live", teacher), **options
-    )
+    goal = OnCachedBatches(config, layers, 1.0, options.pop("live", teacher), **options)
+    goal.batch = with_cache(BATCH, teacher)
+    return student, goal
 
 
 def test_layer_terms_are_zero_when_the_student_is_the_teacher(teacher):
@@ -103,7 +111,7 @@ def test_layer_terms_without_a_teacher_are_refused():
 
 def test_logits_without_a_cache_are_refused(teacher):
     with pytest.raises(TrainingError, match="cached logits"):
-        objective(teacher, layer_map("paper", 4, 2), LossWeightsConfig())
+        objective(teacher, layer_map("paper", 4, 2), LossWeightsConfig())(teacher, BATCH, step=0)
 
 
 def test_packed_sequences_get_the_hidden_states_they_get_alone(teacher):
@@ -137,7 +145,7 @@ def test_a_step_costs_the_same_with_live_logits_as_with_the_whole_distribution_c
 
 def test_live_logits_in_every_step_need_no_cache(teacher):
     config = DistillationConfig(layers=2, logit_signal="live", weights=CACHED)
-    goal = DistillationObjective(config, layer_map("paper", 4, 2), SEQUENCES, None, 1.0, teacher)
+    goal = DistillationObjective(config, layer_map("paper", 4, 2), 1.0, teacher)
     student = student_from(teacher, layer_map("paper", 4, 2))
     assert goal(student, BATCH, step=0).terms["logits"] > 0
 
@@ -172,9 +180,9 @@ def test_a_student_of_some_tokens_learns_the_teachers_distribution_over_them(tea
     for module in ("model.embed_tokens", "lm_head"):
         cut.get_submodule(module).weight.data = teacher.get_submodule(module).weight.data[KEPT].clone()
     student, alone = student_from(cut, layers), student_from(cut, layers)
-    want = DistillationObjective(replace_signal(config, "live"), layers, own, None, 1.0, cut)(student, batch, step=0)
-    got = DistillationObjective(config, layers, own, cache_of(teacher, speech), 1.0, teacher, len(KEPT), KEPT)(
-        alone, batch, step=0
+    want = DistillationObjective(replace_signal(config, "live"), layers, 1.0, cut)(student, batch, step=0)
+    got = DistillationObjective(config, layers, 1.0, teacher, len(KEPT), KEPT)(
+        alone, with_cache(batch, teacher, speech), step=0
     )
     assert got.terms["language_model"] == pytest.approx(want.terms["language_model"], rel=1e-5)
     if signal == "live":
@@ -268,10 +276,9 @@ def test_a_narrower_teacher_is_refused(teacher):
 
 
 def test_a_cache_of_tokens_that_the_student_lacks_is_refused(teacher):
-    cache = full_cache(teacher)
     config = DistillationConfig(layers=2, regime="cached", weights=CACHED)
-    student, goal = prepared(teacher, config, cache=cache)
-    cache[SEQUENCES[BATCH.rows[0][0]].id].ids[0, 0] = 31
+    student, goal = prepared(teacher, config)
+    goal.batch.cached.ids[0, 0, 0] = 31
     with pytest.raises(TrainingError, match="token 31, the student has 30 rows"):
         goal(student, BATCH, step=0)
 

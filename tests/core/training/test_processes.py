@@ -15,19 +15,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.fixtures.training import (
-    CONFIG,
     DROPPED,
     RUNTIME,
     BreaksOn,
     distilled,
     gradients,
     run,
-    sequences,
     validation,
 )
 from tinywave_core.errors import TrainingError
 from tinywave_core.training import processes
-from tinywave_core.training.trainer import make_dataset
 
 ROW_BY_ROW = RUNTIME.model_copy(update={"micro_batch_rows": 1})  # as two processes cut a batch of two rows
 
@@ -91,7 +88,7 @@ def test_a_loss_that_breaks_in_one_process_sends_both_back(two: Path, tmp_path: 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(monkeypatch):
     monkeypatch.setattr(processes, "process_count", lambda: 3)
     with pytest.raises(TrainingError, match="2 rows cannot be shared equally by 3 processes"):
-        processes.own_rows(make_dataset(sequences(), CONFIG).batch(0))
+        processes.own_share(2)
 
 
 def test_dropout_and_validation_are_those_of_one_process(two: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fixtures.training import CONFIG, sequences
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.sequences.dataset import EVERY_EPOCH
+from tinywave_core.sequences.table import EVERY_EPOCH, SequenceTable
 from tinywave_core.training.recipe import Start, dropout_for, settle, tokens_of
 from tinywave_core.training.trainer import make_dataset
 
@@ -54,7 +54,7 @@ def test_a_checkpoint_is_not_dropped_out_and_the_blocks_of_a_teacher_are():
 
 def test_one_drawing_of_speech_and_all_text_are_the_training_tokens():
     drawn = [replace(s, variant=v) for s in sequences() for v in (0, 1, EVERY_EPOCH)]
-    assert tokens_of(drawn) == 2 * sum(len(s.ids) for s in sequences())
+    assert tokens_of(SequenceTable.of(drawn)) == 2 * sum(len(s.ids) for s in sequences())
 
 
 def test_more_speech_needs_no_more_dropout():

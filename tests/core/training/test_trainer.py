@@ -85,9 +85,9 @@ def test_weights_that_are_not_finite_stop_the_run_after_three_returns_and_say_wh
 def test_a_batch_that_breaks_the_loss_is_left_out_as_if_it_had_never_been_there(tmp_path, monkeypatch):
     curve, weights = run(tmp_path / "broken", objective=BreaksOn(4))
     dataset = make_dataset(sequences(), CONFIG)
-    monkeypatch.setattr("tests.fixtures.training.make_dataset", lambda *_: dataset)
+    monkeypatch.setattr("tests.fixtures.training.make_dataset", lambda *_, **__: dataset)
     every = dataset.batch
-    dataset.batch = lambda step: every(step + (step >= 4))
+    dataset.batch = lambda step, share: every(step + (step >= 4), share)
     expected_curve, expected = run(tmp_path / "without")
     assert [{k: v for k, v in r.items() if k != "batches_left_out"} for r in curve] == expected_curve
     assert [r["batches_left_out"] for r in curve] == [0, 0, 0, 0, 1, 1, 1, 1, 1]

@@ -6,7 +6,7 @@ import torch
 from tests.fixtures.training import CHECKS, CONFIG, RUNTIME, Stop, fresh, others, run, sequences, stop_at, validation
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.evals.scoring import mean_nll, token_log_probabilities
-from tinywave_core.sequences.dataset import TokenSequence
+from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.training.checkpoint import Best
 from tinywave_core.training.validation import Validation
 

@@ -27,7 +27,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import SequenceTable
 
 VERSION = 2
 
@@ -92,15 +92,15 @@ def identifying(config: AdaptationConfig) -> AdaptationConfig:
 class Speech:
     """What a training stage needs of the tokens."""
 
-    train: "list[TokenSequence]"
-    validation: "list[TokenSequence]"
-    held_out: "list[TokenSequence]"
+    train: "SequenceTable"
+    validation: "SequenceTable"
+    held_out: "SequenceTable"
     vocabulary: Vocabulary
 
 
 def load_speech(tokens: Artifact, sequence_length: int, validation: dict[str, Any]) -> Speech:
     """Sequences of both splits behind a `tokens` artifact, and their vocabulary; `validation` is that of `validation_of`."""
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
 
     shards = tokens.store.find_all([shard["id"] for shard in tokens.summary["shards"]])
     return Speech(
@@ -110,9 +110,7 @@ def load_speech(tokens: Artifact, sequence_length: int, validation: dict[str, An
     )
 
 
-def training_parts(
-    sequences: "list[TokenSequence]", validation: dict[str, Any]
-) -> "tuple[list[TokenSequence], list[TokenSequence]]":
+def training_parts(sequences: "SequenceTable", validation: dict[str, Any]) -> "tuple[SequenceTable, SequenceTable]":
     """What is trained on and what validates, by the parameter of a step."""
     from tinywave_core.sequences.validation import split_validation
 
@@ -141,7 +139,9 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     config = step.config
     length = config.training.sequence_length
     speech = load_speech(step.input("tokens"), length, step.params["validation"])
-    dataset = make_dataset(speech.train, config.training, separate=config.packing == "separate")
+    dataset = make_dataset(
+        speech.train, config.training, separate=config.packing == "separate", keep=output.resume / "rows"
+    )
     start: Start = "random weights" if config.teacher == "fresh" else "checkpoint"
     training = settle(config.training, dataset, tokens_of(speech.train), start)
     validation = Validation.on(speech.validation, length, validation_config(step.params["validation"]))
@@ -174,8 +174,8 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         method=config.method,
         started_from={"fresh": "random weights"}.get(config.teacher, config.teacher),
         train_sequences=len(speech.train),
-        train_tokens=sum(len(s.ids) for s in speech.train),
-        train_hours=sum(s.seconds for s in speech.train if s.variant <= 0) / 3600,
+        train_tokens=int(speech.train.lengths.sum()),
+        train_hours=sum(speech.train.seconds[speech.train.variants <= 0].tolist()) / 3600,
         steps=len(run.curves),
         training=run.summary(training, dataset, validation),
         held_out_nll_before=before,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from tinywave_core.config.distillation import DistillationConfig
@@ -31,9 +32,9 @@ from tinywave_core.storage.store import Artifact
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import SequenceTable
     from tinywave_core.teacher.layer_map import LayerMap
-    from tinywave_core.teacher.logit_cache import LogitCache
+    from tinywave_core.teacher.logit_cache import SequenceTargets
     from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 StudentStep = Step[DistillationConfig, StudentSummary]
@@ -166,23 +167,23 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     )
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
-    dataset = make_dataset(sequences, config.training)
+    dataset = make_dataset(sequences, config.training, keep=output.resume / "rows")
     training = settle(config.training, dataset, material.tokens, "teacher's blocks")
     config = config.model_copy(update={"training": training})
     heard = _in_ids_of(student, vocabulary, material.validation)
     validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
-    cache = _cache(step, vocabulary, sequences)
-    first_rows = [material.sequences[i] for row in dataset.batch(0).rows[:_CHECKED_ROWS] for i in row]
+    dataset.reader = cached = _cached(step, vocabulary, sequences)
+    first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
     compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
-    start = _nll_at_start(teacher, compared, cache, first_rows, vocabulary, config, output)
+    start = _nll_at_start(teacher, compared, cached, material.sequences, first, vocabulary, config, output)
     if start and "previous" not in step.inputs:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
-    temperature = step.params.get("temperature", 1.0) if cache is None else cache.temperature
+    temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
     rows = len(kept) if kept else vocabulary.tokens
-    objective = DistillationObjective(config, layers, sequences, cache, temperature, teacher, rows, kept)
+    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept)
     del teacher, model  # the objective holds it while it needs it, and nobody else
     run = train(
         student,
@@ -216,9 +217,9 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         continuations=_continuations(step),
         train_sequences=len(sequences),
         new_sequences=len(material.new),
-        new_tokens=sum(len(s.ids) for s in material.new),
+        new_tokens=int(material.new.lengths.sum()),
         replayed_sequences=len(material.replayed),
-        replayed_tokens=sum(len(s.ids) for s in material.replayed),
+        replayed_tokens=int(material.replayed.lengths.sum()),
         **{name: step.context[name] for name in ("restarted",) if name in step.context},
         final={name: value for name, value in run.last.items() if name not in ("step", "learning_rate", "validation")},
     )
@@ -247,38 +248,39 @@ def _shards(step: StudentStep) -> list[Artifact]:
 class _Material:
     """The sequences that a student is trained on."""
 
-    new: "list[TokenSequence]"
-    replayed: "list[TokenSequence]"
-    validation: "list[TokenSequence]"
+    new: "SequenceTable"
+    replayed: "SequenceTable"
+    validation: "SequenceTable"
     """Of all speech: none of it is trained on."""
     tokens: int
     """To train on, in all speech that it has heard by then."""
 
     @property
-    def sequences(self) -> "list[TokenSequence]":
-        return sorted(self.new + self.replayed, key=lambda s: s.id)
+    def sequences(self) -> "SequenceTable":
+        from tinywave_core.sequences.table import SequenceTable
+
+        return SequenceTable.joined([self.new, self.replayed])
 
 
 def _material(step: StudentStep) -> _Material:
     """All training sequences of the step's tokens, and of what was heard before as many as are replayed."""
-    from tinywave_core.sequences.dataset import load_sequences, replayed
+    from tinywave_core.sequences.index import load_sequences
+    from tinywave_core.sequences.table import SequenceTable, replayed
     from tinywave_core.training.recipe import tokens_of
 
     config, length = step.config, step.config.training.sequence_length
-    new = load_sequences(step.inputs["tokens"], "train", length)
-    heard = load_sequences(step.inputs["heard"], "train", length) if "previous" in step.inputs else []
+    arrived = load_sequences(step.inputs["tokens"], "train", length)
+    heard = load_sequences(step.inputs["heard"] if "previous" in step.inputs else [], "train", length)
     # Of both together, or the speech that validated before would be replayed.
-    train, validation = training_parts(new + heard, step.params["validation"])
+    train, validation = training_parts(SequenceTable.joined([arrived, heard]), step.params["validation"])
     tokens = tokens_of(train)
-    trained = {s.id for s in train}
-    arrived = new
-    new, heard = ([s for s in part if s.id in trained] for part in (new, heard))
+    new, heard = (part.take(np.isin(part.ids, train.ids)) for part in (arrived, heard))
     if not heard:
-        return _Material(new, [], validation, tokens)
+        return _Material(new, heard, validation, tokens)
     key = f"{config.training.seed}/replay/{_continuations(step)}"
     # New speech that all validates is none to train on; the old is, or there would be nothing.
     again = replayed(heard, new or arrived, config.continuation.replay, key)
-    return _Material(new, again or ([] if new else heard), validation, tokens)
+    return _Material(new, again if again or new else heard, validation, tokens)
 
 
 def _start(
@@ -306,25 +308,24 @@ def _start(
     return student, kept
 
 
-def _in_ids_of(
-    student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "list[TokenSequence]"
-) -> "list[TokenSequence]":
-    from tinywave_core.models.trim import in_ids_of
+def _in_ids_of(student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "SequenceTable") -> "SequenceTable":
+    from tinywave_core.models.trim import renumbering
 
-    renumbered = in_ids_of(student, vocabulary, [s.ids for s in sequences])
-    return [replace(s, ids=ids) for s, ids in zip(sequences, renumbered, strict=True)]
+    table = renumbering(student, vocabulary)
+    return sequences if table is None else sequences.renumbered(table)
 
 
 def _nll_at_start(
     teacher: "LlamaForCausalLM",
     student: "LlamaForCausalLM",
-    cache: "LogitCache | None",
-    sequences: "list[TokenSequence]",
+    cached: "SequenceTargets | None",
+    sequences: "SequenceTable",
+    numbers: list[int],
     vocabulary: "Vocabulary",
     config: DistillationConfig,
     output: Output,
 ) -> dict[str, float]:
-    """Both models' NLL on rows of the first batch, in nats per token; none for a student without a teacher's signals.
+    """Both models' NLL on some sequences, in nats per token; none for a student without a teacher's signals.
 
     Training speech, for with held-out speech as an input new held-out recordings would train every student anew. The
     teacher's NLL comes from the cache if it is there: a cached run needs no forward pass of the teacher.
@@ -333,11 +334,12 @@ def _nll_at_start(
 
     if not (config.learns_from_logits or config.live_terms):
         return {}
-    if cache is None:
-        teacher_nll = _nll(teacher, sequences, vocabulary, output)
+    tokens = sequences.tokens(np.array(numbers))
+    if cached is None:
+        teacher_nll = _nll(teacher, tokens, vocabulary, output)
     else:
-        teacher_nll = mean_nll([cache[s.id].target_logp[:-1] for s in sequences])
-    return {"teacher": teacher_nll, "student": _nll(student, sequences, vocabulary, output)}
+        teacher_nll = mean_nll([cached.target_logp(number)[:-1] for number in numbers])
+    return {"teacher": teacher_nll, "student": _nll(student, tokens, vocabulary, output)}
 
 
 def _require_better_teacher(teacher: float, student: float) -> None:
@@ -350,9 +352,7 @@ def _require_better_teacher(teacher: float, student: float) -> None:
         )
 
 
-def _nll(
-    model: "LlamaForCausalLM", sequences: "Sequence[TokenSequence]", vocabulary: "Vocabulary", output: Output
-) -> float:
+def _nll(model: "LlamaForCausalLM", tokens: "Sequence[np.ndarray]", vocabulary: "Vocabulary", output: Output) -> float:
     """On the run's device; the model is on the CPU again afterwards."""
     import torch
 
@@ -364,12 +364,12 @@ def _nll(
 
     use_threads(output.runtime)
     on_device(model, pick_device(output.runtime)).eval()
-    scores = token_log_probabilities(model, in_ids_of(model, vocabulary, [s.ids for s in sequences]))
+    scores = token_log_probabilities(model, in_ids_of(model, vocabulary, tokens))
     on_device(model, torch.device("cpu"))
     return mean_nll(scores)
 
 
-def _cache(step: StudentStep, vocabulary: "Vocabulary", sequences: "Sequence[TokenSequence]") -> "LogitCache | None":
+def _cached(step: StudentStep, vocabulary: "Vocabulary", sequences: "SequenceTable") -> "SequenceTargets | None":
     """The teacher's cached targets of the sequences; TrainingError when they are another teacher's or format's, or not there."""
     from tinywave_core.teacher.logit_cache import LogitCache
 
@@ -380,9 +380,4 @@ def _cache(step: StudentStep, vocabulary: "Vocabulary", sequences: "Sequence[Tok
         "sequence_length": step.config.training.sequence_length,
         "vocabulary": vocabulary.to_json(),
     }
-    used = [sequence.id for sequence in sequences]
-    # A continuation hears little of the corpus; the targets of the rest would fill the memory for nothing.
-    only = used if "previous" in step.inputs else None
-    cache = LogitCache({shard.id: shard.path("logits.parquet") for shard in step.inputs["logits"]}, wanted, only)
-    cache.require_all(used)
-    return cache
+    return LogitCache.of_shards(step.inputs["logits"], wanted).of(sequences)

@@ -7,6 +7,7 @@ beside the student: what both lack is not distillation's doing.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
     from tinywave_core.evals.side_by_side import SideBySide
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import TokenSequence
 
 VERSION = 3
 STUDENTS = ("student", "control")
@@ -64,7 +65,7 @@ def build(
 def run_gap(step: Step[GapConfig, GapSummary], output: Output) -> GapSummary:
     """Run the three models side by side over a sample of the held-out utterances."""
     from tinywave_core.evals.gaps import worst
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
     from tinywave_core.storage.shards import write_table
 
     config = step.config
@@ -124,7 +125,7 @@ def _pairs(student: dict[str, Any]) -> list[Blocks]:
     return [(block, learned.get(block, copied)) for block, copied in enumerate(student["layers_copied"])]
 
 
-def _sample(sequences: "list[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
+def _sample(sequences: "Sequence[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
     """All sequences of so many utterances, which a hash of their ids draws."""
 
     def key(utterance_id: str) -> bytes:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tinywave_core.evals.continuation_cloze import ClozeItem
     from tinywave_core.evals.perplexity import Floats
     from tinywave_core.evals.scoring import Score
-    from tinywave_core.sequences.dataset import TokenSequence
+    from tinywave_core.sequences.table import SequenceTable, TokenSequence
 
 VERSION = 5
 
@@ -134,11 +134,11 @@ def run_against(step: Step[EvaluationConfig, AgainstSummary], output: Output) ->
     """Difference in nats per token, new minus published, with its 95 % interval over recordings; not comparable where the
     published student was trained on tokens of another vocabulary or of other codebooks."""
     from tinywave_core.evals.comparison import by_recording, paired_difference
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
 
     if why := _other_tokens(step):
         return AgainstSummary(comparable=False, why=why)
-    sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    sequences = list(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]))
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     scored = score_models(step, output, ("student", "published"), [s.ids for s in sequences], vocabulary)
     nll = {name: np.array([-s.sum(dtype=np.float64) for s in of_model.scores]) for name, of_model in scored.items()}
@@ -183,11 +183,11 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.floors import compare_with_floors, floor_scores
     from tinywave_core.evals.scoring import by_name
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
     from tinywave_core.storage.shards import write_table
 
     config = step.config
-    sequences = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    sequences = list(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]))
     items = cloze_items(sequences, config)
     vocabulary = _vocabulary(step)
     across = _cross_modal_items(step, vocabulary)
@@ -231,9 +231,9 @@ def _vocabulary(step: Step[EvaluationConfig, ScoresSummary]) -> Vocabulary:
     return vocabulary
 
 
-def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "list[TokenSequence]":
+def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "SequenceTable":
     """Training sequences of the student, those that it or the students before it heard included, without what validated."""
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
     from tinywave_core.stages.adaptation.teacher import training_parts
 
     # By the student's own lineage, not by today's shards: the student identifies them, and new training speech alone evaluates

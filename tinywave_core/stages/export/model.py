@@ -306,7 +306,7 @@ def _held_out(
     import numpy as np
 
     from tinywave_core.models.trim import new_ids
-    from tinywave_core.sequences.dataset import load_sequences
+    from tinywave_core.sequences.index import load_sequences
 
     table = np.arange(trained.rows) if vocabulary == trained else new_ids(trained)
     room, chosen = step.config.perplexity_tokens, []

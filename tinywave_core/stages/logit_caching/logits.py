@@ -1,7 +1,7 @@
 """Logit caching: the adapted teacher's predictions on every training sequence, once, as sparse targets in Parquet.
 
 One shard of logits per shard of tokens, joined by sequence id: new audio adds shards and touches none. A token shard
-without training sequences needs no logits. Files: logits.parquet ("tw-logits/1", see teacher/logit_cache.py).
+without training sequences needs no logits. Files: logits.parquet ("tw-logits/2", see teacher/logit_cache.py).
 """
 
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from tinywave_core.storage.store import Artifact
 from tinywave_core.teacher.figures import figures_by_kind, pooled
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-VERSION = 2
+VERSION = 3
 # Rows that go through the teacher at once: part of the method, not of the runtime, because the last bits of a
 # probability can depend on the shape of the batch and would move a sampled entry.
 _CAPTURE_ROWS = 8
@@ -65,7 +65,9 @@ def run_shard(step: Step[LogitCachingConfig, LogitShardSummary], output: Output)
     from tinywave_core.devices import frozen_dtype, pick_device
     from tinywave_core.models.forward import forward
     from tinywave_core.models.llama import load_llama, on_device
-    from tinywave_core.sequences.dataset import PackedDataset, load_sequences, pack
+    from tinywave_core.sequences.dataset import PackedDataset
+    from tinywave_core.sequences.index import load_sequences
+    from tinywave_core.sequences.packing import pack
     from tinywave_core.teacher.capture import CapturedSequence, capture_batch
     from tinywave_core.teacher.logit_cache import FORMAT, write_shard
     from tinywave_core.threads import use_one_thread
@@ -87,7 +89,7 @@ def run_shard(step: Step[LogitCachingConfig, LogitShardSummary], output: Output)
         )
 
     dataset = PackedDataset(sequences, length, _CAPTURE_ROWS, seed=0)
-    rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length)
+    rows = pack(range(len(sequences)), [len(s.ids) for s in sequences], length).lists()
     n_tokens = sum(len(s.ids) for s in sequences)
     captured: dict[str, CapturedSequence] = {}
     done = 0

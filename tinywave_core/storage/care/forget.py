@@ -87,6 +87,8 @@ def forget(census: Census, traces: Traces) -> None:
     for work in work_folders(store):
         store.check_lease()
         shutil.rmtree(work)
+    # Indices go with their artifacts; of artifacts that are long gone there may be some too.
+    shutil.rmtree(store.index_folder("any/any").parent, ignore_errors=True)
     store.delete(ASIDE)
     for folder in traces.artifacts:
         store.discard(folder.id)

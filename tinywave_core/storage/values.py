@@ -1,0 +1,188 @@
+"""Binary values of a Parquet file, read one at a time where they lie: nothing else of the file comes into memory.
+
+For columns that lie open: not null, uncompressed, plainly coded, one page for each row group, whose values have so many bytes for each
+token of the row. So the place of a value follows by adding up. The first time that a page is touched it is read whole and compared with the
+checksum in its header; later reads of it take the value alone. Reading is by position in the file, not by mapping it: a file
+that was cut meanwhile gives an error here, where a mapped page would kill the process.
+Format of the headers: parquet-format, PageHeader, in Thrift's compact protocol.
+Legend: N values (rows of the file), G row groups.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from tinywave_core.errors import DamagedArtifactError
+
+_LENGTH_BYTES = 4  # before each value
+_DATA_PAGE = 0
+
+
+class Layout:
+    """Where the pages of some columns lie in one file: arrays, so that they can be kept."""
+
+    def __init__(
+        self, columns: Sequence[str], first_rows: npt.NDArray[np.int64], chunks: npt.NDArray[np.int64]
+    ) -> None:
+        """`first_rows` [G + 1] ends with N; `chunks` [columns, G, 2] has start and length of each column's bytes in each group."""
+        self.columns = tuple(columns)
+        self.first_rows, self.chunks = first_rows, chunks
+
+    @classmethod
+    def of(cls, path: Path, columns: Sequence[str]) -> "Layout":
+        """From the file's footer; DamagedArtifactError where a column is compressed or coded otherwise."""
+        metadata = pq.read_metadata(path)
+        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        first_rows = np.cumsum([0, *(group.num_rows for group in groups)], dtype=np.int64)
+        chunks = np.zeros((len(columns), len(groups), 2), dtype=np.int64)
+        for c, column in enumerate(columns):
+            number = names.index(column)
+            for g, group in enumerate(groups):
+                chunk = group.column(number)
+                if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+                    raise DamagedArtifactError(
+                        f"{path}: the column {column} is {chunk.compression.lower()}, expected one that lies open: this file was "
+                        "not written by this version of TinyWave; run its stage again"
+                    )
+                chunks[c, g] = chunk.data_page_offset, chunk.total_compressed_size
+        return cls(columns, first_rows, chunks)
+
+
+class Values:
+    """The values of one file's open columns."""
+
+    def __init__(
+        self, path: Path, layout: Layout, tokens_before: npt.NDArray[np.int64], widths: Mapping[str, int]
+    ) -> None:
+        """`tokens_before` counts the tokens before each row [N + 1]; `widths` has the bytes of one token in each column."""
+        self._path, self._layout, self._before = path, layout, tokens_before
+        self._widths = [widths[column] for column in layout.columns]
+        self._numbers = {column: number for number, column in enumerate(layout.columns)}
+        self._verified = np.zeros(layout.chunks.shape[:2], dtype=bool)
+
+    def read(self, rows_R: npt.NDArray[np.int64], column: str) -> list[memoryview]:
+        """The bytes of some rows' values; DamagedArtifactError where the file is cut or a page is not what was written."""
+        number, before, first_rows = self._numbers[column], self._before, self._layout.first_rows
+        width = self._widths[number]
+        groups_R = np.searchsorted(first_rows, rows_R, side="right") - 1
+        first_R, last_R = first_rows[groups_R], first_rows[groups_R + 1]
+        starts_R, sizes_R = self._layout.chunks[number, groups_R].T
+        headers_R = sizes_R - width * (before[last_R] - before[first_R]) - (last_R - first_R) * _LENGTH_BYTES
+        at_R = headers_R + width * (before[rows_R] - before[first_R]) + (rows_R - first_R + 1) * _LENGTH_BYTES
+        lengths_R = width * (before[rows_R + 1] - before[rows_R])
+        # Opened anew each time: a store of thousands of shards would use up the handles that a process may have.
+        handle = self._open()
+        try:
+            for group, start, size, header in set(_plain(groups_R, starts_R, sizes_R, headers_R)):
+                if not self._verified[number, group]:
+                    self._verify(handle, number, group, start, size, header)
+            places = _plain(starts_R + at_R, lengths_R)
+            return [memoryview(self._bytes(handle, start, length)) for start, length in places]
+        finally:
+            os.close(handle)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError as error:
+            raise DamagedArtifactError(f"{self._path} is gone: run its stage again") from error
+
+    def _bytes(self, handle: int, start: int, size: int) -> bytes:
+        data = os.pread(handle, size, start)
+        if len(data) != size:
+            raise DamagedArtifactError(
+                f"{self._path} has {os.fstat(handle).st_size:,} bytes, and those from {start:,} to {start + size:,} are needed: it was cut. "
+                "Run `tinywave repair`, then run again"
+            )
+        return data
+
+    def _verify(self, handle: int, column: int, group: int, start: int, size: int, header: int) -> None:
+        """Compare one page with its checksum, once."""
+        page = memoryview(self._bytes(handle, start, size))
+        rows = int(self._layout.first_rows[group + 1] - self._layout.first_rows[group])
+        try:
+            length, fields = page_header(page[: max(header, 0)])
+            body = page[header:]
+            sound = (
+                length == header
+                and (fields[1], fields[2], fields[3], fields[5]) == (_DATA_PAGE, len(body), len(body), rows)
+                and fields[4] & 0xFFFFFFFF == zlib.crc32(body)
+            )
+        except (IndexError, KeyError):
+            sound = False
+        if not sound:
+            raise DamagedArtifactError(
+                f"{self._path} is damaged in row group {group}, column {self._layout.columns[column]}: its bytes are not those "
+                "that were written. Run `tinywave repair`, then run again"
+            )
+        self._verified[column, group] = True
+
+
+def _plain(*arrays: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
+    """Rows of plain numbers: those of NumPy take ten times as long one by one."""
+    return list(zip(*(array.tolist() for array in arrays), strict=True))
+
+
+# Page headers ----------------------------------------------------------------------------------------------------------
+
+_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
+_VALUES_OF_DATA_PAGE = 5  # a struct, whose first field counts the values
+_NO_FIELDS: dict[int, int] = {}
+
+
+def page_header(data: memoryview) -> tuple[int, dict[int, int]]:
+    """Length of a page header in bytes, and its integer fields by number; in place of the struct 5 the number of values in it.
+
+    IndexError where the bytes end first or are no header.
+    """
+    return _struct(data, 0, top=True)
+
+
+def _struct(data: memoryview, at: int, *, top: bool) -> tuple[int, dict[int, int]]:
+    fields: dict[int, int] = {}
+    number = 0
+    while (head := data[at]) != 0:
+        at += 1
+        kind, step = head & 15, head >> 4
+        if step:
+            number += step
+        else:
+            number, at = _zigzag(data, at)
+        if kind == _STRUCT:
+            at, inner = _struct(data, at, top=False)
+            if top and number == _VALUES_OF_DATA_PAGE:
+                fields[number] = inner[1]
+        elif kind in (_TRUE, _FALSE):
+            fields[number] = int(kind == _TRUE)
+        elif kind == _BINARY:  # statistics: passed over
+            size, at = _varint(data, at)
+            at += size
+        elif kind in (_BYTE, _DOUBLE, _LIST, _SET) or kind > _STRUCT:
+            raise IndexError("no page header has such a field")
+        else:
+            fields[number], at = _zigzag(data, at)
+    return at + 1, fields
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError("a number of more than 64 bits")
+
+
+def _zigzag(data: memoryview, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
+    return (value >> 1) ^ -(value & 1), at
