@@ -162,17 +162,15 @@ class PackedDataset:
         drawing = epoch % self._variants
         variants = self.sequences.variants
         numbers = np.flatnonzero((variants == EVERY_EPOCH) | (variants == drawing))
-        order = order_of(self._hex_ids, numbers, f"{self.seed}/{epoch}/")
+        order = order_of(self.sequences.ids, numbers, f"{self.seed}/{epoch}/")
         return pack(order, self.sequences.lengths, self.row_length)
-
-    @property
-    def _hex_ids(self) -> str:
-        return self.sequences.hex_ids()
 
     @cached_property
     def _digest(self) -> str:
-        s = self.sequences
-        return hashlib.sha256(s.ids.tobytes() + s.lengths.tobytes() + s.variants.tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for column in (self.sequences.ids, self.sequences.lengths, self.sequences.variants):
+            digest.update(np.ascontiguousarray(column).data.cast("B"))
+        return digest.hexdigest()
 
     def collate(self, rows: list[list[int]]) -> Batch:
         """Lay sequences side by side in rows."""

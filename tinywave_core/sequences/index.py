@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinywave_core.errors import DamagedArtifactError
-from tinywave_core.sequences.table import NAMES, SequenceTable
+from tinywave_core.sequences.table import SequenceTable
 from tinywave_core.storage.blocks import BlockFile, checksums
 from tinywave_core.storage.indices import Arrays, index_folder, kept_arrays, written_whole
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS_FILE
@@ -69,9 +69,10 @@ class _ShardSource:
         starts = self._starts[rows_R]
         return [np.frombuffer(data, "<u2") for data in self._file.read(starts, self._starts[rows_R + 1] - starts)]
 
-    def names(self) -> pa.Table:
-        # What is read is held against the checksums of its pages; a digest of the whole file would read the sounds' units too.
-        return read_table(self._shard.opened(TOKENS_FILE), list(NAMES)).take(pa.array(self._row))
+    def names(self, name: str) -> pa.Array:
+        # What is read is held against the checksums of its pages; a digest of the whole file would read all of it.
+        column = read_table(self._shard.opened(TOKENS_FILE), [name])[name].combine_chunks()
+        return column.take(pa.array(self._row))
 
     def _broken(self) -> Exception:
         folder = index_folder(self._shard)
@@ -106,17 +107,19 @@ def _pieces(
     columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
     first = 0
     for batch in file.iter_batches(columns=columns):
-        wanted = np.flatnonzero(pc.equal(batch["split"], split).to_numpy(zero_copy_only=False))
-        for row, at in zip(
-            batch.take(pa.array(wanted)).drop_columns(["split", "ids"]).to_pylist(), wanted.tolist(), strict=True
-        ):
-            variant = row.get("variant", 0)
-            if split != "train" and variant > 0:  # held-out speech is scored in one drawing
-                continue
-            ids = batch["ids"][at].values.to_numpy()
-            for number, piece in enumerate(np.array_split(ids, -(-len(ids) // max_length))):
+        names, samples = batch["utterance_id"].to_pylist(), batch["num_samples"].to_numpy()
+        ids = batch["ids"]
+        values, ends = ids.values.to_numpy(), ids.offsets.to_numpy()
+        variants = batch["variant"].to_numpy() if "variant" in columns else np.zeros(batch.num_rows, np.int32)
+        is_wanted = pc.equal(batch["split"], split).to_numpy(zero_copy_only=False)
+        if split != "train":
+            is_wanted &= variants <= 0  # held-out speech is scored in one drawing
+        for row in np.flatnonzero(is_wanted).tolist():
+            whole = values[ends[row] : ends[row + 1]]
+            pieces = -(-len(whole) // max_length)
+            for number, piece in enumerate([whole] if pieces == 1 else np.array_split(whole, pieces)):
                 if len(piece) > 1:  # one token alone predicts nothing
-                    name = f"{row['utterance_id']}/{number}/".encode() + piece.tobytes()
-                    seconds = row["num_samples"] / SAMPLE_RATE * len(piece) / len(ids)
-                    yield hashlib.sha256(name).digest()[:16], first + at, piece, seconds, variant
+                    digest = hashlib.sha256(f"{names[row]}/{number}/".encode() + piece.tobytes()).digest()
+                    seconds = int(samples[row]) / SAMPLE_RATE * len(piece) / len(whole)
+                    yield digest[:16], first + row, piece, seconds, int(variants[row])
         first += batch.num_rows

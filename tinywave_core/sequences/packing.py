@@ -9,9 +9,11 @@ import hashlib
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from tinywave_core.storage.indices import read_arrays, write_arrays
 
 _OPEN_ROWS = 32  # rows that packing keeps open at once: more fills rows better, and order stays local
+_AT_ONCE = 1 << 16  # numbers that are plain Python at one time
 _WORTH_KEEPING = 200_000  # sequences: of fewer an epoch is packed again in two seconds
 
 
@@ -41,17 +44,34 @@ class Rows:
         return [self.members[begin:stop].tolist() for begin, stop in zip(begins, ends, strict=False)]
 
 
-def order_of(ids: str, numbers: npt.NDArray[np.int64], prefix: str) -> npt.NDArray[np.int64]:
-    """`numbers` in the order of SHA-256 of `prefix` and the sequence's id; `ids` has 32 hex digits of each sequence."""
-    # The state after the prefix is copied: hashing is most of the time that an epoch's order takes.
-    state, digits = hashlib.sha256(prefix.encode()), ids.encode()
-    keys = bytearray()
-    for number in numbers.tolist():
-        own = state.copy()
-        own.update(digits[32 * number : 32 * number + 32])
-        keys += own.digest()
-    # Zeros at the end of a key are all that NumPy's order of bytes does not see, and equal keys would be equal all the same.
-    return numbers[np.argsort(np.frombuffer(bytes(keys), "S32"), kind="stable")]
+def order_of(ids: npt.NDArray[np.bytes_], numbers: npt.NDArray[np.int64], prefix: str) -> npt.NDArray[np.int64]:
+    """`numbers` in the order of SHA-256 of `prefix` and the sequence's id in hex; `ids` has the 16 bytes of each."""
+    keys = np.concatenate([np.empty(0, ">u8"), *_first_bytes(ids, numbers, prefix)])
+    order = np.argsort(keys, kind="stable")
+    ties = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    if (ids[numbers[order[ties]]] != ids[numbers[order[ties + 1]]]).any():  # whole hashes take four times the memory
+        by_hash = dict(zip(numbers.tolist(), _hashes(ids, numbers, prefix), strict=True))
+        return np.array(sorted(by_hash, key=by_hash.__getitem__), np.int64)
+    return numbers[order]
+
+
+def _first_bytes(
+    ids: npt.NDArray[np.bytes_], numbers: npt.NDArray[np.int64], prefix: str
+) -> Iterator[npt.NDArray[Any]]:
+    """Of each hash the first 8 bytes, as numbers that sort as they do; in parts."""
+    hashes = _hashes(ids, numbers, prefix)
+    while part := b"".join(digest[:8] for digest in islice(hashes, _AT_ONCE)):
+        yield np.frombuffer(part, ">u8")
+
+
+def _hashes(ids: npt.NDArray[np.bytes_], numbers: npt.NDArray[np.int64], prefix: str) -> Iterator[bytes]:
+    state = hashlib.sha256(prefix.encode())  # copied for each: hashing is most of the time that an epoch's order takes
+    for start in range(0, len(numbers), _AT_ONCE):
+        digits = ids[numbers[start : start + _AT_ONCE]].tobytes().hex().encode()
+        for at in range(0, len(digits), 32):
+            own = state.copy()
+            own.update(digits[at : at + 32])
+            yield own.digest()
 
 
 def pack(order: Iterable[int], lengths: Sequence[int] | npt.NDArray[np.int32], row_length: int) -> Rows:
@@ -66,7 +86,7 @@ def pack(order: Iterable[int], lengths: Sequence[int] | npt.NDArray[np.int32], r
     free: list[tuple[int, list[int]]] = []
     room: list[int] = []
     count = 0
-    for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True):
+    for number, size in _pairs(numbers, sizes):
         at = 0
         for left in room:
             if left >= size:
@@ -91,6 +111,13 @@ def pack(order: Iterable[int], lengths: Sequence[int] | npt.NDArray[np.int32], r
         members.extend(row)
         ends.append(len(members))
     return Rows(np.frombuffer(members, np.int32) if members else np.empty(0, np.int32), np.array(ends, np.int64))
+
+
+def _pairs(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Plain numbers, a part at a time: as lists they take ten times the memory of the arrays."""
+    for start in range(0, len(one), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        yield from zip(one[part].tolist(), other[part].tolist(), strict=True)
 
 
 def kept_rows(folder: Path | None, key: str, size: int, make: Callable[[], Rows]) -> Rows:

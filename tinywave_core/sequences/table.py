@@ -45,8 +45,8 @@ class Source(Protocol):
         """Token ids of rows."""
         ...
 
-    def names(self) -> pa.Table:
-        """Strings of all rows: NAMES."""
+    def names(self, name: str) -> pa.Array:
+        """One of NAMES of all rows: strings."""
         ...
 
 
@@ -59,9 +59,8 @@ class _Held:
     def tokens(self, rows_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint16]]:
         return [self._sequences[row].ids for row in rows_R.tolist()]
 
-    def names(self) -> pa.Table:
-        columns = {name: [getattr(s, name) for s in self._sequences] for name in NAMES}
-        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    def names(self, name: str) -> pa.Array:
+        return pa.array([getattr(s, name) for s in self._sequences], pa.string())
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +101,13 @@ class SequenceTable(Sequence[TokenSequence]):
         """All of several tables, sorted by id; they are numbered alike."""
         if not tables:
             return cls.of([])
-        before = np.cumsum([0, *(len(table.sources) for table in tables)]).tolist()
-        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in _COLUMNS}
-        columns["source"] += np.repeat(np.array(before[:-1], np.int32), [len(table) for table in tables])
+        order = np.argsort(np.concatenate([table.ids for table in tables]), kind="stable")
+        # A column at a time: all of them twice would be most of the memory that a training process needs for its data.
+        columns = {name: np.concatenate([getattr(table, name) for table in tables])[order] for name in _COLUMNS[1:]}
+        before = np.cumsum([0, *(len(table.sources) for table in tables)])[:-1]
+        source = np.concatenate([table.source + np.int32(n) for table, n in zip(tables, before, strict=True)])[order]
         sources = tuple(source for table in tables for source in table.sources)
-        every = cls(sources, **columns, renumbering=tables[0].renumbering)
-        return every.take(np.argsort(every.ids, kind="stable"))
+        return cls(sources, source, **columns, renumbering=tables[0].renumbering)
 
     def take(self, numbers_R: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "SequenceTable":
         """Some of the sequences, by number or by a mask."""
@@ -148,10 +148,6 @@ class SequenceTable(Sequence[TokenSequence]):
         """The id of a sequence, 32 hex digits."""
         return self.ids[number : number + 1].tobytes().hex()  # not of the item: NumPy takes zeros at its end off
 
-    def hex_ids(self) -> str:
-        """All ids, one behind the other."""
-        return self.ids.tobytes().hex()
-
     def tokens(self, numbers_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint16]]:
         """Token ids of some sequences [L]; TokenError for a token that the ids of these sequences do not have."""
         found: list[npt.NDArray[np.uint16]] = [np.empty(0, np.uint16)] * len(numbers_R)
@@ -174,7 +170,7 @@ class SequenceTable(Sequence[TokenSequence]):
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One of NAMES of all sequences; read anew each time, for few need it."""
-        tables = [source.names()[name].combine_chunks() for source in self.sources]
+        tables = [source.names(name) for source in self.sources]
         before = np.cumsum([0, *(len(table) for table in tables)])
         every = pa.chunked_array(tables, pa.string())
         return every.take(pa.array(before[self.source] + self.row))
@@ -200,7 +196,7 @@ def replayed(heard: Sequence[TokenSequence], new: Sequence[TokenSequence], share
         return table.lengths.astype(np.int64) * np.where(table.variants == EVERY_EPOCH, drawings, 1)
 
     room = share / (1 - share) * int(tokens(new).sum())
-    order = order_of(heard.hex_ids(), np.arange(len(heard)), f"{key}/")
+    order = order_of(heard.ids, np.arange(len(heard)), f"{key}/")
     sizes = tokens(heard)
     drawn = []
     for number in order.tolist():

@@ -274,9 +274,9 @@ class LogitCache:
             lengths.append(index["n_tokens"])
             starts.append(starts[-1] + len(index["seq_id"]))
         self._starts, self._lengths = np.asarray(starts), np.concatenate(lengths)
-        every = np.concatenate(ids)
-        self._order = np.argsort(every, kind="stable")
-        self._sorted = every[self._order]
+        self._sorted = np.concatenate(ids)
+        self._order = np.argsort(self._sorted, kind="stable")
+        self._sorted = self._sorted[self._order]
 
     @classmethod
     def of_shards(cls, shards: Sequence[Artifact], wanted: Mapping[str, Any]) -> "LogitCache":

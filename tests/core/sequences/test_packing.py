@@ -44,7 +44,15 @@ def test_the_order_is_that_of_sha_256_of_prefix_and_id():
     names = [hashlib.md5(bytes([n])).hexdigest() for n in range(50)]
     numbers = np.array([4, 9, 40, 17, 3])
     want = sorted(numbers.tolist(), key=lambda n: hashlib.sha256(f"7/2/{names[n]}".encode()).digest())
-    assert order_of("".join(names), numbers, "7/2/").tolist() == want
+    ids = np.array([bytes.fromhex(name) for name in names], "S16")
+    assert order_of(ids, numbers, "7/2/").tolist() == want
+
+
+def test_where_the_first_bytes_of_hashes_are_equal_the_others_decide(monkeypatch):
+    ids = np.array([hashlib.md5(bytes([n])).digest() for n in range(50)], "S16")
+    want = order_of(ids, np.arange(50), "0/")
+    monkeypatch.setattr(packing, "_first_bytes", lambda ids, numbers, _: iter([np.zeros(len(numbers), ">u8")]))
+    assert order_of(ids, np.arange(50), "0/").tolist() == want.tolist()
 
 
 def test_some_rows_are_given_as_lists():
