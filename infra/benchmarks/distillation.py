@@ -740,7 +740,7 @@ def _written(captured: "list[Captured]", path: Path) -> "tuple[LogitCache, float
     from tinywave_core.teacher.logit_cache import LogitCache
 
     _write_ours(captured, path)
-    return LogitCache({path.name: path}, {}), path.stat().st_size / sum(len(c.input_ids) for c in captured)
+    return LogitCache.of_files({path.name: path}, {}), path.stat().st_size / sum(len(c.input_ids) for c in captured)
 
 
 # A child: the loss -------------------------------------------------------------------------------------------------
@@ -845,7 +845,7 @@ def _read_ours(path: Path) -> Iterator[int]:
 
     from tinywave_core.teacher.logit_cache import LogitCache
 
-    cache = LogitCache({path.name: path}, {})
+    cache = LogitCache.of_files({path.name: path}, {})
     order = np.random.default_rng(2).permutation(len(cache))
     for start in range(0, len(order), _BATCH_SEQUENCES):
         yield len(cache.read(order[start : start + _BATCH_SEQUENCES]).entropy)

@@ -66,7 +66,7 @@ def test_a_shard_says_what_it_was_captured_from_and_how(finished: Finished):
 
 def test_targets_are_those_of_each_sequence_alone_however_it_was_packed(finished: Finished, probabilities):
     """Bit-equal on a CPU, where the teacher reads packed rows of several sequences eight at a time."""
-    cache = LogitCache({shard.id: shard.path("logits.parquet") for shard in shards_of(finished)}, {})
+    cache = LogitCache.of_files({shard.id: shard.path("logits.parquet") for shard in shards_of(finished)}, {})
     assert len(cache) == len(probabilities)
     for seq_id, p in probabilities.items():
         ids, weights = sparse_targets(p, 8, torch.from_numpy(sample_offsets(0, seq_id, len(p))))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Finished
+from tests.fixtures.small_artifact import commit
 from tests.fixtures.tiny import copy_store
 from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.sequences.dataset import PackedDataset
@@ -136,6 +137,37 @@ def test_logits_are_found_by_what_was_kept_and_a_damaged_shard_is_refused_before
     flip(shards[0].opened("logits.parquet"))
     with pytest.raises(DamagedArtifactError, match="logits.parquet is damaged: it has"):
         LogitCache.of_shards(Store(str(tmp_path / "store")).find_all([s.id for s in shards]), {})
+
+
+def elsewhere(finished: Finished, folder: Path, name: str) -> Artifact:
+    """A shard of logits in a store that is not on this machine's disk."""
+    shard = finished.store.find(finished.outputs["logits"].summary["shards"][0])
+    shutil.copytree(shard.path(), folder / name, ignore=shutil.ignore_patterns("manifest.json"))
+    return commit(Store(f"memory://{name}"), folder / name, artifact_id=shard.id)
+
+
+def test_shards_that_do_not_fit_on_this_machine_are_read_over_the_network(finished: Finished, tmp_path: Path):
+    shard = elsewhere(finished, tmp_path, "no-room")
+    want = LogitCache.of_shards([shard], {})
+    every = np.random.default_rng(0).permutation(len(want))
+    copy = shard.opened("logits.parquet")
+    found = LogitCache.of_shards([shard], {}, local_bytes=shard.size("logits.parquet") - 1)
+    assert not copy.exists()
+    for _ in range(2):  # pages, then values alone
+        assert np.array_equal(found.read(every).weights, want.read(every).weights)
+    assert LogitCache.of_shards([shard], {}, local_bytes=shard.size("logits.parquet")) and copy.exists()
+
+
+def test_a_file_elsewhere_that_ends_too_early_or_is_gone_is_an_error(finished: Finished, tmp_path: Path):
+    shard = elsewhere(finished, tmp_path, "breaks-off")
+    cache = LogitCache.of_shards([shard], {}, local_bytes=0)
+    where, files = f"/breaks-off/{shard.id}/logits.parquet", shard.store.filesystem
+    files.pipe_file(where, files.cat_file(where)[:3000])
+    with pytest.raises(DamagedArtifactError, match="memory://.*are needed: it was cut"):
+        cache.read(np.arange(len(cache)))
+    files.rm_file(where)
+    with pytest.raises(DamagedArtifactError, match="is gone: run its stage again"):
+        cache.read(np.arange(1))
 
 
 def test_a_share_of_a_batch_is_its_rows_alone_and_the_next_is_read_ahead(shards: list[Artifact]):

@@ -54,6 +54,9 @@ class RuntimeConfig(Config):
     step_timeout_hours: float | None = Field(None, gt=0)
     """Hours after which a shard or any other step is stopped: its task fails, is tried again as `retries` says, and continues from
     its checkpoint. None: never."""
+    local_cache_gb: float | None = Field(None, ge=0)
+    """Room on this machine for copies of cached logits, in GB, where the store is elsewhere: shards that do not fit are read in parts
+    over the network while training runs. None: room for all."""
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     decode_timeout_s: float = Field(120.0, gt=0)

@@ -34,6 +34,7 @@ from tinywave_core.errors import (
 )
 from tinywave_core.storage import lease
 from tinywave_core.storage.filesystem import open_url
+from tinywave_core.storage.ranges import LocalRanges, Ranges, RemoteRanges
 from tinywave_core.storage.records import RecordFault, seal, unseal
 
 STORE_VERSION = 2
@@ -124,9 +125,17 @@ class Artifact:
         (entry,) = (entry for entry in self._manifest().files if entry.name == name)
         return self.store.checked_path(self._manifest(), name, [entry], digests=False)
 
-    def digest(self, name: str) -> str:
-        """SHA-256 of one file, as its manifest has it."""
-        return next(entry.sha256 for entry in self._manifest().files if entry.name == name)
+    def size(self, name: str) -> int:
+        """Bytes of one file, as its manifest has it."""
+        return next(entry.bytes for entry in self._manifest().files if entry.name == name)
+
+    def ranges(self, name: str, *, copied: bool = True) -> Ranges:
+        """One file to be read in parts, by readers that verify what they read; of a store elsewhere without a copy on this machine
+        unless it is to be `copied`."""
+        if self.store.local or copied:
+            return LocalRanges(self.opened(name))
+        self.store.drop_files(self.id)
+        return RemoteRanges(self.store.filesystem, f"{self.store.root.rstrip('/')}/{self.id}/{name}")
 
     def _manifest(self) -> Manifest:
         if self.manifest is None:
@@ -561,6 +570,10 @@ class Store:
     def drop_copy(self, artifact_id: str) -> None:
         """Delete what this machine has of an artifact besides itself: its indices, and the local copy of a remote one."""
         shutil.rmtree(self.index_folder(artifact_id), ignore_errors=True)
+        self.drop_files(artifact_id)
+
+    def drop_files(self, artifact_id: str) -> None:
+        """Delete the local copy of a remote artifact; its indices stay."""
         if not self.local:
             shutil.rmtree(self.scratch("read") / artifact_id, ignore_errors=True)
             self._verified.clear()

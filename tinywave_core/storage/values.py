@@ -2,13 +2,11 @@
 
 For columns that lie open: not null, uncompressed, plainly coded, one page for each row group, whose values have so many bytes for each
 token of the row. So the place of a value follows by adding up. The first time that a page is touched it is read whole and compared with the
-checksum in its header; later reads of it take the value alone. Reading is by position in the file, not by mapping it: a file
-that was cut meanwhile gives an error here, where a mapped page would kill the process.
+checksum in its header; later reads of it take the value alone.
 Format of the headers: parquet-format, PageHeader, in Thrift's compact protocol.
 Legend: N values (rows of the file), G row groups.
 """
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tinywave_core.errors import DamagedArtifactError
+from tinywave_core.storage.ranges import Ranges
 
 _LENGTH_BYTES = 4  # before each value
 _DATA_PAGE = 0
@@ -58,10 +57,10 @@ class Values:
     """The values of one file's open columns."""
 
     def __init__(
-        self, path: Path, layout: Layout, tokens_before: npt.NDArray[np.int64], widths: Mapping[str, int]
+        self, file: Ranges, layout: Layout, tokens_before: npt.NDArray[np.int64], widths: Mapping[str, int]
     ) -> None:
         """`tokens_before` counts the tokens before each row [N + 1]; `widths` has the bytes of one token in each column."""
-        self._path, self._layout, self._before = path, layout, tokens_before
+        self._file, self._layout, self._before = file, layout, tokens_before
         self._widths = [widths[column] for column in layout.columns]
         self._numbers = {column: number for number, column in enumerate(layout.columns)}
         self._verified = np.zeros(layout.chunks.shape[:2], dtype=bool)
@@ -76,35 +75,31 @@ class Values:
         headers_R = sizes_R - width * (before[last_R] - before[first_R]) - (last_R - first_R) * _LENGTH_BYTES
         at_R = headers_R + width * (before[rows_R] - before[first_R]) + (rows_R - first_R + 1) * _LENGTH_BYTES
         lengths_R = width * (before[rows_R + 1] - before[rows_R])
-        # Opened anew each time: a store of thousands of shards would use up the handles that a process may have.
-        handle = self._open()
-        try:
-            for group, start, size, header in set(_plain(groups_R, starts_R, sizes_R, headers_R)):
-                if not self._verified[number, group]:
-                    self._verify(handle, number, group, start, size, header)
-            places = _plain(starts_R + at_R, lengths_R)
-            return [memoryview(self._bytes(handle, start, length)) for start, length in places]
-        finally:
-            os.close(handle)
+        new = {
+            g: (s, n, h)
+            for g, s, n, h in _plain(groups_R, starts_R, sizes_R, headers_R)
+            if not self._verified[number, g]
+        }
+        pages = self._pages(number, new)
+        alone = [(s + at, n) for g, s, at, n in _plain(groups_R, starts_R, at_R, lengths_R) if g not in pages]
+        values = iter(self._file.read(alone) if alone else [])
+        return [
+            pages[g][at : at + n] if g in pages else memoryview(next(values))
+            for g, at, n in _plain(groups_R, at_R, lengths_R)
+        ]
 
-    def _open(self) -> int:
-        try:
-            return os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError as error:
-            raise DamagedArtifactError(f"{self._path} is gone: run its stage again") from error
+    def _pages(self, column: int, new: Mapping[int, tuple[int, int, int]]) -> dict[int, memoryview]:
+        """The pages of row groups that were not touched before, compared with their checksums; by start, bytes and header."""
+        if not new:
+            return {}
+        found = self._file.read([(start, size) for start, size, _ in new.values()])
+        pages = {group: memoryview(data) for group, data in zip(new, found, strict=True)}
+        for group, (_, _, header) in new.items():
+            self._verify(pages[group], header, group, column)
+            self._verified[column, group] = True
+        return pages
 
-    def _bytes(self, handle: int, start: int, size: int) -> bytes:
-        data = os.pread(handle, size, start)
-        if len(data) != size:
-            raise DamagedArtifactError(
-                f"{self._path} has {os.fstat(handle).st_size:,} bytes, and those from {start:,} to {start + size:,} are needed: it was cut. "
-                "Run `tinywave repair`, then run again"
-            )
-        return data
-
-    def _verify(self, handle: int, column: int, group: int, start: int, size: int, header: int) -> None:
-        """Compare one page with its checksum, once."""
-        page = memoryview(self._bytes(handle, start, size))
+    def _verify(self, page: memoryview, header: int, group: int, column: int) -> None:
         rows = int(self._layout.first_rows[group + 1] - self._layout.first_rows[group])
         try:
             length, fields = page_header(page[: max(header, 0)])
@@ -118,10 +113,9 @@ class Values:
             sound = False
         if not sound:
             raise DamagedArtifactError(
-                f"{self._path} is damaged in row group {group}, column {self._layout.columns[column]}: its bytes are not those "
+                f"{self._file} is damaged in row group {group}, column {self._layout.columns[column]}: its bytes are not those "
                 "that were written. Run `tinywave repair`, then run again"
             )
-        self._verified[column, group] = True
 
 
 def _plain(*arrays: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:

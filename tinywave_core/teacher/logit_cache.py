@@ -13,6 +13,7 @@ Legend: N tokens, V vocabulary, K entries, L tokens of one sequence.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from tinywave_core.sequences.dataset import CachedTargets
 from tinywave_core.sequences.table import SequenceTable
 from tinywave_core.storage.fingerprint import canonical_json
 from tinywave_core.storage.indices import kept_arrays
+from tinywave_core.storage.ranges import LocalRanges, Ranges
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.storage.values import Layout, Values
@@ -51,7 +53,7 @@ LOGITS = pa.schema(
         pa.field("entropy", pa.binary(), nullable=False),  # float16 [L], nats
     ]
 )
-_PACKED = ("input_ids", "target_logp")
+_PACKED = ("input_ids",)
 _LEVELS = 255
 _SMALLEST = 1e-20  # a softmax can underflow to 0, which could not be drawn from
 
@@ -209,7 +211,8 @@ def read_about(path: Path) -> dict[str, Any]:
     return json.loads(metadata[b"tinywave"])  # type: ignore[no-any-return]
 
 
-_OPEN = ("ids", "logw", "head", "entropy")  # what is read at every step
+_STEP = ("ids", "logw", "head", "entropy")  # what is read at every step
+_OPEN = (*_STEP, "target_logp")
 INDEX = "logits-1"  # the name of a shard's index; another one whenever the arrays below change
 
 
@@ -242,11 +245,11 @@ class LogitCache:
 
     def __init__(
         self,
-        shards: Mapping[str, Path],
+        shards: Mapping[str, Ranges],
         wanted: Mapping[str, Any],
-        indices: Mapping[str, Mapping[str, npt.NDArray[Any]]] | None = None,
+        indices: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     ) -> None:
-        """Shards by the name that errors give them, and their indices where they are kept.
+        """Shards by the name that errors give them, and their indices.
 
         TrainingError, naming both, where a shard was captured with another teacher, vocabulary, packing, … than `wanted`, or in
         another format, or at another temperature than the shard before it.
@@ -255,21 +258,20 @@ class LogitCache:
         """Softmax temperature at capture."""
         self.entries = 0
         """Entries of a token, K."""
-        self._paths = list(shards.values())
-        self._values, self._first_rows = [], []
+        self._files = list(shards.values())
+        self._values = []
         same = {"format": FORMAT, **wanted}
         ids, starts, lengths = [np.empty(0, "S16")], [0], [np.empty(0, np.int32)]
-        for name, path in shards.items():
-            index = indices[name] if indices else index_of(path)
+        for name, file in shards.items():
+            index = indices[name]
             about = json.loads(str(index["about"]))
             _require(about, same, name)
             same["temperature"] = self.temperature = about["temperature"]
             self.entries = entries = int(about["entries"])  # the same in all shards: they share one config
-            widths = {"ids": 2 * entries, "logw": entries - 1, "head": 4, "entropy": 2}
+            widths = {"ids": 2 * entries, "logw": entries - 1, "head": 4, "target_logp": 2, "entropy": 2}
             before = np.concatenate([[0], np.cumsum(index["n_tokens"], dtype=np.int64)])
             layout = Layout(_OPEN, index["first_rows"], index["chunks"])
-            self._values.append(Values(path, layout, before, widths))
-            self._first_rows.append(index["first_rows"])
+            self._values.append(Values(file, layout, before, widths))
             ids.append(index["seq_id"])
             lengths.append(index["n_tokens"])
             starts.append(starts[-1] + len(index["seq_id"]))
@@ -279,10 +281,27 @@ class LogitCache:
         self._sorted = self._sorted[self._order]
 
     @classmethod
-    def of_shards(cls, shards: Sequence[Artifact], wanted: Mapping[str, Any]) -> "LogitCache":
-        """Of artifacts of the store: the first to open one compares it with its digest and keeps an index beside the store."""
-        indices = {s.id: kept_arrays(s, INDEX, partial(index_of, s)) for s in shards}
-        return cls({s.id: s.opened(LOGITS_FILE) for s in shards}, wanted, indices)
+    def of_files(cls, paths: Mapping[str, Path], wanted: Mapping[str, Any]) -> "LogitCache":
+        """Of files without a store, by the name that errors give them."""
+        files = {name: LocalRanges(path) for name, path in paths.items()}
+        return cls(files, wanted, {name: index_of(path) for name, path in paths.items()})
+
+    @classmethod
+    def of_shards(
+        cls, shards: Sequence[Artifact], wanted: Mapping[str, Any], local_bytes: float = math.inf
+    ) -> "LogitCache":
+        """Of artifacts of the store: the first to open one compares it with its digest and keeps an index beside the store.
+
+        Of a store elsewhere, copies of as many shards as fit into `local_bytes` stay on this machine; the others are read over the
+        network, a page of 64 sequences when it is first touched and then a sequence at a time.
+        """
+        indices, files = {}, {}
+        for shard in shards:
+            fits = shard.size(LOGITS_FILE) <= local_bytes
+            local_bytes -= shard.size(LOGITS_FILE) if fits else 0
+            indices[shard.id] = kept_arrays(shard, INDEX, partial(index_of, shard))
+            files[shard.id] = shard.ranges(LOGITS_FILE, copied=fits)
+        return cls(files, wanted, indices)
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -312,13 +331,13 @@ class LogitCache:
         written."""
         shards_S = np.searchsorted(self._starts, places_S, side="right") - 1
         rows_S = places_S - self._starts[shards_S]
-        parts: dict[str, list[memoryview]] = {column: [memoryview(b"")] * len(places_S) for column in _OPEN}
+        parts: dict[str, list[memoryview]] = {column: [memoryview(b"")] * len(places_S) for column in _STEP}
         for shard in np.unique(shards_S).tolist():
             here = np.flatnonzero(shards_S == shard)
-            for column in _OPEN:
+            for column in _STEP:
                 for at, value in zip(here.tolist(), self._values[shard].read(rows_S[here], column), strict=True):
                     parts[column][at] = value
-        ids, logw, head, entropy = (b"".join(parts[column]) for column in _OPEN)
+        ids, logw, head, entropy = (b"".join(parts[column]) for column in _STEP)
         entropies = np.frombuffer(entropy, "<f2").astype(np.float32)
         wide, weights = decode(memoryview(ids), memoryview(logw), memoryview(head), len(entropies))
         return SparseTargets(wide.numpy(), weights.numpy(), entropies)
@@ -328,13 +347,11 @@ class LogitCache:
         return SequenceTargets(self, self.require_all(sequences.ids))
 
     def target_logp(self, place: int) -> npt.NDArray[np.float32]:
-        """Teacher's log-probability of the true next token [L]; the last is 0. For few sequences: it unpacks a row group each time."""
+        """Teacher's log-probability of the true next token [L]; the last is 0."""
         shard = int(np.searchsorted(self._starts, place, side="right")) - 1
-        row, first_rows = place - int(self._starts[shard]), self._first_rows[shard]
-        group = int(np.searchsorted(first_rows, row, side="right")) - 1
-        file = pq.ParquetFile(self._paths[shard], page_checksum_verification=True)
-        column = file.read_row_group(group, ["target_logp"])["target_logp"]
-        return np.frombuffer(column[row - int(first_rows[group])].as_buffer(), "<f2").astype(np.float32)
+        row = place - int(self._starts[shard])
+        (value,) = self._values[shard].read(np.array([row]), "target_logp")
+        return np.frombuffer(value, "<f2").astype(np.float32)
 
     def require_all(self, ids_S: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
         """The places of all these sequences; TrainingError where one has no targets."""

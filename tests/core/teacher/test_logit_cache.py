@@ -144,7 +144,7 @@ ABOUT = {"format": "tw-logits/2", "entries": 12, "temperature": 1.0, "teacher": 
 
 
 def opened(*paths: Path) -> LogitCache:
-    return LogitCache({path.name: path for path in paths}, {})
+    return LogitCache.of_files({path.name: path for path in paths}, {})
 
 
 @pytest.mark.parametrize("entries", [2, 8, 12, 16])
@@ -263,9 +263,9 @@ def test_many_sequences_of_several_shards_are_read_at_once_in_the_order_in_which
 )
 def test_a_shard_of_another_teacher_packing_or_vocabulary_is_named_beside_the_right_one(tmp_path, wanted, says):
     write_shard(captured(1, 9, 8), ABOUT, tmp_path / "logits.parquet")
-    assert len(LogitCache({"shard 7": tmp_path / "logits.parquet"}, {"teacher": "adaptation/a"})) == 1
+    assert len(LogitCache.of_files({"shard 7": tmp_path / "logits.parquet"}, {"teacher": "adaptation/a"})) == 1
     with pytest.raises(TrainingError, match=says):
-        LogitCache({"shard 7": tmp_path / "logits.parquet"}, wanted)
+        LogitCache.of_files({"shard 7": tmp_path / "logits.parquet"}, wanted)
 
 
 @pytest.mark.one_machine  # about files

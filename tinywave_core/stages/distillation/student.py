@@ -5,6 +5,7 @@ from the teacher's blocks or, where on_new_audio is `continue`, from the one bef
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -380,4 +381,5 @@ def _cached(step: StudentStep, vocabulary: "Vocabulary", sequences: "SequenceTab
         "sequence_length": step.config.training.sequence_length,
         "vocabulary": vocabulary.to_json(),
     }
-    return LogitCache.of_shards(step.inputs["logits"], wanted).of(sequences)
+    room = step.runtime.local_cache_gb
+    return LogitCache.of_shards(step.inputs["logits"], wanted, math.inf if room is None else room * 1e9).of(sequences)
