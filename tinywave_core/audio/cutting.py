@@ -5,7 +5,7 @@ speech is a row with its reason, never an error. Shapes: N samples, W windows of
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,9 @@ class Cutter:
         if row["recording_id"] in self._path_of:
             _refuse(row, "skipped", "duplicate", f"the same samples as {self._path_of[row['recording_id']]}")
             return
-        said = _given(file, row, len(samples_N))
-        bounds = self._bounds(row, samples_N, sorted(said))
+        given = _given(file, row, len(samples_N))
+        said = {part: text for part, text in given.items() if text}
+        bounds = self._bounds(row, samples_N, said, [part for part in given if part not in said])
         if not bounds:
             return
         self._path_of[row["recording_id"]] = row["path"]
@@ -82,9 +83,11 @@ class Cutter:
                 "flac": encode_flac(samples_N[start:end]),
             }
 
-    def _bounds(self, row: Row, samples_N: npt.NDArray[np.int16], given: Sequence[Region]) -> list[Region]:
-        """(start, end) of each utterance in samples, the `given` ones where there are any; none, with the reason in `row`, where there is
-        too little speech."""
+    def _bounds(
+        self, row: Row, samples_N: npt.NDArray[np.int16], said: Collection[Region], spoken: Sequence[Region]
+    ) -> list[Region]:
+        """(start, end) of each utterance in samples: the parts of which labels tell what is `said`, else what is `spoken` by the labels or
+        by voice activity; none, with the reason in `row`, where there is too little speech."""
         config, seconds = self._config, len(samples_N) / SAMPLE_RATE
         if seconds < config.min_utterance_s:
             detail = f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
@@ -95,9 +98,10 @@ class Cutter:
         regions = speech_regions(
             probabilities_W, len(samples_N), config.vad_threshold, _in_samples(config.min_silence_s)
         )
+        regions = _merged(spoken) or regions
         shortest, longest = _in_samples(config.min_utterance_s), _in_samples(config.max_utterance_s)
-        if given:
-            return _given_bounds(config, row, given, regions, probabilities_W)
+        if said:
+            return _given_bounds(config, row, sorted(said), regions, probabilities_W)
         bounds = utterance_bounds(regions, probabilities_W, len(samples_N), shortest=shortest, longest=longest)
         # A recording that is cut leaves its silence behind, however long that is: what is left is speech.
         is_cut = len(samples_N) > _in_samples(config.max_utterance_s)
@@ -119,6 +123,17 @@ def _given(file: Row, row: Row, total: int) -> dict[Region, str]:
         row["detail"] = f"{outside} of {len(segments)} given parts end behind the recording: {UNFIT}"
         return {}
     return parts
+
+
+def _merged(regions: Sequence[Region]) -> list[Region]:
+    """The same stretches in order, those that overlap or touch as one."""
+    merged = list[Region]()
+    for start, end in sorted(regions):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _of_recording(file: Row, path: str, recording: Recording) -> Row:

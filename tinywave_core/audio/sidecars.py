@@ -28,7 +28,7 @@ LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
 Segment = tuple[float, float, str]
-"""Beginning and end in seconds, and what is said there."""
+"""Beginning and end in seconds, and what is said there; empty where it is only known that somebody speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Label:
     speaker: str | None = None
     transcript: str | None = None
     segments: tuple[Segment, ...] = ()
+
+    @property
+    def is_transcribed(self) -> bool:
+        """Whether it has words."""
+        return self.transcript is not None or any(text for _, _, text in self.segments)
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,10 @@ class _Reading:
     def _read(self, file: LabelFile) -> None:
         if beside := self._beside(file.path):
             layout = next(layout for layout in BESIDE if layout.fits(file))
-            for claim in layout.read(file):
-                for path in beside:
-                    self._said[path].append((_voice(layout, file), _label([claim])))
+            claims = list(layout.read(file))
+            self._problems += [(claim.problem, file.path) for claim in claims if claim.problem]
+            for path in beside:
+                self._said[path].append((_voice(layout, file), _label([c for c in claims if not c.problem])))
             return
         for layout in LAYOUTS:
             if layout.fits(file):
@@ -198,7 +204,7 @@ class _Reading:
         by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
         report = LabelReport(
             recordings=len(self._wanted),
-            transcripts=sum(label.transcript is not None or label.segments != () for label in by_path.values()),
+            transcripts=sum(label.is_transcribed for label in by_path.values()),
             speakers=sum(label.speaker is not None for label in by_path.values()),
             origins=origins(taken),
             unmatched=some("unmatched", self._orphans),
@@ -225,7 +231,7 @@ class _Reading:
             decided["speaker"] = named[0]
             taken.append(("speaker", named[1], ""))
         in_parts = [(voice, label.segments) for voice, label in said if label.segments]
-        if in_parts and decided["transcript"] is None:
+        if in_parts and decided["transcript"] is None and in_parts[0][1][0][2]:
             taken.append(("transcript", in_parts[0][0].layout, in_parts[0][0].path))
         return Label(decided["speaker"], decided["transcript"], in_parts[0][1] if in_parts else ())
 
@@ -285,7 +291,10 @@ def _label(claims: Sequence[Claim]) -> Label:
 
 
 def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
-    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends."""
+    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends; else its speech."""
+    speech = {(*claim.span, "") for claim in claims if claim.is_speech and claim.span}
+    if speech:
+        return tuple(sorted(speech))
     said = {(claim.span, text) for claim in claims if (text := clean(claim.transcript))}
     if not any(claim.problem == "segment" for claim in claims) or any(span is None for span, _ in said):
         return ()

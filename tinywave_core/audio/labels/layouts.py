@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
 from tinywave_core.audio.labels.matching import TEXT_FOLDERS, stem_of
-from tinywave_core.audio.labels.tables import name_of, span_of, speaker_of, starts_later, transcript_of
+from tinywave_core.audio.labels.tables import name_of, span_of, spans_of_speech, speaker_of, starts_later, transcript_of
 from tinywave_core.errors import SourceError
 
 MANIFESTS = ("manifest.csv", "manifest.parquet")
@@ -123,7 +123,15 @@ def read_text(file: LabelFile) -> Iterator[Claim]:
 def read_record(file: LabelFile) -> Iterator[Claim]:
     """A JSON object about the recording of its name: Libri-Light's, Emilia's, Whisper's."""
     row = dict(file.table.rows[0]) if file.table and len(file.table.rows) == 1 else {}
-    yield Claim(stem_of(file.name), speaker_of(row), transcript_of(row))
+    name = stem_of(file.name)
+    yield Claim(name, speaker_of(row), transcript_of(row))
+    try:
+        spans = spans_of_speech(row)
+    except ValueError:
+        yield Claim(name, problem="voice activity")
+        return
+    for span in spans:
+        yield Claim(name, span=span, is_speech=True)
 
 
 def speaker_in_path(path: str) -> tuple[str, str] | None:

@@ -141,6 +141,23 @@ def span_of(row: Row) -> tuple[float, float] | None:
     return (start, end) if 0 <= start < end < math.inf else None
 
 
+def spans_of_speech(row: Row) -> list[tuple[float, float]]:
+    """Where somebody speaks, in seconds: Libri-Light's `voice_activity`. ValueError where it is no list of beginnings and ends."""
+    given = row.get("voice_activity", [])
+    if not isinstance(given, list):
+        raise ValueError("it is no list")
+    spans = [tuple(map(_seconds, span)) for span in given if isinstance(span, list)]
+    if len(spans) != len(given) or not all(len(span) == 2 and span[0] <= span[1] for span in spans):
+        raise ValueError("not every span has a beginning and an end")
+    return [(start, end) for start, end in spans if start < end]
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError("it is no time")
+    return float(value)
+
+
 def _first(row: Row, names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
