@@ -52,9 +52,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_clips(tmp_path_factory.mktemp("source"), CLIPS[:8])
 
 
-def tokenized(source: Path, root: Path, benchmarks: dict, **groups: dict) -> tuple[PipelineConfig, Outputs, list[str]]:
-    tokenization = {"units": {"clusters": 40}, "benchmarks": benchmarks, **groups.pop("tokenization", {})}
-    config = tiny_config(source, root, tokenization=tokenization, **groups)
+def tokenized(source: Path, root: Path, benchmarks: dict) -> tuple[PipelineConfig, Outputs, list[str]]:
+    config = tiny_config(source, root, tokenization={"units": {"clusters": 40}, "benchmarks": benchmarks})
     outputs, execute = run_tiny(config, until="tokenization")
     return config, outputs, execute.parts()
 
@@ -114,16 +113,6 @@ def test_nothing_goes_unless_it_is_asked_and_then_training_knows(
     plain = tiny_config(source, root, tokenization={"benchmarks": {"suites": str(suite)}})
     assert training_key(config, outputs["tokens"]) != training_key(plain, outputs["tokens"])
     assert "are left out" in dict(facts(outputs))["benchmarks"]
-
-
-def test_runs_belong_to_their_utterances_where_thresholds_took_some_out(
-    source: Path, suite: Path, root: Path, reported: Outputs
-):
-    # The runs are those of a shard that still has all of its speech.
-    ingestion = {"keep": {"min_level_db": -30.5}, "shard_megabytes": 10}
-    _, outputs, _ = tokenized(source, root, {"suites": str(suite)}, ingestion=ingestion)
-    assert utterances(outputs) < utterances(reported)
-    assert reasons_to_leave_out(outputs["benchmarks"]) == reasons_to_leave_out(reported["benchmarks"])
 
 
 def test_a_suite_that_is_none_is_refused_before_a_run(tmp_path: Path):

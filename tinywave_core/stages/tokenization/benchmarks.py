@@ -159,7 +159,7 @@ def run_suite_runs(step: Step[BenchmarksConfig, SuiteRunsSummary], output: Outpu
                     unreadable.append(f"{name}: {recording.verdict.detail}")
                     continue
                 row = {"path": name, "sha256": digest, "recording_id": content_id(samples_N)}
-                read.append((row, samples_N.astype(np.float32) / 32_768))
+                read.append((row, samples_N.astype(np.float32) / np.float32(32_768)))
             assert tokenizer is not None
             streams = tokenizer.tokenize([samples_N for _, samples_N in read])
             rows += [row | {"runs": all_runs([of.units])} for (row, _), of in zip(read, streams, strict=True)]
