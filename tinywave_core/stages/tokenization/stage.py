@@ -26,6 +26,7 @@ TOKEN_BYTES = 3
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The tokens, and where that is asked for what is there more than once and what benchmarks have."""
+    benchmarks.open_suites(config)  # what is none is refused before anything is tokenized
     beside: Outputs = {}
     asked = config.tokenization
     comparisons = (
