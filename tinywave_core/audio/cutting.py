@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.audio.channels import is_channel, labelled_speaker, speaker_of_channel, unit_of
+from tinywave_core.audio.channels import labelled_speaker, labels_of_recording, unit_of
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.quality import UNFIT, bandwidth_hz, warnings_of
@@ -40,7 +40,7 @@ class Cutter:
     def cut(self, file: Row, path: str, copies: Sequence[str], size: int, recording: Recording) -> Iterator[Row]:
         """The recording's utterances as rows of AUDIO; `file` has its digest and labels. Adds to `rows` when it is through."""
         # One utterance at a time: the sound of a recording of hours is not held a second time as FLAC.
-        file = _of_recording(file, path, recording)
+        file, lost = labels_of_recording(file, path, recording.verdict.channel_mix)
         row = _file_row(file, path, size, recording)
         for utterance in self._utterances(file, row, recording.samples_N):
             if utterance["utterance_id"] not in self.utterance_ids:
@@ -50,6 +50,9 @@ class Cutter:
                 yield utterance
         if row["status"] == "accepted" and not row["utterances"]:
             _refuse(row, "skipped", "duplicate", "all of its utterances are in other files")
+        if lost and row["status"] == "accepted":
+            # Before what decoding found: some warnings are told by how the detail ends.
+            row["detail"] = "; ".join(filter(None, [lost, row["detail"]]))
         row["warnings"] = (row["status"] == "accepted" and warnings_of(row)) or None
         self.rows += [row, *(_copy_row(row, copy) for copy in copies)]
 
@@ -134,15 +137,6 @@ def _merged(regions: Sequence[Region]) -> list[Region]:
         else:
             merged.append((start, end))
     return merged
-
-
-def _of_recording(file: Row, path: str, recording: Recording) -> Row:
-    """What is known of a file, of one recording in it: a channel has a voice of its own, and nobody knows its words."""
-    channel_mix = recording.verdict.channel_mix
-    if not is_channel(channel_mix):
-        return file
-    speaker = speaker_of_channel(file["speaker"], path, channel_mix)
-    return {**file, "speaker": speaker, "transcript": None, "segments": None}
 
 
 def _given_bounds(

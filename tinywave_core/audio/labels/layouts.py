@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
+from tinywave_core.audio.labels import channels
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
 from tinywave_core.audio.labels.matching import TEXT_FOLDERS, stem_of
@@ -50,9 +51,15 @@ def read_rows(file: LabelFile) -> Iterator[Claim]:
     """The rows of a table with named columns."""
     if file.table is None:
         return
+    has_channels = not set(channels.COLUMNS).isdisjoint(file.table.columns)
+    channel_of = channels.numbers(map(channels.named, file.table.rows)) if has_channels else {}
     for row in file.table.rows:
         is_part = starts_later(row) and transcript_of(row) is not None
-        yield Claim(name_of(row), speaker_of(row), transcript_of(row), "segment" if is_part else "", span_of(row))
+        channel = channel_of.get(channels.named(row)) if channel_of else None
+        problem = "segment" if is_part else ""
+        yield Claim(name_of(row), speaker_of(row), transcript_of(row), problem, span_of(row), channel)
+    for name in sorted(name for name, number in channel_of.items() if number is None):
+        yield Claim(f"channel {name}", problem=channels.UNCLEAR)
     for line in file.table.broken:
         yield Claim(f"line {line}", problem="malformed")
 
