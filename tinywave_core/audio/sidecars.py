@@ -352,6 +352,8 @@ def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
 
 def _disagreement(claims: Sequence[Claim], *, in_parts: bool) -> str:
     """What is wrong with the claims of a file about a recording; `in_parts`: its rows may be of parts of recordings."""
+    if len(claims) == 1 and not claims[0].problem:
+        return ""
     named = {claim.channel for claim in claims}
     if len(named - {None}) > 1:
         each = ([replace(c, channel=None) for c in claims if c.channel == channel] for channel in named)
