@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-growth bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -111,6 +111,9 @@ bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,
 
 bench-catalog: setup  ## Measure what the bookkeeping of 10,000 to 1,000,000 recordings costs (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/catalog.py $(BENCH_ARGS)
+
+bench-growth: setup  ## Measure what 1 % more audio costs beside all of it (10 minutes; quiet machine)
+	@$(BIN)/python infra/benchmarks/growth.py $(BENCH_ARGS)
 
 bench-talk-attacks: setup  ## Measure how long anybody can keep `tinywave talk` from answering (3 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/talk_attacks.py $(BENCH_ARGS)

@@ -1,7 +1,6 @@
 """`tinywave evaluate`: a speech language model on public benchmarks, or your own pairs, with intervals, alone or beside another."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from flows.console import console
 from tasks import terminal
 from tinywave_core.errors import ConfigError
 from tinywave_core.evals.suites.base import Suite
-from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite
+from tinywave_core.evals.suites.opening import Kind, detect, kind_of, open_suite, split_word
 
 if TYPE_CHECKING:
     from tinywave_core.evals.benchmark import Pool, Result
@@ -87,10 +86,8 @@ def ask(suites: Sequence[str], *, submission: bool = False) -> list[Asked]:
 
     asked: list[Asked] = []
     for word in suites:
-        name, equals, place = word.partition("=")
-        named = bool(equals) and re.fullmatch(r"[A-Za-z]\w*", name) is not None
-        folder = Path(place if named else word).expanduser()
-        kind = kind_of(name) if named else None
+        name, folder = split_word(word)
+        kind = kind_of(name) if name is not None else None
         if kind is None and folder.exists():
             kind = detect(folder)
         task = _task(kind)

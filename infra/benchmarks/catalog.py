@@ -9,8 +9,12 @@ measured in a process of its own, whose peak of resident memory includes Python 
 - plan: ingestion's part of `tinywave plan`: the scan, the catalog and the step of the corpus.
 - corpus: the tables of all shards become the corpus table and its summary.
 - rejects: the page's table of files that gave no speech.
+- labels in a table: one TSV with path, speaker and transcript of every recording.
+- labels by ids: the same with ids in place of paths, which are looked for by their last part.
+- labels in lists: a `.trans.txt` for each twenty recordings, as LibriSpeech has them.
+- labels beside: a text beside every recording.
 
-Scan and plan take a listing that is made in memory, so that a million files need not lie on the disk.
+Scan, plan and labels take a listing that is made in memory, labels their texts too, so that a million files need not lie on the disk.
 """
 
 import argparse
@@ -31,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tinywave_core.audio.catalog import Catalog, stat_row  # noqa: E402
+from tinywave_core.audio.sidecars import Labels, read_labels  # noqa: E402
 from tinywave_core.audio.source import Listing, Source, SourceFile  # noqa: E402
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES, UTTERANCES_FILE  # noqa: E402
 from tinywave_core.config.ingestion import IngestionConfig  # noqa: E402
@@ -66,13 +71,14 @@ def main() -> None:
         shutil.rmtree(options.folder, ignore_errors=True)
     figures = []
     for size in options.sizes:
-        if not (options.folder / f"store-{size}").exists():
+        has_store = (options.folder / f"store-{size}").exists()
+        if not has_store and not all(part.startswith("labels") for part in options.parts):
             say(f"making a store of {size:,} recordings …")
             make_store(options.folder, size)
         for part in options.parts:
             count = min(size, options.listed) if part == "listing" else size
             figures.append({"part": part, "files": count} | in_child(part, options.folder, count))
-            say("{part:>16} {files:>10,} files {seconds:>8.1f} s {peak_mib:>8,.0f} MiB".format(**figures[-1]))
+            say("{part:>17} {files:>10,} files {seconds:>8.1f} s {peak_mib:>8,.0f} MiB".format(**figures[-1]))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
@@ -238,6 +244,59 @@ def rejects(folder: Path, size: int) -> None:
     assert len(words.rejects(made)) == len(range(0, size, 50))
 
 
+def labelled(size: int, texts: dict[str, Callable[[], str]], *, bytes_each: int = 100) -> Labels:
+    """The labels of recordings whose label files are these, each made when it is read."""
+    audio = tuple(sorted((source_file(number) for number in range(size)), key=lambda file: file.path))
+    sidecars = tuple(SourceFile(path, path, bytes_each, "") for path in sorted(texts))
+
+    def read(_: Source, files: list[SourceFile]) -> dict[str, bytes]:
+        return {file.path: texts[file.path]().encode() for file in files}
+
+    with patch.object(Source, "texts", read):
+        found = read_labels(Source("/speech"), Listing(audio, sidecars), [file.path for file in audio])
+    assert found.report.transcripts == size, found.report
+    return found
+
+
+def sentence(number: int) -> str:
+    return f"this is what is said in recording {number}"
+
+
+def table_of(size: int, name: Callable[[int], str]) -> str:
+    rows = (f"{name(number)}\tspeaker{number // 200}\t{sentence(number)}\n" for number in range(size))
+    return "path\tspeaker\ttranscript\n" + "".join(rows)
+
+
+def labels_in_table(_: Path, size: int) -> None:
+    """Paths."""
+    labelled(size, {"all.tsv": lambda: table_of(size, lambda number: source_file(number).path)})
+
+
+def labels_by_ids(_: Path, size: int) -> None:
+    """Ids."""
+    labelled(size, {"all.tsv": lambda: table_of(size, lambda number: f"recording-{number:07d}")})
+
+
+def labels_in_lists(_: Path, size: int) -> None:
+    """Twenty recordings each."""
+
+    def lines(first: int) -> Callable[[], str]:
+        numbers = range(first, min(first + 20, size))
+        return lambda: "".join(f"recording-{number:07d} {sentence(number)}\n" for number in numbers)
+
+    folders = {first: source_file(first).path.rpartition("/")[0] for first in range(0, size, 20)}
+    labelled(size, {f"{folder}/book.trans.txt": lines(first) for first, folder in folders.items()})
+
+
+def labels_beside(_: Path, size: int) -> None:
+    """One text each."""
+
+    def text(number: int) -> Callable[[], str]:
+        return lambda: sentence(number)
+
+    labelled(size, {source_file(number).path[:-5] + ".txt": text(number) for number in range(size)})
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -249,6 +308,10 @@ PARTS: dict[str, Callable[[Path, int], Any]] = {
     "plan": plan,
     "corpus": make_corpus,
     "rejects": rejects,
+    "labels in a table": labels_in_table,
+    "labels by ids": labels_by_ids,
+    "labels in lists": labels_in_lists,
+    "labels beside": labels_beside,
 }
 
 

@@ -18,7 +18,7 @@ from tinywave_core.run import start
 from tinywave_core.run.pipeline import build_stage
 from tinywave_core.stages.evaluation import probes, units
 from tinywave_core.stages.ingestion import corpus as ingestion
-from tinywave_core.stages.tokenization import tokens
+from tinywave_core.stages.tokenization import near_duplicates, tokens
 from tinywave_core.steps.base import Step
 from tinywave_core.storage.store import STORE_VERSION, Artifact, Manifest, Store
 
@@ -146,6 +146,7 @@ def planned_steps(config: PipelineConfig, store: Store) -> list[Step]:
         patch.setattr(dnsmos, "installed_dnsmos", lambda: None)  # an extra
         patch.setattr(units, "find_spec", lambda _: None)  # another
         patch.setattr(tokens, "left_out", lambda config, corpus: {})  # nothing is measured
+        patch.setattr(near_duplicates, "reasons_to_leave_out", lambda found: {})  # nothing is found
         patch.setattr(start, "held_out_recordings", lambda corpus: set())  # the corpus has no files
         for stage in STAGES:
             done |= build_stage(stage, config, store, done, note)

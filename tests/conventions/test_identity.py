@@ -37,6 +37,7 @@ PLACES = {
     "tokenization.units.codebook",
     "tokenization.alignment.path",
     "tokenization.text.source",
+    "tokenization.benchmarks.suites",
     "adaptation.teacher",
     "adaptation.base",
     "evaluation.generated.asr",
@@ -59,6 +60,7 @@ SHARED = {"validation": {"adaptation", "distillation"}}
 ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "layer": 0}}}
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
 REPORTED = {"tokenization": {"near_duplicates": {"use": "report"}}}
+LOOKED_UP = {"tokenization": {"benchmarks": {"suites": "SUITE"}}}
 OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
     "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
@@ -66,6 +68,8 @@ BESIDE: dict[str, Settings] = {
     "tokenization.units.layer": ENCODER,
     "tokenization.near_duplicates.limit": REPORTED,
     "tokenization.near_duplicates.starts": REPORTED,
+    "tokenization.benchmarks.use": LOOKED_UP,
+    "tokenization.benchmarks.limit": LOOKED_UP,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
     "distillation.layer_pairs": EXPLICIT,
@@ -129,7 +133,10 @@ def other_values(field: FieldInfo, value: Any) -> list[Any]:
 def placed(settings: Settings, places: dict[str, str]) -> Settings:
     """With the place of the model that stands for all."""
     return json.loads(
-        json.dumps(settings).replace("LLAMA", places["llama"]).replace('"ENCODER"', f'"{places["encoder"]}"')
+        json.dumps(settings)
+        .replace("LLAMA", places["llama"])
+        .replace("SUITE", places["suite"])
+        .replace('"ENCODER"', f'"{places["encoder"]}"')
     )
 
 
@@ -182,7 +189,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
         shutil.copyfile(PIECES, folder / name / "tokenizer.model")
     save_encoder(folder / "encoder", "hubert")
-    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder")}
+    (folder / "suite").mkdir()
+    (folder / "suite" / "pairs.jsonl").write_text('{"id": "1", "pos": "yes", "neg": "sey"}', encoding="utf-8")
+    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder", "suite")}
 
 
 @pytest.fixture(scope="module")

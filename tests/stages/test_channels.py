@@ -1,5 +1,6 @@
 """A dialogue with one voice per channel: two recordings where `ingestion.channels` says so, one where it does not."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,17 @@ import pytest
 import soundfile
 
 from tests.fixtures.tiny import CLIPS, EXAMPLES, run_tiny, tiny_config
+from tinywave_core.alignment.readers import Alignments
 from tinywave_core.audio.channels import labelled_speaker, speaker_of_channel, unit_of
 from tinywave_core.audio.cutting import split_of
+from tinywave_core.audio.sidecars import Label, Labels, read_labels
+from tinywave_core.audio.source import Source
 from tinywave_core.config.ingestion import IngestionConfig
+from tinywave_core.stages.ingestion import corpus as ingestion
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.fingerprint import canonical_json
 from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
 
 RATE = 16_000
 
@@ -106,3 +112,111 @@ def test_names_of_channels_can_be_taken_back() -> None:
             assert labelled_speaker(row) == label
             assert unit_of(row) == ("r" if mix == "mean" else "f" * 32)
     assert speaker_of_channel("Ann", "a.wav", "channel 2") == "Ann-2"
+
+
+NAMED = [
+    {"audio_filepath": "calls/call.flac", "text": "ONE", "channel": 0},
+    {"audio_filepath": "calls/call.flac", "text": "TWO", "channel": 1},
+]
+
+
+def write_manifest(source: Path, rows: list[dict[str, Any]]) -> None:
+    (source / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_labels_that_name_channels_give_each_voice_its_own_words(source: Path, tmp_path: Path) -> None:
+    write_manifest(source, NAMED)
+    split = ingested(source, tmp_path / "store", channels="split")
+    said = {row["speaker"]: row["transcript"] for row in utterances(split) if row["path"] == "calls/call.flac"}
+    assert said == {"calls/call.flac-1": "ONE", "calls/call.flac-2": "TWO"}
+    assert [row["warnings"] for row in rows(split, "call.flac")] == [None, None]
+    mixed = ingested(source, tmp_path / "store")
+    (call,) = rows(mixed, "call.flac")
+    assert call["warnings"] == ["transcripts_of_channels", "two_speakers"]
+    assert {row["transcript"] for row in utterances(mixed)} == {None}
+
+
+def test_words_of_no_channel_are_told_and_given_to_neither_voice(source: Path, tmp_path: Path) -> None:
+    write_manifest(source, [{"audio_filepath": "calls/call.flac", "text": "ONE AND TWO"}])
+    split = ingested(source, tmp_path / "store", channels="split")
+    assert {row["transcript"] for row in utterances(split)} == {None}
+    assert [row["warnings"] for row in rows(split, "call.flac")] == [["transcript_of_both"]] * 2
+
+
+def test_channels_that_are_named_later_are_told(source: Path, tmp_path: Path) -> None:
+    ingested(source, tmp_path / "store", channels="split")
+    write_manifest(source, NAMED)
+    config = tiny_config(source, tmp_path / "store", ingestion={"channels": "split"})
+    assert ingestion.scan(config, Store(config.root)).late_parts == 1
+
+
+WAYS = {
+    "NeMo": {"manifest.jsonl": "".join(json.dumps(row) + "\n" for row in NAMED)},
+    "a table with letters": {"all.csv": "path,channel,text\ncalls/call.flac,A,ONE\ncalls/call.flac,B,TWO\n"},
+    "a table from 1": {"all.csv": "path,channel,text\ncalls/call.flac,2,TWO\ncalls/call.flac,1,ONE\n"},
+    "Kaldi": {
+        "wav.scp": "x calls/call.flac\ny calls/call.flac\n",
+        "text": "x ONE\ny TWO\n",
+        "reco2file_and_channel": "x call A\ny call B\n",
+    },
+    "lhotse": {
+        "cuts.jsonl": json.dumps(
+            {
+                "recording": {"sources": [{"type": "file", "source": "calls/call.flac"}]},
+                "supervisions": [{"text": "TWO", "channel": [1]}, {"text": "ONE", "channel": 0}],
+            }
+        )
+    },
+    "texts from 0": {"calls/call-0.txt": "ONE", "calls/call-1.txt": "TWO"},
+    "texts from 1": {"calls/call_ch1.txt": "ONE", "calls/call_ch2.txt": "TWO"},
+    "texts with letters": {"calls/call.left.txt": "ONE", "calls/call.right.txt": "TWO"},
+}
+
+
+def labels_of(folder: Path, files: dict[str, str]) -> Labels:
+    for name, text in {"calls/call.flac": "", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    source = Source(str(folder))
+    return read_labels(source, source.listing(), ["calls/call.flac"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_channels_are_read_as_corpora_name_them(way: str, tmp_path: Path) -> None:
+    found = labels_of(tmp_path, WAYS[way])
+    label = found.by_path["calls/call.flac"]
+    assert (label.transcript, label.segments) == (None, ())
+    assert {number: of.transcript for number, of in label.channels} == {1: "ONE", 2: "TWO"}
+    assert (found.report.transcripts, found.report.problems, found.orphans) == (1, (), ())
+
+
+def test_a_channel_of_which_nobody_can_tell_the_number_is_told(tmp_path: Path) -> None:
+    table = "path,channel,text\ncalls/call.flac,1,ONE\n"
+    found = labels_of(tmp_path / "one", {"all.csv": table})
+    assert [(some.kind, some.first) for some in found.report.problems] == [("channel", ("all.csv: channel 1",))]
+    assert found.by_path["calls/call.flac"] == Label(transcript="ONE")  # of a recording of one channel, say
+    alone = labels_of(tmp_path / "two", {"calls/call-1.txt": "ONE"})
+    assert (alone.by_path["calls/call.flac"], alone.orphans) == (Label(), ("calls/call-1.txt",))
+    named = labels_of(tmp_path / "three", {"all.csv": "path,channel,text\ncalls/call.flac,NASA,ONE\n"})
+    assert (named.report.problems, named.by_path["calls/call.flac"].transcript) == ((), "ONE")
+
+
+def test_the_only_channel_of_a_recording_is_the_whole(tmp_path: Path) -> None:
+    cut = {"recording": {"sources": [{"type": "file", "source": "calls/call.flac"}]}}
+    found = labels_of(tmp_path, {"cuts.jsonl": json.dumps(cut | {"supervisions": [{"text": "ONE", "channel": 0}]})})
+    label = found.by_path["calls/call.flac"]
+    assert (label.transcript, label.is_of_channels) == ("ONE", False)
+
+
+def test_a_ctm_says_whose_a_word_is_and_other_files_do_not() -> None:
+    files = {
+        "call.ctm": b"call A 0 1 yes\ncall B 1 1 no\n",
+        "mono.ctm": b"mono 1 0 1 yes\n",
+        "grid.json": b'{"aligned_text": [["yes", 0, 1]]}',
+    }
+    found = Alignments(files, files.__getitem__, ["call.wav", "mono.wav", "grid.wav"])
+    assert [word.text for word in found.words("call.wav") or ()] == ["yes", "no"]
+    for number, word in ((1, "yes"), (2, "no")):
+        assert [each.text for each in found.words("call.wav", number) or ()] == [word]
+    assert [found.words(f"{name}.wav", 1) for name in ("mono", "grid")] == [None, None]
+    assert [len(found.words(f"{name}.wav") or ()) for name in ("mono", "grid")] == [1, 1]

@@ -13,7 +13,7 @@ from tests.fixtures.tiny import CLIPS, Computed, copy_clips, run_tiny, tiny_conf
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.tokenization import near_duplicates
-from tinywave_core.stages.tokenization.near_duplicates import PAIRS_FILE, reasons_to_leave_out
+from tinywave_core.stages.tokenization.near_duplicates import PAIRS_FILE, reasons_to_leave_out, run_sets, runs_of_shards
 from tinywave_core.stages.tokenization.stage import facts
 from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary
 from tinywave_core.steps.base import Output, Step, Summary, compute
@@ -21,6 +21,7 @@ from tinywave_core.steps.inputs import training_key
 from tinywave_core.storage.schemas import FILES, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import read_table, write_table
 from tinywave_core.storage.store import Artifact, Store
+from tinywave_core.unit_runs import all_runs
 
 CONFIG = PipelineConfig.model_validate(
     {"tokenization": {"near_duplicates": {"use": "report"}}, "adaptation": {"teacher": "fresh"}}
@@ -39,7 +40,7 @@ SPEECH = {
 }
 
 
-def shard_of(store: Store, names: list[str]) -> Artifact:
+def shard_of(store: Store, names: list[str], **inputs: list[Artifact]) -> Artifact:
     def run(step: Step, output: Output) -> Summary:
         rows = [
             {field.name: None if field.nullable else [] for field in TOKENS}
@@ -50,7 +51,7 @@ def shard_of(store: Store, names: list[str]) -> Artifact:
         write_table(pa.Table.from_pylist(rows, schema=TOKENS), output.folder / TOKENS_FILE)
         return Anything()
 
-    return compute(Step(store, "tokenization", "shard", 1, run, CONFIG.tokenization, params={"names": sorted(names)}))
+    return compute(Step(store, "tokenization", "shard", 1, run, CONFIG.tokenization, inputs, {"names": sorted(names)}))
 
 
 def found_in(root: Path, *shards: list[str], config: PipelineConfig = CONFIG) -> tuple[dict[str, Artifact], Computed]:
@@ -141,6 +142,17 @@ def test_order_and_shards_change_nothing_and_new_speech_costs_its_own(outputs: d
     more, execute = found_in(tmp_path, ["short"], ["part", "long", "other"], ["alone", "h2", "h1"])
     assert rows_of(less) == rows_of(more) == rows_of(outputs)
     assert execute.parts() == ["tokenization/unit_runs", "tokenization/near_duplicates"]
+
+
+def test_runs_belong_to_their_utterances_where_thresholds_took_some_out(tmp_path: Path):
+    store = Store(str(tmp_path))
+    whole = shard_of(store, list(SPEECH))
+    kept = shard_of(store, ["long", "other", "short"], tokens=[whole])  # neither the first nor the last
+    (runs,) = runs_of_shards(CONFIG, [kept], kept, Computed())
+    own, _ = run_sets(runs, kept)
+    assert [own[n].tolist() for n in range(3)] == [
+        all_runs([SPEECH[name]]).tolist() for name in ("long", "other", "short")
+    ]
 
 
 def test_off_looks_for_nothing(tmp_path: Path):

@@ -9,6 +9,8 @@ import pytest
 import soundfile
 
 from tests.fixtures.tiny import CLIPS, EXAMPLES, run_tiny, tiny_config
+from tinywave_core.audio.sidecars import Label, read_labels
+from tinywave_core.audio.source import Source
 from tinywave_core.stages.ingestion import corpus as ingestion
 from tinywave_core.stages.ingestion.look import said
 from tinywave_core.steps.base import Outputs
@@ -91,3 +93,26 @@ def test_parts_that_come_later_than_the_recording_are_told_and_change_nothing(so
     other = tiny_config(source, tmp_path / "store", ingestion={"corpus": "parts"})
     assert utterances(run_tiny(other, "ingestion")[0]) == [(1.0, 3.0, "ONE")]
     assert ingestion.scan(other, Store(config.root)).late_parts == 0
+
+
+def libri_light(source: Path, spans: Any) -> None:
+    about = {"speaker": "7178", "book_meta": {"title": "X"}, "snr": 5.4, "voice_activity": spans}
+    (source / "audio" / "long.json").write_text(json.dumps(about))
+
+
+def test_spans_of_speech_take_the_place_of_our_own_and_short_pauses_stay_inside(source: Path, tmp_path: Path) -> None:
+    # A pause of 0.4 s is part of speech, one of 2 s is not; 0.1 s of silence is kept around each stretch.
+    libri_light(source, [[1.0, 1.3], [1.7, 3.0], [2.5, 3.0], [5.0, 7.5], [9.0, 9.0]])
+    taken = run_tiny(tiny_config(source, tmp_path / "store", ingestion={"max_utterance_s": 4.0}), "ingestion")[0]
+    assert utterances(taken) == [(0.9, 3.1, None), (4.9, 7.6, None)]
+    assert file(taken, "long.flac")["speaker"] == "7178"
+    assert (taken["labels"].summary["transcripts"], taken["labels"].summary["speakers"]) == (0, 1)
+
+
+@pytest.mark.parametrize("spans", ["1-2", [[1.0]], [[3.0, 2.0]], [[0, True]], [[-1, 2]], [1.0, 2.0]])
+def test_spans_that_are_none_are_told_and_our_own_are_used(source: Path, spans: Any) -> None:
+    libri_light(source, spans)
+    listing = Source(str(source)).listing()
+    labels = read_labels(Source(str(source)), listing, ["audio/long.flac"])
+    assert labels.by_path == {"audio/long.flac": Label("7178")}
+    assert [(some.kind, some.first) for some in labels.report.problems] == [("voice activity", ("audio/long.json",))]

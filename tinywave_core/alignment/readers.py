@@ -4,7 +4,8 @@ Read are, beside the audio or in a folder of their own, one file per recording:
 
 - `.TextGrid` of MFA and Praat, long or short; the words are in the tier "words", empty marks are silences;
 - `.alignment.json` or `.json` of slamkit: {"aligned_text": [[word, start s, end s], …]};
-- `.ctm`: lines of "file channel start duration word [confidence]", of one recording or of many;
+- `.ctm`: lines of "file channel start duration word [confidence]", of one recording or of many; where channels were taken apart, the
+  channel says whose a word is, and other files have no words for them;
 
 or one table of the corpus, `.csv` or `.parquet`, with the columns path (or file, or utterance), word, start_s (or start),
 end_s (or end) and, if it is known, confidence. All times are seconds from the start of the recording.
@@ -35,6 +36,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tinywave_core.alignment.checks import TOLERANCE_SAMPLES
 from tinywave_core.alignment.words import Word
+from tinywave_core.audio.labels import channels
 from tinywave_core.errors import SourceError
 from tinywave_core.storage import foreign_parquet
 from tinywave_core.storage.filesystem import open_url
@@ -112,9 +114,10 @@ class Alignments:
             elif name.lower().endswith(ENDINGS):
                 self._found[parts[-1]][parts].append(name)
 
-    def words(self, recording: str) -> list[Word] | None:
-        """The words of a recording, None where it has none; SourceError for a file that is malformed or fits two recordings."""
-        entries = (self._of(entry, parts) for entry, parts in self._entries(recording))
+    def words(self, recording: str, channel: int | None = None) -> list[Word] | None:
+        """The words of a recording, or of one channel of a file, None where it has none; SourceError for a file that is malformed or
+        fits two recordings."""
+        entries = (self._of(entry, parts, channel) for entry, parts in self._entries(recording))
         return next((words for words in entries if words is not None), None)
 
     def phones(self, recording: str) -> list[Word] | None:
@@ -151,9 +154,11 @@ class Alignments:
             parts = _parts(name)
             self._found[parts[-1]][parts].append(table)
 
-    def _of(self, entry: "str | _Table", parts: tuple[str, ...]) -> list[Word] | None:
+    def _of(self, entry: "str | _Table", parts: tuple[str, ...], channel: int | None) -> list[Word] | None:
         if isinstance(entry, _Table):
-            return next(entry.words(name) for name in entry.rows if _parts(name) == parts)
+            return next(entry.words(name, channel) for name in entry.rows if _parts(name) == parts)
+        if channel is not None and not entry.lower().endswith(".ctm"):
+            return None  # of both voices, and nothing says whose a word is
         data = self._read(entry)
         if entry.lower().endswith(".textgrid"):
             return textgrid_words(entry, data)
@@ -162,7 +167,8 @@ class Alignments:
         table = ctm_words(entry, data)
         if len(table.rows) != 1:
             raise SourceError(f"{entry} has words of {len(table.rows)} recordings; expected one beside its audio")
-        return table.words(*table.rows)
+        (recording,) = table.rows
+        return table.words(recording, channel)
 
 
 def words_of_cut(words: Sequence[Word], start_samples: int, num_samples: int) -> list[Word]:
@@ -245,7 +251,7 @@ def slamkit_words(name: str, data: bytes) -> list[Word] | None:
 
 def ctm_words(name: str, data: bytes) -> "_Table":
     """The words of a CTM by the recording in their first field."""
-    rows = []
+    rows, names = [], []
     for number, line in enumerate(_text(name, data).splitlines(), start=1):
         fields = line.split()
         if not fields or fields[0].startswith(";;"):
@@ -255,12 +261,14 @@ def ctm_words(name: str, data: bytes) -> "_Table":
             raise SourceError(
                 f"{where}: has {len(fields)} fields; expected file, channel, start, duration, word, confidence?"
             )
-        recording, _, start, duration, word, *confidence = fields
+        recording, channel, start, duration, word, *confidence = fields
         if word not in SILENCES:
             begin = _seconds(start, where)
             end = begin + _seconds(duration, where)
             rows.append((recording, _word(word, begin, end, confidence[0] if confidence else None, where)))
-    return _Table.of(rows)
+            names.append(channel.lower())
+    channel_of = channels.numbers(names)
+    return replace(_Table.of(rows), channels=np.array([channel_of[name] or 0 for name in names], dtype=np.int8))
 
 
 def table_of_words(name: str, data: bytes) -> "_Table":
@@ -302,6 +310,7 @@ class _Table:
     times: npt.NDArray[np.int64]  # [words, 2], in samples
     confidences: npt.NDArray[np.float32]  # [words], NaN where there is none
     rows: dict[str, npt.NDArray[np.int64]]  # by recording, in the order of the table
+    channels: npt.NDArray[np.int8] | None = None  # [words], 1 or 2, 0 where that is not known
 
     @staticmethod
     def of(rows: Iterable[tuple[str, Word]]) -> "_Table":
@@ -320,8 +329,13 @@ class _Table:
         pairs_N2 = np.array(times, dtype=np.int64).reshape(-1, 2)
         return _Table(pa.array(texts, pa.string()), pairs_N2, np.array(confidences, dtype=np.float32), by_recording)
 
-    def words(self, recording: str) -> list[Word]:
+    def words(self, recording: str, channel: int | None = None) -> list[Word] | None:
+        """The words of a recording, or of one channel of it; None where nothing says which are that one's."""
         numbers = self.rows[recording]
+        if channel is not None:
+            numbers = numbers[:0] if self.channels is None else numbers[self.channels[numbers] == channel]
+            if not len(numbers):
+                return None
         texts = self.texts.take(pa.array(numbers)).to_pylist()
         values = zip(texts, self.times[numbers].tolist(), self.confidences[numbers].tolist(), strict=True)
         return [Word(text, start, end, None if math.isnan(c) else c) for text, (start, end), c in values]

@@ -1,7 +1,8 @@
 """A dialogue with one voice per channel as two recordings: whose each is, and on which side of the split.
 
 The speaker of a channel is that of the file, or its path where it has none, with -1 or -2. Both are on the side of their file: by its
-speaker, or by its content where it has none. A transcript is of both voices together, so neither channel has it.
+speaker, or by its content where it has none. A transcript is of both voices together, so neither channel has it, unless its label
+names the channel. What is lost is a warning.
 """
 
 from collections.abc import Mapping
@@ -36,3 +37,23 @@ def labelled_speaker(row: Row) -> str | None:
 def unit_of(row: Row) -> str:
     """The id by which a recording without a speaker is put on a side: its own, or for a channel its file's."""
     return str(row["sha256"][:_ID_LENGTH] if is_channel(row["channel_mix"]) else row["recording_id"])
+
+
+NO_CHANNEL = "its transcript names no channel, so neither voice has it"
+OF_CHANNELS = "its transcripts are of one channel each, and it was taken as one recording"
+
+
+def labels_of_recording(file: Row, path: str, channel_mix: str | None) -> tuple[dict[str, Any], str]:
+    """A file with its labels, as they are of one recording in it; and what of them is lost, in words."""
+    labels = {channel["channel"]: channel for channel in file.get("channels") or ()}
+    if channel_mix not in CHANNELS:
+        has_words = file["transcript"] or file.get("segments")
+        return dict(file), "" if has_words or not any(map(_has_words, labels.values())) else OF_CHANNELS
+    own = labels.get(CHANNELS.index(channel_mix) + 1, {"transcript": None, "segments": None})
+    speaker = speaker_of_channel(file["speaker"], path, channel_mix)
+    lost = not any(map(_has_words, labels.values())) and _has_words(file)
+    return {**file, "speaker": speaker, "transcript": own["transcript"], "segments": own["segments"]}, NO_CHANNEL * lost
+
+
+def _has_words(label: Row) -> bool:
+    return bool(label["transcript"] or any(text for _, _, text in label.get("segments") or ()))

@@ -5,13 +5,13 @@ speech is a row with its reason, never an error. Shapes: N samples, W windows of
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.audio.channels import is_channel, labelled_speaker, speaker_of_channel, unit_of
+from tinywave_core.audio.channels import labelled_speaker, labels_of_recording, unit_of
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.quality import UNFIT, bandwidth_hz, warnings_of
@@ -40,7 +40,7 @@ class Cutter:
     def cut(self, file: Row, path: str, copies: Sequence[str], size: int, recording: Recording) -> Iterator[Row]:
         """The recording's utterances as rows of AUDIO; `file` has its digest and labels. Adds to `rows` when it is through."""
         # One utterance at a time: the sound of a recording of hours is not held a second time as FLAC.
-        file = _of_recording(file, path, recording)
+        file, lost = labels_of_recording(file, path, recording.verdict.channel_mix)
         row = _file_row(file, path, size, recording)
         for utterance in self._utterances(file, row, recording.samples_N):
             if utterance["utterance_id"] not in self.utterance_ids:
@@ -50,6 +50,9 @@ class Cutter:
                 yield utterance
         if row["status"] == "accepted" and not row["utterances"]:
             _refuse(row, "skipped", "duplicate", "all of its utterances are in other files")
+        if lost and row["status"] == "accepted":
+            # Before what decoding found: some warnings are told by how the detail ends.
+            row["detail"] = "; ".join(filter(None, [lost, row["detail"]]))
         row["warnings"] = (row["status"] == "accepted" and warnings_of(row)) or None
         self.rows += [row, *(_copy_row(row, copy) for copy in copies)]
 
@@ -61,8 +64,9 @@ class Cutter:
         if row["recording_id"] in self._path_of:
             _refuse(row, "skipped", "duplicate", f"the same samples as {self._path_of[row['recording_id']]}")
             return
-        said = _given(file, row, len(samples_N))
-        bounds = self._bounds(row, samples_N, sorted(said))
+        given = _given(file, row, len(samples_N))
+        said = {part: text for part, text in given.items() if text}
+        bounds = self._bounds(row, samples_N, said, [part for part in given if part not in said])
         if not bounds:
             return
         self._path_of[row["recording_id"]] = row["path"]
@@ -82,9 +86,11 @@ class Cutter:
                 "flac": encode_flac(samples_N[start:end]),
             }
 
-    def _bounds(self, row: Row, samples_N: npt.NDArray[np.int16], given: Sequence[Region]) -> list[Region]:
-        """(start, end) of each utterance in samples, the `given` ones where there are any; none, with the reason in `row`, where there is
-        too little speech."""
+    def _bounds(
+        self, row: Row, samples_N: npt.NDArray[np.int16], said: Collection[Region], spoken: Sequence[Region]
+    ) -> list[Region]:
+        """(start, end) of each utterance in samples: the parts of which labels tell what is `said`, else what is `spoken` by the labels or
+        by voice activity; none, with the reason in `row`, where there is too little speech."""
         config, seconds = self._config, len(samples_N) / SAMPLE_RATE
         if seconds < config.min_utterance_s:
             detail = f"{seconds:.3f} s; ingestion.min_utterance_s is {config.min_utterance_s:g}"
@@ -95,9 +101,10 @@ class Cutter:
         regions = speech_regions(
             probabilities_W, len(samples_N), config.vad_threshold, _in_samples(config.min_silence_s)
         )
+        regions = _merged(spoken) or regions
         shortest, longest = _in_samples(config.min_utterance_s), _in_samples(config.max_utterance_s)
-        if given:
-            return _given_bounds(config, row, given, regions, probabilities_W)
+        if said:
+            return _given_bounds(config, row, sorted(said), regions, probabilities_W)
         bounds = utterance_bounds(regions, probabilities_W, len(samples_N), shortest=shortest, longest=longest)
         # A recording that is cut leaves its silence behind, however long that is: what is left is speech.
         is_cut = len(samples_N) > _in_samples(config.max_utterance_s)
@@ -121,13 +128,15 @@ def _given(file: Row, row: Row, total: int) -> dict[Region, str]:
     return parts
 
 
-def _of_recording(file: Row, path: str, recording: Recording) -> Row:
-    """What is known of a file, of one recording in it: a channel has a voice of its own, and nobody knows its words."""
-    channel_mix = recording.verdict.channel_mix
-    if not is_channel(channel_mix):
-        return file
-    speaker = speaker_of_channel(file["speaker"], path, channel_mix)
-    return {**file, "speaker": speaker, "transcript": None, "segments": None}
+def _merged(regions: Sequence[Region]) -> list[Region]:
+    """The same stretches in order, those that overlap or touch as one."""
+    merged = list[Region]()
+    for start, end in sorted(regions):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def _given_bounds(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.audio.channels import is_channel
+from tinywave_core.audio.channels import NO_CHANNEL, OF_CHANNELS, is_channel
 from tinywave_core.audio.ffmpeg import TRACKS
 from tinywave_core.audio.levels import is_dialogue
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -31,6 +31,9 @@ WARNINGS = {
     "narrow_band": f"nothing sounds above {NARROW_HZ:,} Hz (see bandwidth_hz), as over a telephone",
     "several_tracks": "a video with several audio tracks: the first was taken; write the others as files of their own if they are speech",
     "times_of_another": "the parts that its labels name do not fit its length: compare their times, in seconds, with the audio",
+    "transcript_of_both": "its transcript names no channel, and each voice is a recording of its own, so neither has it: name the channels",
+    "transcripts_of_channels": "its transcripts are of one channel each, and it was taken as one recording, which has none of them: "
+    "ingestion.channels split keeps two voices apart",
     "two_speakers": "another voice on each of two channels: both are in the mix, as one recording; ingestion.channels split "
     "keeps them apart",
 }
@@ -51,6 +54,8 @@ def warnings_of(row: Mapping[str, Any]) -> list[str]:
         "narrow_band": row["bandwidth_hz"] is not None and row["bandwidth_hz"] < NARROW_HZ,
         "several_tracks": (row["detail"] or "").endswith(TRACKS),
         "times_of_another": (row["detail"] or "").endswith(UNFIT),
+        "transcript_of_both": (row["detail"] or "").startswith(NO_CHANNEL),
+        "transcripts_of_channels": (row["detail"] or "").startswith(OF_CHANNELS),
         "two_speakers": not is_channel(row["channel_mix"])
         and is_dialogue(row["channel_alternation"], row["channel_correlation"]),
     }

@@ -129,6 +129,7 @@ def _label(files: Sequence[SourceFile], labels: Mapping[str, Label]) -> Label:
         next((label.speaker for label in known if label.speaker), None),
         next((label.transcript for label in known if label.transcript), None),
         next((label.segments for label in known if label.segments), ()),
+        next((label.channels for label in known if label.channels), ()),
     )
 
 

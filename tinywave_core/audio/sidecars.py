@@ -8,11 +8,12 @@ is counted and named, and never stops anything; a manifest without a column `pat
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from tinywave_core.audio.labels.channels import in_name, numbers
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, RANKS, ROWS, may_be_labels, speaker_in_path
 from tinywave_core.audio.labels.matching import Recordings, stem_of
@@ -28,7 +29,7 @@ LARGEST_BYTES = 1 << 31  # of a table: Common Voice's largest has half of it
 
 
 Segment = tuple[float, float, str]
-"""Beginning and end in seconds, and what is said there."""
+"""Beginning and end in seconds, and what is said there; empty where it is only known that somebody speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,24 @@ class Label:
     speaker: str | None = None
     transcript: str | None = None
     segments: tuple[Segment, ...] = ()
+
+    channels: "tuple[tuple[int, Label], ...]" = ()
+    """What is said of each of two channels, by its number, 1 or 2."""
+
+    @property
+    def is_transcribed(self) -> bool:
+        """Whether it has words, of the whole or of a channel."""
+        return self.has_words or self.is_of_channels
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it has words of the whole."""
+        return self.transcript is not None or any(text for _, _, text in self.segments)
+
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether all of its words are of one channel each."""
+        return not self.has_words and any(label.has_words for _, label in self.channels)
 
 
 @dataclass(frozen=True)
@@ -157,9 +176,17 @@ class _Reading:
     def _read(self, file: LabelFile) -> None:
         if beside := self._beside(file.path):
             layout = next(layout for layout in BESIDE if layout.fits(file))
-            for claim in layout.read(file):
-                for path in beside:
-                    self._said[path].append((_voice(layout, file), _label([claim])))
+            claims = list(layout.read(file))
+            self._problems += [(claim.problem, file.path) for claim in claims if claim.problem]
+            for path in beside:
+                self._said[path].append((_voice(layout, file), _label([c for c in claims if not c.problem])))
+            return
+        if of_channel := self._beside_with_channel(file.path):
+            beside, channel = of_channel
+            layout = next(layout for layout in BESIDE if layout.fits(file))
+            claims = [claim for claim in layout.read(file) if not claim.problem]
+            for path in beside:
+                self._said[path].append((_voice(layout, file), Label(channels=((channel, _label(claims)),))))
             return
         for layout in LAYOUTS:
             if layout.fits(file):
@@ -192,13 +219,25 @@ class _Reading:
         stem = stem_of(path)
         return self._recordings.beside(stem) or self._recordings.beside(stem.removesuffix(".normalized"))
 
+    def _beside_with_channel(self, path: str) -> tuple[tuple[str, ...], int] | None:
+        """The recordings that a text lies beside but for the name of a channel at its end, and the channel."""
+        found = in_name(stem_of(path)) if path.lower().endswith(".txt") else None
+        beside = self._recordings.beside(found[0]) if found else ()
+        if not found or not beside:
+            return None
+        name, stem = found[1], stem_of(path)
+        # Of numbers the other one tells where they begin: call-0.txt, or call-2.txt.
+        others = [n for n in "012" if name.isdigit() and stem[:-1] + n + path[len(stem) :] in self._sidecars]
+        channel = numbers([name, *others]).get(name)
+        return (beside, channel) if channel else None
+
     def result(self) -> Labels:
         """What was said, decided."""
         taken = list[tuple[str, str, str]]()
         by_path = {path: self._decide(path, taken) for path in sorted(self._wanted)}
         report = LabelReport(
             recordings=len(self._wanted),
-            transcripts=sum(label.transcript is not None or label.segments != () for label in by_path.values()),
+            transcripts=sum(label.is_transcribed for label in by_path.values()),
             speakers=sum(label.speaker is not None for label in by_path.values()),
             origins=origins(taken),
             unmatched=some("unmatched", self._orphans),
@@ -225,9 +264,16 @@ class _Reading:
             decided["speaker"] = named[0]
             taken.append(("speaker", named[1], ""))
         in_parts = [(voice, label.segments) for voice, label in said if label.segments]
-        if in_parts and decided["transcript"] is None:
+        if in_parts and decided["transcript"] is None and in_parts[0][1][0][2]:
             taken.append(("transcript", in_parts[0][0].layout, in_parts[0][0].path))
-        return Label(decided["speaker"], decided["transcript"], in_parts[0][1] if in_parts else ())
+        channels = dict[int, Label]()
+        for voice, label in said:
+            for number, of_channel in label.channels:
+                if number not in channels and label.is_of_channels:
+                    taken += [("transcript", voice.layout, voice.path)] if not channels else []
+                channels.setdefault(number, of_channel)
+        segments = in_parts[0][1] if in_parts else ()
+        return Label(decided["speaker"], decided["transcript"], segments, tuple(sorted(channels.items())))
 
 
 @dataclass
@@ -274,7 +320,16 @@ def _place(file: LabelFile, name: str) -> str:
 
 
 def _label(claims: Sequence[Claim]) -> Label:
-    """What a file says of a recording; nothing where it says two things."""
+    """What a file says of a recording; nothing where it says two things. What it says of two channels is of neither the whole."""
+    named = sorted({claim.channel for claim in claims if claim.channel})
+    if named:
+        channels = tuple(
+            (number, _label([replace(c, channel=None) for c in claims if c.channel == number])) for number in named
+        )
+        # Many tables say of a recording of one channel that it has the first.
+        of_whole = [replace(c, channel=None) for c in claims if not c.channel or len(named) == 1]
+        speakers = _values(claims, "speaker")
+        return replace(_label(of_whole), channels=channels, speaker=speakers.pop() if len(speakers) == 1 else None)
     speakers, transcripts = (_values(claims, what) for what in ("speaker", "transcript"))
     whole = not any(claim.problem for claim in claims)
     return Label(
@@ -285,7 +340,10 @@ def _label(claims: Sequence[Claim]) -> Label:
 
 
 def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
-    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends."""
+    """The parts that claims about a recording are of, where they are of parts and say where each begins and ends; else its speech."""
+    speech = {(*claim.span, "") for claim in claims if claim.is_speech and claim.span}
+    if speech:
+        return tuple(sorted(speech))
     said = {(claim.span, text) for claim in claims if (text := clean(claim.transcript))}
     if not any(claim.problem == "segment" for claim in claims) or any(span is None for span, _ in said):
         return ()
@@ -294,6 +352,12 @@ def _segments(claims: Sequence[Claim]) -> tuple[Segment, ...]:
 
 def _disagreement(claims: Sequence[Claim], *, in_parts: bool) -> str:
     """What is wrong with the claims of a file about a recording; `in_parts`: its rows may be of parts of recordings."""
+    if len(claims) == 1 and not claims[0].problem:
+        return ""
+    named = {claim.channel for claim in claims}
+    if len(named - {None}) > 1:
+        each = ([replace(c, channel=None) for c in claims if c.channel == channel] for channel in named)
+        return next(filter(None, (_disagreement(own, in_parts=in_parts) for own in each)), "")
     if _segments(claims):
         return "several speakers" if len(_values(claims, "speaker")) > 1 else ""
     if any(claim.problem for claim in claims) or (in_parts and len(_values(claims, "transcript")) > 1):

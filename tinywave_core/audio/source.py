@@ -47,7 +47,7 @@ from tinywave_core.storage.store import ABOUT, is_about, sha256_of
 SIDECAR = re.compile(
     r".*\.(txt|csv|tsv|json|jsonl|jsonl\.gz|parquet|md|rst|textgrid|ctm|lab|srt|vtt|xml|ya?ml|toml|html|pdf|log)"
     r"|(.*/)?(licen[sc]e|copying|notice|readme|authors|changelog|citation|attribution|md5sum|sha256sums)"
-    r"|(.*/)?(wav\.scp|feats\.scp|cmvn\.scp|text|segments|utt2spk|spk2utt|spk2gender|utt2dur|reco2dur|utt2num_frames)",
+    r"|(.*/)?(wav\.scp|feats\.scp|cmvn\.scp|text|segments|utt2spk|spk2utt|spk2gender|reco2file_and_channel|utt2dur|reco2dur|utt2num_frames)",
     re.IGNORECASE | re.DOTALL,
 )
 # The folders that a store makes in its root. Where the source is that root, people's recordings may lie beside them.

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
+from tinywave_core.audio.levels import CHANNELS
 from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.storage.schemas import AUDIO, SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
@@ -73,6 +74,13 @@ def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
         raise DamagedArtifactError(
             f"{artifact.id}/{AUDIO_FILE} cannot be read ({error}): delete it and run again"
         ) from error
+
+
+def channels_of(artifact: Artifact) -> dict[str, int]:
+    """The channel, 1 or 2, of the recordings of an audio shard that are one of a file, by their id."""
+    table = pq.read_table(artifact.path(FILES_FILE), columns=["recording_id", "channel_mix"]).to_pydict()
+    found = zip(table["recording_id"], table["channel_mix"], strict=True)
+    return {recording: CHANNELS.index(mix) + 1 for recording, mix in found if mix in CHANNELS}
 
 
 def flac_of(artifact: Artifact, ids: Container[str]) -> dict[str, bytes]:

@@ -100,6 +100,19 @@ class NearDuplicatesConfig(Config):
     excerpts that begin anywhere, and costs the speech tokenizer's time three times more."""
 
 
+class BenchmarksConfig(Config):
+    """Benchmark suites whose recordings are looked up in the training speech: figures of what was trained on are too good."""
+
+    suites: str = ""
+    """Folders of suites, with commas between them, as `tinywave evaluate --suite` takes them: `swuggy=DIR,tSC=DIR`. Empty: nothing is
+    looked up."""
+    use: Literal["report", "leave_out"] = "report"
+    """`report`: a line for each suite, and benchmarks.parquet; `leave_out`: training utterances that a suite has are left out as well."""
+    limit: float = Field(0.2, gt=0, le=1)
+    """Share of a recording's runs of units that the other one has, from which it counts as heard. `near_duplicates.starts` says how
+    often training speech is listened to."""
+
+
 class TokenizationConfig(Config):
     """How speech becomes tokens."""
 
@@ -119,15 +132,18 @@ class TokenizationConfig(Config):
     """Plain text to train on beside the speech."""
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
     """Speech that is there more than once."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
+    """Benchmark suites that training speech must not have."""
     fit_hours: float = Field(5.0, gt=0)
     """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
     seed: int = Field(0, ge=0)
     """Seed of the k-means initialisation."""
 
     @model_serializer(mode="wrap")
-    def _near_duplicates_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # It has no say in tokens: without it where it is as always, what was made before it was there is found.
+    def _comparisons_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # They have no say in tokens: without them where they are as always, what was made before they were there is found.
         written: dict[str, Any] = write(self)
-        if self.near_duplicates == NearDuplicatesConfig():
-            written.pop("near_duplicates", None)
+        for name, usual in (("near_duplicates", NearDuplicatesConfig()), ("benchmarks", BenchmarksConfig())):
+            if getattr(self, name) == usual:
+                written.pop(name, None)
         return written

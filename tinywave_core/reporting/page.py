@@ -52,8 +52,8 @@ from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
 from tinywave_core.stages.ingestion.words import duration_bins, label_facts, rejects
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
-from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary
-from tinywave_core.stages.tokenization.words import alignment_text, drift_text, near_duplicates_text
+from tinywave_core.stages.tokenization.summary import BenchmarksSummary, NearDuplicatesSummary, TokensSummary
+from tinywave_core.stages.tokenization.words import alignment_text, benchmarks_text, drift_text, near_duplicates_text
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -98,6 +98,7 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         near_duplicates=near_duplicates_text(NearDuplicatesSummary.of(outputs["near_duplicates"]))
         if "near_duplicates" in outputs
         else "",
+        benchmarks=benchmarks_text(BenchmarksSummary.of(outputs["benchmarks"])) if "benchmarks" in outputs else "",
         directions=direction_rows(scores),
         likelihood=likelihood_rows(scores),
         continuation=continuation_text(scores),

@@ -65,15 +65,16 @@ def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> lis
 
 def training_key(config: PipelineConfig, tokens: Artifact) -> str:
     """What the pins of all that is trained belong to: the corpus, the recordings that later labels took out of training, and the
-    thresholds that leave utterances out, or the rule that leaves copies out.
+    thresholds that leave utterances out, or the rule that leaves copies or what benchmarks have out.
 
     What was trained on those recordings has heard held-out speech, what was trained under other thresholds has heard what they should
     keep away: nothing goes on from it.
     """
     heard = tokens.summary.get("heard", "") if tokens.complete else ""
-    repeats = config.tokenization.near_duplicates
+    repeats, suites = config.tokenization.near_duplicates, config.tokenization.benchmarks
     alone = repeats.model_dump() if repeats.use == "leave_out" else None
-    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, alone) if mark]
+    unheard = suites.model_dump() if suites.suites and suites.use == "leave_out" else None
+    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, alone, unheard) if mark]
     return fingerprint([corpus_key(config), *marks]) if marks else corpus_key(config)
 
 

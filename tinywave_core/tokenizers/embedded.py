@@ -31,7 +31,7 @@ S_PER_H_AND_PARAMETER = 1e-5
 GPU_SPEED_UP = 50.0
 DESCRIPTION = "codebooks.json"
 ENVIRONMENT = "TINYWAVE_ENCODER"
-_AFTER_TOKENS = ("interleaving", "alignment", "text", "near_duplicates")
+_AFTER_TOKENS = ("interleaving", "alignment", "text", "near_duplicates", "benchmarks")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.core.audio.test_sidecars import labels, told
 from tinywave_core.audio.labels.layouts import BESIDE, LAYOUTS, speaker_in_path
+from tinywave_core.audio.labels.matching import Recordings
 from tinywave_core.audio.sidecars import Label, Labels
 
 
@@ -511,3 +512,16 @@ def test_lhotse_cuts_name_recordings_by_path_or_in_shar_by_the_id_of_the_cut(tmp
 def test_a_damaged_gzip_is_told(tmp_path: Path, data: bytes):
     (tmp_path / "cuts.jsonl.gz").write_bytes(data)
     assert told(labels(tmp_path, {"a.wav": ""})) == {"malformed": (1, ("cuts.jsonl.gz",))}
+
+
+def test_of_many_recordings_of_one_name_each_is_found_and_what_fits_several_is_told():
+    paths = [f"data/{speaker:03d}/{part}/audio.flac" for speaker in range(100) for part in "ab"]
+    recordings = Recordings([*paths, "data/audio.flac"], "/speech")
+    for path in paths[::37]:
+        moved = "/elsewhere/" + path.replace("audio.flac", "AUDIO.wav")
+        assert recordings.find(moved, "labels/").paths == (path,)
+        assert recordings.find("Audio", path.removesuffix("audio.flac")).paths == (path,)
+        assert recordings.beside(path.removesuffix("audio.flac") + "AUDIO") == (path,)
+    assert recordings.find("a/audio.wav", "labels/").ambiguous
+    assert recordings.find("Audio", "data/").ambiguous
+    assert recordings.find("/elsewhere/c/audio.wav", "data/").paths == ("data/audio.flac",)

@@ -20,6 +20,8 @@ PROBLEMS = {
     "segment": "The transcript is of a part of a recording whose beginning and end in seconds are not both known, so it is not cut out: "
     "write both",
     "several speakers": "Its parts are of several speakers, so it has none: cut the audio into one file per row to keep them apart",
+    "voice activity": "The spans of speech are no pairs of beginning and end in seconds, so our own are used: mend them",
+    "channel": "Whether channels count from 0 or from 1 is not clear, or there are more than two: write A and B",
     "command": "wav.scp asks for a command, which is never run: write the audio into files, and their paths into wav.scp",
 }
 
@@ -36,6 +38,10 @@ class Claim:
     """A key of PROBLEMS; the name of the recording is then told with it."""
     span: tuple[float, float] | None = None
     """Where in the recording it is said, in seconds, if the file says so."""
+    channel: int | None = None
+    """Which of two channels it is of, 1 or 2, if the file says so."""
+    is_speech: bool = False
+    """Whether it only says that somebody speaks in `span`, whatever is said."""
 
 
 @dataclass(frozen=True)

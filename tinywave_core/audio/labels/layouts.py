@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
+from tinywave_core.audio.labels import channels
 from tinywave_core.audio.labels.claims import Claim, LabelFile, Layout
 from tinywave_core.audio.labels.listed import has_columns, kaldi, piped, spaced, tabbed
 from tinywave_core.audio.labels.matching import TEXT_FOLDERS, stem_of
-from tinywave_core.audio.labels.tables import name_of, span_of, speaker_of, starts_later, transcript_of
+from tinywave_core.audio.labels.tables import name_of, span_of, spans_of_speech, speaker_of, starts_later, transcript_of
 from tinywave_core.errors import SourceError
 
 MANIFESTS = ("manifest.csv", "manifest.parquet")
@@ -50,9 +51,15 @@ def read_rows(file: LabelFile) -> Iterator[Claim]:
     """The rows of a table with named columns."""
     if file.table is None:
         return
+    has_channels = not set(channels.COLUMNS).isdisjoint(file.table.columns)
+    channel_of = channels.numbers(map(channels.named, file.table.rows)) if has_channels else {}
     for row in file.table.rows:
         is_part = starts_later(row) and transcript_of(row) is not None
-        yield Claim(name_of(row), speaker_of(row), transcript_of(row), "segment" if is_part else "", span_of(row))
+        channel = channel_of.get(channels.named(row)) if channel_of else None
+        problem = "segment" if is_part else ""
+        yield Claim(name_of(row), speaker_of(row), transcript_of(row), problem, span_of(row), channel)
+    for name in sorted(name for name, number in channel_of.items() if number is None):
+        yield Claim(f"channel {name}", problem=channels.UNCLEAR)
     for line in file.table.broken:
         yield Claim(f"line {line}", problem="malformed")
 
@@ -123,7 +130,15 @@ def read_text(file: LabelFile) -> Iterator[Claim]:
 def read_record(file: LabelFile) -> Iterator[Claim]:
     """A JSON object about the recording of its name: Libri-Light's, Emilia's, Whisper's."""
     row = dict(file.table.rows[0]) if file.table and len(file.table.rows) == 1 else {}
-    yield Claim(stem_of(file.name), speaker_of(row), transcript_of(row))
+    name = stem_of(file.name)
+    yield Claim(name, speaker_of(row), transcript_of(row))
+    try:
+        spans = spans_of_speech(row)
+    except ValueError:
+        yield Claim(name, problem="voice activity")
+        return
+    for span in spans:
+        yield Claim(name, span=span, is_speech=True)
 
 
 def speaker_in_path(path: str) -> tuple[str, str] | None:

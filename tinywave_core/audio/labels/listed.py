@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from tinywave_core.audio.labels import channels
 from tinywave_core.audio.labels.claims import Claim, LabelFile
 from tinywave_core.audio.labels.matching import AUDIO_ENDING
 from tinywave_core.audio.labels.tables import is_header, literal_fields
@@ -73,15 +74,18 @@ def second_is_speaker(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def kaldi(file: LabelFile) -> Iterator[Claim]:
-    """A data folder by its `wav.scp` ("recording path"), with `text`, `utt2spk` and `segments` beside it. No command is run."""
+    """A data folder by its `wav.scp` ("recording path"), with `text`, `utt2spk`, `segments` and `reco2file_and_channel` beside
+    it. No command is run."""
     beside = dict[str, Mapping[str, str]]()
-    for name in ("text", "utt2spk", "segments"):
+    for name in ("text", "utt2spk", "segments", "reco2file_and_channel"):
         try:
             beside[name] = _by_first_word(file.beside(name))
         except UnicodeError:
             beside[name] = {}
             yield Claim(name, problem="not UTF-8")
-    texts, speakers, segments = beside.values()
+    texts, speakers, segments, files = beside.values()
+    names = {recording: place.split(" ")[-1].lower() for recording, place in files.items()}
+    channel_of = channels.numbers(names.values())
     utterances = defaultdict[str, list[str]](list)
     for utterance, place in segments.items():
         utterances[place.split(" ")[0]].append(utterance)
@@ -89,15 +93,18 @@ def kaldi(file: LabelFile) -> Iterator[Claim]:
         own = utterances.get(recording, []) if segments else [recording]
         said_by = {speakers[utterance] for utterance in own if utterance in speakers}
         speaker = said_by.pop() if len(said_by) == 1 else None
+        channel = channel_of.get(names.get(recording, ""))
         if path.endswith("|") or path.startswith("|"):
             yield Claim(recording, problem="command")
         elif segments:
-            yield Claim(path, speaker)
+            yield Claim(path, speaker, channel=channel)
             for name in own:
                 span = _span(segments[name])
-                yield Claim(path, None, texts.get(name), "segment" if name in texts else "", span)
+                yield Claim(path, None, texts.get(name), "segment" if name in texts else "", span, channel)
         else:
-            yield Claim(path, speaker, texts.get(recording))
+            yield Claim(path, speaker, texts.get(recording), channel=channel)
+    for name in sorted(name for name, number in channel_of.items() if number is None):
+        yield Claim(f"reco2file_and_channel: channel {name}", problem=channels.UNCLEAR)
 
 
 def _span(segment: str) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ of the letters or the ending of the file: a name that fits several is told, and 
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from functools import cached_property
 
 ENDINGS = "wav|flac|ogg|oga|opus|mp3|mp4|m4a|aac|webm|aif|aiff|sph|au|amr|wma|mka|caf"
 AUDIO_ENDING = re.compile(rf"\.({ENDINGS})$", re.IGNORECASE)
+CROWD = 64  # recordings of one name: each name that is looked up would be held against all of them
 MICROPHONE = re.compile(r"_mic\d$")  # VCTK has one recording per microphone, and one text for both
 # Where corpora keep the audio of the tables beside them.
 AUDIO_FOLDERS = ("wavs", "wav", "clips")
@@ -30,26 +32,65 @@ class _Index:
     """Recordings by what they are called, in one Unicode form."""
 
     paths: dict[str, str] = field(default_factory=dict)
-    stems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    # A list for each of a million paths would be most of the memory, so one path stands for itself.
+    stems: dict[str, str | list[str]] = field(default_factory=dict)
     """Without ending."""
-    names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    names: dict[str, str | list[str]] = field(default_factory=dict)
     """The last part without ending, in lower case."""
     folders: set[str] = field(default_factory=lambda: {""})
     """That have audio below."""
+    by_folder: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Names that more than CROWD recordings have, as they are asked for: these by the last part of their folder, in lower case."""
+    in_order: dict[str, list[str]] = field(default_factory=dict)
+    """The same, in the order of their paths in one form."""
 
     def add(self, path: str) -> None:
         """One more recording."""
         plain = _form(path)
         stem = stem_of(plain)
         self.paths[plain] = path
-        self.stems[stem].append(path)
+        _put(self.stems, stem, path)
         last = posixpath.basename(stem).casefold()
         for name in {last, MICROPHONE.sub("", last)}:
-            self.names[name].append(path)
+            _put(self.names, name, path)
         folder = posixpath.dirname(plain)
         while folder and f"{folder}/" not in self.folders:
             self.folders.add(f"{folder}/")
             folder = posixpath.dirname(folder)
+
+    def in_folders(self, name: str, parents: Iterable[str]) -> Sequence[str]:
+        """The recordings of a name; of a crowd, those in a folder that is called like one of `parents`."""
+        found = _all(self.names, name)
+        if len(found) <= CROWD:
+            return found
+        if name not in self.by_folder:
+            crowd = self.by_folder[name] = defaultdict(list)
+            for path in found:
+                crowd[posixpath.basename(posixpath.dirname(_fold(path)))].append(path)
+        return [path for parent in dict.fromkeys(parents) for path in self.by_folder[name].get(parent, ())]
+
+    def below(self, name: str, folder: str) -> Sequence[str]:
+        """The recordings of a name; of a crowd, the first ones below a folder, enough to see that they are many."""
+        found = _all(self.names, name)
+        if len(found) <= CROWD:
+            return found
+        if name not in self.in_order:
+            self.in_order[name] = sorted(found, key=_form)
+        first = bisect_left(self.in_order[name], folder, key=_form)
+        return self.in_order[name][first : first + CROWD + 1]
+
+
+def _put(index: dict[str, str | list[str]], key: str, path: str) -> None:
+    held = index.setdefault(key, path)
+    if isinstance(held, list):
+        held.append(path)
+    elif held is not path:
+        index[key] = [held, path]
+
+
+def _all(index: dict[str, str | list[str]], key: str) -> Sequence[str]:
+    held = index.get(key, ())
+    return (held,) if isinstance(held, str) else held
 
 
 @dataclass(frozen=True)
@@ -79,11 +120,12 @@ class Recordings:
     def beside(self, stem: str) -> tuple[str, ...]:
         """The recordings in the same folder with this path but for the ending, in these letters or else in others."""
         stem = _form(stem)
-        if hits := self._index.stems.get(stem):
+        if hits := _all(self._index.stems, stem):
             return tuple(hits)
+        parent = posixpath.basename(posixpath.dirname(_fold(stem)))
         same = [
             path
-            for path in self._index.names.get(posixpath.basename(stem).casefold(), ())
+            for path in self._index.in_folders(posixpath.basename(stem).casefold(), [parent])
             if _fold(stem_of(path)) == _fold(stem)
         ]
         return tuple(same) if len({stem_of(path) for path in same}) == 1 else ()
@@ -114,14 +156,20 @@ class Recordings:
         path = posixpath.normpath(path)
         if path in self._index.paths:
             return [self._index.paths[path]]
-        return self._index.stems.get(path) or self._index.stems.get(AUDIO_ENDING.sub("", path)) or ()
+        return _all(self._index.stems, path) or _all(self._index.stems, AUDIO_ENDING.sub("", path))
 
     def _nearest(self, name: str, folder: str) -> Match:
         parts = [part.casefold() for part in name.split("/") if part not in ("", ".") and not part.endswith(":")]
         if not parts:
             return Match()
         home = self._home(folder, has_folders=len(parts) > 1)
-        named = self._index.names.get(parts[-1]) or self._index.names.get(AUDIO_ENDING.sub("", parts[-1])) or []
+        names = (parts[-1], AUDIO_ENDING.sub("", parts[-1]))
+        if len(parts) > 1:
+            # What shares no folder with the name lies right in the folder of the file, or in its home.
+            parents = [parts[-2], *(posixpath.basename(_fold(place)[:-1]) for place in (folder, home))]
+            named = next(filter(None, (self._index.in_folders(name, parents) for name in names)), ())
+        else:
+            named = next(filter(None, (self._index.below(name, home) for name in names)), ())
         named = [path for path in named if posixpath.basename(_fold(path)) == parts[-1]] or named
         scores = {
             path: shared

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tinywave_core.audio.labels.channels import COLUMNS as CHANNELS
 from tinywave_core.audio.labels.text import decode, lines
 from tinywave_core.storage import foreign_parquet
 
@@ -39,7 +40,7 @@ DURATIONS = ("duration", "duration_s", "dur")
 # What GigaSpeech writes for signs, and for parts without speech.
 _SIGNS = {"COMMA": ",", "PERIOD": ".", "QUESTIONMARK": "?", "EXCLAMATIONPOINT": "!"}
 _NO_SPEECH = re.compile(r"\s*<(SIL|MUSIC|NOISE|OTHER)>\s*")
-USED = {*ENDS, *DURATIONS, *PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
+USED = {*CHANNELS, *ENDS, *DURATIONS, *PATHS, *IDS, *SPEAKERS, *TRANSCRIPTS, *STARTS}
 _LARGEST_TEXT = 1 << 30  # bytes of a table that is packed: a few kilobytes can claim terabytes
 NO_SPEAKER = {"none", "nan", "null", "n/a", ""}  # as programs write that there is none
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -139,6 +140,23 @@ def span_of(row: Row) -> tuple[float, float] | None:
     except (TypeError, ValueError):
         return None
     return (start, end) if 0 <= start < end < math.inf else None
+
+
+def spans_of_speech(row: Row) -> list[tuple[float, float]]:
+    """Where somebody speaks, in seconds: Libri-Light's `voice_activity`. ValueError where it is no list of beginnings and ends."""
+    given = row.get("voice_activity", [])
+    if not isinstance(given, list):
+        raise ValueError("it is no list")
+    spans = [tuple(map(_seconds, span)) for span in given if isinstance(span, list)]
+    if len(spans) != len(given) or not all(len(span) == 2 and span[0] <= span[1] for span in spans):
+        raise ValueError("not every span has a beginning and an end")
+    return [(start, end) for start, end in spans if start < end]
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError("it is no time")
+    return float(value)
 
 
 def _first(row: Row, names: Sequence[str]) -> Any:
@@ -271,7 +289,9 @@ def _supervisions(cut: Mapping[str, Any]) -> Iterator[Row]:
         if isinstance(supervision, dict):
             begins = [each.get("start") for each in (cut, supervision)]
             start = max((value for value in begins if isinstance(value, int | float)), default=0)
-            named = {name: supervision.get(name) for name in ("speaker", "text")}
+            # Counted from 0, and there in recordings of one channel too.
+            channel = {0: "A", 1: "B"}.get(_only(supervision.get("channel")), "")
+            named = {name: supervision.get(name) for name in ("speaker", "text")} | {"channel": channel}
             yield {
                 "path": path or cut.get("id"),
                 "supervision": True,
@@ -279,6 +299,12 @@ def _supervisions(cut: Mapping[str, Any]) -> Iterator[Row]:
                 **named,
                 **_span(cut, supervision, path),
             }
+
+
+def _only(value: Any) -> Any:
+    """The number, or the one in a list."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return value if isinstance(value, int) else None
 
 
 def _span(cut: Mapping[str, Any], supervision: Mapping[str, Any], path: str | None) -> Row:

@@ -1,6 +1,7 @@
 """A folder -> its benchmark: `open_suite("salmon", folder)`; the kind can be left to the folder where that says it."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,13 @@ def open_suite(kind: str | None, folder: str | Path) -> Suite:
             raise SourceError(
                 f"{place} has no {' or '.join(MANIFESTS)}: expected one with id, pos and neg of every pair"
             )
+
+
+def split_word(word: str) -> tuple[str | None, Path]:
+    """Kind and folder of a word such as `salmon=DIR`, or of a folder alone."""
+    name, equals, place = word.partition("=")
+    is_named = bool(equals) and re.fullmatch(r"[A-Za-z]\w*", name) is not None
+    return name if is_named else None, Path(place if is_named else word).expanduser()
 
 
 def kind_of(name: str) -> Kind:

@@ -237,7 +237,7 @@ def _where_transcribed(align: "Callable[[Utterance], Any]") -> "Callable[[Uttera
 def _given(step: UnitsStep, path: str) -> "Callable[[Utterance], Any]":
     from tinywave_core.alignment.base import Refusal
     from tinywave_core.alignment.readers import open_alignments, words_of_cut
-    from tinywave_core.audio.utterances import UTTERANCES_FILE
+    from tinywave_core.audio.utterances import UTTERANCES_FILE, channels_of
     from tinywave_core.storage.shards import read_table
 
     recordings = {
@@ -246,12 +246,17 @@ def _given(step: UnitsStep, path: str) -> "Callable[[Utterance], Any]":
         for row in read_table(audio.path(UTTERANCES_FILE), ["path"]).to_pylist()
     }
     alignments = open_alignments(path, sorted(recordings))
+    channel_of = {
+        recording: channel for audio in step.inputs["audio"] for recording, channel in channels_of(audio).items()
+    }
 
     def find(utterance: "Utterance") -> Any:
-        words = alignments.words(utterance.path)
+        channel = channel_of.get(utterance.recording_id)
+        words = alignments.words(utterance.path, channel)
         if words is None:
             return Refusal("no_alignment", f"{path} has no words for {utterance.path}")
-        phones, start, length = alignments.phones(utterance.path) or [], utterance.start_samples, len(utterance.samples)
+        phones = [] if channel else alignments.phones(utterance.path) or []
+        start, length = utterance.start_samples, len(utterance.samples)
         return Times(words_of_cut(phones, start, length), words_of_cut(words, start, length))
 
     return find

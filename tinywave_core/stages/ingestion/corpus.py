@@ -17,6 +17,7 @@ from tinywave_core.audio.cutting import Cutter, forgotten_row, position_of
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.decoder_process import decoder_name
 from tinywave_core.audio.scan import NewFile, Scan, nothing_to_take, scan_source
+from tinywave_core.audio.sidecars import Label
 from tinywave_core.audio.source import Source
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, UtteranceWriter
 from tinywave_core.audio.vad import vad_name
@@ -114,6 +115,7 @@ def _shard_step(
         {"sha256": f.sha256, "speaker": f.label.speaker, "transcript": f.label.transcript}
         | special.get(f.sha256, {})
         | ({"segments": [list(segment) for segment in f.label.segments]} if f.label.segments else {})
+        | _of_channels(f.label, config.ingestion.channels)
         for f in group
     ]
     paths = {f.sha256: {"path": f.file.path, "location": f.file.location, "copies": list(f.copies)} for f in group}
@@ -128,6 +130,18 @@ def _shard_step(
         context={"source": config.source, "files": paths},
         runtime=config.runtime,
     )
+
+
+def _of_channels(label: Label, channels: str) -> dict[str, Any]:
+    """What labels say of each channel, where that has a say in what is made of the file."""
+    if not label.channels or not (channels == "split" or label.is_of_channels):
+        return {}
+    return {
+        "channels": [
+            {"channel": number, "transcript": of.transcript, "segments": [list(segment) for segment in of.segments]}
+            for number, of in label.channels
+        ]
+    }
 
 
 def run_shard(step: Step[CorpusConfig, AudioShardSummary], output: Output) -> AudioShardSummary:

@@ -125,12 +125,24 @@ def _digest_of_alignments(config: AlignmentConfig, audio: Artifact) -> str | Non
     paths = _recordings(audio)
     alignments = open_alignments(config.path, paths)
     words = [[path, [vars(word) for word in alignments.words(path) or ()]] for path in paths]
+    for path, channel in _channels(audio):
+        words.append([f"{path}-{channel}", [vars(word) for word in alignments.words(path, channel) or ()]])
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 def _recordings(audio: Artifact) -> list[str]:
     """Paths of a shard's recordings, relative to the source."""
     return sorted(set(pq.read_table(audio.path("utterances.parquet"), columns=["path"])["path"].to_pylist()))
+
+
+def _channels(audio: Artifact) -> list[tuple[str, int]]:
+    """Path and channel of a shard's recordings that are one channel of a file."""
+    from tinywave_core.audio.utterances import channels_of
+
+    channel_of = channels_of(audio)
+    table = pq.read_table(audio.path("utterances.parquet"), columns=["path", "recording_id"]).to_pydict()
+    pairs = zip(table["path"], table["recording_id"], strict=True)
+    return sorted({(path, channel_of[recording]) for path, recording in pairs if recording in channel_of})
 
 
 def run_alignment(step: Step[AlignmentConfig, AlignmentSummary], output: Output) -> AlignmentSummary:
@@ -193,12 +205,16 @@ def _aligner(config: AlignmentConfig, path: str | None, audio: Artifact) -> "Cal
         from tinywave_core.alignment.readers import open_alignments, words_of_cut
 
         assert path is not None
-        alignments = open_alignments(path, _recordings(audio))
+        from tinywave_core.audio.utterances import channels_of
+
+        alignments, channel_of = open_alignments(path, _recordings(audio)), channels_of(audio)
 
         def given(utterance: "Utterance") -> Any:
-            words = alignments.words(utterance.path)
+            channel = channel_of.get(utterance.recording_id)
+            words = alignments.words(utterance.path, channel)
             if words is None:
-                return Refusal("no_alignment", f"{path} has no words for {utterance.path}")
+                of_channel = f", channel {channel}" if channel else ""
+                return Refusal("no_alignment", f"{path} has no words for {utterance.path}{of_channel}")
             samples = len(utterance.samples)
             inside = words_of_cut(words, utterance.start_samples, samples)
             if utterance.transcript:  # the alignment may be of another writing: upper case, no punctuation

@@ -47,7 +47,7 @@ _RUNS = pa.schema(
         pa.field("heard", pa.list_(pa.uint32())),
     ]
 )
-_WOULD_GO = pa.schema(
+WOULD_GO = pa.schema(
     [pa.field("utterance_id", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)]
 )
 _PAIRS = pa.schema(
@@ -70,7 +70,7 @@ def find(
     asked = config.tokenization.near_duplicates
     if asked.use == "off" or not all(shard.complete for shard in shards):
         return None
-    runs = execute([_runs_step(config, shard, tokenizer) for shard in shards]) if shards else []
+    runs = runs_of_shards(config, shards, tokenizer, execute)
     step: Step[NearDuplicatesConfig, NearDuplicatesSummary] = Step(
         store=corpus.store,
         stage="tokenization",
@@ -82,6 +82,13 @@ def find(
         runtime=config.runtime,
     )
     return execute([step])[0]
+
+
+def runs_of_shards(
+    config: PipelineConfig, shards: Sequence[Artifact], tokenizer: Artifact, execute: Execute
+) -> list[Artifact]:
+    """The artifacts `unit_runs` of token shards, one for each."""
+    return execute([_runs_step(config, shard, tokenizer) for shard in shards]) if shards else []
 
 
 def _runs_step(config: PipelineConfig, shard: Artifact, tokenizer: Artifact) -> Step:
@@ -156,15 +163,16 @@ def run_near_duplicates(
     limit = step.config.limit
     table, order = _utterances(step.inputs["shards"])
     is_held_out = np.asarray(pc.equal(table["split"], "held_out"))
-    own, heard = _sketches(step.inputs["runs"], order)
+    shards = list(zip(step.inputs["runs"], step.inputs["shards"], strict=True))
+    own, heard = _sketches(shards, order)
     candidates = find_candidates(own, heard, is_held_out, limit)
-    all_own, all_heard, short = _read(step.inputs["runs"], order, set(candidates.pairs.ravel().tolist()))
+    all_own, all_heard, short = _read(shards, order, set(candidates.pairs.ravel().tolist()))
     pairs = count_pairs(candidates, all_own, all_heard, is_held_out, limit)
     paths = paths_of(step.input("corpus"))
     rows = _rows(table, pairs, paths)
     write_table(pa.Table.from_pylist(rows, schema=_PAIRS), output.folder / PAIRS_FILE)
     gone = left_out(pairs, is_held_out)
-    write_table(pa.Table.from_pylist(_would_go(rows, pairs, gone), schema=_WOULD_GO), output.folder / WOULD_GO_FILE)
+    write_table(pa.Table.from_pylist(_would_go(rows, pairs, gone), schema=WOULD_GO), output.folder / WOULD_GO_FILE)
     heard_numbers = sorted(heard_held_out(pairs, is_held_out))
     kinds = [pair.kind for pair in pairs]
     seconds = np.asarray(table["num_samples"])[sorted(gone)].sum() / SAMPLE_RATE
@@ -207,27 +215,31 @@ def _plain(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _run_sets(shard: Artifact) -> tuple[RunSets, RunSets]:
-    """The runs of a shard's utterances, and what is heard in them."""
-    table = read_table(shard.path(RUNS_FILE), ["runs", "heard"])
-    own = _set_of(table["runs"])
-    return own, own if table["heard"].null_count else _set_of(table["heard"])
+def run_sets(runs: Artifact, tokens: Artifact) -> tuple[RunSets, RunSets]:
+    """The runs of a token shard's utterances, in their order, and what is heard in them; `runs` may be of a shard that has more."""
+    table = read_table(runs.path(RUNS_FILE))
+    ids = read_table(tokens.path(TOKENS_FILE), ["utterance_id"])["utterance_id"]
+    if not ids.equals(table["utterance_id"]):  # thresholds took some out
+        table = table.take(pc.index_in(ids, table["utterance_id"]))
+    own = set_of(table["runs"])
+    return own, own if table["heard"].null_count else set_of(table["heard"])
 
 
-def _set_of(column: pa.ChunkedArray) -> RunSets:
+def set_of(column: pa.ChunkedArray) -> RunSets:
+    """The runs of a column of lists."""
     lists = column.combine_chunks()
     lengths = np.asarray(pc.list_value_length(lists), np.int64)
     return RunSets(np.asarray(lists.flatten(), np.uint32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def _sketches(shards: Sequence[Artifact], order: npt.NDArray[np.int64]) -> tuple[RunSets, RunSets]:
-    sets = [tuple(runs.sketch() for runs in _run_sets(shard)) for shard in shards]
+def _sketches(shards: Sequence[tuple[Artifact, Artifact]], order: npt.NDArray[np.int64]) -> tuple[RunSets, RunSets]:
+    sets = [tuple(each.sketch() for each in run_sets(*shard)) for shard in shards]
     own, heard = (RunSets.joined([both[number] for both in sets]).take(order) for number in (0, 1))
     return own, heard
 
 
 def _read(
-    shards: Sequence[Artifact], order: npt.NDArray[np.int64], wanted: set[int]
+    shards: Sequence[tuple[Artifact, Artifact]], order: npt.NDArray[np.int64], wanted: set[int]
 ) -> tuple[dict[int, Hashes], dict[int, Hashes], int]:
     """All runs of the utterances that are wanted, by number; and how many of the corpus have too few to tell."""
     number_at = np.empty(len(order), np.int64)
@@ -236,7 +248,7 @@ def _read(
     heard: dict[int, Hashes] = {}
     short = first = 0
     for shard in shards:
-        of_shard, heard_in_shard = _run_sets(shard)
+        of_shard, heard_in_shard = run_sets(*shard)
         for row, number in enumerate(number_at[first : first + len(of_shard)].tolist()):
             short += not is_told(of_shard[row])
             if number in wanted:

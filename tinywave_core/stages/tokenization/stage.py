@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
-from tinywave_core.stages.tokenization import near_duplicates, tokens
-from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary
-from tinywave_core.stages.tokenization.words import alignment_text, drift_text, leaks_text, near_duplicates_text
+from tinywave_core.stages.tokenization import benchmarks, near_duplicates, tokens
+from tinywave_core.stages.tokenization.summary import BenchmarksSummary, NearDuplicatesSummary, TokensSummary
+from tinywave_core.stages.tokenization.words import (
+    alignment_text,
+    benchmarks_text,
+    drift_text,
+    leaks_text,
+    near_duplicates_text,
+)
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage
 from tinywave_core.storage.store import Artifact, Store
@@ -19,16 +25,23 @@ TOKEN_BYTES = 3
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """The tokens, and what is there more than once where that is asked for."""
+    """The tokens, and where that is asked for what is there more than once and what benchmarks have."""
+    benchmarks.open_suites(config)  # what is none is refused before anything is tokenized
     beside: Outputs = {}
+    asked = config.tokenization
+    comparisons = (
+        ("near_duplicates", near_duplicates.find, asked.near_duplicates.use),
+        ("benchmarks", benchmarks.find, asked.benchmarks.use),
+    )
 
     def repeats(shards: list[Artifact], tokenizer: Artifact) -> Mapping[str, str]:
-        found = near_duplicates.find(config, done["corpus"], shards, tokenizer, execute)
-        if found is None:
-            return {}
-        beside["near_duplicates"] = found
-        leave_out = config.tokenization.near_duplicates.use == "leave_out" and found.complete
-        return near_duplicates.reasons_to_leave_out(found) if leave_out else {}
+        reasons: dict[str, str] = {}
+        for part, find, use in comparisons:
+            if (found := find(config, done["corpus"], shards, tokenizer, execute)) is not None:
+                beside[part] = found
+                if use == "leave_out" and found.complete:
+                    reasons |= near_duplicates.reasons_to_leave_out(found)
+        return reasons
 
     return {"tokens": tokens.build(config, done["corpus"], execute, repeats), **beside}
 
@@ -47,6 +60,8 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     if "near_duplicates" in outputs:
         found = NearDuplicatesSummary.of(outputs["near_duplicates"])
         others.append(("near-duplicates", near_duplicates_text(found)))
+    if "benchmarks" in outputs:
+        others.append(("benchmarks", benchmarks_text(BenchmarksSummary.of(outputs["benchmarks"]))))
     return [("tokens", kinds), ("drift", drift_text(s)), *(row for row in others if row[1])]
 
 

@@ -127,6 +127,47 @@ class NearDuplicatesSummary(Summary):
     would_go_seconds: float
 
 
+class SuiteRunsSummary(Summary):
+    """Runs of units of a benchmark's recordings."""
+
+    recordings: int
+    unreadable: list[str]
+    """Names of recordings that could not be read, each with the reason."""
+
+
+class SuiteHeardSummary(Summary):
+    """What training speech has of one benchmark."""
+
+    name: str
+    recordings: int
+    """That were read."""
+    unreadable: int
+    too_short: int
+    """Of the recordings, those with too few runs of units to tell by sound, and not found otherwise."""
+    by_recording: int
+    """That lie among the training recordings, by their bytes or samples."""
+    by_sound: int
+    """Of the others, those whose units training speech has."""
+    examples: list[str]
+    """Names of recordings that training speech has, the first twenty."""
+
+    @property
+    def heard(self) -> int:
+        """In either way."""
+        return self.by_recording + self.by_sound
+
+
+class BenchmarksSummary(Summary):
+    """What training speech has of the benchmarks that are asked for."""
+
+    suites: list[SuiteHeardSummary]
+    left_out: bool
+    """Whether what they have is left out of training."""
+    would_go: int
+    """Training utterances that a benchmark has."""
+    would_go_seconds: float
+
+
 class _AnyShard(Summary):
     vocabulary: WrittenVocabulary
     unvoiced_chunks: int

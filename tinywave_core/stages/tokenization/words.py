@@ -1,6 +1,11 @@
 """The tokens in words."""
 
-from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, TokensSummary
+from tinywave_core.stages.tokenization.summary import (
+    BenchmarksSummary,
+    NearDuplicatesSummary,
+    SuiteHeardSummary,
+    TokensSummary,
+)
 
 
 def drift_text(tokens: TokensSummary) -> str:
@@ -56,6 +61,27 @@ def near_duplicates_text(found: NearDuplicatesSummary) -> str:
         f"{found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
         f"{found.utterances:,} are too short to tell"
     )
+
+
+def benchmarks_text(found: BenchmarksSummary) -> str:
+    """What training speech has of each benchmark, and what that means for its figures."""
+    minutes = f"{found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min)"
+    if not found.would_go:
+        fate = ""
+    elif found.left_out:
+        fate = f"; {minutes} of these are left out"
+    else:
+        fate = f"; leaving them out would take {minutes} (--tokenization.benchmarks.use leave_out)"
+    return "; ".join(_suite_text(suite, is_left_out=found.left_out) for suite in found.suites) + fate
+
+
+def _suite_text(suite: SuiteHeardSummary, *, is_left_out: bool) -> str:
+    heard = f"training speech has {suite.heard:,} of the {suite.recordings:,} recordings of {suite.name}"
+    if suite.heard:
+        heard += f" ({suite.by_recording:,} by recording, {suite.by_sound:,} by sound), such as {suite.examples[0]}"
+        heard += "" if is_left_out else ": its figures are too good"
+    apart = {"too short to tell by sound": suite.too_short, "that could not be read": suite.unreadable}
+    return ", ".join([heard, *(f"{count:,} {what}" for what, count in apart.items() if count)])
 
 
 def alignment_text(tokens: TokensSummary) -> str:
