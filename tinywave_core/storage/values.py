@@ -8,7 +8,8 @@ Legend: N values (rows of the file), G row groups.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tinywave_core.storage.ranges import Ranges
 
 _LENGTH_BYTES = 4  # before each value
 _DATA_PAGE = 0
+_PAGES_AT_ONCE = 16
 
 
 class Layout:
@@ -65,7 +67,7 @@ class Values:
         self._numbers = {column: number for number, column in enumerate(layout.columns)}
         self._verified = np.zeros(layout.chunks.shape[:2], dtype=bool)
 
-    def read(self, rows_R: npt.NDArray[np.int64], column: str) -> list[memoryview]:
+    def read(self, rows_R: npt.NDArray[np.int64], column: str) -> list[bytes]:
         """The bytes of some rows' values; DamagedArtifactError where the file is cut or a page is not what was written."""
         number, before, first_rows = self._numbers[column], self._before, self._layout.first_rows
         width = self._widths[number]
@@ -75,23 +77,21 @@ class Values:
         headers_R = sizes_R - width * (before[last_R] - before[first_R]) - (last_R - first_R) * _LENGTH_BYTES
         at_R = headers_R + width * (before[rows_R] - before[first_R]) + (rows_R - first_R + 1) * _LENGTH_BYTES
         lengths_R = width * (before[rows_R + 1] - before[rows_R])
-        new = {
-            g: (s, n, h)
-            for g, s, n, h in _plain(groups_R, starts_R, sizes_R, headers_R)
-            if not self._verified[number, g]
-        }
-        pages = self._pages(number, new)
-        alone = [(s + at, n) for g, s, at, n in _plain(groups_R, starts_R, at_R, lengths_R) if g not in pages]
-        values = iter(self._file.read(alone) if alone else [])
-        return [
-            pages[g][at : at + n] if g in pages else memoryview(next(values))
-            for g, at, n in _plain(groups_R, at_R, lengths_R)
-        ]
+        wanted = list(enumerate(_plain(groups_R, starts_R, sizes_R, headers_R, at_R, lengths_R)))
+        new = {g: (start, size, header) for _, (g, start, size, header, *_) in wanted if not self._verified[number, g]}
+        found: dict[int, bytes] = {}
+        # A few pages at a time, and of each only what is wanted is kept: a page is a hundred times as large.
+        for some in _batched(new, _PAGES_AT_ONCE):
+            pages = self._pages(number, {group: new[group] for group in some})
+            found |= {r: bytes(pages[g][at : at + n]) for r, (g, *_, at, n) in wanted if g in pages}
+        alone = [(r, (start + at, n)) for r, (g, start, _, _, at, n) in wanted if g not in new]
+        if alone:
+            values = self._file.read([part for _, part in alone])
+            found |= {r: value for (r, _), value in zip(alone, values, strict=True)}
+        return [found[r] for r in range(len(wanted))]
 
     def _pages(self, column: int, new: Mapping[int, tuple[int, int, int]]) -> dict[int, memoryview]:
         """The pages of row groups that were not touched before, compared with their checksums; by start, bytes and header."""
-        if not new:
-            return {}
         found = self._file.read([(start, size) for start, size, _ in new.values()])
         pages = {group: memoryview(data) for group, data in zip(new, found, strict=True)}
         for group, (_, _, header) in new.items():
@@ -116,6 +116,13 @@ class Values:
                 f"{self._file} is damaged in row group {group}, column {self._layout.columns[column]}: its bytes are not those "
                 "that were written. Run `tinywave repair`, then run again"
             )
+
+
+def _batched(items: Iterable[int], count: int) -> Iterator[list[int]]:
+    """Lists of `count` items, the last one shorter (itertools has it from Python 3.12 on)."""
+    rest = iter(items)
+    while part := list(islice(rest, count)):
+        yield part
 
 
 def _plain(*arrays: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:

@@ -331,7 +331,7 @@ class LogitCache:
         written."""
         shards_S = np.searchsorted(self._starts, places_S, side="right") - 1
         rows_S = places_S - self._starts[shards_S]
-        parts: dict[str, list[memoryview]] = {column: [memoryview(b"")] * len(places_S) for column in _STEP}
+        parts: dict[str, list[bytes]] = {column: [b""] * len(places_S) for column in _STEP}
         for shard in np.unique(shards_S).tolist():
             here = np.flatnonzero(shards_S == shard)
             for column in _STEP:
