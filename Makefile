@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-growth bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -108,6 +108,9 @@ bench-voice: setup  ## Measure how the voice made of recordings sounds beside th
 
 bench-orchestration: setup  ## Measure what Prefect costs beside the work, on 1,000 shards per stage (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/orchestration.py $(BENCH_ARGS)
+
+bench-scale: setup  ## Measure what training reads and holds at 100 to 10,000 hours (10 minutes, 20 GB of disk; quiet machine)
+	@$(BIN)/python infra/benchmarks/scale.py $(BENCH_ARGS)
 
 bench-catalog: setup  ## Measure what the bookkeeping of 10,000 to 1,000,000 recordings costs (15 minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/catalog.py $(BENCH_ARGS)

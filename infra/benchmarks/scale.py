@@ -90,7 +90,9 @@ def main() -> None:
 
 
 def told(figure: dict[str, Any]) -> str:
-    line = "{part:>13} {hours:>7,} h {seconds:>8.1f} s {peak_mib:>8,.0f} MiB".format(**figure)
+    line = "{part:>13} {hours:>7,} h {seconds:>8.1f} s {peak_mib:>8,.0f} MiB at the peak {resident_mib:>8,.0f} MiB then".format(
+        **figure
+    )
     return line + (f" {figure['million_tokens_per_s']:6.1f} M tokens/s" if "million_tokens_per_s" in figure else "")
 
 
@@ -101,7 +103,10 @@ def extended(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
         own = sorted((f for f in figures if f["part"] == part), key=lambda f: int(f["hours"]))[-2:]
         if part != "imports" and len(own) == 2 and "million_tokens_per_s" not in own[0]:
             share = (PAPER_HOURS - own[0]["hours"]) / (own[1]["hours"] - own[0]["hours"])
-            at = {name: own[0][name] + share * (own[1][name] - own[0][name]) for name in ("seconds", "peak_mib")}
+            at = {
+                name: own[0][name] + share * (own[1][name] - own[0][name])
+                for name in ("seconds", "peak_mib", "resident_mib")
+            }
             lines.append({"part": part, "hours": PAPER_HOURS} | at)
     return lines
 
@@ -109,7 +114,7 @@ def extended(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def page(figures: list[dict[str, Any]]) -> str:
     """The curves of memory and seconds, with what they lead to."""
     plots = []
-    for name, label in (("peak_mib", "MiB at the peak"), ("seconds", "seconds")):
+    for name, label in (("resident_mib", "MiB resident"), ("peak_mib", "MiB at the peak"), ("seconds", "seconds")):
         lines = []
         for number, part in enumerate(PARTS):
             own = sorted(
@@ -131,14 +136,16 @@ def in_child(part: str, folder: Path, hours: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measured(part: Callable[[Path, int], dict[str, float] | None], folder: Path, hours: int) -> dict[str, float]:
-    """Run one part in this process."""
+def measured(part: Callable[[Path, int], Any], folder: Path, hours: int) -> dict[str, float]:
+    """Run one part in this process, and hold what it gives: figures, or what training would hold."""
     started = time.monotonic()
-    found = part(folder, hours) or {}
+    held = part(folder, hours)
+    found = held if isinstance(held, dict) else {}
     seconds = time.monotonic() - started
     # Not `ru_maxrss`, which a new process takes over from the one that started it.
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return {"seconds": seconds, "peak_mib": int(status.partition("VmHWM:")[2].split()[0]) / 1024, **found}
+    peak, resident = (int(status.partition(name)[2].split()[0]) / 1024 for name in ("VmHWM:", "VmRSS:"))
+    return {"seconds": seconds, "peak_mib": peak, "resident_mib": resident, **found}
 
 
 def say(text: str) -> None:
@@ -270,9 +277,9 @@ def sequences(folder: Path, hours: int) -> SequenceTable:
     return split_validation(found, ValidationConfig(), "speaker")[0]
 
 
-def index(folder: Path, hours: int) -> None:
+def index(folder: Path, hours: int) -> SequenceTable:
     imports()
-    sequences(folder, hours)
+    return sequences(folder, hours)
 
 
 def opened(folder: Path, hours: int) -> PackedDataset:
@@ -284,13 +291,16 @@ def opened(folder: Path, hours: int) -> PackedDataset:
     return dataset
 
 
-def start(folder: Path, hours: int) -> None:
-    opened(folder, hours).batch(0)
+def start(folder: Path, hours: int) -> PackedDataset:
+    dataset = opened(folder, hours)
+    dataset.batch(0)
+    return dataset
 
 
-def resume(folder: Path, hours: int) -> None:
+def resume(folder: Path, hours: int) -> PackedDataset:
     dataset = opened(folder, hours)
     dataset.batch(int(2.5 * dataset.steps_of(1)))
+    return dataset
 
 
 def reading(folder: Path, hours: int) -> dict[str, float]:
@@ -303,13 +313,13 @@ def reading(folder: Path, hours: int) -> dict[str, float]:
     return {"million_tokens_per_s": count / (time.process_time() - began) / 1e6}
 
 
-def held_out(folder: Path, hours: int) -> None:
+def held_out(folder: Path, hours: int) -> Any:
     imports()
     shards = token_shards(Store(str(store_folder(folder, hours))))
-    list(load_sequences(shards, "held_out", ROW_LENGTH))
+    return list(load_sequences(shards, "held_out", ROW_LENGTH))
 
 
-PARTS: dict[str, Callable[[Path, int], dict[str, float] | None]] = {
+PARTS: dict[str, Callable[[Path, int], Any]] = {
     "imports": imports,
     "index": index,
     "start": start,
