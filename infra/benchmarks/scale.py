@@ -219,6 +219,8 @@ def manifest(stage: str, number: int, work: Path) -> Manifest:
 def plant_logit_indices(folder: Path, hours: int) -> None:
     """One file of targets under the name of every shard, and to each the index of its own sequences."""
     store = Store(str(store_folder(folder, hours)))
+    if store.artifact_ids("logit_caching"):  # kept from before
+        return
     shards = token_shards(store)
     arrays = [read_arrays(next(index_folder(shard).glob("*train*.npz"))) for shard in shards]
     held = [each for each in arrays if each is not None]
