@@ -35,7 +35,7 @@ class ModelHost:
 
     def to_json(self) -> dict[str, Any]:
         """For the list of models."""
-        vocabulary = self.generator.vocabulary
+        trained = self.generator.prompting.trained
         return {
             "id": self.name,
             "object": "model",
@@ -44,8 +44,9 @@ class ModelHost:
             "context": self.generator.runtime.context,
             "vocoder": self.generator.speaker.name,
             "voices": list(self.generator.speaker.voices),
-            "outputs": ["speech"] if vocabulary.is_speech_only else ["speech", "text", "mixed"],
-            "inputs": ["speech"] if vocabulary.is_speech_only else ["speech", "text"],
+            "inputs": trained.modalities,
+            "outputs": trained.outputs,
+            "trained_on": trained.in_words,
         }
 
     def require_room(self) -> None:

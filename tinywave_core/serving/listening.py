@@ -73,7 +73,7 @@ class Listening:
         ids = await self.host.hear(self._decoder())
         agreed = common(self._heard, ids)
         self._heard, self._heard_bytes = ids, size
-        prompt = self.host.generator.prompting.ids([*self.before, ids[:agreed]], "arbitrary")
+        prompt = self.host.generator.prompting.begun([*self.before, ids[:agreed]])
         if len(prompt) >= self.read + FEWEST and await self.host.prefill(prompt):
             self.read = len(prompt)
         self._round_s = time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -19,7 +18,6 @@ from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.pace import Pace
 from tinywave_core.serving.realtime import Session
 from tinywave_core.synthesis.generator import Generator, Sound
-from tinywave_core.synthesis.prompting import Prompting
 
 FEW = {"max_output_tokens": 40, "min_output_tokens": 40, "seed": 3}
 LONG = {"max_output_tokens": 1500, "min_output_tokens": 1500}
@@ -274,8 +272,14 @@ def test_silent_connections_and_long_answers_end(student: Generator, speech: np.
                 client.hear()
 
 
-def test_a_model_of_speech_alone_refuses_text(student: Generator):
-    mute = replace(student, prompting=Prompting(student.prompting.tokenizer, student.vocabulary.speech_only()))
-    with serve({"mute": mute}, Limits()) as running, running.talk() as client:
-        client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "a"}]})
-        assert "no text in its vocabulary" in client.fault()["message"]
+def test_a_model_of_speech_alone_refuses_text_and_says_so_in_the_list(speech_only: Generator):
+    with serve({"mute": speech_only}, Limits()) as running:
+        (model,) = httpx.get(f"{running.url}/v1/models").json()["data"]
+        assert (model["inputs"], model["outputs"]) == (["speech"], ["speech"])
+        answer = httpx.post(f"{running.url}/v1/audio/generate", json={"input": "hello there"})
+        assert answer.status_code == 400 and "it was trained on speech alone" in answer.json()["error"]["message"]
+        with running.talk() as client:
+            client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "a"}]})
+            assert "it was trained on speech alone" in client.fault()["message"]
+            client.say("session.update", session={"output_modalities": ["text"]})
+            assert client.fault()["param"] == "session.output_modalities"
