@@ -45,7 +45,8 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
             terminal.say("The address holds the password of this start. Prefect's clients in another shell need:")
             terminal.say(f"  export {' '.join(client)}")
         sys.stdout.flush()
-        prefect_serve(*deployments, pause_on_shutdown=False)
+        # Prefect's own message has an address that does not sign in.
+        prefect_serve(*deployments, pause_on_shutdown=False, print_starting_message=False)
 
 
 def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, when: When) -> None:

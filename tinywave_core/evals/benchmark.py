@@ -125,7 +125,13 @@ class Result:
 def run_suite(lm: SpeechLM, suite: Suite, definition: Definition, progress: Progress = no_progress) -> Result:
     """Tokenize and score all pairs; SourceError where not one of them can be scored."""
     pairs = tokenize_pairs(
-        suite.pairs, lm.vocabulary, lm.encode_text, lm.ears, lm.model.config.max_position_embeddings, progress, lm.trained
+        suite.pairs,
+        lm.vocabulary,
+        lm.encode_text,
+        lm.ears,
+        lm.model.config.max_position_embeddings,
+        progress,
+        lm.trained,
     )
     table = score_pairs(lm.model, lm.vocabulary, pairs, definition, progress)
     by_subset = accuracies(table, suite.subsets)

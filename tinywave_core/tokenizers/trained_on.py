@@ -13,9 +13,7 @@ from tinywave_core.tokenizers.prompts import Modality, OutputModality
 
 KEY = "trained_on"
 """In speech.json."""
-WITH_TEXT = (
-    "train a model with text (--tokenization.interleaving.policy poisson on speech with transcripts, --tokenization.text.source)"
-)
+WITH_TEXT = "train a model with text (--tokenization.interleaving.policy poisson on speech with transcripts, --tokenization.text.source)"
 
 
 @dataclass(frozen=True)

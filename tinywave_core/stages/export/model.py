@@ -26,7 +26,8 @@ from tinywave_core.stages.export.hifigan import FOLDER as HIFIGAN
 from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import held_out_shards, training_rows
+from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.storage.schemas import TOKENS_FILE
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.release import RELEASE
 from tinywave_core.tokenizers.streams import STREAMS, Rates
@@ -231,17 +232,23 @@ def _write_card(
 
 
 def trained_on(student: Artifact, vocabulary: Vocabulary) -> TrainedOn:
-    """What a student was trained on, by its lineage: the sequences of this training and of those before it, by what is in them.
+    """What a student was trained on, by its lineage: the sequences of this training and of those before it, all drawings of an utterance
+    among them, by what is in them.
 
     `vocabulary` is that of the export: what it has no rows for the export cannot do.
     """
+    import pyarrow.compute as pc
+
+    from tinywave_core.storage.shards import read_table
+
     counts = Counter[str]()
     for shard in _heard(student):
         if shard.part == "shard":  # of speech alone, which has no column for it
             counts["speech"] += shard.summary["train_utterances"]
             continue
-        for row in training_rows([shard], ["modalities"]):
-            counts[{"S": "speech", "T": "text"}.get(row["modalities"], "mixed")] += 1
+        table = read_table(shard.path(TOKENS_FILE), ["split", "modalities"])
+        for row in table.filter(pc.equal(table["split"], "train"))["modalities"].value_counts().to_pylist():
+            counts[{"S": "speech", "T": "text"}.get(row["values"], "mixed")] += row["counts"]
     seen = TrainedOn(counts["speech"], counts["text"], counts["mixed"])
     return seen.without_text() if vocabulary.is_speech_only else seen
 
