@@ -16,7 +16,7 @@ import tinywave_core.serving
 from tests.fixtures.serving import Serving
 
 README = Path(tinywave_core.serving.__file__).parent / "README.md"
-WRITTEN = "http://127.0.0.1:8899"
+WRITTEN = "http://127.0.0.1:7860"
 LINES = re.findall(r"^curl .*$", README.read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -194,6 +194,8 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
         (["--prompt-text", "a", "--temperature", "-1"], "temperature is -1.0"),
         (["--prompt-text", "a", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
         (["--prompt-text", "a", "--min-new-tokens", "300"], "--min-new-tokens is 300, more than --max-new-tokens, 200"),
+        (["--prompt-text", "a", "--stream"], "say where it goes with --wav FILE"),
+        (["--prompt-text", "a", "--stream", "--output", "mixed"], "--output mixed has speech"),
         (["--prompt-text", "a", "--threads", "-2"], "--threads is -2; expected 1 to 256"),
     ],
 )
