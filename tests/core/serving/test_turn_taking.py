@@ -115,6 +115,13 @@ def test_a_client_may_end_a_turn_itself_and_clear_forgets_it(client: Client, spe
     assert client.hear("input_audio_buffer.committed")["seconds"] > 0.5
     client.say("response.create")
     assert client.answer()[2]["status"] == "completed"
+    # The next turn is the server's again, and whole.
+    say(client, np.concatenate([SILENCE, speech, SILENCE]))
+    kinds = ("speech_started", "speech_stopped", "committed")
+    started, stopped, committed = (client.hear(f"input_audio_buffer.{kind}") for kind in kinds)
+    whole_s = (stopped["audio_end_ms"] - started["audio_start_ms"]) / 1000
+    assert committed["seconds"] == pytest.approx(whole_s, abs=2e-3)
+    client.answer()
     say(client, speech[:30_000])
     client.hear("input_audio_buffer.speech_started")
     client.say("input_audio_buffer.clear")
