@@ -1,11 +1,12 @@
 """`tinywave serve`: a local Prefect server, if none is configured, and a deployment of every flow, run by this process.
 `tinywave deploy`: the same deployments registered in a work pool, for workers on any machine that has TinyWave."""
 
+import asyncio
 import importlib.metadata
 import os
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
     surroundings.find_prefect_home(lasting=not os.environ.get("PREFECT_API_URL"))
-    from prefect import serve as prefect_serve
     from prefect.context import refresh_global_settings_context
+    from prefect.exceptions import TerminationSignal
+    from prefect.runner import Runner
 
     with ExitStack() as stack:
         server = surroundings.prefect_server()
@@ -35,6 +37,10 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
 
         deployments = deployments_of(preset, settings, when)
         crash_zombies()
+        # What prefect.serve does, but for what it says: its address does not sign in.
+        runner = Runner(pause_on_shutdown=False)
+        for deployment in deployments:
+            runner.add_deployment(deployment)
         terminal.say(
             f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)"
         )
@@ -45,7 +51,8 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
             terminal.say("The address holds the password of this start. Prefect's clients in another shell need:")
             terminal.say(f"  export {' '.join(client)}")
         sys.stdout.flush()
-        prefect_serve(*deployments, pause_on_shutdown=False)
+        with suppress(KeyboardInterrupt, TerminationSignal):
+            asyncio.run(runner.start())
 
 
 def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, when: When) -> None:

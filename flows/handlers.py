@@ -84,6 +84,11 @@ def generate(options: Namespace) -> int:
         raise ConfigError(
             f"--min-new-tokens is {options.min_new_tokens}, more than --max-new-tokens, {options.max_new_tokens}: swap them"
         )
+    if options.stream and options.output != "text" and not options.wav:
+        raise ConfigError(
+            f"--stream writes speech as it comes, and --output {options.output} has speech: say where it goes with --wav FILE or --wav - "
+            "(raw PCM to stdout), or pass --output text"
+        )
     loading = _loading(options, options.model)
     from flows.generate import generate
     from tinywave_core.runtimes.base import Sampling

@@ -427,11 +427,11 @@ def tiny_model(folder: Path) -> Path:
     from flows import environment
 
     environment.prepare(quiet=True)
-    from tests.fixtures.serving import with_room
+    from tests.fixtures.serving import reads_text, with_room
     from tests.fixtures.tiny import copy_clips, run_tiny, tiny_config
 
     outputs, _ = run_tiny(tiny_config(copy_clips(folder / "speech"), folder / "store"))
-    return with_room(outputs["model"].path("model"), folder / "model", 4096)
+    return with_room(reads_text(outputs["model"].path("model"), folder / "reads"), folder / "model", 4096)
 
 
 def main() -> int:

@@ -29,8 +29,8 @@ GOLDEN = {
     "tokenization/shard": "9ef6bddbf27953f6dc7951079424cdab",
     "tokenization/tokens": "2c3bbc5f0055842a23e6ceb965de36f6",
     "adaptation/teacher": "40b33b18c0b5f7332e2dbf3818b8e036",
-    "logit_caching/shard": "c85ceeb981564d19a0c105ca27bc963c",
-    "logit_caching/logits": "e6522eaf6974b2408ccc8a02e3719a1b",
+    "logit_caching/shard": "547dadf0a7f0dea8d3d80fbc46923013",
+    "logit_caching/logits": "cb7b97f1102807eb37bb1d3c88532e05",
     "distillation/student": "4fe689dabd715a8b221e9f6910f6de1e",
     "distillation/control": "879b6d00317ee3d3d9be99d32f7983ff",
     "evaluation/scores": "8d786cf6bcd0ae07f6ae060726e51eda",
@@ -39,7 +39,7 @@ GOLDEN = {
     "evaluation/units": "9f9d9b2879f62dd14e1e785d4c14e027",
     "evaluation/gap": "39a34a4bb076360b27c04f786eb68350",
     "export/vocoder": "e97c4f44d33adbd659dba4a6404ffd16",
-    "export/model": "edae026759c0434fbf5e4d0c05821c8a",
+    "export/model": "cead6ef092cdf3ab9490eae041761395",
     "generation/samples": "32609889085a372ca86be92dd43ab5c5",
 }
 

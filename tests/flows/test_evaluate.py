@@ -10,6 +10,7 @@ import soundfile
 
 from flows.cli import main
 from tests.conftest import Finished
+from tests.fixtures.serving import reads_text
 from tests.fixtures.tiny import CLIPS, EXAMPLES
 
 
@@ -97,11 +98,15 @@ def test_speech_and_text_continue_one_another_in_pairs_of_ones_own(
     (folder / "broken.wav").write_text("no audio")
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "out"
-    status, said, _ = run(capsys, model, "--suite", str(folder), "--over", "continuation", "--out", str(out))
+    reads = str(reads_text(Path(model), tmp_path / "reads"))
+    status, said, _ = run(capsys, reads, "--suite", str(folder), "--over", "continuation", "--out", str(out))
     assert status == 0 and "1 of 4 pairs left out" in said
     rows = {r["id"]: r for r in pq.read_table(out / "scores" / "pairs.mean-continuation-all-all.parquet").to_pylist()}
     assert "cannot be read as audio" in rows["broken"]["reason"] and rows["broken"]["credit"] is None
     assert all(rows[name]["positive_score"] < 0 for name in ("heard", "read", "text"))
+    # A model that was trained on speech alone has no say in words.
+    status, said, _ = run(capsys, model, "--suite", str(folder), "--out", str(tmp_path / "alone"))
+    assert status == 0 and "3 of 4 pairs left out" in said
 
 
 def test_scores_to_submit_need_no_gold(capsys, model: str, wavs: list[Path], tmp_path: Path):

@@ -57,6 +57,13 @@ def test_the_ids_of_a_shard_are_what_auto_tokenizer_gives_for_its_strings(finish
         assert tokenizer(tokenizer.decode(row["ids"], skip_special_tokens=True))["input_ids"] == row["ids"][:-1]
 
 
+def test_what_it_was_trained_on_is_recorded(model: Path, speech: dict, finished: Finished):
+    heard = sum(shard["train_utterances"] for shard in finished.outputs["tokens"].summary["shards"])
+    assert speech["trained_on"] == {"speech": heard, "text": 0, "mixed": 0}
+    assert (speech["inputs"], speech["outputs"]) == (["speech"], ["speech"])
+    assert f"trained on speech alone ({heard} sequences)" in (model / "README.md").read_text()
+
+
 def test_speech_json_has_the_digest_of_every_file_it_names(model: Path, speech: dict):
     listed = [(file["file"], file["sha256"]) for file in speech["gguf"]]
     listed += [(f"speech_tokenizer/{name}", digest) for name, digest in speech["speech_tokenizer_sha256"].items()]

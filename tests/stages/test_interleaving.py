@@ -18,6 +18,7 @@ from tinywave_core.sequences.interleaving import EncodeText, text_encoder
 from tinywave_core.sequences.validation import split_validation
 from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.stages.evaluation.words import comparison_rows
+from tinywave_core.stages.export.model import trained_on
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import INTERLEAVED, SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
@@ -149,6 +150,23 @@ def test_counts_are_of_the_first_drawing_of_each_utterance_and_of_all_text_and_t
 
 def test_samples_continue_speech_with_speech(outputs: Outputs):
     assert outputs["samples"].summary["new_tokens"] > 0
+
+
+def test_the_export_records_what_was_trained_on_and_that_it_takes_text(outputs: Outputs):
+    model, student = outputs["model"], outputs["student"]
+    about = json.loads((model.path("model") / "speech.json").read_text())
+    rows = [row for part in ("interleaved", "text") for row in rows_of(outputs["tokens"], part)]
+    forms = [row["modalities"] for row in rows if row["split"] == "train"]
+    mixed = sum(len(set(form)) == 2 for form in forms)
+    counted = {"speech": forms.count("S"), "text": forms.count("T"), "mixed": mixed}
+    assert mixed and about["trained_on"] == model.summary["trained_on"] == counted
+    assert about["inputs"] == ["speech", "text"] and about["outputs"] == ["speech", "text", "mixed"]
+    assert (
+        "It takes speech and text, and gives speech, text or mixed" in (model.path("model") / "README.md").read_text()
+    )
+    # Without rows of text it can do nothing with it, whatever it was trained on.
+    alone = trained_on(student, Vocabulary.from_json(about["vocabulary"]).speech_only())
+    assert (alone.modalities, alone.outputs) == (["speech"], ["speech"])
 
 
 def test_another_policy_tokenizes_and_aligns_nothing_again(config: PipelineConfig, outputs: Outputs):

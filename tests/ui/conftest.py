@@ -84,8 +84,8 @@ def served(browser: BrowserContext, tmp_path_factory: pytest.TempPathFactory) ->
     with ExitStack() as stack:
         log = folder / "serve.log"
         _start(stack, log, environment, "flows.cli", "serve", *flags)
-        # What Prefect says once all deployments are registered.
-        _wait(lambda: "being served and polling" in log.read_text(), log)
+        # Said once all deployments are registered.
+        _wait(lambda: "Prefect UI: " in log.read_text(), log)
         found = re.search(r"Prefect UI: ((http://\S+)/sign-in#(\S+))", log.read_text())
         assert found
         page, url, login = found.groups()

@@ -13,6 +13,7 @@ from tinywave_core.exporters.licence import Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
 from tinywave_core.reporting.page import render_report
 from tinywave_core.stages.evaluation.summary import ScoresSummary
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
 
 
@@ -49,6 +50,7 @@ def test_nothing_in_a_model_card_runs_or_is_fetched(browser: BrowserContext, tmp
         name=names,
         student=SUMMARIES["student"],
         vocabulary=SPIRITLM_EXPRESSIVE,
+        trained=TrainedOn(speech=2),
         scores=ScoresSummary.model_validate(SUMMARIES["scores"]),
         data=Data(hours=1, utterances=2, recordings=3),
         licence=Licence(f"It says {names}.", names, names, names),

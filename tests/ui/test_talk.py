@@ -10,7 +10,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import Finished
-from tests.fixtures.serving import PATIENCE_S, Serving, load, serve, talkative, with_room
+from tests.fixtures.serving import PATIENCE_S, Serving, load, reads_text, serve, talkative, with_room
 from tests.fixtures.tiny import CLIPS
 from tests.ui.conftest import FLAGS, shot
 from tinywave_core.audio.waveform import read_waveform
@@ -42,7 +42,8 @@ def chromium(chromium_path: str, recording: Path) -> Iterator[Browser]:
 def serving(finished: Finished, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     given = os.environ.get("TINYWAVE_TALK_MODEL")
     folder = tmp_path_factory.mktemp("talk")
-    place = Path(given) if given else with_room(finished.outputs["model"].path("model"), folder / "model")
+    model = finished.outputs["model"].path("model")
+    place = Path(given) if given else with_room(reads_text(model, folder / "reads"), folder / "model")
     generator = talkative(load(place))
     with serve({"student": generator, MARKED: generator}, Limits(prompt_s=20)) as running:
         yield running

@@ -7,6 +7,7 @@ Level and offset are normalised first: without that, quiet or offset speech is n
 
 import importlib.util
 import itertools
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +53,25 @@ def _session() -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
+@dataclass
+class State:
+    """What the model remembers of the windows before."""
+
+    hidden: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 1, 128), np.float32))
+    cell: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 1, 128), np.float32))
+    context: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(CONTEXT, np.float32))
+
+    def probabilities(self, windows_WN: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Probability of speech [W] in the windows that come next, whose samples are normalised."""
+        before = np.concatenate([self.context[None], windows_WN[:-1, -CONTEXT:]])
+        self.context = windows_WN[-1, -CONTEXT:].copy()
+        values, self.hidden, self.cell = _session().run(
+            ["speech_probs", "hn", "cn"],
+            {"input": np.concatenate([before, windows_WN], axis=1), "h": self.hidden, "c": self.cell},
+        )
+        return values.reshape(-1)  # type: ignore[no-any-return]
+
+
 def speech_probabilities(samples_N: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
     """Probability of speech [W] per window of 512 samples at 16 kHz; the last window is filled up with zeros."""
     # onnxruntime refuses an empty sequence.
@@ -59,19 +79,13 @@ def speech_probabilities(samples_N: npt.NDArray[np.int16]) -> npt.NDArray[np.flo
         return np.zeros(0, dtype=np.float32)
     mean = float(samples_N.mean())
     peak = max(abs(float(samples_N.max()) - mean), abs(float(samples_N.min()) - mean), 1.0)
-    hidden = cell = np.zeros((1, 1, 128), dtype=np.float32)
-    context = np.zeros(CONTEXT, dtype=np.float32)
+    state = State()
     probabilities = []
     for start in range(0, len(samples_N), WINDOW * WINDOWS_PER_CALL):
         piece = (samples_N[start : start + WINDOW * WINDOWS_PER_CALL].astype(np.float32) - mean) / peak
         windows = np.zeros((-(-len(piece) // WINDOW), WINDOW), dtype=np.float32)
         windows.reshape(-1)[: len(piece)] = piece
-        before = np.concatenate([context[None], windows[:-1, -CONTEXT:]])
-        context = windows[-1, -CONTEXT:]
-        values, hidden, cell = _session().run(
-            ["speech_probs", "hn", "cn"], {"input": np.concatenate([before, windows], axis=1), "h": hidden, "c": cell}
-        )
-        probabilities.append(values.reshape(-1))
+        probabilities.append(state.probabilities(windows))
     return np.concatenate(probabilities)
 
 

@@ -8,6 +8,7 @@ An export of this project has all that it needs; a Llama directory with SpiritLM
 audio side from SpiritLM's release.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.tokenizers.base import Places
 from tinywave_core.tokenizers.directory import load_tokenizer, read_directory
 from tinywave_core.tokenizers.opening import open_of_model
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 Pool = dict[str, Ears]
@@ -49,6 +51,8 @@ class SpeechLM:
     """SHA-256 over weights, config and tokenizer."""
     spiritlm_dir: str | None
     pool: Pool = field(repr=False)
+    trained: TrainedOn | None = None
+    """None: a model of others, which does not say."""
 
     @classmethod
     def load(
@@ -71,6 +75,7 @@ class SpeechLM:
             digest_of(checkpoint_files(folder)),
             spiritlm_dir,
             {} if pool is None else pool,
+            _trained_on(folder),
         )
 
     @property
@@ -84,6 +89,12 @@ class SpeechLM:
         ears = self.pool.setdefault(tokenizer.identity, Ears(tokenizer))
         ears.tokenizer = tokenizer
         return ears
+
+
+def _trained_on(folder: Path) -> TrainedOn | None:
+    """What an export says of its training."""
+    about = folder / "speech.json"
+    return TrainedOn.of(json.loads(about.read_text(encoding="utf-8"))) if about.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,13 @@ class Result:
 def run_suite(lm: SpeechLM, suite: Suite, definition: Definition, progress: Progress = no_progress) -> Result:
     """Tokenize and score all pairs; SourceError where not one of them can be scored."""
     pairs = tokenize_pairs(
-        suite.pairs, lm.vocabulary, lm.encode_text, lm.ears, lm.model.config.max_position_embeddings, progress
+        suite.pairs,
+        lm.vocabulary,
+        lm.encode_text,
+        lm.ears,
+        lm.model.config.max_position_embeddings,
+        progress,
+        lm.trained,
     )
     table = score_pairs(lm.model, lm.vocabulary, pairs, definition, progress)
     by_subset = accuracies(table, suite.subsets)

@@ -22,8 +22,10 @@ from tinywave_core.progress import Progress, no_progress
 from tinywave_core.sequences.interleaving import EncodeText
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.tokenizers.base import SpeechTokenizer
+from tinywave_core.tokenizers.prompts import Modality
 from tinywave_core.tokenizers.speech import Streams, merge
 from tinywave_core.tokenizers.streams import STREAMS, Rates
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 _TOGETHER = 64  # recordings that are read and tokenized at once
@@ -98,8 +100,10 @@ def tokenize_pairs(
     ears: Callable[[], Ears],
     max_length: int,
     progress: Progress = no_progress,
+    trained: TrainedOn | None = None,
 ) -> list[TokenPair]:
-    """Both versions of every pair; `ears` is called only if there is something to hear."""
+    """Both versions of every pair; `ears` is called only if there is something to hear. What the model was not `trained` to read cannot be
+    scored (None: it is not known, as of models of others)."""
     versions = [(pair.prompt, version) for pair in pairs for version in (pair.positive, pair.negative)]
     recordings = [recording for prompt, version in versions for recording in _recordings(prompt, version)]
     known: dict[Recording, Heard | str] = {}
@@ -109,6 +113,8 @@ def tokenize_pairs(
         known = listening.heard
 
     def tokens(prompt: Content | None, version: Content) -> Tokens:
+        if trained is not None:
+            trained.require([] if prompt is None else [_modality(prompt)], _modality(version))
         made = _tokens(prompt, version, known, vocabulary, encode_text)
         if len(made.ids) > max_length:
             raise TokenError(f"it has {len(made.ids)} tokens, the model reads {max_length}")
@@ -123,6 +129,10 @@ def tokenize_pairs(
         except TinyWaveError as error:
             tokenized.append(TokenPair(pair, None, None, str(error)))
     return tokenized
+
+
+def _modality(content: Content) -> Modality:
+    return "speech" if isinstance(content, Path) else "text"
 
 
 def tokenize_recordings(

@@ -8,6 +8,7 @@ from tinywave_core.escaping import code, markdown, table, yaml_text
 from tinywave_core.evals.figures import Generated, Judges, Likelihood, ProbeFigures, Scores
 from tinywave_core.exporters.judge_words import HEARD, judges_rows, judges_text
 from tinywave_core.exporters.licence import Licence
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import (
     MODELS,
@@ -51,6 +52,7 @@ class Card:
     name: str
     student: Mapping[str, Any]
     vocabulary: Vocabulary
+    trained: TrainedOn
     scores: Scores
     data: Data
     licence: Licence
@@ -83,6 +85,9 @@ Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocab
 
 ## Use
 
+It takes {" and ".join(card.trained.modalities)}, and gives {_listed(card.trained.outputs)}: it was trained on {card.trained.in_words}. Nothing
+else that its vocabulary has room for was in its training, and what it would make of that is noise.
+
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -112,6 +117,11 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 
 {_licence(card.licence)}
 """
+
+
+def _listed(outputs: Sequence[str]) -> str:
+    """As in "speech, text or mixed"."""
+    return " or ".join(part for part in (", ".join(outputs[:-1]), outputs[-1]) if part)
 
 
 def _voices(voices: Sequence[CardVoice]) -> str:

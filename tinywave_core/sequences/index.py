@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.sequences.table import SequenceTable
 from tinywave_core.storage.blocks import BlockFile, checksums
-from tinywave_core.storage.indices import Arrays, index_folder, kept_arrays, written_whole
+from tinywave_core.storage.indices import CHECKSUMS, Arrays, index_folder, kept_arrays, written_whole
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS_FILE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
@@ -42,7 +42,7 @@ def _of_shard(shard: Artifact, split: str, max_length: int) -> SequenceTable:
     def make() -> Arrays:
         arrays, ids = _sequences(shard, split, max_length)
         written_whole(shard, tokens, ids.tofile)
-        return {**arrays, "checksums": checksums(ids.tobytes())}
+        return {**arrays, CHECKSUMS: checksums(ids.tobytes())}
 
     arrays = kept_arrays(shard, name, make)
     count = len(arrays["row"])
@@ -63,7 +63,7 @@ class _ShardSource:
     def __init__(self, shard: Artifact, arrays: Arrays, name: str) -> None:
         self._shard, self._name, self._row = shard, name, arrays["row"]
         self._starts = np.concatenate([[0], np.cumsum(arrays["n_tokens"], dtype=np.int64)]) * 2
-        self._file = BlockFile(index_folder(shard) / f"{name}.u16", arrays["checksums"], self._broken)
+        self._file = BlockFile(index_folder(shard) / f"{name}.u16", arrays[CHECKSUMS], self._broken)
 
     def tokens(self, rows_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint16]]:
         starts = self._starts[rows_R]

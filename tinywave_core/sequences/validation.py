@@ -61,6 +61,7 @@ def split_validation(sequences: Sequence[TokenSequence], config: ValidationConfi
     if not is_spoken.all():
         texts = _texts(table.take(~is_spoken), config, int(table.lengths[is_heard].sum()))
         validates[~is_spoken] = is_heard[~is_spoken] = texts
+    pa.default_memory_pool().release_unused()  # the names of millions of sequences, which Arrow would keep room for
     heard = table.take(is_heard)
     return table.take(~validates), heard.take(np.argsort(heard.ids, kind="stable"))
 

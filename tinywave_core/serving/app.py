@@ -48,6 +48,15 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.events import AudioMade, Done, Event, TextMade
 from tinywave_core.synthesis.prompting import Part
 
+GENERATE, REALTIME = "/v1/audio/generate", "/v1/realtime"
+PATHS = (
+    "/ (a page)",
+    "GET /health",
+    "GET /v1/models",
+    f"POST {GENERATE}",
+    f"{REALTIME} (a WebSocket)",
+)
+"""For who asks for something else."""
 PAGE = Path(__file__).parent / "page.html"
 TRY_AGAIN = 1013
 CLOSED, AGAIN = {"connection": "close"}, {"retry-after": "1"}
@@ -84,8 +93,8 @@ class Server:
                 Route("/", self.page),
                 Route("/health", self.health),
                 Route("/v1/models", self.models),
-                Route("/v1/audio/generate", self.generate, methods=["POST"]),
-                WebSocketRoute("/v1/realtime", self.realtime),
+                Route(GENERATE, self.generate, methods=["POST"]),
+                WebSocketRoute(REALTIME, self.realtime),
             ],
             middleware=[Middleware(Guard, allowed=allowed_hosts)],
             exception_handlers={TinyWaveError: _refused, HTTPException: _not_found},
@@ -182,6 +191,8 @@ class Server:
             text, audio = values.pop("input", None), values.pop("audio", None)
             if text is None and audio is None:
                 why = "there is nothing to continue: give input (text), audio (base64 of a wav), or both"
+                if other := next((name for name in ("text", "prompt", "messages") if name in values), None):
+                    raise RequestError(f"{other}: there is no such field; {why}", "prompt_empty", param=other)
                 raise RequestError(why, "prompt_empty")
             text = None if text is None else require_text(text, limits, "input")
             return text, None if audio is None else _loud(partial(wav, from_base64(audio), limits))
@@ -189,6 +200,14 @@ class Server:
             rate_text = str(head.get_param("rate", str(SAMPLE_RATE)))
             rate = checked_rate(int(rate_text) if rate_text.isdecimal() and len(rate_text) < 7 else rate_text)
             return None, _loud(partial(pcm, body, rate, limits))
+        if body.lstrip()[:1] == b"{" or head.get_content_type() == "application/x-www-form-urlencoded":
+            found = (
+                f"the content type is {short(head.get_content_type())[1:-1]}"
+                if head["content-type"]
+                else "there is no content type"
+            )
+            why = f"{found}: say application/json for JSON, audio/wav for a wav file, audio/pcm;rate=16000 for samples"
+            raise RequestError(why, "unsupported_audio", 415)
         return None, _loud(partial(wav, body, limits))
 
 
@@ -266,7 +285,16 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error_json(error)}, status_of(error), headers=headers)
 
 
-async def _not_found(_: Request, error: Exception) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
+    """No such path, or not by this method: what there is."""
     assert isinstance(error, HTTPException)
-    fault = {"type": "invalid_request_error", "code": "not_found", "message": error.detail}
+    where = short(request.url.path)[1:-1]
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(str((error.headers or {}).get("Allow")).split(", ")))
+        code, why = "method_not_allowed", f"{where} takes {allowed}, not {short(request.method)[1:-1]}"
+    elif request.url.path == REALTIME:
+        code, why = "upgrade_required", f"{where} is a WebSocket: connect to it with one (ws://)"
+    else:
+        code, why = "not_found", f"there is no {where}; there are {', '.join(PATHS)}"
+    fault = {"type": "invalid_request_error", "code": code, "message": why}
     return JSONResponse({"error": fault}, error.status_code, headers=error.headers)

@@ -5,7 +5,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from io import BytesIO
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,8 @@ class Settings(BaseModel):
     output: Literal["speech", "text", "mixed"] = "speech"
     temperature: float = Field(0.8, gt=0, le=5)
     top_p: float = Field(0.95, gt=0, le=1)
-    max_new_tokens: int | None = Field(None, ge=1)
-    """None: `USUAL_TOKENS`, or fewer where the prompt leaves no room for them."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] | None = None
+    """None: `USUAL_TOKENS`, or fewer where the prompt leaves no room for them. inf: as many as the server makes and there is room for."""
     min_new_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**31)
     """None: another one each time."""
@@ -52,24 +52,36 @@ class Settings(BaseModel):
     def modality(self) -> OutputModality:
         return "arbitrary" if self.output == "mixed" else self.output
 
-    def sampling(self, room: int) -> Sampling:
-        """Sampling settings, with a random seed if none is given; `room` is how many tokens the model can read after the prompt."""
-        most = self.max_new_tokens or (min(USUAL_TOKENS, room) if room > 0 else USUAL_TOKENS)
+    def sampling(self, room: int, limit: int = USUAL_TOKENS) -> Sampling:
+        """Sampling settings, with a random seed if none is given; `room` is how many tokens the model can read after the prompt, and `limit`
+        how many the server makes."""
+        usual = limit if self.max_new_tokens == "inf" else USUAL_TOKENS
+        given = None if self.max_new_tokens == "inf" else self.max_new_tokens
+        most = given or (min(usual, room) if room > 0 else usual)
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         return Sampling(self.temperature, self.top_p, most, min(self.min_new_tokens, most), seed)
 
-    def changed(self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True) -> "Settings":
-        """These settings with some values changed; RequestError names a wrong one. Without `strict` values may be strings, as in a query."""
+    def changed(
+        self, values: Mapping[str, Any], limits: Limits, *, strict: bool = True, names: Mapping[str, str] | None = None
+    ) -> "Settings":
+        """These settings with some values changed; RequestError names a wrong one, as `names` has it. Without `strict` values may be
+        strings, as in a query."""
+        names = names or {}
+        unknown = next((name for name in values if name not in type(self).model_fields), None)
+        if unknown is not None:
+            there = f"there is no such setting; there are {', '.join(type(self).model_fields)}"
+            raise RequestError.of_field(short(unknown)[1:-1], there)
         try:
             settings = Settings.model_validate({**self.model_dump(), **values}, strict=strict)
         except ValidationError as error:
-            faults = [f"{short(fault['loc'][0])}: {fault['msg']}" for fault in error.errors(include_input=False)]
-            raise RequestError("; ".join(faults[:5]), "invalid_settings") from error
-        if settings.max_new_tokens and settings.max_new_tokens > limits.new_tokens:
-            raise RequestError(
-                f"max_new_tokens: {settings.max_new_tokens} is more than this server makes, {limits.new_tokens}",
-                "invalid_settings",
-            )
+            wrong = [(str(fault["loc"][0]), fault["msg"]) for fault in error.errors(include_input=False)]
+            faults = [f"{names.get(name, name)}: {why}" for name, why in wrong]
+            param = names.get(wrong[0][0], wrong[0][0])
+            raise RequestError("; ".join(faults[:5]), "invalid_settings", param=param) from error
+        most = settings.max_new_tokens
+        if isinstance(most, int) and most > limits.new_tokens:
+            name = names.get("max_new_tokens", "max_new_tokens")
+            raise RequestError.of_field(name, f"{most} is more than this server makes, {limits.new_tokens}")
         return settings
 
 
@@ -112,13 +124,11 @@ def from_base64(data: object) -> bytes:
         raise RequestError(f"audio: this is not base64 ({error})", "invalid_audio") from error
 
 
-def checked_rate(rate: object) -> int:
-    """A declared sample rate."""
+def checked_rate(rate: object, name: str = "rate") -> int:
+    """A declared sample rate; `name` is its field."""
     if isinstance(rate, bool) or not isinstance(rate, int) or not RATES_HZ[0] <= rate <= RATES_HZ[1]:
-        raise RequestError(
-            f"rate: {short(rate)} is no sample rate, expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz",
-            "invalid_audio",
-        )
+        expected = f"expected a whole number of {RATES_HZ[0]} to {RATES_HZ[1]} Hz"
+        raise RequestError.of_field(name, f"{short(rate)} is no sample rate, {expected}", "invalid_audio")
     return rate
 
 

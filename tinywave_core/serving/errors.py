@@ -8,11 +8,18 @@ from tinywave_core.errors import TinyWaveError
 
 
 class RequestError(TinyWaveError):
-    """A request that is wrong or comes at a bad time; `status` is HTTP's, `code` is for programs."""
+    """A request that is wrong or comes at a bad time; `status` is HTTP's, `code` is for programs, `param` the field that is meant."""
 
-    def __init__(self, message: str, code: str = "invalid_request", status: int = 400) -> None:
+    def __init__(
+        self, message: str, code: str = "invalid_request", status: int = 400, param: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.code, self.status = code, status
+        self.code, self.status, self.param = code, status, param
+
+    @classmethod
+    def of_field(cls, param: str, why: str, code: str = "invalid_settings") -> "RequestError":
+        """A field that is wrong, named first."""
+        return cls(f"{param}: {why}", code, param=param)
 
 
 def busy(waiting: int) -> RequestError:
@@ -45,7 +52,8 @@ def error_json(error: TinyWaveError) -> dict[str, Any]:
     """The `error` of an answer."""
     code = error.code if isinstance(error, RequestError) else "invalid_request"
     kind = "server_error" if status_of(error) >= 500 else "invalid_request_error"
-    return {"type": kind, "code": code, "message": str(error)}
+    param = error.param if isinstance(error, RequestError) else None
+    return {"type": kind, "code": code, "message": str(error)} | ({} if param is None else {"param": param})
 
 
 def status_of(error: TinyWaveError) -> int:

@@ -30,12 +30,14 @@ class ModelHost:
         self.name, self.generator, self.limits = name, generator, limits
         self._model = ThreadPoolExecutor(1, "model", lambda: use_threads(RuntimeConfig()))
         self._ear = ThreadPoolExecutor(1, "ear")
+        # Beside the ear: where a turn ends is told while a tokenizer works on a minute of somebody else's.
+        self._watch = ThreadPoolExecutor(1, "watch")
         self._turn = asyncio.Lock()
         self._waiting = self._uploads = 0
 
     def to_json(self) -> dict[str, Any]:
         """For the list of models."""
-        vocabulary = self.generator.vocabulary
+        trained = self.generator.prompting.trained
         return {
             "id": self.name,
             "object": "model",
@@ -44,8 +46,9 @@ class ModelHost:
             "context": self.generator.runtime.context,
             "vocoder": self.generator.speaker.name,
             "voices": list(self.generator.speaker.voices),
-            "outputs": ["speech"] if vocabulary.is_speech_only else ["speech", "text", "mixed"],
-            "inputs": ["speech"] if vocabulary.is_speech_only else ["speech", "text"],
+            "inputs": trained.modalities,
+            "outputs": trained.outputs,
+            "trained_on": trained.in_words,
         }
 
     def require_room(self) -> None:
@@ -70,6 +73,10 @@ class ModelHost:
     async def decoded(self, decode: Callable[[], Samples]) -> Samples:
         """Samples, decoded in the tokenizer's thread."""
         return await self._in(self._ear, decode)
+
+    async def watched(self, work: Callable[[], T]) -> T:
+        """What detects turns, in a thread of its own."""
+        return await self._in(self._watch, work)
 
     async def prefill(self, ids: list[int]) -> bool:
         """Read the beginning of a prompt, if the model has nothing else to do."""
@@ -98,6 +105,7 @@ class ModelHost:
     def close(self) -> None:
         """End the threads; work in them ends first."""
         self._ear.shutdown(cancel_futures=True)
+        self._watch.shutdown(cancel_futures=True)
         self._model.shutdown(cancel_futures=True)
         self.generator.runtime.close()
 
@@ -121,7 +129,7 @@ class ModelHost:
             return stop.is_set() or time.perf_counter() > deadline
 
         def begin() -> Iterator[Event]:
-            sampling = settings.sampling(self.generator.runtime.context - len(prompt))
+            sampling = settings.sampling(self.generator.runtime.context - len(prompt), self.limits.new_tokens)
             return self.generator.continue_ids(prompt, settings.modality, sampling, settings.voice, is_over, started)
 
         events = await self._in(self._model, begin)

@@ -35,6 +35,17 @@ class Listening:
     def seconds(self) -> float:
         return len(self._data) / 2 / self.rate
 
+    @property
+    def samples(self) -> int:
+        """At the client's rate."""
+        return len(self._data) // 2
+
+    def cut(self, samples: int) -> bytes:
+        """Leave out what comes after so many samples, and return it."""
+        rest = bytes(self._data[max(samples, 0) * 2 :])
+        del self._data[max(samples, 0) * 2 :]
+        return rest
+
     def append(self, data: bytes) -> None:
         """Add audio; RequestError if it is too much, and nothing is kept then."""
         require_length((len(self._data) + len(data)) / 2 / self.rate, self.host.limits)
@@ -73,7 +84,7 @@ class Listening:
         ids = await self.host.hear(self._decoder())
         agreed = common(self._heard, ids)
         self._heard, self._heard_bytes = ids, size
-        prompt = self.host.generator.prompting.ids([*self.before, ids[:agreed]], "arbitrary")
+        prompt = self.host.generator.prompting.begun([*self.before, ids[:agreed]])
         if len(prompt) >= self.read + FEWEST and await self.host.prefill(prompt):
             self.read = len(prompt)
         self._round_s = time.perf_counter() - started

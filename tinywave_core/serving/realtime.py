@@ -1,11 +1,12 @@
 """WS /v1/realtime: one conversation with a model, in the events of OpenAI's realtime API as far as they make sense here.
 
-A client appends audio (base64 of 16-bit mono PCM; 16 kHz unless it declares another rate), commits it, and asks for a response, which
-continues everything committed since the last one. Nothing detects turns: the client says when. Events that come in:
+A client appends audio (base64; 16-bit mono PCM at 16 kHz unless it asks for another format), commits it, and asks for a response, which
+continues everything committed since the last one. With `turn_detection` of `server_vad` the server does both when a speaker stops,
+and cancels what it is saying when one begins. Events that come in:
 
     session.update, input_audio_buffer.append | commit | clear, conversation.item.create (input_text), response.create | cancel
 
-Each is done or answered by an `error`; the connection stays, until `Limits.faults` errors came in a row.
+Each is done or answered by an `error` that names the field; the connection stays, until `Limits.faults` errors came in a row.
 """
 
 import asyncio
@@ -21,23 +22,24 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.errors import TinyWaveError
-from tinywave_core.serving.asking import Settings, checked_rate, from_base64, parsed, require_text
+from tinywave_core.serving.asking import from_base64, parsed, require_text
 from tinywave_core.serving.errors import RequestError, error_json, short, unknown_model
+from tinywave_core.serving.formats import Spoken
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.listening import Listening
 from tinywave_core.serving.pace import Pace
+from tinywave_core.serving.session_fields import MODALITIES, Asked
+from tinywave_core.serving.turn_taking import Edge, TurnTaking
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.events import AudioMade, Done, TextMade
 from tinywave_core.synthesis.prompting import Part
 
 POLICY, AWAY = 1008, 1001
-PCM = "audio/pcm"
 STATUS = {"end": "completed", "length": "completed", "stopped": "incomplete"}
-_OUTPUTS = {("audio",): "speech", ("text",): "text", ("audio", "text"): "mixed"}
-_MODALITIES = {output: list(names) for names, output in _OUTPUTS.items()}
+PIECE_S = 0.5
+"""Audio in which turns are looked for at a time."""
 
 
 @dataclass
@@ -60,10 +62,14 @@ class Session:
         self.socket, self.hosts, self.limits = socket, hosts, limits
         self.id = _new_id("sess")
         self.host = hosts[model]
-        self.settings = Settings()
-        self.rate = SAMPLE_RATE
+        self.asked = Asked()
         self.prompt = Prompt()
         self.listening: Listening | None = None
+        self.turns: TurnTaking | None = None
+        """None: the client says when a turn ends."""
+        self._turn_first, self._turn_item = 0, ""
+        self._half = b""
+        """The first byte of a sample whose second one has not come."""
         self.response: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
         self._pace = Pace(limits.events_per_s, limits.events_at_once)
@@ -89,19 +95,24 @@ class Session:
 
     def to_json(self) -> dict[str, Any]:
         """The session as its client sees it."""
+        settings, turns = self.asked.settings, self.asked.turns
         return {
             "id": self.id,
+            "object": "realtime.session",
             "type": "realtime",
             "model": self.host.name,
-            "output_modalities": _MODALITIES[self.settings.output],
-            "temperature": self.settings.temperature,
-            "top_p": self.settings.top_p,
-            "max_output_tokens": self.settings.max_new_tokens,
-            "min_output_tokens": self.settings.min_new_tokens,
-            "seed": self.settings.seed,
+            "output_modalities": MODALITIES[settings.output],
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_output_tokens": settings.max_new_tokens,
+            "min_output_tokens": settings.min_new_tokens,
+            "seed": settings.seed,
             "audio": {
-                "input": {"format": {"type": PCM, "rate": self.rate}, "turn_detection": None},
-                "output": {"format": {"type": PCM, "rate": SAMPLE_RATE}, "voice": self.settings.voice},
+                "input": {
+                    "format": self.asked.heard.to_json(),
+                    "turn_detection": None if turns is None else turns.model_dump(),
+                },
+                "output": {"format": self.asked.spoken.to_json(), "voice": settings.voice},
             },
         }
 
@@ -149,45 +160,104 @@ class Session:
         model = changes.get("model", self.host.name)
         if not isinstance(model, str) or model not in self.hosts:
             raise unknown_model(model, self.hosts)
-        rate = _rate(changes)
-        if (model != self.host.name or rate is not None) and (self.prompt.parts or self.listening):
-            raise RequestError("model and rate cannot change in the middle of a prompt: clear it first", "prompt_begun")
-        rate = self.rate if rate is None else rate
-        self.settings = self._changed(changes)
-        self.host, self.rate = self.hosts[model], rate
+        host = self.hosts[model]
+        asked = self.asked.in_session(changes, host, self.limits)
+        heard_otherwise = (asked.heard, asked.turns) != (self.asked.heard, self.asked.turns)
+        if (host is not self.host or heard_otherwise) and (self.prompt.parts or self.listening):
+            raise RequestError(
+                "model, input format and turn detection cannot change in the middle of a prompt: clear it first",
+                "prompt_begun",
+            )
+        self.host, self.asked = host, asked
+        if heard_otherwise:
+            self._begin_turns()
         await self.send("session.updated", session=self.to_json())
 
-    def _changed(self, changes: Mapping[str, Any]) -> Settings:
-        """The settings, changed as a session or a response asks."""
-        names = {"max_output_tokens": "max_new_tokens", "min_output_tokens": "min_new_tokens"}
-        same = ("temperature", "top_p", "seed")
-        values = {names.get(key, key): changes[key] for key in (*names, *same) if key in changes}
-        if "output_modalities" in changes:
-            modalities = changes["output_modalities"]
-            names_asked = tuple(sorted(map(str, modalities))) if isinstance(modalities, list) else ()
-            if names_asked not in _OUTPUTS:
-                raise RequestError(
-                    'output_modalities: expected ["audio"], ["text"] or ["audio", "text"]', "invalid_settings"
-                )
-            values["output"] = _OUTPUTS[names_asked]
-        output = _inside(changes, "audio", "output")
-        if "voice" in output:
-            values["voice"] = output["voice"]
-        return self.settings.changed(values, self.limits)
+    def _begin_turns(self) -> None:
+        """Look for turns from here on, if they are looked for."""
+        self._half = b""
+        self.turns = None if self.asked.turns is None else TurnTaking(self.asked.turns, self.asked.heard.rate)
 
     async def _append(self, event: dict[str, Any]) -> None:
-        data = from_base64(event.get("audio"))
-        if self.listening is None:
-            self.listening = Listening(self.host, list(self.prompt.parts), self.rate)
-        if self.prompt.seconds + self.listening.seconds + len(data) / 2 / self.rate > self.limits.prompt_s:
+        data = self.asked.heard.as_pcm16(from_base64(event.get("audio")))
+        if self.turns is None:
+            self._hear(data)
+            return
+        data = self._half + data
+        whole = len(data) // 2 * 2
+        data, self._half = data[:whole], data[whole:]
+        step = int(PIECE_S * self.asked.heard.rate) * 2
+        for start in range(0, len(data), step):
+            await self._look_for_turns(self.turns, data[start : start + step])
+
+    def _is_too_much(self, data: bytes) -> bool:
+        """Whether the prompt would be longer than the server takes."""
+        return self._prompt_s() + len(data) / 2 / self.asked.heard.rate > self.limits.prompt_s
+
+    def _prompt_s(self) -> float:
+        return self.prompt.seconds + (0.0 if self.listening is None else self.listening.seconds)
+
+    def _hear(self, data: bytes) -> None:
+        """Add audio to the prompt that is being spoken; RequestError if it is too much."""
+        if self._is_too_much(data):
             raise RequestError(
-                f"the prompt has {self.prompt.seconds + self.listening.seconds:.1f} s of audio, and this server takes "
-                f"{self.limits.prompt_s:g} s at most: commit or clear it",
+                f"the prompt has {self._prompt_s():.1f} s of audio, and this server takes {self.limits.prompt_s:g} s at most: commit "
+                "or clear it",
                 "audio_too_long",
             )
+        if self.listening is None:
+            self.listening = Listening(self.host, list(self.prompt.parts), self.asked.heard.rate)
         self.listening.append(data)
 
+    async def _look_for_turns(self, turns: TurnTaking, data: bytes) -> None:
+        """A piece of audio where the server finds the turns."""
+        if self.listening is not None and self._is_too_much(data):
+            # As long as a prompt may be: the turn ends here, and what follows is the next one.
+            turns.stop()
+            last = self._turn_first + self.listening.samples
+            await self._turn_ended(turns, Edge(begins=False, sample=last, ms=round(1000 * last / turns.rate)))
+        edges = await self.host.watched(lambda: turns.look(data))
+        if self.listening is None:
+            turns.keep(data)
+        else:
+            self._hear(data)
+        for edge in edges:
+            await (self._turn_began if edge.begins else self._turn_ended)(turns, edge)
+        if self.listening is None:
+            turns.forget()
+
+    async def _turn_began(self, turns: TurnTaking, edge: Edge) -> None:
+        self._turn_first, self._turn_item = edge.sample, _new_id("item")
+        await self.send("input_audio_buffer.speech_started", audio_start_ms=edge.ms, item_id=self._turn_item)
+        if turns.asked.interrupt_response and self.response is not None and not self.response.done():
+            self.response.cancel()
+        try:
+            self._hear(turns.begin(edge.sample))
+        except RequestError as error:  # what was committed before leaves no room
+            turns.stop()
+            await self._fault(error)
+
+    async def _turn_ended(self, turns: TurnTaking, edge: Edge) -> None:
+        """Commit a turn and answer it; what is wrong with one is said, and the next one is heard."""
+        if self.listening is None:  # refused when it began, or committed by the client
+            return
+        turns.end(edge.sample, self.listening.cut(edge.sample - self._turn_first))
+        await self.send("input_audio_buffer.speech_stopped", audio_end_ms=edge.ms, item_id=self._turn_item)
+        try:
+            await self._commit_heard(self._turn_item)
+            if turns.asked.create_response:
+                await self._create({})
+        except TinyWaveError as error:
+            await self._fault(error)
+
     async def _commit(self, _: dict[str, Any]) -> None:
+        if self.turns is not None and self.listening is not None:
+            self.turns.stop()
+            self.turns.end(self._turn_first + self.listening.samples, b"")
+        await self._commit_heard(_new_id("item"))
+
+    async def _commit_heard(self, item: str) -> None:
+        """What was heard becomes a part of the prompt."""
         listening, committed = self.listening, time.perf_counter()
         if listening is None:
             raise RequestError("no audio was appended since the last commit", "input_audio_buffer_commit_empty")
@@ -202,7 +272,8 @@ class Session:
         self.prompt.read, self.prompt.committed = listening.read, committed
         await self.send(
             "input_audio_buffer.committed",
-            item_id=_new_id("item"),
+            previous_item_id=None,
+            item_id=item,
             seconds=round(len(samples) / SAMPLE_RATE, 3),
             tokens=len(ids),
             read_while_listening=listening.read,
@@ -212,6 +283,7 @@ class Session:
         if self.listening is not None:
             await self.listening.drop()
         self.listening, self.prompt = None, Prompt()
+        self._begin_turns()
         await self.send("input_audio_buffer.cleared")
 
     async def _item(self, event: dict[str, Any]) -> None:
@@ -242,44 +314,63 @@ class Session:
             await asyncio.wait([self.response])  # it was cancelled, and ends as soon as the model has made its token
         if self.listening is not None:
             raise RequestError("there is audio that is not committed: commit or clear it first", "prompt_begun")
-        settings = self._changed(_mapping(event, "response") if "response" in event else {})
+        asked = (
+            self.asked.in_response(_mapping(event, "response"), self.host, self.limits)
+            if "response" in event
+            else self.asked
+        )
         if not self.prompt.parts:
             raise RequestError(
                 "there is nothing to continue: commit audio, or create an item with text", "prompt_empty"
             )
+        # What cannot be continued so is said here, and the prompt stays.
+        ids = self.host.generator.prompting.ids(self.prompt.parts, asked.settings.modality)
         prompt, self.prompt = self.prompt, Prompt()
-        self.response = asyncio.create_task(self._respond(prompt, settings))
+        self.response = asyncio.create_task(self._respond(prompt, ids, asked))
 
     async def _cancel(self, _: dict[str, Any]) -> None:
         if self.response is None or self.response.done():
             raise RequestError("there is no response to cancel", "response_not_active")
         self.response.cancel()
 
-    async def _respond(self, prompt: Prompt, settings: Settings) -> None:
+    async def _respond(self, prompt: Prompt, ids: list[int], asked: Asked) -> None:
         name = _new_id("resp")
+        part = {"response_id": name, "item_id": _new_id("item"), "output_index": 0, "content_index": 0}
         started = prompt.committed or time.perf_counter()
-        response: dict[str, Any] = {"id": name, "object": "realtime.response"}
+        response: dict[str, Any] = {"id": name, "object": "realtime.response", "output": []}
+        spoken = Spoken(asked.spoken)
+
+        async def speak(data: bytes) -> None:
+            if data:
+                await self.send("response.output_audio.delta", **part, delta=base64.b64encode(data).decode())
+
         await self.send("response.created", response=response | {"status": "in_progress"})
         try:
-            ids = self.host.generator.prompting.ids(prompt.parts, settings.modality)
-            async with aclosing(self.host.answer(ids, settings, started)) as events:
+            text: list[str] = []
+            async with aclosing(self.host.answer(ids, asked.settings, started)) as events:
                 async for event in events:
                     if isinstance(event, AudioMade):
-                        delta = base64.b64encode(to_pcm16(event.samples)).decode()
-                        await self.send("response.output_audio.delta", response_id=name, delta=delta)
+                        await speak(spoken.push(event.samples))
                     elif isinstance(event, TextMade):
-                        await self.send("response.output_text.delta", response_id=name, delta=event.text)
+                        text.append(event.text)
+                        await self.send("response.output_text.delta", **part, delta=event.text)
                     elif isinstance(event, Done):
+                        await speak(spoken.end())
                         response |= {
                             "status": STATUS[event.reason],
                             "status_details": {"reason": event.reason},
                             "usage": {
                                 "input_tokens": event.timings.prompt_tokens,
                                 "output_tokens": event.timings.new_tokens,
+                                "total_tokens": event.timings.prompt_tokens + event.timings.new_tokens,
                                 "input_tokens_read_while_listening": prompt.read,
                             },
                             "timings": event.timings.to_json(),
                         }
+            if "audio" in MODALITIES[asked.settings.output]:
+                await self.send("response.output_audio.done", **part)
+            if "text" in MODALITIES[asked.settings.output]:
+                await self.send("response.output_text.done", **part, text="".join(text))
         except TinyWaveError as error:
             response |= {"status": "failed", "status_details": {"error": error_json(error)}}
             await self._fault(error)
@@ -326,26 +417,6 @@ def _mapping(event: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RequestError(f"{name}: expected an object", "invalid_event")
     return values
-
-
-def _inside(values: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """An object inside of objects; empty where there is none."""
-    value: Any = values
-    for i, name in enumerate(names):
-        value = value.get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise RequestError(f"{'.'.join(names[: i + 1])}: expected an object", "invalid_event")
-    return value  # type: ignore[no-any-return]
-
-
-def _rate(session: Mapping[str, Any]) -> int | None:
-    """The rate of the audio that will come, where a session says one."""
-    form = _inside(session, "audio", "input", "format")
-    if form.get("type", PCM) != PCM:
-        raise RequestError(f"audio.input.format.type: {short(form['type'])}; expected {PCM}", "invalid_audio")
-    return None if form.get("rate") is None else checked_rate(form["rate"])
 
 
 def _fault_of_ours(error: Exception) -> RequestError:

@@ -1,7 +1,8 @@
 """What is kept beside a store to read its artifacts fast: made from them, and made again when it is gone or damaged.
 
 A folder per artifact, under `.index` of a local store, else in this machine's folder for the store; it goes when the artifact
-goes. Nothing that a result depends on has its only copy here. Arrays are .npz, whose parts carry checksums.
+goes. Nothing that a result depends on has its only copy here. Arrays are .npz, whose parts carry checksums; a plain file's are in
+the .npz of its name.
 """
 
 import os
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.blocks import checksums
+from tinywave_core.storage.store import Artifact, Store
 
+CHECKSUMS = "checksums"  # the array with those of the plain file of the same name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -53,6 +56,20 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write an .npz."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def damaged_indices(store: Store) -> list[Path]:
+    """What lies beside the store of this machine and cannot be read as it was written."""
+    damaged = []
+    for path in sorted(store.index_folder("any/any").parent.glob("*/*")):
+        if path.suffix == ".npz":
+            sound = read_arrays(path) is not None
+        else:
+            arrays = read_arrays(path.with_suffix(".npz"))
+            sound = arrays is not None and np.array_equal(arrays[CHECKSUMS], checksums(path.read_bytes()))
+        if not sound:
+            damaged.append(path)
+    return damaged
 
 
 def written_whole(artifact: Artifact, path: Path, write: Callable[[Path], None]) -> None:

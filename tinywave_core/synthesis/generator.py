@@ -35,6 +35,7 @@ from tinywave_core.tokenizers.directory import load_tokenizer
 from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, open_of_model
 from tinywave_core.tokenizers.prompts import Modality, OutputModality, Run
 from tinywave_core.tokenizers.speech import merge
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 MIN_RUN_S = (
@@ -117,13 +118,12 @@ class Generator:
             raise CheckpointError(
                 f"{folder} has no speech.json: expected the model/ directory of an export (`tinywave inspect` lists them)"
             )
-        vocabulary = Vocabulary.from_json(
-            json.loads((folder / "speech.json").read_text(encoding="utf-8"))["vocabulary"]
-        )
+        about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
+        vocabulary = Vocabulary.from_json(about["vocabulary"])
         torch_device = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
             open_runtime(folder, runtime, quantization, torch_device.type, threads),  # type: ignore[arg-type]
-            Prompting(load_tokenizer(folder, vocabulary), vocabulary),
+            Prompting(load_tokenizer(folder, vocabulary), vocabulary, TrainedOn.of(about)),
             open_of_model(folder, vocabulary, Places(spiritlm_dir), torch_device.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, torch_device),
         )
@@ -140,7 +140,9 @@ class Generator:
         examples: Sequence[tuple[Input, Input]] = (),
         voice: str | None = None,
     ) -> Continuation:
-        """Continue `inputs` in the modality `output` (arbitrary: whatever comes), after few-shot `examples`."""
+        """Continue `inputs` in the modality `output` (arbitrary: whatever comes), after few-shot `examples`; ConfigError where the model was
+        not trained on what is given or asked for.
+        """
         started = time.perf_counter()
         prompt = self.prompt_ids(inputs, output, examples)
         return self.collect(prompt, self.continue_ids(prompt, output, sampling, voice, started=started))

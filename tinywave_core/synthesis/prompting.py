@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from tinywave_core.errors import ConfigError, TokenError
 from tinywave_core.tokenizers.prompts import Modality, OutputModality
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
 
 LONGEST_CHARACTER = 4  # bytes in UTF-8, each of which may be a token
@@ -22,28 +23,34 @@ Part = str | list[int]
 
 @dataclass(frozen=True)
 class Prompting:
-    """A model directory's tokenizer with its vocabulary."""
+    """A model directory's tokenizer with its vocabulary, and what the model was trained on."""
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    trained: TrainedOn
 
     def ids(self, parts: Sequence[Part], output: OutputModality) -> list[int]:
-        """The prompt that continues `parts` in the modality `output`."""
-        marker = {"text": self.vocabulary.text_marker, "speech": self.vocabulary.speech_marker}
-        ids: list[int] = []
-        last: Modality | None = None
-        for modality, same in groupby(parts, lambda part: "text" if isinstance(part, str) else "speech"):
-            last = modality  # type: ignore[assignment]
-            ids += [marker[modality]] if ids else self.vocabulary.prompt_ids(marker[modality])
-            ids += self._joined(list(same))
+        """The prompt that continues `parts` in the modality `output`; ConfigError where the model was not trained to do that."""
+        given: list[Modality] = ["text" if isinstance(part, str) else "speech" for part in parts]
+        self.trained.require(given, output)
+        ids = self.begun(parts)
         if not ids:
             raise ConfigError("there is nothing to continue: give text or speech")
-        return ids if output in ("arbitrary", last) else [*ids, marker[output]]
+        marker = self.vocabulary.text_marker if output == "text" else self.vocabulary.speech_marker
+        return ids if output in ("arbitrary", given[-1]) else [*ids, marker]
+
+    def begun(self, parts: Sequence[Part]) -> list[int]:
+        """The same without what is asked for: how every prompt of these parts begins. Empty where there are none."""
+        marker = {"text": self.vocabulary.text_marker, "speech": self.vocabulary.speech_marker}
+        ids: list[int] = []
+        for modality, same in groupby(parts, lambda part: "text" if isinstance(part, str) else "speech"):
+            ids += [marker[modality]] if ids else self.vocabulary.prompt_ids(marker[modality])
+            ids += self._joined(list(same))
+        return ids
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of text as it stands behind a marker; ConfigError or TokenError where it is none for this model."""
-        if self.vocabulary.is_speech_only:
-            raise ConfigError("this model has no text in its vocabulary, so it cannot read: give it speech")
+        self.trained.require(["text"], "text")
         if not is_unicode(text):
             raise TokenError("the text has half a character (a lone surrogate): is it in UTF-8?")
         head = self.vocabulary.prompt_ids(self.vocabulary.text_marker)

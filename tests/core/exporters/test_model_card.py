@@ -12,6 +12,7 @@ from tinywave_core.escaping import visible
 from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import SPIRITLM_EXPRESSIVE
 
 FRESH = Licence("The teacher was trained from random weights.")
@@ -21,6 +22,7 @@ CARD = Card(
     name='a "name": with marks',
     student=SUMMARIES["student"],
     vocabulary=SPIRITLM_EXPRESSIVE,
+    trained=TrainedOn(speech=5_600),
     scores=SCORES,
     data=Data(hours=12.34, utterances=5_600, recordings=78),
     licence=FRESH,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Finished
-from tests.fixtures.serving import Serving, load, serve
+from tests.fixtures.serving import Serving, load, reads_text, serve
 from tests.fixtures.tiny import CLIPS
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.serving.limits import Limits
@@ -17,7 +17,13 @@ LIMITS = Limits(prompt_s=10, prompt_characters=200, new_tokens=1500, waiting=1, 
 
 
 @pytest.fixture(scope="session")
-def student(finished: Finished) -> Generator:
+def student(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    return load(reads_text(finished.outputs["model"].path("model"), tmp_path_factory.mktemp("student") / "model"))
+
+
+@pytest.fixture(scope="session")
+def speech_only(finished: Finished) -> Generator:
+    """The same, as it was trained: on speech alone."""
     return load(finished.outputs["model"].path("model"))
 
 

@@ -184,6 +184,16 @@ def test_a_body_that_is_too_long_is_told_the_limit(serving: Serving):
     assert serving.server.bodies.held_bytes == 0
 
 
+def test_who_asks_before_it_sends_too_much_is_told_before_it_sends(serving: Serving):
+    head = f"POST /v1/audio/generate HTTP/1.1\r\nhost: localhost\r\ncontent-length: {10**12}\r\nexpect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(serving.url.rpartition(":")[2]))) as raw:
+        raw.sendall(head.encode())
+        answer = b""
+        while part := raw.recv(1 << 16):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"body_too_long" in answer
+
+
 def test_the_coldest_temperature_is_the_likeliest_token(serving: Serving):
     body = {"input": "once upon", "response_format": "json", "max_new_tokens": 12, "output": "text"}
     cold, colder = (
@@ -290,10 +300,30 @@ def test_images_scripts_and_frames_of_others_are_refused_and_links_are_not(servi
     assert status("cross-site", "navigate", "document") == status("same-origin", "cors", "empty") == 200
 
 
-def test_nothing_else_is_there(serving: Serving):
-    assert httpx.get(f"{serving.url}/etc/passwd").status_code == 404
-    assert httpx.get(f"{serving.url}/docs").status_code == 404
-    assert httpx.get(f"{serving.url}/v1/audio/generate").status_code == 405
+def test_who_asks_for_what_is_not_there_is_told_what_is(serving: Serving):
+    for path in ("/etc/passwd", "/docs", "/v1/audio/speech"):
+        told = refused(httpx.get(f"{serving.url}{path}"), 404, "not_found")
+        assert "POST /v1/audio/generate" in told and path in told
+    wrong = httpx.get(f"{serving.url}/v1/audio/generate")
+    assert wrong.headers["allow"] == "POST"
+    assert refused(wrong, 405, "method_not_allowed") == "/v1/audio/generate takes POST, not GET"
+    assert "takes GET, HEAD, not POST" in refused(
+        httpx.post(f"{serving.url}/v1/models", json={}), 405, "method_not_allowed"
+    )
+    assert "ws://" in refused(httpx.get(f"{serving.url}/v1/realtime"), 404, "upgrade_required")
+
+
+def test_a_body_in_another_form_is_told_the_right_one(serving: Serving):
+    told = post(serving, {"text": "hello"})
+    assert (
+        "text: there is no such field" in refused(told, 400, "prompt_empty") and told.json()["error"]["param"] == "text"
+    )
+    assert "give input (text)" in told.json()["error"]["message"]
+    form = post(serving, b'{"input": "hello"}', content_type="application/x-www-form-urlencoded")  # as curl -d sends it
+    assert "say application/json" in refused(form, 415, "unsupported_audio")
+    assert "there is no content type" in refused(post(serving, b' {"input": 3}'), 415, "unsupported_audio")
+    unknown = post(serving, {"input": "a", "colour": "red"})
+    assert "there are output, temperature" in refused(unknown, 400, "invalid_settings")
 
 
 def test_bytes_that_are_no_http_harm_nobody(serving: Serving):

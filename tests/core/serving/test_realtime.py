@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,12 +13,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.fixtures.serving import Serving, serve, until
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.runtimes.base import Sampling
+from tinywave_core.serving.asking import Settings
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.serving.limits import Limits
 from tinywave_core.serving.pace import Pace
 from tinywave_core.serving.realtime import Session
 from tinywave_core.synthesis.generator import Generator, Sound
-from tinywave_core.synthesis.prompting import Prompting
 
 FEW = {"max_output_tokens": 40, "min_output_tokens": 40, "seed": 3}
 LONG = {"max_output_tokens": 1500, "min_output_tokens": 1500}
@@ -138,7 +137,7 @@ def test_a_client_is_read_more_slowly_when_it_sends_more_than_its_share():
         ('{"type": "session.update", "session": {"seed": true}}', "invalid_settings"),
         ('{"type": "session.update", "session": {"audio": 3}}', "invalid_event"),
         (
-            '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}}',
+            '{"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/opus"}}}}}',
             "invalid_audio",
         ),
         ('{"type": "session.update", "session": {"audio": {"output": {"voice": "\\udfff"}}}}', "invalid_text"),
@@ -165,6 +164,69 @@ def test_a_wrong_event_is_an_error_and_the_next_one_is_answered(
         assert client.fault()["code"] == code
         client.speak(speech[:16_000], max_output_tokens=2)
         assert client.answer()[2]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("session", "param"),
+    [
+        ({"colour": "red"}, "session.colour"),
+        ({"voice": "alloy"}, "session.voice"),
+        ({"input_audio_format": "pcm16"}, "session.input_audio_format"),
+        ({"turn_detection": {"type": "server_vad"}}, "session.turn_detection"),
+        ({"type": "transcription"}, "session.type"),
+        ({"instructions": "Be brief."}, "session.instructions"),
+        ({"tools": [{"type": "function"}]}, "session.tools"),
+        ({"tool_choice": True}, "session.tool_choice"),
+        ({"max_output_tokens": "many"}, "session.max_output_tokens"),
+        ({"max_output_tokens": 10**6}, "session.max_output_tokens"),
+        ({"audio": {"speakers": 2}}, "session.audio.speakers"),
+        ({"audio": {"input": []}}, "session.audio.input"),
+        ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "session.audio.input.transcription"),
+        ({"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}, "session.audio.input.noise_reduction"),
+        ({"audio": {"input": {"format": {"type": "audio/opus"}}}}, "session.audio.input.format.type"),
+        ({"audio": {"input": {"format": {"type": "audio/pcmu", "rate": 16_000}}}}, "session.audio.input.format.rate"),
+        ({"audio": {"input": {"format": {"channels": 2}}}}, "session.audio.input.format.channels"),
+        ({"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}}, "session.audio.input.turn_detection.type"),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 6000}}}},
+            "session.audio.input.turn_detection.idle_timeout_ms",
+        ),
+        ({"audio": {"output": {"speed": 1.5}}}, "session.audio.output.speed"),
+        ({"audio": {"output": {"voice": "nobody"}}}, "session.audio.output.voice"),
+        ({"audio": {"output": {"format": {"type": "audio/pcm", "rate": 22_050}}}}, "session.audio.output.format.rate"),
+    ],
+)
+def test_what_is_not_done_is_refused_by_its_name_and_nothing_changes(
+    serving: Serving, session: dict[str, Any], param: str
+):
+    with serving.talk() as client:
+        before = client.hear("session.created")["session"]
+        client.say("session.update", session={"temperature": 1.5, **session})
+        fault = client.fault()
+        assert fault["param"] == param and fault["message"].startswith(f"{param}: ")
+        # What asks for nothing is taken.
+        client.say("session.update", session={"type": "realtime", "instructions": "", "tools": [], "prompt": None})
+        assert client.hear("session.updated")["session"] == before
+
+
+def test_a_response_that_cannot_be_leaves_the_prompt(serving: Serving, speech: np.ndarray):
+    with serving.talk() as client:
+        client.speak(speech, audio={"output": {"voice": "nobody"}})
+        fault = client.fault()
+        assert fault["param"] == "response.audio.output.voice" and "there are " in fault["message"]
+        client.say("response.create", response={"tools": [3]})
+        assert client.fault()["param"] == "response.tools"
+        client.say("response.create", response=FEW | {"audio": {"output": {"voice": serving.voice()}}})
+        assert client.answer()[2]["status"] == "completed"
+
+
+def test_as_many_tokens_as_there_may_be_are_asked_for_as_the_protocol_does(serving: Serving):
+    with serving.talk() as client:
+        client.say("session.update", session={"max_output_tokens": "inf"})
+        assert client.hear("session.updated")["session"]["max_output_tokens"] == "inf"
+    endless = Settings(max_new_tokens="inf")
+    assert [endless.sampling(room, 1500).max_new_tokens for room in (700, 5000)] == [700, 1500]
+    assert [Settings().sampling(room, 1500).max_new_tokens for room in (100, 5000)] == [100, 300]
 
 
 def test_silence_and_too_much_are_refused(serving: Serving, speech: np.ndarray):
@@ -274,8 +336,14 @@ def test_silent_connections_and_long_answers_end(student: Generator, speech: np.
                 client.hear()
 
 
-def test_a_model_of_speech_alone_refuses_text(student: Generator):
-    mute = replace(student, prompting=Prompting(student.prompting.tokenizer, student.vocabulary.speech_only()))
-    with serve({"mute": mute}, Limits()) as running, running.talk() as client:
-        client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "a"}]})
-        assert "no text in its vocabulary" in client.fault()["message"]
+def test_a_model_of_speech_alone_refuses_text_and_says_so_in_the_list(speech_only: Generator):
+    with serve({"mute": speech_only}, Limits()) as running:
+        (model,) = httpx.get(f"{running.url}/v1/models").json()["data"]
+        assert (model["inputs"], model["outputs"]) == (["speech"], ["speech"])
+        answer = httpx.post(f"{running.url}/v1/audio/generate", json={"input": "hello there"})
+        assert answer.status_code == 400 and "it was trained on speech alone" in answer.json()["error"]["message"]
+        with running.talk() as client:
+            client.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "a"}]})
+            assert "it was trained on speech alone" in client.fault()["message"]
+            client.say("session.update", session={"output_modalities": ["text"]})
+            assert client.fault()["param"] == "session.output_modalities"

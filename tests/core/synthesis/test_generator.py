@@ -1,6 +1,7 @@
 """An exported model continues audio and text with what is asked for, from prompts as SpiritLM writes them."""
 
 import json
+import shutil
 import wave
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from flows.cli import main
 from tests.conftest import Finished
+from tests.fixtures.serving import reads_text
 from tests.fixtures.tiny import CLIPS
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.errors import CheckpointError, ConfigError, TokenError
@@ -24,8 +26,9 @@ FEW = Sampling(max_new_tokens=24, min_new_tokens=20)
 
 
 @pytest.fixture(scope="module")
-def generator(finished: Finished) -> Generator:
-    return Generator.load(finished.outputs["model"].path("model"), device="cpu")
+def generator(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    folder = reads_text(finished.outputs["model"].path("model"), tmp_path_factory.mktemp("generator") / "model")
+    return Generator.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,23 @@ def test_a_prompt_that_leaves_no_room_is_refused(generator: Generator, clip: str
         generator([Audio(clip)], "speech", Sampling(max_new_tokens=4096))
 
 
+def test_a_model_of_speech_alone_says_what_it_was_trained_on_and_takes_no_text(
+    capsys, finished: Finished, clip: str, tmp_path: Path
+):
+    folder = finished.outputs["model"].path("model")
+    alone = Generator.load(folder, device="cpu")
+    for given, output in (([Text("a")], "speech"), ([Audio(clip)], "text"), ([Audio(clip)], "arbitrary")):
+        with pytest.raises(ConfigError, match=r"it was trained on speech alone \(\d+ sequences\).*interleaving.policy"):
+            alone.prompt_ids(given, output)
+    assert main(["generate", str(folder), "--prompt-text", "hello there", "--device", "cpu"]) == 2
+    assert "cannot read text: it was trained on speech alone" in capsys.readouterr().err
+    shutil.copytree(folder, tmp_path / "older")
+    about = json.loads((folder / "speech.json").read_text())
+    (tmp_path / "older" / "speech.json").write_text(json.dumps({k: v for k, v in about.items() if k != "trained_on"}))
+    with pytest.raises(ConfigError, match="not recorded what.* export it again"):
+        Generator.load(tmp_path / "older", device="cpu").prompt_ids([Text("a")], "speech")
+
+
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="no speech.json"):
         Generator.load(tmp_path)
@@ -174,6 +194,8 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
         (["--prompt-text", "a", "--temperature", "-1"], "temperature is -1.0"),
         (["--prompt-text", "a", "--max-new-tokens", "0"], "--max-new-tokens is 0"),
         (["--prompt-text", "a", "--min-new-tokens", "300"], "--min-new-tokens is 300, more than --max-new-tokens, 200"),
+        (["--prompt-text", "a", "--stream"], "say where it goes with --wav FILE"),
+        (["--prompt-text", "a", "--stream", "--output", "mixed"], "--output mixed has speech"),
         (["--prompt-text", "a", "--threads", "-2"], "--threads is -2; expected 1 to 256"),
     ],
 )

@@ -9,6 +9,7 @@ Everything goes through one tensor at a time: the 2B student is exported in less
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +27,11 @@ from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, Voc
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.storage.schemas import TOKENS_FILE
 from tinywave_core.storage.store import MANIFEST, Artifact, describe_files, sha256_of
 from tinywave_core.tokenizers.release import RELEASE
 from tinywave_core.tokenizers.streams import STREAMS, Rates
+from tinywave_core.tokenizers.trained_on import KEY, TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 6
+VERSION = 7
 DESCRIBED = (
     "scores",
     "probe_scores",
@@ -119,6 +122,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     folder.mkdir()
     trained = read_directory(teacher)
     vocabulary, rows = _choose_rows(step, trained)
+    seen = trained_on(step.input("student"), vocabulary)
     shape = _write_model(step, folder, vocabulary, trained, rows)
     output.progress(1, 4, "weights")
     _copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder / SPEECH_TOKENIZER)
@@ -127,13 +131,13 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     output.progress(2, 4, "GGUF files")
     prompts = _golden_prompts(vocabulary, teacher, trained)
     (folder / "speech.json").write_text(
-        json.dumps(_speech(folder, vocabulary, trained, prompts, files, step), indent=1), encoding="utf-8"
+        json.dumps(_speech(folder, vocabulary, trained, seen, prompts, files, step), indent=1), encoding="utf-8"
     )
     parameters = check_export(folder, vocabulary, [(prompt["string"], prompt["ids"]) for prompt in prompts])
     output.progress(3, 4, "checked")
     sequences = _held_out(step, vocabulary, trained, shape)
     losses = rounding_loss(folder, shape, sequences, files, pick_device(output.runtime))
-    _write_card(step, folder, vocabulary, parameters, files_section(files, losses, vocabulary, config.dtype))
+    _write_card(step, folder, vocabulary, seen, parameters, files_section(files, losses, vocabulary, config.dtype))
     output.progress(4, 4, "model card")
     return ModelSummary(
         name=config.name,
@@ -146,6 +150,9 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
         vocabulary_rows=vocabulary.rows,
         trained_rows=trained.rows,
         trained_parameters=step.input("student").summary["parameters"],
+        trained_on=seen.to_json(),
+        inputs=seen.modalities,
+        outputs=seen.outputs,
     )
 
 
@@ -194,7 +201,9 @@ def _copy_speech_tokenizer(tokenizer: Artifact, vocoders: Sequence[Artifact], fo
             shutil.copyfile(vocoder.path(name), folder / name)
 
 
-def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameters: int, about_files: str) -> None:
+def _write_card(
+    step: ModelStep, folder: Path, vocabulary: Vocabulary, seen: TrainedOn, parameters: int, about_files: str
+) -> None:
     """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
     from tinywave_core.exporters.model_card import Card, CardVoice, model_card
 
@@ -202,6 +211,7 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         step.config.name,
         step.input("student").summary | {"parameters": parameters},
         vocabulary,
+        seen,
         ScoresSummary.of(step.input("scores")),
         _data(step.input("student")),
         Licence(**step.params["licence"]),
@@ -221,6 +231,34 @@ def _write_card(step: ModelStep, folder: Path, vocabulary: Vocabulary, parameter
         shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
 
 
+def trained_on(student: Artifact, vocabulary: Vocabulary) -> TrainedOn:
+    """What a student was trained on, by its lineage: the sequences of this training and of those before it, all drawings of an utterance
+    among them, by what is in them.
+
+    `vocabulary` is that of the export: what it has no rows for the export cannot do.
+    """
+    import pyarrow.compute as pc
+
+    from tinywave_core.storage.shards import read_table
+
+    counts = Counter[str]()
+    for shard in _heard(student):
+        if shard.part == "shard":  # of speech alone, which has no column for it
+            counts["speech"] += shard.summary["train_utterances"]
+            continue
+        table = read_table(shard.path(TOKENS_FILE), ["split", "modalities"])
+        for row in table.filter(pc.equal(table["split"], "train"))["modalities"].value_counts().to_pylist():
+            counts[{"S": "speech", "T": "text"}.get(row["values"], "mixed")] += row["counts"]
+    seen = TrainedOn(counts["speech"], counts["text"], counts["mixed"])
+    return seen.without_text() if vocabulary.is_speech_only else seen
+
+
+def _heard(student: Artifact) -> list[Artifact]:
+    """Token shards that a student was trained on, now and before."""
+    inputs = student.manifest.inputs if student.manifest else {}
+    return student.store.find_all([i for name in ("tokens", "heard") for i in inputs.get(name, [])])
+
+
 def _data(student: Artifact) -> "Data":
     """The training speech behind a student, by its lineage: what it heard in this training and in those before it."""
     from tinywave_core.audio.utterances import UTTERANCES_FILE
@@ -228,9 +266,7 @@ def _data(student: Artifact) -> "Data":
     from tinywave_core.steps.inputs import audio_of
     from tinywave_core.storage.shards import read_table
 
-    inputs = student.manifest.inputs if student.manifest else {}
-    shards = student.store.find_all([i for name in ("tokens", "heard") for i in inputs.get(name, [])])
-    spoken = [shard for shard in shards if shard.manifest and shard.manifest.part != "text"]
+    spoken = [shard for shard in _heard(student) if shard.manifest and shard.manifest.part != "text"]
     recordings: set[str] = set()
     for audio in audio_of(spoken):
         for row in read_table(audio.path(UTTERANCES_FILE), ["recording_id", "split"]).to_pylist():
@@ -273,6 +309,7 @@ def _speech(
     folder: Path,
     vocabulary: Vocabulary,
     trained: Vocabulary,
+    seen: TrainedOn,
     prompts: list[dict[str, Any]],
     files: list[GgufFile],
     step: ModelStep,
@@ -284,6 +321,9 @@ def _speech(
         "format": "tinywave-speech/2",
         "vocabulary": vocabulary.to_json(),
         "trained_vocabulary": trained.to_json(),  # of the token shards; another one where the text was left out here
+        KEY: seen.to_json(),
+        "inputs": seen.modalities,
+        "outputs": seen.outputs,
         "text_marker": vocabulary.text_marker,
         "speech_marker": vocabulary.speech_marker,
         "first_id": vocabulary.first,

@@ -49,7 +49,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """How to load it, what GGUF files lose, how it sounds."""
     lost = rounding_losses(ModelSummary.of(outputs["model"])).removeprefix("; perplexity of GGUF ")
     voice = VocoderSummary.of(outputs["vocoder"]) if "vocoder" in outputs else None
+    model = ModelSummary.of(outputs["model"])
     return [
+        ("takes and gives", f"{', '.join(model.inputs)}; {', '.join(model.outputs)}"),
         ("load it with", f"AutoModelForCausalLM.from_pretrained({outputs['model'].url + '/model'!r})"),
         *([("perplexity that GGUF files lose", lost)] if lost else []),
         *([("voice", voice_text(voice))] if voice else []),

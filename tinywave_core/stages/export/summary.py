@@ -27,6 +27,11 @@ class ModelSummary(Summary):
     """Of the teacher's vocabulary, in which the token shards are written."""
     trained_parameters: int
     """Of the student before rows were left out."""
+    trained_on: dict[str, int]
+    """Training sequences of `speech`, of `text`, and `mixed`: of both in turns."""
+    inputs: list[str]
+    """What it can be given, and what it can be asked for: see `tokenizers.trained_on`."""
+    outputs: list[str]
 
 
 class Resemblance(Summary):

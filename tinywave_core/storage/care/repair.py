@@ -61,6 +61,7 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
         *_reports(census.store, findings),
         *(action for log in census.logs.values() for action in _log(census, log)),
         *_checkpoints(census.store, findings),
+        *_indices(census.store, findings),
         *_work(census, now),
     ]
     return done + _uploads(census.store, now)
@@ -122,6 +123,16 @@ def _checkpoints(store: Store, findings: list[Finding]) -> list[Action]:
             store.check_lease()
             shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
             done.append(Action(finding.where, "deleted: the next run goes on from the one before, or begins again"))
+    return done
+
+
+def _indices(store: Store, findings: list[Finding]) -> list[Action]:
+    done = []
+    for finding in findings:
+        if finding.what == "damaged index":
+            folder, name = finding.where.split("/")[1:]
+            (store.index_folder("any/any").parent / folder / name).unlink(missing_ok=True)
+            done.append(Action(finding.where, "deleted: the next run makes it anew"))
     return done
 
 

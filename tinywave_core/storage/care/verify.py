@@ -26,6 +26,7 @@ from tinywave_core.storage.care.census import (
     shard_contents,
 )
 from tinywave_core.storage.forgotten import FORGOTTEN
+from tinywave_core.storage.indices import damaged_indices
 from tinywave_core.storage.records import RecordFault, unseal
 from tinywave_core.storage.store import ABOUT, FileEntry, Store, sha256_of
 
@@ -46,6 +47,7 @@ ADVICE = {
     "bad record": "tinywave repair",
     "altered report": "tinywave repair moves it away",
     "bad checkpoint": "tinywave repair deletes it",
+    "damaged index": "tinywave repair deletes it; the next run makes it anew",
     "lost pin": "run: it is made again",
     "lost model": "run with the settings that made it: what is published is gone",
     "lost shard": "run with the source that has its files",
@@ -81,7 +83,13 @@ OnProgress = Callable[[int, int], None]
 def verify(census: Census, on_progress: OnProgress = lambda _done, _total: None) -> list[Finding]:
     """Everything that is wrong in the store, by artifact; an empty list for a sound store without leftovers."""
     return _sorted(
-        [*_contents(census, on_progress), *_reports(census), *_checkpoints(census.store), *check_listing(census)]
+        [
+            *_contents(census, on_progress),
+            *_reports(census),
+            *_checkpoints(census.store),
+            *_indices(census.store),
+            *check_listing(census),
+        ]
     )
 
 
@@ -243,6 +251,11 @@ def _work(census: Census) -> Iterator[Finding]:
     for folder in work_folders(census.store):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         yield Finding(f".work/{folder.name}", "unfinished work", f"{size / 1e6:,.1f} MB in {folder}")
+
+
+def _indices(store: Store) -> Iterator[Finding]:
+    for path in damaged_indices(store):
+        yield Finding(f".index/{path.parent.name}/{path.name}", "damaged index", f"of what training reads: {path}")
 
 
 def work_folders(store: Store) -> list[Path]:
