@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,11 +270,9 @@ def show_lineage(root: str, name: str) -> int:
     store = Store(root, create=False)
     manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
     by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
-    files = _audio_files(store, by_id)
     shards = {
         artifact_id
-        for artifact_id, rows in files.items()
-        for row in rows
+        for artifact_id, row in _audio_files(store, by_id, list(by_id))
         if (row["sha256"].startswith(name.lower()) and len(name) >= 8)
         or row["path"] == name
         or Path(name).name == row["path"]
@@ -282,17 +280,21 @@ def show_lineage(root: str, name: str) -> int:
     if shards:
         _print_forward(name, shards, by_id)
     else:
-        _print_backward(store.resolve(name).id, by_id, files)
+        _print_backward(store, store.resolve(name).id, by_id)
     return 0
 
 
-def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+def _audio_files(
+    store: Store, by_id: dict[str, Manifest], among: "Iterable[str]"
+) -> "Iterator[tuple[str, dict[str, Any]]]":
+    """Shard and row of every file in the audio shards among these artifacts."""
     from tinywave_core.audio.utterances import FILES_FILE
-    from tinywave_core.storage.shards import read_table
+    from tinywave_core.storage.shards import rows_of
 
-    shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
-    columns = ["path", "sha256", "status"]
-    return {i: read_table(store.find(i).path(FILES_FILE), columns).to_pylist() for i in shards}
+    shards = [i for i in among if i in by_id and by_id[i].stage == "ingestion" and by_id[i].part == "shard"]
+    for i in shards:
+        for row in rows_of(store.find(i).path(FILES_FILE), ["path", "sha256", "status"]):
+            yield i, row
 
 
 def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> None:
@@ -304,7 +306,7 @@ def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> N
         terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
 
-def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[str, list[dict[str, Any]]]) -> None:
+def _print_backward(store: Store, artifact_id: str, by_id: dict[str, Manifest]) -> None:
     seen: set[str] = set()
 
     def walk(current: str, depth: int) -> None:
@@ -319,11 +321,11 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
             walk(upstream, depth + 1)
 
     walk(artifact_id, 0)
-    rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
-    taken = [row for row in rows if row[2] == "accepted"]
+    files = _audio_files(store, by_id, seen)
+    taken = sorted((row["path"], row["sha256"][:12]) for _, row in files if row["status"] == "accepted")
     terminal.say(f"\n{len(taken)} audio files went in:")
-    for path, digest, _ in taken:
-        terminal.say(f"  {digest[:12]}…  {path}")
+    for path, digest in taken:
+        terminal.say(f"  {digest}…  {path}")
 
 
 def _inputs(manifest: Manifest) -> set[str]:
