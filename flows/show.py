@@ -88,7 +88,7 @@ class _Walk:
     def look_at(self, stage: str) -> "tuple[list[Reason], bool, str]":
         """Why each of the stage's steps is cached or runs, whether these are all of its steps, and what forbids to run it."""
         from tinywave_core.run.pipeline import Look, build_stage
-        from tinywave_core.steps.reasons import explain
+        from tinywave_core.steps.reasons import explain_all
 
         look, known, problem = Look(), True, ""
         try:
@@ -103,7 +103,7 @@ class _Walk:
         except (MissingInputError, TrainingError) as error:
             # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
             known, problem = False, str(error)
-        reasons = [explain(step, artifact) for step, artifact in look.steps]
+        reasons = explain_all([step for step, _ in look.steps], [artifact for _, artifact in look.steps])
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
         return reasons, known, problem
 
