@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 Row = dict[str, Any]
-_BESIDE = 1024  # rows that may be held beside those that are drawn, so that not every row sorts anew
+_BESIDE = 256  # rows that may be held beside those that are drawn, so that not every row sorts anew
 
 
 def draw(
