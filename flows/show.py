@@ -17,6 +17,7 @@ from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
+    from tinywave_core.costs.estimates import Estimate
     from tinywave_core.run.start import Start
     from tinywave_core.steps.base import Outputs, Step
     from tinywave_core.steps.reasons import Reason
@@ -33,7 +34,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     if what == "pipeline":
         check_layers(config)
     store = Store(config.root, create=False)
-    hours, device = _hours(config, store), _device(config)
+    (hours, files), device = _hours(config, store), _device(config)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"
     )
@@ -71,6 +72,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         console(width=150).print(_explained(walk.steps))
     if what == "pipeline":
         terminal.say(_budget(start.config, hours))
+        terminal.say(_scale(start.config, hours, costs, device, files, walk.audio_shards()))
     return 0
 
 
@@ -115,6 +117,14 @@ class _Walk:
         if corpus is not None and corpus.complete:
             return choose_start(self.config, self.store, corpus)
         return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
+
+    def audio_shards(self) -> int:
+        """Those that were made and those that would be."""
+        from tinywave_core.audio.catalog import Catalog
+        from tinywave_core.steps.inputs import corpus_key
+
+        new = {step.id for step, _ in self.steps if (step.stage, step.part) == ("ingestion", "shard")}
+        return len(new.union(Catalog(self.store, corpus_key(self.config)).shard_ids()))
 
     def left_out(self) -> list[str]:
         """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""
@@ -178,6 +188,25 @@ def _budget(config: PipelineConfig, hours: float) -> str:
     )
 
 
+def _scale(
+    config: PipelineConfig, hours: float, costs: "dict[str, Estimate]", device: str, files: int, shards: int
+) -> str:
+    """What it takes beside time and bytes, if everything is computed."""
+    from tinywave_core.costs.scale import scale
+
+    s = scale(config, hours, costs, device, files, shards)
+    lines = [
+        f"in all {s.shards:,} shards a stage and {s.task_runs:,} task runs; the source is listed in {_time(s.listing_s)}; "
+        f"{s.host_gib:,.1f} GiB of the machine's memory for the first process of a training, {s.disk_bytes / 1e9:,.2f} GB of its disk"
+    ]
+    if s.s3_requests:
+        lines.append(
+            f"store on S3: {s.s3_requests:,} requests, {s.s3_up_bytes / 1e9:,.2f} GB up, {s.s3_down_bytes / 1e9:,.2f} GB down to each "
+            "machine, which keeps them in its temporary folder"
+        )
+    return "\n".join(lines)
+
+
 def _time(seconds: float) -> str:
     """Seconds, minutes, hours or days, whichever reads best."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
@@ -192,19 +221,20 @@ def _device(config: PipelineConfig) -> str:
     return pick_device(config.runtime).type
 
 
-def _hours(config: PipelineConfig, store: Store) -> float:
-    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC."""
+def _hours(config: PipelineConfig, store: Store) -> tuple[float, int]:
+    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC; and its recordings."""
     from tinywave_core.audio.source import Source
     from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
 
     if config.source is None:
         from tinywave_core.stages.ingestion.summary import CorpusSummary
 
-        return sum(
-            CorpusSummary.of(artifact).hours
+        found = [
+            CorpusSummary.of(artifact)
             for artifact in map(store.find, store.artifact_ids("ingestion"))
             if artifact.part == "corpus"
-        )
+        ]
+        return sum(corpus.hours for corpus in found), sum(corpus.files.found for corpus in found)
     import soundfile
 
     files = Source(config.source).listing().audio
@@ -216,7 +246,8 @@ def _hours(config: PipelineConfig, store: Store) -> float:
             continue
         with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
             seconds += min(soundfile.info(file.location).duration, 86_400)
-    return seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    return hours, len(files)
 
 
 def show_artifact(root: str, name: str | None) -> int:

@@ -24,7 +24,6 @@ from tinywave_core.steps.base import Step, compute, find_steps
 from tinywave_core.steps.reasons import Reason, explain_all
 from tinywave_core.storage.store import Artifact
 
-
 IN_FLIGHT = 256
 """Task runs that are submitted and not done, at most, and eight times the workers if these are more: one slow shard then keeps nobody
 waiting."""

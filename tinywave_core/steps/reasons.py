@@ -26,12 +26,12 @@ def explain_all(steps: Sequence[Step], artifacts: Sequence[Artifact]) -> list[Re
     """`explain` for many: the log of runs is read once, not once for each shard."""
     last_runs = _LastRuns()
     return [
-        _cached(step, artifact) if artifact.complete else _missing(step, last_runs)
+        _cached(step) if artifact.complete else _missing(step, last_runs)
         for step, artifact in zip(steps, artifacts, strict=True)
     ]
 
 
-def _cached(step: Step, artifact: Artifact) -> Reason:
+def _cached(step: Step) -> Reason:
     # First of all: the fit that is pinned saw the inputs of then, so that "same inputs as before" would say too little.
     if "pin" in step.context:
         pin = step.context["pin"]

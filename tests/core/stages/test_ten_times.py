@@ -19,8 +19,8 @@ from tests.fixtures import summaries
 from tests.fixtures.summaries import Anything
 from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES, UTTERANCES_FILE
 from tinywave_core.config.load import load_config
-from tinywave_core.run.start import held_out_recordings
 from tinywave_core.evals.probes import chosen
+from tinywave_core.run.start import held_out_recordings
 from tinywave_core.stages.evaluation import probes, units
 from tinywave_core.stages.export import judges, vocoder
 from tinywave_core.stages.export.voices import voices_of
