@@ -98,7 +98,11 @@ def host_bytes(config: PipelineConfig, hours: float, device: str, *, of: str) ->
     layers = config.adaptation.fresh.layers if teacher else config.distillation.layers
     tokens, _ = split_tokens(config, hours)
     length = min(UTTERANCE_S * choose_tokenizer(config).tokens_per_s, training.sequence_length)
-    held = PROCESS_BYTES + SEQUENCE_BYTES * tokens / length + CHECKPOINT_BYTES * parameters
-    if device == "cpu":
-        return held + parameters * parameter_bytes(config, autocast=False) + activation_bytes(config, training, layers, autocast=False)  # fmt: skip
-    return held + 4 * parameters  # as it is read, before the device takes it
+    held = PROCESS_BYTES + SEQUENCE_BYTES * tokens / length
+    if teacher and config.adaptation.method == "lora":  # nothing of it is trained but a little beside it
+        held += 4 * parameters
+    elif device == "cpu":
+        held += parameters * (CHECKPOINT_BYTES + parameter_bytes(config, autocast=False))
+    else:
+        held += parameters * (CHECKPOINT_BYTES + 4)  # as it is read, before the device takes it
+    return held + (activation_bytes(config, training, layers, autocast=False) if device == "cpu" else 0)
