@@ -47,6 +47,9 @@ class RuntimeConfig(Config):
     activation_checkpointing: bool = False
     """Keep only the inputs of the decoder blocks and compute the rest again in the backward pass: the same gradients, less
     memory, about a third more time."""
+    attention: Literal["auto", "dense", "block_sparse"] = "auto"
+    """How packed rows attend within their sequences: `dense` by a mask of all pairs of positions, `block_sparse` by a compiled kernel
+    that skips the blocks in which nothing is seen; `auto` takes that one on a GPU. Differs in the last digits."""
     compile: bool = False
     """Compile the decoder blocks (torch.compile): faster steps on a GPU after minutes of compiling; differs in the last digits."""
     stop_after_hours: float | None = Field(None, gt=0)

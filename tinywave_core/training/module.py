@@ -15,10 +15,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.losses.attention import IMPLEMENTATION, recompute_context
+from tinywave_core.losses.attention import read_outside_of_compiled_blocks, recompute_context
+from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
@@ -65,8 +66,10 @@ def trained_module(
     weights = {id(p): _alias(p) if sharded else p for p in model.parameters()}
     copied = copy.deepcopy(model, weights)
     module = TrainedModule(copied, objective, add_dropout(copied, dropout, seed) if dropout else None)
-    if runtime.compile:  # the tap is another one in every step and layer: traced, it would be compiled anew for each
-        AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(AttentionInterface()[IMPLEMENTATION]))
+    if is_block_sparse(runtime, copied, device):
+        copied.set_attn_implementation(BLOCK_SPARSE)
+    if runtime.compile:
+        read_outside_of_compiled_blocks()
     for block in module.model.model.layers:
         if runtime.compile:
             block.forward = torch.compile(block.forward)

@@ -117,7 +117,7 @@ class DistillationObjective:
             return views
         # Without a graph, which would keep the activations of a model many times as large.
         with torch.no_grad(), tapping(teacher_tap):
-            goal = forward(self._teacher_on(student.last_BTD.device), self._for_teacher(batch), hidden=hidden)
+            goal = forward(self._teacher_beside(model, student.last_BTD.device), self._for_teacher(batch), hidden=hidden)
         return replace(views, teacher=goal, teacher_tap=teacher_tap)
 
     def _signal(self, model: LlamaForCausalLM, batch: Batch, views: Views) -> LogitSignal | None:
@@ -138,12 +138,14 @@ class DistillationObjective:
         """The batch in the teacher's ids; padding is some token, which nothing attends to."""
         return batch if self.kept is None else replace(batch, input_ids=self.kept[batch.input_ids])
 
-    def _teacher_on(self, device: torch.device) -> LlamaForCausalLM:
-        """The teacher, frozen, where the student is; on a GPU in bfloat16, as its logits are captured there."""
+    def _teacher_beside(self, student: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
+        """The teacher, frozen, where the student is, attending as it does; on a GPU in bfloat16, as its logits are captured there."""
         assert self.teacher is not None, "no step is live from live_until on"
         if self.teacher.device != device:
             self.teacher.to(dtype=frozen_dtype(device))  # type: ignore[call-arg]
             on_device(self.teacher, device)
+        if self.teacher.config._attn_implementation != student.config._attn_implementation:
+            self.teacher.set_attn_implementation(student.config._attn_implementation)
         if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
             self.teacher.eval().requires_grad_(False)
         return self.teacher
