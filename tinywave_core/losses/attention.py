@@ -18,15 +18,18 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from tinywave_core.devices import sent
 from tinywave_core.models.attention import BLOCK_SPARSE, DENSE, Mask, allowed_rows, packed_attention
 
 IMPLEMENTATION = DENSE
 """What a model must be loaded with for its rows to be read, or BLOCK_SPARSE."""
 
+_CPU = torch.device("cpu")
+
 
 @dataclass
 class AttentionTap:
-    """Which rows and heads are read, and what was read: log-probabilities [B, h, r, T] by layer."""
+    """Which rows and heads are read, on the models' device, and what was read: log-probabilities [B, h, r, T] by layer."""
 
     positions_r: torch.Tensor
     heads_h: torch.Tensor
@@ -57,13 +60,15 @@ def recompute_context() -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if tap is None else tapping(replace(tap, log_maps={}))
 
 
-def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:
+def sample_tap(
+    length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int, device: torch.device = _CPU
+) -> AttentionTap:
     """Query positions and heads of one step, drawn from `seed` alone: teacher and student get the same."""
-    # On the CPU, so that the rows do not depend on the device.
+    # Drawn on the CPU, so that the rows do not depend on the device.
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randperm(length, generator=generator)[: min(rows, length)].sort().values
     picked = torch.randperm(num_heads, generator=generator)[: min(heads, num_heads)].sort().values
-    return AttentionTap(positions, picked, frozenset(layers))
+    return AttentionTap(sent(positions, device), sent(picked, device), frozenset(layers))
 
 
 def row_divergence(student_log: torch.Tensor, teacher_log: torch.Tensor) -> torch.Tensor:
@@ -121,8 +126,7 @@ def _tapped(
 def _log_rows(
     query_BHTE: torch.Tensor, key: torch.Tensor, mask: Mask | None, scaling: float | None, tap: AttentionTap
 ) -> torch.Tensor:
-    heads = tap.heads_h.to(query_BHTE.device)
-    rows = tap.positions_r.to(query_BHTE.device)
+    heads, rows = tap.heads_h.to(query_BHTE.device), tap.positions_r.to(query_BHTE.device)
     # Several query heads can share one key head.
     groups = query_BHTE.shape[1] // key.shape[1]
     # In float32: a log-probability in bfloat16 has two or three digits.

@@ -183,7 +183,7 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
         def progress(done: int, total: int, note: str = "") -> None:
             if first:
                 print(json.dumps([done, total, note]), file=told)
-            _stop_together(stopped(), step.runtime)
+            _stop_together(stopped())
 
         output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
         summary = step.run(step, output)
@@ -226,17 +226,16 @@ def _group(runtime: RuntimeConfig) -> Iterator[None]:
     gpu = pick_device(runtime).type == "cuda"
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")  # gloo too, for what processes agree on beside the GPU
     yield
     dist.destroy_process_group()  # not after an error: it could wait for a partner that is gone
 
 
-def _stop_together(stopped: bool, runtime: RuntimeConfig) -> None:
+def _stop_together(stopped: bool) -> None:
     """KeyboardInterrupt in all processes, after the same optimiser step, as soon as one of them was told to stop."""
-    from tinywave_core.devices import pick_device
-    from tinywave_core.training.processes import summed
+    from tinywave_core.training.processes import any_process
 
-    if summed({"stopped": float(stopped)}, pick_device(runtime))["stopped"]:
+    if any_process(stopped):
         raise KeyboardInterrupt
 
 

@@ -34,7 +34,7 @@ class TrainedModule(torch.nn.Module):
         super().__init__()
         self.model, self.objective, self.draw = model, objective, draw
 
-    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves; in evaluation mode the summed
         cross-entropy alone."""
         if not self.training:

@@ -30,17 +30,16 @@ class LanguageModelObjective:
 
     def __call__(self, model: LlamaForCausalLM, batch: Batch, _: int) -> LossTerms:
         out = forward(model, batch)
-        labels = torch.from_numpy(batch.labels).to(out.last_BTD.device)
         loss = fused_logit_loss(
             out.last_BTD.flatten(0, 1),
             model.lm_head.weight,
-            labels.flatten(),
+            torch.from_numpy(batch.labels).flatten(),
             None,
             language_model=1.0,
             logits=0.0,
             temperature=1.0,
         )
-        return LossTerms(loss.total, {"language_model": float(loss.language_model)})
+        return LossTerms(loss.total, {"language_model": loss.language_model})
 
 
 class DistillationObjective:
@@ -95,13 +94,13 @@ class DistillationObjective:
             self.config.weights,
             views.student.last_BTD.flatten(0, 1),
             model.lm_head.weight,
-            torch.from_numpy(batch.labels).to(views.student.last_BTD.device).flatten(),
+            torch.from_numpy(batch.labels).flatten(),
             self._signal(model, batch, views),
             self.temperature,
         )
         for term, part in parts.items():
             value = part.function(views)
-            total, terms[term.name] = total + term.weight * value, float(value.detach())
+            total, terms[term.name] = total + term.weight * value, value.detach()
         return LossTerms(total, terms)
 
     def _views(
@@ -204,6 +203,7 @@ class DistillationObjective:
                     model.config.num_attention_heads,
                     layers,
                     seed,
+                    model.device,
                 )
             )
         return taps[0], taps[1]

@@ -27,7 +27,7 @@ from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, reshard, trained_module
-from tinywave_core.training.processes import is_first, own_rows, process_count, summed
+from tinywave_core.training.processes import Sums, any_process, is_first, own_rows, process_count
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
 
@@ -40,8 +40,8 @@ class LossTerms:
 
     total: torch.Tensor
     """Sum over the micro-batch's targets; carries the gradient."""
-    terms: dict[str, float]
-    """Sums of the single terms over the micro-batch's targets, for the curves."""
+    terms: dict[str, torch.Tensor]
+    """Sums of the single terms over the micro-batch's targets, for the curves; without a gradient, on the model's device."""
 
 
 Record = dict[str, float | None]
@@ -132,7 +132,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
             state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
-            goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime, device)
+            goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime)
             if goes_on and (over or state.step % runtime.checkpoint_every == 0):
                 save_checkpoint(resume, state, parameters, optimizer)
             speed = batch.targets / (time.monotonic() - began)
@@ -195,17 +195,16 @@ def _validation_nll(
 ) -> float:
     """Nats per token, over all validation speech."""
     module.eval()
-    sums = {"nll": 0.0, "targets": 0.0}
+    sums, targets = Sums(), 0
     count = process_count()
     for batch in validation.batches(runtime.micro_batch_rows * count, count):
         micro = own_rows(batch)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            sums["nll"] += float(module(micro, 0)[0])
-        sums["targets"] += micro.targets
+            sums.add(nll=module(micro, 0)[0])
+        targets += batch.targets
     module.train()
     reshard(module)
-    sums = summed(sums, device)
-    return sums["nll"] / sums["targets"]
+    return sums.whole()[0]["nll"] / targets
 
 
 def _told(state: TrainingState, speed: float) -> str:
@@ -252,18 +251,18 @@ def _gradient(
     device: torch.device,
 ) -> dict[str, float]:
     """Leave the clipped gradient of the whole batch in the parameters; means per target and the norm before clipping."""
-    sums: dict[str, float] = {}
+    sums = Sums()
     for micro in own_rows(batch).split(runtime.micro_batch_rows):
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             total, terms = module(micro, step)
         # By the targets of the whole batch: gradients of micro-batches and processes add up to that of one large batch.
         (total / batch.targets).backward()
-        for name, value in {"loss": float(total.detach()), **terms}.items():
-            sums[name] = sums.get(name, 0.0) + value
+        sums.add(loss=total, **terms)
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.clip_norm)
     whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    means = {name: value / batch.targets for name, value in summed(sums, device).items()}
-    return means | {"gradient_norm": float(whole)}
+    # The one wait of a step: its numbers are known before the optimiser uses the gradient.
+    numbers, (whole_norm,) = sums.whole(whole)
+    return {name: value / batch.targets for name, value in numbers.items()} | {"gradient_norm": whole_norm}
 
 
 def _without(
@@ -288,13 +287,12 @@ def _without(
     return replace(good, left_out=[*state.left_out, number])
 
 
-def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bool:
+def _is_over(started: float, runtime: RuntimeConfig) -> bool:
     """Whether the time is up for any process."""
     if runtime.stop_after_hours is None:
         return False
     # All processes agree, or one would write a checkpoint that waits for the others.
-    over = time.monotonic() - started >= runtime.stop_after_hours * 3600
-    return summed({"over": float(over)}, device)["over"] > 0
+    return any_process(time.monotonic() - started >= runtime.stop_after_hours * 3600)
 
 
 def _curves(state: TrainingState, validation: Validation | None) -> list[Record]:
