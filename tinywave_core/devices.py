@@ -26,6 +26,11 @@ def frozen_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Products in bfloat16 on a GPU of CUDA, of weights that stay in float32; elsewhere nothing changes."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+
 def sent(values: torch.Tensor | npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """The values on a device, without waiting for what it computes at the moment."""
     tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)

@@ -124,7 +124,9 @@ def _plain(*tensors: torch.Tensor, **options: Any) -> Any:
     with warnings.catch_warnings():
         # It says that all scores are computed: this is how a CPU checks what a GPU does.
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
-        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")  # the tracer's own look at its inputs
+        warnings.filterwarnings(
+            "ignore", message="The .grad attribute of a Tensor"
+        )  # the tracer's own look at its inputs
         return flex_attention(*tensors, **options)
 
 

@@ -226,7 +226,9 @@ def _group(runtime: RuntimeConfig) -> Iterator[None]:
     gpu = pick_device(runtime).type == "cuda"
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")  # gloo too, for what processes agree on beside the GPU
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    )  # gloo too, for what processes agree on beside the GPU
     yield
     dist.destroy_process_group()  # not after an error: it could wait for a partner that is gone
 

@@ -7,6 +7,7 @@ replicas that drift apart.) The blocks are wrapped in a copy that shares the wei
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
-from tinywave_core.training.processes import process_count
+from tinywave_core.training.processes import own_rows, process_count
 from tinywave_core.training.validation import cross_entropy
 
 
@@ -70,14 +71,33 @@ def trained_module(
         copied.set_attn_implementation(BLOCK_SPARSE)
     if runtime.compile:
         read_outside_of_compiled_blocks()
-    for block in module.model.model.layers:
+    blocks = module.model.model.layers
+    for number, block in enumerate(blocks):
         if runtime.compile:
             block.forward = torch.compile(block.forward)
-        if runtime.activation_checkpointing:
+        if is_recomputed(number, len(blocks), runtime.activation_checkpointing):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
     if sharded:
         _shard(module, device)
     return module.train()
+
+
+def is_recomputed(block: int, blocks: int, share: float) -> bool:
+    """Whether a block belongs to the evenly spaced `share` of all blocks that run again in the backward pass."""
+    wanted = round(share * blocks)
+    return (block + 1) * wanted // blocks > block * wanted // blocks
+
+
+def micro_batches(module: TrainedModule, batch: Batch, runtime: RuntimeConfig) -> Iterator[Batch]:
+    """This process's rows of a batch in micro-batches, with the module set for each: the backward pass belongs before the next one."""
+    parts = own_rows(batch).split(runtime.micro_batch_rows)
+    for number, micro in enumerate(parts, start=1):
+        if runtime.accumulate_whole and isinstance(module, FSDPModule):
+            last = number == len(parts)
+            module.set_requires_gradient_sync(last)
+            module.set_reshard_after_backward(last)
+            module.set_reshard_after_forward(False)
+        yield micro
 
 
 def reshard(module: TrainedModule) -> None:

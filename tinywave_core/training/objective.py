@@ -116,7 +116,9 @@ class DistillationObjective:
             return views
         # Without a graph, which would keep the activations of a model many times as large.
         with torch.no_grad(), tapping(teacher_tap):
-            goal = forward(self._teacher_beside(model, student.last_BTD.device), self._for_teacher(batch), hidden=hidden)
+            goal = forward(
+                self._teacher_beside(model, student.last_BTD.device), self._for_teacher(batch), hidden=hidden
+            )
         return replace(views, teacher=goal, teacher_tap=teacher_tap)
 
     def _signal(self, model: LlamaForCausalLM, batch: Batch, views: Views) -> LogitSignal | None:

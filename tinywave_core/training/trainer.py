@@ -19,14 +19,14 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
-from tinywave_core.devices import pick_device
+from tinywave_core.devices import mixed_precision, pick_device
 from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.progress import Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset, TokenSequence
 from tinywave_core.threads import use_threads
-from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
+from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
 from tinywave_core.training.log import tensorboard_log
-from tinywave_core.training.module import TrainedModule, gather, reshard, trained_module
+from tinywave_core.training.module import TrainedModule, gather, micro_batches, reshard, trained_module
 from tinywave_core.training.processes import Sums, any_process, is_first, own_rows, process_count
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
@@ -106,50 +106,51 @@ def train(
     device = pick_device(runtime)
     module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(parameters, config, device)
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
-    state = load_checkpoint(resume, parameters, optimizer)
-    if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
-        # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
-        state = check(TrainingState(0, [], []))
-        save_checkpoint(resume, state, parameters, optimizer)
-    started = time.monotonic()
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
-    with tensorboard_log(log_folder, state.step) as log:
-        while not _is_done(state, steps, validation):
-            began = time.monotonic()
-            step, number = state.step, batch_number(state.step, state.left_out)
-            rate = learning_rate(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = dataset.batch(number)
-            terms = _gradient(module, batch, parameters, config, runtime, step, device)
-            # Each can break alone: a finite loss with an infinite gradient, or the other way round.
-            if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
-                state = _without(number, state, terms, resume, parameters, optimizer)
-                continue
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
-            state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
-            goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime)
-            if goes_on and (over or state.step % runtime.checkpoint_every == 0):
-                save_checkpoint(resume, state, parameters, optimizer)
-            speed = batch.targets / (time.monotonic() - began)
-            log(state.step, {**state.curves[-1], "tokens_per_second": speed})
-            try:
-                progress(state.step, steps, _told(state, speed))
-            except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
-                if goes_on:
-                    save_checkpoint(resume, state, parameters, optimizer)
-                raise
-            if on_step:
-                on_step(state.step)
-            if goes_on and over:
-                raise PausedError(
-                    f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
-                    f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
-                )
+    with CheckpointWriter(resume, parameters, optimizer) as checkpoints:
+        state = checkpoints.load()
+        if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
+            # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
+            state = check(TrainingState(0, [], []))
+            checkpoints.save(state)
+        started = time.monotonic()
+        with tensorboard_log(log_folder, state.step) as log:
+            while not _is_done(state, steps, validation):
+                began = time.monotonic()
+                step, number = state.step, batch_number(state.step, state.left_out)
+                rate = learning_rate(step, config)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                batch = dataset.batch(number)
+                terms = _gradient(module, batch, parameters, config, runtime, step, device)
+                # Each can break alone: a finite loss with an infinite gradient, or the other way round.
+                if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
+                    state = _without(number, state, terms, checkpoints, optimizer)
+                    continue
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
+                state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
+                goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime)
+                if goes_on and (over or state.step % runtime.checkpoint_every == 0):
+                    checkpoints.save(state)
+                speed = batch.targets / (time.monotonic() - began)
+                log(state.step, {**state.curves[-1], "tokens_per_second": speed})
+                try:
+                    progress(state.step, steps, _told(state, speed))
+                except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
+                    if goes_on:
+                        checkpoints.save(state)
+                    raise
+                if on_step:
+                    on_step(state.step)
+                if goes_on and over:
+                    raise PausedError(
+                        f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
+                        f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
+                    )
     _keep_best(state, parameters)
     gather(module, model)
     model.eval()
@@ -199,7 +200,7 @@ def _validation_nll(
     count = process_count()
     for batch in validation.batches(runtime.micro_batch_rows * count, count):
         micro = own_rows(batch)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             sums.add(nll=module(micro, 0)[0])
         targets += batch.targets
     module.train()
@@ -230,7 +231,9 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
-def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+def _optimizer(
+    parameters: dict[str, torch.nn.Parameter], config: TrainingConfig, device: torch.device
+) -> torch.optim.AdamW:
     # Vectors are the scales of norms: decay would draw them to 0, and with them what they scale.
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
@@ -238,7 +241,10 @@ def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig
         {"params": matrices, "weight_decay": config.weight_decay or 0.0},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=(0.9, 0.95))
+    used = [group for group in groups if group["params"]]
+    # One kernel for all parameters, on a GPU; a CPU keeps the loop, whose results are those of before to the bit.
+    fused = True if device.type == "cuda" else None
+    return torch.optim.AdamW(used, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def _gradient(
@@ -252,8 +258,8 @@ def _gradient(
 ) -> dict[str, float]:
     """Leave the clipped gradient of the whole batch in the parameters; means per target and the norm before clipping."""
     sums = Sums()
-    for micro in own_rows(batch).split(runtime.micro_batch_rows):
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+    for micro in micro_batches(module, batch, runtime):
+        with mixed_precision(device):
             total, terms = module(micro, step)
         # By the targets of the whole batch: gradients of micro-batches and processes add up to that of one large batch.
         (total / batch.targets).backward()
@@ -269,8 +275,7 @@ def _without(
     number: int,
     state: TrainingState,
     terms: dict[str, float],
-    resume: Path,
-    parameters: dict[str, torch.nn.Parameter],
+    checkpoints: CheckpointWriter,
     optimizer: torch.optim.Optimizer,
 ) -> TrainingState:
     """Back to the last good checkpoint, to go on without batch `number`; TrainingError if that did not help before."""
@@ -282,7 +287,7 @@ def _without(
         )
     optimizer.zero_grad(set_to_none=True)
     # The moments may have seen what led here, so that the whole state goes back, not the weights alone.
-    good = load_checkpoint(resume, parameters, optimizer)
+    good = checkpoints.load()
     assert good is not None, "the start is a checkpoint"
     return replace(good, left_out=[*state.left_out, number])
 
