@@ -38,7 +38,13 @@ class RuntimeConfig(Config):
     `workers` workers."""
     training_processes: int = Field(1, ge=1, le=64)
     """Processes of one training run, started by torchrun on the machine that runs the stage: one per GPU. They share each
-    batch, whose rows must be a multiple of them; differs in the last digits."""
+    batch, whose rows must be a multiple of all of them; differs in the last digits."""
+    training_nodes: int = Field(1, ge=1, le=64)
+    """Machines that train one model together, with `training_processes` on each of them. The stage runs on the first, and every other
+    one runs `python -m tinywave_core.training.join`; all of them reach the store under the same name, and nothing else."""
+    rendezvous: str | None = Field(None, pattern=r"^[^:/\s]+:\d{1,5}$")
+    """Where these machines meet: name of the first one and a free port there, such as node-0:29400. Whoever reaches that port takes
+    part in the training: keep it inside the cluster's network."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
     rest."""
@@ -75,6 +81,20 @@ class RuntimeConfig(Config):
         if self.cluster and self.runner not in ("dask", "ray"):
             raise ValueError(f"cluster is {self.cluster}, but runner is {self.runner}: choose the runner dask or ray")
         return self
+
+    @model_validator(mode="after")
+    def _machines_meet(self) -> Self:
+        if self.training_nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"training_nodes is {self.training_nodes}, but they have no place to meet: set rendezvous to the first machine's name "
+                "and a free port there, such as node-0:29400"
+            )
+        return self
+
+    @property
+    def all_training_processes(self) -> int:
+        """Of one training run, on all machines."""
+        return self.training_nodes * self.training_processes
 
 
 class TrainingConfig(Config):

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tinywave_core.errors import StoreError
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
-from tinywave_core.training.processes import is_first, wait_for_all
+from tinywave_core.training.processes import is_first, told_by_first, wait_for_all
 
 _WEIGHTS, _MOMENTS, _BEST = "model.safetensors", "optimizer.safetensors", "best.safetensors"
 _KEPT = 2  # the newest can be damaged; training goes on from the one before it
@@ -162,27 +162,53 @@ def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.
 def load_checkpoint(
     folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Restore the newest valid checkpoint into model and optimiser; None when there is none."""
+    """Restore the newest valid checkpoint into model and optimiser; None when there is none.
+
+    The first process reads, and the others get their shards from it: they may be on machines that do not have the folder.
+    """
+    read = _read(folder) if is_first() else _Read()
+    about = told_by_first(read.about)
+    if about is None:
+        return None
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(_share(read.weights.get(name), parameter))
+            optimizer.state[parameter] = _state_of(
+                name, parameter, read, about["steps"], _counts_on(optimizer, parameter)
+            )
+    best = None
+    if about["best"]:
+        weights = {name: _share(read.best.get(name), p) for name, p in parameters.items()}
+        best = Best(about["best"]["step"], about["best"]["nll"], weights)
+    return TrainingState(about["step"], about["curves"], about["left_out"], best)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A checkpoint as the first process read it; nothing in the others."""
+
+    about: dict[str, Any] | None = None
+    """What all processes are told: the state without its tensors, the curves, and AdamW's count of steps by parameter."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    moments: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def _read(folder: Path) -> _Read:
     for path in _checkpoints(folder):
-        about = _valid_state(path)
-        if about is None:
+        state = _valid_state(path)
+        if state is None:
             continue
         weights, moments = load_file(path / _WEIGHTS), load_file(path / _MOMENTS)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(_share(weights[name], parameter))
-                optimizer.state[parameter] = _state_of(
-                    name, parameter, moments, counted_on=_counts_on(optimizer, parameter)
-                )
-        best = _best_of(path, about["best"], parameters) if about.get("best") else None
-        curves = json.loads((path / "curves.json").read_text(encoding="utf-8"))
-        return TrainingState(about["step"], curves, about["left_out"], best)
-    return None
-
-
-def _best_of(path: Path, about: dict[str, Any], parameters: dict[str, torch.nn.Parameter]) -> Best:
-    weights = load_file(path / _BEST)
-    return Best(about["step"], about["nll"], {name: _share(weights[name], p) for name, p in parameters.items()})
+        about = {
+            "step": state["step"],
+            "left_out": state["left_out"],
+            "best": state.get("best"),
+            "curves": json.loads((path / "curves.json").read_text(encoding="utf-8")),
+            "steps": {n.removesuffix("/step"): float(m) for n, m in moments.items() if n.endswith("/step")},
+        }
+        return _Read(about, weights, moments, load_file(path / _BEST) if about["best"] else {})
+    return _Read()
 
 
 def _counts_on(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> torch.device:
@@ -191,13 +217,13 @@ def _counts_on(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) 
 
 
 def _state_of(
-    name: str, parameter: torch.nn.Parameter, moments: dict[str, torch.Tensor], counted_on: torch.device
+    name: str, parameter: torch.nn.Parameter, read: _Read, steps: dict[str, float], counted_on: torch.device
 ) -> dict[str, torch.Tensor]:
     """AdamW's state of one parameter; empty, as AdamW wants it, before the first step."""
-    if f"{name}/step" not in moments:
+    if name not in steps:
         return {}
-    shares = {key: _share(moments[f"{name}/{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
-    return {"step": moments[f"{name}/step"].to(counted_on), **shares}
+    shares = {key: _share(read.moments.get(f"{name}/{key}"), parameter) for key in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.tensor(steps[name], device=counted_on), **shares}
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -209,10 +235,12 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return whole.detach().to("cpu", copy=whole is tensor).contiguous()  # one that was put together is a copy already
 
 
-def _share(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor that is laid out as `like`."""
+def _share(whole: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that is laid out as `like`, and that the first process has."""
     if isinstance(like, DTensor):
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        whole = torch.empty(like.shape, dtype=like.dtype) if whole is None else whole
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=0)
+    assert whole is not None
     return whole.to(like.device)
 
 

@@ -3,6 +3,9 @@
 Everything here is a plain function of one process where torch.distributed was not initialised.
 """
 
+import json
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -39,6 +42,22 @@ def own_rows(batch: Batch) -> Batch:
             f"of {count} times training.sequence_length, or start another number of processes"
         )
     return batch.split(rows // count)[dist.get_rank()]
+
+
+def told_by_first(value: Any) -> Any:
+    """What the first process has, in all of them; it goes as JSON, for what comes from another machine is not unpickled."""
+    if process_count() == 1:
+        return value
+    text = json.dumps(value).encode()
+    size = torch.tensor(len(text))
+    dist.broadcast(size, src=0)
+    sent = (
+        torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        if is_first()
+        else torch.zeros(int(size), dtype=torch.uint8)
+    )
+    dist.broadcast(sent, src=0)
+    return json.loads(bytes(sent.tolist()))
 
 
 class Sums:

@@ -189,7 +189,9 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run_at_the_next_one_or_it
         with pytest.raises(OSError, match="No space left"):
             run(tmp_path / "cut", on_step=steps.append)
     assert last <= steps[-1] <= at + 2
-    assert [path.name for path in sorted((tmp_path / "cut").glob("step-*"))][-1:] == ([f"step-{at - 2:08d}"] if at else [])
+    assert [path.name for path in sorted((tmp_path / "cut").glob("step-*"))][-1:] == (
+        [f"step-{at - 2:08d}"] if at else []
+    )
     assert run(tmp_path / "cut")[0] == curve
 
 
