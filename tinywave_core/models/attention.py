@@ -120,14 +120,14 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-def _plain(*tensors: torch.Tensor, **options: Any) -> Any:
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> Any:
     with warnings.catch_warnings():
         # It says that all scores are computed: this is how a CPU checks what a GPU does.
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         warnings.filterwarnings(
             "ignore", message="The .grad attribute of a Tensor"
         )  # the tracer's own look at its inputs
-        return flex_attention(*tensors, **options)
+        return flex_attention(query, key, value, **options)
 
 
 def _of_one_type(*tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -96,7 +96,7 @@ class CheckpointWriter:
     def _write(self, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
         try:
             _write(self._folder, state, files)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by _finish, in the thread that can tell it
             self._error = error
 
     def _finish(self) -> None:

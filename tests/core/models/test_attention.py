@@ -3,6 +3,8 @@
 Sums run in another order, so that numbers agree to float32's rounding: 1e-5 of values near 1.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
@@ -29,7 +31,7 @@ def laid(*rows: list[int]) -> torch.Tensor:
     laid_out = torch.zeros(len(rows), length, dtype=torch.long)
     for r, row in enumerate(rows):
         ends = torch.tensor([0, *row]).cumsum(0).tolist()
-        for number, (start, end) in enumerate(zip(ends, ends[1:], strict=False), start=1):
+        for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
             laid_out[r, start:end] = number
     return laid_out
 
