@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-import distillation as shapes
+import distillation as shapes  # noqa: E402
 
 if TYPE_CHECKING:
     from tinywave_core.config.distillation import DistillationConfig
