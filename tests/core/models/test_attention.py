@@ -69,6 +69,12 @@ def test_documents_that_do_not_ascend_are_seen_all_the_same():
     assert (seen | ~touched).all()
 
 
+def test_a_block_of_one_document_is_whole_only_beside_that_document():
+    mask = block_sparse_mask(torch.tensor([[3] * 128 + [1] * 128 + [1] * 128]))
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 0, 1]]]
+    assert mask.full_kv_indices[0, 0, 2, 0] == 1
+
+
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     """Four query heads share two key heads."""
