@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.distillation import DistillationConfig
-from tinywave_core.devices import frozen_dtype
+from tinywave_core.devices import frozen_dtype, sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import AttentionTap, sample_tap, tapping
 from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets, fused_logit_loss
