@@ -74,8 +74,17 @@ def training_key(config: PipelineConfig, tokens: Artifact) -> str:
     repeats, suites = config.tokenization.near_duplicates, config.tokenization.benchmarks
     alone = repeats.model_dump() if repeats.use == "leave_out" else None
     unheard = suites.model_dump() if suites.suites and suites.use == "leave_out" else None
-    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, alone, unheard) if mark]
+    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, _models(config), alone, unheard) if mark]
     return fingerprint([corpus_key(config), *marks]) if marks else corpus_key(config)
+
+
+def _models(config: PipelineConfig) -> dict[str, str]:
+    """Digests of the given models whose labels have thresholds, by name: the same bound of another model leaves out others."""
+    if not config.ingestion.keep.labels:
+        return {}
+    from tinywave_core.stages.ingestion.classes import marks
+
+    return marks(config)
 
 
 def training_hours(tokens: Artifact) -> float:

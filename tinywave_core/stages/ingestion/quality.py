@@ -14,12 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tinywave_core.audio.keeping import LIMITS, MEASURES, detail, reasons, words_per_s
+from tinywave_core.audio.keeping import MEASURES, detail, flag_of, is_label, limits, measure_of, reasons, words_per_s
 from tinywave_core.audio.utterances import UTTERANCES_FILE, decode_flac, encode_flac, flac_of
 from tinywave_core.config.ingestion import KeepConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError, SourceError
 from tinywave_core.evals.dnsmos import INSTALL
+from tinywave_core.stages.ingestion.classes import Classes, classes_steps, labels_shown, with_labels
 from tinywave_core.stages.ingestion.measures import MEASURES_FILE, measures_steps
 from tinywave_core.stages.ingestion.summary import (
     CorpusSummary,
@@ -45,12 +46,28 @@ def build(config: PipelineConfig, corpus: Artifact, execute: Execute) -> Outputs
     """The part, where anybody asks for measures."""
     if not config.ingestion.measures_wanted:
         return {}
-    measures = execute(measures_steps(config, corpus))
-    inputs = {"corpus": [corpus], "measures": measures}
+    classes = {name: execute(steps) for name, steps in classes_steps(config, corpus).items()}
+    inputs = {"corpus": [corpus], "measures": execute(measures_steps(config, corpus))}
+    # In the order of the names, each model's shards in that of the corpus; nothing where no model is given, as before there were any.
+    named = {"classes": [artifact for name in sorted(classes) for artifact in classes[name]]} if classes else {}
     step = Step(
-        corpus.store, "ingestion", PART, VERSION, run_quality, config.ingestion.keep, inputs, runtime=config.runtime
+        corpus.store,
+        "ingestion",
+        PART,
+        VERSION,
+        run_quality,
+        config.ingestion.keep,
+        inputs | named,
+        {"classifiers": sorted(classes)} if classes else {},
+        runtime=config.runtime,
     )
     return {PART: execute([step])[0]}
+
+
+def _classes_of(step: QualityStep) -> Classes:
+    names, artifacts = step.params.get("classifiers", []), step.inputs.get("classes", [])
+    shards = len(step.inputs["measures"])
+    return {name: artifacts[at * shards : (at + 1) * shards] for at, name in enumerate(names)}
 
 
 def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
@@ -58,11 +75,15 @@ def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
     thresholds = config.ingestion.keep.thresholds
     if not thresholds:
         return {}
-    table = measured_table(corpus, measures_of(config, corpus))
+    wanted = config.ingestion.keep.labels
+    named = {label.partition(".")[0] for label in wanted}
+    classes = {name: _complete(steps) for name, steps in classes_steps(config, corpus).items() if name in named}
+    table = measured_table(corpus, _complete(measures_steps(config, corpus)), classes, wanted)
     out_U = reasons(_columns(table), thresholds)
     places = np.flatnonzero(out_U >= 0)
     ids = table["utterance_id"].take(pa.array(places)).to_pylist()
-    return {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
+    kinds = limits(thresholds)
+    return {i: kinds[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
 
 
 def ids_left_out(quality: Artifact) -> set[str]:
@@ -74,37 +95,44 @@ def ids_left_out(quality: Artifact) -> set[str]:
 def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | None, int]:
     """What the thresholds leave out, as far as it is measured, and how many utterances of the corpus are not yet. For a plan."""
     measures = find_steps(measures_steps(config, corpus))
+    classes = {name: find_steps(steps) for name, steps in classes_steps(config, corpus).items()}
     total = CorpusSummary.of(corpus).utterances
-    if not any(artifact.complete for artifact in measures):
+    if not any(all(artifact.complete for artifact in each) for each in zip(measures, *classes.values(), strict=True)):
         return None, total
-    table, thresholds = measured_table(corpus, measures), config.ingestion.keep.thresholds
+    thresholds = config.ingestion.keep.thresholds
+    table = measured_table(corpus, measures, classes, labels_shown(classes, config.ingestion.keep.labels))
     columns = _columns(table)
     return summarise(table, columns, reasons(columns, thresholds), thresholds), total - table.num_rows
 
 
-def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
-    """The measures of a corpus's shards; NotYetComputedError where one is not there."""
-    found = find_steps(measures_steps(config, corpus))
+def _complete(steps: Sequence[Step]) -> list[Artifact]:
+    """Their artifacts; NotYetComputedError where one is not there."""
+    found = find_steps(steps)
     for artifact in found:
         if not artifact.complete:
             raise NotYetComputedError(artifact)
     return found
 
 
-def measured_table(corpus: Artifact, measures: Sequence[Artifact]) -> pa.Table:
-    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, and its transcript and shard. Shards whose
-    measures are only planned are left out."""
+def measured_table(
+    corpus: Artifact, measures: Sequence[Artifact], classes: Classes | None = None, labels: Sequence[str] = ()
+) -> pa.Table:
+    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, its transcript and shard, and these `labels` of
+    given models. Shards of which anything is only planned are left out."""
     summary = CorpusSummary.of(corpus)
     shards = corpus.store.find_all(summary.shards, "shard")
+    by_model = [{name: own[at] for name, own in (classes or {}).items()} for at in range(len(shards))]
     tables = [
-        _of_shard(shard, own, summary.duplicates.get(shard.id, []))
-        for shard, own in zip(shards, measures, strict=True)
-        if own.complete
+        _of_shard(shard, own, of_shard, labels, summary.duplicates.get(shard.id, []))
+        for shard, own, of_shard in zip(shards, measures, by_model, strict=True)
+        if own.complete and all(each.complete for each in of_shard.values())
     ]
     return pa.concat_tables(tables)
 
 
-def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Table:
+def _of_shard(
+    shard: Artifact, measures: Artifact, classes: dict[str, Artifact], labels: Sequence[str], drop: Sequence[str]
+) -> pa.Table:
     index = read_table(shard.path(UTTERANCES_FILE), ["utterance_id", "path", "split", "num_samples", "transcript"])
     table = read_table(measures.path(MEASURES_FILE))
     assert table["utterance_id"].equals(index["utterance_id"]), "measures stand in the order of their shard"
@@ -117,13 +145,18 @@ def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Ta
         (table["num_samples"].to_numpy() / SAMPLE_RATE).tolist(),
     )
     table = table.append_column("words_per_s", pa.array(list(rates), pa.float32()))
+    table = with_labels(table, classes, labels)
     table = table.append_column("shard", pa.array([shard.id] * table.num_rows, pa.string()))
     return table.filter(pc.invert(pc.is_in(table["utterance_id"], pa.array(drop, pa.string())))) if drop else table
 
 
 def _columns(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
     """Numbers by measure; NaN is what is not known."""
-    return {name: pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in MEASURES}
+    return {name: pc.fill_null(table[name].cast(pa.float64()), float("nan")).to_numpy() for name in _measures_in(table)}
+
+
+def _measures_in(table: pa.Table) -> list[str]:
+    return [*MEASURES, *filter(is_label, table.column_names)]
 
 
 # The part ------------------------------------------------------------------------------------------------------------
@@ -133,13 +166,16 @@ def run_quality(step: QualityStep, output: Output) -> QualitySummary:
     """Join the measures, apply the thresholds, count, and pick what to listen to."""
     thresholds = step.config.thresholds
     _require_opinions(step)
-    table = measured_table(step.input("corpus"), step.inputs["measures"])
-    columns = _columns(table)
+    classes = _classes_of(step)
+    labels = labels_shown(classes, step.config.labels)
+    table = measured_table(step.input("corpus"), step.inputs["measures"], classes, labels)
+    columns, kinds = _columns(table), limits(thresholds)
     out_U = reasons(columns, thresholds)
-    codes = [None if number < 0 else LIMITS[number].reason for number in out_U.tolist()]
+    codes = [None if number < 0 else kinds[number].reason for number in out_U.tolist()]
     table = table.append_column("reason", pa.array(codes, pa.string()))
     table = table.append_column("detail", pa.array(_details(table, out_U, thresholds), pa.string()))
-    write_table(table.select(QUALITY.names).cast(QUALITY), output.folder / QUALITY_FILE)
+    schema = pa.schema([*QUALITY, *(pa.field(label, pa.float32()) for label in labels)])
+    write_table(table.select(schema.names).cast(schema), output.folder / QUALITY_FILE)
     _write_listening(step, table, columns, output)
     return summarise(table, columns, out_U, thresholds)
 
@@ -154,7 +190,7 @@ def _require_opinions(step: QualityStep) -> None:
 
 def _details(table: pa.Table, out_U: npt.NDArray[np.int64], thresholds: dict[str, float]) -> list[str | None]:
     places = np.flatnonzero(out_U >= 0)
-    rows = table.select(list(MEASURES)).take(pa.array(places)).to_pylist()
+    rows = table.select(_measures_in(table)).take(pa.array(places)).to_pylist()
     told: list[str | None] = [None] * table.num_rows
     for place, row in zip(places.tolist(), rows, strict=True):
         told[place] = detail(row, thresholds)
@@ -186,15 +222,15 @@ def summarise(
                 hours=float(hours_U[out_U == number].sum()),
                 alone=int(limit.leaves_out(columns[limit.measure], thresholds[limit.setting]).sum()),
             )
-            for number, limit in enumerate(LIMITS)
+            for number, limit in enumerate(limits(thresholds))
             if limit.setting in thresholds
         ],
-        measured=[_measured(name, columns[name]) for name in MEASURES],
+        measured=[_measured(name, values_U) for name, values_U in columns.items()],
     )
 
 
 def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
-    known, edges = values_U[np.isfinite(values_U)], np.asarray(MEASURES[name].edges, np.float64)
+    known, edges = values_U[np.isfinite(values_U)], np.asarray(measure_of(name).edges, np.float64)
     counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
     found = np.percentile(known, PERCENTS).tolist() if len(known) else []
     return MeasureFigures(
@@ -214,7 +250,7 @@ def _write_listening(
 ) -> None:
     picked: list[dict[str, Any]] = [
         {"measure": name, "place": place, "row": row}
-        for name in MEASURES
+        for name in columns
         for place, row in picks(columns[name], name, step.config.thresholds)
     ]
     wanted = sorted({int(pick["row"]) for pick in picked})
@@ -243,9 +279,9 @@ def picks(values_U: npt.NDArray[np.float64], name: str, thresholds: dict[str, fl
     order = order[np.isfinite(values_U[order])]
     if not len(order):
         return
-    worst = order if MEASURES[name].worst_is_low else order[::-1]
+    worst = order if measure_of(name).worst_is_low else order[::-1]
     found = [("worst", row) for row in worst[:WORST]]
-    for limit in LIMITS:
+    for limit in limits(thresholds):
         if limit.measure == name and limit.setting in thresholds:
             edge = int(
                 np.searchsorted(values_U[order], thresholds[limit.setting], "left" if limit.is_lowest else "right")
@@ -272,7 +308,7 @@ def require_kept(config: PipelineConfig, utterances: dict[str, int]) -> None:
     thresholds = config.ingestion.keep.thresholds
     empty = [side for side, number in utterances.items() if not number]
     if thresholds and empty:
-        flags = ", ".join(f"--ingestion.keep.{name} {value:g}" for name, value in thresholds.items())
+        flags = ", ".join(flag_of(name, value) for name, value in thresholds.items())
         raise SourceError(
             f"nothing is left to {' or to '.join(empty)}: all of it is left out by {flags}. `tinywave quality` shows what each of them "
             "leaves out; set them lower, or to none"
