@@ -65,7 +65,7 @@ def _of_phone(path: Path, kind: Kind) -> npt.NDArray[np.float32]:
         raise SourceError(
             f"{path} ({kind.name}) cannot be read as audio: {found.verdict.reason}, {found.verdict.detail}; expected sound in it"
         )
-    return found.samples_N.astype(np.float32) / 32_768
+    return found.samples_N.astype(np.float32) / np.float32(32_768)
 
 
 def _require_bounds(sound: soundfile.SoundFile, what: str) -> None:
