@@ -22,6 +22,7 @@ from tinywave_core.audio.cutting import Cutter, split_of
 from tinywave_core.audio.decode import Recording
 from tinywave_core.audio.decoder_process import Verdict
 from tinywave_core.audio.ffmpeg import TRACKS
+from tinywave_core.audio.labels.channels import numbers
 from tinywave_core.audio.sidecars import Label, Labels, read_labels
 from tinywave_core.audio.source import Source
 from tinywave_core.config.ingestion import IngestionConfig
@@ -237,6 +238,7 @@ def test_a_channel_of_which_nobody_can_tell_the_number_is_told(tmp_path: Path) -
     assert found.by_path["calls/call.flac"] == Label(transcript="ONE")  # of a recording of one channel, say
     alone = labels_of(tmp_path / "two", {"calls/call-1.txt": "ONE"})
     assert (alone.by_path["calls/call.flac"], alone.orphans) == (Label(), ("calls/call-1.txt",))
+    assert numbers(["0", "1", "2", "b", ""]) == {"0": 1, "1": 2, "2": None, "b": 2}
     named = labels_of(tmp_path / "three", {"all.csv": "path,channel,text\ncalls/call.flac,NASA,ONE\n"})
     assert (named.report.problems, named.by_path["calls/call.flac"].transcript) == ((), "ONE")
 
