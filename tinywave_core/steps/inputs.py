@@ -82,7 +82,7 @@ def _models(config: PipelineConfig) -> dict[str, str]:
     """Digests of the given models whose labels have thresholds, by name: the same bound of another model leaves out others."""
     if not config.ingestion.keep.labels:
         return {}
-    from tinywave_core.stages.ingestion.classes import marks
+    from tinywave_core.evals.classifiers import marks
 
     return marks(config)
 

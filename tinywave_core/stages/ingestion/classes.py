@@ -7,19 +7,18 @@ utterance_id and a column per label (float32). See infra/decisions/0047-labels-b
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tinywave_core.audio.classifiers import SHORTEST_SAMPLES, read_labels, shared_classifier
 from tinywave_core.audio.utterances import UTTERANCES_FILE, read_utterances
 from tinywave_core.config.ingestion import MeasuresConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.encoders.pretrained import encoder_digest
-from tinywave_core.errors import CheckpointError, ConfigError
+from tinywave_core.errors import CheckpointError
+from tinywave_core.evals.classifiers import SHORTEST_SAMPLES, given_models, read_labels, shared_classifier
 from tinywave_core.stages.ingestion.summary import ClassesSummary, CorpusSummary, hours_of, original_of
 from tinywave_core.steps.base import Output, Step
 from tinywave_core.storage.shards import read_table, write_table
@@ -29,47 +28,9 @@ from tinywave_core.threads import use_one_thread
 VERSION = 1
 PART, CLASSES_FILE = "classes", "classes.parquet"
 SHOWN = 6  # labels of a model that people see although no threshold names them
-_NAMED = 12
 ClassesStep = Step[MeasuresConfig, ClassesSummary]
 Classes = Mapping[str, Sequence[Artifact]]
 """By the name of a model, its artifact of each shard of a corpus."""
-
-
-@dataclass(frozen=True)
-class GivenModel:
-    """A model of the settings."""
-
-    name: str
-    folder: Path
-    labels: tuple[str, ...]
-
-    @property
-    def digest(self) -> str:
-        """Of its weights and configs."""
-        return encoder_digest(self.folder)
-
-
-def given_models(config: PipelineConfig) -> list[GivenModel]:
-    """The models of `ingestion.measures.classifiers`; CheckpointError for what is none, ConfigError for a threshold on a label that none has."""
-    models = [
-        GivenModel(name, Path(folder), read_labels(Path(folder)))
-        for name, folder in config.ingestion.measures.models.items()
-    ]
-    known = {f"{model.name}.{label}" for model in models for label in model.labels}
-    for wanted in config.ingestion.keep.labels:
-        if wanted not in known:
-            own = [label for label in sorted(known) if label.partition(".")[0] == wanted.partition(".")[0]]
-            more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
-            raise ConfigError(
-                f"ingestion.keep names the label {wanted}; expected one of {', '.join(own[:_NAMED])}{more}"
-            )
-    return models
-
-
-def marks(config: PipelineConfig) -> dict[str, str]:
-    """What thresholds on labels belong to: the digest of each model that has one, by its name."""
-    named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
-    return {model.name: model.digest for model in given_models(config) if model.name in named} if named else {}
 
 
 def classes_steps(config: PipelineConfig, corpus: Artifact) -> dict[str, list[ClassesStep]]:

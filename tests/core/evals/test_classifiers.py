@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from tests.fixtures.judges import write_classifier, write_voices
-from tinywave_core.audio.classifiers import ARCHITECTURES, load_classifier, read_labels
 from tinywave_core.errors import CheckpointError
+from tinywave_core.evals.classifiers import ARCHITECTURES, load_classifier, read_labels
 
 NOISE = np.random.default_rng(0).normal(0.01, 0.1, 16_000).astype(np.float32)
 LABELS = ("Speech", "Music, loud", "a.b=c")

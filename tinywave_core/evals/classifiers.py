@@ -8,6 +8,7 @@ Safetensors only: nothing is unpickled, nothing is fetched, no code of the direc
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.checkpoints.bounds import building, check_directory, model_weights, read_json, shown
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.encoders.pretrained import PREPROCESSOR, encoder_digest
-from tinywave_core.errors import CheckpointError
+from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ EXPECTED = f"expected the directory of one of {', '.join(ARCHITECTURES.values())
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # of those that hear a wave of any length
 SHORTEST_SAMPLES = SAMPLE_RATE // 10
 _FRAME, _HOP = 400, 160  # samples of a frame of the spectrogram
+_NAMED = 12
 MOST_LABELS, LONGEST_LABEL = 10_000, 200
 ID = "utterance_id"
 
@@ -182,3 +185,43 @@ def _extractor(folder: Path, config: Any) -> Any:
             return Wav2Vec2FeatureExtractor(**fixed, **free)
         scale = {name: float(about[name]) for name in ("mean", "std") if name in about}
         return ASTFeatureExtractor(**fixed, **free, **scale)
+
+
+# Of the settings ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GivenModel:
+    """A model of the settings."""
+
+    name: str
+    folder: Path
+    labels: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of its weights and configs."""
+        return encoder_digest(self.folder)
+
+
+def given_models(config: PipelineConfig) -> list[GivenModel]:
+    """The models of `ingestion.measures.classifiers`; CheckpointError for what is none, ConfigError for a threshold on a label that none has."""
+    models = [
+        GivenModel(name, Path(folder), read_labels(Path(folder)))
+        for name, folder in config.ingestion.measures.models.items()
+    ]
+    known = {f"{model.name}.{label}" for model in models for label in model.labels}
+    for wanted in config.ingestion.keep.labels:
+        if wanted not in known:
+            own = [label for label in sorted(known) if label.partition(".")[0] == wanted.partition(".")[0]]
+            more = f" and {len(own) - _NAMED} more" if len(own) > _NAMED else ""
+            raise ConfigError(
+                f"ingestion.keep names the label {wanted}; expected one of {', '.join(own[:_NAMED])}{more}"
+            )
+    return models
+
+
+def marks(config: PipelineConfig) -> dict[str, str]:
+    """What thresholds on labels belong to: the digest of each model that has one, by its name."""
+    named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
+    return {model.name: model.digest for model in given_models(config) if model.name in named} if named else {}
