@@ -219,9 +219,3 @@ def given_models(config: PipelineConfig) -> list[GivenModel]:
                 f"ingestion.keep names the label {wanted}; expected one of {', '.join(own[:_NAMED])}{more}"
             )
     return models
-
-
-def marks(config: PipelineConfig) -> dict[str, str]:
-    """What thresholds on labels belong to: the digest of each model that has one, by its name."""
-    named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
-    return {model.name: model.digest for model in given_models(config) if model.name in named} if named else {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -80,11 +81,14 @@ def training_key(config: PipelineConfig, tokens: Artifact) -> str:
 
 def _models(config: PipelineConfig) -> dict[str, str]:
     """Digests of the given models whose labels have thresholds, by name: the same bound of another model leaves out others."""
-    if not config.ingestion.keep.labels:
+    named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
+    if not named:
         return {}
-    from tinywave_core.evals.classifiers import marks
+    from tinywave_core.encoders.pretrained import encoder_digest
 
-    return marks(config)
+    return {
+        name: encoder_digest(Path(folder)) for name, folder in config.ingestion.measures.models.items() if name in named
+    }
 
 
 def training_hours(tokens: Artifact) -> float:
