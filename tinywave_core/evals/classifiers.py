@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.checkpoints.bounds import building, check_directory, model_weights, read_json, shown
+from tinywave_core.checkpoints.model_directory import PREPROCESSOR, model_digest
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.encoders.pretrained import PREPROCESSOR, encoder_digest
 from tinywave_core.errors import CheckpointError, ConfigError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -85,7 +85,7 @@ def shared_classifier(folder: Path, device: "torch.device | str") -> Classify:
     """One loaded model per process, for the threads that work on shards side by side."""
     # The digest is asked each time, so that other files under the same path are never answered with what was loaded before.
     with _loading:
-        return _load_once(folder, encoder_digest(folder), str(device))
+        return _load_once(folder, model_digest(folder), str(device))
 
 
 _loading = threading.Lock()
@@ -201,7 +201,7 @@ class GivenModel:
     @property
     def digest(self) -> str:
         """Of its weights and configs."""
-        return encoder_digest(self.folder)
+        return model_digest(self.folder)
 
 
 def given_models(config: PipelineConfig) -> list[GivenModel]:

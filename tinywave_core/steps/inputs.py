@@ -108,10 +108,10 @@ def _models(config: PipelineConfig) -> dict[str, str]:
     named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
     if not named:
         return {}
-    from tinywave_core.encoders.pretrained import encoder_digest
+    from tinywave_core.checkpoints.model_directory import model_digest
 
     return {
-        name: encoder_digest(Path(folder)) for name, folder in config.ingestion.measures.models.items() if name in named
+        name: model_digest(Path(folder)) for name, folder in config.ingestion.measures.models.items() if name in named
     }
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from tinywave_core.audio.utterances import UTTERANCES_FILE, read_utterances
+from tinywave_core.checkpoints.model_directory import model_digest
 from tinywave_core.config.ingestion import MeasuresConfig
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.encoders.pretrained import encoder_digest
 from tinywave_core.errors import CheckpointError
 from tinywave_core.evals.classifiers import SHORTEST_SAMPLES, given_models, read_labels, shared_classifier
 from tinywave_core.stages.ingestion.summary import ClassesSummary, CorpusSummary, hours_of, original_of
@@ -61,7 +61,7 @@ def classes_steps(config: PipelineConfig, corpus: Artifact) -> dict[str, list[Cl
 def run_classes(step: ClassesStep, output: Output) -> ClassesSummary:
     """Ask the model of one utterance after the other."""
     folder, audio = Path(step.context["folder"]), step.input("audio")
-    if not folder.is_dir() or encoder_digest(folder) != step.params["model"]:
+    if not folder.is_dir() or model_digest(folder) != step.params["model"]:
         raise CheckpointError(
             f"{folder} is not the model that the run was planned with: have the same on all machines, or plan again"
         )
