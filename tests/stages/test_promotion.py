@@ -160,7 +160,7 @@ def test_a_first_student_that_is_worse_than_counts_is_not_published(exported: Pi
     floors = ScoresSummary.of(outputs["scores"]).floors
     assert floors.above_counts["student"].interval[0] > 0
     assert (promotion.outcome, published(Store(config.root))) == ("kept", None)
-    assert promotion.sentence.startswith("Not published: it is worse than guessing: ")
+    assert promotion.sentences[0].startswith("Not published: it is worse than guessing: ")
     assert "Add speech" in promotion.why and "`tinywave publish`" in promotion.why
 
 
@@ -171,7 +171,7 @@ def test_a_student_worse_than_counts_does_not_take_the_place_of_a_worse_one(conf
     assert promotion.model == before.model != outputs["model"].id
     assert published(Store(config.root)) == before
     floors = ScoresSummary.of(outputs["scores"]).floors
-    assert promotion.sentence.startswith("Not published: it is worse than a table of counts: ")
+    assert promotion.sentences[0].startswith("Not published: it is worse than a table of counts: ")
     assert f"{floors.floor.nll:.3f} (difference +{floors.above_counts['student'].nll:.3f}" in promotion.why
 
 
