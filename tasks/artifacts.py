@@ -213,7 +213,9 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         table(stages),
         "## Teacher, student, undistilled control",
         table(comparison_rows(scores)),
-        "\n".join(f"- {markdown(sentence)}" for sentence in [*verdict(scores, probes_of(outputs)), *run.promotion.sentences]),
+        "\n".join(
+            f"- {markdown(sentence)}" for sentence in [*verdict(scores, probes_of(outputs)), *run.promotion.sentences]
+        ),
         "## Lineage",
         table(origins),
         "## Where it lies",

@@ -62,7 +62,12 @@ def _row(name: str, heard: Heard, there: Mapping[str, str]) -> dict[str, str]:
     }
     if "dnsmos" in there:
         row |= {
-            label: _mean(mean, ".2f") for label, mean in (("SIG", heard.sig), ("BAK", heard.bak), ("OVRL", heard.ovrl))
+            label: _mean(mean, ".2f")
+            for label, mean in (
+                ("speech (SIG)", heard.sig),
+                ("background (BAK)", heard.bak),
+                ("overall (OVRL)", heard.ovrl),
+            )
         }
     if "asr" in there:
         row["word errors against transcripts"] = _errors(heard.wer)

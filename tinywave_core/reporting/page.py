@@ -339,7 +339,12 @@ def probe_section(outputs: Outputs) -> dict[str, Any]:
         return {"probe_text": "", "probe_short": "", "probe_rows": [], "probe_pairs": []}
     made, scores = ProbesSummary.of(outputs["probes"]), ProbeScoresSummary.of(outputs["probe_scores"])
     text, rows = probes_text(made, scores), probe_rows(scores)
-    return {"probe_text": text, "probe_short": probes_in_short(scores), "probe_rows": rows, "probe_pairs": probe_pairs(outputs["probes"])}
+    return {
+        "probe_text": text,
+        "probe_short": probes_in_short(scores),
+        "probe_rows": rows,
+        "probe_pairs": probe_pairs(outputs["probes"]),
+    }
 
 
 def probe_pairs(probes: Artifact) -> list[ProbePair]:

@@ -137,7 +137,9 @@ def heard(quality: Artifact, most_bytes: int) -> list[HeardMeasure]:
 
 def _clip(row: dict[str, Any], seconds: float, audio: str, picture: str) -> HeardClip:
     value = MEASURES[row["measure"]].text(row["value"])
-    return HeardClip(PLACES[row["place"]], value, row["path"], row["transcript"], row["reason"], seconds, audio, picture)
+    return HeardClip(
+        PLACES[row["place"]], value, row["path"], row["transcript"], row["reason"], seconds, audio, picture
+    )
 
 
 def _sound(flac: bytes) -> tuple[float, str, str]:

@@ -73,7 +73,12 @@ def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Exe
     model, student = outputs["model"], outputs["student"]
     log, now = store.log(LOG), published(store)
     if now is not None and now.model == model.id:
-        return Promotion(outcome="already", model=model.id, why=f"the same student as {now.published_at[:10]}", warning=_warning(model))
+        return Promotion(
+            outcome="already",
+            model=model.id,
+            why=f"the same student as {now.published_at[:10]}",
+            warning=_warning(model),
+        )
     policy = config.promotion.policy
     if policy == "never":
         return _kept(now, model, "promotion.policy is never")

@@ -43,7 +43,10 @@ def stream_rows(gap: GapSummary) -> list[dict[str, str]]:
         if predicted is None:
             continue
         row = {"predicted stream": name, "tokens": f"{predicted.count:,}"}
-        for measure, distance in (("logit_kl", "KL from the teacher, nats"), ("nll_gap", "NLL above the teacher's, nats")):
+        for measure, distance in (
+            ("logit_kl", "KL from the teacher, nats"),
+            ("nll_gap", "NLL above the teacher's, nats"),
+        ):
             for model, label in LABELS.items():
                 row[f"{distance}, {label}"] = _with_interval(gap.figure(model, measure, group))
         row["KL: student closer by"] = _signed(gap.difference("logit_kl", group))

@@ -71,7 +71,9 @@ def describe(outputs: Outputs) -> tuple[str, str]:
 def _probes(outputs: Outputs) -> str:
     if "probe_scores" not in outputs or not (s := ProbeScoresSummary.of(outputs["probe_scores"])).items:
         return ""
-    correct = ", ".join(f"{MODELS[name]} {right(of_model.accuracy, s.items).split()[0]}" for name, of_model in s.overall.items())
+    correct = ", ".join(
+        f"{MODELS[name]} {right(of_model.accuracy, s.items).split()[0]}" for name, of_model in s.overall.items()
+    )
     return f"; of {s.items} probes right: {correct}"
 
 

@@ -80,9 +80,7 @@ def _gap(scores: Scores) -> str:
         return f"The student is further from the teacher than its undistilled control{noise}."
     interval = comparison.nll_gap_closed_interval
     if interval is None:
-        return (
-            "How much of the gap to the teacher was closed cannot be told: the undistilled control is not shown to be worse than the teacher."
-        )
+        return "How much of the gap to the teacher was closed cannot be told: the undistilled control is not shown to be worse than the teacher."
     return (
         f"Distillation closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}: 95% interval "
         f"{interval[0]:.0%} to {interval[1]:.0%}."
@@ -171,7 +169,9 @@ def likelihood_rows(scores: Scores) -> list[dict[str, str]]:
             bits = with_interval(after.bits_per_second, after.bits_per_second_interval, ".1f")
             row["NLL after the prompt"] = with_interval(after.nll, after.nll_interval, ".3f")
             row["bits per second after the prompt"] = bits
-            row["perplexity after the prompt, as a multiple of the teacher's"] = perplexity_ratio(continuation.ratios.get(name))
+            row["perplexity after the prompt, as a multiple of the teacher's"] = perplexity_ratio(
+                continuation.ratios.get(name)
+            )
         rows.append(row)
     return [*rows, _floor_by_stream(scores, list(rows[0]))]
 
