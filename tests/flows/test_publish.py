@@ -22,6 +22,8 @@ def test_a_run_and_publish_warn_of_a_student_that_is_worse_than_its_control(
     made = SUMMARIES["scores"]
     record, outputs = small_run(tmp_path, scores=made | {"comparison": made["comparison"] | changes})
     promotion = promote(PipelineConfig(root=str(tmp_path)), Store(str(tmp_path)), outputs, compute_all)
+    again = promote(PipelineConfig(root=str(tmp_path)), Store(str(tmp_path)), outputs, compute_all)
+    assert (again.outcome, again.warning) == ("already", promotion.warning)
     show_record(record.model_copy(update={"promotion": promotion}), 1.0)
     after_run = capsys.readouterr().out
     assert publish_model(str(tmp_path), None) == 0

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_detail_is_folded_under_headings_that_leave_out_no_level(html: str):
     assert shown.count("<details>") == 0 and shown.count("<table") == 1 and shown.count("<audio") == 3
     levels = [int(level) for level in re.findall(r"<h(\d)", html)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert max(after - before for before, after in zip(levels, levels[1:], strict=False)) == 1
+    assert max(after - before for before, after in pairwise(levels)) == 1
     assert not re.findall(r"<details>(?!<summary>)", html)
 
 
