@@ -26,5 +26,7 @@ def publish_model(root: str, artifact: str | None) -> int:
     for record in map(Published.model_validate, store.log(LOG).records()):
         table.add_row(str(record.number), record.published_at, record.model, record.why)
     console().print(table)
+    if current.warning:
+        terminal.say(f"Warning: the published student {current.warning}.")
     terminal.say(store.url_of(f"{current.model}/model"))
     return 0

@@ -49,7 +49,8 @@ def show_record(record: RunRecord, wall: float) -> None:
     terminal.say(
         f"run {record.number}: {wall:.1f} s in all, {inside:.1f} s in the stages, {steps:.1f} s of it computing"
     )
-    terminal.say(record.promotion.sentence)
+    for sentence in record.promotion.sentences:
+        terminal.say(sentence)
     terminal.say(f"student  {record.student}")
     terminal.say(f"report   {record.report}")
     for sample in record.samples:

@@ -24,7 +24,7 @@ from tinywave_core.reporting.page import stage_edges
 from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.run.stages import STAGE
 from tinywave_core.stages.evaluation.summary import ScoresSummary
-from tinywave_core.stages.evaluation.words import comparison_rows, verdict
+from tinywave_core.stages.evaluation.words import comparison_rows, probes_of, verdict
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Extra, Link, Picture, Table
 from tinywave_core.storage.store import Artifact, Store
@@ -73,8 +73,8 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     `latest` is the record of the latest run that ended: it knows what was made from an artifact that was there before.
     """
     facts = [
-        ("came in", row.came_in),
-        ("went out", row.came_out),
+        ("input", row.came_in),
+        ("output", row.came_out),
         ("computed", f"{row.computed} of {len(row.steps)} steps in {row.seconds:.1f} s"),
         ("why", row.why),
         *(("note", note) for note in row.notes),
@@ -189,9 +189,9 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
     stages = [
         {
             "stage": row.stage.replace("_", " "),
-            "came in": row.came_in,
-            "went out": row.came_out,
-            "s": f"{row.seconds:.1f}",
+            "input": row.came_in,
+            "output": row.came_out,
+            "seconds": f"{row.seconds:.1f}",
             "computed or cached": _status(row),
             "why": row.why,
         }
@@ -213,7 +213,9 @@ def run_markdown(run: RunRecord, outputs: Outputs, edges: Sequence[tuple[str, st
         table(stages),
         "## Teacher, student, undistilled control",
         table(comparison_rows(scores)),
-        "\n".join(f"- {markdown(sentence)}" for sentence in [*verdict(scores), run.promotion.sentence]),
+        "\n".join(
+            f"- {markdown(sentence)}" for sentence in [*verdict(scores, probes_of(outputs)), *run.promotion.sentences]
+        ),
         "## Lineage",
         table(origins),
         "## Where it lies",

@@ -3,8 +3,13 @@
 from tinywave_core.evals.figures import Interval, JudgedRatio, NllRatio, Ratio
 
 TOO_LARGE = "too large"  # a perplexity of a diverged model
+FEW_ITEMS = 100  # below it one item is more than a percent, and a percentage says more than is known
 # What people read of the models that are compared.
 MODELS = {"teacher": "teacher", "student": "student", "control": "undistilled control"}
+
+OVER_TEACHER = "NLL, as a multiple of the teacher's"
+# Artifacts call the stream of units hubert, whatever made them.
+STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
 
 
 def counts_label(order: int) -> str:
@@ -18,6 +23,19 @@ def with_interval(value: float | None, interval: Interval | None, form: str) -> 
         return TOO_LARGE
     low, high = interval
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def share(of_all: float, interval: Interval, items: int) -> str:
+    """Right answers with their 95 % interval: a count where one item is more than a percent ("5 of 8"), else a percentage."""
+    low, high = interval
+    if items < FEW_ITEMS:
+        return f"{right(of_all, items)} ({low:.0%} to {high:.0%})"
+    return with_interval(of_all, interval, ".1%")
+
+
+def right(of_all: float, items: int) -> str:
+    """The number behind a share: "5 of 8"; a tie is half an answer."""
+    return f"{round(2 * of_all * items) / 2:g} of {items:,}"
 
 
 def nll_ratio(ratio: NllRatio | None) -> str:
@@ -42,7 +60,7 @@ def size(count: int) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
+    return f"{count} bytes"
 
 
 def figure(value: float | None, form: str) -> str:

@@ -160,7 +160,7 @@ def test_a_first_student_that_is_worse_than_counts_is_not_published(exported: Pi
     floors = ScoresSummary.of(outputs["scores"]).floors
     assert floors.above_counts["student"].interval[0] > 0
     assert (promotion.outcome, published(Store(config.root))) == ("kept", None)
-    assert promotion.sentence.startswith("Not published: it is worse than guessing: ")
+    assert promotion.sentences[0].startswith("Not published: it is worse than guessing: ")
     assert "Add speech" in promotion.why and "`tinywave publish`" in promotion.why
 
 
@@ -171,7 +171,7 @@ def test_a_student_worse_than_counts_does_not_take_the_place_of_a_worse_one(conf
     assert promotion.model == before.model != outputs["model"].id
     assert published(Store(config.root)) == before
     floors = ScoresSummary.of(outputs["scores"]).floors
-    assert promotion.sentence.startswith("Not published: it is worse than a table of counts: ")
+    assert promotion.sentences[0].startswith("Not published: it is worse than a table of counts: ")
     assert f"{floors.floor.nll:.3f} (difference +{floors.above_counts['student'].nll:.3f}" in promotion.why
 
 
@@ -209,3 +209,51 @@ def test_a_first_student_is_published_if_the_whole_interval_is_below_the_counts(
 def test_a_student_that_is_published_already_stays_although_it_is_worse_than_counts(config: PipelineConfig):
     _, promotion = against_counts(config)
     assert promotion.outcome == "already"
+
+
+def promoted(root: Path, gain: tuple[float, float], *, recordings: int = 20, student: float = -0.7) -> Promotion:
+    """The decision about a first student that gains so much over its control, and is so far above the counts."""
+    made = SUMMARIES["scores"]
+    interval = {"distillation_gain_nll": sum(gain) / 2, "distillation_gain_nll_interval": list(gain)}
+    above = {"nll": student, "interval": [student - 0.05, student + 0.05]}
+    floors = made["floors"] | {
+        "recordings": recordings,
+        "above_counts": made["floors"]["above_counts"] | {"student": above},
+    }
+    worse = made["models"] | {"control": made["models"]["control"] | {"nll": 3.1}}
+    scores = made | {"floors": floors, "comparison": made["comparison"] | interval, "models": worse}
+    _, outputs = small_run(root, scores=scores)
+    config = PipelineConfig(root=str(root))
+    return promote(config, Store(config.root), outputs, Computed())
+
+
+def test_a_first_student_that_is_worse_than_its_control_is_published_with_a_warning(tmp_path: Path):
+    promotion = promoted(tmp_path, (-0.3, -0.1))
+    now = published(Store(str(tmp_path)))
+    assert promotion.outcome == "published" and now is not None and now.warning == promotion.warning
+    assert promotion.sentences == [
+        "Warning: the published student is worse than its undistilled control, which had the same training without the teacher: 3.300 "
+        "nats per token on held-out speech, the control 3.100 (difference +0.200, 95% interval +0.100 to +0.300, paired over 20 "
+        "held-out recordings).",
+        "Published: the first student of this store.",
+    ]
+
+
+@pytest.mark.parametrize(("gain", "recordings"), [((-0.3, 0.0), 20), ((-0.3, 0.1), 20), ((-0.3, -0.1), 9)])
+def test_of_a_student_that_is_not_shown_to_be_worse_nothing_is_warned(
+    tmp_path: Path, gain: tuple[float, float], recordings: int
+):
+    promotion = promoted(tmp_path, gain, recordings=recordings)
+    assert (promotion.outcome, promotion.warning, len(promotion.sentences)) == ("published", "", 1)
+
+
+def test_a_student_that_is_not_published_needs_no_warning(tmp_path: Path):
+    promotion = promoted(tmp_path, (-0.3, -0.1), student=0.4)
+    assert (promotion.outcome, promotion.warning) == ("kept", "")
+
+
+def test_a_student_worse_than_counts_that_is_published_by_hand_carries_a_warning(tmp_path: Path):
+    kept = promoted(tmp_path, (0.1, 0.3), student=0.4)
+    store = Store(str(tmp_path))
+    now = publish(store, store.find(kept.model, "model"), "by hand")
+    assert now.warning.startswith("is worse than a table of counts: ")

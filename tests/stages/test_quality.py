@@ -239,7 +239,8 @@ def test_the_page_has_a_histogram_with_the_threshold_and_players_of_both_its_sid
     page = render_quality(measured[1]["quality"])
     assert page.count('class="mark"') == 1 and page.count("min_snr_db 24</text>") == 1
     assert page.count("<svg") == 5  # nothing is known of words, and nobody asked for DNSMOS
-    assert page.count("At the threshold") == 2 and page.count("<audio") >= 30
+    assert page.count("At the threshold: ") == 2 and page.count("<audio") >= 30
+    assert page.count("<audio") == page.count('preload="metadata"') and page.count("<h1>") == 1
     assert "left out as noisy" in page and "data:audio/mpeg" in page
 
 

@@ -166,7 +166,7 @@ def test_every_stage_has_a_page_that_says_what_came_in(run_id: str, served: Serv
     for stage in STAGES:
         page.goto(f"{served.url}/v2/artifacts/artifact/{found[stage.replace('_', '-')]}")
         page.get_by_role("heading", name=f"{stage.replace('_', ' ').capitalize()}: computed").wait_for()
-        page.get_by_role("cell", name="came in").wait_for()
+        page.get_by_role("cell", name="input", exact=True).wait_for()
         page.get_by_role("cell", name="never computed in this store").first.wait_for()
 
 

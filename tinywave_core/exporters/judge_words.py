@@ -7,8 +7,8 @@ from tinywave_core.evals.figures import Heard, Judges, Mean, WordErrors
 from tinywave_core.wording import MODELS, with_interval
 
 HEARD = {
-    "original": "originals",
-    "resynthesis": "resynthesis of them",
+    "original": "original recordings",
+    "resynthesis": "the same through the vocoder",
     **{name: f"continued by {label}" for name, label in MODELS.items()},
     "stranger": "originals of other speakers",
 }
@@ -55,18 +55,23 @@ def judges_rows(judges: Judges | None, names: Mapping[str, str] = HEARD) -> list
 
 def _row(name: str, heard: Heard, there: Mapping[str, str]) -> dict[str, str]:
     row = {
-        "heard": name,
+        "what was heard": name,
         "clips": str(heard.clips),
-        "silent": str(heard.silent),
+        "silent clips": str(heard.silent),
         "seconds each": f"{heard.seconds:.1f}",
     }
     if "dnsmos" in there:
         row |= {
-            label: _mean(mean, ".2f") for label, mean in (("SIG", heard.sig), ("BAK", heard.bak), ("OVRL", heard.ovrl))
+            label: _mean(mean, ".2f")
+            for label, mean in (
+                ("speech (SIG)", heard.sig),
+                ("background (BAK)", heard.bak),
+                ("overall (OVRL)", heard.ovrl),
+            )
         }
     if "asr" in there:
         row["word errors against transcripts"] = _errors(heard.wer)
-        row["against what is heard in originals"] = _errors(heard.wer_heard)
+        row["word errors against what is heard in originals"] = _errors(heard.wer_heard)
     if "speaker_model" in there:
         row["likeness of voices"] = _mean(heard.similarity, ".3f")
     return row

@@ -12,11 +12,13 @@ from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 from tinywave_core.wording import (
     MODELS,
+    OVER_TEACHER,
     counts_label,
     figure,
     gen_ppl_ratio,
     nll_ratio,
     perplexity_ratio,
+    share,
     with_interval,
 )
 
@@ -227,7 +229,11 @@ def _likelihood(scores: Scores) -> list[dict[str, str]]:
     rows = []
     for key, label in _LABELS.items():
         m = scores.models[key]
-        cloze = "–" if m.cloze is None else with_interval(m.cloze, m.cloze_interval, ".1%")
+        cloze = (
+            "–"
+            if m.cloze is None or m.cloze_interval is None
+            else share(m.cloze, m.cloze_interval, scores.held_out.cloze_items)
+        )
         rows.append(
             {"model": label, "parameters": f"{m.parameters / 1e6:.2f} M"}
             | _row(m, nll_ratio(scores.ratios.get(key)))
@@ -254,7 +260,7 @@ def _row(m: Likelihood, over_the_teacher: str) -> dict[str, str]:
     bits = with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f")
     return {
         "NLL, nats per token": with_interval(m.nll, m.nll_interval, ".3f"),
-        "over the teacher's": over_the_teacher,
+        OVER_TEACHER: over_the_teacher,
         "perplexity": with_interval(m.perplexity, m.perplexity_interval, ".1f"),
         "bits per second": "–" if m.bits_per_second is None else bits,
     }
@@ -271,7 +277,7 @@ def _continuation(scores: Scores) -> list[str]:
             {
                 "model": label,
                 "NLL after the prompt": with_interval(m.nll, m.nll_interval, ".3f"),
-                "perplexity over the teacher's": perplexity_ratio(after.ratios.get(key)),
+                "perplexity, as a multiple of the teacher's": perplexity_ratio(after.ratios.get(key)),
                 "bits per second": with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f"),
             }
         )
@@ -286,10 +292,12 @@ def _probes(card: Card) -> list[str]:
     for name, probe in card.probes.items():
         row = {"probe": name.replace("_", " "), "pairs": str(probe.items)}
         for key, label in _LABELS.items():
-            row[label] = with_interval(probe.models[key].accuracy, probe.models[key].interval, ".1%")
+            row[label] = share(probe.models[key].accuracy, probe.models[key].interval, probe.items)
         kept = probe.retention
         known = with_interval(kept.above_chance, kept.above_chance_interval, ".0%")
-        row["kept above chance"] = "undefined: teacher not surely above chance" if kept.above_chance is None else known
+        row["kept of the teacher's lead over chance"] = (
+            "not known: the teacher is not shown to be above chance" if kept.above_chance is None else known
+        )
         rows.append(row)
     return ["Pairs of recordings of which one is wrong from its middle on (chance is 50 %):", table(rows)]
 
@@ -304,9 +312,9 @@ def _generated(card: Card) -> list[str]:
             {
                 "continued by": _SOURCES[source],
                 "generative perplexity": with_interval(figures.gen_ppl, figures.gen_ppl_interval, ".1f"),
-                "over the teacher's": gen_ppl_ratio(card.generated.ratios.get(source)),
+                "as a multiple of the teacher's": gen_ppl_ratio(card.generated.ratios.get(source)),
                 "auto-BLEU-2": "–" if figures.auto_bleu is None else repeated,
-                "nothing heard in": f"{figures.empty} of {card.generated.items}",
+                "clips in which nothing was understood": f"{figures.empty} of {card.generated.items}",
             }
         )
     head = "Sampled continuations, spoken, written down by a speech recogniser and read by a language model of text:"

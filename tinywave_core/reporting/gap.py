@@ -35,9 +35,9 @@ def costly_rows(gap: GapSummary) -> list[dict[str, str]]:
     return [
         {
             "token": row.token or str(row.id),
-            "came": f"{row.count:,} times",
-            "costs each": f"{row.mean:+.3f} nats",
-            "in all": f"{row.total:+.1f} nats",
+            "times in held-out speech": f"{row.count:,}",
+            "extra NLL each time": f"{row.mean:+.3f} nats",
+            "extra NLL in total": f"{row.total:+.1f} nats",
         }
         for row in gap.costly[:MAX_COSTLY]
     ]
@@ -102,6 +102,7 @@ def gap_section(outputs: Outputs) -> dict[str, Any]:
     return {
         "gap": {
             "text": gap_text(gap),
+            "claim": gap_text(gap).partition(": ")[0] + ".",
             "blocks": block_rows(gap),
             "streams": stream_rows(gap),
             "costly": costly_rows(gap),

@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.exporters.judge_words import judges_rows, judges_text
+from tinywave_core.exporters.judge_words import heard_briefly, judges_rows, judges_text
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
+from tinywave_core.reporting.glossary import Linker, entries
 from tinywave_core.reporting.lineage import lineage
 from tinywave_core.reporting.quality import quality_section
 from tinywave_core.run.record import StageRow
@@ -30,7 +31,7 @@ from tinywave_core.stages.evaluation.summary import (
     ScoresSummary,
     UnitsSummary,
 )
-from tinywave_core.stages.evaluation.unit_words import unit_rows, units_text
+from tinywave_core.stages.evaluation.unit_words import unit_rows, units_in_short, units_text
 from tinywave_core.stages.evaluation.words import (
     SOURCES,
     comparison_rows,
@@ -42,6 +43,8 @@ from tinywave_core.stages.evaluation.words import (
     likelihood_rows,
     nll_by_kind,
     probe_rows,
+    probes_in_short,
+    probes_of,
     probes_text,
     verdict,
 )
@@ -59,7 +62,7 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.training.curves import curves_of
-from tinywave_core.wording import duration, size
+from tinywave_core.wording import MODELS, duration, size
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -75,20 +78,54 @@ MAX_PROBE_PAIRS = 2  # of each probe
 MAX_TRANSCRIBED = 3  # prompts whose continuations are shown as text
 
 
+# Sections by id, in their order; the contents list names those that a run has.
+TITLES = {
+    "listen": "Listen",
+    "scores": "All figures of the models",
+    "probes": "Probes: right or wrong recording",
+    "gap": "The gap between student and teacher",
+    "generated": "Continuations read as text",
+    "sound": "How it sounds",
+    "units": "Quality of the speech units",
+    "stages": "The stages of this run",
+    "data": "The speech that went in",
+    "quality": "Quality of the utterances",
+    "curves": "Training curves and targets",
+    "lineage": "Lineage and settings",
+    "glossary": "Glossary",
+}
+
+
 def render_report(record: "RunRecord", outputs: Outputs) -> str:
     """The page."""
+    parts = _parts(record, outputs)
+    absent = {
+        name
+        for name, needs in {"probes": "probe_text", "generated": "generated_text", "units": "units_text"}.items()
+        if not parts[needs]
+    }
+    absent |= {name for name in ("gap", "quality") if not parts["gap" if name == "gap" else "quality_text"]}
+    contents = [(name, title) for name, title in TITLES.items() if name not in absent]
+    return _template().render(**parts, titles=TITLES, contents=contents, glossary=entries(), terms=Linker())
+
+
+def _parts(record: "RunRecord", outputs: Outputs) -> dict[str, Any]:
+    """What the template shows, by name."""
     scores, shown = ScoresSummary.of(outputs["scores"]), samples(outputs["samples"])
-    return _template().render(
+    rows = comparison_rows(scores)
+    return dict(
         record=record,
         headline=headline(outputs),
-        verdict=[*verdict(scores), record.promotion.sentence],
-        comparison=comparison_rows(scores),
+        verdict=[claim_and_figures(sentence) for sentence in verdict_lines(record, outputs)],
+        comparison=rows[: len(MODELS)],
+        floors=rows,
         held_out=scores.held_out,
         samples=shown,
         further_samples=SamplesSummary.of(outputs["samples"]).samples - len(shown),
         vocoder=SamplesSummary.of(outputs["samples"]).vocoder,
         voice=voice_text(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else "",
         vocoder_rows=vocoder_rows(VocoderSummary.of(outputs["vocoder"])) if "vocoder" in outputs else [],
+        stages_text=_stages_text(record),
         dag=Markup(_dag(record, outputs["corpus"].store)),
         corpus=CorpusSummary.of(outputs["corpus"]),
         tokens=outputs["tokens"].summary,
@@ -121,6 +158,27 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         duration=duration,
         size=size,
     )
+
+
+def verdict_lines(record: "RunRecord", outputs: Outputs) -> list[str]:
+    """The verdict, and what was decided of the student; a warning about it comes first."""
+    *warning, decision = record.promotion.sentences
+    return [*warning, *verdict(ScoresSummary.of(outputs["scores"]), probes_of(outputs)), decision]
+
+
+def claim_and_figures(sentence: str) -> tuple[str, str]:
+    """A sentence of the verdict in two: what it claims, and the figures after its colon."""
+    claim, colon, figures = sentence.partition(": ")
+    if claim in ("Warning", "Published", "Published before", "Not published"):
+        more, colon, figures = figures.partition(": ")
+        claim = f"{claim}: {more}"
+    return (f"{claim}." if colon else claim), f"{figures[:1].upper()}{figures[1:]}"
+
+
+def _stages_text(record: "RunRecord") -> str:
+    computed, steps = sum(row.computed for row in record.rows), sum(len(row.steps) for row in record.rows)
+    found = "" if computed == steps else ", the others were found in the store"
+    return f"{computed} of {steps} steps were computed{found}; {record.seconds:.1f} s."
 
 
 @cache
@@ -278,10 +336,15 @@ class ProbePair:
 def probe_section(outputs: Outputs) -> dict[str, Any]:
     """Table, text and players of the probes; empty where a run has none."""
     if "probe_scores" not in outputs:
-        return {"probe_text": "", "probe_rows": [], "probe_pairs": []}
+        return {"probe_text": "", "probe_short": "", "probe_rows": [], "probe_pairs": []}
     made, scores = ProbesSummary.of(outputs["probes"]), ProbeScoresSummary.of(outputs["probe_scores"])
     text, rows = probes_text(made, scores), probe_rows(scores)
-    return {"probe_text": text, "probe_rows": rows, "probe_pairs": probe_pairs(outputs["probes"])}
+    return {
+        "probe_text": text,
+        "probe_short": probes_in_short(scores),
+        "probe_rows": rows,
+        "probe_pairs": probe_pairs(outputs["probes"]),
+    }
 
 
 def probe_pairs(probes: Artifact) -> list[ProbePair]:
@@ -317,15 +380,20 @@ def generated_section(outputs: Outputs) -> dict[str, Any]:
 def judges_section(outputs: Outputs) -> dict[str, Any]:
     """How it sounds: text and table, or which judges were absent."""
     heard = JudgesSummary.of(outputs["judges"]) if "judges" in outputs else None
-    return {"judges_text": judges_text(heard), "judges_rows": judges_rows(heard)}
+    return {"judges_text": judges_text(heard), "judges_rows": judges_rows(heard), "sound": _upper(heard_briefly(heard))}
+
+
+def _upper(text: str) -> str:
+    """As a sentence: a capital letter, where the rest has names that keep theirs."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def units_section(outputs: Outputs) -> dict[str, Any]:
     """What the units are worth; empty where it was not measured."""
     if "units" not in outputs:
-        return {"units_text": "", "units_rows": []}
+        return {"units_text": "", "units_short": "", "units_rows": []}
     worth = UnitsSummary.of(outputs["units"])
-    return {"units_text": units_text(worth), "units_rows": unit_rows(worth)}
+    return {"units_text": units_text(worth), "units_short": units_in_short(worth), "units_rows": unit_rows(worth)}
 
 
 def transcripts(generated: Artifact) -> list[dict[str, str]]:

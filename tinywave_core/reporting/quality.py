@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tinywave_core import plots
 from tinywave_core.audio.keeping import MEASURES, limit_of, measure_of
 from tinywave_core.reporting.clips import clip_data
+from tinywave_core.reporting.glossary import Linker, entries
 from tinywave_core.stages.ingestion.quality import LISTENING_FILE
 from tinywave_core.stages.ingestion.quality_words import left_out_rows, left_out_text, quality_rows
 from tinywave_core.stages.ingestion.summary import MeasureFigures, QualitySummary
@@ -37,6 +38,7 @@ class HeardClip:
     path: str
     transcript: str | None
     reason: str | None
+    seconds: float
     audio: str
     picture: str
 
@@ -58,7 +60,7 @@ def render_quality(quality: Artifact) -> str:
     return (
         _environment()
         .get_template("quality_page.html.jinja")
-        .render(**_section(quality, MAX_ALONE_BYTES), url=quality.url)
+        .render(**_section(quality, MAX_ALONE_BYTES), url=quality.url, glossary=entries(), terms=Linker())
     )
 
 
@@ -119,11 +121,11 @@ def heard(quality: Artifact, most_bytes: int) -> list[HeardMeasure]:
         by_measure.setdefault(row["measure"], []).append(row)
     turns = sorted((turn, name) for name, own in by_measure.items() for turn in range(len(own)))
     embedded, made = 0, dict[tuple[str, int], HeardClip]()
-    sounds: dict[str, tuple[str, str]] = {}
+    sounds: dict[str, tuple[float, str, str]] = {}
     for turn, name in turns:
         row = by_measure[name][turn]
         if row["utterance_id"] not in sounds:
-            sounds[row["utterance_id"]] = clip_data(_wav(row["flac"]))
+            sounds[row["utterance_id"]] = _sound(row["flac"])
         clip = _clip(row, *sounds[row["utterance_id"]])
         if embedded + clip.embedded_bytes > most_bytes:
             break
@@ -134,15 +136,18 @@ def heard(quality: Artifact, most_bytes: int) -> list[HeardMeasure]:
     return [HeardMeasure(measure_of(name).about, clips) for name, clips in shown.items() if clips]
 
 
-def _clip(row: dict[str, Any], audio: str, picture: str) -> HeardClip:
+def _clip(row: dict[str, Any], seconds: float, audio: str, picture: str) -> HeardClip:
     value = measure_of(row["measure"]).text(row["value"])
-    return HeardClip(PLACES[row["place"]], value, row["path"], row["transcript"], row["reason"], audio, picture)
+    return HeardClip(
+        PLACES[row["place"]], value, row["path"], row["transcript"], row["reason"], seconds, audio, picture
+    )
 
 
-def _wav(flac: bytes) -> bytes:
+def _sound(flac: bytes) -> tuple[float, str, str]:
+    """Seconds, MP3 and spectrogram."""
     import soundfile
 
     samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
     wav = io.BytesIO()
     soundfile.write(wav, samples, rate, format="WAV", subtype="PCM_16")
-    return wav.getvalue()
+    return len(samples) / rate, *clip_data(wav.getvalue())

@@ -3,7 +3,8 @@
 `published/NNNNNN.json` is an append-only log; its latest record is what users of the model load. The test is paired: both students
 score the same held-out utterances of today, and the upper end of the 95 % bootstrap interval of the difference in nats per
 token must stay below a margin (a test for non-inferiority). Without enough held-out speech the interval is wide and the old one stays.
-No student is published, the first one neither, that is not better than a table of counts beyond noise.
+No student is published, the first one neither, that is not better than a table of counts beyond noise. One that is worse than its
+undistilled control is published with a warning: `infra/decisions/0049-published-with-a-warning.md`.
 """
 
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import BaseModel, field_serializer
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.stages.evaluation.floor_words import shortfall
+from tinywave_core.stages.evaluation.floor_words import below_control, shortfall
 from tinywave_core.stages.evaluation.scores import against
 from tinywave_core.stages.evaluation.summary import AgainstSummary, ScoresSummary
 from tinywave_core.steps.base import Execute, Outputs
@@ -36,6 +37,8 @@ class Published(BaseModel):
     replaces: str | None
     """Id of the export that was published before."""
     why: str
+    warning: str = ""
+    """What speaks against it all the same, as the rest of a sentence about it; empty where nothing does."""
     published_at: str
 
 
@@ -47,6 +50,8 @@ class Promotion(BaseModel):
     model: str
     """Id of the export that is published after the run; the run's own where none is."""
     why: str
+    warning: str = ""
+    """What speaks against the run's student where that is published, as the rest of a sentence about it; else empty."""
     test: AgainstSummary | None = None
     """The paired test, where there was one."""
 
@@ -56,10 +61,11 @@ class Promotion(BaseModel):
         return None if test is None else test.model_dump(mode="json", exclude_unset=True)
 
     @property
-    def sentence(self) -> str:
-        """For people."""
+    def sentences(self) -> list[str]:
+        """For people: what was decided, and before it the warning where there is one."""
         words = {"published": "Published", "already": "Published before", "kept": "Not published"}
-        return f"{words[self.outcome]}: {self.why}"
+        said = f"{words[self.outcome]}: {self.why}."
+        return [f"Warning: the published student {self.warning}.", said] if self.warning else [said]
 
 
 def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Execute) -> Promotion:
@@ -67,7 +73,12 @@ def promote(config: PipelineConfig, store: Store, outputs: Outputs, execute: Exe
     model, student = outputs["model"], outputs["student"]
     log, now = store.log(LOG), published(store)
     if now is not None and now.model == model.id:
-        return Promotion(outcome="already", model=model.id, why=f"the same student as {now.published_at[:10]}")
+        return Promotion(
+            outcome="already",
+            model=model.id,
+            why=f"the same student as {now.published_at[:10]}",
+            warning=_warning(model),
+        )
     policy = config.promotion.policy
     if policy == "never":
         return _kept(now, model, "promotion.policy is never")
@@ -131,10 +142,18 @@ def _publish(
         student=student.id,
         replaces=None if now is None else now.model,
         why=why,
+        warning=_warning(model),
         published_at=utc_now(),
     )
     log.append(record.model_dump(mode="json"))
-    return Promotion(outcome="published", model=model.id, why=why, test=test)
+    return Promotion(outcome="published", model=model.id, why=why, warning=record.warning, test=test)
+
+
+def _warning(model: Artifact) -> str:
+    """By the scores that the export was made with: no better than counts, where that was not asked for, or worse than the control."""
+    assert model.manifest is not None
+    scores = ScoresSummary.of(model.store.find(model.manifest.inputs["scores"][0], "scores"))
+    return shortfall(scores, "student") or below_control(scores)
 
 
 def _kept(now: Published | None, model: Artifact, why: str, test: AgainstSummary | None = None) -> Promotion:

@@ -59,7 +59,7 @@ def test_figures_stand_with_their_intervals(text: str):
     assert "| 3.300 (3.200 to 3.400) | 1.031 (1.021 to 1.041) |" in text
     assert "What comes after a prompt of 3 s, in 12 utterances of 6 s and more:" in text
     assert "| 3.200 (3.000 to 3.400) | 1.105 (1.005 to 1.205) |" in text
-    assert "| speaker swap | 40 | 80.0% (" in text and "| 50% (" in text
+    assert "| speaker swap | 40 | 32 of 40 (" in text and "| 50% (" in text
     assert "| 180.0 (170.0 to 190.0) | 1.200 (1.100 to 1.300) | 5.0% (4.0% to 6.0%) | 1 of 20 |" in text
 
 

@@ -23,26 +23,29 @@ def changed(model: Any, **values: Any) -> Any:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ((0.1, 0.3), "closer to the teacher than it, by +0.200 (+0.100 to +0.300, paired over recordings)"),
-        ((-0.1, 0.3), "within noise of it, by"),
-        ((-0.3, -0.1), "further from the teacher than it, by"),
+        ((0.1, 0.3), "closer to the teacher than those of its undistilled control: "),
+        ((-0.1, 0.3), "within noise of those of its undistilled control: "),
+        ((-0.3, -0.1), "further from the teacher than those of its undistilled control: "),
     ],
 )
 def test_closer_is_said_only_beyond_noise(gap: GapSummary, interval: tuple[float, float], said: str):
     closer = [changed(figure, interval=interval, value=0.2) for figure in gap.closer]
-    assert said in gap_text(changed(gap, closer=closer))
+    text = gap_text(changed(gap, closer=closer))
+    assert f"predictions are {said}" in text
+    low, high = interval
+    assert f"the student closer by +0.200 ({low:+.3f} to {high:+.3f}, paired over recordings)" in text
 
 
 def test_every_pair_of_blocks_and_every_stream_is_a_row(gap: GapSummary):
-    assert [row["student ← teacher block"] for row in block_rows(gap)] == ["0 ← 1", "1 ← 3"]
-    assert [row["predicted"] for row in stream_rows(gap)] == ["all", "units", "pitch", "style"]
+    assert [row["blocks"] for row in block_rows(gap)] == ["student 0, teacher 1", "student 1, teacher 3"]
+    assert [row["predicted stream"] for row in stream_rows(gap)] == ["all", "units", "pitch", "style"]
     assert stream_rows(gap)[0]["tokens"] == f"{gap.tokens:,}"
     assert len({tuple(row) for row in block_rows(gap)}) == 1
 
 
 def test_a_stream_is_told_by_its_own_difference(gap: GapSummary):
     closer = [changed(figure, value=9.0) if figure.group == "pitch" else figure for figure in gap.closer]
-    signed = {row["predicted"]: row["KL: closer by"] for row in stream_rows(changed(gap, closer=closer))}
+    signed = {row["predicted stream"]: row["KL: student closer by"] for row in stream_rows(changed(gap, closer=closer))}
     assert [name for name, text in signed.items() if text.startswith("+9.000")] == ["pitch"]
 
 

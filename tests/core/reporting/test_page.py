@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.reporting import page as page_module
 from tinywave_core.reporting.page import render_report, settings, stage_edges
 from tinywave_core.run.record import Outputs, RunRecord
-from tinywave_core.stages.evaluation.summary import ScoresSummary
+from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ScoresSummary
 from tinywave_core.stages.evaluation.words import (
     comparison_rows,
     continuation_text,
     likelihood_rows,
     nll_by_kind,
+    probe_rows,
     verdict,
 )
 from tinywave_core.stages.ingestion.words import rejects
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.words import drift_text
+from tinywave_core.wording import OVER_TEACHER, right, share
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -91,14 +94,53 @@ def test_every_tag_is_closed_and_nothing_runs(html: str):
 
 
 def test_the_page_needs_no_network_and_no_file(html: str):
-    assert {url.split(":")[0] for url in Page(html).urls} == {"data"}
+    assert {url.split(":")[0] for url in Page(html).urls if not url.startswith("#")} == {"data"}
     assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_the_verdict_comes_first_and_every_link_leads_somewhere(html: str):
+    assert html.index('class="verdict"') < html.index("<table") < html.index("<nav") < html.index("<h2>")
+    ids, links = re.findall(r' id="([^"]+)"', html), [url[1:] for url in Page(html).urls if url.startswith("#")]
+    assert len(ids) == len(set(ids)) and set(links) <= set(ids)
+    sections = re.findall(r'<section id="(\w+)"', html)
+    assert (
+        links[links.index("listen") :][: len(sections) - 1] == sections[1:]
+    )  # the list of contents, all but the verdict
+
+
+def test_detail_is_folded_under_headings_that_leave_out_no_level(html: str):
+    shown = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert shown.count("<details>") == 0 and shown.count("<table") == 1 and shown.count("<audio") == 3
+    levels = [int(level) for level in re.findall(r"<h(\d)", html)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert max(after - before for before, after in pairwise(levels)) == 1
+    assert not re.findall(r"<details>(?!<summary>)", html)
+
+
+def test_every_player_knows_its_length_before_it_plays_and_says_it(html: str):
+    players = re.findall(r'<audio controls preload="metadata" aria-label="[^"]+, (\d+\.\d) seconds"', html)
+    assert len(players) == html.count("<audio")
+    titles = re.findall(r'<div class="title">[^<]*?, (\d+\.\d) s', html)
+    assert sorted(titles) == sorted(players) and {"1.0", "2.5", "2.0"} == set(titles)
+
+
+def test_a_warning_stands_above_the_verdict_and_claims_apart_from_their_figures(run: tuple[RunRecord, Outputs]):
+    record, outputs = run
+    warned = record.promotion.model_copy(update={"warning": "is worse than its undistilled control: 3.5"})
+    found = page_module.verdict_lines(record.model_copy(update={"promotion": warned}), outputs)
+    assert page_module.claim_and_figures(found[0]) == (
+        "Warning: the published student is worse than its undistilled control.",
+        "3.5.",
+    )
+    assert page_module.claim_and_figures(found[-1])[0] == "Published: the first student of this store."
+    assert page_module.claim_and_figures("One claim: its figure.") == ("One claim.", "Its figure.")
 
 
 def test_sections_come_in_order(html: str):
     assert re.findall(r'<section id="(\w+)"', html) == [
         "headline",
         "listen",
+        "scores",
         "probes",
         "generated",
         "sound",
@@ -107,6 +149,7 @@ def test_sections_come_in_order(html: str):
         "data",
         "curves",
         "lineage",
+        "glossary",
     ]
 
 
@@ -122,7 +165,7 @@ def section(html: str, name: str) -> str:
 
 def test_each_sample_has_three_players_and_pictures(html: str):
     listen = section(html, "listen")
-    assert listen.count('<audio controls preload="metadata" src="data:audio/mpeg;base64,') == 6
+    assert listen.count("<audio controls") == listen.count('src="data:audio/mpeg;base64,') == 6
     assert listen.count('src="data:image/png;base64,') == 6
 
 
@@ -134,9 +177,9 @@ def test_two_pairs_of_each_probe_have_players_with_their_splice(html: str):
 
 def test_probes_are_told_above_chance_and_with_paired_tests(html: str):
     probes = section(html, "probes")
-    assert "65.0% (49.5% to 77.9%)" in probes
-    assert ">50% (" in probes and ">81%</td>" in probes  # (65 - 50) / (80 - 50), and 65 / 80
-    assert "6 : 0, p = 0.031" in probes
+    assert "26 of 40 (50% to 78%)" in probes  # Wilson's interval of 26 of 40: 49.5 % to 77.9 %
+    assert ">50% (" in probes and "81%" not in probes  # (65 - 50) / (80 - 50), not 65 / 80
+    assert "6 and 0 pairs (p = 0.031)" in probes
     assert "no gender swap: nobody said who is a &lt;woman&gt;" in probes
 
 
@@ -147,9 +190,9 @@ def test_a_run_without_probes_has_no_section_for_them(run: tuple[RunRecord, Outp
 
 
 def test_likelihood_is_told_by_stream_after_a_prompt_and_beside_the_teacher(html: str):
-    headline = section(html, "headline")
+    headline = section(html, "scores")
     assert "12 utterances of at least 6 s, whose first 3 s are the prompt" in headline
-    assert "bits per second, units" in headline and "hubert" not in headline
+    assert 'data-label="bits per second, units"' in headline and "hubert" not in headline
     assert "90.0 (85.0 to 95.0)" in headline and "3.200 (3.000 to 3.400)" in headline
     assert "1.031 (1.021 to 1.041)" in headline and "1.105 (1.005 to 1.205)" in headline
 
@@ -170,7 +213,7 @@ def test_what_the_counts_reach_is_a_line_across_the_bars_of_each_kind():
 def test_a_teacher_that_is_certain_leaves_no_ratio_and_has_none_itself():
     ratio = SUMMARIES["scores"]["ratios"]["student"] | {"nll": None, "nll_interval": None}
     certain = SUMMARIES["scores"] | {"ratios": {"student": ratio, "control": ratio}}
-    assert [row["NLL / teacher's"] for row in likelihood_rows(typed(certain))][:3] == ["1", "–", "–"]
+    assert [row[OVER_TEACHER] for row in likelihood_rows(typed(certain))][:3] == ["1", "–", "–"]
 
 
 def test_speech_too_short_for_a_prompt_is_said_so(run: tuple[RunRecord, Outputs]):
@@ -201,8 +244,8 @@ def test_how_it_sounds_stands_with_what_a_judge_cannot_say_and_which_one_is_abse
     assert "MOS alone rewards a smooth wrong voice" in sound and "continued by undistilled control" in sound
     assert "Absent: likeness of voices (--evaluation.judges.speaker_model DIR" in sound
     unheard = {part: artifact for part, artifact in outputs.items() if part != "judges"}
-    assert "How it sounds was not judged. Absent: DNSMOS (pip install" in section(
-        render_report(record, unheard), "sound"
+    assert "How it sounds was not judged. Absent: DNSMOS (pip install" in re.sub(
+        "</?a[^>]*>", "", section(render_report(record, unheard), "sound")
     )
 
 
@@ -348,17 +391,96 @@ def test_a_student_better_than_its_teacher_is_said_to_be():
 
 def test_cloze_of_a_teacher_at_chance_means_nothing():
     said = verdict(typed(scores(cloze_retention=AT_CHANCE)))[3]
-    assert "undefined here: the teacher's 52.0% over 60 items cannot be told from chance (50%)" in said
+    assert (
+        "says nothing of what the student kept: the teacher's 52.0% over 60 items cannot be told from chance (50%)"
+        in said
+    )
+    assert "the student has 45 of 60 right" in said
 
 
 def test_what_is_kept_and_closed_has_its_interval():
     _, _, gap, cloze = verdict(typed(scores()))
-    assert "closed 60% (95% interval 40% to 80%) of the gap" in gap
-    assert "keeps 83% (95% interval 50% to 110%) of the teacher's cloze accuracy above chance" in cloze
+    assert (
+        gap
+        == "Distillation closed 60% of the gap between the undistilled control and the teacher: 95% interval 40% to 80%."
+    )
+    assert (
+        "keeps 83% of the teacher's lead over chance, within noise of its undistilled control: 95% interval 50% to 110%"
+        in cloze
+    )
+    assert cloze.endswith("45 of 60 right, the teacher 48 of 60.")
 
 
-def test_a_gap_that_may_be_none_has_no_interval():
-    assert "closed 60% of the gap" in verdict(typed(scores(nll_gap_closed_interval=None)))[2]
+def test_of_a_gap_that_may_be_none_no_share_is_told():
+    assert (
+        "cannot be told: the undistilled control is not shown to be worse than the teacher"
+        in verdict(typed(scores(nll_gap_closed_interval=None)))[2]
+    )
+
+
+def test_few_are_counted_and_many_are_a_percentage():
+    assert share(0.625, (0.306, 0.863), 8) == "5 of 8 (31% to 86%)"
+    assert (right(0.3125, 8), right(0.75, 1000)) == ("2.5 of 8", "750 of 1,000")  # a tie is half an answer
+    assert share(0.7, (0.604, 0.781), 99).startswith("69.5 of 99") and share(0.7, (0.604, 0.781), 100).startswith(
+        "70.0%"
+    )
+
+
+def test_no_percentage_stands_beside_a_teacher_at_chance():
+    found = SUMMARIES["probe_scores"]
+    figures = found["probes"]["speaker_swap"] | {"retention": AT_CHANCE | {"ratio": 1.27}}
+    (row,) = probe_rows(ProbeScoresSummary.model_validate(found | {"probes": {"speaker_swap": figures}}))
+    assert row["kept of the teacher's lead over chance"] == "not known: the teacher is not shown to be above chance"
+    assert "127%" not in str(row)
+
+
+@pytest.mark.parametrize(
+    ("control", "gain", "said"),
+    [
+        (0.70, (-0.02, 0.12), None),
+        (0.75, (-0.10, 0.10), None),
+        (0.80, (-0.12, 0.02), "within noise: 48 of 60 right, the student 45 of 60."),
+        (0.90, (-0.25, -0.05), "beyond noise: 54 of 60 right, the student 45 of 60."),
+    ],
+)
+def test_a_control_that_is_ahead_on_the_cloze_is_said_in_the_verdict(
+    control: float, gain: tuple[float, float], said: str | None
+):
+    base = scores(cloze_gain_interval=list(gain))
+    models = base["models"] | {"control": base["models"]["control"] | {"cloze": control}}
+    found = verdict(typed(base | {"models": models}))[4:]
+    assert found == ([f"The undistilled control scores higher than the student on the cloze, {said}"] if said else [])
+
+
+def probes(student: int, control: int, *, alone: tuple[int, int], p: float) -> ProbeScoresSummary:
+    """Forty pairs of which the models get so many right, with pairs that only student and only control get right."""
+    found = SUMMARIES["probe_scores"]
+    test = {"first_only": alone[0], "second_only": alone[1], "p": p}
+    figures = found["probes"]["speaker_swap"]
+    figures = figures | {"mcnemar": figures["mcnemar"] | {"control": test}}
+    right_of = {"student": student, "control": control}
+    overall = {name: found["overall"][name] | {"accuracy": number / 40} for name, number in right_of.items()}
+    changed = found | {"probes": {"speaker_swap": figures}, "overall": found["overall"] | overall}
+    return ProbeScoresSummary.model_validate(changed)
+
+
+def test_a_control_that_is_ahead_on_the_probes_is_said_in_the_verdict():
+    said = "The undistilled control scores higher than the student on"
+    within = verdict(typed(scores()), probes(20, 23, alone=(2, 5), p=0.45))[4:]
+    assert within == [
+        f"{said} the probes, within noise on each of them: 23 of 40 pairs right in all, the student 20 of 40."
+    ]
+    beyond = verdict(typed(scores()), probes(20, 30, alone=(0, 10), p=0.002))[4]
+    assert "on the probes, beyond noise on speaker swap (p = 0.002): 30 of 40" in beyond
+    # Behind on one probe, ahead in all.
+    some = verdict(typed(scores()), probes(31, 30, alone=(0, 10), p=0.002))[4]
+    assert some.startswith(f"{said} some probes, beyond noise on speaker swap")
+    assert verdict(typed(scores()), probes(30, 20, alone=(10, 0), p=0.002))[4:] == []
+
+
+def test_the_targets_are_told_in_bytes_not_in_billions(run: tuple[RunRecord, Outputs]):
+    (row,) = [row for row in run[0].rows if row.stage == "logit_caching"]
+    assert row.came_out == "40,000 targets, 47.2 bytes each"
 
 
 def test_guessing_and_counts_stand_below_the_models_and_the_floor_is_marked():
@@ -375,7 +497,7 @@ def test_guessing_and_counts_stand_below_the_models_and_the_floor_is_marked():
 
 def test_the_floor_has_its_bits_by_stream_beside_the_models():
     row = likelihood_rows(typed(SUMMARIES["scores"]))[-1]
-    assert row["model"] == "Counts of 3 tokens" and row["NLL / teacher's"] == "1.250"
+    assert row["model"] == "Counts of 3 tokens" and row[OVER_TEACHER] == "1.250"
     assert row["bits per second, units"] == "90.0 (85.0 to 95.0)" and row["NLL after the prompt"] == "–"
 
 

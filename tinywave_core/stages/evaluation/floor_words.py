@@ -28,6 +28,20 @@ def shortfall(scores: Scores, model: str) -> str | None:
     return f"{known} than a table of counts: {_measured(scores, model, _counted(scores), from_counts)}"
 
 
+def below_control(scores: Scores) -> str:
+    """That the student is worse than its undistilled control beyond noise, with numbers, as the rest of a sentence about it; empty
+    where it is not."""
+    low, high = scores.comparison.distillation_gain_nll_interval
+    if scores.floors.recordings < FEW_RECORDINGS or high >= 0:
+        return ""
+    own, control = (scores.models[model].nll for model in ("student", "control"))
+    return (
+        f"is worse than its undistilled control, which had the same training without the teacher: {own:.3f} nats per token on "
+        f"held-out speech, the control {control:.3f} (difference {own - control:+.3f}, 95% interval {-high:+.3f} to {-low:+.3f}, paired "
+        f"over {scores.floors.recordings} held-out recordings)"
+    )
+
+
 def _above_the_floor(scores: Scores) -> str:
     low, high = scores.comparison.distillation_gain_nll_interval
     if scores.floors.recordings < FEW_RECORDINGS or low <= 0 <= high:

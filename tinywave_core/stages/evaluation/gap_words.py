@@ -2,8 +2,7 @@
 
 from tinywave_core.evals.figures import CloserFigure, GapFigure
 from tinywave_core.stages.evaluation.summary import GapSummary
-from tinywave_core.stages.evaluation.words import STREAMS
-from tinywave_core.wording import MODELS, with_interval
+from tinywave_core.wording import MODELS, STREAMS, with_interval
 
 LABELS = {name: MODELS[name] for name in ("student", "control")}
 
@@ -17,9 +16,9 @@ def gap_text(gap: GapSummary) -> str:
         "closer to the teacher than" if low > 0 else "further from the teacher than" if high < 0 else "within noise of"
     )
     return (
-        f"Over {gap.utterances} held-out utterances and {gap.tokens:,} tokens the student's predictions are {own} "
-        f"nats (KL) from the teacher's, those of its undistilled control {other}: {relation} it, by "
-        f"{closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over recordings)."
+        f"The student's predictions are {relation} those of its undistilled control: KL from the teacher's {own} nats, of the "
+        f"control's {other}, the student closer by {closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over recordings). "
+        f"Measured on {gap.utterances} held-out utterances, {gap.tokens:,} tokens."
     )
 
 
@@ -27,11 +26,11 @@ def block_rows(gap: GapSummary) -> list[dict[str, str]]:
     """The blocks that are compared, a dict per pair."""
     rows = []
     for blocks in gap.pairs:
-        row = {"student ← teacher block": f"{blocks[0]} ← {blocks[1]}"}
-        for measure, name in (("hidden_cosine", "hidden cosine"), ("attention_kl", "attention KL, nats")):
+        row = {"blocks": f"student {blocks[0]}, teacher {blocks[1]}"}
+        for measure, name in (("hidden_cosine", "cosine of hidden states"), ("attention_kl", "KL of attention, nats")):
             for model, label in LABELS.items():
                 row[f"{name}, {label}"] = _with_interval(gap.figure(model, measure, blocks=blocks))
-            row[f"{name}: closer by"] = _signed(gap.difference(measure, blocks=blocks))
+            row[f"{name}: student closer by"] = _signed(gap.difference(measure, blocks=blocks))
         rows.append(row)
     return rows
 
@@ -43,11 +42,14 @@ def stream_rows(gap: GapSummary) -> list[dict[str, str]]:
         predicted = gap.find("student", "logit_kl", group)
         if predicted is None:
             continue
-        row = {"predicted": name, "tokens": f"{predicted.count:,}"}
-        for measure, distance in (("logit_kl", "KL to the teacher"), ("nll_gap", "NLL above the teacher")):
+        row = {"predicted stream": name, "tokens": f"{predicted.count:,}"}
+        for measure, distance in (
+            ("logit_kl", "KL from the teacher, nats"),
+            ("nll_gap", "NLL above the teacher's, nats"),
+        ):
             for model, label in LABELS.items():
                 row[f"{distance}, {label}"] = _with_interval(gap.figure(model, measure, group))
-        row["KL: closer by"] = _signed(gap.difference("logit_kl", group))
+        row["KL: student closer by"] = _signed(gap.difference("logit_kl", group))
         rows.append(row)
     return rows
 

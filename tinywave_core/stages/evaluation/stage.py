@@ -33,6 +33,7 @@ from tinywave_core.stages.evaluation.words import (
     likelihood_rows,
     nll_by_kind,
     probe_rows,
+    probes_of,
     probes_text,
     verdict,
 )
@@ -40,7 +41,7 @@ from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.opening import choose_tokenizer
-from tinywave_core.wording import MODELS, figure
+from tinywave_core.wording import MODELS, figure, right
 
 PROBE_KINDS = 3  # of six: pauses, labels or room for the others are found in half of the recordings
 # Seconds of one core (measured): a pair of recordings of a probe made; an utterance compared block by block with the teacher's.
@@ -70,8 +71,10 @@ def describe(outputs: Outputs) -> tuple[str, str]:
 def _probes(outputs: Outputs) -> str:
     if "probe_scores" not in outputs or not (s := ProbeScoresSummary.of(outputs["probe_scores"])).items:
         return ""
-    right = ", ".join(f"{MODELS[name]} {of_model.accuracy:.0%}" for name, of_model in s.overall.items())
-    return f"; of {s.items} probes right: {right}"
+    correct = ", ".join(
+        f"{MODELS[name]} {right(of_model.accuracy, s.items).split()[0]}" for name, of_model in s.overall.items()
+    )
+    return f"; of {s.items} probes right: {correct}"
 
 
 def _generated(outputs: Outputs) -> str:
@@ -84,7 +87,7 @@ def _generated(outputs: Outputs) -> str:
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """The verdict, and of how much training speech the counts are where they are not of all."""
     scores = ScoresSummary.of(outputs["scores"])
-    told = [("verdict", sentence) for sentence in verdict(scores)]
+    told = [("verdict", sentence) for sentence in verdict(scores, probes_of(outputs))]
     counted, there = scores.floors.counted_tokens, scores.floors.training_tokens
     return told if counted == there else [*told, ("counted", f"{counted:,} of {there:,} training tokens")]
 
@@ -98,14 +101,14 @@ def sections(outputs: Outputs) -> list[Section]:
         parts.append(Section("Probes", probes_text(made, scored), probe_rows(scored)))
     if "units" in outputs:
         worth = UnitsSummary.of(outputs["units"])
-        parts.append(Section("What the units are worth", units_text(worth), unit_rows(worth)))
+        parts.append(Section("Quality of the speech units", units_text(worth), unit_rows(worth)))
     if "gap" in outputs:
         distance = GapSummary.of(outputs["gap"])
         parts.append(Section("The gap to the teacher", gap_text(distance), stream_rows(distance)))
-        parts.append(Section("Block by block", "Hidden states and attention.", block_rows(distance)))
+        parts.append(Section("Inside the models: block by block", "Hidden states and attention.", block_rows(distance)))
     if "generated" in outputs:
         continued = GeneratedSummary.of(outputs["generated"])
-        parts.append(Section("Continuations as text", generated_text(continued), generated_rows(continued)))
+        parts.append(Section("Continuations read as text", generated_text(continued), generated_rows(continued)))
     return parts
 
 

@@ -14,7 +14,7 @@ def units_text(units: UnitsSummary) -> str:
     speech = "held-out" if units.split == "held_out" else "held-out and training"
     said = f"{figures.used} of {figures.clusters} units in {figures.utterances} {speech} utterances, {figures.seconds / 60:.1f} min."
     if figures.phones:
-        said += f" Phones: {figures.phones.phones} in {figures.phones.utterances} utterances, without silence."
+        said += f" Phones: {figures.phones.phones} different ones in {figures.phones.utterances} utterances, without silence."
     if units.why:
         said += f" No figures of phones: {units.why}."
     if units.refused:
@@ -32,16 +32,24 @@ def unit_columns(units: UnitsSummary) -> dict[str, str]:
         return {}
     phones = figures.phones
     return {
-        "units": f"{figures.used} of {figures.clusters}",
+        "units used": f"{figures.used} of {figures.clusters}",
         "PNMI": _figure(phones.pnmi if phones else None, ".3f"),
         "phone purity": _figure(phones.phone_purity if phones else None, ".3f"),
         "cluster purity": _figure(phones.cluster_purity if phones else None, ".3f"),
-        "words told apart within speakers": _told(figures.words_within),
-        "across speakers": _told(figures.words_across),
-        "speakers told by units": _leakage(figures.leakage),
-        "units a second": _figure(figures.units_per_s, ".1f"),
-        "bits a second": _figure(figures.bits_per_s, ".0f"),
+        "words told apart, same speaker": _told(figures.words_within),
+        "words told apart, other speaker": _told(figures.words_across),
+        "speakers recognised from units": _leakage(figures.leakage),
+        "units per second": _figure(figures.units_per_s, ".1f"),
+        "bits per second": _figure(figures.bits_per_s, ".0f"),
     }
+
+
+def units_in_short(units: UnitsSummary) -> str:
+    """The two figures that come first, in a line; or why there are none."""
+    if units.figures is None:
+        return units_text(units)
+    told = [f"{name} {value}" for name, value in list(unit_columns(units).items())[:2] if value != "–"]
+    return f"In {units.figures.utterances} utterances: {', '.join(told)}."
 
 
 def unit_rows(units: UnitsSummary) -> list[dict[str, str]]:

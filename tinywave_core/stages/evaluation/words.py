@@ -1,26 +1,30 @@
 """Evaluation in words and tables: the verdict, the figures of the three models and of the floors, probes, continuations."""
 
 from tinywave_core import plots
-from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, Scores
+from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, ModelFigures, Scores
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
     MODELS,
+    OVER_TEACHER,
+    STREAMS,
     counts_label,
     duration,
     gen_ppl_ratio,
     millions,
     nll_ratio,
     perplexity_ratio,
+    right,
+    share,
     with_interval,
 )
 
 LABELS = {name: label.capitalize() for name, label in MODELS.items()}
+# The probability of a difference by chance alone below which a paired test of one probe calls it beyond noise.
+CLEAR_P = 0.05
 SOURCES = {**MODELS, "recording": "how it really went on"}
-# Artifacts call the stream of units hubert, whatever made them.
-STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
 
 
 def headline(outputs: Outputs) -> str:
@@ -32,9 +36,15 @@ def headline(outputs: Outputs) -> str:
     )
 
 
-def verdict(scores: Scores) -> list[str]:
-    """What the student is worth, whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze."""
-    return [*standing(scores), _gain(scores), _gap(scores), _cloze(scores)]
+def verdict(scores: Scores, probes: ProbeScoresSummary | None = None) -> list[str]:
+    """What the student is worth, whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze, and
+    where its undistilled control answers more questions right. A sentence begins with its claim; a colon stands before figures."""
+    return [*standing(scores), _gain(scores), _gap(scores), _cloze(scores), *control_ahead(scores, probes)]
+
+
+def probes_of(outputs: Outputs) -> ProbeScoresSummary | None:
+    """The probes' scores, where the run has them."""
+    return ProbeScoresSummary.of(outputs["probe_scores"]) if "probe_scores" in outputs else None
 
 
 def _gain(scores: Scores) -> str:
@@ -69,24 +79,63 @@ def _gap(scores: Scores) -> str:
     if closed < 0:
         return f"The student is further from the teacher than its undistilled control{noise}."
     interval = comparison.nll_gap_closed_interval
-    between = "" if interval is None else f" (95% interval {interval[0]:.0%} to {interval[1]:.0%})"
-    return f"It closed {closed:.0%}{between} of the gap between the undistilled control and the teacher{noise}."
+    if interval is None:
+        return "How much of the gap to the teacher was closed cannot be told: the undistilled control is not shown to be worse than the teacher."
+    return (
+        f"Distillation closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}: 95% interval "
+        f"{interval[0]:.0%} to {interval[1]:.0%}."
+    )
 
 
 def _cloze(scores: Scores) -> str:
     kept, gain = scores.comparison.cloze_retention, scores.comparison.cloze_gain_interval
     student, teacher = scores.models["student"].cloze, scores.models["teacher"].cloze
+    items = scores.held_out.cloze_items
     if student is None or teacher is None or kept is None or gain is None:
         return "No cloze item could be built from the held-out speech, so there is no cloze accuracy."
     if kept.above_chance is None or kept.above_chance_interval is None:
-        return f"Cloze retention above chance is undefined here: {kept.why}; the student's accuracy is {student:.1%}."
+        return f"The cloze says nothing of what the student kept: {kept.why}; the student has {right(student, items)} right."
     kept_low, kept_high = kept.above_chance_interval
     low, high = gain
     against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
     return (
-        f"It keeps {kept.above_chance:.0%} (95% interval {kept_low:.0%} to {kept_high:.0%}) of the teacher's cloze accuracy "
-        f"above chance ({student:.1%} against {teacher:.1%} over {scores.held_out.cloze_items} items), {against} its "
-        "undistilled control."
+        f"On the cloze the student keeps {kept.above_chance:.0%} of the teacher's lead over chance, {against} its undistilled control: 95% "
+        f"interval {kept_low:.0%} to {kept_high:.0%}; {right(student, items)} right, the teacher {right(teacher, items)}."
+    )
+
+
+def control_ahead(scores: Scores, probes: ProbeScoresSummary | None) -> list[str]:
+    """A sentence for each kind of question of which the undistilled control answers more right than the student does."""
+    said = [_ahead_on_cloze(scores), _ahead_on_probes(probes) if probes and probes.items else None]
+    return [sentence for sentence in said if sentence]
+
+
+def _ahead_on_cloze(scores: Scores) -> str | None:
+    items, gain = scores.held_out.cloze_items, scores.comparison.cloze_gain_interval
+    student, control = scores.models["student"].cloze, scores.models["control"].cloze
+    if student is None or control is None or gain is None or control <= student:
+        return None
+    noise = "beyond noise" if gain[1] < 0 else "within noise"
+    return (
+        f"The undistilled control scores higher than the student on the cloze, {noise}: {right(control, items)} right, the student "
+        f"{right(student, items)}."
+    )
+
+
+def _ahead_on_probes(probes: ProbeScoresSummary) -> str | None:
+    """All probes together; and each on which the control is ahead beyond noise, also where the student is ahead in all."""
+    student, control = (probes.overall[name].accuracy for name in ("student", "control"))
+    clear = [
+        f"{name.replace('_', ' ')} (p = {test.p:.2g})"
+        for name, figures in probes.probes.items()
+        if (test := figures.mcnemar["control"]).second_only > test.first_only and test.p < CLEAR_P
+    ]
+    if control <= student and not clear:
+        return None
+    beyond = f"beyond noise on {', '.join(clear)}" if clear else "within noise on each of them"
+    return (
+        f"The undistilled control scores higher than the student on {'the' if control > student else 'some'} probes, {beyond}: "
+        f"{right(control, probes.items)} pairs right in all, the student {right(student, probes.items)}."
     )
 
 
@@ -95,17 +144,23 @@ def comparison_rows(scores: Scores) -> list[dict[str, str]]:
     rows = []
     for name, label in LABELS.items():
         model = scores.models[name]
-        cloze = "no items" if model.cloze is None else with_interval(model.cloze, model.cloze_interval, ".1%")
+        cloze = _cloze_share(model, scores.held_out.cloze_items)
         own = {"parameters": millions(model.parameters), "cloze accuracy": cloze}
         rows.append(likelihood_row(label, model) | own)
     return rows + floor_rows(scores)
+
+
+def _cloze_share(model: ModelFigures, items: int) -> str:
+    if model.cloze is None or model.cloze_interval is None:
+        return "no items"
+    return share(model.cloze, model.cloze_interval, items)
 
 
 def likelihood_rows(scores: Scores) -> list[dict[str, str]]:
     """NLL beside the teacher's, bits per second by stream, and the same after a prompt, a dict per model; the floor's bits as well."""
     continuation, rows = scores.continuation, []
     for name, label in LABELS.items():
-        row = {"model": label, "NLL / teacher's": nll_ratio(scores.ratios.get(name))}
+        row = {"model": label, OVER_TEACHER: nll_ratio(scores.ratios.get(name))}
         for stream, figures in scores.models[name].by_stream.items():
             bits = with_interval(figures.bits_per_second, figures.bits_per_second_interval, ".1f")
             row[f"bits per second, {STREAMS[stream]}"] = bits
@@ -113,8 +168,10 @@ def likelihood_rows(scores: Scores) -> list[dict[str, str]]:
             after = continuation.models[name]
             bits = with_interval(after.bits_per_second, after.bits_per_second_interval, ".1f")
             row["NLL after the prompt"] = with_interval(after.nll, after.nll_interval, ".3f")
-            row["bits per second after it"] = bits
-            row["perplexity after it / teacher's"] = perplexity_ratio(continuation.ratios.get(name))
+            row["bits per second after the prompt"] = bits
+            row["perplexity after the prompt, as a multiple of the teacher's"] = perplexity_ratio(
+                continuation.ratios.get(name)
+            )
         rows.append(row)
     return [*rows, _floor_by_stream(scores, list(rows[0]))]
 
@@ -124,7 +181,7 @@ def _floor_by_stream(scores: Scores, columns: list[str]) -> dict[str, str]:
     floors, teacher = scores.floors, scores.models["teacher"].nll
     row = dict.fromkeys(columns, "–") | {"model": counts_label(floors.order).capitalize()}
     if teacher > 0:
-        row["NLL / teacher's"] = f"{floors.floor.nll / teacher:.3f}"
+        row[OVER_TEACHER] = f"{floors.floor.nll / teacher:.3f}"
     for stream, figures in floors.floor.by_stream.items():
         bits = with_interval(figures.bits_per_second, figures.bits_per_second_interval, ".1f")
         row[f"bits per second, {STREAMS[stream]}"] = bits
@@ -154,12 +211,12 @@ def generated_rows(generated: Generated) -> list[dict[str, str]]:
             {
                 "continued by": SOURCES[source].capitalize(),
                 "generative perplexity": with_interval(figures.gen_ppl, figures.gen_ppl_interval, ".1f"),
-                "over the teacher's": gen_ppl_ratio(generated.ratios.get(source)),
+                "as a multiple of the teacher's": gen_ppl_ratio(generated.ratios.get(source)),
                 "auto-BLEU-2": "–" if figures.auto_bleu is None else repeated,
                 "seconds each": f"{figures.seconds:.1f}",
-                "silent": str(figures.silent),
-                "nothing heard in": str(figures.empty),
-                "under two words": str(figures.without_bigrams),
+                "silent clips": str(figures.silent),
+                "clips in which nothing was understood": str(figures.empty),
+                "clips of one word": str(figures.without_bigrams),
             }
         )
     return rows
@@ -179,10 +236,10 @@ def direction_rows(scores: Scores) -> list[dict[str, str]]:
     """The cross-modal cloze, a dict per direction; none where no words have times."""
     rows = []
     for name, direction in scores.directions.items():
-        row = {"from → to": name, "items": str(direction.student.items)}
-        row |= {LABELS[m]: with_interval(a.accuracy, a.interval, ".1%") for m, a in direction.models.items()}
+        row = {"prompt → continuation": name, "items": str(direction.student.items)}
+        row |= {LABELS[m]: share(a.accuracy, a.interval, a.items) for m, a in direction.models.items()}
         low, high = direction.gain_interval
-        row["student over undistilled control"] = f"{low:+.1%} to {high:+.1%}"
+        row["student less undistilled control (95% interval)"] = f"{low:+.1%} to {high:+.1%}"
         rows.append(row)
     return rows
 
@@ -193,27 +250,40 @@ def probe_rows(probes: ProbeScoresSummary) -> list[dict[str, str]]:
     for probe, figures in probes.probes.items():
         row = {"probe": probe.replace("_", " "), "pairs": str(figures.items)}
         for name, label in LABELS.items():
-            row[label] = with_interval(figures.models[name].accuracy, figures.models[name].interval, ".1%")
+            row[label] = share(figures.models[name].accuracy, figures.models[name].interval, figures.items)
         kept = figures.retention
         known = with_interval(kept.above_chance, kept.above_chance_interval, ".0%")
-        row["kept above chance"] = "undefined: teacher at chance" if kept.above_chance is None else known
-        row["student / teacher"] = "–" if kept.ratio is None else f"{kept.ratio:.0%}"
+        # Student over teacher alone would be a percentage of what chance gives: it is left to the artifact.
+        row["kept of the teacher's lead over chance"] = (
+            "not known: the teacher is not shown to be above chance" if kept.above_chance is None else known
+        )
         for name in ("control", "teacher"):
             test = figures.mcnemar[name]
-            row[f"against {MODELS[name]}"] = f"{test.first_only} : {test.second_only}, p = {test.p:.2g}"
+            row[f"right alone: student, {MODELS[name]}"] = (
+                f"{test.first_only} and {test.second_only} pairs (p = {test.p:.2g})"
+            )
         rows.append(row)
     return rows
 
 
 def probes_text(made: ProbesSummary, probes: ProbeScoresSummary) -> str:
     """How many pairs, of what, what could not be made and why, and how many are right in all."""
-    total = ", ".join(f"{MODELS[name]} {of_model.accuracy:.1%}" for name, of_model in probes.overall.items())
     absent = "; ".join(f"no {probe.replace('_', ' ')}: {why}" for probe, why in probes.absent.items())
     return (
         f"{probes.items} pairs, {made.seconds / 60:.1f} min, from {made.utterances - made.without_pause} held-out "
         f"utterances; {made.without_pause} more have no pause near their middle"
-        f"{f' ({absent})' if absent else ''}.{f' Right in all: {total}.' if total else ''}"
+        f"{f' ({absent})' if absent else ''}. {probes_in_short(probes)}"
+    ).strip()
+
+
+def probes_in_short(probes: ProbeScoresSummary) -> str:
+    """How many pairs each model gets right; or that there are none."""
+    if not probes.overall:
+        return "There are no pairs."
+    total = ", ".join(
+        f"{MODELS[name]} {right(of_model.accuracy, probes.items)}" for name, of_model in probes.overall.items()
     )
+    return f"Pairs right in all probes: {total}."
 
 
 def nll_by_kind(scores: Scores) -> tuple[list[str], list[plots.Bars]]:

@@ -35,7 +35,7 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences in; targets out."""
     summary = LogitsSummary.of(outputs["logits"])
-    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets of {summary.bytes_per_token:.1f} B"
+    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets, {summary.bytes_per_token:.1f} bytes each"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -46,8 +46,8 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     beyond = mass_beyond_k(summary.kinds)
     return [
         ("targets", f"K = {config['entries']} per token, at temperature {config['temperature']:g}"),
-        ("mass beyond K", f"{beyond:.1%} of the teacher's probability, kept by sampled entries"),
-        ("size", f"{size(summary.bytes)} in all"),
+        ("probability outside the top K", f"{beyond:.1%} of the teacher's, kept by sampled entries"),
+        ("size", f"{size(summary.bytes)} in total"),
     ]
 
 
