@@ -48,6 +48,8 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     stages = STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]
     looked = {stage: walk.look_at(stage) for stage in stages}
     start = walk.start(hours)
+    if what == "pipeline" and (fault := walk.no_prompt()):
+        looked["generation"] = (*looked["generation"][:2], fault)
     costs = estimate(start.config, hours, device)
     seconds = size = 0.0
     for stage, (reasons, known, problem) in looked.items():
@@ -115,6 +117,13 @@ class _Walk:
         if corpus is not None and corpus.complete:
             return choose_start(self.config, self.store, corpus)
         return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
+
+    def no_prompt(self) -> str:
+        """Why generation will have no prompt; empty where it will, or where nobody can know before ingestion."""
+        from tinywave_core.stages.generation.lengths import why_no_prompt
+
+        corpus = self._outputs.get("corpus")
+        return why_no_prompt(self.config, corpus) if corpus is not None and corpus.complete else ""
 
     def left_out(self) -> list[str]:
         """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""

@@ -65,6 +65,8 @@ def test_forget_only_looks_until_it_is_told_to_remove(
     assert digests(Store(root)) == digests(finished.store)
     assert "only the digest of the file is kept" in said(capsys, "forget", CLIPS[3], "--root", root, "--yes")
     assert not Store(root).find(finished.outputs["model"].id).complete
+    assert "removed by forget" in said(capsys, "verify", "--root", root)
+    assert "damage" not in said(capsys, "plan", "--explain", *flags(finished.config.model_copy(update={"root": root})))
     run_tiny(finished.config.model_copy(update={"root": root}), until="ingestion")
     said(capsys, "verify", "--root", root)
 

@@ -5,7 +5,11 @@ from typing import Any
 
 from tinywave_core.steps.base import Step
 from tinywave_core.steps.runs import RUNS
+from tinywave_core.storage.forgotten import removed_with
 from tinywave_core.storage.store import Artifact
+
+
+_FORGOTTEN = "what the last run used was removed with a forgotten recording"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ def explain(step: Step, artifact: Artifact) -> Reason:
     before = _in_last_run(step)
     # The last run had this very artifact: neither settings nor inputs can be the reason.
     if step.id in before:
+        if step.id in removed_with(step.store):
+            return Reason(False, _FORGOTTEN)
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
         return Reason(False, f"from the teacher again: {step.context['restarted']}")
@@ -68,7 +74,7 @@ def _same_settings(step: Step, ids: list[str]) -> bool:
 def _difference(step: Step, artifact_id: str) -> str:
     manifest = step.store.find(artifact_id).manifest
     if manifest is None:
-        return "what the last run used is gone"
+        return _FORGOTTEN if artifact_id in removed_with(step.store) else "what the last run used is gone"
     if manifest.version != step.version:
         return f"the stage's method changed: version {manifest.version} → {step.version}"
     changes = [

@@ -15,6 +15,7 @@ from tinywave_core.checkpoints.spiritlm import vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TinyWaveError
+from tinywave_core.stages.generation.lengths import shortest_samples, too_short
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
@@ -110,14 +111,9 @@ def _vocabulary(step: SamplesStep, folder: Path) -> Vocabulary:
 
 def choose_prompts(rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[dict[str, Any]]:
     """Rows of utterances that are more than a second longer than the prompt; chosen by a hash of the id."""
-    # What was really said has to go on long enough to be compared with.
-    long = [row for row in rows if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
+    long = [row for row in rows if row["num_samples"] > shortest_samples(config.prompt_s)]
     if not long:
-        longest = max(row["num_samples"] for row in rows) / SAMPLE_RATE
-        raise TinyWaveError(
-            f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
-            f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
-        )
+        raise TinyWaveError(too_short(config.prompt_s, max(row["num_samples"] for row in rows)))
     long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
     return long[: config.samples]
 

@@ -28,7 +28,7 @@ from tinywave_core.wording import size
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The cached targets; TrainingError before any is captured where the teacher has nothing to teach."""
     if config.adaptation.floor == "counts" and done["teacher"].complete:
-        require_above_floor(TeacherSummary.of(done["teacher"]))
+        require_above_floor(TeacherSummary.of(done["teacher"]), config)
     return {"logits": logits.build(config, done["tokens"], done["teacher"], execute)}
 
 
