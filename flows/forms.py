@@ -61,7 +61,8 @@ def values_of(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     named = preset in preset_names()
     given = ({} if named else flat(preset_values(preset))) | dict(settings)
     config = load_config(preset, settings)
-    found: dict[str, Any] = {"preset": preset if named else DEFAULTS, "advanced": {}}
+    found: dict[str, Any] = {"preset": preset if named else DEFAULTS}
+    advanced: dict[str, Any] = {}
     for key in given:
         value = _at(config, key)
         if key in OWN:
@@ -69,7 +70,8 @@ def values_of(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if name := next((name for name, of in FIRST.items() if of == key), None):
             found[name] = value
         else:
-            _put(found["advanced"], key, value)
+            _put(advanced, key, value)
+    found |= {"advanced": advanced} if advanced else {}  # the page folds what has no value
     return found | {name: value for name in OWN if (value := getattr(config, name)) is not None}
 
 
