@@ -266,7 +266,9 @@ def _said_of_file(options: argparse.Namespace, in_file: dict[str, Any]) -> str:
     """What was taken from where. The record of the run has every setting as it came out."""
     overruled = sorted(in_file.keys() & options.settings.keys())
     by_flags = f"; flags overrule {', '.join(overruled)}" if overruled else ""
-    return f"settings: preset {options.preset}, then {count(len(in_file), 'setting')} of {options.config_file}{by_flags}"
+    return (
+        f"settings: preset {options.preset}, then {count(len(in_file), 'setting')} of {options.config_file}{by_flags}"
+    )
 
 
 def settings_of(options: argparse.Namespace, rest: list[str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ from tinywave_core.config.pipeline import STAGES
 
 SHELLS = ("bash", "zsh", "fish")
 INSTALL = {
-    "bash": "eval \"$(tinywave completion bash)\"    # in ~/.bashrc",
-    "zsh": "eval \"$(tinywave completion zsh)\"     # in ~/.zshrc, after compinit",
+    "bash": 'eval "$(tinywave completion bash)"    # in ~/.bashrc',
+    "zsh": 'eval "$(tinywave completion zsh)"     # in ~/.zshrc, after compinit',
     "fish": "tinywave completion fish | source       # in ~/.config/fish/config.fish",
 }
 
@@ -36,7 +36,9 @@ def flags_of(command: Command) -> dict[str, tuple[str, ...]]:
     }
     if command.has_settings:
         found |= {"--preset": tuple(preset_names()), "--config": ()}
-        found |= {f"--{key if '.' in key else key.replace('_', '-')}": _choices(field.annotation) for key, field in fields()}
+        found |= {
+            f"--{key if '.' in key else key.replace('_', '-')}": _choices(field.annotation) for key, field in fields()
+        }
     return found | {"--help": ()}
 
 
@@ -95,9 +97,7 @@ def _quoted(words: Iterable[str]) -> str:
 def _fish() -> str:
     lines = ["complete -c tinywave -n __fish_use_subcommand -l version -d 'print the version and end'"]
     for command in COMMANDS:
-        lines.append(
-            f"complete -c tinywave -f -n __fish_use_subcommand -a {command.name} -d {_in_fish(command.help)}"
-        )
+        lines.append(f"complete -c tinywave -f -n __fish_use_subcommand -a {command.name} -d {_in_fish(command.help)}")
         seen = f"-n '__fish_seen_subcommand_from {command.name}'"
         if words := words_of(command):
             lines.append(f"complete -c tinywave -f {seen} -a {_in_fish(' '.join(words))}")

@@ -20,7 +20,7 @@ from flows import watch as watcher
 from flows.hooks import HOOKS
 from flows.stages import STAGE_FLOWS
 from tinywave_core.config.load import fields, flat, load_config, preset_names, preset_values
-from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.stages import STAGE
 
 FIRST = {"layers": "distillation.layers", "steps": "distillation.training.steps", "device": "runtime.device"}
@@ -127,7 +127,9 @@ def _group(node: dict[str, Any], defs: dict[str, Any], prefix: str) -> dict[str,
         if "$ref" in inner:
             of = defs[inner["$ref"].rpartition("/")[2]]
             inside = _group(of, defs, f"{key}.")
-            properties[name] = {**inside, "title": name, "description": about} if prefix else _folded(inside, name, about)
+            properties[name] = (
+                {**inside, "title": name, "description": about} if prefix else _folded(inside, name, about)
+            )
         else:
             properties[name] = {**_without_default(inner), "description": f"{about} {_presets(key)}".strip()}
     return {"type": "object", "properties": properties, "additionalProperties": False}
@@ -137,7 +139,9 @@ def _without_default(node: dict[str, Any]) -> dict[str, Any]:
     """A setting's schema as a field that may be left empty."""
     kinds = [kind for kind in node.get("anyOf", []) if kind != {"type": "null"}]
     merged = {**node, **kinds[0]} if len(kinds) == 1 else node
-    return {name: value for name, value in merged.items() if name != "default" and not (name == "anyOf" and len(kinds) == 1)}
+    return {
+        name: value for name, value in merged.items() if name != "default" and not (name == "anyOf" and len(kinds) == 1)
+    }
 
 
 _PRESETS: dict[str, PipelineConfig] = {}
@@ -159,7 +163,9 @@ def _said(value: Any) -> str:
 
 def _parameters() -> list[inspect.Parameter]:
     """The form's fields. Those without a default come from the deployment, so the page does not call them optional."""
-    text = {name: {"type": "string", "description": " ".join((_SETTINGS[name].description or "").split())} for name in OWN}
+    text = {
+        name: {"type": "string", "description": " ".join((_SETTINGS[name].description or "").split())} for name in OWN
+    }
     choice = {
         "type": "string",
         "enum": [*preset_names(), DEFAULTS],
@@ -185,7 +191,9 @@ def _first(name: str, key: str) -> dict[str, Any]:
     return {**_without_default(node), "title": name, "description": about}
 
 
-def _parameter(name: str, kind: Any, schema: dict[str, Any], default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+def _parameter(
+    name: str, kind: Any, schema: dict[str, Any], default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
     annotation = Annotated[kind, WithJsonSchema(schema)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

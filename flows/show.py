@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
@@ -308,7 +309,7 @@ def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> N
     reached = set(shards)
     while more := {i for i, m in by_id.items() if i not in reached and reached & _inputs(m)}:
         reached |= more
-    terminal.say(f"{name} went into {len(reached)} artifacts:")
+    terminal.say(f"{name} went into {count(len(reached), 'artifact')}:")
     for artifact_id in sorted(reached, key=lambda i: (STAGES.index(by_id[i].stage), by_id[i].created_at)):
         terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
@@ -330,7 +331,7 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
     walk(artifact_id, 0)
     rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
     taken = [row for row in rows if row[2] == "accepted"]
-    terminal.say(f"\n{len(taken)} audio files went in:")
+    terminal.say(f"\n{count(len(taken), 'audio file')} went in:")
     for path, digest, _ in taken:
         terminal.say(f"  {digest[:12]}…  {path}")
 

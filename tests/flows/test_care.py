@@ -8,6 +8,7 @@ import pytest
 from flows.cli import main
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
+from tests.flows.test_cli import flags
 from tinywave_core.storage.store import Store
 
 

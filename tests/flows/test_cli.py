@@ -140,14 +140,19 @@ def test_a_file_with_a_fault_is_named_with_the_key(
         ("tinywave lin", "lineage"),
         ("tinywave run log", "logit_caching"),
         ("tinywave run --preset dem", "demo demo-interleaved"),
-        ("tinywave plan --distillation.w", " ".join(f"--distillation.weights.{n}" for n in ("language_model", "logits", "hidden", "attention"))),
+        (
+            "tinywave plan --distillation.w",
+            " ".join(f"--distillation.weights.{n}" for n in ("language_model", "logits", "hidden", "attention")),
+        ),
         ("tinywave deploy --runtime.device m", "mps"),
         ("tinywave gc --k", "--keep"),
     ],
 )
 def test_bash_completes_what_the_command_line_has(words: str, expected: str, completion: str):
-    program = f"{completion}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _tinywave; echo \"${{COMPREPLY[@]}}\""
-    assert subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.strip() == expected
+    program = f'{completion}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _tinywave; echo "${{COMPREPLY[@]}}"'
+    assert (
+        subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.strip() == expected
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,9 @@ def schema(deployed: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_names_say_what_runs_on_what_with_which_preset(deployed: dict[str, Any]):
-    assert {each.name for each in deployed.values()} == {f"{name}-speech-demo" for name in ("pipeline", *STAGES, "watch")}
+    assert {each.name for each in deployed.values()} == {
+        f"{name}-speech-demo" for name in ("pipeline", *STAGES, "watch")
+    }
     assert "source: s3://bucket/speech" in deployed["export"].description
     assert "`distillation.training.steps` is 9" in deployed["export"].description
     config = load_config("demo", {"root": "/data/my store"})
@@ -78,7 +80,12 @@ def test_another_preset_in_the_form_changes_what_was_left_empty_only():
 
 
 def test_what_a_page_sends_for_empty_fields_and_folded_groups_is_the_presets():
-    empty = {"preset": "demo", "root": "store", "layers": None, "advanced": {"refresh": None, "export": {}, "none": None}}
+    empty = {
+        "preset": "demo",
+        "root": "store",
+        "layers": None,
+        "advanced": {"refresh": None, "export": {}, "none": None},
+    }
     assert forms.config_of(empty) == load_config("demo", {})
     assert forms.config_of({"preset": "demo", "root": "store", "advanced": None}) == load_config("demo", {})
 

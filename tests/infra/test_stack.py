@@ -45,7 +45,9 @@ def test_a_second_run_computes_nothing(first: str, api: Api, config: dict[str, A
 
 
 def test_stages_wait_in_the_queue_of_what_they_need(stack: Stack, api: Api):
-    queues = {name: api(f"deployments/name/{name}/{name}-store-demo")["work_queue_name"] for name in ("pipeline", *STAGES)}
+    queues = {
+        name: api(f"deployments/name/{name}/{name}-store-demo")["work_queue_name"] for name in ("pipeline", *STAGES)
+    }
     gpu = {"adaptation", "logit_caching", "distillation"}
     assert queues == {"pipeline": "default"} | {stage: "gpu" if stage in gpu else "cpu" for stage in STAGES}
 

@@ -97,7 +97,9 @@ def run_id(browser: BrowserContext, served: Served) -> str:
         about = " ".join((field.description or "").split())
         assert page.get_by_text(re.compile(f"^{re.escape(about)}")).count(), name
     assert page.get_by_label("growth_fraction").count() == 0
-    assert "distillation" in page.url and "logit_signal" not in page.url  # the address has what was given, and no defaults
+    assert (
+        "distillation" in page.url and "logit_signal" not in page.url
+    )  # the address has what was given, and no defaults
     regime = group(page, "When the teacher runs beside the student.").get_by_label("regime")
     regime.click()
     assert page.get_by_role("option").all_inner_texts() == ["cached", "aligned", "aligned-warmup"]

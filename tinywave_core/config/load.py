@@ -47,7 +47,9 @@ def load_file(path: str, preset: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"--config {path} cannot be read: {reason}; expected a .toml file with settings, as a preset has them") from error
+        raise ConfigError(
+            f"--config {path} cannot be read: {reason}; expected a .toml file with settings, as a preset has them"
+        ) from error
     try:
         settings = flat(tomllib.loads(text))
         below = flat(preset_values(preset))

@@ -1,5 +1,6 @@
 """The gap between student and teacher in words and tables."""
 
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import CloserFigure, GapFigure
 from tinywave_core.stages.evaluation.summary import GapSummary
 from tinywave_core.stages.evaluation.words import STREAMS
@@ -17,7 +18,7 @@ def gap_text(gap: GapSummary) -> str:
         "closer to the teacher than" if low > 0 else "further from the teacher than" if high < 0 else "within noise of"
     )
     return (
-        f"Over {gap.utterances} held-out utterances and {gap.tokens:,} tokens the student's predictions are {own} "
+        f"Over {count(gap.utterances, 'held-out utterance')} and {count(gap.tokens, 'token')} the student's predictions are {own} "
         f"nats (KL) from the teacher's, those of its undistilled control {other}: {relation} it, by "
         f"{closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over recordings)."
     )

@@ -6,6 +6,7 @@ from tinywave_core import plots
 from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
+from tinywave_core.counts import count
 from tinywave_core.escaping import visible
 from tinywave_core.stages.ingestion import corpus, labels, quality
 from tinywave_core.stages.ingestion.look import look
@@ -47,13 +48,13 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     warned = f", warnings: {_counted(s.warnings)}" if s.warnings else ""
-    out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
+    out = f"{count(s.utterances, 'utterance')}, {duration(s.hours)}, {count(s.speakers, 'speaker')}"
     later = f"; {relabelled_text(s.relabelled)}" if s.relabelled else ""
     seen = seen_labels(outputs)
     told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
     measured = measured_quality(outputs)
     left = f"; {left_out_in_short(measured)}" if measured and measured.left_out else ""
-    return f"{s.files.found} files", out + rejected + skipped + warned + later + told + left
+    return f"{count(s.files.found, 'file')}", out + rejected + skipped + warned + later + told + left
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -61,7 +62,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     s = CorpusSummary.of(outputs["corpus"])
     reasons = _counted(s.reasons)
     split = (
-        f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
+        f"{duration(s.hours_train)} to train on ({count(s.utterances_train, 'utterance')}), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
     seen, measured = seen_labels(outputs), measured_quality(outputs)
@@ -140,7 +141,7 @@ def rejects_table(outputs: Outputs) -> Table | None:
     rows = [{name: _short(row[name] or "") for name in columns} for row in rejects(outputs["corpus"])]
     if not rows:
         return None
-    title = f"{len(rows)} files without speech, and why" + (
+    title = f"{count(len(rows), 'file')} without speech, and why" + (
         f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
     )
     return Table(rows[:_MOST_REJECTS], title)

@@ -12,6 +12,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     teacher_parameters,
 )
+from tinywave_core.counts import count
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.teacher import require_above_floor
 from tinywave_core.stages.logit_caching import logits
@@ -35,7 +36,10 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences in; targets out."""
     summary = LogitsSummary.of(outputs["logits"])
-    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets of {summary.bytes_per_token:.1f} B"
+    return (
+        f"{count(summary.sequences, 'sequence')}",
+        f"{count(summary.tokens, 'target')} of {summary.bytes_per_token:.1f} B",
+    )
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.storage.care.census import (
     NEWER,
     POINTERS,
@@ -25,7 +26,6 @@ from tinywave_core.storage.care.census import (
     report_of,
     shard_contents,
 )
-from tinywave_core.counts import count
 from tinywave_core.storage.forgotten import FORGOTTEN
 from tinywave_core.storage.indices import damaged_indices
 from tinywave_core.storage.records import RecordFault, unseal
@@ -110,7 +110,7 @@ def _folders(census: Census) -> Iterator[Finding]:
     for folder in census.folders.values():
         if folder.manifest is None:
             if not folder.fault:
-                yield Finding(folder.id, "half-written", f"{len(folder.files)} files without a manifest")
+                yield Finding(folder.id, "half-written", f"{count(len(folder.files), 'file')} without a manifest")
             elif folder.fault == NEWER:
                 yield Finding(folder.id, NEWER, "written by a newer TinyWave")
             else:
