@@ -65,7 +65,8 @@ def load_file(path: str, preset: str) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested groups as dotted keys."""
-    settings, found = _settings(), {}
+    found: dict[str, Any] = {}
+    settings = _settings()
     for name, value in values.items():
         key = prefix + name
         is_group = any(known.startswith(f"{key}.") for known in settings)
