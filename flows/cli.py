@@ -159,7 +159,7 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         look: dict[str, Any] = {}
         if command.has_settings:
             own_words = "".join(f" [{a.options['metavar']}]" for a in command.arguments if a.names == ("what",))
-            usage = f"tinywave {command.name}{own_words} [--source FOLDER] [--root STORE] [--preset NAME] [--config FILE] [--SETTING VALUE ...]"
+            usage = f"tinywave {command.name}{own_words} [--source FOLDER] [--root STORE] [--preset NAME] [--config FILE] [--SETTING VALUE]"
             look = {"formatter_class": _Help, "allow_abbrev": False, "usage": usage}
         own = commands.add_parser(
             command.name, help=command.help, description=command.description or command.help, **look

@@ -234,7 +234,7 @@ def _nothing_accepted(counts: CorpusCounts) -> SourceError:
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.reasons.items()))
     example = f"; {counts.example['path']}: {counts.example['detail']}" if counts.example else ""
     return SourceError(
-        f"none of the {count(counts.found, 'file')} gave speech ({reasons}){example}. Expected recordings of speech "
+        f"of {count(counts.found, 'file')} none gave speech ({reasons}){example}. Expected recordings of speech "
         "of at least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"
     )
 
