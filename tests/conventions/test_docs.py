@@ -138,6 +138,6 @@ def test_continuous_integration_installs_what_tests_need_and_runs_them():
 
 
 def test_help_needs_no_heavy_import():
-    script = "import sys; from flows.cli import build_parser; build_parser(["run"]); print([m for m in ('torch', 'prefect') if m in sys.modules])"
+    script = "import sys; from flows.cli import build_parser; build_parser(['run']); print([m for m in ('torch', 'prefect') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
