@@ -144,7 +144,7 @@ def test_a_run_from_the_form_completes_with_what_was_filled_in(run_id: str, serv
 def test_what_only_the_server_knows_to_be_out_of_bounds_is_refused_too(run_id: str, served: Served, page: Page):
     before = ask(served, "flow_runs/count", {})
     open_form(page, served)
-    group(page, "Pinning policies.").get_by_role("tab", name="set").click()
+    group(page, "Pinning policies.").get_by_role("tab", name="set", exact=True).click()
     growth = page.get_by_label("growth_fraction (Optional)")
     fill(growth, "0")  # the bound is above 0, which a browser's number field cannot say
     with page.expect_response(re.compile("/create_flow_run$")) as answer:
