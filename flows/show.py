@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
 if TYPE_CHECKING:
+    from tinywave_core.costs.estimates import Estimate
     from tinywave_core.run.start import Start
     from tinywave_core.steps.base import Outputs, Step
     from tinywave_core.steps.reasons import Reason
@@ -34,7 +35,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     if what == "pipeline":
         check_layers(config)
     store = Store(config.root, create=False)
-    hours, device = _hours(config, store), _device(config)
+    (hours, files), device = _hours(config, store), _device(config)
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"
     )
@@ -74,6 +75,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         console(width=150).print(_explained(walk.steps))
     if what == "pipeline":
         terminal.say(_budget(start.config, hours))
+        terminal.say(_scale(start.config, hours, costs, device, files, walk.audio_shards()))
     return 0
 
 
@@ -91,7 +93,7 @@ class _Walk:
     def look_at(self, stage: str) -> "tuple[list[Reason], bool, str]":
         """Why each of the stage's steps is cached or runs, whether these are all of its steps, and what forbids to run it."""
         from tinywave_core.run.pipeline import Look, build_stage
-        from tinywave_core.steps.reasons import explain
+        from tinywave_core.steps.reasons import explain_all
 
         look, known, problem = Look(), True, ""
         try:
@@ -106,7 +108,7 @@ class _Walk:
         except (MissingInputError, TrainingError) as error:
             # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
             known, problem = False, str(error)
-        reasons = [explain(step, artifact) for step, artifact in look.steps]
+        reasons = explain_all([step for step, _ in look.steps], [artifact for _, artifact in look.steps])
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
         return reasons, known, problem
 
@@ -125,6 +127,14 @@ class _Walk:
 
         corpus = self._outputs.get("corpus")
         return why_no_prompt(self.config, corpus) if corpus is not None and corpus.complete else ""
+
+    def audio_shards(self) -> int:
+        """Those that were made and those that would be."""
+        from tinywave_core.audio.catalog import Catalog
+        from tinywave_core.steps.inputs import corpus_key
+
+        new = {step.id for step, _ in self.steps if (step.stage, step.part) == ("ingestion", "shard")}
+        return len(new.union(Catalog(self.store, corpus_key(self.config)).shard_ids()))
 
     def left_out(self) -> list[str]:
         """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""
@@ -188,6 +198,25 @@ def _budget(config: PipelineConfig, hours: float) -> str:
     )
 
 
+def _scale(
+    config: PipelineConfig, hours: float, costs: "dict[str, Estimate]", device: str, files: int, shards: int
+) -> str:
+    """What it takes beside time and bytes, if everything is computed."""
+    from tinywave_core.costs.scale import scale
+
+    s = scale(config, hours, costs, device, files, shards)
+    lines = [
+        f"in all {s.shards:,} shards a stage and {s.task_runs:,} task runs; the source is listed in {_time(s.listing_s)}; "
+        f"{s.host_gib:,.1f} GiB of the machine's memory for the first process of a training, {s.disk_bytes / 1e9:,.2f} GB of its disk"
+    ]
+    if s.s3_requests:
+        lines.append(
+            f"store on S3: {s.s3_requests:,} requests, {s.s3_up_bytes / 1e9:,.2f} GB up, {s.s3_down_bytes / 1e9:,.2f} GB down to each "
+            "machine, which keeps them in its temporary folder"
+        )
+    return "\n".join(lines)
+
+
 def _time(seconds: float) -> str:
     """Seconds, minutes, hours or days, whichever reads best."""
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
@@ -202,19 +231,20 @@ def _device(config: PipelineConfig) -> str:
     return pick_device(config.runtime).type
 
 
-def _hours(config: PipelineConfig, store: Store) -> float:
-    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC."""
+def _hours(config: PipelineConfig, store: Store) -> tuple[float, int]:
+    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC; and its recordings."""
     from tinywave_core.audio.source import Source
     from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
 
     if config.source is None:
         from tinywave_core.stages.ingestion.summary import CorpusSummary
 
-        return sum(
-            CorpusSummary.of(artifact).hours
+        found = [
+            CorpusSummary.of(artifact)
             for artifact in map(store.find, store.artifact_ids("ingestion"))
             if artifact.part == "corpus"
-        )
+        ]
+        return sum(corpus.hours for corpus in found), sum(corpus.files.found for corpus in found)
     import soundfile
 
     files = Source(config.source).listing().audio
@@ -226,7 +256,8 @@ def _hours(config: PipelineConfig, store: Store) -> float:
             continue
         with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
             seconds += min(soundfile.info(file.location).duration, 86_400)
-    return seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    return hours, len(files)
 
 
 def show_artifact(root: str, name: str | None) -> int:
@@ -280,11 +311,9 @@ def show_lineage(root: str, name: str) -> int:
     store = Store(root, create=False)
     manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
     by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
-    files = _audio_files(store, by_id)
     shards = {
         artifact_id
-        for artifact_id, rows in files.items()
-        for row in rows
+        for artifact_id, row in _audio_files(store, by_id, list(by_id))
         if (row["sha256"].startswith(name.lower()) and len(name) >= 8)
         or row["path"] == name
         or Path(name).name == row["path"]
@@ -292,17 +321,21 @@ def show_lineage(root: str, name: str) -> int:
     if shards:
         _print_forward(name, shards, by_id)
     else:
-        _print_backward(store.resolve(name).id, by_id, files)
+        _print_backward(store, store.resolve(name).id, by_id)
     return 0
 
 
-def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+def _audio_files(
+    store: Store, by_id: dict[str, Manifest], among: "Iterable[str]"
+) -> "Iterator[tuple[str, dict[str, Any]]]":
+    """Shard and row of every file in the audio shards among these artifacts."""
     from tinywave_core.audio.utterances import FILES_FILE
-    from tinywave_core.storage.shards import read_table
+    from tinywave_core.storage.shards import rows_of
 
-    shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
-    columns = ["path", "sha256", "status"]
-    return {i: read_table(store.find(i).path(FILES_FILE), columns).to_pylist() for i in shards}
+    shards = [i for i in among if i in by_id and by_id[i].stage == "ingestion" and by_id[i].part == "shard"]
+    for i in shards:
+        for row in rows_of(store.find(i).path(FILES_FILE), ["path", "sha256", "status"]):
+            yield i, row
 
 
 def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> None:
@@ -314,7 +347,7 @@ def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> N
         terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
 
-def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[str, list[dict[str, Any]]]) -> None:
+def _print_backward(store: Store, artifact_id: str, by_id: dict[str, Manifest]) -> None:
     seen: set[str] = set()
 
     def walk(current: str, depth: int) -> None:
@@ -329,11 +362,11 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
             walk(upstream, depth + 1)
 
     walk(artifact_id, 0)
-    rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
-    taken = [row for row in rows if row[2] == "accepted"]
+    files = _audio_files(store, by_id, seen)
+    taken = sorted((row["path"], row["sha256"][:12]) for _, row in files if row["status"] == "accepted")
     terminal.say(f"\n{count(len(taken), 'audio file')} went in:")
-    for path, digest, _ in taken:
-        terminal.say(f"  {digest[:12]}…  {path}")
+    for path, digest in taken:
+        terminal.say(f"  {digest}…  {path}")
 
 
 def _inputs(manifest: Manifest) -> set[str]:
