@@ -18,6 +18,7 @@ from tinywave_core.run.pipeline import build_stage, outputs_before
 from tinywave_core.run.record import StageRow, stage_row
 from tinywave_core.run.start import choose_start
 from tinywave_core.stages.export.voices import sentence, voices_of
+from tinywave_core.stages.generation.lengths import require_prompt
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.stage import Stage
 from tinywave_core.storage.store import Store
@@ -38,6 +39,8 @@ def run_stage(stage: Stage, config: PipelineConfig, inputs: dict[str, str] | Non
         # Before hours are spent: a voice that cannot be made is refused, and whose it will be is said.
         if stage.name == "tokenization" and (voices := voices_of(config, done["corpus"])):
             _tell(f"  voice: {sentence(config.generation.vocoder.kind, voices)}")
+        if stage.name == "tokenization" and inputs is not None:  # in the pipeline, whose last stage needs it
+            require_prompt(config, done["corpus"])
         with Workers(config.runtime) as workers, on_sigterm():
             execute = PrefectExecute(TASKS[stage.name], workers)
             added = build_stage(stage.name, config, store, done, execute)

@@ -10,6 +10,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES
+from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.storage.care.census import Census, Folder, take_census
 from tinywave_core.storage.care.collect import collect, find_garbage
@@ -30,11 +31,11 @@ def verify_store(root: str) -> int:
         _show_findings(findings)
     number = len(census.artifacts)
     if not wrong:
-        terminal.say(f"{number} artifacts in {census.store.url} are as they were made")
+        terminal.say(f"nothing is wrong with {count(number, 'artifact')} in {census.store.url}")
         return 0
     places = len({finding.where for finding in wrong})
     terminal.say(
-        f"{places} places of {census.store.url} are wrong; the other artifacts of {number} are as they were made"
+        f"{count(places, 'place')} of {census.store.url} to mend; the other artifacts of {number} are as they were made"
     )
     return 2
 
@@ -70,7 +71,7 @@ def collect_garbage(root: str, keep: int, older_than_hours: float, yes: bool) ->
         number = len(garbage.artifacts) + len(garbage.leftovers)
         if yes:
             collect(census, garbage)
-    what = f"{number} artifacts and leftovers, {garbage.bytes / 1e6:,.1f} MB; {garbage.kept} artifacts stay"
+    what = f"{count(number, 'artifact')} and leftovers, {garbage.bytes / 1e6:,.1f} MB; {count(garbage.kept, 'artifact')} to stay"
     terminal.say(f"removed {what}" if yes else f"would remove {what}" + (": add --yes to do it" if number else ""))
     return 0
 
@@ -86,7 +87,7 @@ def forget_recording(root: str, name: str, yes: bool) -> int:
             terminal.say("nothing was removed: add --yes to do it")
             return 0
         forget(census, traces)
-    terminal.say(f"forgotten: {len(traces.artifacts)} artifacts are removed, only the digest of the file is kept")
+    terminal.say(f"forgotten: {count(len(traces.artifacts), 'artifact')} removed, only the digest of the file is kept")
     terminal.say(f"the next run makes what is missing without it:\n  {_run_again(census)}")
     return 0
 
@@ -97,7 +98,7 @@ def _show_traces(traces: Traces) -> None:
     for path in traces.paths:
         terminal.say(f"  {path}")
     terminal.say(
-        f"\nwent into {len(traces.artifacts)} artifacts, {sum(f.bytes for f in traces.artifacts) / 1e6:,.1f} MB:"
+        f"\nwent into {count(len(traces.artifacts), 'artifact')}, {sum(f.bytes for f in traces.artifacts) / 1e6:,.1f} MB:"
     )
     for folder in reversed(traces.artifacts):
         terminal.say(f"  {folder.id}  {folder.manifest.part if folder.manifest else ''}")
@@ -110,7 +111,7 @@ def _show_traces(traces: Traces) -> None:
     )
     if traces.neighbours:
         terminal.say(
-            f"\n{traces.neighbours} other files lie in the same shards: the next run takes them from its source again, so "
+            f"\n{count(traces.neighbours, 'other file')} in the same shards: the next run takes them from its source again, so "
             "pass one that still has them"
         )
 

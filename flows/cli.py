@@ -15,8 +15,9 @@ from typing import Any
 from flows import environment, surroundings
 from flows.commands import COMMANDS, Command
 from tasks import stopping, terminal
-from tinywave_core.config.load import fields, load_config, preset_names
-from tinywave_core.config.pipeline import STAGES
+from tinywave_core.config.load import fields, load_config, load_file, preset_names
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError, TinyWaveError
 
 _interrupted, _stopped, _resumes = threading.Event(), threading.Event(), threading.Event()
@@ -32,12 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.excepthook = terminal.say_uncaught
         surroundings.speak_utf8()
         surroundings.find_home()
-    parser = build_parser()
     words = _spelled(sys.argv[1:] if arguments is None else arguments)
     try:
         _check_command(words)
         _check_flags(words)
-        options, rest = parser.parse_known_args(words)
+        options, rest = build_parser(words).parse_known_args(words)
         return run_command(options, rest)
     except TinyWaveError as error:
         terminal.say(f"error: {error}", file=sys.stderr)
@@ -93,7 +93,7 @@ def _check_flags(words: list[str]) -> None:
         return
     _check_source(words)
     own = {name for command in commands for argument in command.arguments for name in argument.names}
-    flags = {_flag(key) for key, _ in fields()} | own | {"--preset", "--help"}
+    flags = {_flag(key) for key, _ in fields()} | own | {"--preset", "--config", "--help"}
     for word in words[1:]:
         flag = word.partition("=")[0]
         if word.startswith("--") and flag not in flags:
@@ -145,12 +145,13 @@ def _say_stopped() -> None:
         os.write(2, b"\nstopped" + kept + b"\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands of the table, each with its arguments."""
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """All commands of the table, each with its arguments; the settings, of which there are many, only where `words` ask for them."""
     parser = argparse.ArgumentParser(
         prog="tinywave",
         description="Turn raw speech audio into a small speech language model by distillation.",
-        epilog="tinywave COMMAND --help tells more; `tinywave run --help` lists every setting.",
+        epilog="tinywave COMMAND --help tells more; `tinywave run --help` lists every setting, with --preset NAME as that preset has "
+        "them. Exit status: 0 done, 1 a fault of TinyWave's, 2 something to mend in settings, source or store, 130 stopped.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -158,34 +159,65 @@ def build_parser() -> argparse.ArgumentParser:
         look: dict[str, Any] = {}
         if command.has_settings:
             own_words = "".join(f" [{a.options['metavar']}]" for a in command.arguments if a.names == ("what",))
-            usage = f"tinywave {command.name}{own_words} [--source FOLDER] [--root STORE] [--preset NAME] [--SETTING VALUE ...]"
+            usage = f"tinywave {command.name}{own_words} [--source FOLDER] [--root STORE] [--preset NAME] [--config FILE] [--SETTING VALUE]"
             look = {"formatter_class": _Help, "allow_abbrev": False, "usage": usage}
         own = commands.add_parser(
             command.name, help=command.help, description=command.description or command.help, **look
         )
         own.set_defaults(command=command)
-        if command.has_settings:
-            _add_settings(own)
+        if command.has_settings and command.name in words[:1]:
+            _add_settings(own, words)
         for argument in command.arguments:
             own.add_argument(*argument.names, **argument.options)
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """--preset, and every field of the config as a flag."""
+def _add_settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """--preset, --config, and every field of the config as a flag. Help tells the values that a setting has without its flag."""
     parser.add_argument(
         "--preset", default="demo", help=f"{', '.join(preset_names())}, or a .toml file (default: demo)"
     )
+    parser.add_argument(
+        "--config",
+        dest="config_file",
+        metavar="FILE",
+        help="a .toml file with settings, of a preset's shape: they go before the preset's, and flags go before them",
+    )
+    below = _below(words) if {"-h", "--help"} & {*words} else None
     groups: dict[str, argparse._ArgumentGroup] = {}
     for key, field in fields():
         group = key.rpartition(".")[0] or "input and output"
         if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        default = "" if field.is_required() or field.default is None else f" Default: {field.default}."
+            groups[group] = parser.add_argument_group(group, _about(group))
+        default = "" if below is None else _default(below, key)
         help_text = f"{' '.join((field.description or '').split())}{default}".replace("%", "%%")
         groups[group].add_argument(
             _flag(key), dest=key, help=help_text, metavar=_metavar(field.annotation), default=argparse.SUPPRESS
         )
+
+
+def _below(words: Sequence[str]) -> PipelineConfig:
+    """The settings that preset and file give: what holds where there is no flag."""
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--preset", default="demo")
+    asked.add_argument("--config")
+    given, _ = asked.parse_known_args(words)
+    return load_config(given.preset, load_file(given.config, given.preset) if given.config else {})
+
+
+def _default(below: PipelineConfig, key: str) -> str:
+    value: Any = below
+    for name in key.split("."):
+        value = getattr(value, name)
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value)) or "none"
+    return "" if value is None else f" Default: {value}."
+
+
+def _about(group: str) -> str | None:
+    """What a group is about: the docstring of its field. Only of the groups of the pipeline itself, one for each stage."""
+    field = PipelineConfig.model_fields.get(group)
+    return None if field is None else field.description
 
 
 class _Version(argparse.Action):
@@ -215,6 +247,10 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         _resumes.set()
     if command.has_settings:
         options.settings = settings_of(options, rest)
+        if options.config_file:
+            in_file = load_file(options.config_file, options.preset)
+            terminal.say(_said_of_file(options, in_file), file=sys.stderr)
+            options.settings = in_file | options.settings
         options.config = load_config(
             options.preset, options.settings
         )  # a wrong flag is said before Prefect is imported
@@ -224,6 +260,15 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         environment.prepare(quiet=True)
         surroundings.check_machine()
     return command.handler(options)
+
+
+def _said_of_file(options: argparse.Namespace, in_file: dict[str, Any]) -> str:
+    """What was taken from where. The record of the run has every setting as it came out."""
+    overruled = sorted(in_file.keys() & options.settings.keys())
+    by_flags = f"; flags overrule {', '.join(overruled)}" if overruled else ""
+    return (
+        f"settings: preset {options.preset}, then {count(len(in_file), 'setting')} of {options.config_file}{by_flags}"
+    )
 
 
 def settings_of(options: argparse.Namespace, rest: list[str]) -> dict[str, str]:

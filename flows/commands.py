@@ -348,6 +348,14 @@ COMMANDS = (
         f"Measure {_BENCH}. Downloads and loads nothing.",
     ),
     Command(
+        "completion",
+        "a script for bash, zsh or fish that completes commands, flags and choices",
+        handlers.completion,
+        (_argument("shell", choices=("bash", "zsh", "fish"), help="whose script is printed"),),
+        'Print a script that completes commands, flags and choices. For bash, eval "$(tinywave completion bash)" in ~/.bashrc; the '
+        "script's first line says where it goes for each shell.",
+    ),
+    Command(
         "publish",
         "which student is published; with an export: publish that one",
         handlers.publish,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 
-def serve(preset: str, settings: dict[str, str], when: When) -> None:
+def serve(preset: str, settings: dict[str, Any], when: When) -> None:
     """Serve the pipeline and every stage until Ctrl-C; the preset and settings are the form's defaults."""
     environment.prepare(quiet=False)
     surroundings.find_prefect_home(lasting=not os.environ.get("PREFECT_API_URL"))
@@ -42,7 +42,7 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
         for deployment in deployments:
             runner.add_deployment(deployment)
         terminal.say(
-            f"Prefect UI: {page}  (deployments: pipeline/{preset}, watch/{preset} and one per stage; Ctrl-C stops)"
+            f"Prefect UI: {page}  (deployments: {deployments[0].name}, one per stage, and one that looks for new audio; Ctrl-C stops)"
         )
         if not server:
             client = (
@@ -55,7 +55,7 @@ def serve(preset: str, settings: dict[str, str], when: When) -> None:
             asyncio.run(runner.start())
 
 
-def deploy(preset: str, settings: dict[str, str], pool: str, image: str | None, when: When) -> None:
+def deploy(preset: str, settings: dict[str, Any], pool: str, image: str | None, when: When) -> None:
     """Register the pipeline and every stage in a work pool: made for processes if it is not there yet.
 
     A worker imports the flows from the TinyWave that it has installed; nothing is uploaded. `image` is for pools that
@@ -94,30 +94,30 @@ def queue_of(flow_name: str) -> str:
     return "gpu" if flow_name in STAGE and STAGE[flow_name].needs_gpu else "cpu"
 
 
-def deployments_of(preset: str, settings: dict[str, str], when: When) -> "list[RunnerDeployment]":
+def deployments_of(preset: str, settings: dict[str, Any], when: When) -> "list[RunnerDeployment]":
     """A deployment of every flow; the preset and settings are the form's defaults."""
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    from flows.pipeline import pipeline
-    from flows.stages import STAGE_FLOWS
-    from flows.watch import watch
+    from flows import forms
 
     config = load_config(preset, settings)
-    config = config.model_copy(update={"source": _whole(config.source), "root": _whole(config.root)})
+    whole = {name: value for name in forms.OWN if (value := _whole(getattr(config, name))) is not None}
+    settings = settings | whole
+    config = config.model_copy(update=whole)
     when.check(config.source)
-    defaults: dict[str, Any] = {"config": config.model_dump(mode="json")}
     return [
         RunnerDeployment.from_flow(
-            served_flow,
-            name=preset,
-            parameters=defaults,
-            tags=["tinywave", served_flow.name],
+            form,
+            name=forms.deployment_name(form.name, config, preset),
+            description=forms.about(form.name, config, preset, settings),
+            parameters=forms.values_of(preset, settings),
+            tags=["tinywave", form.name],
             concurrency_limit=1,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            **when.of(served_flow.name, config),
+            **when.of(form.name, config),
         )
-        for served_flow in (pipeline, *STAGE_FLOWS, watch)
+        for form in forms.FORMS
     ]
 
 

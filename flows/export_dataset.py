@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks import terminal
 from tinywave_core.audio.utterances import read_rows
+from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.exporters.speech_dataset import write_dataset
 from tinywave_core.stages.ingestion.quality import ids_left_out
@@ -35,7 +36,7 @@ def export_dataset(root: str, folder: str, form: str, artifact: str | None) -> i
     os.rename(partial, out)
     told = ", ".join(f"{count} {split}" for split, count in counts.items())
     without = f", without {len(left_out)} that the last run left out" if left_out else ""
-    terminal.say(f"{out}: {number} utterances ({told}) as {form}{without}")
+    terminal.say(f"{out}: {count(number, 'utterance')} ({told}) as {form}{without}")
     return 0
 
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from flows import surroundings
+from tasks import terminal
 from tinywave_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,6 +177,14 @@ def slamkit(options: Namespace) -> int:
     from flows.slamkit import write_slamkit
 
     return write_slamkit(options.root, options.artifact, options.folder)
+
+
+def completion(options: Namespace) -> int:
+    """`tinywave completion`."""
+    from flows.completion import script
+
+    terminal.say(script(options.shell), end="")
+    return 0
 
 
 def bench_device(options: Namespace) -> int:

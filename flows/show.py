@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
 
@@ -49,6 +50,8 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
     stages = STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]
     looked = {stage: walk.look_at(stage) for stage in stages}
     start = walk.start(hours)
+    if what == "pipeline" and (fault := walk.no_prompt()):
+        looked["generation"] = (*looked["generation"][:2], fault)
     costs = estimate(start.config, hours, device)
     seconds = size = 0.0
     for stage, (reasons, known, problem) in looked.items():
@@ -117,6 +120,13 @@ class _Walk:
         if corpus is not None and corpus.complete:
             return choose_start(self.config, self.store, corpus)
         return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
+
+    def no_prompt(self) -> str:
+        """Why generation will have no prompt; empty where it will, or where nobody can know before ingestion."""
+        from tinywave_core.stages.generation.lengths import why_no_prompt
+
+        corpus = self._outputs.get("corpus")
+        return why_no_prompt(self.config, corpus) if corpus is not None and corpus.complete else ""
 
     def audio_shards(self) -> int:
         """Those that were made and those that would be."""
@@ -332,7 +342,7 @@ def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> N
     reached = set(shards)
     while more := {i for i, m in by_id.items() if i not in reached and reached & _inputs(m)}:
         reached |= more
-    terminal.say(f"{name} went into {len(reached)} artifacts:")
+    terminal.say(f"{name} went into {count(len(reached), 'artifact')}:")
     for artifact_id in sorted(reached, key=lambda i: (STAGES.index(by_id[i].stage), by_id[i].created_at)):
         terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
@@ -354,7 +364,7 @@ def _print_backward(store: Store, artifact_id: str, by_id: dict[str, Manifest]) 
     walk(artifact_id, 0)
     files = _audio_files(store, by_id, seen)
     taken = sorted((row["path"], row["sha256"][:12]) for _, row in files if row["status"] == "accepted")
-    terminal.say(f"\n{len(taken)} audio files went in:")
+    terminal.say(f"\n{count(len(taken), 'audio file')} went in:")
     for path, digest in taken:
         terminal.say(f"  {digest}…  {path}")
 

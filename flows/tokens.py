@@ -10,6 +10,7 @@ from tasks import terminal
 from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.checkpoints.spiritlm import Kind
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.counts import count
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.threads import keep_large_blocks
@@ -45,10 +46,11 @@ def show_tokens(
             line = {"path": path, "error": str(error)}
         terminal.say(json.dumps(line, ensure_ascii=False), flush=True)
         if len(paths) > 1 and sys.stderr.isatty():
-            terminal.say_over(f"{number} of {len(paths)} files", last=number == len(paths))
+            terminal.say_over(f"{number} of {count(len(paths), 'file')}", last=number == len(paths))
     if failed:
         terminal.say(
-            f"error: {failed} of {len(paths)} files could not be tokenized; their lines say why", file=sys.stderr
+            f"error: {failed} of {count(len(paths), 'file')} could not be tokenized; their lines say why",
+            file=sys.stderr,
         )
     return 2 if failed else 0
 

@@ -15,6 +15,7 @@ from flows.hooks import HOOKS
 from tasks import terminal
 from tinywave_core.audio.scan import Scan
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.escaping import code, markdown, table
 from tinywave_core.stages.ingestion import look
 from tinywave_core.stages.ingestion.corpus import scan
@@ -65,8 +66,8 @@ def resource(config: PipelineConfig) -> dict[str, str]:
 def said(today: Scan) -> str:
     """What the watcher saw, in a line."""
     if not today.new:
-        return f"nothing new among {today.found} files in {today.source}"
-    return f"{today.new} new files among {today.found} in {today.source}"
+        return f"nothing new among {count(today.found, 'file')} in {today.source}"
+    return f"{count(today.new, 'new file')} among {today.found} in {today.source}"
 
 
 def page(today: Scan, counts: dict[str, int]) -> str:

@@ -17,6 +17,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from tinywave_core import plots
+from tinywave_core.counts import count
 from tinywave_core.escaping import Markdown, code, markdown, table
 from tinywave_core.reporting.clips import data_uri
 from tinywave_core.reporting.lineage import lineage, made_from
@@ -75,7 +76,7 @@ def stage_markdown(row: StageRow, outputs: Outputs, latest: dict[str, Any]) -> s
     facts = [
         ("input", row.came_in),
         ("output", row.came_out),
-        ("computed", f"{row.computed} of {len(row.steps)} steps in {row.seconds:.1f} s"),
+        ("computed", f"{row.computed} of {count(len(row.steps), 'step')} in {row.seconds:.1f} s"),
         ("why", row.why),
         *(("note", note) for note in row.notes),
         *STAGE[row.stage].facts(outputs),
@@ -237,7 +238,7 @@ def _report_link(run: RunRecord) -> None:
 
 def _title_of_run(run: RunRecord) -> str:
     computed, steps = sum(row.computed for row in run.rows), sum(len(row.steps) for row in run.rows)
-    return f"Run {run.number}: {computed} of {steps} steps computed in {run.seconds:.1f} s"
+    return f"Run {run.number}: {computed} of {count(steps, 'step')} computed in {run.seconds:.1f} s"
 
 
 def _mermaid(run: RunRecord, edges: Sequence[tuple[str, str]]) -> str:

@@ -106,7 +106,7 @@ def soak_serve(looks: int, place: Path) -> int:
 
     folder = Folder(copy_clips(place / "speech"))
     with served(folder.source, place) as (process, ask):
-        deployment = ask("deployments/name/watch/demo", None)["id"]
+        deployment = ask("deployments/name/watch/watch-speech-demo", None)["id"]
 
         def look(number: int) -> bool:
             folder.change()

@@ -142,7 +142,8 @@ def flows_know_it():
 def the_command_line_knows_it():
     from flows.cli import build_parser, settings_of
 
-    options, rest = build_parser().parse_known_args(["run", "rehearsal", "--rehearsal.takes", "3"])
+    words = ["run", "rehearsal", "--rehearsal.takes", "3"]
+    options, rest = build_parser(words).parse_known_args(words)
     assert settings_of(options, rest) == {"rehearsal.takes": "3"}
 
 

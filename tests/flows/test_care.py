@@ -8,6 +8,7 @@ import pytest
 from flows.cli import main
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, copy_store, digests, run_tiny
+from tests.flows.test_cli import flags
 from tinywave_core.storage.store import Store
 
 
@@ -65,6 +66,8 @@ def test_forget_only_looks_until_it_is_told_to_remove(
     assert digests(Store(root)) == digests(finished.store)
     assert "only the digest of the file is kept" in said(capsys, "forget", CLIPS[3], "--root", root, "--yes")
     assert not Store(root).find(finished.outputs["model"].id).complete
+    assert "removed by forget" in said(capsys, "verify", "--root", root)
+    assert "damage" not in said(capsys, "plan", "--explain", *flags(finished.config.model_copy(update={"root": root})))
     run_tiny(finished.config.model_copy(update={"root": root}), until="ingestion")
     said(capsys, "verify", "--root", root)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
+from flows.completion import script
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
@@ -58,11 +59,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # Help ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", ["--help", "run --help", "plan --help", "inspect --help"])
+@pytest.mark.parametrize("arguments", ["--help", "--version", "run --preset small --help", "inspect --help"])
 def test_help_needs_nothing_heavy(arguments: str):
     program = f"""
 import sys
 from flows.cli import main
+from flows.completion import script
 try:
     main({arguments.split()!r})
 except SystemExit as end:
@@ -72,13 +74,98 @@ assert not loaded, loaded
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: tinywave")
+    assert done.stdout.startswith(("usage: tinywave", "tinywave "))
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert (end.value.code, capsys.readouterr().out) == (0, f"tinywave {version('tinywave')}\n")
+
+
+def helped(capsys: pytest.CaptureFixture[str], words: str, setting: str) -> str:
+    """What `--help` says of a setting, in one line."""
+    with pytest.raises(SystemExit):
+        main([*words.split(), "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    return text[text.index(f"--{setting} ") :].partition(" --")[0]
+
+
+def test_help_tells_the_values_of_the_preset_and_of_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    (tmp_path / "own.toml").write_text("distillation.layers = 7\nroot = 'there'")
+    assert helped(capsys, "run --preset base-2b", "distillation.layers").endswith("Default: 10.")
+    assert helped(capsys, "run", "distillation.layers").endswith("Default: 2.")
+    own = f"plan --preset base-2b --config {tmp_path}/own.toml"
+    assert helped(capsys, own, "distillation.layers").endswith("Default: 7.")
+    assert helped(capsys, own, "distillation.training.steps").endswith("Default: 6000.")
+
+
+def test_a_file_goes_before_the_preset_and_a_flag_before_the_file(
+    capsys: pytest.CaptureFixture[str], tiny_source: Path, tmp_path: Path
+):
+    """Of three settings of the file, one is a flag too; the plan's models are those of the result."""
+    file = tmp_path / "own.toml"
+    file.write_text(f'root = "{tmp_path / "store"}"\nsource = "nowhere"\n[distillation]\nlayers = 1\n')
+    settings = ["--config", str(file), "--source", str(tiny_source), "--adaptation.teacher", "fresh"]
+    assert main(["plan", *settings]) == 0
+    out, error = capsys.readouterr()
+    assert error == f"settings: preset demo, then 3 settings of {file}; flags overrule source\n"
+    assert "12 files, 12 new" in out
+    assert out != said(capsys, "plan", *settings, "--distillation.layers", "2")
+    assert "distillation.layers is 99" in refused(capsys, "plan", *settings, "--distillation.layers", "99")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("distillation.laiers = 3", "there is no setting distillation.laiers; did you mean distillation.layers?"),
+        ("distillation.layers = 0", "distillation.layers is 0, input should be greater than or equal to 1"),
+        ("distillation = 3", "distillation is 3, expected a group of settings: [distillation]"),
+        ("layers = ", "is not valid TOML"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_with_a_fault_is_named_with_the_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str | None, expected: str
+):
+    if text:
+        (tmp_path / "own.toml").write_text(text)
+    error = refused(capsys, "plan", "--config", str(tmp_path / "own.toml"))
+    assert expected in error and str(tmp_path / "own.toml") in error and "--distillation" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tinywave lin", "lineage"),
+        ("tinywave run log", "logit_caching"),
+        ("tinywave run --preset dem", "demo demo-interleaved"),
+        (
+            "tinywave plan --distillation.w",
+            " ".join(f"--distillation.weights.{n}" for n in ("language_model", "logits", "hidden", "attention")),
+        ),
+        ("tinywave deploy --runtime.device m", "mps"),
+        ("tinywave gc --k", "--keep"),
+    ],
+)
+def test_bash_completes_what_the_command_line_has(words: str, expected: str, completion: str):
+    program = f'{completion}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _tinywave; echo "${{COMPREPLY[@]}}"'
+    assert (
+        subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True).stdout.strip() == expected
+    )
+
+
+@pytest.fixture(scope="module")
+def completion() -> str:
+    return script("bash")
+
+
+def test_fish_and_zsh_have_the_same_commands_and_flags():
+    fish = script("fish")
+    assert "-a lineage -d 'from an artifact back to its audio files, or from a file forward'" in fish
+    assert "from run' -l preset -x -a 'base base-2b demo" in fish and "-l distillation.training.steps\n" in fish
+    assert script("zsh").partition("_tinywave()")[2] == script("bash").partition("_tinywave()")[2]
+    assert "bashcompinit" in script("zsh")
 
 
 def test_help_of_a_command_with_settings_begins_with_one_line_of_usage(capsys: pytest.CaptureFixture[str]):
@@ -161,6 +248,7 @@ def test_a_source_is_looked_at_before_the_server_is_started(tmp_path: Path):
 import json
 from pathlib import Path
 from flows.cli import main
+from flows.completion import script
 found = []
 for stage in ("pipeline", "ingestion"):
     for source in (["--source", "empty"], ["--source", "none"], []):
@@ -214,7 +302,7 @@ def alone(prefect_server: None) -> None:
 def test_a_source_with_nothing_but_rejects(alone: None, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(200))
     command = ("run", "ingestion", "--source", str(tmp_path), "--root", str(tmp_path / "store"))
-    assert "none of the 1 files gave speech" in refused(capsys, *command)
+    assert "of 1 file none gave speech" in refused(capsys, *command)
 
 
 def test_a_run_says_what_it_leaves_out_of_the_source(

@@ -39,7 +39,7 @@ def test_commands_print_the_names_of_files_in_plain_sight(tmp_path: Path, capsys
     told = capsys.readouterr()
     assert told.out + told.err == visible(told.out + told.err)
     # The name backward, forward and in `forget`, and the source in the plan.
-    assert told.out.count(f"{seen}/{seen}.opus") == 3 and f"source {tmp_path}/{seen}: 1 files" in told.out
+    assert told.out.count(f"{seen}/{seen}.opus") == 3 and f"source {tmp_path}/{seen}: 1 file," in told.out
     assert told.err.startswith(f"error: there is no store at {tmp_path}/{seen}")
 
 

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from s3fs import S3FileSystem
 
+from flows.forms import values_of
 from infra.native.stack import ROOT, Stack, StackError, find_postgres, find_redis
 from tests.fixtures.strangers import password
 from tests.fixtures.tiny import tiny_config
+from tinywave_core.config.load import flat
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.storage.store import Store
 
 DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -103,4 +106,9 @@ def store(stack: Stack) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def config(tiny_source: Path) -> dict[str, Any]:
-    return tiny_config(tiny_source, ROOT).model_dump(mode="json")
+    return filled_in(tiny_config(tiny_source, ROOT))
+
+
+def filled_in(config: PipelineConfig) -> dict[str, Any]:
+    """A deployment's form with every field filled in."""
+    return values_of("demo", flat(config.model_dump(mode="json")))

@@ -243,7 +243,7 @@ def test_prefect_knows_the_command(services: dict[str, Any], name: str):
 def test_tinywave_knows_the_command(services: dict[str, Any]):
     program, *arguments = words(services["deploy"])
     assert program == "tinywave"
-    options, unknown = build_parser().parse_known_args(arguments)
+    options, unknown = build_parser(arguments).parse_known_args(arguments)
     assert load_config(options.preset, settings_of(options, unknown)).root == native.ROOT
     assert f"--pool {options.pool}" in " ".join(words(services["worker"]))
 

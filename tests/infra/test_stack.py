@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(900)  # eight processes start one after the oth
 @pytest.fixture(scope="module")
 def first(api: Api, config: dict[str, Any]) -> str:
     """The pipeline, run by the worker: id of the run."""
-    return api.run("pipeline/demo", {"config": config})
+    return api.run("pipeline/pipeline-store-demo", config)
 
 
 def test_the_store_holds_what_a_local_run_leaves(first: str, store: Store, finished: Finished):
@@ -38,21 +38,23 @@ def test_the_run_was_the_workers_and_every_stage_is_in_postgresql(first: str, ap
 
 def test_a_second_run_computes_nothing(first: str, api: Api, config: dict[str, Any], store: Store):
     before = digests(store)
-    api.run("pipeline/demo", {"config": config})
+    api.run("pipeline/pipeline-store-demo", config)
     assert digests(store) == before
     rows = [StageRow.model_validate(row) for row in store.log("runs").records()[-1]["rows"]]
     assert {row.stage: row.computed for row in rows} == dict.fromkeys(STAGES, 0)
 
 
 def test_stages_wait_in_the_queue_of_what_they_need(stack: Stack, api: Api):
-    queues = {name: api(f"deployments/name/{name}/demo")["work_queue_name"] for name in ("pipeline", *STAGES)}
+    queues = {
+        name: api(f"deployments/name/{name}/{name}-store-demo")["work_queue_name"] for name in ("pipeline", *STAGES)
+    }
     gpu = {"adaptation", "logit_caching", "distillation"}
     assert queues == {"pipeline": "default"} | {stage: "gpu" if stage in gpu else "cpu" for stage in STAGES}
 
 
 def test_deployments_name_a_module_and_fetch_no_code(stack: Stack, api: Api):
-    deployment = api("deployments/name/distillation/demo")
-    assert deployment["entrypoint"] == "flows.stages.distillation"
+    deployment = api("deployments/name/distillation/distillation-store-demo")
+    assert deployment["entrypoint"] == "flows.forms.distillation"
     assert not deployment["pull_steps"]
 
 

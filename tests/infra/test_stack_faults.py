@@ -16,7 +16,7 @@ from flows.schedules import ZOMBIES
 from infra.native.stack import Stack
 from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store, digests, run_tiny, tiny_config
-from tests.infra.conftest import Api
+from tests.infra.conftest import Api, filled_in
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.storage.store import Store
 
@@ -48,7 +48,7 @@ def config(finished: Finished, tmp_path: Path) -> PipelineConfig:
 
 @pytest.fixture
 def parameters(config: PipelineConfig) -> dict[str, Any]:
-    return {"config": config.model_dump(mode="json")}
+    return filled_in(config)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def processes(stack: Stack) -> list[psutil.Process]:
 def test_of_two_clicks_the_second_waits_and_finds_the_work_done(
     api: Api, config: PipelineConfig, parameters: dict[str, Any], undisturbed: dict[str, Any]
 ):
-    runs = [api.start("adaptation/demo", parameters) for _ in range(2)]
+    runs = [api.start("adaptation/adaptation-store-demo", parameters) for _ in range(2)]
     created = [api(f"flow_runs/{run}")["expected_start_time"] for run in runs]
     assert len(set(created)) == 2
     assert [api.end(run)["type"] for run in runs] == ["COMPLETED"] * 2
@@ -107,7 +107,7 @@ def test_a_run_whose_worker_is_killed_is_called_crashed_and_the_next_goes_on(
     kept = {name: automation[name] for name in ("name", "description", "enabled", "trigger", "actions")}
     api(f"automations/{automation['id']}", kept, method="PUT")
 
-    run = api.start("pipeline/demo", parameters)
+    run = api.start("pipeline/pipeline-store-demo", parameters)
     wait_until_it_trains(config, stack)
     before = digests(Store(config.root))
     for process in processes(stack):
@@ -115,7 +115,7 @@ def test_a_run_whose_worker_is_killed_is_called_crashed_and_the_next_goes_on(
     stack.processes["worker"].wait()
     stack.start_worker()
     killed = time.monotonic()
-    again = api.start("pipeline/demo", parameters)
+    again = api.start("pipeline/pipeline-store-demo", parameters)
     assert api.end(run)["type"] == "CRASHED"
     assert time.monotonic() - killed < 2 * SILENT_S
     assert "no heartbeat" in api(f"flow_runs/{run}")["state"]["message"]
@@ -129,7 +129,7 @@ def test_a_run_that_is_cancelled_stops_soon_and_the_next_goes_on(
     stack: Stack, api: Api, config: PipelineConfig, parameters: dict[str, Any], undisturbed: dict[str, Any], how: str
 ):
     """As by the button of Prefect's page; or as a machine is shut down by somebody who does not wait."""
-    run = api.start("adaptation/demo", parameters)
+    run = api.start("adaptation/adaptation-store-demo", parameters)
     wait_until_it_trains(config, stack)
     asked = time.monotonic()
     if how == "cancelled":
@@ -144,7 +144,7 @@ def test_a_run_that_is_cancelled_stops_soon_and_the_next_goes_on(
     kept = checkpoints(config)
     assert kept and (how != "cancelled" or kept[-1] % EVERY), "the last step is kept, not the last checkpoint"
     assert "goes on from there" in said(api, run) or how != "cancelled"
-    api.run("adaptation/demo", parameters)
+    api.run("adaptation/adaptation-store-demo", parameters)
     assert of_adaptation(digests(Store(config.root))) == of_adaptation(undisturbed)
 
 
@@ -157,13 +157,13 @@ def test_a_restarted_server_or_database_costs_at_most_one_more_run(
     undisturbed: dict[str, Any],
     what: str,
 ):
-    run = api.start("pipeline/demo", parameters)
+    run = api.start("pipeline/pipeline-store-demo", parameters)
     wait_until_it_trains(config, stack)
     # What `pg_ctl restart -m immediate` sends.
     stack.restart(what, signal.SIGKILL if what == "server" else signal.SIGQUIT)
     if api.end(run, 600)["type"] != "COMPLETED":
         print(said(api, run))
-        api.run("pipeline/demo", parameters)
+        api.run("pipeline/pipeline-store-demo", parameters)
     assert digests(Store(config.root)) == undisturbed
 
 

@@ -264,7 +264,7 @@ def test_a_source_of_rejects_only_says_how_many_and_why(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for number in range(3):
         (tmp_path / "source" / f"{number}.wav").write_text(f"not audio {number}")
-    with pytest.raises(SourceError, match=r"none of the 3 files gave speech \(3 not_audio\)"):
+    with pytest.raises(SourceError, match=r"of 3 files none gave speech \(3 not_audio\)"):
         ingest(tmp_path / "source", tmp_path / "store")
 
 

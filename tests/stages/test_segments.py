@@ -99,7 +99,7 @@ def test_parts_that_come_later_than_the_recording_are_told_and_change_nothing(so
     assert again.id == first.id
     scan = ingestion.scan(config, Store(config.root))
     assert scan.late_parts == 1
-    assert any(line.startswith("labels name parts of 1 recordings that were cut before") for line in said(scan))
+    assert any(line.startswith("labels name parts of 1 recording that were cut before") for line in said(scan))
     other = tiny_config(source, tmp_path / "store", ingestion={"corpus": "parts"})
     assert utterances(run_tiny(other, "ingestion")[0]) == [(1.0, 3.0, "ONE")]
     assert ingestion.scan(other, Store(config.root)).late_parts == 0

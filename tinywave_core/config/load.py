@@ -1,8 +1,11 @@
-"""A preset file and single settings -> PipelineConfig. What is wrong is named by its key, with what would be right."""
+"""A preset, a file of one's own and single settings -> PipelineConfig: each goes before the one to its left.
+
+What is wrong is named by its key, and by its file where it came from one, with what would be right."""
 
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +24,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load_config(preset: str, settings: Mapping[str, str]) -> PipelineConfig:
-    """The preset with `settings` (dotted key -> text) on top; ConfigError names key, value and what is allowed."""
-    values = _read_preset(preset)
-    for key, text in settings.items():
-        _set(values, key, text)
+def load_config(preset: str | None, settings: Mapping[str, Any]) -> PipelineConfig:
+    """The preset (None: the defaults) with `settings` (dotted key -> text or value) on top; ConfigError names key, value and what is
+    allowed."""
+    values = {} if preset is None else preset_values(preset)
+    for key, value in settings.items():
+        _set(values, key, value)
     return check(PipelineConfig, values)
 
 
@@ -37,7 +41,43 @@ def check(model: type[Model], values: Mapping[str, Any]) -> Model:
         raise ConfigError("\n".join(_explain(fault) for fault in error.errors())) from error
 
 
-def _read_preset(preset: str) -> dict[str, Any]:
+def load_file(path: str, preset: str) -> dict[str, Any]:
+    """The settings of a TOML file that has a preset's shape, by dotted key; ConfigError names the file, the key and what is allowed."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(
+            f"--config {path} cannot be read: {reason}; expected a .toml file with settings, as a preset has them"
+        ) from error
+    try:
+        settings = flat(tomllib.loads(text))
+        below = flat(preset_values(preset))
+        # With the preset below it, for settings are checked together; what is wrong with the preset alone is not the file's fault.
+        load_config(preset, {})
+        load_config(None, below | settings)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config {path} is not valid TOML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"in the file {path}: {str(error).replace('--', '')}") from error
+    return settings
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as dotted keys."""
+    found: dict[str, Any] = {}
+    settings = _settings()
+    for name, value in values.items():
+        key = prefix + name
+        is_group = any(known.startswith(f"{key}.") for known in settings)
+        if is_group and not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is {value!r}, expected a group of settings: [{key}]")
+        found |= flat(value, f"{key}.") if is_group else {key: value}
+    return found
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """What a preset, or a .toml file of the same shape, says, nested."""
     path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     if not path.is_file():
         close = difflib.get_close_matches(preset, preset_names(), 1)
@@ -61,8 +101,13 @@ def fields(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterato
             yield f"{prefix}{name}", field
 
 
-def _set(values: dict[str, Any], key: str, text: str) -> None:
-    settings = dict(fields())
+@lru_cache
+def _settings() -> dict[str, FieldInfo]:
+    return dict(fields())
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    settings = _settings()
     if key not in settings:
         close = difflib.get_close_matches(key, settings, 1, cutoff=0.5)
         hint = f"did you mean --{close[0]}?" if close else "see `tinywave run --help`"
@@ -70,7 +115,8 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})
-    values[name] = None if text.lower() in ("none", "null") and "None" in str(settings[key].annotation) else text
+    is_none = str(value).lower() in ("none", "null") and "None" in str(settings[key].annotation)
+    values[name] = None if is_none else value
 
 
 def _explain(fault: Any) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import log
 
+from tinywave_core.counts import count
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -54,10 +56,10 @@ def expectation(start: str, hours: float) -> str | None:
         return None
     if figures.student <= 0:
         return (
-            f"{hours * 60:.0f} minutes of training speech gave a student no better than a table of counts where that was measured: add "
+            f"{count(round(hours * 60), 'minute')} of training speech gave a student no better than a table of counts where that was measured: add "
             "speech, or start from the base"
         )
     return (
-        f"{hours * 60:.0f} minutes of training speech gave a student {figures.student:.1f} and a teacher {figures.teacher:.1f} nats per "
+        f"{count(round(hours * 60), 'minute')} of training speech gave a student {figures.student:.1f} and a teacher {figures.teacher:.1f} nats per "
         "token below a table of counts where that was measured (read English); other speech differs"
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.escaping import code, markdown, table, yaml_text
 from tinywave_core.evals.figures import Generated, Judges, Likelihood, ProbeFigures, Scores
 from tinywave_core.exporters.judge_words import HEARD, judges_rows, judges_text
@@ -209,7 +210,7 @@ def _licence(licence: Licence) -> str:
 def _sections(card: Card) -> str:
     held_out = card.scores.held_out
     about = (
-        f"{held_out.hours * 60:.1f} minutes of held-out recordings, {held_out.tokens} tokens, {held_out.cloze_items} cloze "
+        f"{held_out.hours * 60:.1f} minutes of held-out recordings, {count(held_out.tokens, 'token')}, {held_out.cloze_items} cloze "
         "items; in brackets stand 95 % intervals. Guessing, and counts of the tokens that the student was trained on, need no model: "
         "a model that is not better than these is worth nothing."
     )
@@ -281,7 +282,7 @@ def _continuation(scores: Scores) -> list[str]:
                 "bits per second": with_interval(m.bits_per_second, m.bits_per_second_interval, ".1f"),
             }
         )
-    head = f"What comes after a prompt of {after.prompt_s:g} s, in {after.utterances} utterances of {after.min_s:g} s and more:"
+    head = f"What comes after a prompt of {after.prompt_s:g} s, in {count(after.utterances, 'utterance')} of {after.min_s:g} s and more:"
     return [head, table(rows)]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tinywave_core.counts import count
 from tinywave_core.run.record import StageRow
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.store import Artifact, Store
@@ -40,7 +41,7 @@ def made_from(artifact: Artifact) -> list[str]:
     """An artifact's inputs: the id of a single one, the number of many."""
     assert artifact.manifest is not None
     return [
-        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {len(ids)} artifacts"
+        f"{name}: {ids[0]}" if len(ids) == 1 else f"{name}: {count(len(ids), 'artifact')}"
         for name, ids in artifact.manifest.inputs.items()
     ]
 

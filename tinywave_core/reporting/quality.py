@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tinywave_core import plots
 from tinywave_core.audio.keeping import MEASURES, limit_of, measure_of
+from tinywave_core.counts import count
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.glossary import Linker, entries
 from tinywave_core.stages.ingestion.quality import LISTENING_FILE
@@ -85,7 +86,7 @@ def _environment() -> Environment:
 def _section(quality: Artifact, most_bytes: int) -> dict[str, Any]:
     summary = QualitySummary.of(quality)
     listed = left_out_rows(quality, MAX_LISTED)
-    text = f"{summary.utterances} utterances, {duration(summary.hours)}, are measured. "
+    text = f"{count(summary.utterances, 'utterance')}, {duration(summary.hours)}, are measured. "
     text += f"Left out: {left_out_text(summary)}" if summary.left_out else "No threshold is set: all of them are used."
     return {
         "quality_text": text,

@@ -11,6 +11,7 @@ from tinywave_core.errors import LeakError, MissingInputError
 from tinywave_core.run.preflight import check_run
 from tinywave_core.run.stages import STAGE
 from tinywave_core.run.start import after_a_leak, choose_start, explicit_leak
+from tinywave_core.stages.generation.lengths import require_prompt
 from tinywave_core.steps.base import Execute, Outputs, Step, compute_all, find_steps
 from tinywave_core.storage.store import Artifact, NotYetComputedError, Store
 
@@ -43,6 +44,8 @@ def run_pipeline(
     done: Outputs = {}
     for stage in STAGES[: STAGES.index(until) + 1]:
         done |= build_stage(stage, config, store, done, execute)
+        if stage == STAGES[0] and until == STAGES[-1]:
+            require_prompt(config, done["corpus"])
     return done
 
 

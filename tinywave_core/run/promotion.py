@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, field_serializer
 
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.evaluation.floor_words import below_control, shortfall
 from tinywave_core.stages.evaluation.scores import against
@@ -107,7 +108,7 @@ def _judge(
     low, high = test.interval
     measured = (
         f"{test.difference:+.4f} nats per token against the published one (95 % interval {low:+.4f} to {high:+.4f}, paired over "
-        f"{test.recordings} held-out recordings)"
+        f"{count(test.recordings, 'held-out recording')})"
     )
     if high <= margin:
         better = "better" if high < 0 else f"no worse by more than {margin:g}"

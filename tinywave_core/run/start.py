@@ -12,6 +12,7 @@ from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.base.leaks import heard_recordings
 from tinywave_core.base.opening import Base, base_of, require_base, why_not
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import LeakError
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.inputs import corpus_key
@@ -124,7 +125,7 @@ def _heard(base: Base, corpus: Artifact) -> str:
     """How many held-out recordings the base has heard, in words; empty for none."""
     held_out = held_out_recordings(corpus)
     heard = held_out & heard_recordings(base)
-    return f"the base has heard {len(heard)} of the {len(held_out)} held-out recordings" if heard else ""
+    return f"the base has heard {len(heard)} of the {count(len(held_out), 'held-out recording')}" if heard else ""
 
 
 def held_out_recordings(corpus: Artifact) -> set[str]:

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.steps.base import Step
 from tinywave_core.steps.runs import RUNS
+from tinywave_core.storage.forgotten import removed_with
 from tinywave_core.storage.store import Artifact, Manifest
+
+_FORGOTTEN = "what the last run used was removed with a forgotten recording"
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,25 @@ def _missing(step: Step, last_runs: "_LastRuns") -> Reason:
     before = last_runs.of(step)
     # The last run had this very artifact: neither settings nor inputs can be the reason.
     if step.id in before.ids:
+        if step.id in removed_with(step.store):
+            return Reason(False, _FORGOTTEN)
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
         return Reason(False, f"from the teacher again: {step.context['restarted']}")
     if "left_out" in step.params:
-        return Reason(False, f"without {len(step.params['left_out'])} utterances that are left out")
+        return Reason(False, f"without {count(len(step.params['left_out']), 'utterance')} left out")
     if step.part == "relabelled" or (step.part == "shard" and "tokens" in step.inputs and "audio" in step.inputs):
         return Reason(False, "labels came or changed after its recordings were taken")
     if "previous" in step.inputs:
         new = len(step.inputs["tokens"])
-        return Reason(False, f"goes on from {step.input('previous').id[:21]}… with {new} new shard{'s' * (new > 1)}")
+        return Reason(False, f"goes on from {step.input('previous').id[:21]}… with {count(new, 'new shard')}")
     if not before.ids:
         return Reason(False, "never computed in this store")
     # New audio becomes shards beside the old ones, so that a shard that was never there need not mean a change of settings.
     if step.part == "shard" and _same_settings(step, before.last):
         return Reason(False, "new shard")
+    if before.last is None and before.ids & removed_with(step.store):
+        return Reason(False, _FORGOTTEN)
     return Reason(False, _difference(step, before.last))
 
 

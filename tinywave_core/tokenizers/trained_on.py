@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError
 from tinywave_core.tokenizers.prompts import Modality, OutputModality
 
@@ -52,10 +53,10 @@ class TrainedOn:
         if not self.is_recorded:
             return "it is not recorded what, so that it counts as speech alone"
         if self.modalities == ["speech"]:
-            return f"speech alone ({self.speech:,} sequences)"
+            return f"speech alone ({count(self.speech, 'sequence')})"
         if self.modalities == ["text"]:
-            return f"text alone ({self.text:,} sequences)"
-        return f"{self.speech:,} sequences of speech, {self.text:,} of text and {self.mixed:,} of both in turns"
+            return f"text alone ({count(self.text, 'sequence')})"
+        return f"{count(self.speech, 'sequence')} of speech, {self.text:,} of text and {self.mixed:,} of both in turns"
 
     def to_json(self) -> dict[str, int]:
         """For speech.json."""

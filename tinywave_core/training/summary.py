@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from tinywave_core.counts import count
 from tinywave_core.wording import duration
 
 
@@ -31,11 +32,11 @@ class TrainingSummary(BaseModel):
         if self.best_step is None or self.validation_nll is None:
             return "the last weights were kept: no check on validation speech was possible"
         kept = f"the weights of step {self.best_step}" if self.best_step else "the weights of the start"
-        early = f", and stopped early (of {self.planned_steps} steps)" if self.stopped_early else ""
-        heard = f"{self.validation_sequences} sequences ({duration(self.validation_hours)}) that it was not trained on"
+        early = f", and stopped early (of {count(self.planned_steps, 'step')})" if self.stopped_early else ""
+        heard = f"{count(self.validation_sequences, 'sequence')} ({duration(self.validation_hours)}) that it was not trained on"
         return f"kept {kept}: {self.validation_nll:.3f} nats per token on {heard}{early}"
 
     def phrase(self, steps: int) -> str:
         """How long it was trained, and how regularised."""
         dropout = f", dropout {self.dropout:g}" if self.dropout else ""
-        return f"{steps} steps, {self.passes:.1f} passes{dropout}"
+        return f"{count(steps, 'step')}, {self.passes:.1f} passes{dropout}"

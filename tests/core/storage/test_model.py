@@ -151,7 +151,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.whole = {i: files for i, files in self.whole.items() if i not in lost}
         self.damaged.clear()
         self.gone = set(forgotten(self.store))  # fewer if their record was lost: repair says so
-        assert {finding.what for finding in self._wrong()} <= {"dangling input", "lost pin", "lost shard"}
+        assert {finding.what for finding in self._wrong()} <= {
+            "dangling input",
+            "lost pin",
+            "lost shard",
+            "removed by forget",
+        }
 
     @precondition(lambda self: self.steps)
     @rule()

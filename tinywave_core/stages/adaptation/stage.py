@@ -3,6 +3,7 @@
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLOPS, Estimate, for_hours, teacher_parameters
+from tinywave_core.counts import count
 from tinywave_core.stages.adaptation import teacher
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.words import teacher_lines
@@ -31,8 +32,8 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     nll = summary.held_out_nll_after
     scored = f", held-out NLL {nll:.3f}" if nll is not None else ""
     start = ", from the base" if summary.started_from == "base" else ""
-    out = f"teacher of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks{start}{scored}"
-    return f"{summary.train_tokens:,} training tokens", out
+    out = f"teacher of {summary.parameters / 1e6:.2f} M in {count(summary.layers, 'block')}{start}{scored}"
+    return f"{count(summary.train_tokens, 'training token')}", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from tinywave_core.base.opening import base_of, why_not
 from tinywave_core.checkpoints.teacher import checkpoint_digest, teacher_folder
 from tinywave_core.config.adaptation import AdaptationConfig
 from tinywave_core.config.pipeline import PipelineConfig, RefreshPolicy
@@ -297,12 +298,22 @@ def is_below_floor(teacher: TeacherSummary) -> bool:
     return after is not None and floor is not None and after >= floor
 
 
-def require_above_floor(teacher: TeacherSummary) -> None:
+def other_starts(config: PipelineConfig) -> str:
+    """Teachers that know more and go with these settings, as advice."""
+    folder = "a Llama's folder as --adaptation.teacher"
+    if config.adaptation.teacher == "base":
+        return f"start from a teacher that knows more than the base ({folder})"
+    if (fault := why_not(config, base_of(config))) is not None:
+        return f"start from a teacher that knows more ({folder}; the base does not go with these settings: {fault})"
+    return f"start from a teacher that knows more (--adaptation.teacher base, or {folder})"
+
+
+def require_above_floor(teacher: TeacherSummary, config: PipelineConfig) -> None:
     """TrainingError for a teacher that is no better than counting: what it would teach, a table tells as well."""
     if is_below_floor(teacher):
         raise TrainingError(
             f"the teacher is no better than a table of counts of its training speech: {teacher.held_out_nll_after:.4f} nats per token "
             f"on held-out speech, the counts {teacher.held_out_floor_nll:.4f}. It has nothing to teach, so nothing was cached or "
-            "distilled. Add speech, start from a teacher that knows more (--adaptation.teacher base, or a checkpoint), pass over the "
+            f"distilled. Add speech, {other_starts(config)}, pass over the "
             "speech another number of times (--adaptation.training.passes), or go on all the same with --adaptation.floor none"
         )

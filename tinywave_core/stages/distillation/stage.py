@@ -9,6 +9,7 @@ from tinywave_core.costs.estimates import (
     live_operations,
     student_parameters,
 )
+from tinywave_core.counts import count
 from tinywave_core.stages.distillation import student
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.distillation.words import loss_lines, term_label
@@ -27,9 +28,9 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences and steps in; the student's size out."""
     summary = StudentSummary.of(outputs["student"])
-    out = f"student of {summary.parameters / 1e6:.2f} M in {summary.layers} blocks, and its control"
+    out = f"student of {summary.parameters / 1e6:.2f} M in {count(summary.layers, 'block')}, and its control"
     replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
-    return f"{summary.train_sequences} sequences{replayed}, {summary.steps} steps", out
+    return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -41,13 +42,16 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     if summary.started_from == "teacher":
         began = f"blocks {blocks} of the teacher"
     else:
-        replay = f"{summary.new_sequences} new sequences and {summary.replayed_sequences} heard before"
+        replay = f"{count(summary.new_sequences, 'new sequence')} and {summary.replayed_sequences} heard before"
         began = f"{summary.started_from}, continued on {replay} (time {summary.continuations})"
     start = ", ".join(f"{model} {nll:.3f}" for model, nll in summary.nll_at_start.items())
     return [
         ("started from", began),
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
-        ("regime", f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {summary.steps} steps"),
+        (
+            "regime",
+            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}",
+        ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
         ("trained", summary.training.phrase(summary.steps)),
         ("validation", summary.training.sentence),

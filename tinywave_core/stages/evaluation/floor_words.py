@@ -1,5 +1,6 @@
 """What the models are worth beside guessing and tables of counts, in sentences and rows: the first thing that a verdict says."""
 
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import FEW_RECORDINGS, AboveFloor, Likelihood, Scores
 from tinywave_core.wording import counts_label, figure, with_interval
 
@@ -63,7 +64,7 @@ def _measured(scores: Scores, model: str, floor: str, above: AboveFloor) -> str:
         return f"{measured}, over one held-out recording, which tells nothing of others)"
     low, high = above.interval
     few = "only " if recordings < FEW_RECORDINGS else ""
-    return f"{measured}, 95% interval {low:+.3f} to {high:+.3f}, paired over {few}{recordings} held-out recordings)"
+    return f"{measured}, 95% interval {low:+.3f} to {high:+.3f}, paired over {few}{count(recordings, 'held-out recording')})"
 
 
 def floor_rows(scores: Scores) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """The gap between student and teacher in words and tables."""
 
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import CloserFigure, GapFigure
 from tinywave_core.stages.evaluation.summary import GapSummary
 from tinywave_core.wording import MODELS, STREAMS, with_interval
@@ -18,7 +19,7 @@ def gap_text(gap: GapSummary) -> str:
     return (
         f"The student's predictions are {relation} those of its undistilled control: KL from the teacher's {own} nats, of the "
         f"control's {other}, the student closer by {closer.value:+.3f} ({low:+.3f} to {high:+.3f}, paired over recordings). "
-        f"Measured on {gap.utterances} held-out utterances, {gap.tokens:,} tokens."
+        f"Measured on {count(gap.utterances, 'held-out utterance')}, {count(gap.tokens, 'token')}."
     )
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from tinywave_core.audio.vad import vad_name
 from tinywave_core.config.evaluation import ProbesConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import MODELS, ProbeFigures
 from tinywave_core.stages.evaluation.scores import score_models
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
@@ -163,7 +164,9 @@ def _pairs(probe: str, speech: "Sequence[Speech]", config: ProbesConfig, reasons
 def _why_no_pair(reasons: Counter[str]) -> str:
     if not reasons:
         return "no held-out utterance has a pause near its middle"
-    return ", ".join(f"{reason.replace('_', ' ')} ({count} utterances)" for reason, count in sorted(reasons.items()))
+    return ", ".join(
+        f"{reason.replace('_', ' ')} ({count(number, 'utterance')})" for reason, number in sorted(reasons.items())
+    )
 
 
 def _speech(step: Step[ProbesConfig, ProbesSummary], output: Output) -> "tuple[int, list[Speech]]":

@@ -11,6 +11,7 @@ from tinywave_core.costs.estimates import (
     student_parameters,
     teacher_parameters,
 )
+from tinywave_core.counts import count
 from tinywave_core.stages.evaluation import continuations, gap, generated, probes, scores, units
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
 from tinywave_core.stages.evaluation.judges_given import given_judges
@@ -65,7 +66,7 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     s = ScoresSummary.of(outputs["scores"])
     nll = ", ".join(f"{label} {s.models[name].nll:.3f}" for name, label in MODELS.items())
     nll += f", counts {s.floors.floor.nll:.3f}"
-    return f"{s.held_out.utterances} held-out utterances", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
+    return f"{count(s.held_out.utterances, 'held-out utterance')}", f"NLL: {nll}{_probes(outputs)}{_generated(outputs)}"
 
 
 def _probes(outputs: Outputs) -> str:
@@ -89,7 +90,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     scores = ScoresSummary.of(outputs["scores"])
     told = [("verdict", sentence) for sentence in verdict(scores, probes_of(outputs))]
     counted, there = scores.floors.counted_tokens, scores.floors.training_tokens
-    return told if counted == there else [*told, ("counted", f"{counted:,} of {there:,} training tokens")]
+    return told if counted == there else [*told, ("counted", f"{counted:,} of {count(there, 'training token')}")]
 
 
 def sections(outputs: Outputs) -> list[Section]:

@@ -1,5 +1,6 @@
 """What the units are worth, in a sentence and a table."""
 
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import Measured
 from tinywave_core.evals.units import Leakage, ToldApart
 from tinywave_core.stages.evaluation.summary import UnitsSummary
@@ -12,9 +13,9 @@ def units_text(units: UnitsSummary) -> str:
     if figures is None:
         return f"The units were not measured: {units.why}."
     speech = "held-out" if units.split == "held_out" else "held-out and training"
-    said = f"{figures.used} of {figures.clusters} units in {figures.utterances} {speech} utterances, {figures.seconds / 60:.1f} min."
+    said = f"{figures.used} of {count(figures.clusters, 'unit')} in {count(figures.utterances, f'{speech} utterance')}, {figures.seconds / 60:.1f} min."
     if figures.phones:
-        said += f" Phones: {figures.phones.phones} different ones in {figures.phones.utterances} utterances, without silence."
+        said += f" Phones: {figures.phones.phones} different ones in {count(figures.phones.utterances, 'utterance')}, without silence."
     if units.why:
         said += f" No figures of phones: {units.why}."
     if units.refused:

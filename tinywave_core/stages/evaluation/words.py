@@ -1,6 +1,7 @@
 """Evaluation in words and tables: the verdict, the figures of the three models and of the floors, probes, continuations."""
 
 from tinywave_core import plots
+from tinywave_core.counts import count
 from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, ModelFigures, Scores
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
 from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
@@ -51,7 +52,7 @@ def _gain(scores: Scores) -> str:
     gain, (low, high) = scores.comparison.distillation_gain_nll, scores.comparison.distillation_gain_nll_interval
     measured = (
         f"{gain:+.3f} nats per token (95% interval {low:+.3f} to {high:+.3f}, paired over "
-        f"{scores.held_out.recordings} held-out recordings)"
+        f"{count(scores.held_out.recordings, 'held-out recording')})"
     )
     if scores.floors.recordings < FEW_RECORDINGS:
         return f"There is too little held-out speech to tell whether distillation helped: it measured {measured}."
@@ -197,7 +198,7 @@ def continuation_text(scores: Scores) -> str:
             f"{after.prompt_s:g} s."
         )
     return (
-        f"After the prompt: {after.tokens:,} tokens in {after.seconds / 60:.1f} min of {after.utterances} utterances of at "
+        f"After the prompt: {count(after.tokens, 'token')} in {after.seconds / 60:.1f} min of {count(after.utterances, 'utterance')} of at "
         f"least {after.min_s:g} s, whose first {after.prompt_s:g} s are the prompt."
     )
 
@@ -227,8 +228,8 @@ def generated_text(generated: Generated) -> str:
     if not generated.sources:
         return f"Nothing was continued: {generated.why}."
     return (
-        f"{generated.items} held-out prompts of {generated.prompt_s:g} s, continued by at most "
-        f"{generated.max_new_tokens} tokens; vocoder: {generated.vocoder}."
+        f"{count(generated.items, 'held-out prompt')} of {generated.prompt_s:g} s, continued by at most "
+        f"{count(generated.max_new_tokens, 'token')}; vocoder: {generated.vocoder}."
     )
 
 
@@ -270,7 +271,7 @@ def probes_text(made: ProbesSummary, probes: ProbeScoresSummary) -> str:
     """How many pairs, of what, what could not be made and why, and how many are right in all."""
     absent = "; ".join(f"no {probe.replace('_', ' ')}: {why}" for probe, why in probes.absent.items())
     return (
-        f"{probes.items} pairs, {made.seconds / 60:.1f} min, from {made.utterances - made.without_pause} held-out "
+        f"{count(probes.items, 'pair')}, {made.seconds / 60:.1f} min, from {made.utterances - made.without_pause} held-out "
         f"utterances; {made.without_pause} more have no pause near their middle"
         f"{f' ({absent})' if absent else ''}. {probes_in_short(probes)}"
     ).strip()

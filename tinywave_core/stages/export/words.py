@@ -1,5 +1,6 @@
 """The exported model and its voice in words and tables."""
 
+from tinywave_core.counts import count
 from tinywave_core.stages.export.summary import ModelSummary, VocoderSummary
 from tinywave_core.wording import duration, figure
 
@@ -25,10 +26,10 @@ def voice_text(vocoder: VocoderSummary) -> str:
     """Whose recordings speak, as in "2033 (1.4 min of 14 recordings)"; of a network what it learned from."""
     if trained := vocoder.trained:
         names = ", ".join(voice.name for voice in vocoder.voices)
-        return f"HiFi-GAN of {trained.parameters / 1e6:.1f} M parameters, {trained.steps:,} steps on {duration(trained.hours)}: {names}"
+        return f"HiFi-GAN of {trained.parameters / 1e6:.1f} M parameters, {count(trained.steps, 'step')} on {duration(trained.hours)}: {names}"
     return ", ".join(
-        f"{voice.name} ({voice.seconds / 60:.1f} min of {len(voice.recordings)} recordings"
-        + (f" of {len(voice.speakers)} speakers)" if len(voice.speakers) > 1 else ")")
+        f"{voice.name} ({voice.seconds / 60:.1f} min of {count(len(voice.recordings), 'recording')}"
+        + (f" of {count(len(voice.speakers), 'speaker')})" if len(voice.speakers) > 1 else ")")
         for voice in vocoder.voices
     )
 

@@ -16,6 +16,7 @@ from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.drawing import draw
 from tinywave_core.errors import TinyWaveError
+from tinywave_core.stages.generation.lengths import shortest_samples, too_short
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, each_held_out_row, held_out_shards
@@ -111,24 +112,20 @@ def _vocabulary(step: SamplesStep, folder: Path) -> Vocabulary:
 
 def choose_prompts(rows: Iterable[dict[str, Any]], config: GenerationConfig) -> list[dict[str, Any]]:
     """Rows of utterances that are more than a second longer than the prompt; chosen by a hash of the id."""
-    # What was really said has to go on long enough to be compared with.
-    longest = 0.0
+    longest = 0
 
     def long() -> Iterator[dict[str, Any]]:
         nonlocal longest
         for row in rows:
-            longest = max(longest, row["num_samples"] / SAMPLE_RATE)
-            if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE:
+            longest = max(longest, row["num_samples"])
+            if row["num_samples"] > shortest_samples(config.prompt_s):
                 yield row
 
     chosen = draw(
         long(), lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest(), config.samples
     )
     if not chosen:
-        raise TinyWaveError(
-            f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
-            f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
-        )
+        raise TinyWaveError(too_short(config.prompt_s, longest))
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLOPS, TOKEN_S, Estimate, student_parameters
+from tinywave_core.counts import count
 from tinywave_core.stages.generation import samples
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.steps.base import Execute, Outputs
@@ -17,7 +18,7 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Prompts in; tokens and seconds of audio out."""
     s = SamplesSummary.of(outputs["samples"])
-    return f"{s.samples} prompts", f"{s.new_tokens} tokens, {s.seconds:.1f} s of audio"
+    return f"{count(s.samples, 'prompt')}", f"{count(s.new_tokens, 'token')}, {s.seconds:.1f} s of audio"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:

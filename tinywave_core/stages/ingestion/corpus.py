@@ -23,6 +23,7 @@ from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES_FILE, Utteranc
 from tinywave_core.audio.vad import vad_name
 from tinywave_core.config.ingestion import CorpusConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import SourceError
 from tinywave_core.stages.ingestion.counts import (
     CorpusCounts,
@@ -233,7 +234,7 @@ def _nothing_accepted(counts: CorpusCounts) -> SourceError:
     reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.reasons.items()))
     example = f"; {counts.example['path']}: {counts.example['detail']}" if counts.example else ""
     return SourceError(
-        f"none of the {counts.found} files gave speech ({reasons}){example}. Expected recordings of speech "
+        f"of {count(counts.found, 'file')} none gave speech ({reasons}){example}. Expected recordings of speech "
         "of at least ingestion.min_utterance_s: pass another --source, or change the settings that the reasons name"
     )
 
@@ -248,7 +249,7 @@ def require_split(config: CorpusConfig, corpus: Artifact) -> None:
     recordings = sorted({(labelled_speaker(row), unit_of(row)) for row in rows}, key=str)
     missing = "nothing is left to train on" if summary.utterances_held_out else "nothing is held out"
     raise SourceError(
-        f"{missing}: the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out utterances of "
+        f"{missing}: the corpus has {summary.utterances_train} training and {count(summary.utterances_held_out, 'held-out utterance')} of "
         f"{summary.speakers} labelled speakers and {summary.unlabelled_recordings} unlabelled recordings, and what trains a model cannot "
         f"judge it. {_way_out(config.split_by, recordings)}"
     )

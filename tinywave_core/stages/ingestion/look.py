@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tinywave_core.audio.scan import Scan
 from tinywave_core.audio.source import Source
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.storage.store import Store
 
 _EXAMPLES = 3
@@ -32,14 +33,14 @@ def said(scan: Scan) -> list[str]:
     }
     counted = ", ".join(f"{n} {name}" for name, n in numbers.items() if n or name in ("new", "known"))
     texts = f"; {scan.texts} text files beside them" if scan.texts else ""
-    lines = [f"source {scan.source}: {scan.found} files, {counted}{texts}"]
+    lines = [f"source {scan.source}: {count(scan.found, 'file')}, {counted}{texts}"]
     if scan.unreadable:
         lines.append(f"could not be read to the end: {_names(scan.unreadable)}")
     if scan.replaced:
         lines.append(f"replaced, {len(scan.replaced)} with other content under the old name: {_names(scan.replaced)}")
     if scan.late_parts:
         lines.append(
-            f"labels name parts of {scan.late_parts} recordings that were cut before: they stay as they were cut; another --ingestion.corpus "
+            f"labels name parts of {count(scan.late_parts, 'recording')} that were cut before: they stay as they were cut; another --ingestion.corpus "
             "takes them in these parts"
         )
     return lines + [line for line in [scan.left_out.line()] if line]

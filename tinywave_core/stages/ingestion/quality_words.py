@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from tinywave_core.audio.keeping import limit_of, measure_of
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.stages.ingestion.quality import QUALITY_FILE, outlook
 from tinywave_core.stages.ingestion.summary import LeftOut, MeasureFigures, QualitySummary
 from tinywave_core.storage.shards import rows_of
@@ -26,8 +27,8 @@ def left_out_text(quality: QualitySummary) -> str:
     """How much is left out, by which threshold, and what is used."""
     counts = "; ".join(map(_by, quality.left_out))
     return (
-        f"{quality.number_left_out} of {quality.utterances} utterances, {duration(quality.hours_left_out)} of "
-        f"{duration(quality.hours)}: {counts}. {quality.kept_train} utterances to train on and {quality.kept_held_out} held out are used."
+        f"{quality.number_left_out} of {count(quality.utterances, 'utterance')}, {duration(quality.hours_left_out)} of "
+        f"{duration(quality.hours)}: {counts}. {count(quality.kept_train, 'utterance')} to train on and {quality.kept_held_out} held out are used."
     )
 
 

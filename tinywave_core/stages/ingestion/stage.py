@@ -6,6 +6,7 @@ from tinywave_core import plots
 from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
+from tinywave_core.counts import count
 from tinywave_core.escaping import visible
 from tinywave_core.evals.classifiers import given_models
 from tinywave_core.stages.ingestion import corpus, labels, quality
@@ -50,13 +51,13 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     rejected = f", {s.files.rejected} rejected" if s.files.rejected else ""
     skipped = f", {s.files.skipped} skipped" if s.files.skipped else ""
     warned = f", warnings: {_counted(s.warnings)}" if s.warnings else ""
-    out = f"{s.utterances} utterances, {duration(s.hours)}, {s.speakers} speakers"
+    out = f"{count(s.utterances, 'utterance')}, {duration(s.hours)}, {count(s.speakers, 'speaker')}"
     later = f"; {relabelled_text(s.relabelled)}" if s.relabelled else ""
     seen = seen_labels(outputs)
     told = f"; {labels_in_short(seen)}" if seen and has_labels(seen) else ""
     measured = measured_quality(outputs)
     left = f"; {left_out_in_short(measured)}" if measured and measured.left_out else ""
-    return f"{s.files.found} files", out + rejected + skipped + warned + later + told + left
+    return f"{count(s.files.found, 'file')}", out + rejected + skipped + warned + later + told + left
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -64,7 +65,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     s = CorpusSummary.of(outputs["corpus"])
     reasons = _counted(s.reasons)
     split = (
-        f"{duration(s.hours_train)} to train on ({s.utterances_train} utterances), "
+        f"{duration(s.hours_train)} to train on ({count(s.utterances_train, 'utterance')}), "
         f"{duration(s.hours_held_out)} held out ({s.utterances_held_out})"
     )
     seen, measured = seen_labels(outputs), measured_quality(outputs)
@@ -144,7 +145,7 @@ def rejects_table(outputs: Outputs) -> Table | None:
     if not rows:
         return None
     number = number_of_rejects(CorpusSummary.of(outputs["corpus"]))
-    title = f"{number} files without speech, and why" + (
+    title = f"{count(number, 'file')} without speech, and why" + (
         f"; the first {_MOST_REJECTS}, the others are in files.parquet" if number > _MOST_REJECTS else ""
     )
     return Table(rows, title)

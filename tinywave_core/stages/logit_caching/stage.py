@@ -12,6 +12,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     teacher_parameters,
 )
+from tinywave_core.counts import count
 from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.stages.adaptation.teacher import require_above_floor
 from tinywave_core.stages.logit_caching import logits
@@ -28,14 +29,17 @@ from tinywave_core.wording import size
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The cached targets; TrainingError before any is captured where the teacher has nothing to teach."""
     if config.adaptation.floor == "counts" and done["teacher"].complete:
-        require_above_floor(TeacherSummary.of(done["teacher"]))
+        require_above_floor(TeacherSummary.of(done["teacher"]), config)
     return {"logits": logits.build(config, done["tokens"], done["teacher"], execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences in; targets out."""
     summary = LogitsSummary.of(outputs["logits"])
-    return f"{summary.sequences} sequences", f"{summary.tokens:,} targets, {summary.bytes_per_token:.1f} bytes each"
+    return (
+        count(summary.sequences, "sequence"),
+        f"{count(summary.tokens, 'target')}, {summary.bytes_per_token:.1f} bytes each",
+    )
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:

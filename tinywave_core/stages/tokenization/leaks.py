@@ -13,6 +13,7 @@ import pyarrow as pa
 from tinywave_core.base.leaks import LEAKS_FROM, heard_recordings, heard_runs, share_heard
 from tinywave_core.base.opening import open_base
 from tinywave_core.config.tokenization import TokenizationConfig
+from tinywave_core.counts import count
 from tinywave_core.errors import LeakError
 from tinywave_core.stages.tokenization.summary import HeardSummary, LeaksSummary
 from tinywave_core.steps.base import Output, Step
@@ -58,7 +59,7 @@ def require_no_leak(leaks: Artifact) -> None:
     found = LeaksSummary.of(leaks).held_out
     if found.heard:
         raise LeakError(
-            f"the base has heard {found.heard} of the {found.utterances} held-out utterances ({found.by_recording} by recording, "
+            f"the base has heard {found.heard} of the {count(found.utterances, 'held-out utterance')} ({found.by_recording} by recording, "
             f"{found.by_sound} by sound), such as {found.recordings[0]}"
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import Estimate
+from tinywave_core.counts import count
 from tinywave_core.stages.tokenization import benchmarks, near_duplicates, tokens
 from tinywave_core.stages.tokenization.summary import BenchmarksSummary, NearDuplicatesSummary, TokensSummary
 from tinywave_core.stages.tokenization.words import (
@@ -49,7 +50,7 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Shards in; tokens out."""
     s = TokensSummary.of(outputs["tokens"])
-    return f"{len(s.shards)} shards", f"{s.tokens:,} tokens, {s.tokens_per_s:.1f} per second"
+    return f"{count(len(s.shards), 'shard')}", f"{count(s.tokens, 'token')}, {s.tokens_per_s:.1f} per second"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The tokens in words."""
 
+from tinywave_core.counts import count
 from tinywave_core.stages.tokenization.summary import (
     BenchmarksSummary,
     NearDuplicatesSummary,
@@ -36,7 +37,7 @@ def leaks_text(tokens: TokensSummary) -> str:
     if tokens.leaks is None:
         return ""
     train, held_out = tokens.leaks.train, tokens.leaks.held_out
-    return f"{held_out.heard} of {held_out.utterances} held-out and {train.heard} of {train.utterances} training utterances"
+    return f"{held_out.heard} of {held_out.utterances} held-out and {train.heard} of {count(train.utterances, 'training utterance')}"
 
 
 def near_duplicates_text(found: NearDuplicatesSummary) -> str:
@@ -57,15 +58,15 @@ def near_duplicates_text(found: NearDuplicatesSummary) -> str:
     )
     kept = "one of each is kept, which leaves out" if found.left_out else "keeping one of each would leave out"
     return (
-        f"{leak}; {found.copies:,} pairs of copies, {found.excerpts:,} excerpts, {found.repeated:,} repeated utterances; {kept} "
-        f"{found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
+        f"{leak}; {count(found.copies, 'pair')} of copies, {count(found.excerpts, 'excerpt')}, {found.repeated:,} repeated utterances; {kept} "
+        f"{count(found.would_go, 'training utterance')} ({found.would_go_seconds / 60:.1f} min); {found.too_short:,} of "
         f"{found.utterances:,} are too short to tell"
     )
 
 
 def benchmarks_text(found: BenchmarksSummary) -> str:
     """What training speech has of each benchmark, and what that means for its figures."""
-    minutes = f"{found.would_go:,} training utterances ({found.would_go_seconds / 60:.1f} min)"
+    minutes = f"{count(found.would_go, 'training utterance')} ({found.would_go_seconds / 60:.1f} min)"
     if not found.would_go:
         fate = ""
     elif found.left_out:
@@ -76,7 +77,7 @@ def benchmarks_text(found: BenchmarksSummary) -> str:
 
 
 def _suite_text(suite: SuiteHeardSummary, *, is_left_out: bool) -> str:
-    heard = f"training speech has {suite.heard:,} of the {suite.recordings:,} recordings of {suite.name}"
+    heard = f"training speech has {suite.heard:,} of the {count(suite.recordings, 'recording')} of {suite.name}"
     if suite.heard:
         heard += f" ({suite.by_recording:,} by recording, {suite.by_sound:,} by sound), such as {suite.examples[0]}"
         heard += "" if is_left_out else ": its figures are too good"
@@ -93,7 +94,7 @@ def alignment_text(tokens: TokensSummary) -> str:
     patterns = ", ".join(f"{name} {count}" for name, count in tokens.patterns.items())
     documents = f" {tokens.documents:,} documents of plain text stand beside them." if tokens.documents else ""
     return (
-        f"{aligned.aligned:,} of {aligned.utterances:,} utterances ({aligned.aligned_hours * 60:.1f} min) have words with "
+        f"{aligned.aligned:,} of {count(aligned.utterances, 'utterance')} ({aligned.aligned_hours * 60:.1f} min) have words with "
         f"times, {aligned.words:,} words{f'; not aligned: {refused}' if refused else ''}. Sequences by their spans of "
-        f"speech (S) and text (T): {patterns}; {tokens.switches:,} tokens stand at a switch.{documents}"
+        f"speech (S) and text (T): {patterns}; {count(tokens.switches, 'token')} stand at a switch.{documents}"
     )

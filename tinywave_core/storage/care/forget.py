@@ -1,7 +1,7 @@
 """Forget: remove one recording and everything made from it; ingestion never takes it in again.
 
 A recording is known by the SHA-256 of its file; files with the same decoded samples are the same recording. What stays of
-it is the digest in the log `forgotten`. The order is such that a run after an interruption is safe and `forget` can go on.
+it is the digest in the log `forgotten`, beside the ids of what was removed with it. The order is such that a run after an interruption is safe and `forget` can go on.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from tinywave_core.storage.care.census import (
     report_of,
 )
 from tinywave_core.storage.care.verify import work_folders
-from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
+from tinywave_core.storage.forgotten import FORGOTTEN, forgotten, removed_with
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Store
@@ -75,9 +75,9 @@ def forget(census: Census, traces: Traces) -> None:
     """Remove it all. Run it under the store's lock; after an interruption, run it again with the digest."""
     store = census.store
     # First of all: should this be stopped, no run can take the recording in again meanwhile.
-    if set(traces.digests) - forgotten(store):
-        store.log(FORGOTTEN).append({"sha256": list(traces.digests)})
     removed = {folder.id for folder in traces.artifacts}
+    if set(traces.digests) - forgotten(store) or removed - removed_with(store):
+        store.log(FORGOTTEN).append({"sha256": list(traces.digests), "removed": sorted(removed)})
     # Before the artifacts: a run must not follow a pin to something that is gone.
     for name in traces.pins:
         _rewrite(store, census.logs[name], [r for r in census.logs[name].readable if not removed & {*pointed_at(r)}])

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.storage.care.census import NEWER, Census, Records, pointed_at, read_manifest
 from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
 from tinywave_core.storage.fingerprint import fingerprint
@@ -213,7 +214,7 @@ def _what_follows(log: Records, index: int, filling: dict[str, Any] | None) -> s
                 "for a recording that was forgotten after the last run, before the next one"
             )
     shards = (filling or {})["shards"]
-    return f"written anew from {len(shards)} shards of the corpus: the next run hashes its source again, no recording is lost"
+    return f"written anew from {count(len(shards), 'shard')} of the corpus: the next run hashes its source again, no recording is lost"
 
 
 def _forgotten_by_corpora(census: Census) -> list[str]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tinywave_core.counts import count
 from tinywave_core.storage.care.census import (
     NEWER,
     POINTERS,
@@ -51,11 +52,12 @@ ADVICE = {
     "lost pin": "run: it is made again",
     "lost model": "run with the settings that made it: what is published is gone",
     "lost shard": "run with the source that has its files",
+    "removed by forget": "harmless: the next run takes them again, from a source that has them",
     "half-written": "harmless: tinywave repair sweeps it",
     "unfinished work": "harmless: the next run goes on from it",
 }
-# What a killed run leaves by design: the exit status of `tinywave verify` must not cry wolf over it.
-HARMLESS = ("half-written", "unfinished work")
+# What a killed run leaves by design, and `forget`: the exit status of `tinywave verify` must not cry wolf over it.
+HARMLESS = ("half-written", "unfinished work", "removed by forget")
 DAMAGE = ("missing file", "wrong size", "wrong digest", "unreadable file", "bad manifest")
 
 
@@ -108,7 +110,7 @@ def _folders(census: Census) -> Iterator[Finding]:
     for folder in census.folders.values():
         if folder.manifest is None:
             if not folder.fault:
-                yield Finding(folder.id, "half-written", f"{len(folder.files)} files without a manifest")
+                yield Finding(folder.id, "half-written", f"{count(len(folder.files), 'file')} without a manifest")
             elif folder.fault == NEWER:
                 yield Finding(folder.id, NEWER, "written by a newer TinyWave")
             else:
@@ -223,10 +225,7 @@ def _logs(census: Census) -> Iterator[Finding]:
         for name in log.foreign:
             yield Finding(log.name, _kind_of(name), name)
     yield from (finding for log in census.of(*POINTERS) for finding in _pointer(census, log))
-    forgotten_digests = {
-        digest for log in census.of(FORGOTTEN) for record in log.readable for digest in record["sha256"]
-    }
-    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log, forgotten_digests))
+    yield from (finding for log in census.of("catalog") for finding in _catalog(census, log))
 
 
 def _pointer(census: Census, log: Records) -> Iterator[Finding]:
@@ -236,15 +235,19 @@ def _pointer(census: Census, log: Records) -> Iterator[Finding]:
             yield Finding(log.name, "lost pin" if log.kind == "pins" else "lost model", artifact)
 
 
-def _catalog(census: Census, log: Records, forgotten_digests: set[str]) -> Iterator[Finding]:
+def _catalog(census: Census, log: Records) -> Iterator[Finding]:
     """Recordings of the corpus that no whole shard holds; a shard that was lost and replaced is no fault."""
+    records = [record for log in census.of(FORGOTTEN) for record in log.readable]
+    forgotten = {digest for record in records for digest in record["sha256"]}
+    removed = {artifact for record in records for artifact in record.get("removed", [])}
     contents = shard_contents(log)
     # Content counts, not shards: after a repair the same recordings are in new shards.
     whole = {i for i in contents if i in census.folders and census.folders[i].whole}
-    present = forgotten_digests.union(*(contents[i] for i in whole))
+    present = forgotten.union(*(contents[i] for i in whole))
     for shard, digests in contents.items():
         if shard not in whole and digests - present:
-            yield Finding(log.name, "lost shard", f"{shard}: {len(digests - present)} recordings")
+            what = "removed by forget" if shard in removed else "lost shard"
+            yield Finding(log.name, what, f"{shard}: {count(len(digests - present), 'recording')}")
 
 
 def _work(census: Census) -> Iterator[Finding]:
