@@ -21,11 +21,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load_config(preset: str, settings: Mapping[str, str]) -> PipelineConfig:
-    """The preset with `settings` (dotted key -> text) on top; ConfigError names key, value and what is allowed."""
+def load_config(preset: str, settings: Mapping[str, Any]) -> PipelineConfig:
+    """The preset with `settings` (dotted key -> value, or its text) on top; ConfigError names key, value and what is allowed."""
     values = _read_preset(preset)
-    for key, text in settings.items():
-        _set(values, key, text)
+    for key, value in settings.items():
+        _set(values, key, value)
     return check(PipelineConfig, values)
 
 
@@ -61,7 +61,7 @@ def fields(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterato
             yield f"{prefix}{name}", field
 
 
-def _set(values: dict[str, Any], key: str, text: str) -> None:
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
     settings = dict(fields())
     if key not in settings:
         close = difflib.get_close_matches(key, settings, 1, cutoff=0.5)
@@ -70,7 +70,8 @@ def _set(values: dict[str, Any], key: str, text: str) -> None:
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})
-    values[name] = None if text.lower() in ("none", "null") and "None" in str(settings[key].annotation) else text
+    says_none = isinstance(value, str) and value.lower() in ("none", "null")
+    values[name] = None if says_none and "None" in str(settings[key].annotation) else value
 
 
 def _explain(fault: Any) -> str:
