@@ -24,10 +24,10 @@ def evaluate(
 
     `model` is the model/ directory of an export, an artifact with one, or a Llama directory with SpiritLM's tokenizer. `suite` is a
     folder as its authors publish it (sSC, tSC, SALMon, sWUGGY, sBLIMP), or one with a pairs.jsonl of your own; `salmon=DIR` says which where
-    the folder does not. The score of a sequence is the `mean` or `sum` of log-probabilities in nats, `over` all tokens or those
+    the folder does not. The score of a sequence is a `reduction` (`mean` or `sum`) of log-probabilities in nats, `over` all tokens or those
     after the prompt, of all `streams` or HuBERT's alone; a token competes with the whole `vocabulary` or its `own` modality.
 
-    `accuracies` of the result has shares of right answers with 95 % intervals, by subset. SourceError where the folder is no suite or no
+    `spiritlm_dir` is for models of SpiritLM's tokens, as in `Model.open`. `accuracies` of the result has shares of right answers with 95 % intervals, by subset. SourceError where the folder is no suite or no
     pair can be scored, CheckpointError where the model is none.
     """
     kind, folder = split_word(suite)

@@ -83,6 +83,7 @@ class Model:
         *,
         seconds: float | None = None,
         max_new_tokens: int | None = None,
+        min_new_tokens: int = 0,
         output: Output = "speech",
         voice: str | None = None,
         temperature: float = 0.8,
@@ -94,14 +95,24 @@ class Model:
 
         `prompt_audio` is a file, or samples [n] or [n, channels] at `sample_rate` Hz (none: 16,000); with `prompt_text` as well the model
         hears first, then reads. `seconds` is the most speech that is made, above 0; `max_new_tokens` the most tokens (default: 200, or
-        as many as there is room for where `seconds` is given). A model may end before. `output` is `speech`, `text` or `mixed`: whatever
+        as many as there is room for where `seconds` is given). A model may end before, but not before `min_new_tokens`. `output` is `speech`, `text` or `mixed`: whatever
         comes. `temperature` is above 0, `top_p` above 0 and at most 1, and the same `seed` gives the same answer on the same machine.
 
         ConfigError for no prompt, a value out of range, more than `context` tokens, or what the model was not trained on; SourceError for
         what is no audio; TinyWaveError for a voice that there is not.
         """
         prompt, events = self._asked(
-            prompt_audio, prompt_text, seconds, max_new_tokens, output, voice, temperature, top_p, seed, sample_rate
+            prompt_audio,
+            prompt_text,
+            seconds,
+            max_new_tokens,
+            min_new_tokens,
+            output,
+            voice,
+            temperature,
+            top_p,
+            seed,
+            sample_rate,
         )
         return self._generator.collect(prompt, events)
 
@@ -112,6 +123,7 @@ class Model:
         *,
         seconds: float | None = None,
         max_new_tokens: int | None = None,
+        min_new_tokens: int = 0,
         output: Output = "speech",
         voice: str | None = None,
         temperature: float = 0.8,
@@ -122,7 +134,17 @@ class Model:
         """The same answer while it is made, with the arguments and errors of `generate`: `TokenMade`, `TextMade` and `AudioMade` as they
         come, `Done` last. Closing the iterator ends the work."""
         _, events = self._asked(
-            prompt_audio, prompt_text, seconds, max_new_tokens, output, voice, temperature, top_p, seed, sample_rate
+            prompt_audio,
+            prompt_text,
+            seconds,
+            max_new_tokens,
+            min_new_tokens,
+            output,
+            voice,
+            temperature,
+            top_p,
+            seed,
+            sample_rate,
         )
         return events
 
@@ -132,6 +154,7 @@ class Model:
         text: str | None,
         seconds: float | None,
         max_new_tokens: int | None,
+        min_new_tokens: int,
         output: Output,
         voice: str | None,
         temperature: float,
@@ -148,7 +171,8 @@ class Model:
         modality: OutputModality = "arbitrary" if output == "mixed" else output
         prompt = self._generator.prompt_ids(_inputs(audio, text, sample_rate), modality)
         usual = Sampling.max_new_tokens if seconds is None else max(self.context - len(prompt), 1)
-        sampling = Sampling(temperature, top_p, usual if max_new_tokens is None else max_new_tokens, seed=seed)
+        most = usual if max_new_tokens is None else max_new_tokens
+        sampling = Sampling(temperature, top_p, most, min(min_new_tokens, most), seed)
         spoken = _Spoken(seconds)
         events = self._generator.continue_ids(prompt, modality, sampling, voice, spoken.is_enough, started)
         return prompt, spoken.cut(events)

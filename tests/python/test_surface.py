@@ -17,9 +17,9 @@ import tinywave
 from flows.cli import main
 from infra.pages.python_api import members, undocumented
 from tests.conftest import Finished
-from tests.fixtures.tiny import CLIPS, SETTINGS, copy_store, merged
+from tests.fixtures.tiny import CLIPS, copy_store, merged
 from tinywave_core.config.load import preset_names
-from tinywave_core.config.pipeline import STAGES
+from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.tokenizers.vocabulary import EOS_ID
 
 TOUR = Path(__file__).parents[2] / "docs" / "tour.ipynb"
@@ -119,7 +119,8 @@ def test_every_public_object_member_and_field_is_documented(name: str):
 
 
 @pytest.mark.parametrize(
-    "method", [*CALLABLES, tinywave.Model.generate, tinywave.Model.open, tinywave.SpeechTokenizer.encode]
+    "method",
+    [tinywave.run, tinywave.evaluate, tinywave.Model.generate, tinywave.Model.open, tinywave.SpeechTokenizer.encode],
 )
 def test_the_text_of_a_function_names_its_arguments_and_its_errors(method: Any):
     text = inspect.getdoc(method) or ""
@@ -134,13 +135,19 @@ def test_the_reference_sees_the_members_of_a_class():
     ]  # fmt: skip
 
 
+def groups(config: PipelineConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    """The groups of a config, changed, as one would write them."""
+    return merged(config.model_dump(exclude={"source", "root", "spiritlm_dir"}), changes)
+
+
 # Run and plan --------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_in_this_process_finds_all_that_the_pipeline_computed_and_is_recorded(finished: Finished, tmp_path: Path):
+def test_a_run_in_this_process_finds_what_is_there_computes_what_is_missing_and_is_recorded(
+    finished: Finished, tmp_path: Path
+):
     config = copy_store(finished.config, tmp_path / "store")
-    groups = {**SETTINGS, "promotion": {"floor": "none", "policy": "always"}}
-    record = tinywave.run(config.source, config.root, "demo", **groups)
+    record = tinywave.run(config.source, config.root, **groups(config, {"promotion": {"policy": "always"}}))
     assert record.outputs == {part: artifact.id for part, artifact in finished.outputs.items()}
     assert [row.stage for row in record.rows] == list(STAGES)
     assert all(row.status == "cached" for row in record.rows)
@@ -150,27 +157,24 @@ def test_a_run_in_this_process_finds_all_that_the_pipeline_computed_and_is_recor
     store = tinywave.Store(config.root)
     assert [run.number for run in store.runs()] == [1]
     assert store.published() == finished.outputs["model"] == store.newest("model")
-    assert "prefect" not in {type(step).__module__.partition(".")[0] for step in record.rows}
-
-
-def test_a_run_computes_what_is_missing_and_says_why(finished: Finished, tmp_path: Path):
-    config = copy_store(finished.config, tmp_path / "store")
-    record = tinywave.run(
-        config.source, config.root, **merged(SETTINGS, {"generation": {"samples": 1}}), **{"promotion.policy": "never"}
-    )
-    ran = {row.stage: row.why for row in record.rows if row.computed}
-    assert set(ran) == {"generation"} and "samples: 2 → 1" in ran["generation"]
-    assert record.promotion.outcome == "kept" and len(record.samples) == 1
+    # One sample fewer: that alone is computed, the record of the run before says why, and nothing is published against the will.
+    changes = {"generation": {"samples": 1}, "promotion": {"policy": "never"}}
+    second = tinywave.run(config.source, config.root, **groups(config, changes))
+    assert {row.stage: row.why for row in second.rows if row.computed} == {
+        "generation": "settings changed: samples: 2 → 1"
+    }
+    assert [run.number for run in store.runs()] == [1, 2] and len(second.samples) == 1
 
 
 def test_a_plan_says_what_is_there_and_what_is_missing_without_a_store(finished: Finished, tmp_path: Path):
     root = tmp_path / "none"
-    fresh = tinywave.plan(finished.config.source, root, **SETTINGS)
+    settings = groups(finished.config, {})
+    fresh = tinywave.plan(finished.config.source, root, **settings)
     assert not root.exists()
     assert [stage.stage for stage in fresh.stages] == list(STAGES)
     assert "12 files, 12 new, 0 known" in fresh.source[0] and "fresh" in fresh.teacher
     assert fresh.stages[0].to_run >= 1 and not fresh.stages[1].is_whole and fresh.seconds > 0
-    known = tinywave.plan(finished.config.source, finished.config.root, **SETTINGS)
+    known = tinywave.plan(finished.config.source, finished.config.root, **settings)
     assert sum(stage.to_run for stage in known.stages) == known.seconds == 0
     assert all(stage.is_whole for stage in known.stages)
 
