@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -136,6 +136,10 @@ bench-small: setup  ## Measure what 2 to 130 minutes of speech give, from nothin
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
 	@$(BIN)/python infra/benchmarks/study.py $(STUDY_ARGS)
 
+docs: setup  ## Build the documentation site into site/, without a network; a broken link ends the build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file infra/pages/mkdocs.yml
+	@echo "open site/index.html"
+
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin  # finds what Linux alone has
@@ -158,4 +162,4 @@ pin-images:  ## Pin the images of docker-compose.yml and infra/Dockerfile by dig
 	@infra/pin_images.sh
 
 clean:  ## Remove the virtual environment and caches (never a store)
-	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-uv site .pytest_cache .mypy_cache .ruff_cache
