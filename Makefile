@@ -138,7 +138,7 @@ study: setup  ## What distillation is worth: arms and three seeds on real speech
 
 docs: setup  ## Build the documentation site into site/, without a network; a broken link ends the build
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file infra/pages/mkdocs.yml
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
 
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -2,8 +2,8 @@
 
     import tinywave
 
-    print(tinywave.plan("~/recordings", "store").stages)         # what would run, and why
-    run = tinywave.run("~/recordings", "store")                  # raw audio to a small speech language model
+    print(tinywave.plan("~/recordings", "store").stages)   # what would run, and why
+    run = tinywave.run("~/recordings", "store")            # raw audio to a small model
     model = tinywave.Model.open(run.student)
     answer = model.generate(prompt_audio="question.wav", seconds=5)
 

@@ -35,16 +35,15 @@ def settings_page() -> str:
         "## Presets",
         *(f"- `{name}`: {_first_words(name)}" for name in preset_names()),
     ]
-    group = None
+    groups: dict[str, list[str]] = {}
     for key, field in fields():
-        own, _, _ = key.rpartition(".")
-        if own != group:
-            group = own
-            parts += [f"\n## {own or 'Input and output'}", "| setting | default | meaning |\n|---|---|---|"]
         default = "–" if field.is_required() else f"`{'none' if field.default is None else field.default}`"
         help_text = " ".join((field.description or "").split())
         allowed = _allowed(field)
-        parts.append(f"| `{key}`{f'<br>{allowed}' if allowed else ''} | {default} | {_cell(help_text)} |")
+        row = f"| `{key}`{f'<br>{allowed}' if allowed else ''} | {default} | {_cell(help_text)} |"
+        groups.setdefault(key.rpartition(".")[0], []).append(row)
+    for group, rows in groups.items():
+        parts += [f"## {group or 'Input and output'}", "| setting | default | meaning |\n|---|---|---|", *rows]
     return _joined(parts)
 
 
@@ -69,13 +68,18 @@ def commands_page() -> str:
         "of ours. `tinywave COMMAND --help` says the same as this page.",
     ]
     for command in COMMANDS:
-        parts += [f"## {command.name}", parsers[command.name].description.replace("%%", "%")]
+        parts += [f"## {command.name}", _sentence(parsers[command.name].description.replace("%%", "%"))]
         if command.has_settings:
             parts.append("Takes `--preset` and every [setting](settings.md) as a flag.")
         if command.arguments:
             parts.append("| argument | meaning |\n|---|---|")
             parts += [_argument(argument) for argument in command.arguments]
     return _joined(parts)
+
+
+def _sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _parsers() -> dict[str, Any]:
