@@ -1,7 +1,7 @@
 """`tinywave plan`, `inspect` and `lineage`: what would run, what there is, what came from what. Nothing is computed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.storage.store import Artifact, Manifest, Store
 
 if TYPE_CHECKING:
+    from tinywave_core.run.plan import Plan
     from tinywave_core.steps.base import Step
     from tinywave_core.steps.reasons import Reason
 
@@ -47,6 +48,7 @@ def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> 
         console(width=150).print(_explained(plan.all_steps))
     if whole:
         terminal.say(_budget(plan.config, plan.hours))
+        terminal.say(_scale(plan))
     return 0
 
 
@@ -76,6 +78,23 @@ def _budget(config: PipelineConfig, hours: float) -> str:
         f"student, {b.gpu_hours:,.2f} GPU-hours, about ${b.dollars:,.2f} at ${DOLLARS_PER_GPU_HOUR:g} an hour; caching pays from pass "
         f"{b.passes_that_pay:.2f} on"
     )
+
+
+def _scale(plan: "Plan") -> str:
+    """What it takes beside time and bytes, if everything is computed."""
+    from tinywave_core.costs.scale import scale
+
+    s = scale(plan.config, plan.hours, plan.costs, plan.device, plan.recordings, plan.audio_shards)
+    lines = [
+        f"in all {s.shards:,} shards a stage and {s.task_runs:,} task runs; the source is listed in {_time(s.listing_s)}; "
+        f"{s.host_gib:,.1f} GiB of the machine's memory for the first process of a training, {s.disk_bytes / 1e9:,.2f} GB of its disk"
+    ]
+    if s.s3_requests:
+        lines.append(
+            f"store on S3: {s.s3_requests:,} requests, {s.s3_up_bytes / 1e9:,.2f} GB up, {s.s3_down_bytes / 1e9:,.2f} GB down to each "
+            "machine, which keeps them in its temporary folder"
+        )
+    return "\n".join(lines)
 
 
 def _time(seconds: float) -> str:
@@ -137,11 +156,9 @@ def show_lineage(root: str, name: str) -> int:
     store = Store(root, create=False)
     manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
     by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
-    files = _audio_files(store, by_id)
     shards = {
         artifact_id
-        for artifact_id, rows in files.items()
-        for row in rows
+        for artifact_id, row in _audio_files(store, by_id, list(by_id))
         if (row["sha256"].startswith(name.lower()) and len(name) >= 8)
         or row["path"] == name
         or Path(name).name == row["path"]
@@ -149,17 +166,21 @@ def show_lineage(root: str, name: str) -> int:
     if shards:
         _print_forward(name, shards, by_id)
     else:
-        _print_backward(store.resolve(name).id, by_id, files)
+        _print_backward(store, store.resolve(name).id, by_id)
     return 0
 
 
-def _audio_files(store: Store, by_id: dict[str, Manifest]) -> dict[str, list[dict[str, Any]]]:
+def _audio_files(
+    store: Store, by_id: dict[str, Manifest], among: "Iterable[str]"
+) -> "Iterator[tuple[str, dict[str, Any]]]":
+    """Shard and row of every file in the audio shards among these artifacts."""
     from tinywave_core.audio.utterances import FILES_FILE
-    from tinywave_core.storage.shards import read_table
+    from tinywave_core.storage.shards import rows_of
 
-    shards = [i for i, m in by_id.items() if m.stage == "ingestion" and m.part == "shard"]
-    columns = ["path", "sha256", "status"]
-    return {i: read_table(store.find(i).path(FILES_FILE), columns).to_pylist() for i in shards}
+    shards = [i for i in among if i in by_id and by_id[i].stage == "ingestion" and by_id[i].part == "shard"]
+    for i in shards:
+        for row in rows_of(store.find(i).path(FILES_FILE), ["path", "sha256", "status"]):
+            yield i, row
 
 
 def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> None:
@@ -171,7 +192,7 @@ def _print_forward(name: str, shards: set[str], by_id: dict[str, Manifest]) -> N
         terminal.say(f"  {artifact_id}  {by_id[artifact_id].part}  {by_id[artifact_id].created_at}")
 
 
-def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[str, list[dict[str, Any]]]) -> None:
+def _print_backward(store: Store, artifact_id: str, by_id: dict[str, Manifest]) -> None:
     seen: set[str] = set()
 
     def walk(current: str, depth: int) -> None:
@@ -186,11 +207,11 @@ def _print_backward(artifact_id: str, by_id: dict[str, Manifest], files: dict[st
             walk(upstream, depth + 1)
 
     walk(artifact_id, 0)
-    rows = sorted((row["path"], row["sha256"], row["status"]) for i in seen & files.keys() for row in files[i])
-    taken = [row for row in rows if row[2] == "accepted"]
+    files = _audio_files(store, by_id, seen)
+    taken = sorted((row["path"], row["sha256"][:12]) for _, row in files if row["status"] == "accepted")
     terminal.say(f"\n{len(taken)} audio files went in:")
-    for path, digest, _ in taken:
-        terminal.say(f"  {digest[:12]}…  {path}")
+    for path, digest in taken:
+        terminal.say(f"  {digest}…  {path}")
 
 
 def _inputs(manifest: Manifest) -> set[str]:

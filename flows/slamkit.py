@@ -11,7 +11,7 @@ from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.sequences.interleaving import text_decoder
 from tinywave_core.sequences.slamkit import write_features, write_tokens
 from tinywave_core.storage.schemas import TOKENS_FILE
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.tokenizers.directory import open_fast, read_directory
 from tinywave_core.tokenizers.speech import Streams
@@ -46,7 +46,7 @@ def write_slamkit(root: str, artifact: str, folder: str) -> int:
 
 def _rows(tokens: Artifact) -> Iterator[dict[str, Any]]:
     for shard in tokens.summary["shards"]:
-        yield from read_table(tokens.store.find(shard["id"]).path(TOKENS_FILE)).to_pylist()
+        yield from rows_of(tokens.store.find(shard["id"]).path(TOKENS_FILE))
 
 
 def _tokenizer(store: Store, vocabulary: Vocabulary) -> Any:

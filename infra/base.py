@@ -39,7 +39,7 @@ from tinywave_core.stages.ingestion.summary import CorpusSummary  # noqa: E402
 from tinywave_core.stages.tokenization.summary import TokensSummary  # noqa: E402
 from tinywave_core.steps.base import Outputs  # noqa: E402
 from tinywave_core.steps.inputs import audio_of, training_shards  # noqa: E402
-from tinywave_core.storage.shards import read_table  # noqa: E402
+from tinywave_core.storage.shards import rows_of, where  # noqa: E402
 from tinywave_core.storage.store import MANIFEST, Store, describe_files  # noqa: E402
 from tinywave_core.tokenizers import mfcc  # noqa: E402
 from tinywave_core.tokenizers.codebooks import Codebooks  # noqa: E402
@@ -179,13 +179,11 @@ def copied(folder: Path, root: Path, outputs: Outputs, given: dict[str, Given]) 
     corpus = run_pipeline(config, Store(config.root), until="ingestion")["corpus"]
     trained = recordings_heard(outputs, given)
     heard, known = {Path(row["path"]).stem: row for row in trained}, {row["recording_id"] for row in trained}
-    rows = read_table(corpus.path(FILES_FILE), ["recording_id", "path", "status"]).to_pylist()
+    rows = rows_of(corpus.path(FILES_FILE), ["recording_id", "path", "status"], where("status", "accepted"))
     paths = {
         row["recording_id"]: Given(row["path"], "", like["licence"], like["attribution"])
         for row in rows
-        if row["status"] == "accepted"
-        and row["recording_id"] not in known
-        and (like := heard.get(Path(row["path"]).stem))
+        if row["recording_id"] not in known and (like := heard.get(Path(row["path"]).stem))
     }
     shards = corpus.store.find_all(CorpusSummary.of(corpus).shards, "shard")
     speech = [u.samples for shard in shards for u in read_utterances(shard) if u.recording_id in paths]
@@ -223,8 +221,8 @@ def write_release(
 def recordings_heard(outputs: Outputs, given: dict[str, Given]) -> list[dict[str, str]]:
     """The recordings of training and validation, by id; of copies, the one that was taken."""
     columns = ["recording_id", "path", "status", "split"]
-    rows = read_table(outputs["corpus"].path(FILES_FILE), columns).to_pylist()
-    heard = [row for row in rows if row["status"] == "accepted" and row["split"] == "train"]
+    rows = rows_of(outputs["corpus"].path(FILES_FILE), columns, where("status", "accepted"))
+    heard = [row for row in rows if row["split"] == "train"]
     return [
         {
             "recording_id": row["recording_id"],

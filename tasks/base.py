@@ -2,10 +2,12 @@
 
 The task's cache key is the step's fingerprint; it is refreshed when the manifest is missing, so Prefect never says
 Cached about an output that is gone, and when Prefect's record is not what the store says. What is in the store is not
-mapped again: a fan-out submits the missing shards only, to the workers that the runtime asks for. Tasks return small JSON, never data.
+mapped again: a fan-out submits the missing shards only, to the workers that the runtime asks for, and never more than a few hundred
+ahead: of ten thousand shards the others wait here, where they cost nothing. Tasks return small JSON, never data.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +21,12 @@ from tasks.progress import HoursProgress, step_progress
 from tasks.runners import Workers
 from tinywave_core.errors import TinyWaveError, WorkerDiedError
 from tinywave_core.steps.base import Step, compute, find_steps
-from tinywave_core.steps.reasons import Reason, explain
+from tinywave_core.steps.reasons import Reason, explain_all
 from tinywave_core.storage.store import Artifact
+
+IN_FLIGHT = 256
+"""Task runs that are submitted and not done, at most, and eight times the workers if these are more: one slow shard then keeps nobody
+waiting."""
 
 
 def stage_task(stage: str, *, description: str) -> Task[..., dict[str, Any]]:
@@ -91,39 +97,58 @@ class PrefectExecute:
 
     def __call__(self, steps: Sequence[Step]) -> list[Artifact]:
         artifacts = find_steps(steps)
-        reasons = [explain(step, artifact) for step, artifact in zip(steps, artifacts, strict=True)]
+        reasons = explain_all(steps, artifacts)
         # A single step is always sent, so that the page of a cached run shows it as Cached; of many, only the missing.
         sent = [i for i, artifact in enumerate(artifacts) if len(steps) == 1 or not artifact.complete]
-        elsewhere = self.workers is not None and self.workers.elsewhere and len(steps) > 1
-        submit = self._send if elsewhere else self._submit
-        futures = {i: submit(steps[i], self._task(steps[i], artifacts[i])) for i in sent}
-        self._wait(steps, futures)
-        for future in futures.values():
-            future.result()  # raises what the task raised
-        computed = dict(zip(futures, find_steps([steps[i] for i in futures]), strict=True))
+        if sent:
+            self._run(steps, {i: artifacts[i] for i in sent})
+        computed = dict(zip(sent, find_steps([steps[i] for i in sent]), strict=True))
         results = [computed.get(i, artifact) for i, artifact in enumerate(artifacts)]
         for step, reason, artifact in zip(steps, reasons, results, strict=True):
             self.runs.append(StepRun(step, reason, artifact))
         return results
 
-    def _wait(self, steps: Sequence[Step], futures: dict[int, Any]) -> None:
-        """Wait for all; where the steps know their hours of speech, print from time to time how many are done."""
-        progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in futures)) if futures else None
-        for i, future in futures.items():
-            try:
-                future.wait()
-            except BrokenExecutor as error:
-                artifacts = find_steps(steps)
-                missing = [
-                    _label(step) for step, artifact in zip(steps, artifacts, strict=True) if not artifact.complete
-                ]
-                raise WorkerDiedError(
-                    f"a worker of {steps[0].stage} was killed, most often by the system for lack of memory; not done are "
-                    f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}: lower --runtime.workers, and "
-                    "run again; finished shards are kept"
-                ) from error
-            assert progress is not None
+    def _run(self, steps: Sequence[Step], sent: dict[int, Artifact]) -> None:
+        """Send what is missing and wait for all of it; then raise what the first task that failed raised. Where the steps know their
+        hours of speech, print from time to time how many are done."""
+        elsewhere = self.workers is not None and self.workers.elsewhere and len(steps) > 1
+        submit = self._send if elsewhere else self._submit
+        progress = HoursProgress(steps[0].stage, sum(steps[i].hours for i in sent))
+        most = max(IN_FLIGHT, 8 * steps[0].runtime.workers)
+        flying: deque[tuple[int, Any]] = deque()
+        failed: list[Exception] = []
+
+        def land() -> None:
+            i, future = flying.popleft()
+            failed.extend(self._failure_of(steps, future))
             progress.add(steps[i].hours)
+
+        for i, artifact in sent.items():
+            if len(flying) == most:
+                land()
+            flying.append((i, self._sent(steps, submit, steps[i], artifact)))
+        while flying:
+            land()
+        if failed:
+            raise failed[0]
+
+    def _sent(self, steps: Sequence[Step], submit: Callable[..., Any], step: Step, artifact: Artifact) -> Any:
+        try:
+            return submit(step, self._task(step, artifact))
+        except BrokenExecutor as error:  # of the workers for those before it
+            raise _worker_died(steps) from error
+
+    def _failure_of(self, steps: Sequence[Step], future: Any) -> list[Exception]:
+        """Wait for a task; what it raised, if it did."""
+        try:
+            future.wait()
+        except BrokenExecutor as error:
+            raise _worker_died(steps) from error
+        try:
+            future.result()
+        except Exception as error:  # noqa: BLE001  (raised when the others are done)
+            return [error]
+        return []
 
     def _task(self, step: Step, artifact: Artifact) -> Task[..., dict[str, Any]]:
         refresh = not artifact.complete or not self._is_recorded(step, artifact)
@@ -147,6 +172,15 @@ class PrefectExecute:
         assert self.workers is not None
         parameters = {"label": _label(step), "fingerprint": step.fingerprint, "step": step, "elsewhere": True}
         return self.workers.submit(run_step, parameters)
+
+
+def _worker_died(steps: Sequence[Step]) -> WorkerDiedError:
+    missing = [_label(step) for step, found in zip(steps, find_steps(steps), strict=True) if not found.complete]
+    return WorkerDiedError(
+        f"a worker of {steps[0].stage} was killed, most often by the system for lack of memory; not done are "
+        f"{', '.join(missing[:4])}{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}: lower --runtime.workers, and "
+        "run again; finished shards are kept"
+    )
 
 
 def _label(step: Step) -> str:

@@ -75,6 +75,7 @@ BESIDE: dict[str, Settings] = {
     "distillation.layer_pairs": EXPLICIT,
     "distillation.copied_blocks": EXPLICIT,
     "runtime.cluster": {"runtime": {"runner": "dask"}},
+    "runtime.training_nodes": {"runtime": {"rendezvous": "node-0:29400"}},
     **{
         f"adaptation.base_training.{name}": {
             "adaptation": {"teacher": "base"},
@@ -92,6 +93,7 @@ OTHER: dict[str, Settings] = {
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},
     "adaptation.base_training.dropout": {"adaptation": {"base_training": {"dropout": 0.3}}},
     "distillation.training.dropout": {"distillation": {"training": {"dropout": 0.3}}},
+    "runtime.rendezvous": {"runtime": {"rendezvous": "node-0:29400"}},
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},

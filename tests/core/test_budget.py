@@ -1,11 +1,15 @@
 """Full-size figures: the formula's parameters against models of the real shapes, and prices worked out by hand."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tinywave_core.config.load import load_config
-from tinywave_core.costs.budget import budget
+from tinywave_core.costs.budget import activation_bytes, budget
 from tinywave_core.costs.estimates import vocabulary_rows
 from tinywave_core.models.llama import student_from
 from tinywave_core.teacher.layer_map import layer_map
@@ -65,3 +69,43 @@ def test_a_warm_up_costs_its_share_of_the_live_teacher():
     trained, student = without * found.teacher_parameters, 12 * found.student_parameters
     distilled = 524_288 * (3000 * student + 900 * 2 * found.teacher_parameters)
     assert found.gpu_hours == pytest.approx((trained + distilled) / 4e14 / 3600)
+
+
+def kept_bytes(width: int, layers: int, rows: int, *, autocast: bool, again: bool) -> int:
+    """Bytes that PyTorch keeps of the blocks for the backward pass of `rows` rows of 128 tokens, weights and their copies left out."""
+    shape = LlamaConfig(
+        vocab_size=40,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+    )
+    model, kept, seen = LlamaForCausalLM(shape).train(), {}, []
+    weights = {p.shape for p in model.parameters()} | {p.shape[::-1] for p in model.parameters()}
+    if again:
+        for block in model.model.layers:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape not in weights:
+            seen.append(tensor)  # alive, so that no other one takes its place
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda each: each), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model.model(torch.zeros(rows, 128, dtype=torch.long))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(("width", "layers", "rows"), [(128, 2, 3), (256, 6, 5)])
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("again", [False, True])
+def test_activations_are_those_that_pytorch_keeps(width: int, layers: int, rows: int, autocast: bool, again: bool):
+    shape = {"adaptation.fresh.width": str(width), "adaptation.fresh.intermediate": str(3 * width)}
+    flags = {"runtime.micro_batch_rows": str(rows), "runtime.activation_checkpointing": str(again).lower()}
+    config = load_config("demo", {**shape, "adaptation.fresh.heads": str(width // 64), **flags})
+    training = config.adaptation.training.model_copy(update={"sequence_length": 128, "batch_tokens": 128 * rows})
+    formula = [activation_bytes(config, training, number, autocast=autocast) for number in (1, layers)]
+    # The difference: what lies outside of the blocks is no matter of theirs.
+    kept = [kept_bytes(width, number, rows, autocast=autocast, again=again) for number in (1, layers)]
+    assert kept[1] - kept[0] == pytest.approx(formula[1] - formula[0], rel=0.25)

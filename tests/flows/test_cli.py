@@ -304,6 +304,7 @@ def test_a_plan_of_a_fresh_store(capsys: pytest.CaptureFixture[str], finished: F
     assert "12 files, 12 new, 0 known" in plan
     assert "never computed in this store" in plan
     assert all(stage in plan for stage in STAGES)
+    assert "in all 2 shards a stage and 20 task runs" in plan  # 14 steps that are no shards
     assert not Store(config.root).artifact_ids()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from tinywave_core.training import launch
 TWO = {"training_processes": 2, "micro_batch_rows": 1}
 # Never reached: so that a step still trains when something happens to it, on however slow a machine.
 MANY_STEPS = 20_000
+SOME_STEPS = 60
 Told = list[tuple[int, int]]
 
 
@@ -136,6 +138,56 @@ def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_t
     assert started.keys() == {"torchrun", "0", "1"}
     assert not any(Path(f"/proc/{pid}").exists() for pid in started.values())
     assert before + 3 < checkpoints(step)[-1] < MANY_STEPS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc: run on Linux")
+def test_two_machines_train_together_and_when_one_dies_the_other_goes_on_alone_with_the_same_batches(
+    finished: Finished, tmp_path: Path
+):
+    """Two torchruns that share nothing but the store, and meet on a port, stand for two machines."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
+    meets = {"training_nodes": 2, "rendezvous": rendezvous, "training_processes": 1, "checkpoint_every": 2}
+    step = trained(again(finished, "control", tmp_path / "store", **meets), steps=SOME_STEPS)
+    join = [sys.executable, "-m", "tinywave_core.training.join", "--rendezvous", rendezvous, "--device", "cpu"]
+    with (tmp_path / "joined").open("wb") as log:
+        joined = subprocess.Popen(
+            [*join, "--nodes=2", "--node=1", "--processes=1"], stderr=log, stdin=subprocess.DEVNULL
+        )
+    told: list[int] = []
+
+    def kill_the_other_machine(done: int, total: int, note: str = "") -> None:
+        if total == SOME_STEPS:
+            told.append(done)
+        if told[-1:] == [3] and joined.poll() is None:
+            (agent,) = children(joined.pid, "torch.distributed.run")
+            for pid in (agent, *children(agent, launch.__name__), joined.pid):
+                os.kill(pid, signal.SIGKILL)
+            joined.wait()
+
+    try:
+        with pytest.raises(RuntimeError, match="failed or was killed"):
+            compute(step, kill_the_other_machine)
+    finally:
+        joined.kill()
+        joined.wait()
+    assert told[:3] == [1, 2, 3] and not step.find().complete
+    before = checkpoints(step)[-1]
+    assert 2 <= before < SOME_STEPS
+    alone = step.runtime.model_copy(update={"training_nodes": 1, "rendezvous": None})
+    after: list[int] = []
+    made = compute(replace(step, runtime=alone), lambda done, *_: after.append(done))
+    assert after[0] == before + 1
+    expected = compute(trained(again(finished, "control", tmp_path / "one", training_processes=1), steps=SOME_STEPS))
+    losses, wanted = (pq.read_table(a.path("curves.parquet"))["loss"].to_pylist() for a in (made, expected))
+    assert losses == pytest.approx(wanted, rel=2e-3)
+
+
+@pytest.mark.parametrize("rendezvous", [None, "node-0", "node-0:port", "http://node-0:1"])
+def test_machines_need_a_place_to_meet(rendezvous: str | None):
+    with pytest.raises(ValueError, match="rendezvous"):
+        RuntimeConfig(training_nodes=2, rendezvous=rendezvous)
 
 
 def test_an_error_in_a_process_is_the_error_of_the_step(finished: Finished, tmp_path: Path):

@@ -38,15 +38,28 @@ class RuntimeConfig(Config):
     `workers` workers."""
     training_processes: int = Field(1, ge=1, le=64)
     """Processes of one training run, started by torchrun on the machine that runs the stage: one per GPU. They share each
-    batch, whose rows must be a multiple of them; differs in the last digits."""
+    batch, whose rows must be a multiple of all of them; differs in the last digits."""
+    training_nodes: int = Field(1, ge=1, le=64)
+    """Machines that train one model together, with `training_processes` on each of them. The stage runs on the first, and every other
+    one runs `python -m tinywave_core.training.join`; all of them reach the store under the same name, and nothing else."""
+    rendezvous: str | None = Field(None, pattern=r"^[^:/\s]+:\d{1,5}$")
+    """Where these machines meet: name of the first one and a free port there, such as node-0:29400. Whoever reaches that port takes
+    part in the training: keep it inside the cluster's network."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
     rest."""
     checkpoint_every: int = Field(100, ge=1)
     """Optimiser steps between two training checkpoints: what a crash can cost."""
-    activation_checkpointing: bool = False
-    """Keep only the inputs of the decoder blocks and compute the rest again in the backward pass: the same gradients, less
-    memory, about a third more time."""
+    accumulate_whole: bool = False
+    """With several training processes: keep whole weights and gradients in each of them between the micro-batches of a step, so that
+    they are gathered and summed once a step and not for each micro-batch. Faster where micro-batches are many or the network is
+    slow; takes 8 bytes more per trained parameter in each process (18 GiB for 2.3 billion)."""
+    activation_checkpointing: float = Field(0.0, ge=0, le=1)
+    """Share of the decoder blocks, evenly spaced, of which only the inputs are kept and the rest is computed again in the backward
+    pass: the same gradients, less memory, at 1 about a third more time. Raise it until a step fits."""
+    attention: Literal["auto", "dense", "block_sparse"] = "auto"
+    """How packed rows attend within their sequences: `dense` by a mask of all pairs of positions, `block_sparse` by a compiled kernel
+    that skips the blocks in which nothing is seen; `auto` takes that one on a GPU. Differs in the last digits."""
     compile: bool = False
     """Compile the decoder blocks (torch.compile): faster steps on a GPU after minutes of compiling; differs in the last digits."""
     stop_after_hours: float | None = Field(None, gt=0)
@@ -71,6 +84,20 @@ class RuntimeConfig(Config):
         if self.cluster and self.runner not in ("dask", "ray"):
             raise ValueError(f"cluster is {self.cluster}, but runner is {self.runner}: choose the runner dask or ray")
         return self
+
+    @model_validator(mode="after")
+    def _machines_meet(self) -> Self:
+        if self.training_nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"training_nodes is {self.training_nodes}, but they have no place to meet: set rendezvous to the first machine's name "
+                "and a free port there, such as node-0:29400"
+            )
+        return self
+
+    @property
+    def all_training_processes(self) -> int:
+        """Of one training run, on all machines."""
+        return self.training_nodes * self.training_processes
 
 
 class TrainingConfig(Config):

@@ -1,9 +1,11 @@
 """What a run at full size takes, in words that people decide by: parameters, memory of a GPU, GPU-hours, bytes, money.
 
-Counts: 6 operations per parameter and token for training, 2 for a forward pass; 20 bytes per trained parameter (float32 weights,
-gradients, two moments, the best weights so far), 2 per parameter of a frozen model in bfloat16; activations 34 bytes per token and unit of width in each
-block (Korthikanti et al., arXiv 2205.05198, attention not kept). Whether caching the teacher's logits pays follows from the price of
-its forward pass and of storage.
+Counts: 6 operations per parameter and token for training, 2 for a forward pass; 22 bytes per trained parameter (float32 weights,
+gradients, two moments, the best weights so far, and the copy in bfloat16 that autocast computes with), 2 per parameter of a frozen model
+in bfloat16. Activations are those that PyTorch keeps of a Llama's block, counted (tests/core/test_budget.py): per token 34 bytes for each
+unit of the width and 8 for each of the intermediate width, attention not kept; in float32 40 and 16. With activation_checkpointing the
+input of each block, 4 bytes a unit, and one block's activations. Whether caching the teacher's logits pays follows from the price of its
+forward pass and of storage.
 """
 
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     student_parameters,
     teacher_parameters,
+    vocabulary_rows,
 )
 
 DOLLARS_PER_GPU_HOUR = 2.5
@@ -58,7 +61,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         + distillation.planned_tokens * 12 * student
         + live_operations(config)
     )
-    trained = 20 if config.validation.fraction else 16  # the best weights so far are kept beside those of the moment
+    trained = parameter_bytes(config, autocast=True)
     held_teacher = 2 * teacher if config.distillation.live_steps else 0
     gpu_hours = operations / FLOPS["cuda"] / 3600
     cached = tokens * logit_bytes(config.logit_caching.entries)
@@ -78,9 +81,26 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
     )
 
 
-def _gib(parameter_bytes: float, config: PipelineConfig, training: TrainingConfig, layers: int) -> float:
-    tokens = min(config.runtime.micro_batch_rows * training.sequence_length, training.batch_tokens)
-    return (parameter_bytes + 34 * tokens * config.adaptation.fresh.width * layers) / GIB
+def parameter_bytes(config: PipelineConfig, *, autocast: bool) -> int:
+    """Of each parameter that is trained: float32 weights, gradients and two moments; the copy of autocast; the best weights so far."""
+    return 16 + (2 if autocast else 0) + (4 if config.validation.fraction else 0)
+
+
+def activation_bytes(config: PipelineConfig, training: TrainingConfig, layers: int, *, autocast: bool) -> float:
+    """What is kept for the backward pass of a micro-batch in bfloat16 (autocast) or float32, and the logits of the chunk that is at work."""
+    shape, tokens = config.adaptation.fresh, min(config.runtime.micro_batch_rows * training.sequence_length, training.batch_tokens)  # fmt: skip
+    per_width, per_intermediate, beside = (34, 8, 600) if autocast else (40, 16, 1100)
+    block = tokens * (per_width * shape.width + per_intermediate * shape.intermediate + beside)
+    inputs = tokens * 4 * shape.width * layers
+    kept = inputs + block if config.runtime.activation_checkpointing else block * layers
+    return kept + _LOGITS_AT_ONCE * 3 * 4 * vocabulary_rows(config)
+
+
+_LOGITS_AT_ONCE = 256  # positions, as losses/logits.py takes them; logits, their softmax and gradient
+
+
+def _gib(parameters: float, config: PipelineConfig, training: TrainingConfig, layers: int) -> float:
+    return (parameters + activation_bytes(config, training, layers, autocast=True)) / GIB
 
 
 def _forward_dollars(teacher: int) -> float:

@@ -8,7 +8,7 @@ Legend: N samples of an utterance, M of a pair, at 16 kHz.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tinywave_core.audio.utterances import Utterance
 from tinywave_core.audio.vad import HYSTERESIS, WINDOW, speech_probabilities
 from tinywave_core.config.evaluation import ProbesConfig
+from tinywave_core.drawing import draw
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
 Samples = npt.NDArray[np.float32]
@@ -79,22 +80,28 @@ class Pair:
 # The utterances --------------------------------------------------------------------------------------------------
 
 
-def chosen(rows: Iterable[Mapping[str, Any]], config: ProbesConfig) -> list[str]:
+def chosen(rows: Iterable[dict[str, Any]], config: ProbesConfig) -> list[str]:
     """Ids of the utterances to look at, in the order in which pairs are made of them: long enough ones by a hash, and
-    behind them for each, where there is one, another recording of the same speaker."""
+    behind them for each, where there is one, another recording of the same speaker. `rows` are gone through twice, and not kept."""
     shortest = 2 * config.min_part_s * SAMPLE_RATE
-    usable = {row["utterance_id"]: row for row in rows if row["num_samples"] >= shortest}
-    first = sorted(usable, key=lambda i: _key(config, "choice", i))[: POOL * config.items]
-    of_speaker: dict[str, list[str]] = {}
-    for i, row in usable.items():
-        if row["speaker"] is not None:
-            of_speaker.setdefault(row["speaker"], []).append(i)
-    second = []
-    for i in first:
-        own = usable[i]
-        same = [o for o in of_speaker.get(own["speaker"], ()) if usable[o]["recording_id"] != own["recording_id"]]
-        second += [min(same, key=lambda o: _key(config, "same speaker", i + o))] if same else []
-    return list(dict.fromkeys([*first, *second]))
+    first = draw(
+        (row for row in rows if row["num_samples"] >= shortest),
+        lambda row: _key(config, "choice", row["utterance_id"]),
+        POOL * config.items,
+    )
+    of_speaker: dict[str, list[dict[str, Any]]] = {}
+    for own in first:
+        if own["speaker"] is not None:
+            of_speaker.setdefault(own["speaker"], []).append(own)
+    second: dict[str, tuple[bytes, str]] = {}
+    for row in rows:
+        for own in of_speaker.get(row["speaker"], ()) if row["num_samples"] >= shortest else ():
+            if row["recording_id"] != own["recording_id"]:
+                i, other = own["utterance_id"], row["utterance_id"]
+                found = (_key(config, "same speaker", i + other), other)
+                second[i] = min(second.get(i, found), found)
+    ids = [own["utterance_id"] for own in first]
+    return list(dict.fromkeys([*ids, *(second[i][1] for i in ids if i in second)]))
 
 
 def prepare(utterance: Utterance, config: ProbesConfig) -> Speech | None:

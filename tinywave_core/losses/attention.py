@@ -2,12 +2,13 @@
 
 Whole maps of both models would need eager attention and gigabytes; a few softmax rows from the queries and keys that
 SDPA gets anyway cost a few percent and leave the model's own output bit-identical. transformers calls the registered
-function below in place of its own; outside `tapping` it is plain SDPA.
+functions below in place of its own; outside `tapping` they are plain attention (models/attention.py).
 Legend: B batch rows, H heads, h sampled heads, T positions, r sampled query positions, E head width.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,15 +16,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-IMPLEMENTATION = "tinywave_sdpa"
+from tinywave_core.devices import sent
+from tinywave_core.models.attention import BLOCK_SPARSE, DENSE, Mask, allowed_rows, packed_attention
+
+IMPLEMENTATION = DENSE
+"""What a model must be loaded with for its rows to be read, or BLOCK_SPARSE."""
+
+_CPU = torch.device("cpu")
 
 
 @dataclass
 class AttentionTap:
-    """Which rows and heads are read, and what was read: log-probabilities [B, h, r, T] by layer."""
+    """Which rows and heads are read, on the models' device, and what was read: log-probabilities [B, h, r, T] by layer."""
 
     positions_r: torch.Tensor
     heads_h: torch.Tensor
@@ -54,13 +60,15 @@ def recompute_context() -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext() if tap is None else tapping(replace(tap, log_maps={}))
 
 
-def sample_tap(length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int) -> AttentionTap:
+def sample_tap(
+    length: int, heads: int, rows: int, num_heads: int, layers: set[int], seed: int, device: torch.device = _CPU
+) -> AttentionTap:
     """Query positions and heads of one step, drawn from `seed` alone: teacher and student get the same."""
-    # On the CPU, so that the rows do not depend on the device.
+    # Drawn on the CPU, so that the rows do not depend on the device.
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randperm(length, generator=generator)[: min(rows, length)].sort().values
     picked = torch.randperm(num_heads, generator=generator)[: min(heads, num_heads)].sort().values
-    return AttentionTap(positions, picked, frozenset(layers))
+    return AttentionTap(sent(positions, device), sent(picked, device), frozenset(layers))
 
 
 def row_divergence(student_log: torch.Tensor, teacher_log: torch.Tensor) -> torch.Tensor:
@@ -81,27 +89,44 @@ def attention_loss(
     return (kl_Bhr * valid).sum() / valid.sum().clamp(min=1)
 
 
-def _tapped_sdpa(
+def read_outside_of_compiled_blocks() -> None:
+    """For models whose blocks are compiled: the tap is another one in every step and layer, and traced, it would be compiled anew
+    for each; attention itself stays a part of the block."""
+    _register(_untraced())
+
+
+@functools.cache  # or each call would make another function, which is compiled anew
+def _untraced() -> Callable[..., None]:
+    return torch.compiler.disable(_read)
+
+
+def _read(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, mask: Mask | None, scaling: float | None
+) -> None:
+    """The rows of this layer into the tap, if it is tapped."""
+    tap = _current.get()
+    if tap is not None and (layer := int(module.layer_idx)) in tap.layers:  # type: ignore[arg-type]
+        tap.log_maps[layer] = _log_rows(query, key, mask, scaling, tap)
+
+
+def _tapped(
+    read: Callable[..., None],
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: Mask | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    tap, layer = _current.get(), int(module.layer_idx)  # type: ignore[arg-type]
-    if tap is not None and layer in tap.layers:
-        tap.log_maps[layer] = _log_rows(query, key, attention_mask, scaling, tap)
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return output, None
+    read(module, query, key, attention_mask, scaling)
+    return packed_attention(module, query, key, value, attention_mask, scaling, **kwargs), None
 
 
 def _log_rows(
-    query_BHTE: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float | None, tap: AttentionTap
+    query_BHTE: torch.Tensor, key: torch.Tensor, mask: Mask | None, scaling: float | None, tap: AttentionTap
 ) -> torch.Tensor:
-    heads = tap.heads_h.to(query_BHTE.device)
-    rows = tap.positions_r.to(query_BHTE.device)
+    heads, rows = tap.heads_h.to(query_BHTE.device), tap.positions_r.to(query_BHTE.device)
     # Several query heads can share one key head.
     groups = query_BHTE.shape[1] // key.shape[1]
     # In float32: a log-probability in bfloat16 has two or three digits.
@@ -109,9 +134,14 @@ def _log_rows(
     k = key[:, heads // groups].float()
     scores = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
     causal = torch.arange(k.shape[2], device=k.device) <= rows[:, None]
-    allowed = causal if mask is None else mask[:, :, rows]
+    allowed = causal if mask is None else allowed_rows(mask, rows, k.shape[2])
     return F.log_softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
 
 
-AttentionInterface.register(IMPLEMENTATION, _tapped_sdpa)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+def _register(read: Callable[..., None]) -> None:
+    for name in (DENSE, BLOCK_SPARSE):
+        AttentionInterface.register(name, functools.partial(_tapped, read))
+        AttentionMaskInterface.register(name, sdpa_mask)
+
+
+_register(_read)

@@ -10,9 +10,11 @@ Legend: N tokens, n tokens of a part, D width, V vocabulary, K entries.
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from tinywave_core.devices import sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.sequences.dataset import IGNORED
 
@@ -111,7 +113,7 @@ def fused_logit_loss(
     logits: float,
     temperature: float,
 ) -> LogitLoss:
-    """Weighted sum of both terms over all positions whose label is not IGNORED."""
+    """Weighted sum of both terms over all positions whose label is not IGNORED. Labels that lie on the CPU cost a GPU no wait."""
     values = _Fused.apply(hidden_ND, weight_VD, labels_N, targets, language_model, logits, temperature)
     return LogitLoss(*values)
 
@@ -138,7 +140,9 @@ class _Fused(torch.autograd.Function):
         head = weight.to(hidden.dtype)
         signal = targets if kl_weight else None
         # Padding has no label, and would cost its product with the head all the same.
-        for positions in (labels != IGNORED).nonzero()[:, 0].split(_CHUNK):
+        kept = sent(np.flatnonzero(labels.cpu().numpy() != IGNORED), hidden.device)
+        labels = sent(labels, hidden.device)
+        for positions in kept.split(_CHUNK):
             h = hidden[positions]
             z = (h @ head.T).to(exact)
             for start in range(0, len(z), _PART):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig, Term
+from tinywave_core.devices import sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import IMPLEMENTATION, AttentionTap, attention_loss
 from tinywave_core.losses.hidden import cosine_loss, mse_loss
@@ -58,7 +59,7 @@ def hidden_states(views: Views) -> torch.Tensor:
             f"those of {len(student)} blocks, the teacher of {len(teacher)}"
         )
     distance = cosine_loss if views.config.hidden_form == "cosine" else mse_loss
-    valid_BT = torch.from_numpy(views.batch.labels != IGNORED).to(views.student.last_BTD.device)
+    valid_BT = sent(views.batch.labels != IGNORED, views.student.last_BTD.device)
     return torch.stack([distance(student[s], teacher[t], valid_BT) for s, t in views.pairs]).sum() / len(views.pairs)
 
 
@@ -72,11 +73,10 @@ def attention_maps(views: Views) -> torch.Tensor:
             f"attention alignment was asked for, but no attention rows came from the block pairs {missing}: load "
             f"both models with attn_implementation={IMPLEMENTATION!r}, or set distillation.weights.attention to 0"
         )
-    rows = views.student_tap.positions_r.numpy()
+    # Padding looks at padding, which would be learned as well.
+    valid = sent(views.batch.documents > 0, views.student.last_BTD.device)[:, views.student_tap.positions_r]
     losses = []
     for s, t in views.pairs:
-        # Padding looks at padding, which would be learned as well.
-        valid = torch.from_numpy(views.batch.documents[:, rows] > 0).to(student[s].device)
         losses.append(attention_loss(student[s], teacher[t].to(student[s].device), valid))
     # The mean over a few rows stands for every target, so that the weight means the same in every batch.
     return torch.stack(losses).mean() * views.batch.targets
@@ -97,8 +97,8 @@ def at_head(
     labels_N: torch.Tensor,
     signal: LogitSignal | None,
     temperature: float,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted sum of the terms at the head, and each alone; cross-entropy is reported whatever its weight."""
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The weighted sum of the terms at the head, and each alone, without a gradient; cross-entropy is reported whatever its weight."""
     loss = fused_logit_loss(
         hidden_ND,
         head_VD,
@@ -109,8 +109,8 @@ def at_head(
         temperature=temperature,
     )
     # Student and control are compared by it, also where the student does not learn from it.
-    terms = {"language_model": float(loss.language_model)}
-    return loss.total, terms if signal is None else terms | {"logits": float(loss.logits)}
+    terms = {"language_model": loss.language_model}
+    return loss.total, terms if signal is None else terms | {"logits": loss.logits}
 
 
 def computations(terms: Sequence[Term]) -> dict[Term, Computation]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaForCausalLM
 
-from tinywave_core.models.llama import block_mask
+from tinywave_core.devices import sent
+from tinywave_core.models.attention import packed_mask
 from tinywave_core.sequences.dataset import Batch
 
 
@@ -24,11 +25,12 @@ class Forward:
 
 def forward(model: LlamaForCausalLM, batch: Batch, *, hidden: bool = False) -> Forward:
     """Run the decoder over packed rows: positions restart and attention ends with every sequence."""
+    documents = sent(batch.documents, model.device)
     # Without the head: [B, T, V] logits of a large vocabulary would be most of the memory, and few callers want them whole.
     out = model.model(
-        input_ids=torch.from_numpy(batch.input_ids).to(model.device),
-        position_ids=torch.from_numpy(batch.positions).to(model.device),
-        attention_mask=block_mask(torch.from_numpy(batch.documents).to(model.device)),
+        input_ids=sent(batch.input_ids, model.device),
+        position_ids=sent(batch.positions, model.device),
+        attention_mask=packed_mask(documents, model.config._attn_implementation),
         use_cache=False,
         output_hidden_states=hidden,
     )

@@ -111,14 +111,3 @@ def _copy(source: dict[str, torch.Tensor], prefix: str, module: torch.nn.Module)
 def save_llama(model: LlamaForCausalLM, folder: Path) -> None:
     """Write config.json, generation_config.json and safetensors."""
     model.save_pretrained(folder, safe_serialization=True)
-
-
-def block_mask(documents_BT: torch.Tensor) -> torch.Tensor:
-    """Bool mask [B, 1, T, T]: True where a query may look: causal, and within its own document.
-
-    Padding (document 0) looks at padding, so that no row of the softmax is empty.
-    """
-    length = documents_BT.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
-    same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    return (causal & same)[:, None]

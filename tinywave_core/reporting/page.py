@@ -49,7 +49,7 @@ from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows, voice_text
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelsSummary
-from tinywave_core.stages.ingestion.words import duration_bins, label_facts, rejects
+from tinywave_core.stages.ingestion.words import duration_bins, label_facts, number_of_rejects, rejects
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.logit_caching.words import target_rows
 from tinywave_core.stages.tokenization.summary import BenchmarksSummary, NearDuplicatesSummary, TokensSummary
@@ -108,8 +108,8 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         **judges_section(outputs),
         **units_section(outputs),
         **quality_section(outputs),
-        rejects=rejects(outputs["corpus"]),
-        max_rejects=MAX_REJECTS,
+        rejects=rejects(outputs["corpus"], MAX_REJECTS),
+        more_rejects=max(0, number_of_rejects(CorpusSummary.of(outputs["corpus"])) - MAX_REJECTS),
         labels=label_facts(LabelsSummary.of(outputs["labels"])) if "labels" in outputs else [],
         data_plots=[Markup(svg) for svg in data_plots(outputs) if svg],
         curves=[Markup(svg) for svg in curve_plots(outputs) if svg],

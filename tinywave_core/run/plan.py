@@ -10,9 +10,10 @@ from pathlib import Path
 
 import soundfile
 
+from tinywave_core.audio.catalog import Catalog
 from tinywave_core.audio.source import Source
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
-from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
+from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.costs.expectations import expectation
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import MissingInputError, SourceError, TrainingError
@@ -27,7 +28,8 @@ from tinywave_core.stages.ingestion.quality_words import plan_lines
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.stages.ingestion.words import label_facts
 from tinywave_core.steps.base import Outputs, Step
-from tinywave_core.steps.reasons import Reason, explain
+from tinywave_core.steps.inputs import corpus_key
+from tinywave_core.steps.reasons import Reason, explain_all
 from tinywave_core.storage.store import NotYetComputedError, Store
 
 _PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
@@ -59,6 +61,8 @@ class Plan:
 
     hours: float
     """Hours of speech in the source, or in the store where there is none."""
+    recordings: int
+    """Files there, or in the store."""
     device: str
     """`cpu`, `cuda` or `mps`."""
     stages: tuple[StagePlan, ...]
@@ -69,8 +73,12 @@ class Plan:
     """What a look at the source says, in lines; empty without one."""
     notes: tuple[str, ...]
     """What thresholds leave out, and what so much speech gave when it was measured, in lines."""
+    audio_shards: int
+    """Shards of audio that there are and that would be made."""
     config: PipelineConfig = field(repr=False)
     """The settings, with the start of the teacher settled."""
+    costs: dict[str, Estimate] = field(repr=False)
+    """What each stage takes if all of it is computed."""
     all_steps: "tuple[tuple[Step, Reason], ...]" = field(repr=False)
     """Every step that is known, and why it is cached or runs."""
 
@@ -93,7 +101,7 @@ def make_plan(config: PipelineConfig, until: str = STAGES[-1], *, whole: bool = 
     if whole:
         check_layers(config)
     store = Store(config.root, create=False)
-    hours, device = hours_of_speech(config, store), pick_device(config.runtime).type
+    (hours, recordings), device = hours_of_speech(config, store), pick_device(config.runtime).type
     walk = Walk(config, store)
     source = _source_lines(config, store) if config.source is not None else []
     looked = {stage: walk.look_at(stage) for stage in STAGES[: STAGES.index(until) + 1]}
@@ -111,7 +119,17 @@ def make_plan(config: PipelineConfig, until: str = STAGES[-1], *, whole: bool = 
     told = expectation(start.config.adaptation.teacher, training) if whole else ""
     notes = [*walk.left_out(), *([told] if told else [])]
     return Plan(
-        hours, device, tuple(stages), start.sentence, tuple(source), tuple(notes), start.config, tuple(walk.steps)
+        hours,
+        recordings,
+        device,
+        tuple(stages),
+        start.sentence,
+        tuple(source),
+        tuple(notes),
+        walk.audio_shards(),
+        start.config,
+        costs,
+        tuple(walk.steps),
     )
 
 
@@ -152,7 +170,7 @@ class Walk:
         except (MissingInputError, TrainingError) as error:
             # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
             known, problem = False, str(error)
-        reasons = [explain(step, artifact) for step, artifact in look.steps]
+        reasons = explain_all([step for step, _ in look.steps], [artifact for _, artifact in look.steps])
         self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
         return reasons, known, problem
 
@@ -162,6 +180,11 @@ class Walk:
         if corpus is not None and corpus.complete:
             return choose_start(self.config, self.store, corpus)
         return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
+
+    def audio_shards(self) -> int:
+        """Those that were made and those that would be."""
+        new = {step.id for step, _ in self.steps if (step.stage, step.part) == ("ingestion", "shard")}
+        return len(new.union(Catalog(self.store, corpus_key(self.config)).shard_ids()))
 
     def left_out(self) -> list[str]:
         """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""
@@ -174,14 +197,15 @@ class Walk:
         return plan_lines(self.config, corpus if corpus is not None and corpus.complete else None, more=more)
 
 
-def hours_of_speech(config: PipelineConfig, store: Store) -> float:
-    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC."""
+def hours_of_speech(config: PipelineConfig, store: Store) -> tuple[float, int]:
+    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC; and its recordings."""
     if config.source is None:
-        return sum(
-            CorpusSummary.of(artifact).hours
+        found = [
+            CorpusSummary.of(artifact)
             for artifact in map(store.find, store.artifact_ids("ingestion"))
             if artifact.part == "corpus"
-        )
+        ]
+        return sum(corpus.hours for corpus in found), sum(corpus.files.found for corpus in found)
     files = Source(config.source).listing().audio
     probed = files[:: max(1, len(files) // _PROBED)]
     seconds = 0.0
@@ -191,4 +215,5 @@ def hours_of_speech(config: PipelineConfig, store: Store) -> float:
             continue
         with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
             seconds += min(soundfile.info(file.location).duration, 86_400)
-    return seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
+    return hours, len(files)

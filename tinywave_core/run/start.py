@@ -8,8 +8,6 @@ turns up that the base has heard: then the start is fresh, and stays so. Nothing
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.base.leaks import heard_recordings
 from tinywave_core.base.opening import Base, base_of, require_base, why_not
@@ -17,7 +15,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import LeakError
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.inputs import corpus_key
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of, where
 from tinywave_core.storage.store import Artifact, Log, Store, utc_now
 from tinywave_core.wording import duration
 
@@ -132,8 +130,10 @@ def _heard(base: Base, corpus: Artifact) -> str:
 def held_out_recordings(corpus: Artifact) -> set[str]:
     """Ids of the recordings that a corpus holds out."""
     # Every stage asks: in Arrow, or each would turn the table of all files into Python objects.
-    table = read_table(corpus.path(FILES_FILE), ["recording_id", "split"])
-    return set(table.filter(pc.equal(table["split"], "held_out"))["recording_id"].to_pylist())
+    return {
+        row["recording_id"]
+        for row in rows_of(corpus.path(FILES_FILE), ["recording_id", "split"], where("split", "held_out"))
+    }
 
 
 def _log(config: PipelineConfig, store: Store) -> Log:

@@ -1,16 +1,18 @@
 """Inputs that several stages take: shards by split, their recordings and hours, and the key of a corpus."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.schemas import TOKENS_FILE
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import Keep, row_groups
 from tinywave_core.storage.store import Artifact
 
 CORPUS_VERSION = 2
@@ -40,27 +42,49 @@ def held_out_rows(shards: Sequence[Artifact], columns: Sequence[str]) -> list[di
 
     An interleaved utterance has several drawings: its row is that of the first one, which alone has the streams.
     """
-    return _rows(shards, columns, "held_out")
+    return list(each_held_out_row(shards, columns))
+
+
+def each_held_out_row(
+    shards: Sequence[Artifact], columns: Sequence[str], keep: Keep | None = None, needs: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """`held_out_rows` one after the other, for what takes a few of them: a row group at a time is in memory.
+
+    Those that `keep` keeps, which `needs` these columns.
+    """
+    return _rows(shards, columns, "held_out", keep, needs)
 
 
 def training_rows(shards: Sequence[Artifact], columns: Sequence[str]) -> list[dict[str, Any]]:
     """These columns of the training rows of token shards, as `held_out_rows`: an utterance's first drawing alone."""
-    return _rows(shards, columns, "train")
+    return list(each_training_row(shards, columns))
 
 
-def _rows(shards: Sequence[Artifact], columns: Sequence[str], split: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def each_training_row(
+    shards: Sequence[Artifact], columns: Sequence[str], keep: Keep | None = None, needs: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """`training_rows` one after the other, as `each_held_out_row`."""
+    return _rows(shards, columns, "train", keep, needs)
+
+
+def _rows(
+    shards: Sequence[Artifact], columns: Sequence[str], split: str, keep: Keep | None, needs: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
         path = shard.path(TOKENS_FILE)
         filters = [name for name in ("split", "variant") if name in pq.read_schema(path).names]
-        table = read_table(path, list(dict.fromkeys([*columns, *filters])))
         # Rows are picked in Arrow: nearly every shard has a little held-out speech among much that is none, and a token
         # as a Python integer takes many times its two bytes.
-        keep = pc.equal(table["split"], split)
-        if "variant" in filters:  # shards of speech alone have no drawings
-            keep = pc.and_(keep, pc.less_equal(table["variant"], 0))
-        rows += table.filter(keep).select(list(columns)).to_pylist()
-    return rows
+        for table in row_groups(path, list(dict.fromkeys([*columns, *filters, *needs])), partial(_is_first_of, split)):
+            kept = table if keep is None else table.filter(keep(table))
+            yield from kept.select(list(columns)).to_pylist()
+
+
+def _is_first_of(split: str, table: pa.Table) -> pa.ChunkedArray:
+    keep = pc.equal(table["split"], split)
+    if "variant" in table.column_names:  # shards of speech alone have no drawings
+        keep = pc.and_(keep, pc.less_equal(table["variant"], 0))
+    return keep
 
 
 def training_key(config: PipelineConfig, tokens: Artifact) -> str:

@@ -1,11 +1,12 @@
 """Why a step runs or is cached, in words, from the parts of its fingerprint and the record of the last run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tinywave_core.steps.base import Step
 from tinywave_core.steps.runs import RUNS
-from tinywave_core.storage.store import Artifact
+from tinywave_core.storage.store import Artifact, Manifest
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,30 @@ class Reason:
 
 def explain(step: Step, artifact: Artifact) -> Reason:
     """Why `step` is cached or must run, compared with what the last run used."""
+    return explain_all([step], [artifact])[0]
+
+
+def explain_all(steps: Sequence[Step], artifacts: Sequence[Artifact]) -> list[Reason]:
+    """`explain` for many: the log of runs is read once, not once for each shard."""
+    last_runs = _LastRuns()
+    return [
+        _cached(step) if artifact.complete else _missing(step, last_runs)
+        for step, artifact in zip(steps, artifacts, strict=True)
+    ]
+
+
+def _cached(step: Step) -> Reason:
     # First of all: the fit that is pinned saw the inputs of then, so that "same inputs as before" would say too little.
-    if artifact.complete and "pin" in step.context:
+    if "pin" in step.context:
         pin = step.context["pin"]
         return Reason(True, f"pinned {pin['pinned_at'][:10]}, its fit saw {_minutes(pin['hours'])} of speech")
-    if artifact.complete:
-        return Reason(True, "same settings and inputs as before")
-    before = _in_last_run(step)
+    return Reason(True, "same settings and inputs as before")
+
+
+def _missing(step: Step, last_runs: "_LastRuns") -> Reason:
+    before = last_runs.of(step)
     # The last run had this very artifact: neither settings nor inputs can be the reason.
-    if step.id in before:
+    if step.id in before.ids:
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
         return Reason(False, f"from the teacher again: {step.context['restarted']}")
@@ -37,27 +53,45 @@ def explain(step: Step, artifact: Artifact) -> Reason:
     if "previous" in step.inputs:
         new = len(step.inputs["tokens"])
         return Reason(False, f"goes on from {step.input('previous').id[:21]}… with {new} new shard{'s' * (new > 1)}")
-    if not before:
+    if not before.ids:
         return Reason(False, "never computed in this store")
     # New audio becomes shards beside the old ones, so that a shard that was never there need not mean a change of settings.
-    if step.part == "shard":
-        return (
-            Reason(False, "new shard") if _same_settings(step, before) else Reason(False, _difference(step, before[-1]))
-        )
-    return Reason(False, _difference(step, before[-1]))
+    if step.part == "shard" and _same_settings(step, before.last):
+        return Reason(False, "new shard")
+    return Reason(False, _difference(step, before.last))
 
 
-def _in_last_run(step: Step) -> list[str]:
-    """Artifacts of the same stage and part in the latest run that had any: a cached stage lists no shards."""
-    for run in reversed(step.store.log(RUNS).records()):
-        if ids := run["artifacts"].get(f"{step.stage}/{step.part}"):
-            return list(ids)
-    return []
+@dataclass(frozen=True)
+class _Before:
+    """Artifacts of a stage and part in the latest run that had any, and the manifest of the last one of them."""
+
+    ids: frozenset[str]
+    last: Manifest | None
 
 
-def _same_settings(step: Step, ids: list[str]) -> bool:
-    # Shards of one run share their settings, so that any of them will do.
-    manifest = step.store.find(ids[-1]).manifest
+class _LastRuns:
+    """What the last runs used, by stage and part; read when it is asked for first."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, _Before] = {}
+
+    def of(self, step: Step) -> _Before:
+        label = f"{step.stage}/{step.part}"
+        if label not in self._found:
+            ids = self._in_last_run(step, label)
+            # Shards of one run share their settings, so that any of them will do.
+            self._found[label] = _Before(frozenset(ids), step.store.find(ids[-1]).manifest if ids else None)
+        return self._found[label]
+
+    def _in_last_run(self, step: Step, label: str) -> list[str]:
+        """Of the latest run that had any: a cached stage lists no shards."""
+        for run in reversed(step.store.log(RUNS).records()):
+            if ids := run["artifacts"].get(label):
+                return list(ids)
+        return []
+
+
+def _same_settings(step: Step, manifest: Manifest | None) -> bool:
     return (
         manifest is not None
         and manifest.config == step.config.model_dump(mode="json")
@@ -65,8 +99,7 @@ def _same_settings(step: Step, ids: list[str]) -> bool:
     )
 
 
-def _difference(step: Step, artifact_id: str) -> str:
-    manifest = step.store.find(artifact_id).manifest
+def _difference(step: Step, manifest: Manifest | None) -> str:
     if manifest is None:
         return "what the last run used is gone"
     if manifest.version != step.version:

@@ -1,14 +1,17 @@
 """Parquet files with page checksums that are written and verified: a flipped bit is found, not read."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 1024
+Keep = Callable[[pa.Table], pa.ChunkedArray]
+"""Rows -> true for those that are kept."""
 
 
 def write_table(
@@ -37,7 +40,7 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        self._held: list[dict[str, Any]] = []
+        self._held = schema.empty_table()
         self._wrote = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = pq.ParquetWriter(path, schema, **_options("zstd"))
@@ -47,15 +50,19 @@ class RowWriter:
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows of the schema."""
-        self._held += rows
+        self.add_table(pa.Table.from_pylist(list(rows), schema=self._schema))
+
+    def add_table(self, table: pa.Table) -> None:
+        """Append the rows of a table of the schema."""
+        self._held = pa.concat_tables([self._held, table])
         # Only whole groups: where a group ends does not depend on how many rows came at once.
         self._write(len(self._held) // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
 
     def _write(self, count: int) -> None:
         if count:
-            table = pa.Table.from_pylist(self._held[:count], schema=self._schema)
-            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            del self._held[:count]
+            self._writer.write_table(self._held.slice(0, count).combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+            # Taken, not sliced: a slice would keep all that was written.
+            self._held = self._held.take(pa.array(range(count, len(self._held)), pa.int64()))
             self._wrote = True
 
     def __exit__(
@@ -71,6 +78,25 @@ class RowWriter:
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns, verifying page checksums."""
     return pq.ParquetFile(path, page_checksum_verification=True).read(columns=columns)
+
+
+def row_groups(path: Path, columns: list[str] | None = None, keep: Keep | None = None) -> Iterator[pa.Table]:
+    """The rows of one Parquet file, a row group at a time and no more in memory, verifying page checksums; those that `keep` keeps."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number, columns)
+            yield table if keep is None else table.filter(keep(table))
+
+
+def rows_of(path: Path, columns: list[str] | None = None, keep: Keep | None = None) -> Iterator[dict[str, Any]]:
+    """`row_groups` row by row: what is not kept never becomes a Python object."""
+    for table in row_groups(path, columns, keep):
+        yield from table.to_pylist()
+
+
+def where(column: str, value: str) -> Keep:
+    """Keeps the rows that have this value there."""
+    return lambda table: pc.equal(table[column], value)
 
 
 def column_bytes(path: Path, column: str) -> int:

@@ -4,14 +4,17 @@ A checkpoint is whole when its folder has its final name (it is written under an
 of `state.json`, which lists them, are checked all the same before it is used, and before an older one is dropped for it. Nothing is
 overwritten, nothing is unpickled. Tensors are whole, however
 many processes hold them: the first one writes, all read, and any number of processes can go on.
+Training goes on while a checkpoint is written: the state is copied to the host's memory, 12 bytes per trained parameter there, and a
+thread writes it.
 """
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tinywave_core.errors import StoreError
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
-from tinywave_core.training.processes import is_first, wait_for_all
+from tinywave_core.training.processes import is_first, told_by_first, wait_for_all
 
 _WEIGHTS, _MOMENTS, _BEST = "model.safetensors", "optimizer.safetensors", "best.safetensors"
 _KEPT = 2  # the newest can be damaged; training goes on from the one before it
@@ -50,18 +53,80 @@ class TrainingState:
     """None before the first check, and where no speech validates."""
 
 
+class CheckpointWriter:
+    """Writes checkpoints below a folder, one at a time, while training goes on; used in a `with` block, it ends with the last one.
+
+    What fails in the writing is raised by the next call, or at the end of the block.
+    """
+
+    def __init__(
+        self, folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._folder, self._parameters, self._optimizer = folder, parameters, optimizer
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self._finish()
+        except BaseException as failed:
+            if error is None:
+                raise
+            # What stopped the training is the reason that is told; that older checkpoints count is told beside it.
+            error.add_note(f"the checkpoint that was being written then failed too: {failed}")
+
+    def save(self, state: TrainingState) -> None:
+        """Copy the state, and begin to write `step-NNNNNN` from the copy and then to drop the oldest ones."""
+        self._finish()
+        files = _copied(state, self._parameters, self._optimizer)
+        if is_first():
+            # No daemon: a process that ends in order ends with its checkpoint whole.
+            self._thread = threading.Thread(target=self._write, args=(state, files), name="checkpoint")
+            self._thread.start()
+
+    def load(self) -> TrainingState | None:
+        """The newest valid checkpoint, once what is being written is on disk for every process."""
+        self._finish()
+        wait_for_all()
+        return load_checkpoint(self._folder, self._parameters, self._optimizer)
+
+    def _write(self, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
+        try:
+            _write(self._folder, state, files)
+        except BaseException as error:  # noqa: BLE001 - raised again by _finish, in the thread that can tell it
+            self._error = error
+
+    def _finish(self) -> None:
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+
 def save_checkpoint(
     folder: Path, state: TrainingState, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write `step-NNNNNN` below `folder` and drop the oldest ones."""
+    """Write `step-NNNNNN` below `folder` and drop the oldest ones; it is there when this returns."""
+    with CheckpointWriter(folder, parameters, optimizer) as writer:
+        writer.save(state)
+    wait_for_all()
+
+
+def _copied(
+    state: TrainingState, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each file on the host, as they are now."""
     weights = {name: _whole(p) for name, p in parameters.items()}
     moments = {f"{name}/{key}": _whole(m) for name, p in parameters.items() for key, m in optimizer.state[p].items()}
     files = {_WEIGHTS: weights, _MOMENTS: moments}
     if state.best:
         files[_BEST] = {name: _whole(weight) for name, weight in state.best.weights.items()}
-    if is_first():
-        _write(folder, state, files)
-    wait_for_all()
+    return files
 
 
 def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -97,46 +162,85 @@ def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.
 def load_checkpoint(
     folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Restore the newest valid checkpoint into model and optimiser; None when there is none."""
+    """Restore the newest valid checkpoint into model and optimiser; None when there is none.
+
+    The first process reads, and the others get their shards from it: they may be on machines that do not have the folder.
+    """
+    read = _read(folder) if is_first() else _Read()
+    about = told_by_first(read.about)
+    if about is None:
+        return None
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(_share(read.weights.get(name), parameter))
+            optimizer.state[parameter] = _state_of(
+                name, parameter, read, about["steps"], _counts_on(optimizer, parameter)
+            )
+    best = None
+    if about["best"]:
+        weights = {name: _share(read.best.get(name), p) for name, p in parameters.items()}
+        best = Best(about["best"]["step"], about["best"]["nll"], weights)
+    return TrainingState(about["step"], about["curves"], about["left_out"], best)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A checkpoint as the first process read it; nothing in the others."""
+
+    about: dict[str, Any] | None = None
+    """What all processes are told: the state without its tensors, the curves, and AdamW's count of steps by parameter."""
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    moments: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def _read(folder: Path) -> _Read:
     for path in _checkpoints(folder):
-        about = _valid_state(path)
-        if about is None:
+        state = _valid_state(path)
+        if state is None:
             continue
         weights, moments = load_file(path / _WEIGHTS), load_file(path / _MOMENTS)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(_share(weights[name], parameter))
-                optimizer.state[parameter] = _state_of(name, parameter, moments)
-        best = _best_of(path, about["best"], parameters) if about.get("best") else None
-        curves = json.loads((path / "curves.json").read_text(encoding="utf-8"))
-        return TrainingState(about["step"], curves, about["left_out"], best)
-    return None
+        about = {
+            "step": state["step"],
+            "left_out": state["left_out"],
+            "best": state.get("best"),
+            "curves": json.loads((path / "curves.json").read_text(encoding="utf-8")),
+            "steps": {n.removesuffix("/step"): float(m) for n, m in moments.items() if n.endswith("/step")},
+        }
+        return _Read(about, weights, moments, load_file(path / _BEST) if about["best"] else {})
+    return _Read()
 
 
-def _best_of(path: Path, about: dict[str, Any], parameters: dict[str, torch.nn.Parameter]) -> Best:
-    weights = load_file(path / _BEST)
-    return Best(about["step"], about["nll"], {name: _share(weights[name], p) for name, p in parameters.items()})
+def _counts_on(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> torch.device:
+    """Where AdamW counts its steps: its fused kernel beside the parameters, otherwise the CPU."""
+    return parameter.device if optimizer.param_groups[0].get("fused") else torch.device("cpu")
 
 
-def _state_of(name: str, parameter: torch.nn.Parameter, moments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _state_of(
+    name: str, parameter: torch.nn.Parameter, read: _Read, steps: dict[str, float], counted_on: torch.device
+) -> dict[str, torch.Tensor]:
     """AdamW's state of one parameter; empty, as AdamW wants it, before the first step."""
-    if f"{name}/step" not in moments:
+    if name not in steps:
         return {}
-    shares = {key: _share(moments[f"{name}/{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
-    return {"step": moments[f"{name}/step"], **shares}
+    shares = {key: _share(read.moments.get(f"{name}/{key}"), parameter) for key in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.tensor(steps[name], device=counted_on), **shares}
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor on the CPU, put together from all processes' shards; only the first process gets it."""
+    """A copy of the tensor on the CPU, put together from all processes' shards; only the first process gets it."""
     # A collective: all processes call it, though one writes.
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().contiguous().cpu() if is_first() else torch.empty(0)
+    if not is_first():
+        return torch.empty(0)
+    return whole.detach().to("cpu", copy=whole is tensor).contiguous()  # one that was put together is a copy already
 
 
-def _share(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor that is laid out as `like`."""
+def _share(whole: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that is laid out as `like`, and that the first process has."""
     if isinstance(like, DTensor):
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+        whole = torch.empty(like.shape, dtype=like.dtype) if whole is None else whole
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=0)
+    assert whole is not None
     return whole.to(like.device)
 
 

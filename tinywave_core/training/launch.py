@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -35,6 +36,9 @@ from tinywave_core.threads import cores
 
 _LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
 S = TypeVar("S", bound=Summary)
+# For a partner that no longer answers and whose connection stays open, as of a machine that lost its power: then a process gives up,
+# and torchrun ends the others. Reading inputs before the first step must fit in.
+_LONGEST_WAIT = timedelta(minutes=30)
 _LAST_LINES = 60  # of the processes' log, shown with a fault of ours: tracebacks, and torchrun's word on who died first
 
 
@@ -51,7 +55,7 @@ def run_in_processes(step: Step[Any, S], output: Output, kind: type[S]) -> S:
         folder = Path(name)
         (folder / "step.json").write_text(json.dumps(_described(step, output)), encoding="utf-8")
         with (folder / "log").open("wb") as log:
-            processes = _start(output.runtime.training_processes, folder, log)
+            processes = start(torchrun(output.runtime), folder, log)
             try:
                 _forward(processes, output.progress)
             finally:
@@ -66,6 +70,7 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
     runtime = output.runtime
     # The processes share the cores: threads without a core of their own make the others wait (measured).
     threads = runtime.threads or max(1, cores() // runtime.training_processes)
+    alone = {"training_processes": 1, "training_nodes": 1, "rendezvous": None, "threads": threads}
     return {
         "root": step.store.url,
         "lease": step.store.lease_number,
@@ -78,7 +83,7 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
         "inputs": {name: [artifact.id for artifact in artifacts] for name, artifacts in step.inputs.items()},
         "params": step.params,
         "context": step.context,
-        "runtime": runtime.model_copy(update={"training_processes": 1, "threads": threads}).model_dump(mode="json"),
+        "runtime": runtime.model_copy(update=alone).model_dump(mode="json"),
         # So that the other side can tell whether the step is the same after its way through JSON.
         "fingerprint": step.fingerprint,
         "output": str(output.folder.resolve()),
@@ -86,9 +91,21 @@ def _described(step: Step, output: Output) -> dict[str, Any]:
     }
 
 
-def _start(count: int, folder: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+def torchrun(runtime: RuntimeConfig, node: int = 0) -> list[str]:
+    """How torchrun is called on a machine, counted from 0: that of the stage is the first."""
     # Not torchrun itself: a script of that name need not be on the path.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={runtime.training_processes}"]
+    if runtime.training_nodes == 1:
+        return [*command, "--standalone"]
+    assert runtime.rendezvous is not None
+    host, port = runtime.rendezvous.split(":")
+    # Numbered by hand: the first process must be on the machine that has the folder of the checkpoints.
+    meeting = [f"--nnodes={runtime.training_nodes}", f"--node-rank={node}", f"--master-addr={host}"]
+    return [*command, *meeting, f"--master-port={port}"]
+
+
+def start(command: list[str], folder: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """The processes of one machine, over the folder that says what they do."""
     return subprocess.Popen(
         [*command, "-m", __name__, str(folder)],
         stdin=subprocess.PIPE,
@@ -159,7 +176,7 @@ def _require_a_gpu_each(runtime: RuntimeConfig) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run the step of `folder` as one process of torchrun."""
+    """Run the step of `folder` as one process of torchrun; on a machine that joined, that of the first machine's folder."""
     told = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log
     threading.Thread(target=_end_with_the_task, daemon=True).start()
@@ -174,16 +191,17 @@ def main(folder: Path) -> None:
 
 
 def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callable[[], bool]) -> None:
-    from tinywave_core.training.processes import is_first
+    from tinywave_core.training.processes import is_first, told_by_first
 
-    step = rebuilt(described)
-    with _group(step.runtime):
+    with _group(RuntimeConfig.model_validate(described["runtime"])):
+        described = told_by_first(described)
+        step = rebuilt(described)
         first = is_first()
 
         def progress(done: int, total: int, note: str = "") -> None:
             if first:
                 print(json.dumps([done, total, note]), file=told)
-            _stop_together(stopped(), step.runtime)
+            _stop_together(stopped())
 
         output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
         summary = step.run(step, output)
@@ -226,17 +244,17 @@ def _group(runtime: RuntimeConfig) -> Iterator[None]:
     gpu = pick_device(runtime).type == "cuda"
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if gpu else "gloo")
+    # Gloo beside nccl, for what processes agree on without waiting for the GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_LONGEST_WAIT)
     yield
     dist.destroy_process_group()  # not after an error: it could wait for a partner that is gone
 
 
-def _stop_together(stopped: bool, runtime: RuntimeConfig) -> None:
+def _stop_together(stopped: bool) -> None:
     """KeyboardInterrupt in all processes, after the same optimiser step, as soon as one of them was told to stop."""
-    from tinywave_core.devices import pick_device
-    from tinywave_core.training.processes import summed
+    from tinywave_core.training.processes import any_process
 
-    if summed({"stopped": float(stopped)}, pick_device(runtime))["stopped"]:
+    if any_process(stopped):
         raise KeyboardInterrupt
 
 

@@ -7,6 +7,7 @@ replicas that drift apart.) The blocks are wrapped in a copy that shares the wei
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.losses.attention import IMPLEMENTATION, recompute_context
+from tinywave_core.losses.attention import read_outside_of_compiled_blocks, recompute_context
+from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
@@ -33,7 +35,7 @@ class TrainedModule(torch.nn.Module):
         super().__init__()
         self.model, self.objective, self.draw = model, objective, draw
 
-    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves; in evaluation mode the summed
         cross-entropy alone."""
         if not self.training:
@@ -65,16 +67,37 @@ def trained_module(
     weights = {id(p): _alias(p) if sharded else p for p in model.parameters()}
     copied = copy.deepcopy(model, weights)
     module = TrainedModule(copied, objective, add_dropout(copied, dropout, seed) if dropout else None)
-    if runtime.compile:  # the tap is another one in every step and layer: traced, it would be compiled anew for each
-        AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(AttentionInterface()[IMPLEMENTATION]))
-    for block in module.model.model.layers:
+    if is_block_sparse(runtime, copied, device):
+        copied.set_attn_implementation(BLOCK_SPARSE)
+    if runtime.compile:
+        read_outside_of_compiled_blocks()
+    blocks = module.model.model.layers
+    for number, block in enumerate(blocks):
         if runtime.compile:
             block.forward = torch.compile(block.forward)
-        if runtime.activation_checkpointing:
+        if is_recomputed(number, len(blocks), runtime.activation_checkpointing):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
     if sharded:
         _shard(module, device)
     return module.train()
+
+
+def is_recomputed(block: int, blocks: int, share: float) -> bool:
+    """Whether a block belongs to the evenly spaced `share` of all blocks that run again in the backward pass."""
+    wanted = round(share * blocks)
+    return (block + 1) * wanted // blocks > block * wanted // blocks
+
+
+def micro_batches(module: TrainedModule, batch: Batch, runtime: RuntimeConfig) -> Iterator[Batch]:
+    """A batch of this process's rows in micro-batches, with the module set for each: the backward pass belongs before the next one."""
+    parts = batch.split(runtime.micro_batch_rows)
+    for number, micro in enumerate(parts, start=1):
+        if runtime.accumulate_whole and isinstance(module, FSDPModule):
+            last = number == len(parts)
+            module.set_requires_gradient_sync(last)
+            module.set_reshard_after_backward(last)
+            module.set_reshard_after_forward(False)
+        yield micro
 
 
 def reshard(module: TrainedModule) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.distillation import DistillationConfig
-from tinywave_core.devices import frozen_dtype
+from tinywave_core.devices import frozen_dtype, sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import AttentionTap, sample_tap, tapping
 from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets, fused_logit_loss
@@ -29,17 +29,16 @@ class LanguageModelObjective:
 
     def __call__(self, model: LlamaForCausalLM, batch: Batch, _: int) -> LossTerms:
         out = forward(model, batch)
-        labels = torch.from_numpy(batch.labels).to(out.last_BTD.device)
         loss = fused_logit_loss(
             out.last_BTD.flatten(0, 1),
             model.lm_head.weight,
-            labels.flatten(),
+            torch.from_numpy(batch.labels).flatten(),
             None,
             language_model=1.0,
             logits=0.0,
             temperature=1.0,
         )
-        return LossTerms(loss.total, {"language_model": float(loss.language_model)})
+        return LossTerms(loss.total, {"language_model": loss.language_model})
 
 
 class DistillationObjective:
@@ -90,13 +89,13 @@ class DistillationObjective:
             self.config.weights,
             views.student.last_BTD.flatten(0, 1),
             model.lm_head.weight,
-            torch.from_numpy(batch.labels).to(views.student.last_BTD.device).flatten(),
+            torch.from_numpy(batch.labels).flatten(),
             self._signal(model, batch, views),
             self.temperature,
         )
         for term, part in parts.items():
             value = part.function(views)
-            total, terms[term.name] = total + term.weight * value, float(value.detach())
+            total, terms[term.name] = total + term.weight * value, value.detach()
         return LossTerms(total, terms)
 
     def _views(
@@ -112,7 +111,9 @@ class DistillationObjective:
             return views
         # Without a graph, which would keep the activations of a model many times as large.
         with torch.no_grad(), tapping(teacher_tap):
-            goal = forward(self._teacher_on(student.last_BTD.device), self._for_teacher(batch), hidden=hidden)
+            goal = forward(
+                self._teacher_beside(model, student.last_BTD.device), self._for_teacher(batch), hidden=hidden
+            )
         return replace(views, teacher=goal, teacher_tap=teacher_tap)
 
     def _signal(self, model: LlamaForCausalLM, batch: Batch, views: Views) -> LogitSignal | None:
@@ -133,12 +134,14 @@ class DistillationObjective:
         """The batch in the teacher's ids; padding is some token, which nothing attends to."""
         return batch if self.kept is None else replace(batch, input_ids=self.kept[batch.input_ids])
 
-    def _teacher_on(self, device: torch.device) -> LlamaForCausalLM:
-        """The teacher, frozen, where the student is; on a GPU in bfloat16, as its logits are captured there."""
+    def _teacher_beside(self, student: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
+        """The teacher, frozen, where the student is, attending as it does; on a GPU in bfloat16, as its logits are captured there."""
         assert self.teacher is not None, "no step is live from live_until on"
         if self.teacher.device != device:
             self.teacher.to(dtype=frozen_dtype(device))  # type: ignore[call-arg]
             on_device(self.teacher, device)
+        if self.teacher.config._attn_implementation != student.config._attn_implementation:
+            self.teacher.set_attn_implementation(student.config._attn_implementation)
         if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
             self.teacher.eval().requires_grad_(False)
         return self.teacher
@@ -165,7 +168,7 @@ class DistillationObjective:
                 f"the cached logits name token {ids.max()}, the student has {model.config.vocab_size} rows: use the cache of a "
                 "teacher with the student's vocabulary, or logit_signal = live"
             )
-        flat = (torch.from_numpy(a).to(device).flatten(0, 1) for a in (ids, weights, batch.cached.entropy))
+        flat = (sent(a, device).flatten(0, 1) for a in (ids, weights, batch.cached.entropy))
         return TeacherTargets(*flat)
 
     def _taps(
@@ -185,6 +188,7 @@ class DistillationObjective:
                     model.config.num_attention_heads,
                     layers,
                     seed,
+                    model.device,
                 )
             )
         return taps[0], taps[1]

@@ -19,16 +19,16 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
-from tinywave_core.devices import pick_device
+from tinywave_core.devices import mixed_precision, pick_device
 from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.progress import Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.threads import use_threads
-from tinywave_core.training.checkpoint import Best, TrainingState, load_checkpoint, save_checkpoint
+from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
 from tinywave_core.training.log import tensorboard_log
-from tinywave_core.training.module import TrainedModule, gather, reshard, trained_module
-from tinywave_core.training.processes import is_first, own_rows, own_share, process_count, summed
+from tinywave_core.training.module import TrainedModule, gather, micro_batches, reshard, trained_module
+from tinywave_core.training.processes import Sums, any_process, is_first, own_rows, own_share, process_count
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
 
@@ -41,8 +41,8 @@ class LossTerms:
 
     total: torch.Tensor
     """Sum over the micro-batch's targets; carries the gradient."""
-    terms: dict[str, float]
-    """Sums of the single terms over the micro-batch's targets, for the curves."""
+    terms: dict[str, torch.Tensor]
+    """Sums of the single terms over the micro-batch's targets, for the curves; without a gradient, on the model's device."""
 
 
 Record = dict[str, float | None]
@@ -107,51 +107,52 @@ def train(
     device = pick_device(runtime)
     module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
-    optimizer = _optimizer(parameters, config)
+    optimizer = _optimizer(parameters, config, device)
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
-    state = load_checkpoint(resume, parameters, optimizer)
-    if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
-        # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
-        state = check(TrainingState(0, [], []))
-        save_checkpoint(resume, state, parameters, optimizer)
-    started = time.monotonic()
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
-    reading = dataset.reading_ahead(own_share(config.rows))
-    with tensorboard_log(log_folder, state.step) as log, reading as batches:
-        while not _is_done(state, steps, validation):
-            began = time.monotonic()
-            step, number = state.step, batch_number(state.step, state.left_out)
-            rate = learning_rate(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = batches.batch(number)
-            terms = _gradient(module, batch, parameters, config, runtime, step, device)
-            # Each can break alone: a finite loss with an infinite gradient, or the other way round.
-            if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
-                state = _without(number, state, terms, resume, parameters, optimizer)
-                continue
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
-            state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
-            goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime, device)
-            if goes_on and (over or state.step % runtime.checkpoint_every == 0):
-                save_checkpoint(resume, state, parameters, optimizer)
-            speed = batch.step_targets / (time.monotonic() - began)
-            log(state.step, {**state.curves[-1], "tokens_per_second": speed})
-            try:
-                progress(state.step, steps, _told(state, speed))
-            except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
-                if goes_on:
-                    save_checkpoint(resume, state, parameters, optimizer)
-                raise
-            if on_step:
-                on_step(state.step)
-            if goes_on and over:
-                raise PausedError(
-                    f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
-                    f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
-                )
+    with CheckpointWriter(resume, parameters, optimizer) as checkpoints:
+        state = checkpoints.load()
+        if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
+            # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
+            state = check(TrainingState(0, [], []))
+            checkpoints.save(state)
+        started = time.monotonic()
+        reading = dataset.reading_ahead(own_share(config.rows))
+        with tensorboard_log(log_folder, state.step) as log, reading as batches:
+            while not _is_done(state, steps, validation):
+                began = time.monotonic()
+                step, number = state.step, batch_number(state.step, state.left_out)
+                rate = learning_rate(step, config)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                batch = batches.batch(number)
+                terms = _gradient(module, batch, parameters, config, runtime, step, device)
+                # Each can break alone: a finite loss with an infinite gradient, or the other way round.
+                if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
+                    state = _without(number, state, terms, checkpoints, optimizer)
+                    continue
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
+                state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
+                goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime)
+                if goes_on and (over or state.step % runtime.checkpoint_every == 0):
+                    checkpoints.save(state)
+                speed = batch.step_targets / (time.monotonic() - began)
+                log(state.step, {**state.curves[-1], "tokens_per_second": speed})
+                try:
+                    progress(state.step, steps, _told(state, speed))
+                except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
+                    if goes_on:
+                        checkpoints.save(state)
+                    raise
+                if on_step:
+                    on_step(state.step)
+                if goes_on and over:
+                    raise PausedError(
+                        f"training stopped after step {state.step} of {steps}, for runtime.stop_after_hours is "
+                        f"{runtime.stop_after_hours:g}; nothing is lost: run the same command again and it goes on from there"
+                    )
     _keep_best(state, parameters)
     gather(module, model)
     model.eval()
@@ -197,17 +198,16 @@ def _validation_nll(
 ) -> float:
     """Nats per token, over all validation speech."""
     module.eval()
-    sums = {"nll": 0.0, "targets": 0.0}
+    sums, targets = Sums(), 0
     count = process_count()
     for batch in validation.batches(runtime.micro_batch_rows * count, count):
         micro = own_rows(batch)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            sums["nll"] += float(module(micro, 0)[0])
-        sums["targets"] += micro.targets
+        with mixed_precision(device):
+            sums.add(nll=module(micro, 0)[0])
+        targets += batch.targets
     module.train()
     reshard(module)
-    sums = summed(sums, device)
-    return sums["nll"] / sums["targets"]
+    return sums.whole()[0]["nll"] / targets
 
 
 def _told(state: TrainingState, speed: float) -> str:
@@ -233,7 +233,9 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
-def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+def _optimizer(
+    parameters: dict[str, torch.nn.Parameter], config: TrainingConfig, device: torch.device
+) -> torch.optim.AdamW:
     # Vectors are the scales of norms: decay would draw them to 0, and with them what they scale.
     matrices = [p for p in parameters.values() if p.ndim >= 2]
     vectors = [p for p in parameters.values() if p.ndim < 2]
@@ -241,7 +243,10 @@ def _optimizer(parameters: dict[str, torch.nn.Parameter], config: TrainingConfig
         {"params": matrices, "weight_decay": config.weight_decay or 0.0},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=(0.9, 0.95))
+    used = [group for group in groups if group["params"]]
+    # One kernel for all parameters, on a GPU; a CPU keeps the loop, whose results are those of before to the bit.
+    fused = True if device.type == "cuda" else None
+    return torch.optim.AdamW(used, lr=config.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def _gradient(
@@ -254,26 +259,25 @@ def _gradient(
     device: torch.device,
 ) -> dict[str, float]:
     """Leave the clipped gradient of the whole batch in the parameters; means per target and the norm before clipping."""
-    sums: dict[str, float] = {}
-    for micro in batch.split(runtime.micro_batch_rows):
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+    sums = Sums()
+    for micro in micro_batches(module, batch, runtime):
+        with mixed_precision(device):
             total, terms = module(micro, step)
         # By the targets of the whole batch: gradients of micro-batches and processes add up to that of one large batch.
         (total / batch.step_targets).backward()
-        for name, value in {"loss": float(total.detach()), **terms}.items():
-            sums[name] = sums.get(name, 0.0) + value
+        sums.add(loss=total, **terms)
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.clip_norm)
     whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    means = {name: value / batch.step_targets for name, value in summed(sums, device).items()}
-    return means | {"gradient_norm": float(whole)}
+    # The one wait of a step: its numbers are known before the optimiser uses the gradient.
+    numbers, (whole_norm,) = sums.whole(whole)
+    return {name: value / batch.step_targets for name, value in numbers.items()} | {"gradient_norm": whole_norm}
 
 
 def _without(
     number: int,
     state: TrainingState,
     terms: dict[str, float],
-    resume: Path,
-    parameters: dict[str, torch.nn.Parameter],
+    checkpoints: CheckpointWriter,
     optimizer: torch.optim.Optimizer,
 ) -> TrainingState:
     """Back to the last good checkpoint, to go on without batch `number`; TrainingError if that did not help before."""
@@ -285,18 +289,17 @@ def _without(
         )
     optimizer.zero_grad(set_to_none=True)
     # The moments may have seen what led here, so that the whole state goes back, not the weights alone.
-    good = load_checkpoint(resume, parameters, optimizer)
+    good = checkpoints.load()
     assert good is not None, "the start is a checkpoint"
     return replace(good, left_out=[*state.left_out, number])
 
 
-def _is_over(started: float, runtime: RuntimeConfig, device: torch.device) -> bool:
+def _is_over(started: float, runtime: RuntimeConfig) -> bool:
     """Whether the time is up for any process."""
     if runtime.stop_after_hours is None:
         return False
     # All processes agree, or one would write a checkpoint that waits for the others.
-    over = time.monotonic() - started >= runtime.stop_after_hours * 3600
-    return summed({"over": float(over)}, device)["over"] > 0
+    return any_process(time.monotonic() - started >= runtime.stop_after_hours * 3600)
 
 
 def _curves(state: TrainingState, validation: Validation | None) -> list[Record]:

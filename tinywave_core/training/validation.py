@@ -7,11 +7,13 @@ what the undisturbed one would have checked.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from tinywave_core.config.validation import ValidationConfig
+from tinywave_core.devices import sent
 from tinywave_core.models.forward import forward
 from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
@@ -55,10 +57,10 @@ class Validation:
 def cross_entropy(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Summed over the targets of a batch, in nats; without a gradient's memory where none is recorded."""
     hidden = forward(model, batch).last_BTD.flatten(0, 1)
-    labels = torch.from_numpy(batch.labels).to(hidden.device).flatten()
-    kept = labels != IGNORED
+    kept = np.flatnonzero(batch.labels != IGNORED)
+    wanted_N = sent(batch.labels.ravel()[kept], hidden.device)
     total = hidden.new_zeros((), dtype=torch.float32)
     # In parts: the logits of all positions would take more memory than a training step does.
-    for part, wanted in zip(hidden[kept].split(_PART), labels[kept].split(_PART), strict=True):
+    for part, wanted in zip(hidden[sent(kept, hidden.device)].split(_PART), wanted_N.split(_PART), strict=True):
         total += F.cross_entropy(model.lm_head(part).float(), wanted, reduction="sum")
     return total

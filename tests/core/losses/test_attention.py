@@ -8,7 +8,8 @@ import torch
 
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.losses.attention import IMPLEMENTATION, attention_loss, sample_tap, tapping
-from tinywave_core.models.llama import block_mask, fresh_llama
+from tinywave_core.models.attention import dense_mask
+from tinywave_core.models.llama import fresh_llama
 
 pytestmark = pytest.mark.arithmetic
 
@@ -26,7 +27,7 @@ DOCUMENTS = torch.tensor([[1] * 7 + [2] * 5, [1] * 9 + [0] * 3])
 def run(model, implementation, tap=None, **options):
     model.set_attn_implementation(implementation)
     with tapping(tap if tap is not None else sample_tap(12, 4, 12, 4, set(), 0)):
-        return model(input_ids=IDS, attention_mask=block_mask(DOCUMENTS), use_cache=False, **options)
+        return model(input_ids=IDS, attention_mask=dense_mask(DOCUMENTS), use_cache=False, **options)
 
 
 def test_logits_with_the_tap_are_bit_identical_to_plain_sdpa(model):
@@ -37,7 +38,7 @@ def test_logits_with_the_tap_are_bit_identical_to_plain_sdpa(model):
 def test_tapped_rows_equal_eager_attention_maps(model):
     tap = sample_tap(12, heads=3, rows=6, num_heads=4, layers={0, 1}, seed=3)
     run(model, IMPLEMENTATION, tap)
-    mask = torch.zeros(2, 1, 12, 12).masked_fill(~block_mask(DOCUMENTS), torch.finfo(torch.float32).min)
+    mask = torch.zeros(2, 1, 12, 12).masked_fill(~dense_mask(DOCUMENTS), torch.finfo(torch.float32).min)
     model.set_attn_implementation("eager")
     eager = model(input_ids=IDS, attention_mask=mask, use_cache=False, output_attentions=True).attentions
     for layer in (0, 1):
@@ -74,7 +75,7 @@ def test_two_threads_do_not_read_each_others_rows(model):
         with tapping(tap):
             start.wait()
             model.set_attn_implementation(IMPLEMENTATION)
-            model(input_ids=IDS, attention_mask=block_mask(DOCUMENTS), use_cache=False)
+            model(input_ids=IDS, attention_mask=dense_mask(DOCUMENTS), use_cache=False)
             start.wait()
 
     threads = [threading.Thread(target=use, args=(tap,)) for tap in taps]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinywave_core.models.llama import block_mask
+from tinywave_core.models.attention import dense_mask
 from tinywave_core.sequences.dataset import IGNORED, PackedDataset
 from tinywave_core.sequences.packing import pack
 from tinywave_core.sequences.table import EVERY_EPOCH, TokenSequence
@@ -39,7 +39,7 @@ def test_labels_are_the_next_tokens_of_the_same_sequence():
 
 
 def test_attention_is_causal_and_stays_within_a_document():
-    mask = block_mask(torch.tensor([[1, 1, 2, 0]]))[0, 0]
+    mask = dense_mask(torch.tensor([[1, 1, 2, 0]]))[0, 0]
     assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
@@ -95,5 +95,5 @@ def test_with_separators_only_a_row_is_one_document_and_otherwise_nothing_crosse
     assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
     apart = PackedDataset(sequences, 9, 1, seed=0).collate([[0, 1]])
     assert np.array_equal(batch.labels, apart.labels) and np.array_equal(batch.input_ids, apart.input_ids)
-    assert not block_mask(torch.from_numpy(apart.documents))[0, 0, 3:7, :3].any()
-    assert block_mask(torch.from_numpy(batch.documents))[0, 0, 6, :7].all()
+    assert not dense_mask(torch.from_numpy(apart.documents))[0, 0, 3:7, :3].any()
+    assert dense_mask(torch.from_numpy(batch.documents))[0, 0, 6, :7].all()

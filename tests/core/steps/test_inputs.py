@@ -11,7 +11,7 @@ from tinywave_core.steps import inputs
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.steps.inputs import held_out_rows, training_rows
 from tinywave_core.storage.schemas import TOKENS_FILE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import row_groups, write_table
 from tinywave_core.storage.store import Artifact, Store
 
 SPOKEN = {"utterance_id": ["b", "a", "c"], "split": ["held_out", "train", "held_out"], "num_samples": [3, 4, 5]}
@@ -54,6 +54,8 @@ def test_rows_have_the_columns_that_were_asked_for_and_no_more(shards):
 
 def test_no_other_column_is_read(shards, monkeypatch):
     read = []
-    monkeypatch.setattr(inputs, "read_table", lambda path, names: read.append(names) or read_table(path, names))
+    monkeypatch.setattr(
+        inputs, "row_groups", lambda path, names, keep: read.append(names) or row_groups(path, names, keep)
+    )
     held_out_rows(shards, ["utterance_id"])
     assert read == [["utterance_id", "split"], ["utterance_id", "split", "variant"]]

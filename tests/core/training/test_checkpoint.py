@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.fixtures.faults import Died
+from tests.fixtures.training import Stop, run, stop_at
 from tinywave_core.errors import StoreError
 from tinywave_core.training import checkpoint
 from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -138,3 +140,65 @@ def test_older_checkpoints_stay_when_the_new_one_does_not_read_back(tmp_path: Pa
         with pytest.raises(StoreError, match=f"step-0000000{step} does not read back .*older ones are kept"):
             saved(tmp_path, step)
         assert loaded(tmp_path) == 2
+
+
+class Disk:
+    """A disk that waits before it writes the weights of one checkpoint, or fails at them."""
+
+    def __init__(self, at: int, monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+        self.goes_on, self.waited = threading.Event(), False
+        save = checkpoint.save_file
+
+        def slow(tensors: dict[str, torch.Tensor], path: Path) -> None:
+            if path.parent.name == f".writing-{at:08d}" and path.name == "model.safetensors":
+                if error:
+                    raise error
+                self.waited = self.goes_on.wait(60)
+            save(tensors, path)
+
+        monkeypatch.setattr(checkpoint, "save_file", slow)
+
+
+def test_training_goes_on_while_a_checkpoint_of_that_moment_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    curve, weights = run(tmp_path / "whole")
+    disk = Disk(2, monkeypatch)
+
+    def step_3_while_step_2_is_written(done: int) -> None:
+        if done == 3:
+            assert not (tmp_path / "cut" / "step-00000002").exists()
+            disk.goes_on.set()
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", on_step=step_3_while_step_2_is_written)
+    assert disk.waited and (tmp_path / "cut" / "step-00000002").exists(), "the run ends with its checkpoint whole"
+    steps: list[int] = []
+    resumed_curve, resumed = run(tmp_path / "cut", on_step=steps.append)
+    assert steps[0] == 3 and resumed_curve == curve
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+@pytest.mark.parametrize(("at", "last"), [(0, 1), (4, 5), (8, 9)])
+def test_a_checkpoint_that_cannot_be_written_stops_the_run_at_the_next_one_or_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, last: int
+):
+    curve, _ = run(tmp_path / "whole")
+    steps: list[int] = []
+    with monkeypatch.context() as patched:
+        Disk(at, patched, OSError(28, "No space left on device"))
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "cut", on_step=steps.append)
+    assert last <= steps[-1] <= at + 2
+    assert [path.name for path in sorted((tmp_path / "cut").glob("step-*"))][-1:] == (
+        [f"step-{at - 2:08d}"] if at else []
+    )
+    assert run(tmp_path / "cut")[0] == curve
+
+
+def test_an_error_of_the_training_is_told_before_that_of_the_checkpoint_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    Disk(2, monkeypatch, OSError(28, "No space left on device"))
+    with pytest.raises(Stop) as told:
+        run(tmp_path, on_step=stop_at(3))
+    assert "written then failed too: [Errno 28] No space left" in told.value.__notes__[0]

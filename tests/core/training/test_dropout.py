@@ -77,7 +77,7 @@ def test_a_run_with_dropout_that_was_stopped_goes_on_to_bit_equal_weights(tmp_pa
     assert again == curve and all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
-@pytest.mark.parametrize("change", [{"micro_batch_rows": 1}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize("change", [{"micro_batch_rows": 1}, {"activation_checkpointing": 1.0}])
 def test_how_a_batch_is_worked_through_changes_rounding_only(tmp_path, change):
     whole, _ = run(tmp_path / "a", DROPPED)
     parts, _ = run(tmp_path / "b", DROPPED, RUNTIME.model_copy(update=change))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.fixtures.training import (
     DROPPED,
+    FOUR_ROWS,
     RUNTIME,
     BreaksOn,
     distilled,
@@ -58,6 +59,27 @@ def test_both_processes_have_bit_equal_gradients_and_weights(two: Path, what: st
 
 def test_the_gradient_of_all_terms_is_that_of_one_process_with_the_whole_batch(two: Path):
     assert close(load_file(two / "gradients-0.safetensors"), gradients(ROW_BY_ROW), 1e-5)
+
+
+def test_gradients_that_are_accumulated_whole_are_those_that_each_micro_batch_sums(two: Path):
+    expected = gradients(ROW_BY_ROW, FOUR_ROWS)
+    for name in ("sharded", "whole"):
+        assert close(load_file(two / f"{name}-gradients-0.safetensors"), expected, 1e-5)
+
+
+def test_accumulating_whole_gathers_and_sums_once_a_step(two: Path):
+    """Two blocks and the rest are sharded; there are two micro-batches, and the blocks are gathered again for the backward pass."""
+    sharded, whole = (json.loads((two / f"{name}-gradients-0.json").read_text())[0] for name in ("sharded", "whole"))
+    assert sharded == {"_allgather_base_": 2 * (3 + 2), "_reduce_scatter_base_": 2 * 3}
+    assert whole == {"_allgather_base_": 3, "_reduce_scatter_base_": 3}
+
+
+def test_training_that_accumulates_whole_takes_the_steps_of_one_process(two: Path, tmp_path: Path):
+    steps = FOUR_ROWS.model_copy(update={"dropout": 0.3})
+    curve, weights = run(tmp_path, steps, ROW_BY_ROW, validation=validation())
+    for found, expected in zip(json.loads((two / "accumulated-0.json").read_text()), curve, strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-5)
+    assert close(load_file(two / "accumulated-0.safetensors"), weights, 2e-3)
 
 
 def test_training_takes_the_steps_of_one_process(two: Path, tmp_path: Path):

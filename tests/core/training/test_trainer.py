@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fixtures.training import (
@@ -23,6 +24,9 @@ from tests.fixtures.training import (
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.storage.store import sha256_of
+from tinywave_core.training import trainer
+from tinywave_core.training.checkpoint import load_checkpoint
+from tinywave_core.training.module import is_recomputed, trained_module
 from tinywave_core.training.trainer import LossTerms, batch_number, learning_rate, make_dataset
 
 
@@ -167,9 +171,85 @@ def test_a_run_that_paused_after_its_hours_goes_on_to_bit_equal_weights(tmp_path
 def test_recomputing_activations_leaves_every_gradient_bit_equal(monkeypatch):
     expected = gradients()
     blocks_run = count_blocks(monkeypatch)
-    found = gradients(RUNTIME.model_copy(update={"activation_checkpointing": True}))
+    found = gradients(RUNTIME.model_copy(update={"activation_checkpointing": 1.0}))
     assert blocks_run.count("student") == 4, "two blocks, each run again in the backward pass"
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("share", "recomputed"), [(0.0, []), (0.3, [3, 6, 9]), (0.5, [1, 3, 5, 7, 9]), (0.04, []), (1.0, list(range(10)))]
+)
+def test_a_share_of_the_blocks_is_recomputed_evenly_spaced(share, recomputed):
+    assert [block for block in range(10) if is_recomputed(block, 10, share)] == recomputed
+
+
+def test_half_of_two_blocks_runs_once_more_and_leaves_every_gradient_bit_equal(monkeypatch):
+    expected = gradients()
+    blocks_run = count_blocks(monkeypatch)
+    found = gradients(RUNTIME.model_copy(update={"activation_checkpointing": 0.5}))
+    assert blocks_run.count("student") == 3
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_blocks_are_compiled_once_whatever_rows_heads_and_documents_a_step_has(monkeypatch):
+    """Traced as for a GPU: attention by blocks, two student blocks that share what is compiled, and a tap in every step."""
+    compiled: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]):
+        compiled.append(graph.code)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    student, objective = distilled()
+    runtime = RUNTIME.model_copy(update={"compile": True, "attention": "block_sparse"})
+    module, dataset = (
+        trained_module(student, objective, runtime, torch.device("cpu")),
+        make_dataset(sequences(), CONFIG),
+    )
+    first = 0
+    for step in range(3):
+        module(dataset.batch(step), step)[0].backward()
+        first = first or len(compiled)
+    assert 0 < first == len(compiled)
+    assert sum("flex_attention" in code for code in compiled) == 1
+
+
+def test_on_a_gpu_products_are_in_bfloat16_and_weights_gradients_and_moments_in_float32(tmp_path, monkeypatch):
+    """By autocast of the CPU, which takes the place of CUDA's here."""
+    exact, _ = run(tmp_path / "float32")
+    monkeypatch.setattr(trainer, "mixed_precision", lambda _: torch.autocast("cpu", torch.bfloat16))
+    types: set[torch.dtype] = set()
+    model = fresh()
+    for projection in (model.lm_head, *(block.mlp.up_proj for block in model.model.layers)):
+        projection.register_forward_hook(lambda *seen: types.add(seen[2].dtype))
+    curve, weights = run(tmp_path / "mixed", model=model)
+    assert types == {torch.bfloat16} and {weight.dtype for weight in weights.values()} == {torch.float32}
+    kept = load_file(tmp_path / "mixed" / "step-00000008" / "optimizer.safetensors")
+    assert {moment.dtype for moment in kept.values()} == {torch.float32}
+    losses, exact_losses = ([r["loss"] for r in records] for records in (curve, exact))
+    assert losses == pytest.approx(exact_losses, rel=2e-2) and losses != exact_losses
+
+
+def test_the_fused_optimiser_of_a_gpu_takes_up_a_checkpoint_with_its_count_beside_the_weights(tmp_path):
+    """A meta device stands for the GPU: it only knows what lies where."""
+    run(tmp_path)
+    parameters = {name: torch.nn.Parameter(p.to("meta")) for name, p in fresh().named_parameters()}
+    for fused, place in ((True, "meta"), (None, "cpu")):
+        optimizer = torch.optim.AdamW(list(parameters.values()))
+        optimizer.param_groups[0]["fused"] = fused
+        assert load_checkpoint(tmp_path, parameters, optimizer)
+        states = [optimizer.state[p] for p in parameters.values()]
+        assert {state["step"].device.type for state in states} == {place}
+        assert {state["exp_avg"].device.type for state in states} == {"meta"}
+
+
+def test_one_kernel_updates_all_weights_on_a_gpu_alone(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *_, **options: chosen.append(options["fused"]))
+    for kind in ("cuda", "cpu", "mps"):
+        trainer._optimizer(dict(fresh().named_parameters()), CONFIG, torch.device(kind))
+    assert chosen == [True, None, None]
 
 
 def count_blocks(monkeypatch) -> list[str]:
@@ -189,7 +269,7 @@ def test_attention_rows_are_counted_once_when_activations_are_recomputed(tmp_pat
     model, objective = distilled()
     expected, _ = run(tmp_path / "kept", model=model, objective=objective)
     model, objective = distilled()
-    runtime = RUNTIME.model_copy(update={"activation_checkpointing": True})
+    runtime = RUNTIME.model_copy(update={"activation_checkpointing": 1.0})
     assert run(tmp_path / "again", runtime=runtime, model=model, objective=objective)[0] == expected
 
 

@@ -134,7 +134,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
-    if output.runtime.training_processes > 1:
+    if output.runtime.all_training_processes > 1:
         return run_in_processes(step, output, TeacherSummary)
     config = step.config
     length = config.training.sequence_length

@@ -155,7 +155,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
-    if output.runtime.training_processes > 1:
+    if output.runtime.all_training_processes > 1:
         return run_in_processes(step, output, StudentSummary)
     config = step.config
     material = _material(step)

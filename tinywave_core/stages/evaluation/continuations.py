@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.drawing import draw
 from tinywave_core.evals.figures import MODELS
 from tinywave_core.stages.evaluation.summary import ContinuationsSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import held_out_rows, held_out_shards
+from tinywave_core.steps.inputs import each_held_out_row, held_out_shards
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table, write_table
@@ -166,17 +167,15 @@ def _prompts(step: ContinuationsStep, vocabulary: Vocabulary) -> list[Prompt]:
     from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
 
     config = step.config
-    rows: dict[str, dict[str, Any]] = {}
-    for row in held_out_rows(step.inputs["tokens"], ["utterance_id", "num_samples", "units", "pitch", "style"]):
-        if row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE:
-            rows.setdefault(row["utterance_id"], row)
+    rows = each_held_out_row(step.inputs["tokens"], ["utterance_id", "num_samples", "units", "pitch", "style"])
+    long = (row for row in rows if row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE)
     prompts = []
-    for i in sorted(rows, key=lambda i: drawing_key(config.seed, i))[: config.items]:
-        streams = Streams.of_row(rows[i])
+    for row in draw(long, lambda row: drawing_key(config.seed, row["utterance_id"]), config.items):
+        streams = Streams.of_row(row)
         whole = encode_utterance(streams, vocabulary)[:-1]
         opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
         cut = opening + merged_before(streams, config.prompt_s, vocabulary.rates)
-        prompts.append(Prompt(i, whole[:cut], whole[cut:][: config.max_new_tokens]))
+        prompts.append(Prompt(row["utterance_id"], whole[:cut], whole[cut:][: config.max_new_tokens]))
     return prompts
 
 

@@ -17,7 +17,7 @@ from tinywave_core.config.evaluation import GapConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.evaluation.summary import Blocks, CostlyToken, GapSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
+from tinywave_core.steps.inputs import audio_of, each_held_out_row, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
@@ -186,7 +186,7 @@ def _worst(
 def _token_rows(step: Step[GapConfig, GapSummary], wanted: set[str]) -> dict[str, dict[str, Any]]:
     """Rows of the token shards, by utterance."""
     columns = ["utterance_id", "transcript", "ids", "units", "pitch", "style"]
-    rows = held_out_rows(step.inputs["tokens"], columns)
+    rows = each_held_out_row(step.inputs["tokens"], columns)
     return {row["utterance_id"]: row for row in rows if row["utterance_id"] in wanted}
 
 

@@ -7,11 +7,11 @@ Part `probes`: <probe>/<id>-pos.wav and -neg.wav (16 kHz, 16 bits) and index.csv
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tinywave_core.audio.vad import vad_name
 from tinywave_core.config.evaluation import ProbesConfig
@@ -30,7 +30,7 @@ from tinywave_core.stages.tokenization.tokens import (
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import rows_of, where, write_table
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
@@ -171,11 +171,11 @@ def _speech(step: Step[ProbesConfig, ProbesSummary], output: Output) -> "tuple[i
     from tinywave_core.audio.utterances import read_utterances
     from tinywave_core.evals.probes import chosen, prepare
 
-    held_out = _held_out_utterances(step.inputs["audio"])
-    wanted = chosen(held_out.values(), step.config)
+    wanted = chosen(_HeldOut(step.inputs["audio"]), step.config)
+    lies_in = _shards_of(step.inputs["audio"], set(wanted))
     ready: dict[str, Speech | None] = {}
     for shard in step.inputs["audio"]:
-        in_shard = {i for i in wanted if held_out[i]["shard"] == shard.id}
+        in_shard = {i for i in wanted if lies_in[i] == shard.id}
         for utterance in read_utterances(shard, in_shard) if in_shard else ():
             ready[utterance.utterance_id] = prepare(utterance, step.config)
             output.progress(len(ready), len(wanted), "utterances searched for pauses")
@@ -183,17 +183,28 @@ def _speech(step: Step[ProbesConfig, ProbesSummary], output: Output) -> "tuple[i
     return len(in_order), [speech for speech in in_order if speech is not None]
 
 
-def _held_out_utterances(shards: Sequence[Artifact]) -> dict[str, dict[str, Any]]:
-    """What is known of every held-out utterance without its sound, and its shard: of two the first."""
-    from tinywave_core.audio.utterances import UTTERANCES_FILE
+@dataclass(frozen=True)
+class _HeldOut:
+    """What is known of every held-out utterance of audio shards without its sound, read anew each time that it is gone through."""
 
-    columns = ["utterance_id", "recording_id", "speaker", "num_samples", "split"]
-    held_out: dict[str, dict[str, Any]] = {}
+    shards: Sequence[Artifact]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        from tinywave_core.audio.utterances import UTTERANCES_FILE
+
+        columns = ["utterance_id", "recording_id", "speaker", "num_samples", "split"]
+        for shard in self.shards:
+            yield from rows_of(shard.path(UTTERANCES_FILE), columns, where("split", "held_out"))
+
+
+def _shards_of(shards: Sequence[Artifact], wanted: set[str]) -> dict[str, str]:
+    """The shard of each of these held-out utterances: of two the first."""
+    found: dict[str, str] = {}
     for shard in shards:
-        table = read_table(shard.path(UTTERANCES_FILE), columns)
-        for row in table.filter(pc.equal(table["split"], "held_out")).to_pylist():
-            held_out.setdefault(row["utterance_id"], row | {"shard": shard.id})
-    return held_out
+        for row in _HeldOut([shard]):
+            if row["utterance_id"] in wanted:
+                found.setdefault(row["utterance_id"], shard.id)
+    return found
 
 
 def _write(pair: "Pair", output: Output) -> dict[str, Any]:

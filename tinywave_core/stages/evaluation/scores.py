@@ -21,7 +21,7 @@ from tinywave_core.errors import MissingInputError, TrainingError
 from tinywave_core.evals.figures import MODELS, Direction, HeldOut
 from tinywave_core.stages.evaluation.summary import AgainstSummary, ScoresSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import held_out_rows, held_out_shards
+from tinywave_core.steps.inputs import each_held_out_row, held_out_shards
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Vocabulary
 
@@ -313,7 +313,7 @@ def _prompts(
 
     columns = ["utterance_id", "num_samples", "units", "pitch", "style"]
     prompts = {}
-    for row in held_out_rows(step.inputs["tokens"], columns):
+    for row in each_held_out_row(step.inputs["tokens"], columns):
         if row["utterance_id"] in wanted and row["num_samples"]:
             streams = Streams.of_row(row)
             opening = len(vocabulary.prompt_ids(vocabulary.speech_marker))
@@ -332,7 +332,7 @@ def _cross_modal_items(
 
     # Times of words are in interleaved shards only.
     mixed = [shard for shard in step.inputs["tokens"] if shard.part == "interleaved"]
-    timed = [Timed.of(row) for row in held_out_rows(mixed, Timed.COLUMNS) if row["words"]]
+    timed = [Timed.of(row) for row in each_held_out_row(mixed, Timed.COLUMNS) if row["words"]]
     if not timed:
         return {}
     tokenizer = open_fast(step.input("teacher").path("teacher") / "tokenizer.json")

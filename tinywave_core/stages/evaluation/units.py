@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,18 @@ import pyarrow as pa
 from tinywave_core.config.evaluation import UnitsConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import AlignmentConfig
+from tinywave_core.drawing import draw
 from tinywave_core.stages.evaluation.judges_given import files_of
 from tinywave_core.stages.evaluation.summary import UnitsSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards, training_rows, training_shards
+from tinywave_core.steps.inputs import (
+    audio_of,
+    each_held_out_row,
+    each_training_row,
+    held_out_shards,
+    training_shards,
+)
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
@@ -156,16 +164,17 @@ def run_units(step: UnitsStep, output: Output) -> UnitsSummary:
 def _drawn(step: UnitsStep) -> dict[str, dict[str, Any]]:
     """Rows of so many utterances, in the order of a hash of their ids; those with a transcript first, since they have times."""
     columns = ["utterance_id", "speaker", "transcript", "units"]
-    found = held_out_rows(step.inputs["tokens"], columns)
+    found = each_held_out_row(step.inputs["tokens"], columns)
     if step.config.split == "all":
-        found += training_rows(step.inputs["tokens"], columns)
-    rows = {row["utterance_id"]: row for row in found if row["units"]}
+        found = chain(found, each_training_row(step.inputs["tokens"], columns))
 
-    def key(utterance_id: str) -> tuple[bool, bytes]:
-        hashed = hashlib.sha256(f"units/{step.config.seed}/{utterance_id}".encode()).digest()
-        return not rows[utterance_id]["transcript"], hashed
+    def key(row: dict[str, Any]) -> tuple[bool, bytes]:
+        return not row["transcript"], hashlib.sha256(
+            f"units/{step.config.seed}/{row['utterance_id']}".encode()
+        ).digest()
 
-    return {i: rows[i] for i in sorted(rows, key=key)[: step.config.items]}
+    drawn = draw((row for row in found if row["units"]), key, step.config.items)
+    return {row["utterance_id"]: row for row in drawn}
 
 
 def _times(step: UnitsStep, output: Output, wanted: set[str]) -> tuple[dict[str, Times], dict[str, int]]:
@@ -238,12 +247,11 @@ def _given(step: UnitsStep, path: str) -> "Callable[[Utterance], Any]":
     from tinywave_core.alignment.base import Refusal
     from tinywave_core.alignment.readers import open_alignments, words_of_cut
     from tinywave_core.audio.utterances import UTTERANCES_FILE, channels_of
-    from tinywave_core.storage.shards import read_table
+    from tinywave_core.storage.shards import rows_of
 
+    # All of them: a file of words that fits two recordings is an error whichever of them was drawn.
     recordings = {
-        row["path"]
-        for audio in step.inputs["audio"]
-        for row in read_table(audio.path(UTTERANCES_FILE), ["path"]).to_pylist()
+        row["path"] for audio in step.inputs["audio"] for row in rows_of(audio.path(UTTERANCES_FILE), ["path"])
     }
     alignments = open_alignments(path, sorted(recordings))
     channel_of = {

@@ -5,6 +5,7 @@ export copies, and curves.parquet. Each speaker with enough speech is a voice of
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.stages.export.speech import Rows, first, read_recordings, shuffled, streams_of
+from tinywave_core.stages.export.speech import Rows, draw_minutes, read_recordings, streams_of
 from tinywave_core.stages.export.summary import TrainedVocoder, VoiceSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -34,7 +35,8 @@ EVERYBODY = "everybody"
 def fit_hifigan(
     config: VocoderConfig, audio: list[Artifact], rows: Rows, vocabulary: Vocabulary, output: Output
 ) -> tuple["HifiganVocoder", TrainedVocoder, list[VoiceSummary]]:
-    """Train it and save it below the output's folder; MissingInputError where no utterance is as long as a clip."""
+    """Train it on what `draw_speech` drew, and save it below the output's folder; MissingInputError where no utterance is as long as
+    a clip."""
     import torch
 
     from tinywave_core.devices import pick_device
@@ -43,17 +45,14 @@ def fit_hifigan(
     from tinywave_core.training.hifigan import Settings, train_hifigan
 
     settings = config.hifigan
-    hop = hop_of(vocabulary)
-    frames = max(2, round(settings.clip_s * SAMPLE_RATE / hop))
-    rows = {i: row for i, row in rows.items() if len(row["units"]) > frames}
-    chosen = list(first(rows, shuffled(rows, "hifigan", config.seed), settings.hours * 60))
+    hop, frames, chosen = hop_of(vocabulary), frames_of(config, vocabulary), list(rows)
     if not chosen:
         raise MissingInputError(
             f"no training utterance has {settings.clip_s:g} s to train a vocoder on: lower generation.vocoder.hifigan.clip_s, or add "
             "recordings"
         )
-    voices = _voices(config, {i: rows[i] for i in chosen})
-    clips = _clips(audio, {i: rows[i] for i in chosen}, voices, vocabulary, output)
+    voices = _voices(config, rows)
+    clips = _clips(audio, rows, voices, vocabulary, output)
     about = network_config(vocabulary, len(voices), settings.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -78,6 +77,18 @@ def fit_hifigan(
         final={name: value for name, value in curves[-1].items() if name != "step"},
     )
     return made, trained, [_summary(name, rows, chosen) for name in voices]
+
+
+def draw_speech(config: VocoderConfig, rows: Iterable[dict[str, Any]], vocabulary: Vocabulary) -> Rows:
+    """What it is trained on: utterances that are longer than a clip, as many hours as the settings say."""
+    frames = frames_of(config, vocabulary)
+    long = (row for row in rows if len(row["units"]) > frames)
+    return draw_minutes(long, "hifigan", config.seed, config.hifigan.hours * 60)
+
+
+def frames_of(config: VocoderConfig, vocabulary: Vocabulary) -> int:
+    """Units of a clip."""
+    return max(2, round(config.hifigan.clip_s * SAMPLE_RATE / hop_of(vocabulary)))
 
 
 def hop_of(vocabulary: Vocabulary) -> int:

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinywave_core.checkpoints.spiritlm import vocoder_part
 from tinywave_core.config.evaluation import JudgesConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import SPEAK_S, UTTERANCE_S
+from tinywave_core.drawing import draw
 from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.evaluation.continuations import Continued, Progress, continued, drawing_key, kept, speaks
 from tinywave_core.stages.evaluation.judges_given import GivenJudges, given_judges
 from tinywave_core.stages.export.summary import JudgesSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Outputs, Step
-from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
+from tinywave_core.steps.inputs import audio_of, each_held_out_row, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
@@ -119,12 +121,13 @@ def run_judges(step: JudgesStep, output: Output) -> JudgesSummary:
 
     use_threads(output.runtime)
     made, judges = continued(step.input("continuations"), step.config.items), step.params["judges"]
-    rows = _rows(step)
-    chosen = _drawn(step, rows)
+    drawn = _drawn(step)
+    chosen = [row["utterance_id"] for row in drawn]
     if not chosen:
         write_table(_SCHEMA.empty_table(), output.folder / FILE)
         why = f"no held-out utterance has {SHORTEST_S:g} to {LONGEST_S:g} s"
         return JudgesSummary(utterances=0, why=why, sources={}, judges=judges)
+    rows = {row["utterance_id"]: row for row in drawn} | _rows_of(step, set(made.utterance_ids) - set(chosen))
     panel = _Panel.load(step, output, rows, chosen, made)
     wanted = [source for source in SOURCES if source != "stranger" or panel.has_strangers]
     progress = Progress(output, len(wanted) * len(chosen))
@@ -144,18 +147,23 @@ def run_judges(step: JudgesStep, output: Output) -> JudgesSummary:
     )
 
 
-def _rows(step: JudgesStep) -> dict[str, dict[str, Any]]:
-    """Held-out speech by utterance."""
+def _rows_of(step: JudgesStep, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """These held-out utterances."""
+    ids = pa.array(sorted(wanted), pa.string())
+    found = each_held_out_row(
+        step.inputs["tokens"], COLUMNS, lambda table: pc.is_in(table["utterance_id"], ids), ["utterance_id"]
+    )
     rows: dict[str, dict[str, Any]] = {}
-    for row in held_out_rows(step.inputs["tokens"], COLUMNS):
+    for row in found:
         rows.setdefault(row["utterance_id"], row)
     return rows
 
 
-def _drawn(step: JudgesStep, rows: dict[str, dict[str, Any]]) -> list[str]:
+def _drawn(step: JudgesStep) -> list[dict[str, Any]]:
     """Utterances that are judged, in the order in which prompts are drawn: mostly the same ones."""
-    fit = [i for i, row in rows.items() if SHORTEST_S <= row["num_samples"] / SAMPLE_RATE <= LONGEST_S]
-    return sorted(fit, key=lambda i: drawing_key(step.params["drawing_seed"], i))[: step.config.items]
+    rows = each_held_out_row(step.inputs["tokens"], COLUMNS)
+    fit = (row for row in rows if SHORTEST_S <= row["num_samples"] / SAMPLE_RATE <= LONGEST_S)
+    return draw(fit, lambda row: drawing_key(step.params["drawing_seed"], row["utterance_id"]), step.config.items)
 
 
 @dataclass

@@ -263,14 +263,17 @@ def _data(student: Artifact) -> "Data":
     """The training speech behind a student, by its lineage: what it heard in this training and in those before it."""
     from tinywave_core.audio.utterances import UTTERANCES_FILE
     from tinywave_core.exporters.model_card import Data
+    from tinywave_core.stages.ingestion.counts import compact_id
     from tinywave_core.steps.inputs import audio_of
-    from tinywave_core.storage.shards import read_table
+    from tinywave_core.storage.shards import rows_of, where
 
     spoken = [shard for shard in _heard(student) if shard.manifest and shard.manifest.part != "text"]
-    recordings: set[str] = set()
-    for audio in audio_of(spoken):
-        for row in read_table(audio.path(UTTERANCES_FILE), ["recording_id", "split"]).to_pylist():
-            recordings |= {row["recording_id"]} if row["split"] == "train" else set()
+    columns = ["recording_id", "split"]
+    recordings = {
+        compact_id(row["recording_id"])
+        for audio in audio_of(spoken)
+        for row in rows_of(audio.path(UTTERANCES_FILE), columns, where("split", "train"))
+    }
     hours = sum(shard.summary["train_seconds"] for shard in spoken) / 3600
     return Data(hours, sum(shard.summary["train_utterances"] for shard in spoken), len(recordings))
 

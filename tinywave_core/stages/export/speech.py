@@ -1,12 +1,13 @@
 """Speech that a vocoder is made of, by utterance: which, and its sound."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tinywave_core.drawing import draw
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
 
@@ -18,24 +19,28 @@ Rows = dict[str, dict[str, Any]]
 """Token rows by utterance."""
 
 
-def spoken(rows: Iterable[dict[str, Any]]) -> Rows:
-    """Rows of recordings by utterance; rows of text have neither samples nor units."""
-    return {row["utterance_id"]: row for row in rows if row["num_samples"] and row["units"]}
+def spoken(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of recordings; rows of text have neither samples nor units."""
+    return (row for row in rows if row["num_samples"] and row["units"])
 
 
-def shuffled(ids: Iterable[str], what: str, seed: int) -> list[str]:
-    """Ids in an order that a hash of each alone decides."""
-    return sorted(ids, key=lambda i: hashlib.sha256(f"{what}/{seed}/{i}".encode()).digest())
+def _by_id(rows: Iterable[dict[str, Any]]) -> Rows:
+    """Rows by utterance."""
+    return {row["utterance_id"]: row for row in rows}
 
 
-def first(rows: Rows, order: list[str], minutes: float) -> Iterator[str]:
-    """Ids in this order until there are so many minutes of speech."""
-    room = minutes * 60 * SAMPLE_RATE
-    for i in order:
-        if room <= 0:
-            return
-        yield i
-        room -= rows[i]["num_samples"]
+def draw_minutes(rows: Iterable[dict[str, Any]], what: str, seed: int, minutes: float) -> Rows:
+    """The first rows in an order that a hash of each id decides, until there are so many minutes of speech."""
+    return _by_id(draw(rows, _shuffle(what, seed), minutes * 60 * SAMPLE_RATE, lambda row: row["num_samples"]))
+
+
+def draw_clips(rows: Iterable[dict[str, Any]], what: str, seed: int, number: int) -> Rows:
+    """So many of the first rows in such an order."""
+    return _by_id(draw(rows, _shuffle(what, seed), number))
+
+
+def _shuffle(what: str, seed: int) -> Callable[[dict[str, Any]], bytes]:
+    return lambda row: hashlib.sha256(f"{what}/{seed}/{row['utterance_id']}".encode()).digest()
 
 
 def read_recordings(audio: Iterable[Artifact], wanted: set[str]) -> Iterator[tuple[str, Samples]]:

@@ -8,29 +8,33 @@ how close resynthesised held-out speech is to the recordings, beside a floor and
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
-from tinywave_core.stages.export.speech import Rows, first, read_recordings, shuffled, spoken, streams_of
+from tinywave_core.stages.export.speech import Rows, draw_clips, draw_minutes, read_recordings, spoken, streams_of
 from tinywave_core.stages.export.summary import Resemblance, VocoderQuality, VocoderSummary, VoiceSummary
 from tinywave_core.stages.export.voices import ChosenVoice, choose_voices
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import (
     audio_of,
-    held_out_rows,
+    each_held_out_row,
+    each_training_row,
     held_out_shards,
     training_hours,
     training_key,
-    training_rows,
     training_shards,
 )
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.storage.shards import Keep, where
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.opening import choose_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -79,14 +83,13 @@ def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
 
     use_one_thread()
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    rows = spoken(training_rows(step.inputs["tokens"], COLUMNS))
-    seconds: Counter[str | None] = Counter()
-    for row in rows.values():
-        seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
-    chosen = choose_voices(step.config, seconds)
+    chosen = choose_voices(step.config, _seconds(step))
     if step.config.kind == "hifigan":
-        return _hifigan(step, rows, vocabulary, output)
-    voice = _fit(step, rows, chosen, vocabulary, output)
+        return _hifigan(step, vocabulary, output)
+    taken = {voice.name: _taken(step, voice) for voice in chosen}
+    heard = draw_minutes(_training_speech(step), "sounds", step.config.seed, SOUND_MINUTES)
+    rows = {i: row for drawn in (heard, *taken.values()) for i, row in drawn.items()}
+    voice = _fit(step, rows, {name: sorted(drawn) for name, drawn in taken.items()}, set(heard), vocabulary, output)
     voice.save(output.folder)
     return VocoderSummary(
         voices=[
@@ -104,13 +107,36 @@ def run_vocoder(step: VocoderStep, output: Output) -> VocoderSummary:
     )
 
 
-def _hifigan(step: VocoderStep, rows: Rows, vocabulary: Vocabulary, output: Output) -> VocoderSummary:
+def _training_speech(step: VocoderStep, keep: Keep | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of all training speech, or of what `keep` keeps, one after the other."""
+    return spoken(each_training_row(step.inputs["tokens"], COLUMNS, keep))
+
+
+def _seconds(step: VocoderStep) -> Counter[str | None]:
+    """Seconds of training speech by speaker, None for recordings that name none."""
+    seconds: Counter[str | None] = Counter()
+    for shard in step.inputs["tokens"]:
+        seen: set[str] = set()  # what an earlier shard has is in none of them; what the shard itself has twice is
+        columns = ["utterance_id", "speaker", "num_samples"]
+        for row in each_training_row([shard], columns, _has_units, ["units"]):
+            if row["num_samples"] and row["utterance_id"] not in seen:
+                seen.add(row["utterance_id"])
+                seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
+    return seconds
+
+
+def _has_units(table: pa.Table) -> pa.ChunkedArray:
+    return pc.greater(pc.list_value_length(table["units"]), 0)
+
+
+def _hifigan(step: VocoderStep, vocabulary: Vocabulary, output: Output) -> VocoderSummary:
     """A unit HiFi-GAN in place of the voice."""
-    from tinywave_core.stages.export.hifigan import fit_hifigan
+    from tinywave_core.stages.export.hifigan import draw_speech, fit_hifigan
     from tinywave_core.synthesis.speaking import UnitHifiganSpeaker
     from tinywave_core.threads import use_threads
 
     use_threads(output.runtime)
+    rows = draw_speech(step.config, _training_speech(step), vocabulary)
     made, trained, voices = fit_hifigan(step.config, step.inputs["audio"], rows, vocabulary, output)
     quality = _quality(step, UnitHifiganSpeaker(made, vocabulary), vocabulary, output)
     return VocoderSummary(voices=voices, quality=quality, trained=trained)
@@ -119,13 +145,19 @@ def _hifigan(step: VocoderStep, rows: Rows, vocabulary: Vocabulary, output: Outp
 # What it is made of ---------------------------------------------------------------------------------------------
 
 
-def _fit(step: VocoderStep, rows: Rows, chosen: list[ChosenVoice], vocabulary: Vocabulary, output: Output) -> "Voice":
+def _fit(
+    step: VocoderStep,
+    rows: Rows,
+    taken: dict[str, list[str]],
+    heard: set[str],
+    vocabulary: Vocabulary,
+    output: Output,
+) -> "Voice":
+    """The voices that are made of the utterances `taken` for each, with sounds of what is `heard` beside them."""
     from tinywave_core.synthesis.recordings import Recordings, UnitSounds
     from tinywave_core.synthesis.selection import Selection
     from tinywave_core.synthesis.voice import Part, Voice
 
-    taken = {voice.name: _taken(rows, voice, step.config) for voice in chosen}
-    heard = set(first(rows, shuffled(rows, "sounds", step.config.seed), SOUND_MINUTES))
     kept = {i for ids in taken.values() for i in ids}
     sounds = UnitSounds(vocabulary.hubert)
     samples: dict[str, Samples] = {}
@@ -136,20 +168,19 @@ def _fit(step: VocoderStep, rows: Rows, chosen: list[ChosenVoice], vocabulary: V
         output.progress(number, len(heard | kept), "recordings")
     centres = sounds.centres()
     parts = []
-    for voice in chosen:
-        ids = taken[voice.name]
+    for name, ids in taken.items():
         speakers = sorted({rows[i]["speaker"] for i in ids} - {None, ""})
         numbers = {name: number for number, name in enumerate(speakers, start=1)}
         utterances = [(samples[i], streams_of(rows[i]), numbers.get(rows[i]["speaker"], 0)) for i in ids]
         recordings = Recordings.of(utterances, vocabulary.rates)
-        parts.append(Part(voice.name, tuple(speakers), tuple(ids), Selection(recordings, centres)))
+        parts.append(Part(name, tuple(speakers), tuple(ids), Selection(recordings, centres)))
     return Voice(vocabulary, tuple(parts))
 
 
-def _taken(rows: Rows, voice: ChosenVoice, config: VocoderConfig) -> list[str]:
-    """Ids of the utterances that a voice is made of, in their order."""
-    own = {i: row for i, row in rows.items() if voice.speaker is None or row["speaker"] == voice.speaker}
-    return sorted(first(own, shuffled(own, "voice", config.seed), config.minutes))
+def _taken(step: VocoderStep, voice: ChosenVoice) -> Rows:
+    """The utterances that a voice is made of."""
+    own = _training_speech(step, None if voice.speaker is None else where("speaker", voice.speaker))
+    return draw_minutes(own, "voice", step.config.seed, step.config.minutes)
 
 
 # How close it comes ---------------------------------------------------------------------------------------------
@@ -161,8 +192,10 @@ def _quality(step: VocoderStep, speaker: "Speaker", vocabulary: Vocabulary, outp
     from tinywave_core.tokenizers.speech import merge
 
     config = step.config
-    rows = spoken(held_out_rows(step.inputs["tokens"], COLUMNS))
-    chosen = shuffled(rows, "quality", config.seed)[: config.quality_clips]
+    rows = draw_clips(
+        spoken(each_held_out_row(step.inputs["tokens"], COLUMNS)), "quality", config.seed, config.quality_clips
+    )
+    chosen = list(rows)
     clips = dict(read_recordings(step.inputs["audio"], set(chosen)))
     chosen = [i for i in chosen if i in clips]
     # The floor is another recording's speech: one alone has none.

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tinywave_core.audio.utterances import UTTERANCES_FILE
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.vocoder import VocoderConfig
 from tinywave_core.errors import ConfigError, MissingInputError
 from tinywave_core.escaping import visible
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of, where
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
@@ -80,12 +81,12 @@ def voices_of(config: PipelineConfig, corpus: Artifact) -> list[ChosenVoice]:
     if choose_tokenizer(config).vocoder() is not None:
         return []
     seconds: Counter[str | None] = Counter()
-    dropped = {i for ids in corpus.summary["duplicates"].values() for i in ids}
-    seen: set[str] = set()
+    columns = ["utterance_id", "speaker", "num_samples", "split"]
     for shard in corpus.store.find_all(corpus.summary["shards"], "shard"):
-        table = read_table(shard.path("utterances.parquet"), ["utterance_id", "speaker", "num_samples", "split"])
-        for row in table.to_pylist():
-            if row["split"] == "train" and row["utterance_id"] not in seen | dropped:
-                seen.add(row["utterance_id"])
+        # What an earlier shard has is listed; what the shard itself has twice is not.
+        counted = set(corpus.summary["duplicates"].get(shard.id, ()))
+        for row in rows_of(shard.path(UTTERANCES_FILE), columns, where("split", "train")):
+            if row["utterance_id"] not in counted:
+                counted.add(row["utterance_id"])
                 seconds[row["speaker"] or None] += row["num_samples"] / SAMPLE_RATE
     return choose_voices(config.generation.vocoder, seconds)

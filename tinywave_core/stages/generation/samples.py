@@ -7,17 +7,18 @@ utterance really went on, through the same vocoder: what a perfect model would s
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinywave_core.checkpoints.spiritlm import vocoder_part
 from tinywave_core.config.generation import GenerationConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.drawing import draw
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.stages.generation.summary import SamplesSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import audio_of, held_out_rows, held_out_shards
+from tinywave_core.steps.inputs import audio_of, each_held_out_row, held_out_shards
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, choose_tokenizer
@@ -79,7 +80,7 @@ def run_samples(step: SamplesStep, output: Output) -> SamplesSummary:
     use_threads(output.runtime)
     model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
     speaker = load_speaker(folder / SPEECH_TOKENIZER, vocabulary, step.context["spiritlm_dir"], model.device)
-    rows = choose_prompts(held_out_rows(step.inputs["tokens"], COLUMNS), config)
+    rows = choose_prompts(each_held_out_row(step.inputs["tokens"], COLUMNS), config)
     recorded = recordings(step.inputs["audio"], {row["utterance_id"] for row in rows})
     samples = []
     for number, row in enumerate(rows, start=1):
@@ -108,18 +109,27 @@ def _vocabulary(step: SamplesStep, folder: Path) -> Vocabulary:
     return vocabulary
 
 
-def choose_prompts(rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[dict[str, Any]]:
+def choose_prompts(rows: Iterable[dict[str, Any]], config: GenerationConfig) -> list[dict[str, Any]]:
     """Rows of utterances that are more than a second longer than the prompt; chosen by a hash of the id."""
     # What was really said has to go on long enough to be compared with.
-    long = [row for row in rows if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE]
-    if not long:
-        longest = max(row["num_samples"] for row in rows) / SAMPLE_RATE
+    longest = 0.0
+
+    def long() -> Iterator[dict[str, Any]]:
+        nonlocal longest
+        for row in rows:
+            longest = max(longest, row["num_samples"] / SAMPLE_RATE)
+            if row["num_samples"] > (config.prompt_s + 1) * SAMPLE_RATE:
+                yield row
+
+    chosen = draw(
+        long(), lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest(), config.samples
+    )
+    if not chosen:
         raise TinyWaveError(
             f"generation.prompt_s is {config.prompt_s}, but no held-out utterance is a second longer than that (the longest "
             f"has {longest:.1f} s): pass a shorter --generation.prompt_s"
         )
-    long.sort(key=lambda row: hashlib.sha256(f"{config.seed}/{row['utterance_id']}".encode()).digest())
-    return long[: config.samples]
+    return chosen
 
 
 def _entry(row: dict[str, Any], continuation: "Continuation", vocabulary: Vocabulary) -> dict[str, Any]:

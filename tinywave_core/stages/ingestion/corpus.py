@@ -40,7 +40,7 @@ from tinywave_core.stages.ingestion.summary import AudioShardSummary, CorpusSumm
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import CORPUS_VERSION, corpus_key
 from tinywave_core.storage.schemas import FILES, SAMPLE_RATE
-from tinywave_core.storage.shards import RowWriter, read_table, write_table
+from tinywave_core.storage.shards import RowWriter, read_table, rows_of, where, write_table
 from tinywave_core.storage.store import Artifact, Store, sha256_of
 
 VERSION = CORPUS_VERSION
@@ -226,7 +226,7 @@ def run_corpus(step: Step[CorpusConfig, CorpusSummary], output: Output) -> Corpu
 def _looks(shards: Sequence[Artifact]) -> Iterator[Row]:
     """What tells whether a file was replaced, of every file of these shards."""
     for shard in shards:
-        yield from read_table(shard.path(FILES_FILE), ["sha256", "recording_id", "status"]).to_pylist()
+        yield from rows_of(shard.path(FILES_FILE), ["sha256", "recording_id", "status"])
 
 
 def _nothing_accepted(counts: CorpusCounts) -> SourceError:
@@ -244,8 +244,8 @@ def require_split(config: CorpusConfig, corpus: Artifact) -> None:
     if summary.utterances_train and summary.utterances_held_out:
         return
     columns = ["status", "speaker", "recording_id", "path", "sha256", "channel_mix"]
-    rows = read_table(corpus.path(FILES_FILE), columns).to_pylist()
-    recordings = sorted({(labelled_speaker(r), unit_of(r)) for r in rows if r["status"] == "accepted"}, key=str)
+    rows = rows_of(corpus.path(FILES_FILE), columns, where("status", "accepted"))
+    recordings = sorted({(labelled_speaker(row), unit_of(row)) for row in rows}, key=str)
     missing = "nothing is left to train on" if summary.utterances_held_out else "nothing is held out"
     raise SourceError(
         f"{missing}: the corpus has {summary.utterances_train} training and {summary.utterances_held_out} held-out utterances of "

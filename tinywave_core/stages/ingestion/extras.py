@@ -14,7 +14,7 @@ from tinywave_core.audio.ffmpeg import ffmpeg_name, kind_of
 from tinywave_core.audio.scan import NewFile
 from tinywave_core.audio.source import Source
 from tinywave_core.audio.utterances import FILES_FILE
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of, where
 from tinywave_core.storage.store import Artifact
 
 Row = dict[str, Any]
@@ -39,15 +39,16 @@ def taken_again(catalog: Catalog) -> set[str]:
     refused = {shard.id: _refused(shard) for shard in shards}
     if not any(refused.values()) or ffmpeg_name() is None:
         return set()
-    judged = set[str]().union(*(contents[shard] - digests for shard, digests in refused.items()))
-    return set[str]().union(*refused.values()) - judged
+    wanted = set[str]().union(*refused.values())
+    judged = set[str]().union(*((contents[shard] & wanted) - digests for shard, digests in refused.items()))
+    return wanted - judged
 
 
 def _refused(shard: Artifact) -> set[str]:
     if not shard.summary["reasons"].get(NEEDS_EXTRA):
         return set()
-    rows = read_table(shard.path(FILES_FILE), ["sha256", "reason"]).to_pylist()
-    return {row["sha256"] for row in rows if row["reason"] == NEEDS_EXTRA}
+    rows = rows_of(shard.path(FILES_FILE), ["sha256", "reason"], where("reason", NEEDS_EXTRA))
+    return {row["sha256"] for row in rows}
 
 
 def judged_later(shards: Sequence[Artifact]) -> set[str]:
@@ -55,8 +56,8 @@ def judged_later(shards: Sequence[Artifact]) -> set[str]:
     refused = set[str]().union(*map(_refused, shards))
     if not refused:
         return set()
-    rows = (row for shard in shards for row in read_table(shard.path(FILES_FILE), ["sha256", "reason"]).to_pylist())
-    return {row["sha256"] for row in rows if row["reason"] != NEEDS_EXTRA} & refused
+    rows = (row for shard in shards for row in rows_of(shard.path(FILES_FILE), ["sha256", "reason"]))
+    return {row["sha256"] for row in rows if row["reason"] != NEEDS_EXTRA and row["sha256"] in refused}
 
 
 def without_refusals(files: Sequence[Row], judged: set[str]) -> list[Row]:

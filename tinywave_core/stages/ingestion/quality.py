@@ -30,7 +30,7 @@ from tinywave_core.stages.ingestion.summary import (
 )
 from tinywave_core.steps.base import Execute, Output, Outputs, Step, find_steps
 from tinywave_core.storage.schemas import LISTENING, QUALITY, SAMPLE_RATE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import RowWriter, read_table, rows_of, write_table
 from tinywave_core.storage.store import Artifact, NotYetComputedError
 
 VERSION = 1
@@ -58,17 +58,19 @@ def left_out(config: PipelineConfig, corpus: Artifact) -> dict[str, str]:
     thresholds = config.ingestion.keep.thresholds
     if not thresholds:
         return {}
-    table = measured_table(corpus, measures_of(config, corpus))
-    out_U = reasons(_columns(table), thresholds)
-    places = np.flatnonzero(out_U >= 0)
-    ids = table["utterance_id"].take(pa.array(places)).to_pylist()
-    return {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
+    out: dict[str, str] = {}
+    for table in measured_tables(corpus, measures_of(config, corpus)):
+        out_U = reasons(_columns(table), thresholds)
+        places = np.flatnonzero(out_U >= 0)
+        ids = table["utterance_id"].take(pa.array(places)).to_pylist()
+        out |= {i: LIMITS[number].reason for i, number in zip(ids, out_U[places].tolist(), strict=True)}
+    return out
 
 
 def ids_left_out(quality: Artifact) -> set[str]:
     """Utterances that the part `quality` says are left out."""
-    table = read_table(quality.path(QUALITY_FILE), ["utterance_id", "reason"])
-    return set(table.filter(pc.is_valid(table["reason"]))["utterance_id"].to_pylist())
+    rows = rows_of(quality.path(QUALITY_FILE), ["utterance_id", "reason"], lambda table: pc.is_valid(table["reason"]))
+    return {row["utterance_id"] for row in rows}
 
 
 def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | None, int]:
@@ -77,9 +79,10 @@ def outlook(config: PipelineConfig, corpus: Artifact) -> tuple[QualitySummary | 
     total = CorpusSummary.of(corpus).utterances
     if not any(artifact.complete for artifact in measures):
         return None, total
-    table, thresholds = measured_table(corpus, measures), config.ingestion.keep.thresholds
-    columns = _columns(table)
-    return summarise(table, columns, reasons(columns, thresholds), thresholds), total - table.num_rows
+    numbers = Numbers(config.ingestion.keep.thresholds)
+    for table in measured_tables(corpus, measures):
+        numbers.add(table)
+    return numbers.summary(), total - numbers.utterances
 
 
 def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
@@ -91,17 +94,14 @@ def measures_of(config: PipelineConfig, corpus: Artifact) -> list[Artifact]:
     return found
 
 
-def measured_table(corpus: Artifact, measures: Sequence[Artifact]) -> pa.Table:
-    """A row per utterance of the corpus, in the order of its shards: QUALITY without reasons, and its transcript and shard. Shards whose
+def measured_tables(corpus: Artifact, measures: Sequence[Artifact]) -> Iterator[pa.Table]:
+    """A table per shard of the corpus, a row per utterance: QUALITY without reasons, and its transcript and shard. Shards whose
     measures are only planned are left out."""
     summary = CorpusSummary.of(corpus)
     shards = corpus.store.find_all(summary.shards, "shard")
-    tables = [
-        _of_shard(shard, own, summary.duplicates.get(shard.id, []))
-        for shard, own in zip(shards, measures, strict=True)
-        if own.complete
-    ]
-    return pa.concat_tables(tables)
+    for shard, own in zip(shards, measures, strict=True):
+        if own.complete:
+            yield _of_shard(shard, own, summary.duplicates.get(shard.id, []))
 
 
 def _of_shard(shard: Artifact, measures: Artifact, drop: Sequence[str]) -> pa.Table:
@@ -133,15 +133,20 @@ def run_quality(step: QualityStep, output: Output) -> QualitySummary:
     """Join the measures, apply the thresholds, count, and pick what to listen to."""
     thresholds = step.config.thresholds
     _require_opinions(step)
-    table = measured_table(step.input("corpus"), step.inputs["measures"])
-    columns = _columns(table)
-    out_U = reasons(columns, thresholds)
+    numbers = Numbers(thresholds)
+    with RowWriter(output.folder / QUALITY_FILE, QUALITY) as writer:
+        for table in measured_tables(step.input("corpus"), step.inputs["measures"]):
+            out_U = numbers.add(table)
+            details = pa.array(_details(table, out_U, thresholds), pa.string())
+            judged = _with_reasons(table, out_U).append_column("detail", details)
+            writer.add_table(judged.select(QUALITY.names).cast(QUALITY))
+    _write_listening(step, numbers, output)
+    return numbers.summary()
+
+
+def _with_reasons(table: pa.Table, out_U: npt.NDArray[np.int64]) -> pa.Table:
     codes = [None if number < 0 else LIMITS[number].reason for number in out_U.tolist()]
-    table = table.append_column("reason", pa.array(codes, pa.string()))
-    table = table.append_column("detail", pa.array(_details(table, out_U, thresholds), pa.string()))
-    write_table(table.select(QUALITY.names).cast(QUALITY), output.folder / QUALITY_FILE)
-    _write_listening(step, table, columns, output)
-    return summarise(table, columns, out_U, thresholds)
+    return table.append_column("reason", pa.array(codes, pa.string()))
 
 
 def _require_opinions(step: QualityStep) -> None:
@@ -161,36 +166,61 @@ def _details(table: pa.Table, out_U: npt.NDArray[np.int64], thresholds: dict[str
     return told
 
 
-def summarise(
-    table: pa.Table,
-    columns: dict[str, npt.NDArray[np.float64]],
-    out_U: npt.NDArray[np.int64],
-    thresholds: dict[str, float],
-) -> QualitySummary:
-    """The numbers of the part; `table` has num_samples and split."""
-    hours_U = table["num_samples"].to_numpy() / SAMPLE_RATE / 3600
-    train_U = pc.equal(table["split"], "train").to_numpy(zero_copy_only=False)
-    kept_U = out_U < 0
-    return QualitySummary(
-        utterances=table.num_rows,
-        hours=float(hours_U.sum()),
-        kept_train=int((kept_U & train_U).sum()),
-        kept_held_out=int((kept_U & ~train_U).sum()),
-        hours_left_out=float(hours_U[~kept_U].sum()),
-        left_out=[
-            LeftOut(
-                reason=limit.reason,
-                setting=limit.setting,
-                bound=thresholds[limit.setting],
-                utterances=int((out_U == number).sum()),
-                hours=float(hours_U[out_U == number].sum()),
-                alone=int(limit.leaves_out(columns[limit.measure], thresholds[limit.setting]).sum()),
-            )
-            for number, limit in enumerate(LIMITS)
-            if limit.setting in thresholds
-        ],
-        measured=[_measured(name, columns[name]) for name in MEASURES],
-    )
+class Numbers:
+    """The numbers of the part, shard by shard. Of an utterance its measures are kept, in 40 bytes, and no text."""
+
+    def __init__(self, thresholds: dict[str, float]) -> None:
+        self.thresholds = thresholds
+        self._values: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in MEASURES}
+        self._samples: list[npt.NDArray[np.int64]] = []
+        self._is_train: list[npt.NDArray[np.bool_]] = []
+        self._out: list[npt.NDArray[np.int8]] = []
+
+    def add(self, table: pa.Table) -> npt.NDArray[np.int64]:
+        """Take in a table of `measured_tables`; the number of the limit that leaves each utterance out, -1 for none."""
+        columns = _columns(table)
+        out_U = reasons(columns, self.thresholds)
+        for name, values_U in columns.items():
+            self._values[name].append(values_U.astype(np.float32))  # as they lie in the table
+        self._samples.append(table["num_samples"].to_numpy())
+        self._is_train.append(pc.equal(table["split"], "train").to_numpy(zero_copy_only=False))
+        self._out.append(out_U.astype(np.int8))
+        return out_U
+
+    @property
+    def utterances(self) -> int:
+        return sum(map(len, self._samples))
+
+    def values(self, measure: str) -> npt.NDArray[np.float64]:
+        """A measure of all utterances, NaN where it is not known."""
+        return np.concatenate([np.zeros(0, np.float32), *self._values[measure]]).astype(np.float64)
+
+    def summary(self) -> QualitySummary:
+        """Of all tables so far."""
+        hours_U = np.concatenate([np.zeros(0, np.int64), *self._samples]) / SAMPLE_RATE / 3600
+        train_U = np.concatenate([np.zeros(0, bool), *self._is_train])
+        out_U = np.concatenate([np.zeros(0, np.int8), *self._out])
+        kept_U = out_U < 0
+        return QualitySummary(
+            utterances=self.utterances,
+            hours=float(hours_U.sum()),
+            kept_train=int((kept_U & train_U).sum()),
+            kept_held_out=int((kept_U & ~train_U).sum()),
+            hours_left_out=float(hours_U[~kept_U].sum()),
+            left_out=[
+                LeftOut(
+                    reason=limit.reason,
+                    setting=limit.setting,
+                    bound=self.thresholds[limit.setting],
+                    utterances=int((out_U == number).sum()),
+                    hours=float(hours_U[out_U == number].sum()),
+                    alone=int(limit.leaves_out(self.values(limit.measure), self.thresholds[limit.setting]).sum()),
+                )
+                for number, limit in enumerate(LIMITS)
+                if limit.setting in self.thresholds
+            ],
+            measured=[_measured(name, self.values(name)) for name in MEASURES],
+        )
 
 
 def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
@@ -209,16 +239,13 @@ def _measured(name: str, values_U: npt.NDArray[np.float64]) -> MeasureFigures:
 # Listening -----------------------------------------------------------------------------------------------------------
 
 
-def _write_listening(
-    step: QualityStep, table: pa.Table, columns: dict[str, npt.NDArray[np.float64]], output: Output
-) -> None:
+def _write_listening(step: QualityStep, numbers: Numbers, output: Output) -> None:
     picked: list[dict[str, Any]] = [
         {"measure": name, "place": place, "row": row}
         for name in MEASURES
-        for place, row in picks(columns[name], name, step.config.thresholds)
+        for place, row in picks(numbers.values(name), name, step.config.thresholds)
     ]
-    wanted = sorted({int(pick["row"]) for pick in picked})
-    about = dict(zip(wanted, table.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True))
+    about = _about(step, numbers, {int(pick["row"]) for pick in picked})
     sounds: dict[str, bytes] = {}
     for shard in step.store.find_all(sorted({row["shard"] for row in about.values()}), "shard"):
         ids = {row["utterance_id"] for row in about.values() if row["shard"] == shard.id}
@@ -234,6 +261,20 @@ def _write_listening(
         for pick in picked
     ]
     write_table(pa.Table.from_pylist(rows, schema=LISTENING), output.folder / LISTENING_FILE)
+
+
+def _about(step: QualityStep, numbers: Numbers, wanted: set[int]) -> dict[int, dict[str, Any]]:
+    """Rows of a few utterances, by their place in the corpus."""
+    about: dict[int, dict[str, Any]] = {}
+    first = 0
+    for table in measured_tables(step.input("corpus"), step.inputs["measures"]):
+        places = sorted(place for place in wanted if first <= place < first + table.num_rows)
+        if places:
+            few = table.take(pa.array([place - first for place in places], pa.int64()))
+            few = _with_reasons(few, reasons(_columns(few), numbers.thresholds))
+            about |= dict(zip(places, few.to_pylist(), strict=True))
+        first += table.num_rows
+    return about
 
 
 def picks(values_U: npt.NDArray[np.float64], name: str, thresholds: dict[str, float]) -> Iterator[tuple[str, int]]:

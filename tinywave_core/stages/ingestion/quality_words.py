@@ -1,5 +1,6 @@
 """Measures and what is left out, in words and tables."""
 
+from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
@@ -8,7 +9,7 @@ from tinywave_core.audio.keeping import LIMITS, MEASURES
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.quality import QUALITY_FILE, outlook
 from tinywave_core.stages.ingestion.summary import LeftOut, MeasureFigures, QualitySummary
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Artifact
 from tinywave_core.wording import duration
 
@@ -37,9 +38,9 @@ def _by(each: LeftOut) -> str:
 
 def left_out_rows(quality: Artifact, most: int) -> list[dict[str, str]]:
     """Path, reason and detail of the first utterances that are left out."""
-    table = read_table(quality.path(QUALITY_FILE), ["path", "reason", "detail", "split", "utterance_id"])
-    rows = table.filter(pc.is_valid(table["reason"])).slice(0, most)
-    return [{name: str(value) for name, value in row.items()} for row in rows.to_pylist()]
+    columns = ["path", "reason", "detail", "split", "utterance_id"]
+    rows = rows_of(quality.path(QUALITY_FILE), columns, lambda table: pc.is_valid(table["reason"]))
+    return [{name: str(value) for name, value in row.items()} for row in islice(rows, most)]
 
 
 def quality_rows(quality: QualitySummary) -> list[dict[str, Any]]:

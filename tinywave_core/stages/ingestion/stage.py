@@ -17,6 +17,7 @@ from tinywave_core.stages.ingestion.words import (
     label_facts,
     label_rows,
     labels_in_short,
+    number_of_rejects,
     rejects,
     relabelled_text,
     warned,
@@ -122,7 +123,7 @@ def odd_files(outputs: Outputs) -> list[Section]:
     warnings = CorpusSummary.of(outputs["corpus"]).warnings
     if not warnings:
         return []
-    rows = [{name: _short(text) for name, text in row.items()} for row in warned(outputs["corpus"])[:_MOST_WARNED]]
+    rows = [{name: _short(text) for name, text in row.items()} for row in warned(outputs["corpus"], _MOST_WARNED)]
     text = "; ".join(f"{code}: {WARNINGS[code]}" for code in warnings)
     return [Section("Taken, but odd", f"{text}. All of them are in files.parquet, column warnings.", rows)]
 
@@ -137,13 +138,14 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
 def rejects_table(outputs: Outputs) -> Table | None:
     """Files without speech, and why."""
     columns = ("path", "status", "reason", "detail")
-    rows = [{name: _short(row[name] or "") for name in columns} for row in rejects(outputs["corpus"])]
+    rows = [{name: _short(row[name] or "") for name in columns} for row in rejects(outputs["corpus"], _MOST_REJECTS)]
     if not rows:
         return None
-    title = f"{len(rows)} files without speech, and why" + (
-        f"; the first {_MOST_REJECTS}, the others are in files.parquet" if len(rows) > _MOST_REJECTS else ""
+    number = number_of_rejects(CorpusSummary.of(outputs["corpus"]))
+    title = f"{number} files without speech, and why" + (
+        f"; the first {_MOST_REJECTS}, the others are in files.parquet" if number > _MOST_REJECTS else ""
     )
-    return Table(rows[:_MOST_REJECTS], title)
+    return Table(rows, title)
 
 
 def _short(text: str) -> str:

@@ -1,27 +1,49 @@
 """The corpus in words and tables."""
 
+from collections.abc import Iterable
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tinywave_core.audio.labels.claims import PROBLEMS
 from tinywave_core.audio.utterances import FILES_FILE
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelOrigin, LabelsSummary, Relabelled, Some
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Artifact
 
 
-def rejects(corpus: Artifact) -> list[dict[str, Any]]:
-    """Path, status, reason and detail of every file that gave no speech; rejected ones first."""
+def rejects(corpus: Artifact, most: int | None = None) -> list[dict[str, Any]]:
+    """Path, status, reason and detail of the files that gave no speech, rejected ones first: all, or as many as are shown."""
     if FILES_FILE not in corpus.files:
         return []
-    rows = read_table(corpus.path(FILES_FILE), ["path", "status", "reason", "detail"]).to_pylist()
-    return sorted((row for row in rows if row["status"] != "accepted"), key=lambda row: (row["status"], row["path"]))
+    columns = ["path", "status", "reason", "detail"]
+    rows = rows_of(corpus.path(FILES_FILE), columns, lambda table: pc.not_equal(table["status"], "accepted"))
+    return _in_order(rows, most, "status", "path")
 
 
-def warned(corpus: Artifact) -> list[dict[str, str]]:
-    """Path and warnings of every file that was taken although something is odd about it, by path."""
-    rows = read_table(corpus.path(FILES_FILE), ["path", "warnings"]).to_pylist()
-    found = [{"path": row["path"], "warnings": ", ".join(row["warnings"])} for row in rows if row["warnings"]]
-    return sorted(found, key=lambda row: row["path"])
+def number_of_rejects(corpus: CorpusSummary) -> int:
+    """How many `rejects` has."""
+    return corpus.files.rejected + corpus.files.skipped
+
+
+def warned(corpus: Artifact, most: int | None = None) -> list[dict[str, Any]]:
+    """Path and warnings of the files that were taken although something is odd about them, by path: all, or as many as are shown."""
+    rows = rows_of(
+        corpus.path(FILES_FILE), ["path", "warnings"], lambda table: pc.greater(_number(table["warnings"]), 0)
+    )
+    return [row | {"warnings": ", ".join(row["warnings"])} for row in _in_order(rows, most, "path")]
+
+
+def _number(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.list_value_length(lists), 0)
+
+
+def _in_order(rows: Iterable[dict[str, Any]], most: int | None, *by: str) -> list[dict[str, Any]]:
+    key = itemgetter(*by)
+    return sorted(rows, key=key) if most is None else nsmallest(most, rows, key)
 
 
 def duration_bins(corpus: CorpusSummary) -> tuple[list[str], list[int]]:

@@ -63,6 +63,7 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
 def run_shard(step: Step[LogitCachingConfig, LogitShardSummary], output: Output) -> LogitShardSummary:
     """Capture the targets of one token shard."""
     from tinywave_core.devices import frozen_dtype, pick_device
+    from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
     from tinywave_core.models.forward import forward
     from tinywave_core.models.llama import load_llama, on_device
     from tinywave_core.sequences.dataset import PackedDataset
@@ -81,6 +82,8 @@ def run_shard(step: Step[LogitCachingConfig, LogitShardSummary], output: Output)
     device = pick_device(output.runtime)
     dtype = frozen_dtype(device)
     model = on_device(load_llama(teacher.path("teacher"), dtype=dtype), device).eval().requires_grad_(False)
+    if is_block_sparse(output.runtime, model, device):
+        model.set_attn_implementation(BLOCK_SPARSE)
     vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
     read_directory(teacher.path("teacher")).require_same(vocabulary, "the teacher", "the token shards")
     if config.entries >= model.config.vocab_size:

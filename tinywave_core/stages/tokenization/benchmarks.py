@@ -190,7 +190,7 @@ def run_benchmarks(step: Step[BenchmarksConfig, BenchmarksSummary], output: Outp
     speech = _read(step)
     pairs = _pairs(speech, step.config.limit)
     by_recording = _by_recording(speech, step.input("corpus"))
-    paths = paths_of(step.input("corpus"))
+    paths = paths_of(step.input("corpus"), {row["recording_id"] for row in speech.train})
     rows = _rows(speech, pairs, by_recording, paths)
     write_table(pa.Table.from_pylist(rows, schema=_ROWS), output.folder / BENCHMARKS_FILE)
     gone = _would_go(speech, pairs, by_recording)

@@ -5,6 +5,7 @@ Files: leaks.parquet with utterance_id, recording_id, split, share (of the utter
 """
 
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from tinywave_core.errors import LeakError
 from tinywave_core.stages.tokenization.summary import HeardSummary, LeaksSummary
 from tinywave_core.steps.base import Output, Step
 from tinywave_core.storage.schemas import TOKENS_FILE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import RowWriter, rows_of, where
 from tinywave_core.storage.store import Artifact
 
 LEAKS_FILE = "leaks.parquet"
@@ -36,14 +37,18 @@ def run_leaks(step: Step[TokenizationConfig, LeaksSummary], output: Output) -> L
     """Look up every utterance among the speech of the base."""
     base = open_base(step.context["base"])
     recordings, runs = heard_recordings(base), heard_runs(base)
-    rows: list[dict[str, Any]] = []
-    for number, shard in enumerate(step.inputs["shards"]):
-        output.progress(number, len(step.inputs["shards"]), "shards")
-        table = read_table(shard.path(TOKENS_FILE), ["utterance_id", "recording_id", "split", "units"])
-        rows += [_row(row, recordings, share_heard(row.pop("units"), runs)) for row in table.to_pylist()]
-    write_table(pa.Table.from_pylist(rows, schema=_ROWS), output.folder / LEAKS_FILE)
-    paths = paths_of(step.input("corpus"))
-    return LeaksSummary(held_out=_heard(rows, "held_out", paths), train=_heard(rows, "train", paths))
+    columns = ["utterance_id", "recording_id", "split", "units"]
+    counts, heard = Counter[tuple[str, str | None]](), {"held_out": set[str](), "train": set[str]()}
+    with RowWriter(output.folder / LEAKS_FILE, _ROWS) as writer:
+        for number, shard in enumerate(step.inputs["shards"]):
+            output.progress(number, len(step.inputs["shards"]), "shards")
+            for row in rows_of(shard.path(TOKENS_FILE), columns):
+                found = _row(row, recordings, share_heard(row.pop("units"), runs))
+                writer.add([found])
+                counts[found["split"], found["by"]] += 1
+                heard[found["split"]] |= {found["recording_id"]} if found["by"] else set()
+    paths = paths_of(step.input("corpus"), heard["held_out"] | heard["train"])
+    return LeaksSummary(held_out=_heard(counts, heard, "held_out", paths), train=_heard(counts, heard, "train", paths))
 
 
 def require_no_leak(leaks: Artifact) -> None:
@@ -63,18 +68,21 @@ def _row(row: dict[str, Any], recordings: frozenset[str], share: float) -> dict[
     return {**row, "share": share, "by": "recording" if row["recording_id"] in recordings else by_sound}
 
 
-def _heard(rows: list[dict[str, Any]], split: str, paths: dict[str, str]) -> HeardSummary:
-    inside = [row for row in rows if row["split"] == split]
-    counts = Counter(row["by"] for row in inside)
-    names = sorted({paths[row["recording_id"]] for row in inside if row["by"]})
+def _heard(
+    counts: Counter[tuple[str, str | None]], heard: dict[str, set[str]], split: str, paths: dict[str, str]
+) -> HeardSummary:
+    by_recording, by_sound = counts[split, "recording"], counts[split, "sound"]
     return HeardSummary(
-        utterances=len(inside), by_recording=counts["recording"], by_sound=counts["sound"], recordings=names[:_NAMED]
+        utterances=by_recording + by_sound + counts[split, None],
+        by_recording=by_recording,
+        by_sound=by_sound,
+        recordings=sorted({paths[recording] for recording in heard[split]})[:_NAMED],
     )
 
 
-def paths_of(corpus: Artifact) -> dict[str, str]:
-    """Where each accepted recording lies, by its id."""
+def paths_of(corpus: Artifact, wanted: Container[str]) -> dict[str, str]:
+    """Where the `wanted` ones of the accepted recordings lie, by id."""
     from tinywave_core.audio.utterances import FILES_FILE
 
-    rows = read_table(corpus.path(FILES_FILE), ["recording_id", "path", "status"]).to_pylist()
-    return {row["recording_id"]: row["path"] for row in rows if row["status"] == "accepted"}
+    rows = rows_of(corpus.path(FILES_FILE), ["recording_id", "path", "status"], where("status", "accepted"))
+    return {row["recording_id"]: row["path"] for row in rows if row["recording_id"] in wanted}

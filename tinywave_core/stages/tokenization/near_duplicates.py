@@ -23,7 +23,7 @@ from tinywave_core.stages.tokenization.summary import NearDuplicatesSummary, Uni
 from tinywave_core.stages.tokenization.tokens import GATHERED_SAMPLES, batches, open_step_tokenizer, places
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS, TOKENS_FILE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import read_table, rows_of, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import use_one_thread
 from tinywave_core.tokenizers.near_duplicates import (
@@ -168,12 +168,14 @@ def run_near_duplicates(
     candidates = find_candidates(own, heard, is_held_out, limit)
     all_own, all_heard, short = _read(shards, order, set(candidates.pairs.ravel().tolist()))
     pairs = count_pairs(candidates, all_own, all_heard, is_held_out, limit)
-    paths = paths_of(step.input("corpus"))
+    heard_numbers = sorted(heard_held_out(pairs, is_held_out))
+    ends = {number for pair in pairs for number in (pair.utterance, pair.of)}.union(heard_numbers)
+    named = table["recording_id"].take(pa.array(sorted(ends), pa.int64())).to_pylist()
+    paths = paths_of(step.input("corpus"), set(named))
     rows = _rows(table, pairs, paths)
     write_table(pa.Table.from_pylist(rows, schema=_PAIRS), output.folder / PAIRS_FILE)
     gone = left_out(pairs, is_held_out)
     write_table(pa.Table.from_pylist(_would_go(rows, pairs, gone), schema=WOULD_GO), output.folder / WOULD_GO_FILE)
-    heard_numbers = sorted(heard_held_out(pairs, is_held_out))
     kinds = [pair.kind for pair in pairs]
     seconds = np.asarray(table["num_samples"])[sorted(gone)].sum() / SAMPLE_RATE
     return NearDuplicatesSummary(
@@ -195,8 +197,7 @@ def run_near_duplicates(
 
 def reasons_to_leave_out(near_duplicates: Artifact) -> dict[str, str]:
     """Why each training utterance would go, by its id, if one of each group was kept; all held-out speech stays."""
-    rows = read_table(near_duplicates.path(WOULD_GO_FILE)).to_pylist()
-    return {row["utterance_id"]: row["reason"] for row in rows}
+    return {row["utterance_id"]: row["reason"] for row in rows_of(near_duplicates.path(WOULD_GO_FILE))}
 
 
 def _utterances(shards: Sequence[Artifact]) -> tuple[pa.Table, npt.NDArray[np.int64]]:

@@ -26,6 +26,7 @@ from tinywave_core.checkpoints.places import given_file
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.tokenization import TokenizationConfig
+from tinywave_core.drawing import draw
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.stages.ingestion.quality import left_out
 from tinywave_core.stages.ingestion.summary import RELABELLED, CorpusSummary, hours_of, original_of
@@ -51,7 +52,7 @@ from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import corpus_key
 from tinywave_core.steps.pins import pinned
 from tinywave_core.storage.schemas import SAMPLE_RATE, TOKENS, TOKENS_FILE
-from tinywave_core.storage.shards import read_table, write_table
+from tinywave_core.storage.shards import read_table, rows_of, where, write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.threads import keep_large_blocks, use_one_thread
 from tinywave_core.tokenizers.base import Places, SpeechTokenizer
@@ -268,23 +269,21 @@ class _FitSpeech:
 
     @classmethod
     def choose(cls, shards: list[Artifact], config: TokenizationConfig, output: Output) -> "_FitSpeech":
-        lengths: dict[str, int] = {}
-        for shard in shards:
-            table = read_table(shard.path("audio.parquet"), ["utterance_id", "num_samples", "split"])
-            lengths |= {row["utterance_id"]: row["num_samples"] for row in table.to_pylist() if row["split"] == "train"}
-        if not lengths:
+        columns = ["utterance_id", "num_samples", "split"]
+        rows = (row for each in shards for row in rows_of(each.path(UTTERANCES_FILE), columns, where("split", "train")))
+        drawn = draw(
+            rows,
+            lambda row: hashlib.sha256(f"fit/{config.seed}/{row['utterance_id']}".encode()).digest(),
+            config.fit_hours * 3600 * SAMPLE_RATE,
+            lambda row: row["num_samples"],
+        )
+        if not drawn:
             raise MissingInputError(
                 "the corpus has no training utterances to fit the codebooks on: add recordings, or lower "
                 "--ingestion.held_out_fraction"
             )
-        chosen: list[str] = []
-        total = 0
-        for utterance_id in sorted(lengths, key=lambda i: hashlib.sha256(f"fit/{config.seed}/{i}".encode()).digest()):
-            if total >= config.fit_hours * 3600 * SAMPLE_RATE:
-                break
-            chosen.append(utterance_id)
-            total += lengths[utterance_id]
-        return cls(shards, frozenset(chosen), total, output)
+        chosen = frozenset(row["utterance_id"] for row in drawn)
+        return cls(shards, chosen, sum(row["num_samples"] for row in drawn), output)
 
     def read(self, what: str) -> Iterator["Utterance"]:
         """Each chosen utterance once."""

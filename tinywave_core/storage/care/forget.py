@@ -5,8 +5,9 @@ it is the digest in the log `forgotten`. The order is such that a run after an i
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +27,7 @@ from tinywave_core.storage.care.census import (
 from tinywave_core.storage.care.verify import work_folders
 from tinywave_core.storage.forgotten import FORGOTTEN, forgotten
 from tinywave_core.storage.records import seal
-from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Store
 
 FILES_FILE, LABELS_FILE = "files.parquet", "labels.parquet"
@@ -47,20 +48,19 @@ class Traces:
 
 def find_traces(census: Census, name: str) -> Traces:
     """What was made from the recording called `name`: a path, a file name, or a SHA-256 or its first 8 digits or more."""
-    shards = {i: list(_rows(census, i)) for i in _shards(census)}
-    catalog = [row for log in census.of("catalog") for record in log.readable for row in _catalog_rows(record)]
-    rows = [row for shard_rows in shards.values() for row in shard_rows] + catalog
+    rows = _Files(census)
     digests = _digests(census.store, name, rows)
     # The same speech in another file format is the same recording to whoever wants it forgotten.
     samples = {row["recording_id"] for row in rows if row["sha256"] in digests} - {None}
     digests |= {row["sha256"] for row in rows if row["recording_id"] in samples}
 
-    holding = {i for i, shard_rows in shards.items() if any(row["sha256"] in digests for row in shard_rows)}
+    own = [row for row in rows if row["sha256"] in digests]
     # The shard itself may have gone in a call that was interrupted: the catalog still names it.
-    shard_ids = holding | {row["shard"] for row in catalog if row["sha256"] in digests and row["shard"]}
-    paths = tuple(sorted({row["path"] for row in rows if row["sha256"] in digests and row["path"]}))
-    reached = dependants(census.artifacts, shard_ids) | set(_naming(census, paths))
-    neighbours = {row["sha256"] for i in holding for row in shards[i]} - digests
+    reached = dependants(census.artifacts, {row["shard"] for row in own if row["shard"]})
+    paths = tuple(sorted({row["path"] for row in own if row["path"]}))
+    reached |= set(_naming(census, paths))
+    holding = {row["shard"] for row in own if row["in_table"]}
+    neighbours = {row["sha256"] for i in sorted(holding) for row in _rows(census, i)} - digests
     return Traces(
         tuple(sorted(digests)),
         paths,
@@ -107,6 +107,22 @@ def _shards(census: Census) -> list[str]:
 AUDIO = ("ingestion", "shard")
 
 
+@dataclass(frozen=True)
+class _Files:
+    """Every file of every shard, then of the catalogs, read anew each time that it is gone through: path, sha256, recording_id, and the
+    shard that holds it."""
+
+    census: Census
+
+    def __iter__(self) -> Iterator[Row]:
+        for artifact_id in _shards(self.census):
+            for row in _rows(self.census, artifact_id):
+                yield row | {"shard": artifact_id, "in_table": True}
+        for log in self.census.of("catalog"):
+            for record in log.readable:
+                yield from _catalog_rows(record)
+
+
 def _rows(census: Census, artifact_id: str) -> Iterator[Row]:
     try:
         path = census.store.find(artifact_id).path(FILES_FILE)
@@ -115,22 +131,26 @@ def _rows(census: Census, artifact_id: str) -> Iterator[Row]:
             f"{artifact_id} is damaged, so nobody knows which recordings it holds; nothing was removed: run `tinywave "
             "repair` first"
         ) from error
-    yield from read_table(path, ["path", "sha256", "recording_id"]).to_pylist()
+    yield from rows_of(path, ["path", "sha256", "recording_id"])
 
 
 def _catalog_rows(record: Row) -> Iterator[Row]:
     for file in record["files"]:
         shard = None if file["shard"] is None else record["shards"][file["shard"]]
-        yield {"path": file["path"], "sha256": file["sha256"], "recording_id": None, "shard": shard}
+        yield {"path": file["path"], "sha256": file["sha256"], "recording_id": None, "shard": shard, "in_table": False}
 
 
-def _digests(store: Store, name: str, rows: Sequence[Row]) -> set[str]:
+def _digests(store: Store, name: str, rows: Iterable[Row]) -> set[str]:
     """The digest of the one recording called `name`."""
     if len(name) >= 8 and (digests := {d for d in forgotten(store) if d.startswith(name.lower())}):
         return digests  # of a call that was interrupted
-    by_digest = {row["sha256"] for row in rows if len(name) >= 8 and row["sha256"].startswith(name.lower())}
-    by_path = {row["sha256"] for row in rows if row["path"] and _is_path(name, row["path"])}
-    digests = by_digest or {row["sha256"] for row in rows if row["path"] == name} or by_path
+    by_digest, by_name, by_path = set[str](), set[str](), set[str]()
+    for row in rows:
+        digest, path = row["sha256"], row["path"]
+        by_digest |= {digest} if len(name) >= 8 and digest.startswith(name.lower()) else set()
+        by_name |= {digest} if path == name else set()
+        by_path |= {digest} if path and _is_path(name, path) else set()
+    digests = by_digest or by_name or by_path
     if not digests:
         raise MissingInputError(
             f"no recording in {store.url} is called {name!r}; expected its path in the source, its file name or its "
@@ -153,9 +173,9 @@ def _naming(census: Census, paths: Sequence[str]) -> Iterator[str]:
     names = {PurePosixPath(path).stem for path in paths}
     for artifact_id in sorted(labels_of_runs(census.artifacts)):
         artifact = census.store.find(artifact_id)
-        places = read_table(artifact.path(LABELS_FILE), ["place"])["place"].to_pylist()
-        places += [origin["first"] for origin in artifact.summary["origins"]]
-        if any(name in place for place in places for name in names):
+        listed = (row["place"] for row in rows_of(artifact.path(LABELS_FILE), ["place"]))
+        firsts = [origin["first"] for origin in artifact.summary["origins"]]
+        if any(name in place for place in chain(firsts, listed) for name in names):
             yield artifact_id
 
 

@@ -1,0 +1,50 @@
+"""What a plan says of a run beside its time and bytes, against runs that were measured and figures worked out by hand."""
+
+import pytest
+
+from tests.conftest import Finished
+from tinywave_core.config.load import load_config
+from tinywave_core.costs.estimates import Estimate
+from tinywave_core.costs.scale import REQUESTS, host_bytes, scale
+
+COSTS = {name: Estimate(0.0, 1e9) for name in REQUESTS}
+
+
+def test_task_runs_are_those_of_a_run(finished: Finished):
+    steps = finished.computed.steps
+    shards = sum((step.stage, step.part) == ("ingestion", "shard") for step in steps)
+    assert shards
+    assert scale(finished.config, 0.01, COSTS, "cpu", 12, shards).task_runs == pytest.approx(len(steps), rel=0.25)
+
+
+def test_ten_thousand_hours_are_ten_thousand_shards_of_an_hour_in_three_stages():
+    found = scale(load_config("base-2b", {"ingestion.shard_megabytes": "61.2"}), 10_000, COSTS, "cuda", 3_000_000)
+    assert (found.shards, found.task_runs) == (10_000, 30_014)
+    assert found.listing_s == 200
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "rows", "measured_mib"),
+    [(2, 128, 8, 973), (8, 512, 4, 2409)],  # peak of a process that adapts such a teacher (decision 46)
+)
+def test_memory_of_a_training_process_is_that_of_runs(layers: int, width: int, rows: int, measured_mib: int):
+    shape = {"layers": layers, "width": width, "heads": width // 64, "intermediate": width * 11 // 4}
+    flags = {f"adaptation.fresh.{name}": str(value) for name, value in shape.items()}
+    training = {"batch_tokens": str(512 * rows), "sequence_length": "512"}
+    flags |= {f"adaptation.training.{name}": value for name, value in training.items()}
+    config = load_config("demo", flags | {"adaptation.teacher": "fresh", "runtime.micro_batch_rows": str(rows)})
+    assert host_bytes(config, 0.42, "cpu", of="teacher") / 2**20 == pytest.approx(measured_mib, rel=0.25)
+
+
+def test_sequences_take_64_bytes_each_in_every_process():
+    config = load_config("base-2b", {})
+    more = host_bytes(config, 50_000, "cuda", of="student") - host_bytes(config, 5_000, "cuda", of="student")
+    # An utterance has 12 s: 45,000 h without the held-out share are 13.5 M of them.
+    sequences = 45_000 * 3600 / 12 * (1 - config.ingestion.held_out_fraction)
+    assert more == pytest.approx(64 * sequences)
+
+
+def test_a_local_store_needs_no_requests_and_one_on_s3_keeps_copies_of_what_is_read():
+    local, remote = (scale(load_config("demo", {"root": root}), 1, COSTS, "cpu", 9, 9) for root in ("store", "s3://a"))
+    assert (local.s3_requests, local.s3_up_bytes, local.disk_bytes) == (0, 0, 8e9)
+    assert (remote.s3_up_bytes, remote.s3_down_bytes, remote.disk_bytes) == (8e9, 3e9, 3e9)
