@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 import typing
@@ -255,6 +256,17 @@ def test_tokens_become_speech_as_long_as_the_recording(tokenizer: tinywave.Speec
     assert np.array_equal(tokenizer.decode(tokens.ids.tolist()), audio)
     for voice in tokenizer.voices[:1]:
         assert len(tokenizer.decode(tokens, voice)) > 0
+
+
+def test_ids_are_those_of_the_model_and_not_of_its_codebooks(export: Path, clip: Path, tmp_path: Path):
+    shutil.copytree(export / "speech_tokenizer", tmp_path / "speech_tokenizer")
+    about = json.loads((export / "speech.json").read_text())
+    shift = 1000 - about["vocabulary"]["text"]
+    about["vocabulary"]["text"] = 1000  # as of a model that reads words
+    (tmp_path / "speech.json").write_text(json.dumps(about))
+    own, moved = (tinywave.SpeechTokenizer.open(folder, device="cpu").encode(clip) for folder in (export, tmp_path))
+    assert moved.string == own.string
+    assert (moved.ids[1:] - own.ids[1:]).tolist() == [shift] * (len(own.ids) - 1)
 
 
 def test_the_release_is_a_tokenizer_too(small_release: Path, clip: Path):
