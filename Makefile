@@ -153,7 +153,7 @@ lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	@set -o pipefail; $(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
-	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|cp31[12]-|abi3' \
+	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|py31[12]-none|cp31[12]-|abi3' \
 	  | grep -E -- '-any|manylinux.*(x86_64|aarch64)|macosx.*(arm64|universal2)' | LC_ALL=C sort -u > infra/wheels.txt
 	@printf 'hatchling>=1.27\neditables\n' | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --quiet --output-file infra/build.txt >/dev/null
