@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from tests.conventions.test_fingerprints import planned_steps
 from tests.fixtures.encoders import save_encoder
+from tests.fixtures.judges import write_classifier
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
@@ -33,6 +34,7 @@ PLACES = {
     "source",
     "root",
     "spiritlm_dir",
+    "ingestion.measures.classifiers",
     "tokenization.units.encoder",
     "tokenization.units.codebook",
     "tokenization.alignment.path",
@@ -61,10 +63,13 @@ ENCODER = {"tokenization": {"units": {"kind": "encoder", "encoder": "ENCODER", "
 EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
 REPORTED = {"tokenization": {"near_duplicates": {"use": "report"}}}
 LOOKED_UP = {"tokenization": {"benchmarks": {"suites": "SUITE"}}}
+LABELLED = {"ingestion": {"measures": {"classifiers": "music=LABELS"}}}
 OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
     "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
     "ingestion.keep.min_dnsmos": OPINIONS,
+    "ingestion.keep.most_of": LABELLED,
+    "ingestion.keep.least_of": LABELLED,
     "tokenization.units.layer": ENCODER,
     "tokenization.near_duplicates.limit": REPORTED,
     "tokenization.near_duplicates.starts": REPORTED,
@@ -88,6 +93,8 @@ BESIDE: dict[str, Settings] = {
 OTHER: dict[str, Settings] = {
     "ingestion.keep.min_bandwidth_hz": {"ingestion": {"keep": {"min_bandwidth_hz": 4000}}},
     "ingestion.keep.min_level_db": {"ingestion": {"keep": {"min_level_db": -40}}},
+    "ingestion.keep.most_of": {"ingestion": {"keep": {"most_of": "music.Speech=0.5"}}},
+    "ingestion.keep.least_of": {"ingestion": {"keep": {"least_of": "music.Speech=0.5"}}},
     "tokenization.units.kind": ENCODER,
     "tokenization.alignment.kind": {"tokenization": {"alignment": {"kind": "ctc", "path": "LLAMA"}}},
     "adaptation.training.dropout": {"adaptation": {"training": {"dropout": 0.3}}},
@@ -138,6 +145,7 @@ def placed(settings: Settings, places: dict[str, str]) -> Settings:
         json.dumps(settings)
         .replace("LLAMA", places["llama"])
         .replace("SUITE", places["suite"])
+        .replace("LABELS", places["labels"])
         .replace('"ENCODER"', f'"{places["encoder"]}"')
     )
 
@@ -191,9 +199,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
         shutil.copyfile(PIECES, folder / name / "tokenizer.model")
     save_encoder(folder / "encoder", "hubert")
+    write_classifier(folder / "labels")
     (folder / "suite").mkdir()
     (folder / "suite" / "pairs.jsonl").write_text('{"id": "1", "pos": "yes", "neg": "sey"}', encoding="utf-8")
-    return {name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder", "suite")}
+    return {
+        name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder", "suite", "labels")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.fixtures.encoders import WIDTH, save_encoder
 from tests.fixtures.tiny import tiny_config
+from tinywave_core.checkpoints.model_directory import model_digest
 from tinywave_core.checkpoints.places import given_file, model_folder
-from tinywave_core.encoders.pretrained import encoder_digest
 from tinywave_core.errors import CheckpointError
 from tinywave_core.storage.filesystem import open_url
 from tinywave_core.tokenizers.embedded import choose, open_encoder
@@ -53,7 +53,7 @@ def test_an_encoder_there_is_the_one_here_in_fingerprints_and_frames(
     assert there.seconds_per_hour("cpu") == here.seconds_per_hour("cpu")
     monkeypatch.setenv("TINYWAVE_ENCODER", f"{PREFIX}/")
     samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
-    digest = encoder_digest(folder)
+    digest = model_digest(folder)
     both = [open_encoder(place, 2, digest, "cpu")(samples).tobytes() for place in (None, str(folder))]
     assert both[0] == both[1]
     assert "pytorch_model.bin" not in [path.name for path in model_folder(PREFIX).iterdir()]
@@ -69,11 +69,11 @@ def test_files_are_fetched_once_and_again_where_they_changed(s3: Any, folder: Pa
         original(place, target)
 
     monkeypatch.setattr(filesystem, "get_file", counted)
-    first = encoder_digest(model_folder(PREFIX))
-    assert encoder_digest(model_folder(PREFIX)) == first and sorted(got) == ["config.json", "model.safetensors"]
+    first = model_digest(model_folder(PREFIX))
+    assert model_digest(model_folder(PREFIX)) == first and sorted(got) == ["config.json", "model.safetensors"]
     save_encoder(folder, "whisper", seed=1)
     upload(s3, folder)
-    assert encoder_digest(model_folder(PREFIX)) == encoder_digest(folder) != first
+    assert model_digest(model_folder(PREFIX)) == model_digest(folder) != first
 
 
 def test_what_is_not_there_is_said_in_one_line(s3: Any, folder: Path):
@@ -106,4 +106,4 @@ def test_a_download_that_breaks_off_leaves_nothing_that_reads_as_whole(folder: P
         patch.setattr(filesystem, "get_file", half)
         with pytest.raises(CheckpointError, match=r"config\.json came with [\d,]+ of [\d,]+ bytes: try again"):
             model_folder(PREFIX)
-    assert encoder_digest(model_folder(PREFIX)) == encoder_digest(folder)
+    assert model_digest(model_folder(PREFIX)) == model_digest(folder)

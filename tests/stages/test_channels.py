@@ -10,8 +10,19 @@ import soundfile
 
 from tests.fixtures.tiny import CLIPS, EXAMPLES, run_tiny, tiny_config
 from tinywave_core.alignment.readers import Alignments
-from tinywave_core.audio.channels import labelled_speaker, speaker_of_channel, unit_of
-from tinywave_core.audio.cutting import split_of
+from tinywave_core.audio.channels import (
+    NO_CHANNEL,
+    OF_CHANNELS,
+    labelled_speaker,
+    labels_of_recording,
+    speaker_of_channel,
+    unit_of,
+)
+from tinywave_core.audio.cutting import Cutter, split_of
+from tinywave_core.audio.decode import Recording
+from tinywave_core.audio.decoder_process import Verdict
+from tinywave_core.audio.ffmpeg import TRACKS
+from tinywave_core.audio.labels.channels import numbers
 from tinywave_core.audio.sidecars import Label, Labels, read_labels
 from tinywave_core.audio.source import Source
 from tinywave_core.config.ingestion import IngestionConfig
@@ -150,6 +161,36 @@ def test_channels_that_are_named_later_are_told(source: Path, tmp_path: Path) ->
     assert ingestion.scan(config, Store(config.root)).late_parts == 1
 
 
+def test_channels_that_were_named_when_they_were_cut_are_not_late(source: Path, tmp_path: Path) -> None:
+    write_manifest(source, NAMED)
+    ingested(source, tmp_path / "store", channels="split")
+    config = tiny_config(source, tmp_path / "store", ingestion={"channels": "split"})
+    assert ingestion.scan(config, Store(config.root)).late_parts == 0
+
+
+def test_a_voice_has_the_words_and_parts_of_its_channel_alone() -> None:
+    parts = [[0.0, 1.0, "TWO"]]
+    file = {"speaker": "Ann", "transcript": "BOTH", "segments": [], "channels": []}
+    second = {"channel": 2, "transcript": None, "segments": parts}
+    own, lost = labels_of_recording({**file, "channels": [second]}, "a.wav", "channel 2")
+    assert (own["transcript"], own["segments"], lost) == (None, parts, "")
+    own, lost = labels_of_recording({**file, "channels": [second]}, "a.wav", "channel 1")
+    assert (own["transcript"], own["segments"], lost) == (None, None, "")
+    assert labels_of_recording(file, "a.wav", "channel 1")[1] == NO_CHANNEL
+    assert labels_of_recording({**file, "transcript": None, "segments": parts}, "a.wav", "channel 1")[1] == NO_CHANNEL
+    assert labels_of_recording({**file, "transcript": None, "channels": [second]}, "a.wav", "mean")[1] == OF_CHANNELS
+
+
+def test_a_lost_transcript_and_what_decoding_found_are_both_told() -> None:
+    samples = np.round(soundfile.read(EXAMPLES / CLIPS[4])[0] * 32_767).astype(np.int16)
+    cutter = Cutter(IngestionConfig())
+    file = {"sha256": "f" * 64, "speaker": None, "transcript": None}
+    file |= {"channels": [{"channel": 1, "transcript": "ONE", "segments": []}]}
+    verdict = Verdict(detail=f"2 {TRACKS}", channel_mix="mean", sample_rate=RATE, decoded_frames=len(samples))
+    assert len(list(cutter.cut(file, "a.mp4", [], 1, Recording(verdict, samples)))) == 1
+    assert cutter.rows[0]["warnings"] == ["several_tracks", "transcripts_of_channels"]
+
+
 WAYS = {
     "NeMo": {"manifest.jsonl": "".join(json.dumps(row) + "\n" for row in NAMED)},
     "a table with letters": {"all.csv": "path,channel,text\ncalls/call.flac,A,ONE\ncalls/call.flac,B,TWO\n"},
@@ -197,6 +238,7 @@ def test_a_channel_of_which_nobody_can_tell_the_number_is_told(tmp_path: Path) -
     assert found.by_path["calls/call.flac"] == Label(transcript="ONE")  # of a recording of one channel, say
     alone = labels_of(tmp_path / "two", {"calls/call-1.txt": "ONE"})
     assert (alone.by_path["calls/call.flac"], alone.orphans) == (Label(), ("calls/call-1.txt",))
+    assert numbers(["0", "1", "2", "b", ""]) == {"0": 1, "1": 2, "2": None, "b": 2}
     named = labels_of(tmp_path / "three", {"all.csv": "path,channel,text\ncalls/call.flac,NASA,ONE\n"})
     assert (named.report.problems, named.by_path["calls/call.flac"].transcript) == ((), "ONE")
 
@@ -216,6 +258,10 @@ def test_a_ctm_says_whose_a_word_is_and_other_files_do_not() -> None:
     }
     found = Alignments(files, files.__getitem__, ["call.wav", "mono.wav", "grid.wav"])
     assert [word.text for word in found.words("call.wav") or ()] == ["yes", "no"]
+    every = Alignments(["all.ctm"], lambda _: b"call A 0 1 yes\ncall B 1 1 no\n", ["call.wav"])
+    assert [word.text for word in every.words("call.wav", 2) or ()] == ["no"]
+    table = Alignments(["t.csv"], lambda _: b"path,word,start_s,end_s\ncall,yes,0,1\n", ["call.wav"])
+    assert (len(table.words("call.wav") or ()), table.words("call.wav", 1)) == (1, None)
     for number, word in ((1, "yes"), (2, "no")):
         assert [each.text for each in found.words("call.wav", number) or ()] == [word]
     assert [found.words(f"{name}.wav", 1) for name in ("mono", "grid")] == [None, None]

@@ -75,6 +75,16 @@ def test_times_of_another_recording_are_not_followed(source: Path, tmp_path: Pat
     assert file(taken, "long.flac")["detail"].startswith("1 of 2 given parts end behind the recording")
 
 
+@pytest.mark.parametrize(("behind", "is_followed"), [(0.3, True), (0.7, False)])
+def test_a_part_may_end_a_little_behind_its_recording(
+    behind: float, is_followed: bool, source: Path, tmp_path: Path
+) -> None:
+    seconds = soundfile.info(source / "audio" / "long.flac").duration
+    taken = ingested(source, tmp_path / "store", (1.0, 3.0, "ONE"), (seconds - 2, seconds + behind, "END"))
+    assert utterances(taken)[-1] == ((seconds - 2, seconds, "END") if is_followed else (0.0, seconds, None))
+    assert (file(taken, "long.flac")["warnings"] == ["times_of_another"]) != is_followed
+
+
 def test_parts_that_are_all_too_short_leave_nothing_and_say_so(source: Path, tmp_path: Path) -> None:
     row = file(ingested(source, tmp_path / "store", (1.0, 1.2, "ONE"), (2.0, 2.2, "TWO")), "long.flac")
     assert (row["status"], row["reason"]) == ("rejected", "too_short")
@@ -102,7 +112,7 @@ def libri_light(source: Path, spans: Any) -> None:
 
 def test_spans_of_speech_take_the_place_of_our_own_and_short_pauses_stay_inside(source: Path, tmp_path: Path) -> None:
     # A pause of 0.4 s is part of speech, one of 2 s is not; 0.1 s of silence is kept around each stretch.
-    libri_light(source, [[1.0, 1.3], [1.7, 3.0], [2.5, 3.0], [5.0, 7.5], [9.0, 9.0]])
+    libri_light(source, [[1.0, 1.3], [1.7, 3.0], [2.0, 2.5], [2.5, 3.0], [5.0, 7.5], [9.0, 9.0]])
     taken = run_tiny(tiny_config(source, tmp_path / "store", ingestion={"max_utterance_s": 4.0}), "ingestion")[0]
     assert utterances(taken) == [(0.9, 3.1, None), (4.9, 7.6, None)]
     assert file(taken, "long.flac")["speaker"] == "7178"

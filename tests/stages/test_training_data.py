@@ -1,5 +1,6 @@
 """Training data where it lies: what is read is what the shards hold, damage is found, and nothing grows with the corpus but numbers."""
 
+import errno
 import hashlib
 import shutil
 import threading
@@ -11,7 +12,7 @@ import pytest
 from tests.conftest import Finished
 from tests.fixtures.small_artifact import commit
 from tests.fixtures.tiny import copy_store
-from tinywave_core.errors import DamagedArtifactError
+from tinywave_core.errors import DamagedArtifactError, StoreFullError
 from tinywave_core.sequences.dataset import PackedDataset
 from tinywave_core.sequences.index import load_sequences
 from tinywave_core.steps.inputs import training_shards
@@ -194,3 +195,16 @@ def test_what_goes_wrong_while_reading_ahead_is_told_where_the_batch_is_asked_fo
         with pytest.raises(DamagedArtifactError, match="run again"):
             for step in range(1, 9):
                 batches.batch(step)
+
+
+def test_a_full_disk_under_the_copies_of_a_store_elsewhere_is_named(finished: Finished, tmp_path: Path, monkeypatch):
+    shard = elsewhere(finished, tmp_path, "full-disk")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shard.store.filesystem, "get_file", full)
+    with pytest.raises(
+        StoreFullError, match="where copies of memory://.* lie, is full: .*logits.parquet needs .* TMPDIR"
+    ):
+        LogitCache.of_shards([shard], {})

@@ -11,7 +11,7 @@ The claims of a file are held against its bytes before anything is unpacked (`st
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -69,6 +69,8 @@ class SoundColumn:
     name: str
     is_struct: bool
     has_path: bool = False
+    others: tuple[str, ...] = ()
+    """Further columns of sound of the table, which are not taken."""
 
     @property
     def sound(self) -> str:
@@ -102,7 +104,8 @@ def sound_column(schema: pa.Schema) -> SoundColumn | None:
     """The first column of sound, one that is called audio before others; None where there is none."""
     kinds = _features(schema)
     found = [column for each in schema if (column := _as_sound(each, kinds.get(each.name)))]
-    return min(found, key=lambda column: column.name.lower() != "audio", default=None)
+    first = min(found, key=lambda column: column.name.lower() != "audio", default=None)
+    return first and replace(first, others=tuple(each.name for each in found if each is not first))
 
 
 def _as_sound(each: pa.Field, kind: str | None) -> SoundColumn | None:

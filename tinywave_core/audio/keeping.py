@@ -1,10 +1,11 @@
 """Thresholds over measured utterances: columns of numbers in, which utterances are left out and why. Nothing is read or written here.
 
 A number that is not known (NaN) is never a reason. An utterance that several thresholds leave out has the first of them as its
-reason, in the order of `LIMITS`. Shapes: U utterances.
+reason, in the order of `limits`. A label of a given model is a measure as well, called name.label; its thresholds are called
+`most_of name.label` and `least_of name.label`. Shapes: U utterances.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,40 @@ MEASURES = {
 }
 
 
+MOST_OF, LEAST_OF = "most_of", "least_of"
+
+
+def limit_of(setting: str) -> Limit:
+    """The kind of a threshold by the name of its setting; of a label the model's name is the reason."""
+    kind, _, label = setting.partition(" ")
+    if kind in (MOST_OF, LEAST_OF):
+        return Limit(setting, label.partition(".")[0], label, kind == LEAST_OF)
+    return next(limit for limit in LIMITS if limit.setting == setting)
+
+
+def limits(thresholds: Iterable[str]) -> tuple[Limit, ...]:
+    """All kinds, and those of the labels that have one, in the order in which they are reasons."""
+    return (*LIMITS, *(limit_of(setting) for setting in thresholds if " " in setting))
+
+
+def flag_of(setting: str, bound: float) -> str:
+    """A threshold as it is written on the command line."""
+    kind, _, label = setting.partition(" ")
+    return f"--ingestion.keep.{kind} '{label}={bound:g}'" if label else f"--ingestion.keep.{kind} {bound:g}"
+
+
+def is_label(name: str) -> bool:
+    """Whether a column is a label of a given model."""
+    return "." in name
+
+
+def measure_of(name: str) -> Measure:
+    """A column in words; of a label its probability."""
+    if is_label(name):
+        return Measure(f"probability of {name}", "", 2, False, tuple(n / 20 for n in range(21)))
+    return MEASURES[name]
+
+
 def words_per_s(transcript: str | None, speech_share: float, seconds: float) -> float | None:
     """Words of a transcript per second of speech; None without a transcript, without spaces between words, or without speech."""
     if transcript is None or speech_share * seconds <= 0:
@@ -87,10 +122,10 @@ def words_per_s(transcript: str | None, speech_share: float, seconds: float) -> 
 
 
 def reasons(columns: Mapping[str, Column], thresholds: Mapping[str, float]) -> npt.NDArray[np.int64]:
-    """For each utterance the place in `LIMITS` of the first threshold that leaves it out; -1 for what is kept."""
+    """For each utterance the place in `limits` of the first threshold that leaves it out; -1 for what is kept."""
     size = len(next(iter(columns.values())))
     first_U = np.full(size, -1, np.int64)
-    for number, limit in enumerate(LIMITS):
+    for number, limit in enumerate(limits(thresholds)):
         if limit.setting in thresholds:
             out_U = limit.leaves_out(columns[limit.measure], thresholds[limit.setting])
             first_U[out_U & (first_U < 0)] = number
@@ -100,10 +135,10 @@ def reasons(columns: Mapping[str, Column], thresholds: Mapping[str, float]) -> n
 def detail(values: Mapping[str, float | None], thresholds: Mapping[str, float]) -> str:
     """All thresholds that an utterance fails, in words with its numbers."""
     found = []
-    for limit in LIMITS:
+    for limit in limits(thresholds):
         bound, value = thresholds.get(limit.setting), values[limit.measure]
         if bound is not None and value is not None and limit.leaves_out(np.array([value]), bound)[0]:
-            measure = MEASURES[limit.measure]
+            measure = measure_of(limit.measure)
             side = "below" if limit.is_lowest else "above"
             found.append(f"{measure.about} {measure.text(value)}, {side} {bound:g}")
     return "; ".join(found)

@@ -11,6 +11,7 @@ EXAMPLES = 3
 STORE, OWN_FOLDER = "store", "own folder"
 HIDDEN, LINK_IN, LINK_OUT, LINK_LOST = "hidden", "link in", "link out", "link lost"
 PIPE, SOCKET, DEVICE = "pipe", "socket", "device"
+COLUMN = "column"
 CUT_OFF, OUTSIDE = "cut off", "outside"
 CLOSED_FILE, CLOSED_FOLDER = "closed file", "closed folder"
 # What one and several entries of a kind are called.
@@ -21,6 +22,10 @@ WORDS = {
     CLOSED_FILE: ("file that may not be read", "files that may not be read"),
     CUT_OFF: ("tar that ends too soon, taken as far as it goes", "tars that end too soon, taken as far as they go"),
     OUTSIDE: ("file of a tar whose name leads out of it", "files of tars whose names lead out of them"),
+    COLUMN: (
+        "further column of sound in a table, which has another",
+        "further columns of sound in tables, which have another",
+    ),
     HIDDEN: ("hidden file", "hidden files"),
     LINK_LOST: ("symbolic link to nothing", "symbolic links to nothing"),
     LINK_OUT: ("symbolic link out of the source", "symbolic links out of the source"),

@@ -136,17 +136,21 @@ class Source:
             if is_tar(file.path):
                 yield from self._members(file, aside)
             elif is_audio_table(file.path):
-                yield from self._rows(file, tables)
+                yield from self._rows(file, tables, aside)
             else:
                 yield file
 
-    def _rows(self, file: SourceFile, tables: list[SourceFile]) -> Iterator[SourceFile]:
+    def _rows(self, file: SourceFile, tables: list[SourceFile], aside: LeftOut) -> Iterator[SourceFile]:
         try:
-            rows = list(self.sound_rows(file))
+            with self._table(file.location) as table:
+                rows = list(_required(table).rows())
+                column = _required(table).column
         except pa.ArrowException:
             yield file
             return
         tables += [file]
+        for name in column.others:
+            aside.add(left_out.COLUMN, printable(f"{file.path}: {name}, taken is {column.name}"))
         for row in rows:
             if row.place is not None:
                 place = row.place
@@ -158,9 +162,8 @@ class Source:
 
         pa.ArrowInvalid where it is none, or damaged.
         """
-        with self._table(file.location) as table:
-            if table is None:
-                raise pa.ArrowInvalid("it has no column of sound")
+        with self._table(file.location) as found:
+            table = _required(found)
             yield from table.rows(label_columns(table.schema) if labels else ())
 
     @contextlib.contextmanager
@@ -513,6 +516,12 @@ def is_sidecar(path: str) -> bool:
 
 def _rows_among(files: Iterable[SourceFile]) -> list[RowPlace]:
     return [place for file in files if (place := row_in(file.location))]
+
+
+def _required(table: ParquetTable | ArrowTable | None) -> ParquetTable | ArrowTable:
+    if table is None:
+        raise pa.ArrowInvalid("it has no column of sound")
+    return table
 
 
 def row_path(table: SourceFile, row: SoundRow) -> str:

@@ -1,8 +1,9 @@
 """One audio file -> mono float32 at 16 kHz, exactly as SpiritLM's tokenizer loads it; for prompts and for people who look at single files.
 
 Channels are resampled (`resampling.py`), then two are averaged. Level and offset stay as they are. A file is decoded block by
-block and given up as soon as it is longer than LONGEST_S, whatever its header says. Corpora go through `stages.ingestion`
-instead, which decodes in a bounded child process and cuts at pauses.
+block and given up as soon as it is longer than LONGEST_S, whatever its header says. Phone and video formats come as ingestion has them:
+from its bounded child process, by the extra `video`, in 16 bits without offset. Corpora go through `stages.ingestion`, which also cuts
+at pauses.
 """
 
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from tinywave_core.audio.decode import Decoder
 from tinywave_core.audio.decoder_process import UNKNOWN_FRAMES, blocks
+from tinywave_core.audio.ffmpeg import EXTRA, HEAD_BYTES, Kind, ffmpeg_name, kind_of
 from tinywave_core.audio.resampling import ratio, to_16k
+from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import SourceError
 from tinywave_core.storage.schemas import SAMPLE_RATE
 
@@ -26,6 +30,8 @@ def read_waveform(path: Path | str) -> npt.NDArray[np.float32]:
     """Samples [n]; SourceError names the file and what is wrong with it."""
     if not Path(path).exists():
         raise SourceError(f"{path} is not there; expected an audio file: check the path")
+    if kind := _kind(Path(path)):
+        return _of_phone(Path(path), kind)
     try:
         with soundfile.SoundFile(path) as sound:
             _require_bounds(sound, str(path))
@@ -34,6 +40,32 @@ def read_waveform(path: Path | str) -> npt.NDArray[np.float32]:
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise SourceError(f"{path} cannot be read as audio ({error}): expected wav, flac, ogg/opus or mp3") from error
     return to_mono_16k(samples_NC, rate, str(path))
+
+
+def _kind(path: Path) -> Kind | None:
+    """The family of a phone's or video's file; None for others, and for what cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD_BYTES))
+    except OSError:
+        return None
+
+
+def _of_phone(path: Path, kind: Kind) -> npt.NDArray[np.float32]:
+    if ffmpeg_name() is None:
+        raise SourceError(f"{path} is {kind.name}, which needs an extra: {EXTRA}, or convert it to wav or flac")
+    with Decoder(RuntimeConfig(), LONGEST_S / 3600) as decoder:
+        found = decoder.decode(path)
+    if found.verdict.reason == "too_long":
+        raise SourceError(
+            f"{path} has more than {LONGEST_S / 60:.4g} minutes of audio: cut it, or let a corpus of long recordings go through tinywave "
+            "run --source FOLDER"
+        )
+    if found.samples_N is None:
+        raise SourceError(
+            f"{path} ({kind.name}) cannot be read as audio: {found.verdict.reason}, {found.verdict.detail}; expected sound in it"
+        )
+    return found.samples_N.astype(np.float32) / np.float32(32_768)
 
 
 def _require_bounds(sound: soundfile.SoundFile, what: str) -> None:

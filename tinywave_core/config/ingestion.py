@@ -1,10 +1,15 @@
 """Settings of ingestion: any audio files -> mono 16 kHz utterances in shards, and which of them are used."""
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config
+
+_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,40}"
+# A label is the model's own text, and may hold commas and dots: it ends before a number that a comma or the end follows.
+_BOUND = re.compile(rf"\s*(?P<measure>{_NAME}\.\S.*?)\s*=\s*(?P<bound>[0-9.eE-]+)\s*(?:,|$)")
 
 
 class CorpusConfig(Config):
@@ -61,6 +66,32 @@ class MeasuresConfig(Config):
     dnsmos: bool = False
     """Also what listeners would say (DNSMOS P.835, overall, 1 to 5), by the extra `judges`. It costs one to two seconds of a core per
     utterance, and stays empty where the extra is not installed."""
+    classifiers: str = ""
+    """Models that say what is heard (music, two speakers at once, the language), by names of yours: `music=DIR,language=DIR`. A directory
+    has a transformers Wav2Vec2-, Hubert-, WavLM- or Data2VecAudioForSequenceClassification or an ASTForAudioClassification at 16 kHz,
+    with model.safetensors. Each label's probability is kept of each utterance. The model is known by its content, and costs what it costs."""
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Folder of each model of `classifiers`, by its name."""
+        pairs = (word.partition("=") for word in self.classifiers.split(",") if word.strip())
+        return {name.strip(): folder.strip() for name, _, folder in pairs}
+
+    @model_validator(mode="after")
+    def _each_model_has_a_name(self) -> Self:
+        words = [word for word in self.classifiers.split(",") if word.strip()]
+        good = [name for name, folder in self.models.items() if folder and re.fullmatch(_NAME, name)]
+        if len(good) < len(words):
+            raise ValueError(
+                f"classifiers is {self.classifiers!r}; expected a name of letters, digits, - and _ and a directory for each model, no name "
+                "twice: music=DIR,language=DIR"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set and was not there at first: what was measured before is found."""
+        return {name: value for name, value in dump(self).items() if name != "classifiers" or value}
 
 
 class KeepConfig(Config):
@@ -86,11 +117,36 @@ class KeepConfig(Config):
     """Fewest words of the transcript per second of speech: below it words are missing in the transcript. Speakers have 1.5 to 4."""
     max_words_per_s: float | None = Field(None, gt=0, le=50)
     """Most words of the transcript per second of speech: above it the transcript has words that are not in the audio."""
+    most_of: str = ""
+    """Largest probability, 0 to 1, of labels of ingestion.measures.classifiers, each as name.label: `music.Music=0.5,voices.overlap=0.3`.
+    What is above is left out."""
+    least_of: str = ""
+    """Smallest probability, likewise: `language.en=0.5` leaves out what is below."""
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Those that are set, by the name of their setting."""
-        return {name: value for name, value in self if value is not None}
+        """Those that are set, by the name of their setting; of labels `most_of music.Music` and the like."""
+        numbers = {name: value for name, value in self if value is not None and not isinstance(value, str)}
+        return numbers | {
+            f"{setting} {measure}": bound
+            for setting in ("most_of", "least_of")
+            for measure, bound in _bounds(setting, getattr(self, setting)).items()
+        }
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels that have a threshold, as name.label."""
+        return [*_bounds("most_of", self.most_of), *_bounds("least_of", self.least_of)]
+
+    @model_validator(mode="after")
+    def _labels_have_bounds(self) -> Self:
+        assert self.thresholds is not None  # reads them, and refuses what is none
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set and was not there at first: what was found before is found."""
+        return {name: value for name, value in dump(self).items() if value != ""}
 
     @model_validator(mode="after")
     def _some_rate_is_allowed(self) -> Self:
@@ -98,6 +154,24 @@ class KeepConfig(Config):
         if low is not None and high is not None and low > high:
             raise ValueError(f"min_words_per_s is {low:g}, above max_words_per_s ({high:g}): expected a smaller one")
         return self
+
+
+def _bounds(setting: str, text: str) -> dict[str, float]:
+    """Bound by name.label; ValueError where the text is something else."""
+    bounds, at = dict[str, float](), 0
+    while at < len(text):
+        found = _BOUND.match(text, at)
+        try:
+            bound = float(found["bound"]) if found else -1.0
+        except ValueError:
+            bound = -1.0
+        if found is None or not 0 <= bound <= 1 or found["measure"] in bounds:
+            raise ValueError(
+                f"{setting} is {text!r}; expected the name of a model of ingestion.measures.classifiers, a dot, one of its labels, and a "
+                "probability of 0 to 1, each label once: music.Music=0.5"
+            )
+        bounds[found["measure"]], at = bound, found.end()
+    return bounds
 
 
 class IngestionConfig(CorpusConfig):
@@ -116,10 +190,20 @@ class IngestionConfig(CorpusConfig):
     @property
     def measures_wanted(self) -> bool:
         """Whether anybody asks for measures."""
-        return self.measures.always or bool(self.keep.thresholds)
+        return self.measures.always or bool(self.measures.classifiers) or bool(self.keep.thresholds)
 
     @model_validator(mode="after")
     def _opinions_are_asked_for(self) -> Self:
         if self.keep.min_dnsmos is not None and not self.measures.dnsmos:
             raise ValueError("keep.min_dnsmos is set, but nothing is rated: set measures.dnsmos to true")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_of_models(self) -> Self:
+        models = self.measures.models
+        for label in self.keep.labels:
+            if (name := label.partition(".")[0]) not in models:
+                raise ValueError(
+                    f"keep names the label {label}, but measures.classifiers has {', '.join(models) or 'no model'}: add {name}=DIR"
+                )
         return self

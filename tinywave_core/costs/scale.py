@@ -20,8 +20,9 @@ from tinywave_core.costs.estimates import (
 )
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
-SEQUENCE_BYTES = 64
-"""Of each sequence of the corpus, in every training process: arrays of where it lies. Tokens and targets are mapped from files."""
+SEQUENCE_BYTES = 160
+"""Of each sequence of the corpus, in every training process (`make bench-scale`): arrays of where it lies. Tokens and targets are read
+from files."""
 PROCESS_BYTES = 850 << 20
 """Of a training process before it has a model: Python, PyTorch and what they import."""
 CHECKPOINT_BYTES = 12

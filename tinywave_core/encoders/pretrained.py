@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.checkpoints.bounds import MOST_NUMBER, building, check_directory, model_weights, read_json, shown
-from tinywave_core.checkpoints.spiritlm import digest_of
+from tinywave_core.checkpoints.model_directory import PREPROCESSOR, model_digest
 from tinywave_core.encoders.batching import most_samples, padded_batches
 from tinywave_core.encoders.conv_stack import ConvLayer, hop_and_field
 from tinywave_core.errors import CheckpointError
@@ -33,7 +33,6 @@ Samples = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.float32]
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE  # what Whisper was trained on; the others on less
-PREPROCESSOR = "preprocessor_config.json"
 _CLASSES = {
     "hubert": "HubertModel",
     "wav2vec2": "Wav2Vec2Model",
@@ -108,12 +107,6 @@ def read_shape(folder: Path, layer: int) -> EncoderShape:
             f"{folder} has the hidden states 0 to {shape.layers}, tokenization.units.layer is {layer}: choose one of them"
         )
     return shape
-
-
-def encoder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of what decides its frames: weights, config and preprocessor_config.json."""
-    names = [folder / name for name in ("config.json", PREPROCESSOR)]
-    return digest_of(sorted([*model_weights(folder), *(path for path in names if path.is_file())]))
 
 
 def encoder_parameters(folder: Path) -> float:
@@ -251,7 +244,7 @@ def load_encoder(folder: Path, layer: int, device: str = "cpu") -> SpeechEncoder
             model.encoder.layer_norm = torch.nn.Identity()
         model.encoder.layers = model.encoder.layers[:layer]
         front, body = _of_fbank(model, shape, place) if shape.model_type == "wav2vec2-bert" else _of_wave(model, place)
-    return SpeechEncoder(shape, layer, encoder_digest(folder), place, front, body)
+    return SpeechEncoder(shape, layer, model_digest(folder), place, front, body)
 
 
 _loading = threading.Lock()
@@ -261,7 +254,7 @@ def shared_encoder(folder: Path, layer: int, device: str) -> SpeechEncoder:
     """One loaded encoder per process, for the threads that work on shards side by side."""
     # The digest is asked each time, so that other files under the same path are never answered with what was loaded before.
     with _loading:
-        return _shared(folder, layer, device, encoder_digest(folder))
+        return _shared(folder, layer, device, model_digest(folder))
 
 
 @lru_cache(maxsize=1)

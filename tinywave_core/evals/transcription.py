@@ -102,12 +102,18 @@ def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:
     return {"task": "transcribe", **({"language": language} if language else {})} if spoken else {}
 
 
-def load_whole(kind: Any, folder: Path) -> Any:
-    """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there."""
+def load_whole(kind: Any, folder: Path, config: Any = None) -> Any:
+    """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there. `config`
+    goes before that of the directory."""
     check_directory(folder, kind.__name__)
     try:
         model, about = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers fails on damaged directories with nearly every kind there is
         raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {error}") from error

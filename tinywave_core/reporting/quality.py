@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tinywave_core import plots
-from tinywave_core.audio.keeping import LIMITS, MEASURES
+from tinywave_core.audio.keeping import MEASURES, limit_of, measure_of
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.stages.ingestion.quality import LISTENING_FILE
 from tinywave_core.stages.ingestion.quality_words import left_out_rows, left_out_text, quality_rows
@@ -89,7 +89,7 @@ def _section(quality: Artifact, most_bytes: int) -> dict[str, Any]:
         "quality_text": text,
         "quality_rows": quality_rows(summary),
         "quality_plots": [
-            (MEASURES[each.measure].about, Markup(_plot(each, summary))) for each in summary.measured if each.known
+            (measure_of(each.measure).about, Markup(_plot(each, summary))) for each in summary.measured if each.known
         ],
         "quality_clips": heard(quality, most_bytes),
         "quality_left_out": listed,
@@ -98,9 +98,9 @@ def _section(quality: Artifact, most_bytes: int) -> dict[str, Any]:
 
 
 def _plot(figures: MeasureFigures, summary: QualitySummary) -> str:
-    measure = MEASURES[figures.measure]
-    own = {limit.setting: limit for limit in LIMITS if limit.measure == figures.measure}
-    marks = [(each.bound, f"{each.setting} {each.bound:g}") for each in summary.left_out if each.setting in own]
+    measure = measure_of(figures.measure)
+    own = [each for each in summary.left_out if limit_of(each.setting).measure == figures.measure]
+    marks = [(each.bound, f"{each.setting} {each.bound:g}") for each in own]
     return plots.binned_svg(
         figures.edges,
         figures.counts,
@@ -129,12 +129,13 @@ def heard(quality: Artifact, most_bytes: int) -> list[HeardMeasure]:
             break
         embedded += clip.embedded_bytes
         made[name, turn] = clip
-    shown = {name: [clip for (of, _), clip in sorted(made.items()) if of == name] for name in MEASURES}
-    return [HeardMeasure(MEASURES[name].about, clips) for name, clips in shown.items() if clips]
+    names = [*MEASURES, *(name for name in by_measure if name not in MEASURES)]
+    shown = {name: [clip for (of, _), clip in sorted(made.items()) if of == name] for name in names}
+    return [HeardMeasure(measure_of(name).about, clips) for name, clips in shown.items() if clips]
 
 
 def _clip(row: dict[str, Any], audio: str, picture: str) -> HeardClip:
-    value = MEASURES[row["measure"]].text(row["value"])
+    value = measure_of(row["measure"]).text(row["value"])
     return HeardClip(PLACES[row["place"]], value, row["path"], row["transcript"], row["reason"], audio, picture)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -98,8 +99,20 @@ def training_key(config: PipelineConfig, tokens: Artifact) -> str:
     repeats, suites = config.tokenization.near_duplicates, config.tokenization.benchmarks
     alone = repeats.model_dump() if repeats.use == "leave_out" else None
     unheard = suites.model_dump() if suites.suites and suites.use == "leave_out" else None
-    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, alone, unheard) if mark]
+    marks = [mark for mark in (heard, config.ingestion.keep.thresholds, _models(config), alone, unheard) if mark]
     return fingerprint([corpus_key(config), *marks]) if marks else corpus_key(config)
+
+
+def _models(config: PipelineConfig) -> dict[str, str]:
+    """Digests of the given models whose labels have thresholds, by name: the same bound of another model leaves out others."""
+    named = {label.partition(".")[0] for label in config.ingestion.keep.labels}
+    if not named:
+        return {}
+    from tinywave_core.checkpoints.model_directory import model_digest
+
+    return {
+        name: model_digest(Path(folder)) for name, folder in config.ingestion.measures.models.items() if name in named
+    }
 
 
 def training_hours(tokens: Artifact) -> float:

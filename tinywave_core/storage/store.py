@@ -542,6 +542,10 @@ class Store:
                 except FileNotFoundError as error:  # a listing that lags still had it
                     partial.unlink(missing_ok=True)
                     raise self._missing_file(f"{artifact_id}/{entry.name}") from error
+                except OSError as error:
+                    partial.unlink(missing_ok=True)
+                    self.explain(error, f"{artifact_id}/{entry.name} needs {entry.bytes:,} bytes")
+                    raise
                 os.replace(partial, path)
             self._verify(path, entry, artifact_id, digests=digests)
         return base / name if name else base
@@ -622,18 +626,19 @@ class Store:
         return Log(self, name)
 
     def explain(self, error: BaseException, needs: str = "a run needs a few megabytes") -> None:
-        """Raise StoreFullError if the disk under a local store is full, whatever torch or Arrow called it."""
-        if not self.local:
-            return
-        folder = Path(self.root)
+        """Raise StoreFullError if the disk under a local store, or under the copies of a remote one, is full, whatever torch or Arrow
+        called it."""
+        folder = Path(self.root) if self.local else self.scratch("read")
         while not folder.exists():
             folder = folder.parent
         # torch and Arrow wrap ENOSPC in errors of their own, without the number: free space tells it whatever the error says.
         total, _, free = shutil.disk_usage(folder)
         if (total and free < FULL_DISK_BYTES) or (isinstance(error, OSError) and error.errno in _FULL):
+            where = self.url if self.local else f"{folder}, where copies of {self.url} lie,"
+            other = "pass another --root" if self.local else "name another folder in TMPDIR"
             raise StoreFullError(
-                f"the disk under {self.url} is full: {needs}, and {free:,} bytes are free: make room, or pass another "
-                "--root, and run again; finished work is kept"
+                f"the disk under {where} is full: {needs}, and {free:,} bytes are free: make room, or {other}, and run again; "
+                "finished work is kept"
             ) from error
 
     @contextlib.contextmanager

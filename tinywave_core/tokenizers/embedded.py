@@ -95,10 +95,10 @@ class EmbeddedTokenizer:
         units = self.config.units
         if units.encoder is None:
             return {}
-        from tinywave_core.encoders.pretrained import encoder_digest
+        from tinywave_core.checkpoints.model_directory import model_digest
 
         codebook = {} if units.codebook is None else {"codebook_sha256": sha256_once(given_file(units.codebook))}
-        return {"encoder_sha256": encoder_digest(model_folder(units.encoder)), **codebook}
+        return {"encoder_sha256": model_digest(model_folder(units.encoder)), **codebook}
 
     def check(self, vocabulary: Vocabulary | None) -> None:
         # Sizes are not compared with the vocabulary's: codebooks that were pinned may have others than the settings today.
@@ -149,7 +149,8 @@ def open_codebook(path: Path, clusters: int, width: int) -> "GivenCodebook":
 
 def open_encoder(place: str | None, layer: int, sha256: str, device: str) -> "SpeechEncoder":
     """The encoder at a place (path or URL), or where TINYWAVE_ENCODER says; CheckpointError where it is not at hand, or another one."""
-    from tinywave_core.encoders.pretrained import encoder_digest, shared_encoder
+    from tinywave_core.checkpoints.model_directory import model_digest
+    from tinywave_core.encoders.pretrained import shared_encoder
 
     found = place or os.environ.get(ENVIRONMENT)
     if not found:
@@ -158,7 +159,7 @@ def open_encoder(place: str | None, layer: int, sha256: str, device: str) -> "Sp
             f"{ENVIRONMENT} to its directory or s3:// prefix"
         )
     folder = model_folder(found)
-    if (now := encoder_digest(folder)) != sha256:
+    if (now := model_digest(folder)) != sha256:
         raise CheckpointError(
             f"the speech encoder in {found} has SHA-256 {now[:12]}…, the tokens were made with {sha256[:12]}…: pass that one "
             f"(tokenization.units.encoder, or {ENVIRONMENT}), on all machines alike"

@@ -143,6 +143,20 @@ def test_a_column_called_audio_comes_first() -> None:
     assert column.name == "audio"
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_of_several_columns_of_sound_it_is_told_which_was_taken(tmp_path: Path, form: str) -> None:
+    both = table([b"1", b"2"], ["a.wav", "b.wav"]).append_column(
+        "noisy", table([b"3", b"4"], ["c.wav", "d.wav"])["audio"]
+    )
+    FORMS[form](tmp_path / ("t.parquet" if "parquet" in form else "t.arrow"), both.select(["noisy", "audio"]))
+    name = next(tmp_path.iterdir()).name
+    listing = Source(str(tmp_path)).listing()
+    assert listing.left_out.line() == (
+        f"left out below the source: 1 further column of sound in a table, which has another ({name}: noisy, taken is audio)"
+    )
+    assert Source(str(tmp_path)).hashes(listing.audio) == [hashlib.sha256(sound).hexdigest() for sound in (b"1", b"2")]
+
+
 def damaged(data: bytes, at: float) -> bytes:
     place = int(len(data) * at)
     return data[:place] + bytes(byte ^ 0xFF for byte in data[place : place + 40]) + data[place + 40 :]

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tinywave_core.audio import waveform
 from tinywave_core.audio.decode import Decoder, Recording
 from tinywave_core.audio.ffmpeg import ffmpeg_name, kind_of
 from tinywave_core.audio.quality import warnings_of
+from tinywave_core.audio.waveform import read_waveform
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import SourceError
 from tinywave_core.storage.schemas import FILES
 
 Decode = Callable[[Path], Recording]
@@ -205,3 +208,29 @@ def test_no_head_of_other_formats_is_taken_for_one_of_these() -> None:
         b"",
     )
     assert [kind_of(head) for head in heads] == [None] * len(heads)
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.webm", "a.aac", "a.mp4"])
+def test_a_prompt_from_a_phone_is_heard_as_ingestion_hears_it(
+    name: str, sentence: Samples, decode: Decode, tmp_path: Path
+) -> None:
+    form, codec, rate = FORMATS[name]
+    path = record(tmp_path / "prompt.wav", [at(rate, sentence)], form, codec, rate)  # whatever it is called
+    samples_N = decode(path).samples_N
+    assert samples_N is not None
+    assert (read_waveform(path) * 32_768).tolist() == samples_N.tolist()
+
+
+def test_a_prompt_from_a_phone_that_cannot_be_read_says_why(
+    sentence: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "a.m4a", [sentence], "ipod", "aac", 22_050)
+    monkeypatch.setattr(waveform, "LONGEST_S", 1)
+    with pytest.raises(SourceError, match=r"a\.m4a has more than 0\.01667 minutes of audio: cut it"):
+        read_waveform(path)
+    (tmp_path / "cut.m4a").write_bytes(path.read_bytes()[:200])
+    with pytest.raises(SourceError, match=r"cut\.m4a \(MP4\) cannot be read as audio: undecodable, FFmpeg"):
+        read_waveform(tmp_path / "cut.m4a")
+    monkeypatch.setattr(waveform, "ffmpeg_name", lambda: None)
+    with pytest.raises(SourceError, match=r"a\.m4a is MP4, which needs an extra: pip install 'tinywave\[video\]'"):
+        read_waveform(path)

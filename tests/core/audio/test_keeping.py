@@ -21,7 +21,7 @@ def left_out(thresholds: dict[str, float], **known: list[float]) -> list[str | N
 
 
 def test_every_threshold_is_a_setting_and_every_setting_a_threshold():
-    assert [limit.setting for limit in LIMITS] == list(KeepConfig.model_fields)
+    assert [*(limit.setting for limit in LIMITS), "most_of", "least_of"] == list(KeepConfig.model_fields)
     assert {limit.measure for limit in LIMITS} == set(MEASURES)
     assert len({limit.reason for limit in LIMITS}) == len(LIMITS)
 

@@ -447,6 +447,12 @@ def test_letters_tell_recordings_apart_where_both_are_there(tmp_path: Path) -> N
     assert pairs(found) == {"A.wav": (None, "capital"), "a.wav": (None, "small")}
 
 
+def test_a_text_in_other_letters_than_two_recordings_is_of_neither(tmp_path: Path) -> None:
+    found = labels(tmp_path, {"aa.wav": "", "AA.wav": "", "Aa.txt": "whose?"})
+    assert set(found.by_path.values()) == {Label()}
+    assert found.orphans == ("Aa.txt",)
+
+
 def test_a_text_in_which_each_line_has_a_bar_is_no_list_unless_it_names_a_recording(tmp_path: Path) -> None:
     found = labels(tmp_path, {"a.wav": "", "poem.txt": "roses | red\nviolets | blue\n", "b.txt": "a|hello\nb|bye\n"})
     assert pairs(found) == {"a.wav": (None, "hello")}

@@ -17,9 +17,9 @@ from tests.fixtures.encoders import FAMILIES, LAYERS, WIDTH, save_encoder
 from tinywave_core.encoders.pretrained import (
     EncoderShape,
     Samples,
-    encoder_digest,
     load_encoder,
     log_mel,
+    model_digest,
     read_shape,
     shared_encoder,
 )
@@ -150,10 +150,10 @@ def test_the_encoder_of_a_whole_whisper_is_found(saved: Saved, tmp_path: Path):
 
 def test_other_weights_under_the_same_path_are_loaded_again(tmp_path: Path):
     save_encoder(tmp_path, "hubert")
-    digest, first = encoder_digest(tmp_path), shared_encoder(tmp_path, 1, "cpu")
+    digest, first = model_digest(tmp_path), shared_encoder(tmp_path, 1, "cpu")
     assert shared_encoder(tmp_path, 1, "cpu") is first
     save_encoder(tmp_path, "hubert", seed=1)
-    assert encoder_digest(tmp_path) != digest
+    assert model_digest(tmp_path) != digest
     assert np.abs(shared_encoder(tmp_path, 1, "cpu")(noise(8000)) - first(noise(8000))).max() > 1e-3
 
 

@@ -21,6 +21,9 @@ from tinywave_core.audio.utterances import FILES_FILE, UTTERANCES, UTTERANCES_FI
 from tinywave_core.config.load import load_config
 from tinywave_core.evals.probes import chosen
 from tinywave_core.run.start import held_out_recordings
+from tinywave_core.sequences.dataset import PackedDataset
+from tinywave_core.sequences.index import load_sequences
+from tinywave_core.sequences.validation import split_validation
 from tinywave_core.stages.evaluation import probes, units
 from tinywave_core.stages.export import judges, vocoder
 from tinywave_core.stages.export.voices import voices_of
@@ -31,8 +34,6 @@ from tinywave_core.stages.ingestion.quality_words import left_out_rows
 from tinywave_core.stages.tokenization import leaks, tokens
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.steps.inputs import each_held_out_row
-from tinywave_core.storage.care import forget
-from tinywave_core.storage.care.census import take_census
 from tinywave_core.storage.schemas import FILES, MEASURES, TOKENS, TOKENS_FILE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact, Manifest, Store
@@ -161,18 +162,6 @@ def peak_bytes(work: Callable[[], object]) -> int:
         pa.set_memory_pool(before)
 
 
-def add_up(c: Corpus) -> None:
-    numbers = quality.Numbers(CONFIG.ingestion.keep.thresholds)
-    for table in quality.measured_tables(c.table, c.measures):
-        numbers.add(table)
-    assert numbers.summary().utterances == ROWS * len(c.audio)
-
-
-def name_a_recording(c: Corpus) -> None:
-    name = f"{0:04d}{7:028d}"
-    assert forget.find_traces(take_census(c.store), name).neighbours == ROWS - 1
-
-
 def through(rows: Any) -> None:
     deque(rows, maxlen=0)
 
@@ -207,3 +196,17 @@ def test_ten_times_the_corpus_takes_the_memory_of_one(both: tuple[Corpus, Corpus
     small, large = (peak_bytes(lambda c=c: READERS[reader](c)) for c in both)
     # Beside rows there are ids of what is held out, a fiftieth, and the list of shards. Rows as Python objects are 300 bytes and more.
     assert large - small < (MANY - FEW) * ROWS * 25, f"{small:,} bytes became {large:,}"
+
+
+def first_batch(c: Corpus) -> None:
+    sequences = load_sequences(c.tokens, "train", 64)
+    train, _ = split_validation(sequences, CONFIG.validation, "speaker")
+    PackedDataset(train, 64, 8, seed=0).batch(0)
+
+
+def test_the_first_batch_of_training_takes_400_bytes_of_each_sequence_at_the_most(both: tuple[Corpus, Corpus]):
+    """Most of them are names of speakers and recordings, while some are chosen to validate; as objects sequences took 1,300."""
+    for corpus in both:
+        first_batch(corpus)  # makes the indices
+    small, large = (peak_bytes(lambda c=c: first_batch(c)) for c in both)
+    assert large - small < (MANY - FEW) * ROWS * 400, f"{small:,} bytes became {large:,}"

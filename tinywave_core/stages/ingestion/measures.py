@@ -44,8 +44,8 @@ def measures_steps(config: PipelineConfig, corpus: Artifact) -> list[MeasuresSte
             PART,
             VERSION,
             run_measures,
-            # Whether thresholds ask for it or the setting does: it is the same.
-            config.ingestion.measures.model_copy(update={"always": True}),
+            # Whether thresholds ask for it or the setting does: it is the same. Models of labels are parts of their own.
+            config.ingestion.measures.model_copy(update={"always": True, "classifiers": ""}),
             {"audio": [original_of(shard)]},
             params,
             {"dnsmos": str(judge)} if judge else {},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from tinywave_core.audio.keeping import LIMITS, MEASURES
+from tinywave_core.audio.keeping import limit_of, measure_of
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.stages.ingestion.quality import QUALITY_FILE, outlook
 from tinywave_core.stages.ingestion.summary import LeftOut, MeasureFigures, QualitySummary
@@ -49,9 +49,9 @@ def quality_rows(quality: QualitySummary) -> list[dict[str, Any]]:
 
 
 def _row(figures: MeasureFigures, left_out: list[LeftOut]) -> dict[str, Any]:
-    measure = MEASURES[figures.measure]
-    settings = {limit.setting for limit in LIMITS if limit.measure == figures.measure}
-    own = [f"{each.setting} {each.bound:g}: {each.alone}" for each in left_out if each.setting in settings]
+    measure = measure_of(figures.measure)
+    limiting = [each for each in left_out if limit_of(each.setting).measure == figures.measure]
+    own = [f"{each.setting} {each.bound:g}: {each.alone}" for each in limiting]
     quantiles = {name: f"{figures.quantiles[percent]:.{measure.digits}f}" for percent, name in SHOWN.items()}
     return {
         "measure": measure.label,

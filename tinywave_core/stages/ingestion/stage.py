@@ -7,6 +7,7 @@ from tinywave_core.audio.quality import WARNINGS
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import FLAC_BYTES_PER_S, Estimate
 from tinywave_core.escaping import visible
+from tinywave_core.evals.classifiers import given_models
 from tinywave_core.stages.ingestion import corpus, labels, quality
 from tinywave_core.stages.ingestion.look import look
 from tinywave_core.stages.ingestion.quality_words import left_out_in_short, left_out_rows, left_out_text, quality_rows
@@ -36,6 +37,7 @@ _LONGEST_CELL = 240
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
     """The corpus, the labels that the source has, and how good its utterances are where somebody asks."""
+    given_models(config)  # before hours of decoding
     today = corpus.scan(config, store)
     taken = corpus.take(config, store, today, execute)
     seen = labels.build(config, store, today.labels, execute)

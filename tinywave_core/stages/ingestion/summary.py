@@ -149,11 +149,19 @@ class MeasuresSummary(Summary):
     """Utterances that DNSMOS rated."""
 
 
+class ClassesSummary(Summary):
+    """Labels of one audio shard by one given model."""
+
+    utterances: int
+    likeliest: dict[str, int]
+    """Of how many utterances each label is the most probable one; of a model with many labels, only those that are so of any."""
+
+
 class LeftOut(Summary):
     """Utterances that are left out for one reason."""
 
     reason: str
-    """Code of `audio.keeping.LIMITS`."""
+    """Code of `audio.keeping.LIMITS`, or the name of a given model."""
     setting: str
     bound: float
     utterances: int

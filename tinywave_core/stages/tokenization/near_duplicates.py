@@ -37,7 +37,8 @@ from tinywave_core.tokenizers.near_duplicates import (
 )
 from tinywave_core.unit_runs import STARTS_SAMPLES, Hashes, all_runs
 
-VERSION = 1
+VERSION = 2  # 1 gave runs to the wrong utterances where thresholds had taken some out
+RUNS_VERSION = 1  # hashes were right
 RUNS_FILE, PAIRS_FILE, WOULD_GO_FILE = "unit_runs.parquet", "near_duplicates.parquet", "would_go.parquet"
 _NAMED = 20
 _RUNS = pa.schema(
@@ -103,7 +104,7 @@ def _runs_step(config: PipelineConfig, shard: Artifact, tokenizer: Artifact) -> 
         store=shard.store,
         stage="tokenization",
         part="unit_runs",
-        version=VERSION,
+        version=RUNS_VERSION,
         run=run_unit_runs,
         config=NearDuplicatesConfig(starts=starts),  # the limit comes later
         context=places(config),
