@@ -99,6 +99,7 @@ def classes_in(hint: Any) -> set[Any]:
 def test_what_public_functions_and_results_give_is_public_too():
     public = {getattr(tinywave, name) for name in tinywave.__all__}
     inside = {
+        "Estimate",
         "Manifest",
         "PipelineConfig",
         "Step",
