@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -139,6 +139,10 @@ bench-small: setup  ## Measure what 2 to 130 minutes of speech give, from nothin
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
 	@$(BIN)/python infra/benchmarks/study.py $(STUDY_ARGS)
 
+docs: setup  ## Build the documentation site into site/, without a network; a broken link ends the build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file infra/pages/mkdocs.yml
+	@echo "open site/index.html, or with the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory site"
+
 check: setup  ## Format, lint and type checks
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin  # finds what Linux alone has
@@ -149,7 +153,7 @@ lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	@set -o pipefail; $(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
-	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|cp31[12]-|abi3' \
+	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|py31[12]-none|cp31[12]-|abi3' \
 	  | grep -E -- '-any|manylinux.*(x86_64|aarch64)|macosx.*(arm64|universal2)' | LC_ALL=C sort -u > infra/wheels.txt
 	@printf 'hatchling>=1.27\neditables\n' | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate --quiet --output-file infra/build.txt >/dev/null
@@ -161,4 +165,4 @@ pin-images:  ## Pin the images of docker-compose.yml and infra/Dockerfile by dig
 	@infra/pin_images.sh
 
 clean:  ## Remove the virtual environment and caches (never a store)
-	@rm -rf $(VENV) $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-uv site .pytest_cache .mypy_cache .ruff_cache

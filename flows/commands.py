@@ -56,7 +56,14 @@ _ROOT = _argument("--root", default="store", help="the store (default: store)")
 _DEVICE = _argument("--device", choices=get_args(Device), default="auto", help="default: auto")
 _RELEASE = _argument("--spiritlm-dir", help="SpiritLM's release, for models of its tokens (default: the environment)")
 _YES = _argument("--yes", action="store_true", help="do it; otherwise only say what would be done")
-_WHAT = _argument("what", nargs="?", default="pipeline", choices=("pipeline", *STAGES), metavar="pipeline|STAGE")
+_WHAT = _argument(
+    "what",
+    nargs="?",
+    default="pipeline",
+    choices=("pipeline", *STAGES),
+    metavar="pipeline|STAGE",
+    help="all stages, or one on what the store has (default: pipeline)",
+)
 _SCHEDULE = (
     _argument("--cron", help='when the pipeline runs by itself, as in "0 3 * * *" (default: never)'),
     _argument("--every", type=float, metavar="MINUTES", help="minutes between two runs of the pipeline"),

@@ -1,9 +1,7 @@
 """`tinywave plan`, `inspect` and `lineage`: what would run, what there is, what came from what. Nothing is computed."""
 
-import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,160 +12,45 @@ from flows.console import console
 from tasks import terminal
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.counts import count
-from tinywave_core.errors import MissingInputError, SourceError, TrainingError
-from tinywave_core.storage.store import Artifact, Manifest, NotYetComputedError, Store
+from tinywave_core.errors import MissingInputError
+from tinywave_core.storage.store import Artifact, Manifest, Store
 
 if TYPE_CHECKING:
-    from tinywave_core.costs.estimates import Estimate
-    from tinywave_core.run.start import Start
-    from tinywave_core.steps.base import Outputs, Step
+    from tinywave_core.run.plan import Plan
+    from tinywave_core.steps.base import Step
     from tinywave_core.steps.reasons import Reason
-
-_PROBED = 2000  # headers that a plan reads at most; the rest is scaled by bytes
 
 
 def show_plan(what: str, config: PipelineConfig, *, explained: bool = False) -> int:
     """Per stage: steps cached and to run, why, and what the missing part will cost; `explained` says it of every step."""
-    from tinywave_core.costs.expectations import expectation
-    from tinywave_core.run.preflight import check_layers
-    from tinywave_core.run.stages import estimate
+    from tinywave_core.run.plan import make_plan
 
-    if what == "pipeline":
-        check_layers(config)
-    store = Store(config.root, create=False)
-    (hours, files), device = _hours(config, store), _device(config)
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, title=f"plan for {hours:.2f} h of speech on {device}", title_justify="left"
-    )
+    whole = what == "pipeline"
+    plan = make_plan(config, STAGES[-1] if whole else what, whole=whole)
+    for line in plan.source:
+        terminal.say(line)
+    title = f"plan for {plan.hours:.2f} h of speech on {plan.device}"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for name in ("stage", "steps", "to run", "why"):
         table.add_column(name, overflow="fold")
     for name in ("about", "about MB"):
         table.add_column(name, justify="right")
-
-    walk = _Walk(config, store)
-    if config.source is not None:
-        _say_source(config, store)
-    stages = STAGES if what == "pipeline" else STAGES[: STAGES.index(what) + 1]
-    looked = {stage: walk.look_at(stage) for stage in stages}
-    start = walk.start(hours)
-    if what == "pipeline" and (fault := walk.no_prompt()):
-        looked["generation"] = (*looked["generation"][:2], fault)
-    costs = estimate(start.config, hours, device)
-    seconds = size = 0.0
-    for stage, (reasons, known, problem) in looked.items():
-        missing = [reason for reason in reasons if not reason.cached]
-        share = len(missing) / len(reasons) if reasons and known else 1.0
-        cost, why = costs[stage], problem or _why(reasons, missing, known)
-        seconds, size = seconds + share * cost.seconds, size + share * cost.bytes
-        steps = str(len(reasons)) if known else f"{len(reasons)} or more"
-        to_run = str(len(missing)) if known else "all that is not cached"
-        table.add_row(stage, steps, to_run, why, _time(share * cost.seconds), f"{share * cost.bytes / 1e6:,.1f}")
+    for row in plan.stages:
+        steps = str(row.steps) if row.is_whole else f"{row.steps} or more"
+        to_run = str(row.to_run) if row.is_whole else "all that is not cached"
+        table.add_row(row.stage, steps, to_run, row.why, _time(row.seconds), f"{row.bytes / 1e6:,.1f}")
     table.add_section()
-    table.add_row("in all", "", "", "", _time(seconds), f"{size / 1e6:,.1f}")
+    table.add_row("in all", "", "", "", _time(plan.seconds), f"{plan.bytes / 1e6:,.1f}")
     console(width=150).print(table)
-    terminal.say(f"the teacher {start.sentence}")
-    for line in walk.left_out():
+    terminal.say(f"the teacher {plan.teacher}")
+    for line in plan.notes:
         terminal.say(line)
-    training = hours * (1 - config.ingestion.held_out_fraction)
-    if what == "pipeline" and (told := expectation(start.config.adaptation.teacher, training)):
-        terminal.say(told)
     if explained:
-        console(width=150).print(_explained(walk.steps))
-    if what == "pipeline":
-        terminal.say(_budget(start.config, hours))
-        terminal.say(_scale(start.config, hours, costs, device, files, walk.audio_shards()))
+        console(width=150).print(_explained(plan.all_steps))
+    if whole:
+        terminal.say(_budget(plan.config, plan.hours))
+        terminal.say(_scale(plan))
     return 0
-
-
-@dataclass
-class _Walk:
-    """A walk over the stages in their order, which computes nothing: what is known of each from those before it."""
-
-    config: PipelineConfig
-    store: Store
-    steps: "list[tuple[Step, Reason]]" = field(default_factory=list)
-    _outputs: "Outputs" = field(default_factory=dict)
-    _blocked: str = ""
-    """The first part that is not computed yet: what is built on it cannot be listed."""
-
-    def look_at(self, stage: str) -> "tuple[list[Reason], bool, str]":
-        """Why each of the stage's steps is cached or runs, whether these are all of its steps, and what forbids to run it."""
-        from tinywave_core.run.pipeline import Look, build_stage
-        from tinywave_core.steps.reasons import explain_all
-
-        look, known, problem = Look(), True, ""
-        try:
-            if self._blocked:
-                raise NotYetComputedError(self._outputs[self._blocked])
-            self._outputs |= build_stage(stage, self.config, self.store, self._outputs, look)
-        except NotYetComputedError as error:
-            known, self._blocked = False, self._blocked or error.artifact.part or "corpus"
-            self._outputs.setdefault(self._blocked, error.artifact)
-        except KeyError:  # an output that a stage before would have, had it not stopped at the same place
-            known = False
-        except (MissingInputError, TrainingError) as error:
-            # A teacher's folder that is not there, say, or a teacher that has nothing to teach: the plan says so and goes on.
-            known, problem = False, str(error)
-        reasons = explain_all([step for step, _ in look.steps], [artifact for _, artifact in look.steps])
-        self.steps += zip((step for step, _ in look.steps), reasons, strict=True)
-        return reasons, known, problem
-
-    def start(self, hours: float) -> "Start":
-        """From where the teacher starts; by the hours that the source seems to hold where nothing is ingested yet."""
-        from tinywave_core.run.start import choose_start, expected_start
-
-        corpus = self._outputs.get("corpus")
-        if corpus is not None and corpus.complete:
-            return choose_start(self.config, self.store, corpus)
-        return expected_start(self.config, self.store, hours * (1 - self.config.ingestion.held_out_fraction))
-
-    def no_prompt(self) -> str:
-        """Why generation will have no prompt; empty where it will, or where nobody can know before ingestion."""
-        from tinywave_core.stages.generation.lengths import why_no_prompt
-
-        corpus = self._outputs.get("corpus")
-        return why_no_prompt(self.config, corpus) if corpus is not None and corpus.complete else ""
-
-    def audio_shards(self) -> int:
-        """Those that were made and those that would be."""
-        from tinywave_core.audio.catalog import Catalog
-        from tinywave_core.steps.inputs import corpus_key
-
-        new = {step.id for step, _ in self.steps if (step.stage, step.part) == ("ingestion", "shard")}
-        return len(new.union(Catalog(self.store, corpus_key(self.config)).shard_ids()))
-
-    def left_out(self) -> list[str]:
-        """What thresholds leave out: of the corpus as it will be, or as it is where recordings are new."""
-        from tinywave_core.run.pipeline import Look
-        from tinywave_core.stages.ingestion import corpus as ingestion
-        from tinywave_core.stages.ingestion.quality_words import plan_lines
-
-        corpus = self._outputs.get("corpus")
-        more = corpus is None or not corpus.complete
-        if more and self.config.ingestion.keep.thresholds:
-            before = self.config.model_copy(update={"source": None})
-            with contextlib.suppress(SourceError):  # nothing is taken yet
-                corpus = ingestion.build(before, self.store, Look())
-        return plan_lines(self.config, corpus if corpus is not None and corpus.complete else None, more=more)
-
-
-def _say_source(config: PipelineConfig, store: Store) -> None:
-    from tinywave_core.stages.ingestion.corpus import scan
-    from tinywave_core.stages.ingestion.labels import summary_of
-    from tinywave_core.stages.ingestion.look import said
-    from tinywave_core.stages.ingestion.words import label_facts
-
-    today = scan(config, store)
-    for line in said(today):
-        terminal.say(line)
-    for what, value in label_facts(summary_of(today.labels)):
-        terminal.say(f"{what}: {value}")
-
-
-def _why(reasons: "Sequence[Reason]", missing: "Sequence[Reason]", known: bool) -> str:
-    if missing:
-        return missing[0].why
-    return reasons[0].why if reasons and known else "depends on what comes before"
 
 
 def _explained(steps: "Sequence[tuple[Step, Reason]]") -> Table:
@@ -198,13 +81,11 @@ def _budget(config: PipelineConfig, hours: float) -> str:
     )
 
 
-def _scale(
-    config: PipelineConfig, hours: float, costs: "dict[str, Estimate]", device: str, files: int, shards: int
-) -> str:
+def _scale(plan: "Plan") -> str:
     """What it takes beside time and bytes, if everything is computed."""
     from tinywave_core.costs.scale import scale
 
-    s = scale(config, hours, costs, device, files, shards)
+    s = scale(plan.config, plan.hours, plan.costs, plan.device, plan.recordings, plan.audio_shards)
     lines = [
         f"in all {s.shards:,} shards a stage and {s.task_runs:,} task runs; the source is listed in {_time(s.listing_s)}; "
         f"{s.host_gib:,.1f} GiB of the machine's memory for the first process of a training, {s.disk_bytes / 1e9:,.2f} GB of its disk"
@@ -223,41 +104,6 @@ def _time(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:,.0f} {name}"
     return f"{seconds / 86_400:,.0f} days"
-
-
-def _device(config: PipelineConfig) -> str:
-    from tinywave_core.devices import pick_device
-
-    return pick_device(config.runtime).type
-
-
-def _hours(config: PipelineConfig, store: Store) -> tuple[float, int]:
-    """Hours of speech in the source, from headers of local files, or from the bytes as if they were FLAC; and its recordings."""
-    from tinywave_core.audio.source import Source
-    from tinywave_core.costs.estimates import FLAC_BYTES_PER_S
-
-    if config.source is None:
-        from tinywave_core.stages.ingestion.summary import CorpusSummary
-
-        found = [
-            CorpusSummary.of(artifact)
-            for artifact in map(store.find, store.artifact_ids("ingestion"))
-            if artifact.part == "corpus"
-        ]
-        return sum(corpus.hours for corpus in found), sum(corpus.files.found for corpus in found)
-    import soundfile
-
-    files = Source(config.source).listing().audio
-    probed = files[:: max(1, len(files) // _PROBED)]
-    seconds = 0.0
-    for file in probed:
-        if not Path(file.location).is_file():
-            seconds += file.bytes / FLAC_BYTES_PER_S
-            continue
-        with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
-            seconds += min(soundfile.info(file.location).duration, 86_400)
-    hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
-    return hours, len(files)
 
 
 def show_artifact(root: str, name: str | None) -> int:

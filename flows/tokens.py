@@ -15,8 +15,7 @@ from tinywave_core.devices import pick_device
 from tinywave_core.errors import TinyWaveError
 from tinywave_core.threads import keep_large_blocks
 from tinywave_core.tokenizers.base import Places
-from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER, open_tokenizer
-from tinywave_core.tokenizers.speech import encode_utterance, to_string
+from tinywave_core.tokenizers.opening import open_beside
 from tinywave_core.tokenizers.spiritlm import SpeechTokens, SpiritLMTokenizer
 
 
@@ -57,19 +56,11 @@ def show_tokens(
 
 def _of_model(model: Path, spiritlm_dir: str | None, device: str) -> Callable[[str], SpeechTokens]:
     """The tokenizer of an export's model/ directory, or of an artifact of codebooks."""
-    folder = model / SPEECH_TOKENIZER if (model / SPEECH_TOKENIZER).is_dir() else model
-    opened = open_tokenizer(folder, None, Places(spiritlm_dir), device)
+    opened = open_beside(model, Places(spiritlm_dir), device)
 
     def tokens(path: str) -> SpeechTokens:
         (streams,) = opened.tokenize([read_waveform(path)])
-        return SpeechTokens(
-            hubert=streams.units,
-            pitch=streams.pitch if opened.vocabulary.pitch else None,
-            style=streams.style if opened.vocabulary.style else None,
-            string=to_string(streams, opened.vocabulary),
-            ids=encode_utterance(streams, opened.vocabulary)[:-1],
-            unvoiced_chunks=streams.unvoiced_chunks,
-        )
+        return SpeechTokens.of(streams, opened.vocabulary)
 
     return tokens
 

@@ -24,7 +24,9 @@ def without_encoding(source: str) -> Iterator[int]:
 
 def test_every_text_file_is_opened_with_an_encoding():
     files = [
-        path for part in ("flows", "tasks", "tinywave_core", "infra/native") for path in (ROOT / part).rglob("*.py")
+        path
+        for part in ("flows", "tasks", "tinywave", "tinywave_core", "infra/native")
+        for path in (ROOT / part).rglob("*.py")
     ]
     found = [
         f"{path.relative_to(ROOT)}:{line}"

@@ -101,7 +101,9 @@ LINUX_ONLY = {
     "posix_fadvise",
     "memfd_create",
 }
-SOURCES = [path for folder in ("flows", "tasks", "tinywave_core") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path for folder in ("flows", "tasks", "tinywave", "tinywave_core") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def used(tree: ast.AST) -> set[str]:

@@ -102,12 +102,15 @@ class Result:
     """What a model scored on a suite."""
 
     suite: str
+    """Its name."""
     definition: Definition
+    """What the score of a sequence is."""
     identity: str
     """Of model, definition and the very tokens that were scored: equal results have equal ones."""
     table: pa.Table = field(repr=False)
     """Per pair: id, group, subset, voice, positive_score, negative_score, credit, reason."""
     accuracies: dict[str, Accuracy]
+    """Shares of right answers, by subset; `all` is the whole suite."""
     left_out: int
     """Pairs that could not be scored; the table says why."""
 

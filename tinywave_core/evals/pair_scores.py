@@ -59,10 +59,13 @@ class Accuracy:
     """A share of right answers with its 95 % interval."""
 
     value: float
+    """Share of right answers, 0 to 1; a tie is half a one."""
     interval: tuple[float, float]
+    """95 %, low and high."""
     items: int
     """Groups of pairs; a pair without a group is one of its own."""
     pairs: int
+    """That were scored."""
 
 
 def score_pairs(

@@ -15,27 +15,38 @@ class StepRow(BaseModel):
     """One step of a stage in this run."""
 
     part: str
+    """What it makes: `corpus`, `tokens`, `student` …"""
     artifact: str
+    """Id of what it made."""
     cached: bool
+    """Whether that was in the store already."""
     why: str
+    """Why it ran, or why not."""
     seconds: float
+    """Of work in this run; 0 where it was cached."""
     bytes: int
+    """Of its files."""
 
 
 class StageRow(BaseModel):
     """One stage of a run."""
 
     stage: str
+    """Its name."""
     came_in: str
+    """What it worked on, in words."""
     came_out: str
+    """What it made, in words."""
     seconds: float
     """Wall time of the stage in this run, orchestration included."""
     steps: list[StepRow]
+    """Its steps in their order."""
     notes: list[str] = []
     """What was said of its input: of ingestion, what is left out of the source."""
 
     @property
     def computed(self) -> int:
+        """How many of its steps ran."""
         return sum(not step.cached for step in self.steps)
 
     @property
@@ -53,6 +64,7 @@ class StageRow(BaseModel):
         return (ran or pinned or [step.why for step in self.steps] or ["nothing to do"])[0]
 
     def line(self) -> str:
+        """For a terminal."""
         return f"  {self.stage:<14} {self.status:<12} {self.seconds:6.1f} s  {self.came_in} → {self.came_out}  ({self.why})"
 
 
@@ -77,10 +89,15 @@ class RunRecord(BaseModel):
     """One run of the pipeline; kept as runs/NNNNNN.json."""
 
     number: int = 0
+    """Of the run in its store, from 1."""
     finished_at: str
+    """UTC, ISO 8601."""
     seconds: float
+    """Wall time."""
     config: dict[str, Any]
+    """All settings, by group."""
     rows: list[StageRow]
+    """What each stage did."""
     outputs: dict[str, str]
     """Artifact id by part."""
     artifacts: dict[str, list[str]]
@@ -96,3 +113,4 @@ class RunRecord(BaseModel):
     report: str = ""
     """Where the HTML report lies."""
     report_sha256: str = ""
+    """Of the report's bytes."""

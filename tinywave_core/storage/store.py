@@ -87,17 +87,24 @@ class Artifact:
     """An output of a stage: in the store when `manifest` is set, else only known by its fingerprint."""
 
     store: "Store" = field(repr=False, compare=False)
+    """Where it lies."""
     stage: str
+    """The stage that made it."""
     part: str
+    """What it is: `corpus`, `tokens`, `student` …"""
     fingerprint: str
+    """Hash of all that it was made from: settings, inputs, the version of the method."""
     manifest: Manifest | None = field(default=None, repr=False, compare=False)
+    """What it was made from, and its files with sizes and SHA-256; None while it is only planned."""
 
     @property
     def id(self) -> str:
+        """`stage/fingerprint`."""
         return f"{self.stage}/{self.fingerprint}"
 
     @property
     def complete(self) -> bool:
+        """Whether it is whole in the store."""
         return self.manifest is not None
 
     @property
@@ -107,10 +114,12 @@ class Artifact:
 
     @property
     def files(self) -> list[str]:
+        """Names of its files."""
         return [entry.name for entry in self._manifest().files]
 
     @property
     def url(self) -> str:
+        """Where its folder lies."""
         return self.store.url_of(self.id)
 
     def path(self, name: str = "") -> Path:

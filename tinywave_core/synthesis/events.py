@@ -15,7 +15,9 @@ class TokenMade:
     """One more id."""
 
     id: int
+    """In the model's vocabulary."""
     at_s: float
+    """Seconds since the request."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class TextMade:
     """One more piece of text, in whole characters."""
 
     text: str
+    """UTF-8; what was written so far is all pieces joined."""
     at_s: float
+    """Seconds since the request."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class AudioMade:
     """More speech, at 16 kHz."""
 
     samples: npt.NDArray[np.float32] = field(repr=False)
+    """Float32 [n], mono, between -1 and 1."""
     at_s: float
+    """Seconds since the request."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,19 @@ class Timings:
     """Time and tokens of a continuation."""
 
     prompt_tokens: int
+    """Tokens that the model read."""
     new_tokens: int
+    """Tokens that it made."""
     audio_s: float
     """Length of its speech."""
     first_token_s: float | None
+    """Seconds until its first token; None where there is none."""
     first_audio_s: float | None
     """None where nothing was said."""
     last_token_s: float | None
+    """Seconds until its last token."""
     total_s: float
+    """Seconds until the end."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -77,7 +88,9 @@ class Done:
     """The end; nothing follows."""
 
     reason: Reason
+    """`end`: the model ended it; `length`: as many tokens as were asked for; `stopped`: somebody stopped it, or enough was heard."""
     timings: Timings
+    """Of the whole continuation."""
 
 
 Event = TokenMade | TextMade | AudioMade | Done

@@ -83,9 +83,11 @@ class Continuation:
     runs: list[Run]
     """Its stretches of text and speech in order."""
     new_tokens: int
+    """Tokens that were made, without the end."""
     audio: Samples = field(repr=False)
     """Speech of the continuation at 16 kHz, all runs in order; empty where there is none."""
     timings: Timings
+    """What it took."""
 
 
 def not_stopped() -> bool:

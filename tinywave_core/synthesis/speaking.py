@@ -75,6 +75,11 @@ def load_speaker(
             f"{place} has no voice ({voices_of_recordings.DESCRIPTION}), and nothing else speaks tokens of the kind {kind}: export "
             "the model again with this TinyWave"
         )
+    return released_speaker(vocabulary, spiritlm_dir, device)
+
+
+def released_speaker(vocabulary: Vocabulary, spiritlm_dir: str | None, device: torch.device | str) -> Speaker:
+    """SpiritLM's HiFi-GAN for the tokens of a vocabulary; CheckpointError where the release is not at hand."""
     part = vocoder_part("expressive" if vocabulary.pitch else "base")
     return HifiganSpeaker(HifiganVocoder.load(open_release(spiritlm_dir, [part]).folder(part), device), vocabulary)
 

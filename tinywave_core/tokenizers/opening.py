@@ -3,6 +3,7 @@
 A tokenizer is added by a row in KINDS. See infra/decisions/0029-one-speech-tokenizer.md.
 """
 
+import json
 from pathlib import Path
 
 from tinywave_core.config.pipeline import PipelineConfig
@@ -43,6 +44,17 @@ def kind_of(folder: Path) -> TokenizerKind:
 def open_tokenizer(folder: Path, vocabulary: Vocabulary | None, places: Places, device: str) -> SpeechTokenizer:
     """The tokenizer of a folder, for ids of `vocabulary` (None: its own); CheckpointError where its files are not at hand."""
     return kind_of(folder).open(folder, vocabulary, places, device)
+
+
+def open_beside(model: Path, places: Places, device: str) -> SpeechTokenizer:
+    """The tokenizer of an export's model/ directory, for the ids of that model; or of a folder of codebooks, for its own."""
+    if not (model / SPEECH_TOKENIZER).is_dir():
+        return open_tokenizer(model, None, places, device)
+    about = model / "speech.json"
+    vocabulary = None
+    if about.is_file():
+        vocabulary = Vocabulary.from_json(json.loads(about.read_text(encoding="utf-8"))["vocabulary"])
+    return open_tokenizer(model / SPEECH_TOKENIZER, vocabulary, places, device)
 
 
 def open_of_model(model: Path, vocabulary: Vocabulary, places: Places, device: str) -> SpeechTokenizer:

@@ -58,6 +58,18 @@ class SpeechTokens:
     unvoiced_chunks: int
     """Chunks of up to 100 s without a voiced frame: their F0 counts as 0 (the reference has no result for them)."""
 
+    @classmethod
+    def of(cls, streams: Streams, vocabulary: Vocabulary) -> "SpeechTokens":
+        """The raw streams of a recording, as a model with this vocabulary reads them."""
+        return cls(
+            hubert=streams.units,
+            pitch=streams.pitch if vocabulary.pitch else None,
+            style=streams.style if vocabulary.style else None,
+            string=to_string(streams, vocabulary),
+            ids=encode_utterance(streams, vocabulary)[:-1],
+            unvoiced_chunks=streams.unvoiced_chunks,
+        )
+
 
 @dataclass(frozen=True)
 class SpiritLMTokenizer:
@@ -131,15 +143,7 @@ class SpiritLMTokenizer:
         else:
             samples = audio
         (streams,) = self.streams([samples])
-        expressive = self.fcpe is not None
-        return SpeechTokens(
-            hubert=streams.units,
-            pitch=streams.pitch if expressive else None,
-            style=streams.style if expressive else None,
-            string=to_string(streams, self.vocabulary),
-            ids=encode_utterance(streams, self.vocabulary)[:-1],
-            unvoiced_chunks=streams.unvoiced_chunks,
-        )
+        return SpeechTokens.of(streams, self.vocabulary)
 
     def streams(self, recordings: Sequence[Samples]) -> list[Streams]:
         """Raw streams of recordings (mono, 16 kHz), computed together: the same as each alone."""
