@@ -83,7 +83,7 @@ def _sentence(text: str) -> str:
 
 
 def _parsers() -> dict[str, Any]:
-    parser = build_parser()
+    parser = build_parser([])  # the settings have a page of their own
     (group,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return dict(group.choices)
 
