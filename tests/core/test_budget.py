@@ -102,7 +102,7 @@ def kept_bytes(width: int, layers: int, rows: int, *, autocast: bool, again: boo
 @pytest.mark.parametrize("again", [False, True])
 def test_activations_are_those_that_pytorch_keeps(width: int, layers: int, rows: int, autocast: bool, again: bool):
     shape = {"adaptation.fresh.width": str(width), "adaptation.fresh.intermediate": str(3 * width)}
-    flags = {"runtime.micro_batch_rows": str(rows), "runtime.activation_checkpointing": str(again).lower()}
+    flags = {"runtime.micro_batch_rows": str(rows), "runtime.activation_checkpointing": str(float(again))}
     config = load_config("demo", {**shape, "adaptation.fresh.heads": str(width // 64), **flags})
     training = config.adaptation.training.model_copy(update={"sequence_length": 128, "batch_tokens": 128 * rows})
     formula = [activation_bytes(config, training, number, autocast=autocast) for number in (1, layers)]

@@ -14,6 +14,7 @@ from tinywave_core.errors import SourceError
 from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.steps.reasons import explain_all
 from tinywave_core.steps.runs import RUNS, record_run
+from tinywave_core.storage.forgotten import FORGOTTEN
 from tinywave_core.storage.store import Artifact, Log, Store
 
 RUNTIME = RuntimeConfig(workers=1)
@@ -74,7 +75,7 @@ def test_the_log_of_runs_is_read_once_for_all_shards(tmp_path: Path, monkeypatch
     records = Log.records
     monkeypatch.setattr(Log, "records", lambda log: read.update([log.name]) or records(log))
     whys = [reason.why for reason in explain_all(many, [step.find() for step in many])]
-    assert read == {RUNS: 1}
+    assert read == {RUNS: 1, FORGOTTEN: 1}
     assert whys[:3] == [
         "same settings and inputs as before",
         "its output is missing or damaged",

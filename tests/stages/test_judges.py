@@ -93,7 +93,7 @@ def test_figures_are_those_of_the_table(ran: tuple[PipelineConfig, Outputs, Comp
 
 def test_the_card_has_the_table_and_what_a_judge_cannot_say(ran: tuple[PipelineConfig, Outputs, Computed]):
     card = (ran[1]["model"].path("model") / "README.md").read_text()
-    assert "| resynthesis of them |" in card and "| continued by this student |" in card
+    assert "| the same through the vocoder |" in card and "| continued by this student |" in card
     assert "MOS alone rewards a smooth wrong voice" in card and "Absent" not in card
 
 

@@ -194,7 +194,7 @@ def test_copies_are_left_out_where_that_is_asked_and_training_knows(tmp_path: Pa
     assert utterances["report"] - utterances["leave_out"] == set(gone) and len(gone) == 1
     assert keys["report"] != keys["leave_out"]
     said = dict(facts(outputs))["near-duplicates"]
-    assert "one of each is kept, which leaves out 1 training utterances" in said
+    assert "one of each is kept, which leaves out 1 training utterance (" in said
 
 
 def test_an_excerpt_that_begins_elsewhere_is_found_from_four_beginnings(tmp_path: Path):

@@ -47,7 +47,7 @@ def _missing(step: Step, last_runs: "_LastRuns") -> Reason:
     before = last_runs.of(step)
     # The last run had this very artifact: neither settings nor inputs can be the reason.
     if step.id in before.ids:
-        if step.id in removed_with(step.store):
+        if step.id in last_runs.removed(step):
             return Reason(False, _FORGOTTEN)
         return Reason(False, "its output is missing or damaged")
     if "restarted" in step.context:
@@ -64,7 +64,7 @@ def _missing(step: Step, last_runs: "_LastRuns") -> Reason:
     # New audio becomes shards beside the old ones, so that a shard that was never there need not mean a change of settings.
     if step.part == "shard" and _same_settings(step, before.last):
         return Reason(False, "new shard")
-    if before.last is None and before.ids & removed_with(step.store):
+    if before.last is None and before.ids & last_runs.removed(step):
         return Reason(False, _FORGOTTEN)
     return Reason(False, _difference(step, before.last))
 
@@ -78,10 +78,17 @@ class _Before:
 
 
 class _LastRuns:
-    """What the last runs used, by stage and part; read when it is asked for first."""
+    """What the last runs used, by stage and part, and what was removed since; read when it is asked for first."""
 
     def __init__(self) -> None:
         self._found: dict[str, _Before] = {}
+        self._removed: frozenset[str] | None = None
+
+    def removed(self, step: Step) -> frozenset[str]:
+        """Ids of what went with a forgotten recording."""
+        if self._removed is None:
+            self._removed = removed_with(step.store)
+        return self._removed
 
     def of(self, step: Step) -> _Before:
         label = f"{step.stage}/{step.part}"

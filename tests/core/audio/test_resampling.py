@@ -54,4 +54,5 @@ def test_nothing_else_resamples():
             r"functional\.resample\(|transforms\.Resample|resample_poly|resampy|soxr|import librosa", path.read_text()
         )
     ]
-    assert found == ["tinywave_core/audio/resampling.py"]
+    # In pieces, as it comes: held against the whole by tests of its own.
+    assert sorted(found) == ["tinywave_core/audio/resampling.py", "tinywave_core/audio/stream_resampling.py"]
