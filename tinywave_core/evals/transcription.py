@@ -3,7 +3,7 @@
 Safetensors only: nothing is unpickled, nothing is fetched, no code of the directory is run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def _asked(generation: Any, language: str, folder: Path) -> dict[str, str]:
     return {"task": "transcribe", **({"language": language} if language else {})} if spoken else {}
 
 
-def load_whole(kind: Any, folder: Path, config: Any = None) -> Any:
-    """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there. `config`
-    goes before that of the directory."""
+def load_whole(kind: Any, folder: Path, config: Any = None, *, unused: Collection[str] = ()) -> Any:
+    """A transformers model in evaluation mode from a directory's safetensors; CheckpointError unless all its weights are there, but for
+    the `unused`. `config` goes before that of the directory."""
     check_directory(folder, kind.__name__)
     try:
         model, about = kind.from_pretrained(
@@ -117,7 +117,7 @@ def load_whole(kind: Any, folder: Path, config: Any = None) -> Any:
         )
     except Exception as error:  # transformers fails on damaged directories with nearly every kind there is
         raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {error}") from error
-    if faults := sorted({*about["missing_keys"], *map(str, about["mismatched_keys"])}):
+    if faults := sorted({*about["missing_keys"], *map(str, about["mismatched_keys"])} - set(unused)):
         raise CheckpointError(
             f"{folder} is not a whole {kind.__name__}: {len(faults)} tensors are missing or of another shape, such as {faults[0]}"
         )

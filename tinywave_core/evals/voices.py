@@ -58,6 +58,8 @@ def load_voices(folder: Path, device: "torch.device | str" = "cpu") -> Embed:
 
 
 def _model(kind: Any, folder: Path) -> Any:
+    from tinywave_core.evals.transcription import load_whole  # imports torch
+
     with building(folder / "config.json", kind.__name__):
         # It masks frames in training only. Some releases have the vector for that and some do not.
         config = kind.config_class.from_pretrained(
@@ -72,25 +74,8 @@ def _model(kind: Any, folder: Path) -> Any:
             f"{folder / 'config.json'} promises {needed:,} parameters above its encoder, more than its weights have room for "
             f"({room:,} bytes): they do not belong together, download both again"
         )
-    try:
-        model, about = kind.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers fails on damaged directories with nearly every kind there is
-        raise CheckpointError(f"{folder} cannot be loaded as a {kind.__name__}: {error}") from error
     # Loss of the training, which no voice goes through.
-    missing = {*about["missing_keys"], *map(str, about["mismatched_keys"])} - {"objective.weight"}
-    if missing:
-        raise CheckpointError(
-            f"{folder} is not a whole {kind.__name__}: {len(missing)} tensors are missing or of another shape, such as "
-            f"{sorted(missing)[0]}"
-        )
-    return model.eval().requires_grad_(False)
+    return load_whole(kind, folder, config, unused=["objective.weight"])
 
 
 def _pooling_parameters(config: Any) -> int:
