@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from transformers import LlamaForCausalLM
 
-from tinywave_core.errors import CheckpointError, TokenError
+from tinywave_core.errors import CheckpointError
+from tinywave_core.sequences.table import in_other_ids
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 
@@ -69,11 +70,4 @@ def in_ids_of(
     table = renumbering(model, vocabulary)
     if table is None:
         return list(sequences)
-    renumbered = [table[np.asarray(ids, dtype=np.int64)] for ids in sequences]
-    for ids, new in zip(sequences, renumbered, strict=True):
-        if len(new) and new.min() < 0:
-            raise TokenError(
-                f"the model has no text, and the sequence has the text token {int(ids[int(new.argmin())])} in it: take "
-                "distillation.vocabulary full for speech and text"
-            )
-    return [new.astype(np.uint16) for new in renumbered]
+    return [in_other_ids(ids, table) for ids in sequences]

@@ -6,7 +6,7 @@ Legend: S sequences, L tokens of one of them, R sequences that are asked for.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -156,17 +156,7 @@ class SequenceTable(Sequence[TokenSequence]):
             here = np.flatnonzero(sources_R == source)
             for at, ids in zip(here.tolist(), self.sources[source].tokens(self.row[numbers_R[here]]), strict=True):
                 found[at] = ids
-        return found if self.renumbering is None else [self._renumbered(ids) for ids in found]
-
-    def _renumbered(self, ids: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-        assert self.renumbering is not None
-        new = self.renumbering[ids]
-        if len(new) and new.min() < 0:
-            raise TokenError(
-                f"the model has no text, and the sequence has the text token {int(ids[int(new.argmin())])} in it: take "
-                "distillation.vocabulary full for speech and text"
-            )
-        return new.astype(np.uint16)
+        return found if self.renumbering is None else [in_other_ids(ids, self.renumbering) for ids in found]
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One of NAMES of all sequences; read anew each time, for few need it."""
@@ -182,6 +172,17 @@ class SequenceTable(Sequence[TokenSequence]):
 
 
 _COLUMNS = ("source", "row", "ids", "lengths", "variants", "seconds")
+
+
+def in_other_ids(ids: npt.NDArray[Any], renumbering: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+    """Token ids [L] as `renumbering` has them; TokenError for one that there is no longer."""
+    new = renumbering[np.asarray(ids, dtype=np.int64)]
+    if len(new) and new.min() < 0:
+        raise TokenError(
+            f"the model has no text, and the sequence has the text token {int(ids[int(new.argmin())])} in it: take "
+            "distillation.vocabulary full for speech and text"
+        )
+    return new.astype(np.uint16)
 
 
 def replayed(heard: Sequence[TokenSequence], new: Sequence[TokenSequence], share: float, key: str) -> SequenceTable:
