@@ -1,5 +1,7 @@
 """Parquet with page checksums: the same bytes for the same table, and no silent damage."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -13,12 +15,17 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
 
 
-def test_a_flipped_bit_in_a_page_is_found(tmp_path):
-    path = tmp_path / "one.parquet"
+def with_a_flipped_bit(folder: Path) -> Path:
+    path = folder / "one.parquet"
     write_table(pa.table({"blob": pa.array([b"\x00" * 4096], pa.binary())}), path, compression="none")
     raw = bytearray(path.read_bytes())
     raw[2000] ^= 1
     path.write_bytes(raw)
+    return path
+
+
+def test_a_flipped_bit_in_a_page_is_found(tmp_path):
+    path = with_a_flipped_bit(tmp_path)
     with pytest.raises(OSError, match="(?i)crc|checksum"):
         read_table(path)
 
@@ -33,11 +40,7 @@ def test_row_groups_are_the_rows_of_the_table_and_what_is_not_kept_is_left_out(t
 
 
 def test_a_flipped_bit_is_found_row_group_by_row_group(tmp_path):
-    path = tmp_path / "one.parquet"
-    write_table(pa.table({"blob": pa.array([b"\x00" * 4096], pa.binary())}), path, compression="none")
-    raw = bytearray(path.read_bytes())
-    raw[2000] ^= 1
-    path.write_bytes(raw)
+    path = with_a_flipped_bit(tmp_path)
     with pytest.raises(OSError, match="(?i)crc|checksum"):
         list(rows_of(path))
 
