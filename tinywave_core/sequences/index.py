@@ -37,7 +37,7 @@ def _of_shard(shard: Artifact, split: str, max_length: int) -> SequenceTable:
     name = f"sequences-{_VERSION}-{split}-{max_length}"
     tokens = index_folder(shard) / f"{name}.u16"
     if not tokens.is_file():  # then the arrays are of no use
-        (index_folder(shard) / f"{name}.npz").unlink(missing_ok=True)
+        tokens.with_suffix(".npz").unlink(missing_ok=True)
 
     def make() -> Arrays:
         arrays, ids = _sequences(shard, split, max_length)
@@ -63,7 +63,8 @@ class _ShardSource:
     def __init__(self, shard: Artifact, arrays: Arrays, name: str) -> None:
         self._shard, self._name, self._row = shard, name, arrays["row"]
         self._starts = np.concatenate([[0], np.cumsum(arrays["n_tokens"], dtype=np.int64)]) * 2
-        self._file = BlockFile(index_folder(shard) / f"{name}.u16", arrays[CHECKSUMS], self._broken)
+        tokens = index_folder(shard) / f"{name}.u16"
+        self._file = BlockFile(tokens, int(self._starts[-1]), arrays[CHECKSUMS], self._broken)
 
     def tokens(self, rows_R: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint16]]:
         starts = self._starts[rows_R]
@@ -85,7 +86,7 @@ class _ShardSource:
 
 
 def _sequences(shard: Artifact, split: str, max_length: int) -> tuple[dict[str, Any], npt.NDArray[np.uint16]]:
-    """The arrays of one shard's sequences, by falling order of nothing but their ids, and their tokens one behind the other."""
+    """The arrays of one shard's sequences, sorted by id, and their tokens one behind the other."""
     pieces = sorted(_pieces(shard, split, max_length), key=lambda piece: piece[0])
     ids, rows, tokens, seconds, variants = zip(*pieces, strict=True) if pieces else ((),) * 5
     arrays = {

@@ -6,7 +6,6 @@ Legend: S sequences of an epoch, in the order in which rows hold them; R rows.
 """
 
 import hashlib
-import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinywave_core.storage.indices import read_arrays, write_arrays
+from tinywave_core.storage.indices import read_arrays, replaced_whole, write_arrays
 
 _OPEN_ROWS = 32  # rows that packing keeps open at once: more fills rows better, and order stays local
 _AT_ONCE = 1 << 16  # numbers that are plain Python at one time
@@ -130,7 +129,5 @@ def kept_rows(folder: Path | None, key: str, size: int, make: Callable[[], Rows]
         return Rows(found["members"], found["ends"])
     rows = make()
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    write_arrays(partial, {"members": rows.members, "ends": rows.ends})
-    os.replace(partial, path)
+    replaced_whole(path, lambda partial: write_arrays(partial, {"members": rows.members, "ends": rows.ends}))
     return rows

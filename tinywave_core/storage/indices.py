@@ -73,14 +73,19 @@ def damaged_indices(store: Store) -> list[Path]:
 
 
 def written_whole(artifact: Artifact, path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` write a file under another name, then give it its own: two processes that make one index at once both
-    succeed. StoreFullError on a full disk."""
+    """`replaced_whole` for what lies beside an artifact; StoreFullError on a full disk."""
+    try:
+        replaced_whole(path, write)
+    except OSError as error:
+        artifact.store.explain(error, f"the index {path.name} is made from {artifact.id}")
+        raise
+
+
+def replaced_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write a file under another name, then give it its own: of two processes that make it at once both succeed."""
     partial = path.with_name(f".new-{uuid.uuid4().hex}-{path.name}")
     try:
         write(partial)
         os.replace(partial, path)
-    except OSError as error:
-        artifact.store.explain(error, f"the index {path.name} is made from {artifact.id}")
-        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -134,7 +134,6 @@ def _plain(*arrays: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
 
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
 _VALUES_OF_DATA_PAGE = 5  # a struct, whose first field counts the values
-_NO_FIELDS: dict[int, int] = {}
 
 
 def page_header(data: memoryview) -> tuple[int, dict[int, int]]:
