@@ -2,7 +2,7 @@
 
 A source of real recordings is made of links, without every hundredth one. Ingestion and tokenization then run three times on one store,
 each in a process of its own and without Prefect (what that costs: `make bench-orchestration`): on all of it, with nothing new, and with
-the rest. Told are seconds by the clock and of CPU, with children, and where they go: by step, and what is left (Python's start, imports, the
+the rest. With `--times` each recording is there so many times, at other speeds, which makes a larger corpus of it. Told are seconds by the clock and of CPU, with children, and where they go: by step, and what is left (Python's start, imports, the
 look at the source, bookkeeping). The goal is 3 % of the whole.
 """
 
@@ -18,6 +18,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -32,6 +35,9 @@ def main() -> None:
         "--audio", type=Path, nargs="+", default=[ROOT / "examples" / "speech"], help="folders of audio"
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "store" / "growth", help="source and store; made anew")
+    parser.add_argument(
+        "--times", type=int, default=1, help="how often each recording is there, every time at another speed"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -41,6 +47,7 @@ def main() -> None:
     shutil.rmtree(options.folder, ignore_errors=True)
     files = [(folder, path) for folder in options.audio for path in sorted(folder.rglob("*"))]
     files = [(folder, path) for folder, path in files if path.suffix.lower() in AUDIO and path.is_file()]
+    files = [(folder, path, number) for number in range(options.times) for folder, path in files]
     link(options.folder, [each for number, each in enumerate(files) if number % EVERY != EVERY // 2])
     figures = {"all": in_child(options.folder), "nothing new": in_child(options.folder)}
     link(options.folder, [each for number, each in enumerate(files) if number % EVERY == EVERY // 2])
@@ -56,12 +63,18 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
-def link(folder: Path, files: list[tuple[Path, Path]]) -> None:
-    """Copies of these files in the source, at their places."""
-    for above, path in files:
-        place = folder / "source" / above.name / path.relative_to(above)
+def link(folder: Path, files: list[tuple[Path, Path, int]]) -> None:
+    """Copies of these files in the source, at their places; those of other times at other speeds."""
+    for above, path, number in files:
+        place = folder / "source" / f"{above.name}-{number}" / path.relative_to(above)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, place)
+        if not number:
+            shutil.copy2(path, place)
+            continue
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        at = np.arange(0, len(samples) - 1, 1 + 0.02 * number)
+        faster = np.stack([np.interp(at, np.arange(len(samples)), channel) for channel in samples.T], axis=1)
+        soundfile.write(place.with_suffix(".flac"), faster, rate, format="FLAC")
 
 
 def in_child(folder: Path) -> dict[str, Any]:

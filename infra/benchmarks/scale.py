@@ -10,6 +10,8 @@ includes Python and the libraries (`imports`):
 - resume: to a batch in the third epoch, whose rows nobody has packed before; `resume again` finds them kept.
 - reading: tokens with cached targets per second and core, in training order, after each page was touched once; and while they are
   touched, one after the other.
+- order: tokens with cached targets per second and core in the first 20 s of a first epoch, when pages are touched for the first time:
+  in training order, which is drawn over the whole corpus, and by pages, drawn page by page with all sequences of a page together.
 - held out: sequences of held-out speech as evaluation reads them.
 """
 
@@ -54,6 +56,7 @@ from tinywave_core.teacher.logit_cache import (  # noqa: E402
 
 HOURS_OF_SHARD, UTTERANCES_OF_HOUR = 50, 241
 ENTRIES, ROW_LENGTH, ROWS = 12, 2048, 64
+PAGE, OF_BATCH = 64, 512  # sequences
 PAPER_HOURS = 50_000
 
 
@@ -327,6 +330,27 @@ def reading(folder: Path, hours: int) -> dict[str, float]:
     return {"million_tokens_per_s": count / (time.process_time() - began) / 1e6, "million_tokens_per_s_at_first": first}
 
 
+def order(folder: Path, hours: int) -> dict[str, float]:
+    rates = {}
+    for name in ("drawn", "by_page"):
+        reader = opened(folder, hours).reader  # a new one each: it has touched no page
+        assert isinstance(reader, SequenceTargets)
+        rng = np.random.default_rng(0)
+        if name == "drawn":
+            numbers = rng.permutation(len(reader.places))
+        else:
+            pages = np.split(np.argsort(reader.places), np.arange(PAGE, len(reader.places), PAGE))
+            numbers = np.concatenate([pages[page] for page in rng.permutation(len(pages))])
+        began, count, at = time.process_time(), 0, 0
+        while time.process_time() - began < 20 and at < len(numbers):
+            places = reader.places[numbers[at : at + OF_BATCH]]
+            reader.cache.read(places)
+            count += reader.cache.tokens(places)
+            at += OF_BATCH
+        rates[f"million_tokens_per_s_{name}"] = count / (time.process_time() - began) / 1e6
+    return rates
+
+
 def held_out(folder: Path, hours: int) -> Any:
     imports()
     shards = token_shards(Store(str(store_folder(folder, hours))))
@@ -340,6 +364,7 @@ PARTS: dict[str, Callable[[Path, int], Any]] = {
     "resume": resume,
     "resume again": resume,
     "reading": reading,
+    "order": order,
     "held out": held_out,
 }
 

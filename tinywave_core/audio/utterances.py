@@ -5,7 +5,9 @@ splitting need not touch the sound.
 """
 
 import io
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +64,23 @@ def read_utterances(artifact: Artifact, ids: Container[str] | None = None) -> It
     """The utterances of an audio shard, or those with these `ids`, in order; digest and page checksums are
     checked first."""
     return (_utterance(row) for row in read_rows(artifact) if ids is None or row["utterance_id"] in ids)
+
+
+def read_ahead(artifact: Artifact, samples: int) -> Iterator[Utterance]:
+    """The utterances of an audio shard in order, as read_utterances gives them; while one is worked on, a thread decodes those after it,
+    until they have so many samples together."""
+    # One: it decodes 5,000 hours an hour, ten times what a GPU makes tokens of.
+    with ThreadPoolExecutor(1, thread_name_prefix="decoding") as pool:
+        waiting: deque[Future[Utterance]] = deque()
+        held = 0
+        for row in read_rows(artifact):
+            held += row["num_samples"]
+            waiting.append(pool.submit(_utterance, row))
+            while held > samples:
+                held -= len((first := waiting.popleft().result()).samples)
+                yield first
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_rows(artifact: Artifact) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.fixtures.summaries import Anything
-from tinywave_core.audio.utterances import AUDIO_FILE, UtteranceWriter, decode_flac, encode_flac, read_utterances
+from tinywave_core.audio import utterances as module
+from tinywave_core.audio.utterances import (
+    AUDIO_FILE,
+    UtteranceWriter,
+    decode_flac,
+    encode_flac,
+    read_ahead,
+    read_utterances,
+)
 from tinywave_core.config.base import Config
 from tinywave_core.errors import DamagedArtifactError
 from tinywave_core.steps.base import Output, Step, Summary, compute
@@ -37,6 +45,21 @@ def test_utterances_come_back_in_order(tmp_path: Path) -> None:
     assert [utterance.utterance_id for utterance in utterances] == [f"{index:04d}" for index in range(150)]
     assert utterances[149].samples.tolist() == [149 / 32_768] * 8_000
     assert (utterances[0].transcript, utterances[0].speaker) == ("hi", None)
+
+
+@pytest.mark.parametrize(("samples", "read"), [(0, 1), (7_999, 1), (8_000, 2), (20_000, 3), (1_000_000, 5)])
+def test_reading_ahead_gives_all_in_order_and_holds_no_more_than_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, read: int
+) -> None:
+    artifact, taken = shard(tmp_path, 5), []
+    rows = module.read_rows
+    monkeypatch.setattr(module, "read_rows", lambda artifact: (taken.append(row) or row for row in rows(artifact)))
+    ahead = read_ahead(artifact, samples)
+    first = next(ahead)
+    assert len(taken) == read
+    found = [first, *ahead]
+    assert [utterance.utterance_id for utterance in found] == [f"{index:04d}" for index in range(5)]
+    assert [utterance.samples[0] * 32_768 for utterance in found] == [0, 1, 2, 3, 4]
 
 
 def test_an_empty_shard_has_no_utterances(tmp_path: Path) -> None:

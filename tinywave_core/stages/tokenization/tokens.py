@@ -303,7 +303,7 @@ class _FitSpeech:
 
 def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     """Tokenize one audio shard."""
-    from tinywave_core.audio.utterances import read_utterances
+    from tinywave_core.audio.utterances import read_ahead
 
     use_one_thread()
     keep_large_blocks()
@@ -315,7 +315,7 @@ def run_shard(step: ShardStep, output: Output) -> SpokenSummary:
     total = int(lengths.sum()) // SAMPLE_RATE
     rows = []
     samples = 0
-    for batch in batches(read_utterances(audio), GATHERED_SAMPLES):
+    for batch in batches(read_ahead(audio, 2 * GATHERED_SAMPLES), GATHERED_SAMPLES):
         kept = [utterance for utterance in batch if utterance.utterance_id not in drop]
         for utterance, streams in zip(kept, tokenizer.tokenize([each.samples for each in kept]), strict=True):
             rows.append(_row(utterance, streams, vocabulary))
