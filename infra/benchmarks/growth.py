@@ -1,6 +1,6 @@
 """What one per cent more audio costs a corpus of hours, beside what all of it costs: `make bench-growth`.
 
-A source of real recordings is made of links, without every hundredth one. Ingestion and tokenization then run three times on one store,
+A source of real recordings is made, without every hundredth one. Ingestion and tokenization then run three times on one store,
 each in a process of its own and without Prefect (what that costs: `make bench-orchestration`): on all of it, with nothing new, and with
 the rest. With `--times` each recording is there so many times, at other speeds, which makes a larger corpus of it. Told are seconds by the clock and of CPU, with children, and where they go: by step, and what is left (Python's start, imports, the
 look at the source, bookkeeping). The goal is 3 % of the whole.
