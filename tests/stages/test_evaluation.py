@@ -1,5 +1,6 @@
 """Likelihood in the tiny pipeline: what the report says is the sum of what the Parquet says, and what the floors are counted from."""
 
+import hashlib
 import math
 import shutil
 from dataclasses import replace
@@ -115,6 +116,25 @@ def test_a_part_of_the_training_tokens_that_was_counted_is_told(finished: Finish
     summary = scores.model_copy(update={"floors": more}).model_dump(mode="json", exclude_unset=True)
     artifact = replace(finished.outputs["scores"], manifest=manifest.model_copy(update={"summary": summary}))
     assert dict(STAGE.facts({"scores": artifact}))["counted"] == "10,000,000 of 12,345,678 training tokens"
+
+
+def test_of_many_held_out_utterances_some_are_drawn_by_their_ids_alone(finished: Finished, tmp_path: Path):
+    """One more is one more: those that were scored before stay."""
+    step = next(step for step in finished.computed.of("evaluation") if step.part == "scores")
+
+    def scored(most: int) -> tuple[ScoresSummary, list[str]]:
+        output = Output(tmp_path / str(most), tmp_path, step.runtime)
+        output.folder.mkdir()
+        summary = step.run(replace(step, config=step.config.model_copy(update={"utterances": most})), output)
+        return summary, read_table(output.folder / "utterances.parquet")["utterance_id"].to_pylist()
+
+    every = read_table(finished.outputs["scores"].path("utterances.parquet"))["utterance_id"].to_pylist()
+    (_, of_two), (three, of_three) = scored(2), scored(3)
+    assert set(of_two) < set(of_three) < set(every) and len(set(of_two)) == 2 and len(set(of_three)) == 3
+    assert of_three == [i for i in every if i in of_three]  # all pieces, in their order
+    assert (three.held_out.utterances, three.held_out.drawn_from) == (3, len(set(every)))
+    first = sorted(set(every), key=lambda i: hashlib.sha256(f"scores/0/{i}".encode()).digest())
+    assert set(of_two) == set(first[:2])
 
 
 def test_a_student_whose_training_tokens_are_gone_is_not_measured_against_others(finished: Finished, tmp_path: Path):

@@ -124,6 +124,11 @@ class JudgesConfig(Config):
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
+    came_later = ("utterances",)
+
+    utterances: int | None = Field(None, ge=1)
+    """Most held-out utterances that are scored, drawn by a hash of their ids: a few thousand say as much as a hundred thousand, and the
+    teacher has to read all of them. None: all."""
     cloze_prompt_share: float = Field(0.5, gt=0, lt=1)
     """Share of an utterance's tokens that is the prompt of the continuation cloze."""
     cloze_min_tokens: int = Field(24, ge=4)

@@ -1,9 +1,9 @@
 """Settings of ingestion: any audio files -> mono 16 kHz utterances in shards, and which of them are used."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
 
@@ -14,6 +14,8 @@ _BOUND = re.compile(rf"\s*(?P<measure>{_NAME}\.\S.*?)\s*=\s*(?P<bound>[0-9.eE-]+
 
 class CorpusConfig(Config):
     """What shapes a corpus: which audio is taken, how it is cut, and what is held out. Its shards are named by these settings."""
+
+    came_later = ("channels",)
 
     corpus: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
     """Name of the append-only corpus that new files join; a second name in one store is a second, separate corpus."""
@@ -40,14 +42,6 @@ class CorpusConfig(Config):
     shard_megabytes: float = Field(256.0, gt=0)
     """Size of the source files of one shard in MB; a shard is the unit of caching, retry and progress."""
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `channels` at its default: corpora that were made before there was such a setting stay what they are."""
-        values: dict[str, Any] = dump(self)
-        if self.channels == "mix":
-            values.pop("channels", None)
-        return values
-
     @model_validator(mode="after")
     def _utterances_can_be_cut(self) -> Self:
         if self.max_utterance_s < 2 * self.min_utterance_s:
@@ -60,6 +54,8 @@ class CorpusConfig(Config):
 
 class MeasuresConfig(Config):
     """What is measured of every utterance, once: whatever thresholds follow, nothing is measured twice."""
+
+    came_later = ("classifiers",)
 
     always: bool = False
     """Measure although no threshold of ingestion.keep is set, for the histograms. About 9 s of a core per hour of speech."""
@@ -88,11 +84,6 @@ class MeasuresConfig(Config):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not set and was not there at first: what was measured before is found."""
-        return {name: value for name, value in dump(self).items() if name != "classifiers" or value}
-
 
 class KeepConfig(Config):
     """Which utterances are used, by what was measured of them. None leaves out nothing; what cannot be measured is never a reason.
@@ -100,6 +91,8 @@ class KeepConfig(Config):
     Left out is left out on both sides of the split. Nothing is decoded or tokenized again when a threshold changes; teacher and
     student of other thresholds are others.
     """
+
+    came_later = ("most_of", "least_of")
 
     min_snr_db: float | None = Field(None, ge=-20, le=80)
     """Lowest signal-to-noise ratio in dB: speech over its pauses. Studio 40 and more, a quiet room 25, a street 10."""
@@ -142,11 +135,6 @@ class KeepConfig(Config):
     def _labels_have_bounds(self) -> Self:
         assert self.thresholds is not None  # reads them, and refuses what is none
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is not set and was not there at first: what was found before is found."""
-        return {name: value for name, value in dump(self).items() if value != ""}
 
     @model_validator(mode="after")
     def _some_rate_is_allowed(self) -> Self:

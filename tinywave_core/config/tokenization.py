@@ -1,8 +1,8 @@
 """Settings of tokenization: audio -> phonetic units, pitch at 12.5 Hz, style at 1 Hz, and their merge."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config
 from tinywave_core.config.interleaving import InterleavingConfig
@@ -116,6 +116,8 @@ class BenchmarksConfig(Config):
 class TokenizationConfig(Config):
     """How speech becomes tokens."""
 
+    came_later = ("near_duplicates", "benchmarks")  # they have no say in tokens
+
     tokens: Literal["base", "expressive"] = "expressive"
     """`base`: phonetic units only; `expressive`: pitch and style tokens merged in by time."""
     units: UnitsConfig = UnitsConfig()
@@ -138,12 +140,3 @@ class TokenizationConfig(Config):
     """Hours of training speech that the codebooks are fitted on (drawn by utterance id)."""
     seed: int = Field(0, ge=0)
     """Seed of the k-means initialisation."""
-
-    @model_serializer(mode="wrap")
-    def _comparisons_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # They have no say in tokens: without them where they are as always, what was made before they were there is found.
-        written: dict[str, Any] = write(self)
-        for name, usual in (("near_duplicates", NearDuplicatesConfig()), ("benchmarks", BenchmarksConfig())):
-            if getattr(self, name) == usual:
-                written.pop(name, None)
-        return written

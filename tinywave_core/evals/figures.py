@@ -108,6 +108,8 @@ class HeldOut(Figures):
     hours: float
     tokens: int
     cloze_items: int
+    drawn_from: int | None = None
+    """Utterances that there were, where `evaluation.utterances` drew some of them."""
 
 
 class ModelComparison(Figures):

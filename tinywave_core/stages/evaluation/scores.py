@@ -6,6 +6,7 @@ student's training tokens, which any model has to beat. Files: utterances.parque
 stream and after the prompt), cloze.parquet (every item's credits).
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,21 @@ def score_models(
     return scored
 
 
+def _held_out(step: Step[EvaluationConfig, Any]) -> "tuple[list[TokenSequence], int | None]":
+    """The held-out sequences that are scored, in the order of their shards: all pieces of the utterances that are drawn; and of how many
+    utterances these are, where not all of them are."""
+    from tinywave_core.sequences.index import load_sequences
+
+    table = load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"])
+    codes, names = table.codes("utterance_id")
+    most = step.config.utterances
+    if most is None or most >= len(names):
+        return list(table), None
+    hashes = [hashlib.sha256(f"scores/{step.config.seed}/{i}".encode()).digest() for i in names.to_pylist()]
+    drawn = sorted(range(len(names)), key=hashes.__getitem__)[:most]
+    return list(table.take(np.flatnonzero(np.isin(codes, drawn)))), len(names)
+
+
 # Part `against` ----------------------------------------------------------------------------------------------------
 
 
@@ -134,11 +150,10 @@ def run_against(step: Step[EvaluationConfig, AgainstSummary], output: Output) ->
     """Difference in nats per token, new minus published, with its 95 % interval over recordings; not comparable where the
     published student was trained on tokens of another vocabulary or of other codebooks."""
     from tinywave_core.evals.comparison import by_recording, paired_difference
-    from tinywave_core.sequences.index import load_sequences
 
     if why := _other_tokens(step):
         return AgainstSummary(comparable=False, why=why)
-    sequences = list(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]))
+    sequences, _ = _held_out(step)
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     scored = score_models(step, output, ("student", "published"), [s.ids for s in sequences], vocabulary)
     nll = {name: np.array([-s.sum(dtype=np.float64) for s in of_model.scores]) for name, of_model in scored.items()}
@@ -183,11 +198,10 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
     from tinywave_core.evals.continuation_cloze import cloze_items, credits
     from tinywave_core.evals.floors import compare_with_floors, floor_scores
     from tinywave_core.evals.scoring import by_name
-    from tinywave_core.sequences.index import load_sequences
     from tinywave_core.storage.shards import write_table
 
     config = step.config
-    sequences = list(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]))
+    sequences, drawn_from = _held_out(step)
     items = cloze_items(sequences, config)
     vocabulary = _vocabulary(step)
     across = _cross_modal_items(step, vocabulary)
@@ -211,6 +225,7 @@ def run_scores(step: Step[EvaluationConfig, ScoresSummary], output: Output) -> S
             hours=sum(s.seconds for s in sequences) / 3600,
             tokens=sum(len(s.ids) - 1 for s in sequences),
             cloze_items=len(items),
+            **({} if drawn_from is None else {"drawn_from": drawn_from}),
         ),
         models=models,
         comparison=compare_models(nll, cloze, models),
