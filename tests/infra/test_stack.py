@@ -36,6 +36,7 @@ def test_the_run_was_the_workers_and_every_stage_is_in_postgresql(first: str, ap
     assert names >= {"pipeline", *STAGES}
 
 
+@pytest.mark.nightly  # a worker's run is 25 s of a core; that nothing is computed twice on S3 is test_s3.py's as well
 def test_a_second_run_computes_nothing(first: str, api: Api, config: dict[str, Any], store: Store):
     before = digests(store)
     api.run("pipeline/pipeline-store-demo", config)

@@ -166,6 +166,7 @@ def test_a_short_file_behind_a_long_one_is_decoded_too(
     kind: str, sentence: Samples, decode: Decode, tmp_path: Path
 ) -> None:
     """It is under 2 % of the bytes, which a reader may else leave."""
+    sentence = sentence[:12_000]  # encoders take as long as the sound lasts
     long, short = (written(sentence, times, **LOSSLESS_OR_NOT[kind]) for times in (70, 1))
     data = long + short
     assert len(short) < 0.02 * len(data)
