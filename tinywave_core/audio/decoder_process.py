@@ -327,7 +327,7 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     """What the header promises against what came out and against the bytes that the reader left unread.
 
     Finds cut files (WAV: libsndfile quietly corrects the length), damaged Ogg pages and forged lengths that make the reader stop
-    early in FLAC, MP3, Ogg and WAV. Not found: under 4 KiB hidden behind a forged end, and forged AIFF, CAF, AU or W64 headers.
+    early in FLAC, MP3, Ogg and WAV. Not found: under 4 KiB of other bytes hidden behind a forged end, and forged AIFF, CAF, AU or W64 headers.
     """
     decoded, promised, size = header.decoded_frames or 0, header.header_frames, size_of(handle)
     if header.container == "OGG" and (missing := ogg_fault(handle)):
@@ -340,8 +340,9 @@ def length_mismatch(handle: int, header: Verdict, *, joined: bool) -> str | None
     # The readers of joined files leave the descriptor where they please.
     if header.container in ("FLAC", "MP3", "OGG") and not joined:
         unread = size - os.lseek(handle, 0, os.SEEK_CUR) - tag_bytes(handle)
-        # A short file behind a long one is a small share.
-        if unread > UNREAD_BYTES and (unread > UNREAD_SHARE * size or len(joined_files(handle)) > 1):
+        # A short file behind a long one is a small share, and a second of it takes less than what readers leave.
+        many = unread > UNREAD_BYTES and unread > UNREAD_SHARE * size
+        if many or (unread > 0 and len(joined_files(handle)) > 1):
             return (
                 f"{unread} of {size} bytes lie behind the end that the header gives ({decoded} frames): where files were put "
                 "together, take them apart; else encode it anew"
