@@ -176,7 +176,7 @@ class _Speech:
     """Recordings of suites, then training utterances, by their number; `heard` are runs from all beginnings."""
 
     suites: list[Row]
-    train: list[Row]
+    train: pa.Table
     own: RunSets
     heard: RunSets
 
@@ -190,14 +190,19 @@ def run_benchmarks(step: Step[BenchmarksConfig, BenchmarksSummary], output: Outp
     speech = _read(step)
     pairs = _pairs(speech, step.config.limit)
     by_recording = _by_recording(speech, step.input("corpus"))
-    paths = paths_of(step.input("corpus"), {row["recording_id"] for row in speech.train})
+    found = [number for numbers in by_recording.values() for number in numbers]
+    found += [number - len(speech.suites) for pair in pairs for number in (pair.utterance, pair.of)]
+    heard = speech.train["recording_id"].take(pa.array({number for number in found if number >= 0}, pa.int64()))
+    paths = paths_of(step.input("corpus"), set(heard.to_pylist()))
     rows = _rows(speech, pairs, by_recording, paths)
     write_table(pa.Table.from_pylist(rows, schema=_ROWS), output.folder / BENCHMARKS_FILE)
     gone = _would_go(speech, pairs, by_recording)
-    told = [{"utterance_id": speech.train[number]["utterance_id"], "reason": why} for number, why in gone.items()]
+    numbers = pa.array(list(gone), pa.int64())
+    ids = speech.train["utterance_id"].take(numbers).to_pylist()
+    told = [{"utterance_id": i, "reason": why} for i, why in zip(ids, gone.values(), strict=True)]
     told.sort(key=lambda row: row["utterance_id"])
     write_table(pa.Table.from_pylist(told, schema=WOULD_GO), output.folder / WOULD_GO_FILE)
-    seconds = sum(speech.train[number]["num_samples"] for number in gone) / SAMPLE_RATE
+    seconds = sum(speech.train["num_samples"].take(numbers).to_pylist()) / SAMPLE_RATE
     unreadable = [len(SuiteRunsSummary.of(suite).unreadable) for suite in step.inputs["suites"]]
     names = step.params["names"]
     return BenchmarksSummary(
@@ -209,7 +214,7 @@ def run_benchmarks(step: Step[BenchmarksConfig, BenchmarksSummary], output: Outp
 
 
 def _read(step: Step) -> _Speech:
-    suites, train = list[Row](), list[Row]()
+    suites, train = list[Row](), list[pa.Table]()
     own, heard = list[RunSets](), list[RunSets]()
     for name, suite in zip(step.params["names"], step.inputs["suites"], strict=True):
         table = read_table(suite.path(SUITE_FILE))
@@ -220,11 +225,11 @@ def _read(step: Step) -> _Speech:
         columns = ["utterance_id", "recording_id", "num_samples", "split"]
         table = read_table(shard.path(TOKENS_FILE), columns)
         places_of_train = np.flatnonzero(np.asarray(pc.equal(table["split"], "train")))
-        train += table.take(places_of_train).to_pylist()
+        train.append(table.take(places_of_train))
         of_shard, heard_in_shard = run_sets(runs, shard)
         own.append(of_shard.take(places_of_train))
         heard.append(heard_in_shard.take(places_of_train))
-    return _Speech(suites, train, RunSets.joined(own), RunSets.joined(heard))
+    return _Speech(suites, pa.concat_tables(train), RunSets.joined(own), RunSets.joined(heard))
 
 
 def _pairs(speech: _Speech, limit: float) -> list[Pair]:
@@ -245,9 +250,12 @@ def _by_recording(speech: _Speech, corpus: Artifact) -> dict[int, list[int]]:
     same_bytes: dict[str, set[str]] = {}
     for row in files.filter(pc.is_in(files["sha256"], pa.array(digests, pa.string()))).to_pylist():
         same_bytes.setdefault(row["sha256"], set()).add(row["recording_id"])
+    wanted = {row["recording_id"] for row in speech.suites}.union(*same_bytes.values())
+    recordings = speech.train["recording_id"]
+    numbers = np.flatnonzero(pc.is_in(recordings, pa.array(wanted, pa.string())).to_numpy())
     utterances: dict[str, list[int]] = {}
-    for number, row in enumerate(speech.train):
-        utterances.setdefault(row["recording_id"], []).append(number)
+    for number, recording in zip(numbers.tolist(), recordings.take(numbers).to_pylist(), strict=True):
+        utterances.setdefault(recording, []).append(number)
     found: dict[int, list[int]] = {}
     for number, row in enumerate(speech.suites):
         ids = {row["recording_id"], *same_bytes.get(row["sha256"], ())}
@@ -269,7 +277,7 @@ def _rows(
         share, utterance = best.get(number, (0.0, -1))
         by = "recording" if number in by_recording else "sound" if number in best else None
         at = by_recording[number][0] if by == "recording" else utterance
-        of_path = paths[speech.train[at]["recording_id"]] if by else None
+        of_path = paths[speech.train["recording_id"][at].as_py()] if by else None
         rows.append({"suite": row["suite"], "path": row["path"], "by": by, "share": share, "of_path": of_path})
     return rows
 
