@@ -172,7 +172,9 @@ def test_a_runtime_without_a_drafter_counts_nothing(folders):
 @pytest.mark.one_machine  # about files
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_drafter_of_other_tokens_is_refused_with_both_vocabularies(name, folders, gguf_folder: Path):
-    with pytest.raises(CheckpointError, match=r"the drafter .* has the vocabulary .*'hubert': 30.* the model .*'hubert': 4"):
+    with pytest.raises(
+        CheckpointError, match=r"the drafter .* has the vocabulary .*'hubert': 30.* the model .*'hubert': 4"
+    ):
         open_runtime(folders[0], name, drafter=gguf_folder)
     assert VOCABULARY.hubert == 30
 
