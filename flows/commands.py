@@ -105,6 +105,12 @@ _LOADING = (
         metavar="N",
         help="threads of the runtime (default: all cores; llama.cpp with more of them than idle cores is many times slower)",
     ),
+    _argument(
+        "--drafter",
+        metavar="DIR",
+        help="the model/ directory of a smaller export of the same tokens, which proposes tokens: the same distribution, and faster "
+        "where reading the weights takes longest; decision 55 says where that is (default: none)",
+    ),
     _RELEASE,
     _DEVICE,
 )

@@ -42,6 +42,7 @@ class Loading:
     quantization: str | None
     threads: int = 0
     """0: all cores."""
+    drafter: str | None = None
 
     def open(self) -> Generator:
         """Load it."""
@@ -52,6 +53,7 @@ class Loading:
             self.runtime,
             self.quantization,  # type: ignore[arg-type]
             self.threads,
+            self.drafter,
         )
 
 
@@ -89,6 +91,10 @@ def generate(
     timings = continuation.timings.to_json()
     if bandwidth:
         timings["bandwidth_share"] = round(bandwidth_share(loading, generator, prompt, output), 3)
+    drafting = generator.runtime.drafting
+    kept = drafting.share if drafting else None
+    if kept is not None:
+        timings["drafted_kept"] = round(kept, 3)
     result = {
         "prompt": continuation.prompt,
         "output": continuation.output,
@@ -101,7 +107,10 @@ def generate(
     terminal.say("" if stream else json.dumps(result, ensure_ascii=False, indent=1), file=messages)
     share = timings.get("bandwidth_share")
     terminal.say(
-        summary(continuation.timings) + (f", {share:.0%} of the memory's bandwidth" if share else ""), file=sys.stderr
+        summary(continuation.timings)
+        + ("" if kept is None else f", {kept:.0%} of the drafted tokens kept")
+        + (f", {share:.0%} of the memory's bandwidth" if share else ""),
+        file=sys.stderr,
     )
     return 0
 

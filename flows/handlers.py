@@ -126,7 +126,15 @@ def _loading(options: Namespace, model: str) -> "Loading":
     _check_threads(options.threads)
     from flows.generate import Loading
 
-    return Loading(model, options.spiritlm_dir, options.device, options.runtime, options.quantization, options.threads)
+    return Loading(
+        model,
+        options.spiritlm_dir,
+        options.device,
+        options.runtime,
+        options.quantization,
+        options.threads,
+        options.drafter,
+    )
 
 
 def _check_threads(threads: int) -> None:

@@ -8,12 +8,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from tinywave_core.errors import ConfigError, TokenError
+from tinywave_core.errors import CheckpointError, ConfigError, TokenError
 from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 RuntimeName = Literal["transformers", "llama.cpp"]
 RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
+
+
+DRAFTED = 3
+"""Tokens that a drafter proposes at a time. The model then reads 4 at once, the fewest that llama.cpp multiplies together on CPUs."""
+
+
+@dataclass
+class Drafting:
+    """What became of a drafter's proposals since the runtime was opened."""
+
+    drafted: int = 0
+    """Tokens that the drafter proposed and the model read."""
+    accepted: int = 0
+    """Those of them that the model kept."""
+
+    @property
+    def share(self) -> float | None:
+        """Of the proposals that were kept; None before the first."""
+        return self.accepted / self.drafted if self.drafted else None
 
 
 @dataclass(frozen=True)
@@ -29,7 +48,7 @@ class Sampling:
     min_new_tokens: int = 0
     """Shortest continuation in tokens: </s> is not allowed before."""
     seed: int = 0
-    """The same seed gives the same continuation in the same runtime on the same kind of device."""
+    """The same seed gives the same continuation in the same runtime, with the same drafter, on the same kind of device."""
 
 
 class Runtime(Protocol):
@@ -40,6 +59,8 @@ class Runtime(Protocol):
     vocabulary: Vocabulary
     context: int
     """Most tokens that prompt and continuation have together."""
+    drafting: Drafting | None
+    """None without a drafter."""
 
     def prefill(self, ids: Sequence[int]) -> None:
         """Read `ids` now, so that a prompt that begins with them starts quicker; changes nothing else."""
@@ -52,6 +73,15 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give back memory and threads."""
+
+
+def check_drafter(vocabulary: Vocabulary, drafter: Vocabulary, folder: object) -> None:
+    """Raise CheckpointError for a drafter that has other ids than the model."""
+    if drafter != vocabulary:
+        raise CheckpointError(
+            f"the drafter {folder} has the vocabulary {drafter.to_json()}, the model {vocabulary.to_json()}: expected one that was "
+            "distilled on the same tokens and exported with the same --export.vocabulary"
+        )
 
 
 def check_request(

@@ -4,6 +4,8 @@ Prompts go in as ids and ids come out: llama.cpp's own tokenizer is not asked. I
 infinity; of a student without text those are a handful. Sampling is llama.cpp's: temperature, then the nucleus, as in transformers,
 with random numbers of its own.
 
+With a drafter llama.cpp drafts too (`runtimes/speculative.py` has the method): its drafter proposes among its ten likeliest tokens.
+
 llama.cpp keeps a token back until the text so far is whole characters, and then reports the last one only, so tokens that are part
 of a character would be lost. Here they are not sampled: text is ASCII and whole pieces.
 """
@@ -18,7 +20,7 @@ from typing import Any
 from tinywave_core.checkpoints.bounds import inside, read_json
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
-from tinywave_core.runtimes.base import Sampling, check_prompt, check_request
+from tinywave_core.runtimes.base import DRAFTED, Drafting, Sampling, check_drafter, check_prompt, check_request
 from tinywave_core.runtimes.gguf_file import GgufFile
 from tinywave_core.threads import cores
 from tinywave_core.tokenizers.allowed import allowed_ids
@@ -28,6 +30,7 @@ from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID, Vocabulary
 
 LONGEST_CONTEXT = 1024
 """Tokens of context without another wish: 50 s of units; keys and values of the 2B student take 160 KB a token."""
+_IDS = {"verbose": True}  # answers then have the ids; log-probabilities have not those that were drafted
 _RANDOM_SEED = 2**32 - 1  # with this one llama.cpp takes another seed each time
 
 
@@ -36,12 +39,22 @@ class LlamaCppRuntime:
 
     name = "llama.cpp"
 
-    def __init__(self, path: Path, vocabulary: Vocabulary, threads: int = 0, context: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        vocabulary: Vocabulary,
+        threads: int = 0,
+        context: int | None = None,
+        drafter: Path | None = None,
+    ) -> None:
         xllamacpp = _import()
         file = GgufFile.read(path)
-        file.require(vocabulary)
+        files = [file, GgufFile.read(drafter)] if drafter else [file]
+        for each in files:
+            each.require(vocabulary)
         self.vocabulary = vocabulary
-        self.context = min(file.context, context or LONGEST_CONTEXT)
+        self.context = min([each.context for each in files] + [context or LONGEST_CONTEXT])
+        self.drafting = Drafting() if drafter else None
         self._partial = [i for i in file.partial_characters if i < vocabulary.text]
         self._is_prefilled = False
         params = xllamacpp.CommonParams()
@@ -53,6 +66,8 @@ class LlamaCppRuntime:
         if file.is_rearranged:
             params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or cores()
+        if drafter:
+            _draft(xllamacpp, params, drafter)
         params.cache_ram_mib = 0  # no second copy of what was read
         params.warmup = False
         params.verbosity = 0
@@ -67,10 +82,19 @@ class LlamaCppRuntime:
 
     @classmethod
     def open(
-        cls, folder: Path, quantization: Quantization | None, threads: int = 0, context: int | None = None
+        cls,
+        folder: Path,
+        quantization: Quantization | None,
+        threads: int = 0,
+        context: int | None = None,
+        drafter: Path | None = None,
     ) -> "LlamaCppRuntime":
-        """One of the GGUF files that speech.json of an export lists."""
-        return cls(find_gguf(folder, quantization), read_directory(folder), threads, context)
+        """One of the GGUF files that speech.json of an export lists, and the first of the drafter's."""
+        vocabulary = read_directory(folder)
+        if drafter:
+            check_drafter(vocabulary, read_directory(drafter), drafter)
+        draft = find_gguf(drafter, None) if drafter else None
+        return cls(find_gguf(folder, quantization), vocabulary, threads, context, draft)
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
@@ -133,13 +157,14 @@ class LlamaCppRuntime:
         closed = threading.Event()
 
         def hear(answer: dict[str, Any]) -> bool:
-            for entry in _entries(answer):
-                tokens.put(int(entry["id"]))
+            for token in answer["__verbose"]["tokens"]:
+                tokens.put(int(token))
+            self._count(answer.get("timings") or {})
             return closed.is_set()
 
         def work() -> None:
             try:
-                self._ask(request, hear)
+                self._ask(_IDS | request, hear)
                 tokens.put(None)
             except BaseException as error:  # noqa: BLE001  (goes to whoever asked)
                 tokens.put(error)
@@ -155,6 +180,12 @@ class LlamaCppRuntime:
             closed.set()
             worker.join()
 
+    def _count(self, timings: dict[str, Any]) -> None:
+        """Add what the last part of an answer says of drafted tokens."""
+        if self.drafting:
+            self.drafting.drafted += timings.get("draft_n", 0)
+            self.drafting.accepted += timings.get("draft_n_accepted", 0)
+
     def _ask(self, request: dict[str, Any], hear: Callable[[dict[str, Any]], bool]) -> None:
         """Send one request; its answers go to `hear`, which says whether to stop."""
         if self._server is None:
@@ -167,10 +198,21 @@ class LlamaCppRuntime:
                 return True
             return hear(answer)
 
-        reported = {"logprobs": 1, "post_sampling_probs": True, "stream": True}  # the ids are in the log-probabilities
-        self._server.handle_completions(reported | request, listen)
+        self._server.handle_completions(request | {"stream": True}, listen)
         if faults:
             raise ConfigError(f"llama.cpp refuses the request: {faults[0].get('message', faults[0])}")
+
+
+def _draft(xllamacpp: Any, params: Any, drafter: Path) -> None:
+    """Let llama.cpp draft with a file, and keep what it drafts by the rule that leaves the model's distribution as it is."""
+    params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    draft = params.speculative.draft
+    draft.mparams.path = str(drafter)
+    draft.n_max = DRAFTED
+    # Otherwise only the drafter's likeliest token is proposed, and kept half as often.
+    draft.probabilistic = True
+    draft.n_gpu_layers = 0
+    draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = params.cpuparams.n_threads
 
 
 def _entries(answer: dict[str, Any]) -> list[Any]:

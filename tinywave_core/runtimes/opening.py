@@ -16,25 +16,28 @@ def open_runtime(
     device: Device = "auto",
     threads: int = 0,
     context: int | None = None,
+    drafter: str | Path | None = None,
 ) -> Runtime:
     """The model in `folder`, the model/ directory of an export, in the runtime `name`.
 
     `quantization` chooses among its GGUF files (llama.cpp; none: the first that speech.json lists), `device` where transformers runs
-    (llama.cpp here runs on the CPU), `threads` 0 takes all cores; a smaller `context` saves llama.cpp memory.
+    (llama.cpp here runs on the CPU), `threads` 0 takes all cores; a smaller `context` saves llama.cpp memory. `drafter` is the model/
+    directory of a smaller export with the same vocabulary: what is drawn has the model's distribution all the same.
     """
-    folder = Path(folder)
+    folder, drafter = Path(folder), Path(drafter) if drafter else None
     if name not in RUNTIMES:
         raise ConfigError(f"there is no runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
     if name == "transformers" and quantization is not None:
         raise ConfigError(
             f"transformers runs the weights as they are; {quantization} files are for the runtime llama.cpp"
         )
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json; expected the model/ directory of an export (`tinywave inspect` lists them)"
-        )
+    for each in (folder, drafter):
+        if each and not (each / "config.json").is_file():
+            raise CheckpointError(
+                f"{each} has no config.json; expected the model/ directory of an export (`tinywave inspect` lists them)"
+            )
     if name == "llama.cpp":
-        return LlamaCppRuntime.open(folder, quantization, threads, context)
+        return LlamaCppRuntime.open(folder, quantization, threads, context, drafter)
     from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
 
-    return TransformersRuntime.open(folder, RuntimeConfig(device=device, threads=threads))
+    return TransformersRuntime.open(folder, RuntimeConfig(device=device, threads=threads), drafter)

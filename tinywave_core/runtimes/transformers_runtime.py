@@ -1,7 +1,7 @@
 """The reference: a model in transformers, in the precision of its device, one forward pass per token over kept keys and values.
 
 Sampling looks only at the ids that the modality allows, so a student whose text was cut off draws the same tokens as the whole
-one, and what cannot be said costs nothing.
+one, and what cannot be said costs nothing. With a drafter one forward pass reads several tokens: `runtimes/speculative.py`.
 """
 
 import threading
@@ -16,7 +16,8 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.models.llama import load_llama, on_device
-from tinywave_core.runtimes.base import Sampling, check_prompt, check_request
+from tinywave_core.runtimes.base import DRAFTED, Drafting, Sampling, check_drafter, check_prompt, check_request
+from tinywave_core.runtimes.speculative import draw, settle
 from tinywave_core.threads import use_threads
 from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.directory import read_directory
@@ -34,10 +35,10 @@ class _Read:
     ids: list[int] = field(default_factory=list)
     cache: DynamicCache = field(default_factory=DynamicCache)
 
-    def keep(self, prompt: Sequence[int]) -> None:
-        """Keep only the common beginning with `prompt`, less its last token, whose logits are not kept."""
+    def keep(self, prompt: Sequence[int], last: int = 1) -> None:
+        """Keep only the common beginning with `prompt`, less its `last` tokens, whose logits are not kept."""
         same = next((n for n, (a, b) in enumerate(zip(self.ids, prompt, strict=False)) if a != b), len(self.ids))
-        same = min(same, len(prompt) - 1)
+        same = min(same, len(prompt) - last)
         if same < len(self.ids):
             self.cache.crop(same)
             del self.ids[same:]
@@ -48,23 +49,36 @@ class TransformersRuntime:
 
     name = "transformers"
 
-    def __init__(self, model: LlamaForCausalLM, vocabulary: Vocabulary, runtime: RuntimeConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        vocabulary: Vocabulary,
+        runtime: RuntimeConfig | None = None,
+        drafter: LlamaForCausalLM | None = None,
+    ) -> None:
         self.model = model.eval()
+        self._drafter = drafter.eval() if drafter else None
         self._runtime = runtime
         self.vocabulary = vocabulary
-        self.context = int(model.config.max_position_embeddings)
+        self.context = min(int(each.config.max_position_embeddings) for each in (model, drafter) if each)
+        self.drafting = Drafting() if drafter else None
         self._read: _Read | None = None
         self._is_prefilled = False
         self._taking = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, runtime: RuntimeConfig) -> "TransformersRuntime":
-        """The model in `folder`: float32 on a CPU (where bfloat16 is not faster, and prompts take six times as long), as it is
-        stored on a GPU.
+    def open(cls, folder: Path, runtime: RuntimeConfig, drafter: Path | None = None) -> "TransformersRuntime":
+        """The model in `folder`, with the drafter in another: float32 on a CPU (where bfloat16 is not faster, and prompts take six times
+        as long), as it is stored on a GPU.
         """
-        device = pick_device(runtime)
-        model = load_llama(folder, dtype="auto") if device.type == "cuda" else load_llama(folder)
-        return cls(on_device(model, device), read_directory(folder), runtime)
+        device, vocabulary = pick_device(runtime), read_directory(folder)
+        if drafter:
+            check_drafter(vocabulary, read_directory(drafter), drafter)
+
+        def load(path: Path) -> LlamaForCausalLM:
+            return on_device(load_llama(path, dtype="auto") if device.type == "cuda" else load_llama(path), device)
+
+        return cls(load(folder), vocabulary, runtime, load(drafter) if drafter else None)
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
@@ -72,7 +86,7 @@ class TransformersRuntime:
         self._use_threads()
         read = self._take()
         read.keep(ids)
-        self._forward(read, ids[len(read.ids) :])
+        self._forward(self.model, read, ids[len(read.ids) :])
         self._give_back(read, is_prefilled=True)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, output: OutputModality) -> Iterator[int]:
@@ -82,37 +96,66 @@ class TransformersRuntime:
 
     def _stream(self, prompt: list[int], sampling: Sampling, output: OutputModality) -> Iterator[int]:
         self._use_threads()
-        allowed = torch.tensor(allowed_ids(self.vocabulary, output), device=self.model.device)
-        end = int((allowed == EOS_ID).nonzero())
-        generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
-        read = self._take() if self._is_prefilled else _Read()
-        read.keep(prompt)
-        new = prompt[len(read.ids) :]
+        drawing = _Drawing(self.vocabulary, sampling, output, self.model.device)
+        read, drafted = self._take() if self._is_prefilled else _Read(), _Read()
+        ids = list(prompt)
         try:
-            for number in range(sampling.max_new_tokens):
-                scores = self._forward(read, new)[allowed].float()
-                if number < sampling.min_new_tokens:
-                    scores[end] = -torch.inf
-                token = int(allowed[_draw(scores, sampling, generator)])
-                if token == EOS_ID:
-                    return
-                yield token
-                new = [token]
+            while (number := len(ids) - len(prompt)) < sampling.max_new_tokens:
+                for token in self._next(read, drafted, ids, number, drawing):
+                    if token == EOS_ID:
+                        return
+                    ids.append(token)
+                    yield token
         finally:
             self._give_back(read, is_prefilled=False)
 
+    def _next(self, read: _Read, drafted: _Read, ids: list[int], number: int, drawing: "_Drawing") -> list[int]:
+        """The tokens after `ids`, of which `number` are new: one, or as many as stand of what the drafter proposes."""
+        room = min(DRAFTED, drawing.sampling.max_new_tokens - number - 1)  # the model always adds one of its own
+        if not (self._drafter and self.drafting and room):
+            return [drawing.ids[draw(self._after(self.model, read, ids, [], number, drawing)[0], drawing.generator)]]
+        proposed: list[int] = []
+        rows = []
+        for _ in range(room):
+            rows.append(self._after(self._drafter, drafted, ids, proposed, number, drawing, 1)[0])
+            proposed.append(drawing.ids[draw(rows[-1], drawing.generator)])
+        target_KV = self._after(self.model, read, ids, proposed, number, drawing)
+        places = [drawing.place[token] for token in proposed]
+        stand, kept = settle(places, torch.stack(rows), target_KV, drawing.generator)
+        self.drafting.drafted += room
+        self.drafting.accepted += kept
+        return [drawing.ids[place] for place in stand]
+
+    def _after(
+        self,
+        model: LlamaForCausalLM,
+        read: _Read,
+        ids: list[int],
+        proposed: list[int],
+        number: int,
+        drawing: "_Drawing",
+        last: int | None = None,
+    ) -> torch.Tensor:
+        """Probabilities [K, V] of what follows `ids` and each proposed token, or only the `last` of them."""
+        rows = last or len(proposed) + 1
+        whole = [*ids, *proposed]
+        read.keep(whole, rows)
+        scores_KV = self._forward(model, read, whole[len(read.ids) :], rows)
+        first = number + len(proposed) + 1 - rows
+        return torch.stack([drawing.probabilities(scores_V, first + k) for k, scores_V in enumerate(scores_KV)])
+
     def close(self) -> None:
         """See `Runtime`."""
-        self._read = None
+        self._read = self._drafter = None
         del self.model
 
     @torch.inference_mode()
-    def _forward(self, read: _Read, ids: Sequence[int]) -> torch.Tensor:
-        """Logits [V] after `ids`, which follow the tokens read so far."""
-        ids_BT = torch.tensor([list(ids)], device=self.model.device)
-        logits_BTV = self.model(ids_BT, past_key_values=read.cache, use_cache=True, logits_to_keep=1).logits
+    def _forward(self, model: LlamaForCausalLM, read: _Read, ids: Sequence[int], last: int = 1) -> torch.Tensor:
+        """Logits [K, V] after the `last` of `ids`, which follow the tokens read so far."""
+        ids_BT = torch.tensor([list(ids)], device=model.device)
+        logits_BTV = model(ids_BT, past_key_values=read.cache, use_cache=True, logits_to_keep=last).logits
         read.ids += ids
-        return logits_BTV[0, -1]
+        return logits_BTV[0]
 
     def _use_threads(self) -> None:
         """Set torch's number of threads, which it keeps per calling thread."""
@@ -129,8 +172,24 @@ class TransformersRuntime:
             self._read, self._is_prefilled = read, is_prefilled
 
 
-def _draw(scores: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    return int(torch.multinomial(probabilities(scores, sampling), 1, generator=generator))
+class _Drawing:
+    """How the tokens of one continuation are drawn."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, sampling: Sampling, output: OutputModality, device: torch.device
+    ) -> None:
+        self.sampling = sampling
+        self.ids = allowed_ids(vocabulary, output)
+        self.place = {token: place for place, token in enumerate(self.ids)}
+        self.generator = torch.Generator(device).manual_seed(sampling.seed)
+        self._allowed = torch.tensor(self.ids, device=device)
+
+    def probabilities(self, scores_V: torch.Tensor, number: int) -> torch.Tensor:
+        """Of each allowed id as the new token `number`, from 0."""
+        allowed = scores_V[self._allowed].float()
+        if number < self.sampling.min_new_tokens:
+            allowed[self.place[EOS_ID]] = -torch.inf
+        return probabilities(allowed, self.sampling)
 
 
 def probabilities(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -113,8 +113,11 @@ class Generator:
         runtime: str = "transformers",
         quantization: Quantization | None = None,
         threads: int = 0,
+        drafter: str | Path | None = None,
     ) -> "Generator":
-        """Open a directory that the stage `export` wrote; CheckpointError where it is not one. `threads` 0 takes all cores."""
+        """Open a directory that the stage `export` wrote; CheckpointError where it is not one. `threads` 0 takes all cores; `drafter` is a
+        smaller export with the same vocabulary.
+        """
         folder = Path(folder)
         if not (folder / "speech.json").is_file():
             raise CheckpointError(
@@ -124,7 +127,7 @@ class Generator:
         vocabulary = Vocabulary.from_json(about["vocabulary"])
         torch_device = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
-            open_runtime(folder, runtime, quantization, torch_device.type, threads),  # type: ignore[arg-type]
+            open_runtime(folder, runtime, quantization, torch_device.type, threads, drafter=drafter),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary, TrainedOn.of(about)),
             open_of_model(folder, vocabulary, Places(spiritlm_dir), torch_device.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, torch_device),

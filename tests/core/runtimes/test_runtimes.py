@@ -33,9 +33,16 @@ ROUNDING = {"f16": 0.02, "bf16": 0.12}
 FREE = Sampling(temperature=1.0, max_new_tokens=60, min_new_tokens=60, seed=7)
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
-def runtime(request: pytest.FixtureRequest, gguf_folder: Path) -> Iterator[Runtime]:
-    opened = open_runtime(gguf_folder, request.param, "f16" if request.param == "llama.cpp" else None, "cpu", threads=1)
+@pytest.fixture(scope="module")
+def drafter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("drafter"), VOCABULARY, ("f16",), seed=1)
+
+
+@pytest.fixture(scope="module", params=[(name, drafts) for name in RUNTIMES for drafts in (False, True)])
+def runtime(request: pytest.FixtureRequest, gguf_folder: Path, drafter_folder: Path) -> Iterator[Runtime]:
+    name, drafts = request.param
+    quantization, drafter = "f16" if name == "llama.cpp" else None, drafter_folder if drafts else None
+    opened = open_runtime(gguf_folder, name, quantization, "cpu", threads=1, drafter=drafter)
     yield opened
     opened.close()
 

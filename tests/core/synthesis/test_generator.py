@@ -163,9 +163,13 @@ def test_the_command_prints_json_and_writes_the_speech(capsys, finished: Finishe
         "--seed",
         "3",
         "--bandwidth",
+        "--drafter",
+        folder,  # a model may draft for itself
     ]
     assert main(["generate", folder, *arguments]) == 0
-    about = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    about = json.loads(printed.out)
+    assert about["timings"]["drafted_kept"] > 0.9 and "% of the drafted tokens kept" in printed.err
     assert about["wav"] == wav and Path(wav).stat().st_size > 44
     assert about["output"].startswith("[")
     assert about["timings"]["bandwidth_share"] > 0
@@ -196,6 +200,7 @@ def test_the_command_streams_to_a_file_and_to_a_pipe_what_it_writes_whole(
         (["--prompt-text", "a", "--min-new-tokens", "300"], "--min-new-tokens is 300, more than --max-new-tokens, 200"),
         (["--prompt-text", "a", "--stream"], "say where it goes with --wav FILE"),
         (["--prompt-text", "a", "--stream", "--output", "mixed"], "--output mixed has speech"),
+        (["--prompt-text", "a", "--drafter", "nowhere"], "nowhere has no config.json"),
         (["--prompt-text", "a", "--threads", "-2"], "--threads is -2; expected 1 to 256"),
     ],
 )
