@@ -123,6 +123,11 @@ def alert(page: Page, words: str) -> Locator:
     return page.get_by_role("alert").filter(has_text=words)
 
 
+def printed(text: str | None) -> str:
+    """Without what a file of HTML may write otherwise: line ends and control characters, of which a tiny model makes many."""
+    return "".join(filter(str.isprintable, text or ""))
+
+
 def be(page: Page, state: str) -> None:
     page.wait_for_selector(f"body[data-state={state}]")
 
@@ -169,7 +174,9 @@ def test_what_is_typed_goes_on_as_speech_and_plays_again(page: Page):
 def test_a_recording_is_opened_answered_in_writing_and_saved(page: Page, recording: Path, tmp_path: Path):
     """The name of the model and that of the file are markup: both stand there as text."""
     page.get_by_label("Model").select_option(MARKED)
-    page.locator("label", has_text="Text").first.click()
+    if page.locator("summary").is_visible():  # on a phone
+        page.locator("summary").click()
+    page.locator("fieldset label", has_text="Text").click()
     named = {"name": f"{MARKED}.wav", "mimeType": "audio/wav", "buffer": recording.read_bytes()}
     page.locator("#file").set_input_files(named)
     page.wait_for_selector(".answer[data-status=completed]")
@@ -185,11 +192,12 @@ def test_a_recording_is_opened_answered_in_writing_and_saved(page: Page, recordi
     file, asked = page.context.new_page(), []
     file.on("request", lambda request: asked.append(request.url[:5]))
     file.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
-    file.goto(saved.value.path().as_uri())
+    saved.value.save_as(tmp_path / "saved.html")
+    file.goto((tmp_path / "saved.html").as_uri())
     shot(file, "saved")
     assert file.locator("h2").all_text_contents() == ["You", MARKED]
-    text = file.locator("body").inner_text()
-    assert f"{MARKED}.wav" in text and (written or "has nothing to add") in text
+    text = file.locator("body").text_content()
+    assert f"{MARKED}.wav" in (text or "") and printed(written or "has nothing to add") in printed(text)
     data = file.locator("audio").get_attribute("src") or ""
     (tmp_path / "saved.wav").write_bytes(base64.b64decode(data.removeprefix("data:audio/wav;base64,")))
     assert np.abs(read_waveform(tmp_path / "saved.wav") - read_waveform(recording)).max() < 2 / 32768
