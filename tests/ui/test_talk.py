@@ -212,7 +212,10 @@ def test_an_answer_is_stopped(page: Page, serving: Serving, recording: Path):
     expect(page.locator(".answer .note")).to_have_text("stopped")
     page.get_by_label("Text to continue").fill("and then")
     page.keyboard.press("Enter")
+    # An error that the first turn caused and that comes late is not said of the second one.
+    page.evaluate("hear({type: 'error', error: {event_id: 'turn-1', code: 'prompt_empty', message: 'too late'}})")
     page.wait_for_selector(".turn:nth-of-type(2) .answer[data-status=completed]")
+    expect(alert(page, "Too late")).to_have_count(0)
 
 
 def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path):
@@ -239,6 +242,12 @@ def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path):
     shot(page, "refused")
 
 
+SLOW = """() => {  // a connection that is there once something was said
+  const now = connect;
+  connect = async () => { while (!(turn.you.sound && turn.you.sound.seconds > 0.4)) await new Promise(requestAnimationFrame); return now(); };
+}"""
+
+
 @DESKTOP
 def test_everything_is_done_by_keys(page: Page):
     page.keyboard.press("Space")
@@ -247,10 +256,13 @@ def test_everything_is_done_by_keys(page: Page):
     page.keyboard.press("Escape")  # thrown away
     be(page, "idle")
     assert page.locator(".turn").count() == 0
+    page.evaluate(SLOW)
     page.keyboard.press("Space")
     come(page, "recorder && turn.you.sound && turn.you.sound.seconds > 1")
     page.keyboard.press("Space")
+    said = f"{page.evaluate('turn.you.sound.seconds'):.1f} s of speech"
     be(page, "speaking")
+    expect(page.locator(".prompt .stats")).to_contain_text(said)  # nothing was lost
     page.keyboard.press("Escape")
     be(page, "idle")
     expect(page.locator(".answer .note")).to_have_text("stopped")
