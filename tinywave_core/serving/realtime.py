@@ -302,10 +302,11 @@ class Session:
                 f"{self.limits.prompt_characters} at most",
                 "text_too_long",
             )
-        self.host.generator.prompting.text_ids(text)  # said now where it cannot be read
+        ids = self.host.generator.prompting.text_ids(text)  # said now where it cannot be read
         self.prompt.parts.append(text)
         self.prompt.characters = characters
-        await self.send("conversation.item.added", item={"id": _new_id("item"), "type": "message", "role": "user"})
+        item = {"id": _new_id("item"), "type": "message", "role": "user", "content": content}
+        await self.send("conversation.item.added", previous_item_id=None, item=item, tokens=len(ids))
 
     async def _create(self, event: dict[str, Any]) -> None:
         if self.response is not None and not self.response.done():
