@@ -32,6 +32,7 @@ from tinywave_core.errors import ConfigError, TinyWaveError
 from tinywave_core.progress import Progress
 from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
+from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.threads import cores
 
 _LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
@@ -203,7 +204,8 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
                 print(json.dumps([done, total, note]), file=told)
             _stop_together(stopped())
 
-        output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
+        uploads = UploadedCheckpoints.of(step.store, step.id)
+        output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress, uploads)
         summary = step.run(step, output)
         if first:
             written = summary.model_dump(mode="json", exclude_unset=True)

@@ -195,6 +195,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         output.resume,
         output.progress,
         validation=validation,
+        uploads=output.uploads,
     )
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.
