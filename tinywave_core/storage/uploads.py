@@ -51,7 +51,7 @@ class UploadedCheckpoints:
 
     def newer_than(self, step: int) -> list[str]:
         """Names of those that were uploaded whole and go beyond `step`, the newest first."""
-        return [name for name in self._whole() if step_of(name) > step]
+        return [name for name in _whole(self._listed()) if step_of(name) > step]
 
     def fetch(self, name: str, folder: Path) -> Path | None:
         """Copy one below `folder`, as `step-NNNNNNNN`; None where files are missing. The reader compares digests."""
@@ -82,14 +82,11 @@ class UploadedCheckpoints:
     def _drop_beside(self, name: str) -> None:
         """Drop all but this one and the newest whole ones before it: what goes beyond its step was of no use to the run that wrote it."""
         listed = self._listed()
-        before = [other for other in self._whole() if step_of(other) < step_of(name)]
+        before = [other for other in _whole(listed) if step_of(other) < step_of(name)]
         for other in listed.keys() - {name, *before[: KEPT - 1]}:
             # Its state first: whatever stops this, nobody takes the rest for a checkpoint.
             self.store.delete(f"{self.folder}/{other}/{STATE_FILE}")
             self.store.delete(f"{self.folder}/{other}")
-
-    def _whole(self) -> list[str]:
-        return sorted((name for name, files in self._listed().items() if STATE_FILE in files), reverse=True)
 
     def _listed(self) -> dict[str, set[str]]:
         """Files by name of upload."""
@@ -101,6 +98,11 @@ class UploadedCheckpoints:
             if is_upload(name) and "/" not in file:
                 uploads.setdefault(name, set()).add(file)
         return uploads
+
+
+def _whole(listed: dict[str, set[str]]) -> list[str]:
+    """Names of the uploads that have their state, the newest first."""
+    return sorted((name for name, files in listed.items() if STATE_FILE in files), reverse=True)
 
 
 def is_upload(name: str) -> bool:
