@@ -79,7 +79,7 @@ def checkpoints(step: Step) -> list[int]:
 
 
 def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finished, tmp_path: Path):
-    step = again(finished, "student", tmp_path / "store")
+    step = again(finished, "student", tmp_path / "store", shard_teacher=True)
     told: Told = []
     made = compute(step, lambda done, total, note="": told.append((done, total)))
     # Row by row too, as two processes cut a batch of two rows: AdamW turns another rounding into 1e-4 of the weights.
