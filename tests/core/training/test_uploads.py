@@ -77,7 +77,7 @@ def test_a_local_store_has_no_uploads(tmp_path: Path):
 
 
 def test_an_upload_that_ends_at_any_file_is_taken_for_none(
-    tmp_path: Path, uploads: UploadedCheckpoints, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uploads: UploadedCheckpoints, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     uploaded(uploads, tmp_path / "first", 1)
     saved(tmp_path / "first", 2)
@@ -97,6 +97,7 @@ def test_an_upload_that_ends_at_any_file_is_taken_for_none(
             with pytest.raises(Stop):
                 uploads.put(checkpoint)
         assert loaded(tmp_path / str(files), uploads) == 1
+        assert not caplog.text, "half an upload is not even fetched"
     uploads.put(checkpoint)
     assert loaded(tmp_path / "another", uploads) == 2
 
