@@ -63,6 +63,29 @@ def test_a_live_teacher_costs_its_weights_in_memory(flags):
     assert difference == pytest.approx(2 * budget(live, 1).teacher_parameters / 2**30)
 
 
+def test_a_teacher_in_eight_shards_leaves_each_gpu_an_eighth_of_its_blocks_one_block_and_the_rest():
+    eight = {"runtime.training_processes": "8", "distillation.logit_signal": "live"}
+    whole, shared = (load_config("base-2b", eight | {"runtime.shard_teacher": flag}) for flag in ("false", "true"))
+    teacher, outside = budget(whole, 1).teacher_parameters, 2 * 32_512 * 4096
+    saved = 2 * (teacher - outside) * (1 - 1 / 8 - 1 / 32)
+    assert budget(whole, 1).distillation_gib - budget(shared, 1).distillation_gib == pytest.approx(saved / 2**30)
+
+
+def test_a_trained_model_is_shared_by_all_processes_or_by_those_of_a_machine():
+    """22 bytes of each parameter over 16 processes or over 8; gathered are embeddings and head, and a block with its gradients."""
+    machines = {"runtime.training_processes": "8", "runtime.training_nodes": "2", "runtime.rendezvous": "node-0:29400"}
+    off = {"distillation.weights.hidden": "0", "distillation.weights.attention": "0", "validation.fraction": "0.01"}
+    one, everywhere, within = (
+        load_config("base-2b", {**off, **flags})
+        for flags in ({}, machines, {**machines, "runtime.shard_over": "machine"})
+    )
+    student, outside = budget(one, 1).student_parameters, 2 * 32_512 * 4096
+    gathered = 4 * outside + 8 * (student - outside) / 10
+    gib = [budget(config, 1).distillation_gib * 2**30 for config in (one, everywhere, within)]
+    assert gib[0] - gib[1] == pytest.approx(22 * student * 15 / 16 - gathered)
+    assert gib[0] - gib[2] == pytest.approx(22 * student * 7 / 8 - gathered)
+
+
 def test_a_warm_up_costs_its_share_of_the_live_teacher():
     flags = {"distillation.regime": "aligned-warmup", "distillation.training.stop_after_tokens": str(524_288 * 3000)}
     found, without = budget(load_config("base-2b", flags), hours=0), 2000 * 262_144 * 6

@@ -4,8 +4,9 @@ import pytest
 
 from tests.conftest import Finished
 from tinywave_core.config.load import load_config
+from tinywave_core.costs.budget import budget
 from tinywave_core.costs.estimates import Estimate
-from tinywave_core.costs.scale import REQUESTS, host_bytes, scale
+from tinywave_core.costs.scale import REQUESTS, host_bytes, scale, uploaded_checkpoints
 
 COSTS = {name: Estimate(0.0, 1e9) for name in REQUESTS}
 
@@ -47,4 +48,24 @@ def test_sequences_take_160_bytes_each_in_every_process():
 def test_a_local_store_needs_no_requests_and_one_on_s3_keeps_copies_of_what_is_read():
     local, remote = (scale(load_config("demo", {"root": root}), 1, COSTS, "cpu", 9, 9) for root in ("store", "s3://a"))
     assert (local.s3_requests, local.s3_up_bytes, local.disk_bytes) == (0, 0, 8e9)
-    assert (remote.s3_up_bytes, remote.s3_down_bytes, remote.disk_bytes) == (8e9, 3e9, 3e9)
+    assert (remote.s3_down_bytes, remote.disk_bytes) == (3e9, 3e9)
+    assert remote.s3_up_bytes > 8e9  # and checkpoints
+
+
+def test_each_checkpoint_of_teacher_student_and_control_goes_up_with_weights_moments_and_the_best_weights():
+    flags = {
+        "root": "s3://a",
+        "runtime.checkpoint_every": "500",
+        "validation.fraction": "0.01",
+        "adaptation.method": "full",
+    }
+    config = load_config("base-2b", flags)
+    found, models = uploaded_checkpoints(config, 10_000), budget(config, 10_000)
+    # 2,000 steps of the teacher are three checkpoints before its end, 6,000 of student and control eleven each.
+    uploaded = 16 * (3 * models.teacher_parameters + 22 * models.student_parameters)
+    assert found[1] == uploaded
+    assert found[0] == pytest.approx(uploaded / (16 << 20), rel=0.01)
+    adapters = uploaded_checkpoints(load_config("base-2b", flags | {"adaptation.method": "lora"}), 10_000)
+    assert adapters[1] == 16 * 22 * models.student_parameters
+    with_them = scale(config, 10_000, COSTS, "cuda", 1, 1)
+    assert with_them.s3_up_bytes == len(COSTS) * 1e9 + uploaded and with_them.s3_requests > found[0]

@@ -24,6 +24,7 @@ from tinywave_core.steps.base import Output, Step, compute
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.store import Store
 from tinywave_core.training import launch
+from tinywave_core.training.launch import MachineLostError
 
 TWO = {"training_processes": 2, "micro_batch_rows": 1}
 # Never reached: so that a step still trains when something happens to it, on however slow a machine.
@@ -78,7 +79,7 @@ def checkpoints(step: Step) -> list[int]:
 
 
 def test_the_student_of_two_processes_is_whole_and_that_of_one(finished: Finished, tmp_path: Path):
-    step = again(finished, "student", tmp_path / "store")
+    step = again(finished, "student", tmp_path / "store", shard_teacher=True)
     told: Told = []
     made = compute(step, lambda done, total, note="": told.append((done, total)))
     # Row by row too, as two processes cut a batch of two rows: AdamW turns another rounding into 1e-4 of the weights.
@@ -144,14 +145,20 @@ def test_after_kill_9_of_a_process_the_next_run_goes_on_and_a_stop_ends_all_of_t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc: run on Linux")
-def test_two_machines_train_together_and_when_one_dies_the_other_goes_on_alone_with_the_same_batches(
+def test_two_machines_train_together_and_when_one_falls_silent_the_other_goes_on_alone_with_the_same_batches(
     finished: Finished, tmp_path: Path
 ):
     """Two torchruns that share nothing but the store, and meet on a port, stand for two machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
-    meets = {"training_nodes": 2, "rendezvous": rendezvous, "training_processes": 1, "checkpoint_every": 2}
+    meets = {
+        "training_nodes": 2,
+        "rendezvous": rendezvous,
+        "training_processes": 1,
+        "checkpoint_every": 2,
+        "machine_timeout_s": 4,
+    }
     step = trained(again(finished, "control", tmp_path / "store", **meets), steps=SOME_STEPS)
     join = [sys.executable, "-m", "tinywave_core.training.join", "--rendezvous", rendezvous, "--device", "cpu"]
     with (tmp_path / "joined").open("wb") as log:
@@ -159,22 +166,27 @@ def test_two_machines_train_together_and_when_one_dies_the_other_goes_on_alone_w
             [*join, "--nodes=2", "--node=1", "--processes=1"], stderr=log, stdin=subprocess.DEVNULL
         )
     told: list[int] = []
+    stopped: list[int] = []
 
-    def kill_the_other_machine(done: int, total: int, note: str = "") -> None:
+    def stop_the_other_machine(done: int, total: int, note: str = "") -> None:
         if total == SOME_STEPS:
             told.append(done)
-        if told[-1:] == [3] and joined.poll() is None:
+        if told[-1:] == [3] and not stopped:
             (agent,) = children(joined.pid, "torch.distributed.run")
-            for pid in (agent, *children(agent, launch.__name__), joined.pid):
-                os.kill(pid, signal.SIGKILL)
-            joined.wait()
+            stopped.extend((agent, *children(agent, launch.__name__), joined.pid))
+            for pid in stopped:  # as a machine without power: its connections stay open
+                os.kill(pid, signal.SIGSTOP)
 
     try:
-        with pytest.raises(RuntimeError, match="failed or was killed"):
-            compute(step, kill_the_other_machine)
+        with pytest.raises(
+            MachineLostError, match=rf"machine 1 \({socket.gethostname()}\) gave no sign of life for 4 s"
+        ):
+            compute(step, stop_the_other_machine)
     finally:
         joined.kill()
         joined.wait()
+        for pid in stopped[:-1]:
+            os.kill(pid, signal.SIGKILL)
     assert told[:3] == [1, 2, 3] and not step.find().complete
     before = checkpoints(step)[-1]
     assert 2 <= before < SOME_STEPS
@@ -225,3 +237,22 @@ def test_more_processes_than_gpus_are_refused(
         launch.run_in_processes(
             finished.computed.of("distillation")[0], Output(tmp_path, tmp_path, runtime), StudentSummary
         )
+
+
+def test_machines_that_never_came_are_counted(tmp_path: Path):
+    (tmp_path / "log").write_text(
+        "DistStoreError: Timed out after 601 seconds waiting for clients. 2/3 clients joined."
+    )
+    error = launch._error(tmp_path, 1)
+    assert isinstance(error, MachineLostError) and "of 3 machines only 2 came" in str(error)
+
+
+def test_a_machine_waits_ten_minutes_for_the_others():
+    runtime = RuntimeConfig(training_nodes=2, training_processes=8, rendezvous="node-0:29400")
+    assert launch.torchrun(runtime, 1)[-5:] == [
+        "--nnodes=2",
+        "--node-rank=1",
+        "--master-addr=node-0",
+        "--master-port=29400",
+        "--rdzv-conf=timeout=600",
+    ]

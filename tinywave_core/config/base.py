@@ -55,6 +55,17 @@ class RuntimeConfig(Config):
     rendezvous: str | None = Field(None, pattern=r"^[^:/\s]+:\d{1,5}$")
     """Where these machines meet: name of the first one and a free port there, such as node-0:29400. Whoever reaches that port takes
     part in the training: keep it inside the cluster's network."""
+    shard_teacher: bool = False
+    """With several training processes: each machine's processes hold the blocks of the live teacher together, which are gathered one by
+    one in its forward pass, and not each of them the whole. Saves up to 2 bytes per parameter of the teacher on each GPU, and takes the
+    gathering."""
+    shard_over: Literal["all", "machine"] = "all"
+    """Who holds a trained model together: `all` processes of a training, or those of each `machine`, so that every machine has a whole
+    copy and only gradients go between them. Faster where the network between machines is slow; takes the memory of one machine's share;
+    differs in the last digits."""
+    machine_timeout_s: float = Field(120.0, ge=0.1)
+    """Seconds without a sign of life after which one of several machines counts as lost: the others end the training and say which one
+    it was, and the same command goes on from the last checkpoint."""
     micro_batch_rows: int = Field(8, ge=1, le=1024)
     """Packed rows of a training batch that go through the model at once, per process; gradients are accumulated over the
     rest."""

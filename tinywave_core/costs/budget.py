@@ -37,9 +37,9 @@ class Budget:
     train_tokens: float
     """Tokens of one pass over the corpus."""
     adaptation_gib: float
-    """Memory while the teacher is adapted."""
+    """Memory of each process while the teacher is adapted."""
     distillation_gib: float
-    """Memory while the student is trained."""
+    """Memory of each process while the student is trained."""
     gpu_hours: float
     """Adaptation, logit caching, student and control."""
     logit_bytes: float
@@ -61,8 +61,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         + distillation.planned_tokens * 12 * student
         + live_operations(config)
     )
-    trained = parameter_bytes(config, autocast=True)
-    held_teacher = 2 * teacher if config.distillation.live_steps else 0
+    held_teacher = frozen_bytes(config, teacher) if config.distillation.live_steps else 0
     gpu_hours = operations / FLOPS["cuda"] / 3600
     cached = tokens * logit_bytes(config.logit_caching.entries)
     return Budget(
@@ -70,15 +69,51 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         student_parameters=student,
         train_tokens=tokens,
         adaptation_gib=_gib(
-            teacher * (2 if config.adaptation.method == "lora" else trained), config, adaptation, shape.layers
+            2 * teacher if config.adaptation.method == "lora" else trained_bytes(config, teacher, shape.layers),
+            config,
+            adaptation,
+            shape.layers,
         ),
-        distillation_gib=_gib(trained * student + held_teacher, config, distillation, config.distillation.layers),
+        distillation_gib=_gib(
+            trained_bytes(config, student, config.distillation.layers) + held_teacher,
+            config,
+            distillation,
+            config.distillation.layers,
+        ),
         gpu_hours=gpu_hours,
         logit_bytes=cached,
         dollars=gpu_hours * DOLLARS_PER_GPU_HOUR + cached * DOLLARS_PER_BYTE_MONTH,
         passes_that_pay=1
         + logit_bytes(config.logit_caching.entries) * DOLLARS_PER_BYTE_MONTH / _forward_dollars(teacher),
     )
+
+
+def trained_bytes(config: PipelineConfig, parameters: int, layers: int) -> float:
+    """What a process holds of a model that is trained: all of it, or its share and what is gathered at a time, which is what lies outside
+    of the blocks, and of one block the weights and gradients."""
+    each, runtime = parameter_bytes(config, autocast=True), config.runtime
+    sharers = runtime.training_processes if runtime.shard_over == "machine" else runtime.all_training_processes
+    if sharers == 1:
+        return each * parameters
+    outside = _outside(config)
+    gathered = 8 * parameters if runtime.accumulate_whole else 4 * outside + 8 * (parameters - outside) / layers
+    return each * parameters / sharers + gathered
+
+
+def frozen_bytes(config: PipelineConfig, teacher: int) -> float:
+    """What a process holds of the live teacher, in bfloat16: all of it, or its share of the blocks, one block that is gathered, and the
+    rest."""
+    sharers = config.runtime.training_processes
+    if not config.runtime.shard_teacher or sharers == 1:
+        return 2 * teacher
+    outside = _outside(config)
+    blocks = teacher - outside
+    return 2 * (outside + blocks / sharers + blocks / config.adaptation.fresh.layers)
+
+
+def _outside(config: PipelineConfig) -> int:
+    """Parameters outside of the blocks: embeddings and head; the final norm is nothing beside them."""
+    return 2 * vocabulary_rows(config) * config.adaptation.fresh.width
 
 
 def parameter_bytes(config: PipelineConfig, *, autocast: bool) -> int:

@@ -20,6 +20,8 @@ from tinywave_core.costs.estimates import (
 )
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
+PART_BYTES = 16 << 20  # of a large file on its way to S3, as in storage/s3.py, whose import takes long
+
 SEQUENCE_BYTES = 160
 """Of each sequence of the corpus, in every training process (`make bench-scale`): arrays of where it lies. Tokens and targets are read
 from files."""
@@ -44,6 +46,10 @@ REQUESTS = {
 }
 """On S3, of a stage that computes everything: once, and for each shard that it makes or reads."""
 
+UPLOAD_REQUESTS = 19
+"""Of each checkpoint that is uploaded to S3, beside its parts: its files, a look at the lease before each, a listing, and the oldest
+one's removal."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -60,6 +66,7 @@ class Scale:
     """On the machine that trains: the store, or of one on S3 the copies of what is read from it."""
     s3_requests: int
     s3_up_bytes: float
+    """Artifacts, and each checkpoint of training."""
     s3_down_bytes: float
 
 
@@ -77,6 +84,7 @@ def scale(
     # Sound is read for tokens, tokens and logits for training; what one stage left on this machine is not fetched again.
     read = sum(costs[name].bytes for name in ("ingestion", "tokenization", "logit_caching"))
     is_remote = "://" in config.root and not config.root.startswith("file://")
+    uploads, uploaded = uploaded_checkpoints(config, hours) if is_remote else (0, 0.0)
     source = "s3" if "://" in (config.source or "") else "local"
     return Scale(
         shards=shards,
@@ -84,10 +92,31 @@ def scale(
         listing_s=files / LISTED_FILES_PER_S[source],
         host_gib=max(host_bytes(config, hours, device, of=of) for of in ("teacher", "student")) / GIB,
         disk_bytes=read if is_remote else written,
-        s3_requests=sum(once + each * shards for once, each in REQUESTS.values()) if is_remote else 0,
-        s3_up_bytes=written if is_remote else 0.0,
+        s3_requests=sum(once + each * shards for once, each in REQUESTS.values()) + uploads if is_remote else 0,
+        s3_up_bytes=written + uploaded if is_remote else 0.0,
         s3_down_bytes=read if is_remote else 0.0,
     )
+
+
+def uploaded_checkpoints(config: PipelineConfig, hours: float) -> tuple[int, float]:
+    """Requests and bytes of all checkpoints of the teacher, the student and the control, where each of them is uploaded: a slow network
+    takes fewer. Adapters (LoRA) and curves are not counted."""
+    config = for_hours(config, hours)
+    bytes_each = CHECKPOINT_BYTES + (4 if config.validation.fraction else 0)
+    teacher = 0 if config.adaptation.method == "lora" else teacher_parameters(config)
+    student = config.distillation.training
+    trainings = [(config.adaptation.own_training, teacher), *[(student, student_parameters(config))] * 2]
+    requests, total = 0, 0.0
+    for training, parameters in trainings:
+        count = (training.planned_steps - 1) // config.runtime.checkpoint_every  # the last step is the artifact
+        requests += count * upload_requests(bytes_each * parameters)
+        total += count * bytes_each * parameters
+    return requests, total
+
+
+def upload_requests(size: float) -> int:
+    """Of one checkpoint of so many bytes."""
+    return UPLOAD_REQUESTS + int(size / PART_BYTES)
 
 
 def host_bytes(config: PipelineConfig, hours: float, device: str, *, of: str) -> float:

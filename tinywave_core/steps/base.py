@@ -28,6 +28,7 @@ from tinywave_core.storage.store import (
     describe_files,
     utc_now,
 )
+from tinywave_core.storage.uploads import UploadedCheckpoints
 
 
 class Summary(BaseModel):
@@ -65,6 +66,8 @@ class Output:
     resume: Path
     runtime: RuntimeConfig
     progress: Progress = no_progress
+    uploads: UploadedCheckpoints | None = None
+    """Where checkpoints of training go beside `resume`; None where the store is local."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
         progress(done, total, note)
 
     # Named by the lease: a run that was taken for dead cannot write into what its successor is about to commit.
-    output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, noted)
+    uploads = UploadedCheckpoints.of(step.store, step.id)
+    output = Output(work / f"output-{step.store.lease_number or 0}", work / "resume", step.runtime, noted, uploads)
     started = time.monotonic()
     try:
         # Asked before anything is deleted: a run that was taken over would else remove what its successor is writing.
@@ -166,7 +170,10 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
             ) from error
         raise
     # Only after the commit: until then, `resume` is what a killed run goes on from.
+    has_trained = any(output.resume.glob("step-*"))  # other steps upload nothing, and need not ask
     shutil.rmtree(work, ignore_errors=True)
+    if uploads and has_trained:
+        uploads.remove()
     return artifact
 
 

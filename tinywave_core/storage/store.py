@@ -506,11 +506,20 @@ class Store:
             f"{ours.code_version} is not; run `tinywave verify --root {self.url}`, then go on from what is there"
         )
 
-    def _move_in(self, source: Path, name: str) -> None:
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a file of this machine to a store elsewhere, where it appears whole."""
         self.check_lease()
+        self.filesystem.put_file(str(source), self._at(name))
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file of a store elsewhere to this machine; FileNotFoundError when it is not there."""
+        self.filesystem.get_file(self._at(name), str(target))
+
+    def _move_in(self, source: Path, name: str) -> None:
         if not self.local:
-            self.filesystem.put_file(str(source), self._at(name))
+            self.upload(source, name)
             return
+        self.check_lease()
         target = Path(self._at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         # safetensors and tempfile make files for their owner only.

@@ -5,10 +5,11 @@ of `state.json`, which lists them, are checked all the same before it is used, a
 overwritten, nothing is unpickled. Tensors are whole, however
 many processes hold them: the first one writes, all read, and any number of processes can go on.
 Training goes on while a checkpoint is written: the state is copied to the host's memory, 12 bytes per trained parameter there, and a
-thread writes it.
+thread writes it. Of a store elsewhere it is uploaded too (uploader.py), and the newest valid one of both places is used.
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
@@ -23,7 +24,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tinywave_core.errors import StoreError
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
+from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.training.processes import is_first, told_by_first, wait_for_all
+from tinywave_core.training.uploader import Uploader
 
 _WEIGHTS, _MOMENTS, _BEST = "model.safetensors", "optimizer.safetensors", "best.safetensors"
 _KEPT = 2  # the newest can be damaged; training goes on from the one before it
@@ -60,9 +63,14 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+        self,
+        folder: Path,
+        parameters: dict[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        uploads: UploadedCheckpoints | None = None,
     ) -> None:
-        self._folder, self._parameters, self._optimizer = folder, parameters, optimizer
+        self._folder, self._parameters, self._optimizer, self._uploads = folder, parameters, optimizer, uploads
+        self._uploader = Uploader(uploads) if uploads and is_first() else None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -77,6 +85,13 @@ class CheckpointWriter:
                 raise
             # What stopped the training is the reason that is told; that older checkpoints count is told beside it.
             error.add_note(f"the checkpoint that was being written then failed too: {failed}")
+        finally:
+            self._end_uploads(is_done=error is None)
+
+    @property
+    def note(self) -> str:
+        """How far uploads are, for people; empty where there are none."""
+        return self._uploader.note if self._uploader else ""
 
     def save(self, state: TrainingState) -> None:
         """Copy the state, and begin to write `step-NNNNNN` from the copy and then to drop the oldest ones."""
@@ -91,11 +106,15 @@ class CheckpointWriter:
         """The newest valid checkpoint, once what is being written is on disk for every process."""
         self._finish()
         wait_for_all()
-        return load_checkpoint(self._folder, self._parameters, self._optimizer)
+        return load_checkpoint(self._folder, self._parameters, self._optimizer, self._uploads)
 
     def _write(self, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
         try:
-            _write(self._folder, state, files)
+            written = _write(self._folder, state, files)
+            _drop_beside(written, self._uploader.current if self._uploader else None)
+            # The start is not uploaded: the step's inputs are in the store.
+            if self._uploader and state.step:
+                self._uploader.offer(written)
         except BaseException as error:  # noqa: BLE001 - raised again by _finish, in the thread that can tell it
             self._error = error
 
@@ -106,6 +125,13 @@ class CheckpointWriter:
         if self._error:
             error, self._error = self._error, None
             raise error
+
+    def _end_uploads(self, *, is_done: bool) -> None:
+        """Of a training that is done nothing is needed any more; one that stops may go on from another machine."""
+        if self._uploader and is_done:
+            self._uploader.drop()
+        elif self._uploader:
+            self._uploader.finish()
 
 
 def save_checkpoint(
@@ -129,7 +155,8 @@ def _copied(
     return files
 
 
-def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> None:
+def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.Tensor]]) -> Path:
+    """The checkpoint that was written, whole and on disk."""
     final = folder / f"step-{state.step:08d}"
     # A name that no look for checkpoints finds.
     partial = folder / f".writing-{state.step:08d}"
@@ -155,18 +182,30 @@ def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.
             f"the checkpoint {final} does not read back as it was written; older ones are kept: check the disk under it, then "
             "run again, and training goes on from the newest one that is whole"
         )
-    for old in _checkpoints(folder)[_KEPT:]:
-        shutil.rmtree(old)
+    return final
+
+
+def _drop_beside(written: Path, uploaded: Path | None) -> None:
+    """Drop all but the newest ones up to this one, and what is being uploaded: one beyond its step was of no use, or training would
+    have gone on from it."""
+    found = _checkpoints(written.parent)
+    kept = [path for path in found if path.name <= written.name][:_KEPT]
+    for other in found:
+        if other not in (*kept, uploaded):
+            shutil.rmtree(other)
 
 
 def load_checkpoint(
-    folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    folder: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    uploads: UploadedCheckpoints | None = None,
 ) -> TrainingState | None:
-    """Restore the newest valid checkpoint into model and optimiser; None when there is none.
+    """Restore the newest valid checkpoint, of this machine or uploaded, into model and optimiser; None when there is none.
 
     The first process reads, and the others get their shards from it: they may be on machines that do not have the folder.
     """
-    read = _read(folder) if is_first() else _Read()
+    read = _read(_newest(folder, uploads)) if is_first() else _Read()
     about = told_by_first(read.about)
     if about is None:
         return None
@@ -194,21 +233,35 @@ class _Read:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def _read(folder: Path) -> _Read:
-    for path in _checkpoints(folder):
-        state = _valid_state(path)
-        if state is None:
-            continue
-        weights, moments = load_file(path / _WEIGHTS), load_file(path / _MOMENTS)
-        about = {
-            "step": state["step"],
-            "left_out": state["left_out"],
-            "best": state.get("best"),
-            "curves": json.loads((path / "curves.json").read_text(encoding="utf-8")),
-            "steps": {n.removesuffix("/step"): float(m) for n, m in moments.items() if n.endswith("/step")},
-        }
-        return _Read(about, weights, moments, load_file(path / _BEST) if about["best"] else {})
-    return _Read()
+def _newest(folder: Path, uploads: UploadedCheckpoints | None) -> tuple[Path, dict[str, Any]] | None:
+    """The newest valid checkpoint and its state; an uploaded one is fetched if it goes beyond those of this machine."""
+    valid = ((path, state) for path in _checkpoints(folder) if (state := _valid_state(path)))
+    own = next(valid, None)
+    for name in uploads.newer_than(own[1]["step"] if own else -1) if uploads else []:
+        path = uploads.fetch(name, folder) if uploads else None
+        if path and (state := _valid_state(path)):
+            return path, state
+        logging.getLogger(__name__).warning(
+            "the uploaded checkpoint %s is passed over: it is not as it was written", name
+        )
+        if path:
+            shutil.rmtree(path)
+    return own
+
+
+def _read(found: tuple[Path, dict[str, Any]] | None) -> _Read:
+    if found is None:
+        return _Read()
+    path, state = found
+    weights, moments = load_file(path / _WEIGHTS), load_file(path / _MOMENTS)
+    about = {
+        "step": state["step"],
+        "left_out": state["left_out"],
+        "best": state.get("best"),
+        "curves": json.loads((path / "curves.json").read_text(encoding="utf-8")),
+        "steps": {n.removesuffix("/step"): float(m) for n, m in moments.items() if n.endswith("/step")},
+    }
+    return _Read(about, weights, moments, load_file(path / _BEST) if about["best"] else {})
 
 
 def _counts_on(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> torch.device:

@@ -25,9 +25,10 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from tinywave_core.errors import ConfigError, TrainingError
 from tinywave_core.progress import Progress
 from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.synthesis.hifigan_model import DurationConfig, HifiganConfig, HifiganNetwork
 from tinywave_core.tokenizers.speech import run_starts
-from tinywave_core.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from tinywave_core.training.checkpoint import CheckpointWriter, TrainingState
 from tinywave_core.training.discriminators import Discriminators, loss_of_generator, loss_of_judges
 
 FEATURES_WEIGHT, MEL_WEIGHT = 2.0, 45.0  # the paper's
@@ -197,8 +198,9 @@ def train_hifigan(
     resume: Path,
     progress: Progress,
     on_step: Callable[[int], None] | None = None,
+    uploads: UploadedCheckpoints | None = None,
 ) -> list[dict[str, float]]:
-    """Train in place from the newest checkpoint in `resume`; its curve, one record per step. TrainingError where it breaks."""
+    """Train in place from the newest checkpoint in `resume`, or in `uploads`; its curve, one record per step. TrainingError where it breaks."""
     device = next(network.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -207,18 +209,19 @@ def train_hifigan(
     sides = {"generator": dict(network.named_parameters()), "judges": dict(judges.named_parameters())}
     parameters = {f"{side}.{name}": p for side, own in sides.items() for name, p in own.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.peak_rate, betas=(0.8, 0.99), weight_decay=0.01)
-    state = load_checkpoint(resume, parameters, optimizer) or TrainingState(0, [], [])
     network.train()
-    while state.step < settings.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, settings.steps, settings.peak_rate)
-        record = {"step": state.step + 1, **_step(network, judges, optimizer, recordings, state.step, settings)}
-        state = replace(state, step=state.step + 1, curves=[*state.curves, record])
-        if state.step < settings.steps and state.step % checkpoint_every == 0:
-            save_checkpoint(resume, state, parameters, optimizer)
-        progress(state.step, settings.steps, f"log-mel {record['log_mel']:.3f}")
-        if on_step:
-            on_step(state.step)
+    with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
+        state = checkpoints.load() or TrainingState(0, [], [])
+        while state.step < settings.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, settings.steps, settings.peak_rate)
+            record = {"step": state.step + 1, **_step(network, judges, optimizer, recordings, state.step, settings)}
+            state = replace(state, step=state.step + 1, curves=[*state.curves, record])
+            if state.step < settings.steps and state.step % checkpoint_every == 0:
+                checkpoints.save(state)
+            progress(state.step, settings.steps, f"log-mel {record['log_mel']:.3f}{checkpoints.note}")
+            if on_step:
+                on_step(state.step)
     _without_weight_norm(network)
     network.eval()
     return state.curves

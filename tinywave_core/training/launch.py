@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -32,14 +34,21 @@ from tinywave_core.errors import ConfigError, TinyWaveError
 from tinywave_core.progress import Progress
 from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
+from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.threads import cores
 
 _LOOK_EVERY_S = 0.5  # how soon a stop of the task's process is heard while no line comes
+_ABSENT = re.compile(r"waiting for clients\. (\d+)/(\d+) clients joined")  # torch's words
 S = TypeVar("S", bound=Summary)
-# For a partner that no longer answers and whose connection stays open, as of a machine that lost its power: then a process gives up,
-# and torchrun ends the others. Reading inputs before the first step must fit in.
+# For a process that hangs while its machine lives: then its partners give up, and torchrun ends the others. Reading inputs before the
+# first step must fit in. A machine that is gone is known earlier (alive.py).
 _LONGEST_WAIT = timedelta(minutes=30)
+_MEETING_S = 600  # how long the first machine waits for the others
 _LAST_LINES = 60  # of the processes' log, shown with a fault of ours: tracebacks, and torchrun's word on who died first
+
+
+class MachineLostError(RuntimeError):
+    """Another machine of a training is gone, or never came: no fault of the user's input, so a task that is tried again may do better."""
 
 
 # In the task's process --------------------------------------------------------------------------------------------
@@ -101,7 +110,7 @@ def torchrun(runtime: RuntimeConfig, node: int = 0) -> list[str]:
     host, port = runtime.rendezvous.split(":")
     # Numbered by hand: the first process must be on the machine that has the folder of the checkpoints.
     meeting = [f"--nnodes={runtime.training_nodes}", f"--node-rank={node}", f"--master-addr={host}"]
-    return [*command, *meeting, f"--master-port={port}"]
+    return [*command, *meeting, f"--master-port={port}", f"--rdzv-conf=timeout={_MEETING_S}"]
 
 
 def start(command: list[str], folder: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
@@ -151,7 +160,15 @@ def _error(folder: Path, status: int) -> Exception:
     kind = getattr(errors, first["kind"], None)
     if isinstance(kind, type) and issubclass(kind, TinyWaveError):
         return kind(first["text"])
-    last = (folder / "log").read_text(errors="replace", encoding="utf-8").splitlines()[-_LAST_LINES:]
+    if first["kind"] == MachineLostError.__name__:
+        return MachineLostError(first["text"])
+    log = (folder / "log").read_text(errors="replace", encoding="utf-8")
+    if absent := _ABSENT.search(log):
+        return MachineLostError(
+            f"of {absent[2]} machines only {absent[1]} came to runtime.rendezvous within {_MEETING_S} s, this one among them: start "
+            "tinywave_core.training.join on each of the others, with its own --node, or lower --runtime.training_nodes; then run again"
+        )
+    last = log.splitlines()[-_LAST_LINES:]
     return RuntimeError(
         f"a process of the training failed or was killed (torchrun's exit status is {status}); run again and training goes on "
         "from its last checkpoint. The end of their log:\n" + "\n".join(last)
@@ -185,16 +202,32 @@ def main(folder: Path) -> None:
     try:
         _run(json.loads((folder / "step.json").read_text(encoding="utf-8")), folder, told, stop.is_set)
     except Exception as error:
-        fault = {"at": time.time(), "kind": type(error).__name__, "text": str(error)}
-        (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(fault), encoding="utf-8")
+        _leave_word(folder, error)
         raise
 
 
+def _leave_word(folder: Path, error: Exception) -> None:
+    """For `_error`, in the task's process."""
+    fault = {"at": time.time(), "kind": type(error).__name__, "text": str(error)}
+    (folder / f"error-{os.environ['RANK']}.json").write_text(json.dumps(fault), encoding="utf-8")
+
+
+def _give_up(folder: Path, text: str) -> None:
+    """End this process at once: what it waits for will not come. torchrun ends the others of this machine."""
+    _leave_word(folder, MachineLostError(text))
+    print(text, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callable[[], bool]) -> None:
+    from tinywave_core.training.alive import watching
     from tinywave_core.training.processes import is_first, told_by_first
 
-    with _group(RuntimeConfig.model_validate(described["runtime"])):
+    group = _group(RuntimeConfig.model_validate(described["runtime"]))
+    with group, contextlib.ExitStack() as watch:
         described = told_by_first(described)
+        timeout_s = described["runtime"]["machine_timeout_s"]
+        watch.enter_context(watching(timeout_s, partial(_give_up, folder)))
         step = rebuilt(described)
         first = is_first()
 
@@ -203,7 +236,8 @@ def _run(described: dict[str, Any], folder: Path, told: IO[str], stopped: Callab
                 print(json.dumps([done, total, note]), file=told)
             _stop_together(stopped())
 
-        output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress)
+        uploads = UploadedCheckpoints.of(step.store, step.id)
+        output = Output(Path(described["output"]), Path(described["resume"]), step.runtime, progress, uploads)
         summary = step.run(step, output)
         if first:
             written = summary.model_dump(mode="json", exclude_unset=True)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -25,6 +25,7 @@ from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
 from tinywave_core.training.processes import process_count
+from tinywave_core.training.sharding import mesh_of
 from tinywave_core.training.validation import cross_entropy
 
 
@@ -78,7 +79,7 @@ def trained_module(
         if is_recomputed(number, len(blocks), runtime.activation_checkpointing):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
     if sharded:
-        _shard(module, device)
+        _shard(module, mesh_of(device, within_machine=runtime.shard_over == "machine"))
     return module.train()
 
 
@@ -125,8 +126,7 @@ def _contexts() -> tuple[Any, Any]:
     return contextlib.nullcontext(), recompute_context()
 
 
-def _shard(module: TrainedModule, device: torch.device) -> None:
-    mesh = init_device_mesh(device.type, (process_count(),))
+def _shard(module: TrainedModule, mesh: DeviceMesh) -> None:
     for part in (*module.model.model.layers, module):
         fully_shard(part, mesh=mesh)
     for part in module.modules():

@@ -24,6 +24,7 @@ from tinywave_core.errors import PausedError, TrainingError
 from tinywave_core.progress import Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
+from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
 from tinywave_core.training.log import tensorboard_log
@@ -97,8 +98,9 @@ def train(
     *,
     validation: Validation | None = None,
     on_step: Callable[[int], None] | None = None,
+    uploads: UploadedCheckpoints | None = None,
 ) -> Trained:
-    """Train `model` in place from the newest checkpoint in `resume`; with `validation` it ends with the best of its weights.
+    """Train `model` in place from the newest checkpoint in `resume`, or in `uploads`; with `validation` it ends with the best of its weights.
 
     A batch whose loss or gradient is not finite is left out and training goes on from the last checkpoint; TrainingError when
     that happens too often. PausedError, with a checkpoint, when `runtime.stop_after_hours` are over.
@@ -110,7 +112,7 @@ def train(
     optimizer = _optimizer(parameters, config, device)
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
-    with CheckpointWriter(resume, parameters, optimizer) as checkpoints:
+    with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
         state = checkpoints.load()
         if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
             # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
@@ -141,7 +143,7 @@ def train(
                 speed = batch.step_targets / (time.monotonic() - began)
                 log(state.step, {**state.curves[-1], "tokens_per_second": speed})
                 try:
-                    progress(state.step, steps, _told(state, speed))
+                    progress(state.step, steps, _told(state, speed) + checkpoints.note)
                 except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
                     if goes_on:
                         checkpoints.save(state)

@@ -1,4 +1,4 @@
-"""Two processes train as one: the same gradients, steps and checkpoints (gloo, CPU, started through torchrun).
+"""Two processes train as one: the same gradients, steps and checkpoints (gloo, CPU; tests/stages/test_torchrun.py starts them as a stage does).
 
 Sums are taken in another order, so numbers agree to float32's rounding: 1e-5 of gradients, and 2e-3 of weights after nine
 steps, for AdamW divides small gradients by their own size.
@@ -33,9 +33,8 @@ ROW_BY_ROW = RUNTIME.model_copy(update={"micro_batch_rows": 1})  # as two proces
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launch, "-m", "tests.fixtures.two_processes", str(folder)],
+        [sys.executable, "-m", "tests.fixtures.two_processes", str(folder)],
         capture_output=True,
         text=True,
         timeout=200,

@@ -158,6 +158,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
         output.resume,
         output.progress,
         validation=validation,
+        uploads=output.uploads,
     )
     # Every process of a sharded training comes to the same summary, or the same error; only the first writes.
     model = merge()

@@ -143,6 +143,7 @@ class _Fit:
 
 def run_student(step: StudentStep, output: Output) -> StudentSummary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
+    from tinywave_core.devices import pick_device
     from tinywave_core.losses.attention import IMPLEMENTATION
     from tinywave_core.models.llama import load_llama, save_llama, student_from
     from tinywave_core.storage.shards import write_table
@@ -152,6 +153,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.processes import is_first
     from tinywave_core.training.recipe import settle
+    from tinywave_core.training.sharding import shard_frozen
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
@@ -185,6 +187,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
     rows = len(kept) if kept else vocabulary.tokens
     objective = DistillationObjective(config, layers, temperature, teacher, rows, kept)
+    if output.runtime.shard_teacher and objective.teacher is not None:
+        shard_frozen(objective.teacher, pick_device(output.runtime))
     del teacher, model  # the objective holds it while it needs it, and nobody else
     run = train(
         student,
@@ -195,6 +199,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         output.resume,
         output.progress,
         validation=validation,
+        uploads=output.uploads,
     )
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.

@@ -66,6 +66,7 @@ def fit_hifigan(
         checkpoint_every=output.runtime.checkpoint_every,
         resume=output.resume,
         progress=output.progress,
+        uploads=output.uploads,
     )
     made = HifiganVocoder(about, network.to("cpu").eval().requires_grad_(False), voices, ())
     made.save(output.folder / FOLDER)

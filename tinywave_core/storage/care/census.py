@@ -16,6 +16,7 @@ from tinywave_core.config.pipeline import STAGES
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, unseal
 from tinywave_core.storage.store import ABOUT, MANIFEST, STORE_VERSION, Manifest, Store
+from tinywave_core.storage.uploads import WORK
 
 LOGS = ("catalog", "pins", "published", "runs", "forgotten", "starts", "labels")
 POINTERS = ("pins", "published")  # logs whose newest record is followed to an artifact
@@ -83,6 +84,8 @@ class Census:
     logs: Mapping[str, Records]  # by name
     aside: Mapping[str, tuple[int, float]]  # bytes and time of what was set aside, by name below the root
     fault: str = ""  # of store.json
+    # Checkpoints of unfinished training in a store elsewhere: bytes and time by file, by step.
+    work: Mapping[str, Mapping[str, tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def artifacts(self) -> dict[str, Folder]:
@@ -98,6 +101,7 @@ def take_census(store: Store) -> Census:
     below: dict[str, dict[str, tuple[int, float]]] = {}
     logs: dict[str, list[str]] = {}
     aside: dict[str, tuple[int, float]] = {}
+    work: dict[str, dict[str, tuple[int, float]]] = {}
     for name, size, changed in _listing(store):
         top, *rest = name.split("/")
         if top in LOGS and rest:
@@ -106,6 +110,8 @@ def take_census(store: Store) -> Census:
             before, _ = aside.get(f"{ASIDE}/{rest[0]}", (0, 0.0))
             since = int(rest[0]) / 1e9 if rest[0].isdecimal() else 0.0
             aside[f"{ASIDE}/{rest[0]}"] = (before + size, since)
+        elif top == WORK and len(rest) > 1 and not store.local:
+            work.setdefault(rest[0], {})["/".join(rest[1:])] = (size, changed)
         elif len(rest) > 1 and top in STAGES:
             below.setdefault(f"{top}/{rest[0]}", {})["/".join(rest[1:])] = (size, changed)
     # Manifests are small: the time is the round trip, so several are read at a time.
@@ -118,6 +124,7 @@ def take_census(store: Store) -> Census:
         records,
         dict(sorted(aside.items())),
         _fault_of(store, ABOUT),
+        work,
     )
 
 

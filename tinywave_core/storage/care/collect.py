@@ -23,6 +23,7 @@ from tinywave_core.storage.care.census import (
     shard_contents,
 )
 from tinywave_core.storage.care.repair import DAY_S
+from tinywave_core.storage.care.unfinished import orphaned
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Garbage:
     """What would go, in the order in which it goes."""
 
     artifacts: tuple[Folder, ...]  # dependants before inputs
-    leftovers: Mapping[str, int]  # half-written folders and what was set aside: bytes by name below the root
+    leftovers: Mapping[
+        str, int
+    ]  # half-written folders, what was set aside, orphaned checkpoints: bytes by name below the root
     kept: int  # artifacts that stay
 
     @property
@@ -116,7 +119,8 @@ def _seconds(utc: str) -> float:
 
 
 def _leftovers(census: Census, grace_s: float, now: float) -> dict[str, int]:
-    """Folders without a manifest, and what repair set aside, when nothing changed in them for the grace period."""
+    """Folders without a manifest, and what repair set aside, when nothing changed in them for the grace period; and uploaded checkpoints
+    that no run can go on from."""
     # On an object store a run that holds no lease (decision 28) may be committing just now.
     unfinished_s = grace_s if census.store.local else max(grace_s, DAY_S)
     half = {
@@ -124,4 +128,5 @@ def _leftovers(census: Census, grace_s: float, now: float) -> dict[str, int]:
         for i, folder in census.folders.items()
         if folder.manifest is None and now - folder.changed >= unfinished_s
     }
-    return half | {name: size for name, (size, changed) in census.aside.items() if now - changed >= grace_s}
+    aside = {name: size for name, (size, changed) in census.aside.items() if now - changed >= grace_s}
+    return half | aside | orphaned(census, now)

@@ -29,6 +29,7 @@ from tinywave_core.storage.forgotten import FORGOTTEN, forgotten, removed_with
 from tinywave_core.storage.records import seal
 from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Store
+from tinywave_core.storage.uploads import WORK
 
 FILES_FILE, LABELS_FILE = "files.parquet", "labels.parquet"
 Row = dict[str, Any]
@@ -87,6 +88,8 @@ def forget(census: Census, traces: Traces) -> None:
     for work in work_folders(store):
         store.check_lease()
         shutil.rmtree(work)
+    if not store.local:
+        store.delete(WORK)
     # Indices go with their artifacts; of artifacts that are long gone there may be some too.
     shutil.rmtree(store.index_folder("any/any").parent, ignore_errors=True)
     store.delete(ASIDE)

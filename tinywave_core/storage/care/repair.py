@@ -16,6 +16,7 @@ from typing import Any
 
 from tinywave_core.counts import count
 from tinywave_core.storage.care.census import NEWER, Census, Records, pointed_at, read_manifest
+from tinywave_core.storage.care.unfinished import STALE_WORK_S, orphaned
 from tinywave_core.storage.care.verify import DAMAGE, Finding, work_folders
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.records import RecordFault, flipped_back
@@ -23,8 +24,6 @@ from tinywave_core.storage.store import ABOUT, MANIFEST, Manifest, Store
 
 # An upload to S3, or a run that holds no lease (decision 28), cannot be told from a dead one in less.
 DAY_S = 86_400.0
-# A checkpoint of a killed run is worth keeping for the run that goes on from it; after a month nobody comes back to it.
-STALE_WORK_S = 30 * DAY_S
 _LEFT_OVER = "left over from a killed run, deleted"
 
 
@@ -61,9 +60,10 @@ def repair(census: Census, findings: Iterable[Finding], now: float | None = None
         *_foreign(census.store, findings),
         *_reports(census.store, findings),
         *(action for log in census.logs.values() for action in _log(census, log)),
-        *_checkpoints(census.store, findings),
+        *_checkpoints(census, findings),
         *_indices(census.store, findings),
         *_work(census, now),
+        *_orphaned(census, now),
     ]
     return done + _uploads(census.store, now)
 
@@ -115,14 +115,18 @@ def _reports(store: Store, findings: list[Finding]) -> list[Action]:
     ]
 
 
-def _checkpoints(store: Store, findings: list[Finding]) -> list[Action]:
+def _checkpoints(census: Census, findings: list[Finding]) -> list[Action]:
     """Delete checkpoints that a run would refuse: it goes on from the one before, or begins again."""
     done = []
     for finding in findings:
         if finding.what == "bad checkpoint":
-            damaged = store.work_folder("any/any").parent / finding.where.removeprefix(".work/")
-            store.check_lease()
-            shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+            _, step, checkpoint = finding.where.split("/", 2)
+            if any(file.startswith(f"{checkpoint}/") for file in census.work.get(step, ())):  # uploaded
+                census.store.delete(finding.where)
+            else:
+                damaged = census.store.work_folder("any/any").parent / step / checkpoint
+                census.store.check_lease()
+                shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
             done.append(Action(finding.where, "deleted: the next run goes on from the one before, or begins again"))
     return done
 
@@ -273,6 +277,15 @@ def _work(census: Census, now: float) -> list[Action]:
             done.append(Action(where, "deleted: no run can go on from it"))
         else:
             done.append(Action(where, "left: the next run of this step goes on from it"))
+    return done
+
+
+def _orphaned(census: Census, now: float) -> list[Action]:
+    """Sweep uploaded checkpoints that no run can go on from."""
+    done = []
+    for name in orphaned(census, now):
+        census.store.delete(name)
+        done.append(Action(name, "uploaded checkpoints deleted: no run can go on from them"))
     return done
 
 

@@ -26,13 +26,14 @@ from tinywave_core.storage.care.census import (
     report_of,
     shard_contents,
 )
+from tinywave_core.storage.care.unfinished import damaged_uploads, uploaded_bytes
 from tinywave_core.storage.forgotten import FORGOTTEN
 from tinywave_core.storage.indices import damaged_indices
 from tinywave_core.storage.records import RecordFault, unseal
 from tinywave_core.storage.store import ABOUT, FileEntry, Store, sha256_of
+from tinywave_core.storage.uploads import STATE_FILE
 
 BLOCK_BYTES = 8 << 20
-STATE_FILE = "state.json"  # of a checkpoint of training, as in training/checkpoint.py
 _READERS = 4  # files read at a time; each holds one or two blocks
 
 # What a finding can be, and what a person does about it.
@@ -89,6 +90,7 @@ def verify(census: Census, on_progress: OnProgress = lambda _done, _total: None)
             *_contents(census, on_progress),
             *_reports(census),
             *_checkpoints(census.store),
+            *_uploads(census),
             *_indices(census.store),
             *check_listing(census),
         ]
@@ -204,6 +206,11 @@ def _checkpoints(store: Store) -> Iterator[Finding]:
                 yield Finding(f".work/{work.name}/{checkpoint.relative_to(work).as_posix()}", "bad checkpoint", fault)
 
 
+def _uploads(census: Census) -> Iterator[Finding]:
+    for where, fault in damaged_uploads(census, partial(_digest, census.store)):
+        yield Finding(where, "bad checkpoint", fault)
+
+
 def _fault_of(path: Path) -> str:
     try:
         record = unseal(path.read_bytes())
@@ -254,6 +261,8 @@ def _work(census: Census) -> Iterator[Finding]:
     for folder in work_folders(census.store):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         yield Finding(f".work/{folder.name}", "unfinished work", f"{size / 1e6:,.1f} MB in {folder}")
+    for name, size in uploaded_bytes(census).items():
+        yield Finding(name, "unfinished work", f"{size / 1e6:,.1f} MB in {census.store.url_of(name)}")
 
 
 def _indices(store: Store) -> Iterator[Finding]:
