@@ -100,6 +100,29 @@ def live_operations(config: PipelineConfig) -> int:
     return 2 * teacher_parameters(config) * tokens
 
 
+def speaking_operations(config: PipelineConfig) -> float:
+    """Operations of a whole training in which the student continues prompts to learn from what it says: a forward pass per token."""
+    own, training = config.distillation.on_policy, config.distillation.training
+    if not config.distillation.learns_from_itself:
+        return 0.0
+    per_row = training.sequence_length // (own.prompt_tokens + own.new_tokens)
+    continuations = training.planned_steps * own.share * training.rows * per_row
+    return continuations * (own.prompt_tokens + own.new_tokens) * 2 * student_parameters(config)
+
+
+def speaking_passes(config: PipelineConfig) -> float:
+    """Forward passes of one token after the other: as many continuations as a machine has room for are drawn at once."""
+    own, training, at_once = (
+        config.distillation.on_policy,
+        config.distillation.training,
+        config.runtime.micro_batch_rows * 4,
+    )
+    if not config.distillation.learns_from_itself:
+        return 0.0
+    times = training.planned_steps / own.drawn_every
+    return times * max(1.0, own.drawn_every * own.share * training.rows / at_once) * own.new_tokens
+
+
 def split_tokens(config: PipelineConfig, hours: float) -> tuple[float, float]:
     """Tokens to train on and held out, in so many hours of speech."""
     tokens = hours * 3600 * choose_tokenizer(config).tokens_per_s
