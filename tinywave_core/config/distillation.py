@@ -89,6 +89,9 @@ class OnPolicyConfig(Config):
     has too few rows for it."""
     weight: float = Field(1.0, gt=0)
     """Weight of the divergence in these rows; in the others the loss terms have their `weights`."""
+    after_share: float = Field(0.0, ge=0, lt=1)
+    """Share of `training.steps`, from the first, in which all rows are training speech: a student that says nothing sensible yet has little
+    to learn from it."""
     prompt_tokens: int = Field(64, ge=1, le=8192)
     """Tokens of a prompt: the beginning of a training sequence, `<s>` and marker included. Shorter sequences are no prompts."""
     new_tokens: int = Field(192, ge=1, le=8192)

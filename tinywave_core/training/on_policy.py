@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from transformers import DynamicCache, LlamaForCausalLM
 
+from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import OnPolicyConfig
 from tinywave_core.devices import double
 from tinywave_core.errors import TrainingError
@@ -58,9 +59,12 @@ class Speaking:
 class OwnContinuations:
     """Puts the student's own continuations in place of some rows of each batch."""
 
-    def __init__(self, config: OnPolicyConfig, dataset: PackedDataset, allowed: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, config: OnPolicyConfig, dataset: PackedDataset, allowed: Sequence[int], training: TrainingConfig
+    ) -> None:
         """`allowed`: ids that a continuation may hold, in the student's ids, as those of the dataset."""
-        self.config, self.seed = config, seed
+        self.config, self.seed = config, training.seed
+        self._first = round(config.after_share * training.steps)
         self.allowed = np.array(allowed, np.int64)
         self._sequences = dataset.sequences
         self._rows, self._row_length = dataset.batch_rows, dataset.row_length
@@ -131,7 +135,7 @@ class OwnContinuations:
 
     def _own_before(self, number: int) -> int:
         # 1e-9: a third of three rows is a row, whatever float64 makes of it.
-        return math.floor(number * self.config.share * self._rows + 1e-9)
+        return math.floor(max(0, number - self._first) * self.config.share * self._rows + 1e-9)
 
     def _hash(self, number: int, at: int) -> bytes:
         return hashlib.sha256(f"on_policy/{self.seed}/{number}/{at}".encode()).digest()

@@ -241,7 +241,7 @@ def _own_continuations(
         return None
     has_text = any(shard.part in ("interleaved", "text") for shard in _shards(step))
     allowed = allowed_ids(vocabulary, "arbitrary" if has_text else "speech")
-    return OwnContinuations(config.on_policy, dataset, allowed, config.training.seed)
+    return OwnContinuations(config.on_policy, dataset, allowed, config.training)
 
 
 def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None:
