@@ -7,64 +7,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.fixtures.on_policy import OWN, TOKENS_ONLY, own_of, prepared, settings, train_on_policy
 from tests.fixtures.training import CONFIG, RUNTIME, Stop, fresh, numbers, sequences, stop_at
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig, OnPolicyConfig
+from tinywave_core.config.distillation import OnPolicyConfig
 from tinywave_core.errors import TrainingError
-from tinywave_core.losses.attention import IMPLEMENTATION
 from tinywave_core.models.forward import forward
-from tinywave_core.models.llama import student_from
-from tinywave_core.progress import no_progress
 from tinywave_core.sequences.dataset import IGNORED
 from tinywave_core.teacher.layer_map import layer_map
 from tinywave_core.training import on_policy
 from tinywave_core.training.module import trained_module
 from tinywave_core.training.objective import DistillationObjective
-from tinywave_core.training.on_policy import Drawn, OwnContinuations, draw, spoken
-from tinywave_core.training.trainer import make_dataset, train
+from tinywave_core.training.on_policy import Drawn, draw, spoken
+from tinywave_core.training.trainer import make_dataset
 
 pytestmark = pytest.mark.arithmetic
 
-OWN = OnPolicyConfig(share=0.5, prompt_tokens=6, new_tokens=10, drawn_every=3)
-ALLOWED = range(2, 40)
-TOKENS_ONLY = LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=0.0)
 CPU = torch.device("cpu")
-
-
-def settings(own: OnPolicyConfig = OWN, training: TrainingConfig = CONFIG, **others) -> DistillationConfig:
-    values = {"layers": 2, "regime": "on_policy", "weights": TOKENS_ONLY}
-    return DistillationConfig(training=training, on_policy=own, **(values | others))
-
-
-def own_of(own: OnPolicyConfig = OWN, training: TrainingConfig = CONFIG, seed: int = 0) -> OwnContinuations:
-    training = training.model_copy(update={"seed": seed})
-    return OwnContinuations(own, make_dataset(sequences(), training), ALLOWED, training)
-
-
-def prepared(config: DistillationConfig):
-    teacher, layers = fresh(4).eval().requires_grad_(False), layer_map("paper", 4, 2)
-    student = student_from(teacher, layers)
-    for model in (teacher, student):
-        model.set_attn_implementation(IMPLEMENTATION)
-    return student, DistillationObjective(config, layers, 1.0, teacher)
-
-
-def train_on_policy(folder, own=OWN, training=CONFIG, on_step=None, runtime=RUNTIME, **others):
-    """Curve and weights."""
-    student, objective = prepared(settings(own, training, **others))
-    made = own_of(own, training)
-    trained = train(
-        student,
-        make_dataset(sequences(), training),
-        objective,
-        training,
-        runtime,
-        folder,
-        no_progress,
-        own=made,
-        on_step=on_step,
-    )
-    return trained.curves, {name: p.detach().clone() for name, p in student.named_parameters()}
 
 
 def batch_of(own: OnPolicyConfig = OWN, number: int = 0, model=None, training: TrainingConfig = CONFIG):
