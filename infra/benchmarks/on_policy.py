@@ -21,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,21 +72,22 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings on top of the preset demo")
     parser.add_argument("--arms", nargs="*", default=["reverse"], choices=list(ARMS), help="default: reverse")
     parser.add_argument("--steps", type=int, default=300, help="of an on-policy student (default 300)")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts at most (default 64)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
     options = parser.parse_args()
     settings = SETTINGS | dict(text.split("=", 1) for text in options.set)
     bench = Bench(settings | {"source": options.source, "root": options.root}, options.steps, options.prompts)
-    seconds = {arm: bench.seconds_a_step(arm) for arm in (OFF, *options.arms)}
+    arms = (OFF, *options.arms)
+    seconds = {arm: bench.kept(f"seconds, {arm}", lambda arm=arm: bench.seconds_a_step(arm)) for arm in arms}
     for arm in options.arms:
         print(f"a step of {arm} takes {seconds[arm] / seconds[OFF]:.2f} times the CPU time of one of {OFF}", flush=True)
     equal = round(options.steps * max(seconds[arm] for arm in options.arms) / seconds[OFF])
     steps = {OFF: equal} | dict.fromkeys(options.arms, options.steps)
     found: dict[str, list[Measured]] = {arm: [] for arm in steps}
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for arm, number in steps.items():
-            found[arm].append(bench.measured(bench.trained(arm, number, seed)))
+            found[arm].append(bench.student(arm, number, seed))
             print(f"seed {seed}, {arm}, {number} steps: {found[arm][-1].line()}", flush=True)
     lines, record = table(found, bench.recording())
     print("\n".join(["", *lines]))
@@ -100,6 +101,10 @@ class Measured:
 
     tops: dict[str, Array]
     bottoms: dict[str, Array]
+
+    def as_lists(self) -> list[dict[str, list[float]]]:
+        """For JSON."""
+        return [{name: values.tolist() for name, values in side.items()} for side in (self.tops, self.bottoms)]
 
     def value(self, name: str) -> float:
         """The measure over all utterances."""
@@ -147,6 +152,21 @@ class Bench:
         first = {s.utterance_id: s.ids.astype(np.int64) for s in sorted(sequences, key=lambda s: s.id, reverse=True)}
         long = [ids for _, ids in sorted(first.items()) if len(ids) > OnPolicyConfig().prompt_tokens + 32]
         return long[: self.prompts]
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What an earlier run found under a name, or what is found now: a benchmark that was stopped goes on where it was."""
+        path = Path(self.config.root, "benchmark", f"{name}.json")
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            made = make()
+            path.write_text(json.dumps(made), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def student(self, arm: str, steps: int, seed: int) -> Measured:
+        """A student, trained and measured."""
+        name = f"{arm}, {steps} steps, seed {seed}, {self.prompts} prompts"
+        found = self.kept(name, lambda: self.measured(self.trained(arm, steps, seed)).as_lists())
+        return Measured(*({name: np.array(values) for name, values in side.items()} for side in found))
 
     def settings(self, arm: str, steps: int, seed: int) -> DistillationConfig:
         """A student's: the same loss on training speech in all arms."""
