@@ -111,6 +111,7 @@ OTHER: dict[str, Settings] = {
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
+    "distillation.on_policy.after_share": {"distillation": {"on_policy": {"after_share": 0.3}}},
     "evaluation.probes.genders": {"evaluation": {"probes": {"genders": "84=f"}}},
     "evaluation.generated.language": {"evaluation": {"generated": {"language": "en"}}},
 }
