@@ -116,11 +116,6 @@ class OwnContinuations:
         beginnings = [ids[: self.config.prompt_tokens] for ids in tokens]
         return np.array(beginnings, np.int64).reshape(count, self.config.prompt_tokens)
 
-    def until(self, number: int) -> int:
-        """The first batch for which the student speaks again, if it does so for batch `number`."""
-        every = self.config.drawn_every
-        return (number // every + 1) * every
-
     def speaking(self, first: int, end: int) -> Speaking:
         """All that is said for the batches `first` to `end` - 1."""
         wanted = [(number, self.prompts(number)) for number in range(first, end)]
@@ -160,7 +155,7 @@ def draw(own: OwnContinuations, module: torch.nn.Module, number: int, rows: int,
 
     Every process of a training speaks a part, and has the whole afterwards.
     """
-    end = own.until(number)
+    end = number + own.config.drawn_every
     asked, processes = own.speaking(number, end), process_count()
     count = len(asked.prompts_CP)
     if not count:
