@@ -67,6 +67,15 @@ def test_only_ids_that_may_be_said_are_said():
     assert set(spoken(fresh().eval(), asked).flatten().tolist()) <= {2, 11, 17}
 
 
+def test_the_end_is_the_last_token_that_a_continuation_has():
+    own = own_of()
+    own.allowed = np.array([2, 11, 17, 23, 29])
+    said = draw(own, trained_module(fresh(), None, RUNTIME, CPU), 0, 8, CPU).new
+    assert {len(new) for new in said if 2 not in new} == {10}
+    ended = [new for new in said if 2 in new]
+    assert ended and all(new.index(2) == len(new) - 1 for new in ended)
+
+
 def test_a_prompt_is_the_beginning_of_a_training_sequence_and_all_of_them_get_their_turn():
     beginnings = {tuple(s.ids[:6].tolist()) for s in sequences()}
     seen = {tuple(prompt) for number in range(40) for prompt in own_of().prompts(number).tolist()}
