@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-on-policy bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -99,6 +99,9 @@ bench-filters: setup  ## Measure what thresholds of ingestion.keep leave out, on
 
 bench-distillation: setup  ## Measure what the teacher's signals cost and bring (minutes; quiet machine)
 	@$(BIN)/python infra/benchmarks/distillation.py $(BENCH_ARGS)
+
+bench-on-policy: setup  ## Compare students that learn from their own speech with others at equal cost (half an hour; quiet machine)
+	@$(BIN)/python infra/benchmarks/on_policy.py $(BENCH_ARGS)
 
 bench-gpu: setup  ## Measure a training step of real shapes on a GPU beside the plan (minutes; BENCH_ARGS=--small on a CPU)
 	@$(BIN)/python infra/benchmarks/gpu.py $(BENCH_ARGS)

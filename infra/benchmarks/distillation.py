@@ -269,6 +269,7 @@ def _values(found: dict[str, Rounds], way: str, what: str, scale: float = 1.0) -
 def _step(options: argparse.Namespace) -> Table:
     shape = TINY if options.tiny else SMALL
     names = {"cross-entropy": "ce", "cached": "cached", "aligned every 8th": "every-8th", "aligned": "aligned"}
+    names |= {"on-policy": "on-policy"}
     ways = {name: _steps_spec(options, shape, regime) for name, regime in names.items()}
     found = _steps(ways, options.rounds)
     figures = []
@@ -280,6 +281,8 @@ def _step(options: argparse.Namespace) -> Table:
             figures.append(
                 Figure(f"{label}, {name}", _ratios(found, name, "cross-entropy", what), limit=limits.get(name))
             )
+    for what, label in (("cpu_s", "time"), ("peak_mib", "peak memory")):
+        figures.append(Figure(f"{label}, on-policy beside aligned", _ratios(found, "on-policy", "aligned", what)))
     peaks = [Figure(f"peak memory, {name}", _values(found, name, "peak_mib"), "MiB") for name in ways]
     title = f"a training step beside plain cross-entropy; {_about(shape)}"
     return Table(title, figures + peaks)
@@ -603,6 +606,7 @@ def _run_steps(spec: dict[str, Any]) -> None:
 
     from tinywave_core.config.base import RuntimeConfig
     from tinywave_core.training.objective import LanguageModelObjective
+    from tinywave_core.training.on_policy import OwnContinuations
     from tinywave_core.training.trainer import make_dataset, train
 
     shape, folder = Shape(**spec["shape"]), Path(spec["folder"])
@@ -632,8 +636,11 @@ def _run_steps(spec: dict[str, Any]) -> None:
         micro_batch_rows=shape.micro_batch_rows,
         checkpoint_every=config.training.steps,
     )
+    own = None
+    if config.learns_from_itself:
+        own = OwnContinuations(config.on_policy, dataset, range(shape.rows), config.training)
     resume = Path(tempfile.mkdtemp(dir=folder))  # of this process alone: a start, not a resume
-    train(student, dataset, objective, config.training, runtime, resume, lambda *_: None, on_step=on_step)
+    train(student, dataset, objective, config.training, runtime, resume, lambda *_: None, on_step=on_step, own=own)
 
 
 def _regime(name: str, shape: Shape) -> "DistillationConfig":
@@ -650,11 +657,17 @@ def _regime(name: str, shape: Shape) -> "DistillationConfig":
         "cached": {"regime": "cached", "weights": both.model_copy(update={"hidden": 0.0, "attention": 0.0})},
         "every-8th": {"aligned_every": CYCLE},
         "aligned": {},
+        "on-policy": {"regime": "on_policy", "on_policy": _on_policy(shape)},
         "live": {"logit_signal": "live", "weights": both.model_copy(update={"hidden": 0.0, "attention": 0.0})},
         "live-hidden": {"logit_signal": "live", "weights": both.model_copy(update={"attention": 0.0})},
         "live-both": {"logit_signal": "live"},
     }
     return DistillationConfig(layers=shape.student_layers, training=training, **choices[name])
+
+
+def _on_policy(shape: Shape) -> dict[str, int]:
+    """A row of two continuations, drawn once in a round."""
+    return {"prompt_tokens": shape.length // 8, "new_tokens": 3 * shape.length // 8, "drawn_every": CYCLE}
 
 
 def _distillation(

@@ -24,6 +24,7 @@ from tests.fixtures.encoders import save_encoder
 from tests.fixtures.judges import write_classifier
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
+from tinywave_core.config.distillation import OnPolicyConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.storage.store import Store
 
@@ -64,6 +65,7 @@ EXPLICIT = {"distillation": {"layer_map": "explicit", "layer_pairs": "0:1,1:2"}}
 REPORTED = {"tokenization": {"near_duplicates": {"use": "report"}}}
 LOOKED_UP = {"tokenization": {"benchmarks": {"suites": "SUITE"}}}
 LABELLED = {"ingestion": {"measures": {"classifiers": "music=LABELS"}}}
+ON_POLICY = {"distillation": {"regime": "on_policy", "on_policy": {"divergence": "reverse"}}}
 OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
     "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
@@ -79,6 +81,11 @@ BESIDE: dict[str, Settings] = {
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
     "distillation.layer_pairs": EXPLICIT,
     "distillation.copied_blocks": EXPLICIT,
+    **{f"distillation.on_policy.{name}": ON_POLICY for name in OnPolicyConfig.model_fields},
+    "distillation.on_policy.form": {"distillation": {"regime": "on_policy", "on_policy": {"drawn_every": 1}}},
+    "distillation.on_policy.beta": {
+        "distillation": {"regime": "on_policy", "on_policy": {"divergence": "jensen_shannon"}}
+    },
     "runtime.cluster": {"runtime": {"runner": "dask"}},
     "runtime.training_nodes": {"runtime": {"rendezvous": "node-0:29400"}},
     **{
@@ -104,6 +111,7 @@ OTHER: dict[str, Settings] = {
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
+    "distillation.on_policy.after_share": {"distillation": {"on_policy": {"after_share": 0.3}}},
     "evaluation.probes.genders": {"evaluation": {"probes": {"genders": "84=f"}}},
     "evaluation.generated.language": {"evaluation": {"generated": {"language": "en"}}},
 }

@@ -8,7 +8,14 @@ from tests.conftest import Finished
 from tests.core.teacher.test_logit_cache import ABOUT, captured
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.load import load_config
-from tinywave_core.costs.estimates import live_operations, llama_parameters, logit_bytes, vocabulary_rows
+from tinywave_core.costs.estimates import (
+    live_operations,
+    llama_parameters,
+    logit_bytes,
+    speaking_operations,
+    speaking_passes,
+    vocabulary_rows,
+)
 from tinywave_core.run.stages import estimate
 from tinywave_core.teacher.logit_cache import write_shard
 from tinywave_core.tokenizers.opening import choose_tokenizer
@@ -88,6 +95,20 @@ def test_the_live_teacher_is_charged_for_the_steps_in_which_it_runs(flags, steps
     assert len(config.distillation.live_steps) == steps
     teacher = llama_parameters(config.adaptation.fresh, 32, 32_512)
     assert live_operations(config) == steps * 524_288 * 2 * teacher
+
+
+def test_a_student_that_speaks_is_charged_for_a_forward_pass_of_each_token_that_it_reads_and_says():
+    flags = {"regime": "on_policy", "on_policy.share": "0.25", "on_policy.after_share": "0.5"}
+    config = load_config("base-2b", {f"distillation.{name}": value for name, value in flags.items()})
+    # 3,000 steps with 64 of 256 rows of 2,048 tokens, each of 8 continuations of 64 and 192 tokens; micro-batches of 4 rows
+    assert speaking_operations(config) == 3000 * 64 * 8 * 256 * 2 * 2_290_176_000
+    assert speaking_passes(config) == 3000 / 8 * (8 * 64 / 16) * 192
+    silent = load_config("base-2b", {})
+    assert speaking_operations(silent) == speaking_passes(silent) == 0
+    more = (estimate(c, 1, "cuda")["distillation"].seconds for c in (config, silent))
+    assert next(more) - next(more) == pytest.approx(
+        max(speaking_operations(config) / 4e14, speaking_passes(config) * 0.005)
+    )
 
 
 @pytest.mark.parametrize("stage", ["adaptation", "distillation"])

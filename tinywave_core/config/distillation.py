@@ -1,13 +1,16 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
 Signal = Literal["tokens", "logits", "teacher"]
+DivergenceName = Literal["forward", "reverse", "jensen_shannon"]
+ON_POLICY = "on_policy"
+"""The term of the student's own continuations: it counts in rows of its own, and its weight is in their settings."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,46 @@ class ContinuationConfig(Config):
     there is not as much. 0 trains on the new speech alone, which forgets the old."""
 
 
+class OnPolicyConfig(Config):
+    """Of the regime `on_policy`: the student's own continuations, and how the teacher scores them. Part of what identifies a student of
+    that regime only."""
+
+    share: float = Field(0.5, ge=0, le=1)
+    """Share of a step's rows that hold the student's own continuations in place of training speech; kept over the steps where a batch
+    has too few rows for it."""
+    weight: float = Field(1.0, gt=0)
+    """Weight of the divergence in these rows; in the others the loss terms have their `weights`."""
+    after_share: float = Field(0.0, ge=0, lt=1)
+    """Share of `training.steps`, from the first, in which all rows are training speech: a student that says nothing sensible yet has little
+    to learn from it."""
+    prompt_tokens: int = Field(64, ge=1, le=8192)
+    """Tokens of a prompt: the beginning of a training sequence, `<s>` and marker included. Shorter sequences are no prompts."""
+    new_tokens: int = Field(192, ge=1, le=8192)
+    """Tokens that the student says at most after a prompt. A row holds as many continuations as fit."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Of the student while it speaks; it is compared with the teacher at 1."""
+    divergence: DivergenceName = "reverse"
+    """`forward`: KL from the teacher to the student. `reverse`: from the student to the teacher. `jensen_shannon`: in between."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """Of `jensen_shannon`: the teacher's share of the mixture that both are compared with."""
+    form: Literal["full", "sampled"] = "full"
+    """`full`: the divergence is summed over the vocabulary. `sampled`: estimated from the tokens that were drawn, for `reverse` only; right
+    on average where they are the student's of this very step at temperature 1, and much noisier."""
+    drawn_every: int = Field(8, ge=1)
+    """The student speaks in every n-th step, for this one and the next n - 1: speech that is learned from is at most n - 1 steps old.
+    Many continuations at once cost little more than one."""
+
+    @model_validator(mode="after")
+    def _what_was_drawn_is_what_is_estimated(self) -> "OnPolicyConfig":
+        if self.form == "sampled" and (self.divergence, self.temperature, self.drawn_every) != ("reverse", 1.0, 1):
+            raise ValueError(
+                f"form is sampled, but divergence is {self.divergence}, temperature {self.temperature:g} and drawn_every "
+                f"{self.drawn_every}: tokens estimate reverse KL of the student that drew them; take divergence reverse, temperature 1 "
+                "and drawn_every 1, or form full"
+            )
+        return self
+
+
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
@@ -92,9 +135,12 @@ class DistillationConfig(Config):
     copied_blocks: str = Field("", pattern=r"^(\d+(,\d+)*)?$")
     """Of an `explicit` map: the teacher blocks that the student's blocks start as, as in "4,7", from 0 and ascending. Empty: those
     of `layer_pairs`, which must then name each student block once."""
-    regime: Literal["cached", "aligned", "aligned-warmup"] = "aligned"
+    regime: Literal["cached", "aligned", "aligned-warmup", "on_policy"] = "aligned"
     """When the teacher runs beside the student. `cached`: never; logits come from the cache, and the weights of hidden states
-    and attention must be 0. `aligned`: in all steps that need it. `aligned-warmup`: in the first of them, then as `cached`."""
+    and attention must be 0. `aligned`: in all steps that need it. `aligned-warmup`: in the first of them, then as `cached`.
+    `on_policy`: in all steps; in a share of the rows the student continues prompts, and the teacher scores what it said."""
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+    """The student's own continuations."""
     aligned_share: float = Field(0.15, gt=0, le=1)
     """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
     aligned_every: int = Field(1, ge=1)
@@ -134,9 +180,20 @@ class DistillationConfig(Config):
         return any(term.learns_from == "logits" for term in self.terms)
 
     @property
+    def learns_from_itself(self) -> bool:
+        """Whether some rows hold the student's own continuations."""
+        return self.regime == "on_policy" and self.on_policy.share > 0
+
+    @property
+    def learns_from_data(self) -> bool:
+        """Whether some rows hold training speech."""
+        return not self.learns_from_itself or self.on_policy.share < 1
+
+    @property
     def live_terms(self) -> list[str]:
         """What needs the teacher in the training step, as the settings name it."""
         names = [f"weights.{term.name}" for term in self.terms if term.needs_teacher]
+        names += ["regime = on_policy"] if self.learns_from_itself else []
         return [*names, "logit_signal = live"] if self.learns_from_logits and self.logit_signal == "live" else names
 
     @property
@@ -145,7 +202,7 @@ class DistillationConfig(Config):
         if not self.live_terms:
             return range(0)
         steps = self.training.steps
-        first = steps if self.regime == "aligned" else max(1, round(self.aligned_share * steps))
+        first = steps if self.regime in ("aligned", "on_policy") else max(1, round(self.aligned_share * steps))
         return range(0, min(first, self.training.planned_steps), self.aligned_every)
 
     @property
@@ -156,8 +213,8 @@ class DistillationConfig(Config):
     @property
     def needs_cache(self) -> bool:
         """Whether some step takes its logit term from the cache."""
-        always_live = self.regime == "aligned" and self.aligned_every == 1 and self.logit_signal == "live"
-        return self.learns_from_logits and not always_live
+        always = self.regime in ("aligned", "on_policy") and self.aligned_every == 1
+        return self.learns_from_logits and self.learns_from_data and not (always and self.logit_signal == "live")
 
     @model_validator(mode="after")
     def _teacher_where_it_is_needed(self) -> "DistillationConfig":
@@ -180,6 +237,28 @@ class DistillationConfig(Config):
                 "regime aligned with aligned_every 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _continuations_fit(self) -> "DistillationConfig":
+        own, row = self.on_policy, self.training.sequence_length
+        if self.regime == "on_policy" and own.prompt_tokens + own.new_tokens > row:
+            raise ValueError(
+                f"on_policy.prompt_tokens {own.prompt_tokens} and new_tokens {own.new_tokens} are longer than a row of "
+                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
+            )
+        if self.regime == "on_policy" and self.aligned_every > 1:
+            raise ValueError(
+                f"regime is on_policy, in which the teacher runs in every step, but aligned_every is {self.aligned_every}: leave it at 1"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `on_policy` in the other regimes: students that were made before there was such a regime stay what they are."""
+        written: dict[str, Any] = write(self)
+        if self.regime != "on_policy":
+            written.pop("on_policy", None)
+        return written
 
     @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":

@@ -17,6 +17,7 @@ from tinywave_core.costs.estimates import (
     for_hours,
     live_operations,
     logit_bytes,
+    speaking_operations,
     split_tokens,
     student_parameters,
     teacher_parameters,
@@ -60,6 +61,7 @@ def budget(config: PipelineConfig, hours: float) -> Budget:
         + tokens * 2 * teacher
         + distillation.planned_tokens * 12 * student
         + live_operations(config)
+        + speaking_operations(config)
     )
     held_teacher = frozen_bytes(config, teacher) if config.distillation.live_steps else 0
     gpu_hours = operations / FLOPS["cuda"] / 3600

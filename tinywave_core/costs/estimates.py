@@ -100,6 +100,28 @@ def live_operations(config: PipelineConfig) -> int:
     return 2 * teacher_parameters(config) * tokens
 
 
+def speaking_operations(config: PipelineConfig) -> float:
+    """Operations of a whole training in which the student continues prompts to learn from what it says: a forward pass per token."""
+    own, training = config.distillation.on_policy, config.distillation.training
+    per_row = training.sequence_length // (own.prompt_tokens + own.new_tokens)
+    continuations = _speaking_steps(config) * own.share * training.rows * per_row
+    return continuations * (own.prompt_tokens + own.new_tokens) * 2 * student_parameters(config)
+
+
+def speaking_passes(config: PipelineConfig) -> float:
+    """Forward passes of one token after the other, of as many continuations as a machine has room for."""
+    own, at_once = config.distillation.on_policy, config.runtime.micro_batch_rows * 4
+    rows = own.drawn_every * own.share * config.distillation.training.rows
+    return _speaking_steps(config) / own.drawn_every * max(1.0, rows / at_once) * own.new_tokens
+
+
+def _speaking_steps(config: PipelineConfig) -> float:
+    """Steps in which some rows are what the student said."""
+    distillation = config.distillation
+    before = round(distillation.on_policy.after_share * distillation.training.steps)
+    return max(0, distillation.training.planned_steps - before) if distillation.learns_from_itself else 0
+
+
 def split_tokens(config: PipelineConfig, hours: float) -> tuple[float, float]:
     """Tokens to train on and held out, in so many hours of speech."""
     tokens = hours * 3600 * choose_tokenizer(config).tokens_per_s

@@ -86,6 +86,17 @@ class LiveTeacher:
 
     def kl(self, log_q_nV: torch.Tensor, positions_n: torch.Tensor, temperature: float) -> torch.Tensor:
         """The whole sum over the vocabulary, exact."""
+        log_p = self.log_p(log_q_nV, positions_n, temperature)
+        # From here on in place: every copy is as large as the softmax of the part.
+        p = log_p.exp()
+        shared = log_q_nV[:, : self.rows]
+        loss = log_p.sub_(shared).mul_(p).sum()
+        log_q_nV.exp_()
+        shared.sub_(p)
+        return loss
+
+    def log_p(self, log_q_nV: torch.Tensor, positions_n: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The teacher's log-probabilities [n, rows] at some positions, at `temperature` and in the student's precision."""
         if self.rows > log_q_nV.shape[1]:
             raise TrainingError(
                 f"the student has {log_q_nV.shape[1]} rows, {self.rows} were to be compared with the live teacher's"
@@ -93,14 +104,7 @@ class LiveTeacher:
         # Cut, not padded: a row of padding with logit 0 would get a share of the probability.
         head = self.head_VD[: self.rows].to(self.hidden_ND.dtype)
         z = (self.hidden_ND[positions_n] @ head.T).to(log_q_nV.dtype)
-        # From here on in place: every copy is as large as the softmax of the part.
-        log_p = F.log_softmax(z / temperature, dim=-1)
-        p = log_p.exp()
-        shared = log_q_nV[:, : self.rows]
-        loss = log_p.sub_(shared).mul_(p).sum()
-        log_q_nV.exp_()
-        shared.sub_(p)
-        return loss
+        return F.log_softmax(z / temperature, dim=-1)
 
 
 def fused_logit_loss(

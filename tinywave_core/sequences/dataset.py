@@ -69,6 +69,28 @@ class Batch:
     """The teacher's targets, where they are read with the rows."""
     step_targets: int = 0
     """Targets of all rows of the optimiser step, of which these may be one process's share."""
+    row_targets: tuple[int, ...] = ()
+    """Of each of these rows of the step."""
+    own: npt.NDArray[np.bool_] | None = None
+    """Which rows hold the student's own continuations [R]; None: all are data."""
+    own_targets: int = 0
+    """Targets of such rows, of the whole optimiser step."""
+
+    @property
+    def data(self) -> "Batch":
+        """The same rows, with nothing to learn in the student's own."""
+        return self if self.own is None else self._of(~self.own)
+
+    @property
+    def own_speech(self) -> "Batch":
+        """The same rows, with nothing to learn but in the student's own."""
+        return self._of(np.zeros(len(self.rows), bool) if self.own is None else self.own)
+
+    def _of(self, rows: npt.NDArray[np.bool_]) -> "Batch":
+        kept = rows[:, None]
+        return replace(
+            self, documents=np.where(kept, self.documents, 0), labels=np.where(kept, self.labels, IGNORED), own=None
+        )
 
     @property
     def targets(self) -> int:
@@ -82,9 +104,17 @@ class Batch:
 
     def _part(self, start: int, end: int) -> "Batch":
         rows = slice(start, end)
-        arrays = (self.input_ids[rows], self.positions[rows], self.documents[rows], self.labels[rows])
-        cached = self.cached.part(rows) if self.cached else None
-        return Batch(*arrays, self.rows[rows], self.first_row + start, cached, self.step_targets)
+        return replace(
+            self,
+            input_ids=self.input_ids[rows],
+            positions=self.positions[rows],
+            documents=self.documents[rows],
+            labels=self.labels[rows],
+            rows=self.rows[rows],
+            first_row=self.first_row + start,
+            cached=self.cached.part(rows) if self.cached else None,
+            own=None if self.own is None else self.own[rows],
+        )
 
 
 class PackedDataset:
@@ -119,9 +149,10 @@ class PackedDataset:
     def batch(self, step: int, share: slice = slice(None)) -> Batch:
         """The batch of one optimiser step, counted from 0; with `share` those of its rows alone, read and laid out."""
         rows = self.rows_of_step(step)
-        targets = int(self.sequences.lengths[[index for row in rows for index in row]].sum()) - sum(map(len, rows))
+        targets = tuple(int(self.sequences.lengths[row].sum()) - len(row) for row in rows)
         first_row = share.indices(len(rows))[0]
-        return replace(self.collate(rows[share]), first_row=first_row, step_targets=targets)
+        whole = self.collate(rows[share])
+        return replace(whole, first_row=first_row, step_targets=sum(targets), row_targets=targets)
 
     def rows_of_step(self, step: int) -> list[list[int]]:
         """The rows of one optimiser step's batch: which sequences lie in each."""

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +25,12 @@ from tinywave_core.errors import StoreError
 from tinywave_core.storage.records import RecordFault, seal, unseal
 from tinywave_core.storage.store import describe_files, fsync_file, fsync_folder, sha256_of
 from tinywave_core.storage.uploads import UploadedCheckpoints
+from tinywave_core.training.on_policy import Drawn
 from tinywave_core.training.processes import is_first, told_by_first, wait_for_all
 from tinywave_core.training.uploader import Uploader
 
 _WEIGHTS, _MOMENTS, _BEST = "model.safetensors", "optimizer.safetensors", "best.safetensors"
+_DRAWN = "drawn.json"
 _KEPT = 2  # the newest can be damaged; training goes on from the one before it
 
 
@@ -54,6 +56,8 @@ class TrainingState:
     """Numbers of the batches whose loss or gradient was not finite."""
     best: Best | None = None
     """None before the first check, and where no speech validates."""
+    drawn: Drawn | None = None
+    """The student's own continuations for the steps to come, where it learns from such."""
 
 
 class CheckpointWriter:
@@ -165,6 +169,8 @@ def _write(folder: Path, state: TrainingState, files: dict[str, dict[str, torch.
     for name, tensors in files.items():
         save_file(tensors, partial / name)
     (partial / "curves.json").write_text(json.dumps(state.curves), encoding="utf-8")
+    if state.drawn:
+        (partial / _DRAWN).write_text(json.dumps(asdict(state.drawn)), encoding="utf-8")
     # Not sizes alone: one flipped bit in safetensors went unnoticed by them in all 30 trials.
     digests = {entry.name: entry.sha256 for entry in describe_files(partial)}
     best = {"step": state.best.step, "nll": state.best.nll} if state.best else None
@@ -219,7 +225,8 @@ def load_checkpoint(
     if about["best"]:
         weights = {name: _share(read.best.get(name), p) for name, p in parameters.items()}
         best = Best(about["best"]["step"], about["best"]["nll"], weights)
-    return TrainingState(about["step"], about["curves"], about["left_out"], best)
+    drawn = Drawn(**about["drawn"]) if about["drawn"] else None
+    return TrainingState(about["step"], about["curves"], about["left_out"], best, drawn)
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,7 @@ def _read(found: tuple[Path, dict[str, Any]] | None) -> _Read:
         "left_out": state["left_out"],
         "best": state.get("best"),
         "curves": json.loads((path / "curves.json").read_text(encoding="utf-8")),
+        "drawn": json.loads((path / _DRAWN).read_text(encoding="utf-8")) if _DRAWN in state["sha256"] else None,
         "steps": {n.removesuffix("/step"): float(m) for n, m in moments.items() if n.endswith("/step")},
     }
     return _Read(about, weights, moments, load_file(path / _BEST) if about["best"] else {})

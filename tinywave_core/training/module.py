@@ -24,6 +24,7 @@ from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.llama import on_device
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
+from tinywave_core.training.on_policy import Speaking, spoken
 from tinywave_core.training.processes import process_count
 from tinywave_core.training.sharding import mesh_of
 from tinywave_core.training.validation import cross_entropy
@@ -36,9 +37,11 @@ class TrainedModule(torch.nn.Module):
         super().__init__()
         self.model, self.objective, self.draw = model, objective, draw
 
-    def forward(self, batch: Batch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, batch: Batch | Speaking, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves; in evaluation mode the summed
-        cross-entropy alone."""
+        cross-entropy alone. To one that asks the student to speak, what it says."""
+        if isinstance(batch, Speaking):
+            return spoken(self.model, batch), {}
         if not self.training:
             return cross_entropy(self.model, batch), {}
         if self.draw:

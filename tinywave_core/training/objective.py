@@ -16,6 +16,7 @@ from tinywave_core.devices import frozen_dtype, sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import AttentionTap, sample_tap, tapping
 from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets, fused_logit_loss
+from tinywave_core.losses.own_speech import means_of_each, own_speech_loss
 from tinywave_core.losses.terms import Computation, Views, at_head, computations
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import on_device
@@ -89,14 +90,19 @@ class DistillationObjective:
             self.config.weights,
             views.student.last_BTD.flatten(0, 1),
             model.lm_head.weight,
-            torch.from_numpy(batch.labels).flatten(),
+            torch.from_numpy(views.batch.labels).flatten(),
             self._signal(model, batch, views),
             self.temperature,
         )
         for term, part in parts.items():
             value = part.function(views)
             total, terms[term.name] = total + term.weight * value, value.detach()
-        return LossTerms(total, terms)
+        if not batch.own_targets:
+            return LossTerms(total, terms)
+        own = own_speech_loss(
+            self.config.on_policy, views.student, model.lm_head.weight, batch, self._live(model, views)
+        )
+        return LossTerms(total + own.total, means_of_each(batch, terms, own.logits))
 
     def _views(
         self, model: LlamaForCausalLM, batch: Batch, step: int, parts: Sequence[Computation], *, live: bool
@@ -106,7 +112,7 @@ class DistillationObjective:
         student_tap, teacher_tap = self._taps(model, batch, step, maps=maps)
         with tapping(student_tap):
             student = forward(model, batch, hidden=hidden)
-        views = Views(self.config, self.layers.targets, batch, student, student_tap)
+        views = Views(self.config, self.layers.targets, batch.data, student, student_tap)
         if not live:
             return views
         # Without a graph, which would keep the activations of a model many times as large.
@@ -118,11 +124,16 @@ class DistillationObjective:
 
     def _signal(self, model: LlamaForCausalLM, batch: Batch, views: Views) -> LogitSignal | None:
         """What the teacher says about the next token, for the terms that take it."""
-        if not self.config.learns_from_logits:
+        if not (self.config.learns_from_logits and self.config.learns_from_data):
             return None
         if views.teacher is None or self.config.logit_signal == "cached":
             return self._targets(batch, model, views.student.last_BTD.device)
+        return self._live(model, views)
+
+    def _live(self, model: LlamaForCausalLM, views: Views) -> LiveTeacher:
+        """The whole distribution of the teacher that runs beside the student."""
         assert self.teacher is not None
+        assert views.teacher is not None
         head = self.teacher.lm_head.weight
         if self.kept is not None:
             head = head[torch.from_numpy(self.kept).to(head.device)]

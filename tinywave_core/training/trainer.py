@@ -29,6 +29,7 @@ from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, micro_batches, reshard, trained_module
+from tinywave_core.training.on_policy import Drawn, OwnContinuations, draw
 from tinywave_core.training.processes import Sums, any_process, is_first, own_rows, own_share, process_count
 from tinywave_core.training.summary import TrainingSummary
 from tinywave_core.training.validation import Validation
@@ -99,8 +100,10 @@ def train(
     validation: Validation | None = None,
     on_step: Callable[[int], None] | None = None,
     uploads: UploadedCheckpoints | None = None,
+    own: OwnContinuations | None = None,
 ) -> Trained:
-    """Train `model` in place from the newest checkpoint in `resume`, or in `uploads`; with `validation` it ends with the best of its weights.
+    """Train `model` in place from the newest checkpoint in `resume`, or in `uploads`; with `validation` it ends with the best of its weights,
+    with `own` some rows hold what it says itself.
 
     A batch whose loss or gradient is not finite is left out and training goes on from the last checkpoint; TrainingError when
     that happens too often. PausedError, with a checkpoint, when `runtime.stop_after_hours` are over.
@@ -128,6 +131,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 batch = batches.batch(number)
+                batch, drawn = _with_own(own, state, batch, number, module, runtime, device)
                 terms = _gradient(module, batch, parameters, config, runtime, step, device)
                 # Each can break alone: a finite loss with an infinite gradient, or the other way round.
                 if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
@@ -136,7 +140,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 record = {"step": step + 1, "learning_rate": rate, **terms, "batches_left_out": number - step}
-                state = check(replace(state, step=step + 1, curves=[*state.curves, record]))
+                state = check(replace(state, step=step + 1, curves=[*state.curves, record], drawn=drawn))
                 goes_on, over = not _is_done(state, steps, validation), _is_over(started, runtime)
                 if goes_on and (over or state.step % runtime.checkpoint_every == 0):
                     checkpoints.save(state)
@@ -163,6 +167,26 @@ def train(
 
 def _is_done(state: TrainingState, steps: int, validation: Validation | None) -> bool:
     return state.step >= steps or (validation is not None and validation.is_over(state.step, steps, state.best))
+
+
+def _with_own(
+    own: OwnContinuations | None,
+    state: TrainingState,
+    batch: Batch,
+    number: int,
+    module: TrainedModule,
+    runtime: RuntimeConfig,
+    device: torch.device,
+) -> tuple[Batch, Drawn | None]:
+    """The batch with the student's own continuations, those that are at hand or new ones; as it is where it learns from none."""
+    if own is None:
+        return batch, None
+    drawn = state.drawn
+    if drawn is None or not drawn.covers(number):
+        with mixed_precision(device):
+            drawn = draw(own, module, number, runtime.micro_batch_rows, device)
+        reshard(module)
+    return own.added(batch, number, drawn), drawn
 
 
 @torch.no_grad()

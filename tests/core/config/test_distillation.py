@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
+from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig, OnPolicyConfig
 
 STEPS = TrainingConfig(steps=400)
 NO_LAYERS = LossWeightsConfig(hidden=0.0, attention=0.0)
@@ -59,6 +59,11 @@ def test_only_live_logits_in_every_step_need_no_cache():
             {"aligned_every": 2, "weights": LossWeightsConfig(language_model=0.0, logits=0.0)},
             "nothing to learn from: give weights.language_model",
         ),
+        ({"regime": "on_policy", "on_policy": {"prompt_tokens": 400, "new_tokens": 113}}, "longer than a row .* 512"),
+        ({"regime": "on_policy", "aligned_every": 2}, "aligned_every is 2: leave it at 1"),
+        ({"on_policy": {"share": 1.01}}, "less than or equal to 1"),
+        ({"on_policy": {"share": -0.01}}, "greater than or equal to 0"),
+        ({"on_policy": {"form": "sampled"}}, "take divergence reverse, temperature 1 and drawn_every 1"),
         ({"layer_map": "explicit"}, "which needs the pairs"),
         ({"layer_pairs": "0:4"}, "belong to layer_map = explicit"),
         ({"copied_blocks": "4"}, "belong to layer_map = explicit"),
@@ -75,3 +80,22 @@ def test_how_the_teacher_signals_does_not_change_the_control():
     settings = {"regime": "aligned-warmup", "logit_signal": "live", "hidden_form": "mse", "attention_rows": 7}
     assert DistillationConfig(**settings).control() == DistillationConfig().control()
     assert DistillationConfig(layers=3).control() != DistillationConfig().control()
+
+
+def test_a_prompt_may_fill_all_of_a_row_that_its_continuation_leaves():
+    DistillationConfig(regime="on_policy", on_policy=OnPolicyConfig(prompt_tokens=400, new_tokens=112))
+
+
+def test_on_policy_the_teacher_runs_in_every_step_and_a_student_without_data_needs_no_cache():
+    assert live(regime="on_policy", weights=NO_LAYERS) == list(range(400))
+    assert DistillationConfig(regime="on_policy", weights=NO_LAYERS).needs_cache
+    assert not DistillationConfig(regime="on_policy", weights=NO_LAYERS, logit_signal="live").needs_cache
+    assert not DistillationConfig(regime="on_policy", on_policy=OnPolicyConfig(share=1.0)).needs_cache
+    assert not DistillationConfig(regime="on_policy", on_policy=OnPolicyConfig(share=0.0)).learns_from_itself
+
+
+def test_other_regimes_and_the_control_are_written_as_before_there_were_own_continuations():
+    other = OnPolicyConfig(share=0.9)
+    assert "on_policy" not in DistillationConfig(on_policy=other).model_dump()
+    assert DistillationConfig(regime="on_policy", on_policy=other).model_dump()["on_policy"]["share"] == 0.9
+    assert DistillationConfig(regime="on_policy", on_policy=other).control() == DistillationConfig().control()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.fixtures.on_policy import UNEVEN, UNEVEN_STEPS, train_on_policy
 from tests.fixtures.training import (
     DROPPED,
     FOUR_ROWS,
@@ -50,10 +51,17 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tol
     return all(torch.allclose(found[name], expected[name], rtol=tolerance, atol=tolerance) for name in expected)
 
 
-@pytest.mark.parametrize("what", ["gradients", "whole", "broken", "checked"])
+@pytest.mark.parametrize("what", ["gradients", "whole", "broken", "checked", "own"])
 def test_both_processes_have_bit_equal_gradients_and_weights(two: Path, what: str):
     first, second = (load_file(two / f"{what}-{rank}.safetensors") for rank in (0, 1))
     assert first and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_two_processes_say_and_learn_from_it_is_what_one_does(two: Path, tmp_path: Path):
+    expected, _ = train_on_policy(tmp_path, UNEVEN, UNEVEN_STEPS, runtime=ROW_BY_ROW)
+    found = json.loads((two / "own-0.json").read_text())
+    for name in ("loss", "language_model", "on_policy"):
+        assert [record[name] for record in found] == pytest.approx([record[name] for record in expected], rel=1e-4)
 
 
 def test_the_gradient_of_all_terms_is_that_of_one_process_with_the_whole_batch(two: Path):

@@ -1,12 +1,17 @@
 """Distillation: the student learns from the teacher, and its control, of the same shape, without one."""
 
+from typing import Any
+
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import (
     FLOPS,
+    TOKEN_S,
     Estimate,
     for_hours,
     live_operations,
+    speaking_operations,
+    speaking_passes,
     student_parameters,
 )
 from tinywave_core.counts import count
@@ -50,7 +55,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
         (
             "regime",
-            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}",
+            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config)}",
         ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
         ("trained", summary.training.phrase(summary.steps)),
@@ -59,12 +64,21 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     ]
 
 
+def _own_speech(config: dict[str, Any]) -> str:
+    own = config.get("on_policy")  # only of a regime in which there is some
+    if not own:
+        return ""
+    return f"; {own['share']:.0%} of the rows were its own continuations, drawn anew every {count(own['drawn_every'], 'step')}"
+
+
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
-    """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them."""
+    """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them, and the
+    student's speech where it learns from that."""
     config = for_hours(config, hours)
     parameters = student_parameters(config)
     operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
-    return Estimate(operations / FLOPS[device], 8 * parameters)
+    speaking = max(speaking_operations(config) / FLOPS[device], speaking_passes(config) * TOKEN_S)
+    return Estimate(operations / FLOPS[device] + speaking, 8 * parameters)
 
 
 def terms(outputs: Outputs) -> Table | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core.config.distillation import ON_POLICY, DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
 from tinywave_core.stages.adaptation.teacher import (
@@ -33,10 +33,12 @@ from tinywave_core.storage.store import Artifact
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from tinywave_core.sequences.dataset import PackedDataset
     from tinywave_core.sequences.table import SequenceTable
     from tinywave_core.teacher.layer_map import LayerMap
     from tinywave_core.teacher.logit_cache import SequenceTargets
     from tinywave_core.tokenizers.vocabulary import Vocabulary
+    from tinywave_core.training.on_policy import OwnContinuations
 
 StudentStep = Step[DistillationConfig, StudentSummary]
 VERSION = 3
@@ -175,6 +177,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     config = config.model_copy(update={"training": training})
     heard = _in_ids_of(student, vocabulary, material.validation)
     validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
+    own = _own_continuations(step, config, dataset, vocabulary.speech_only() if kept else vocabulary)
     dataset.reader = cached = _cached(step, vocabulary, sequences)
     first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
@@ -200,6 +203,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         output.progress,
         validation=validation,
         uploads=output.uploads,
+        own=own,
     )
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.
@@ -213,7 +217,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         layers=config.layers,
         layers_copied=list(layers.copied),
         layers_aligned=list(layers.targets),
-        weights=config.weights.model_dump(),
+        weights=config.weights.model_dump() | ({ON_POLICY: config.on_policy.weight} if own else {}),
         live_steps=sum(at < len(run.curves) for at in config.live_steps),
         nll_at_start=start,
         steps=len(run.curves),
@@ -229,6 +233,20 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         **{name: step.context[name] for name in ("restarted",) if name in step.context},
         final={name: value for name, value in run.last.items() if name not in ("step", "learning_rate", "validation")},
     )
+
+
+def _own_continuations(
+    step: StudentStep, config: DistillationConfig, dataset: "PackedDataset", vocabulary: "Vocabulary"
+) -> "OwnContinuations | None":
+    """What the student says itself, in the kinds of tokens that it is trained on; None where it does not learn from it."""
+    from tinywave_core.tokenizers.allowed import allowed_ids
+    from tinywave_core.training.on_policy import OwnContinuations
+
+    if not config.learns_from_itself:
+        return None
+    has_text = any(shard.part in ("interleaved", "text") for shard in _shards(step))
+    allowed = allowed_ids(vocabulary, "arbitrary" if has_text else "speech")
+    return OwnContinuations(config.on_policy, dataset, allowed, config.training)
 
 
 def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None:
