@@ -19,6 +19,7 @@ from tinywave_core.losses.logits import LiveTeacher, LogitSignal, TeacherTargets
 from tinywave_core.losses.terms import Computation, Views, at_head, computations
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import on_device
+from tinywave_core.models.parts import head_of
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.training.trainer import LossTerms
@@ -31,7 +32,7 @@ class LanguageModelObjective:
         out = forward(model, batch)
         loss = fused_logit_loss(
             out.last_BTD.flatten(0, 1),
-            model.lm_head.weight,
+            head_of(model).weight,
             torch.from_numpy(batch.labels).flatten(),
             None,
             language_model=1.0,
@@ -88,7 +89,7 @@ class DistillationObjective:
         total, terms = at_head(
             self.config.weights,
             views.student.last_BTD.flatten(0, 1),
-            model.lm_head.weight,
+            head_of(model).weight,
             torch.from_numpy(batch.labels).flatten(),
             self._signal(model, batch, views),
             self.temperature,
@@ -123,7 +124,7 @@ class DistillationObjective:
         if views.teacher is None or self.config.logit_signal == "cached":
             return self._targets(batch, model, views.student.last_BTD.device)
         assert self.teacher is not None
-        head = self.teacher.lm_head.weight
+        head = head_of(self.teacher).weight
         if self.kept is not None:
             head = head[torch.from_numpy(self.kept).to(head.device)]
         # The shared prefix: a padded head has rows that are no token.
@@ -142,7 +143,7 @@ class DistillationObjective:
             on_device(self.teacher, device)
         if self.teacher.config._attn_implementation != student.config._attn_implementation:
             self.teacher.set_attn_implementation(student.config._attn_implementation)
-        if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
+        if self.teacher.training or head_of(self.teacher).weight.requires_grad:
             self.teacher.eval().requires_grad_(False)
         return self.teacher
 
