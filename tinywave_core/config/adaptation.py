@@ -1,8 +1,8 @@
 """Settings of teacher adaptation: brief fine-tuning of the teacher on the training tokens."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
@@ -56,8 +56,12 @@ class AdaptationConfig(Config):
     teacher: str = "auto"
     """`fresh`: a small Llama from random weights; `base`: the one that comes with TinyWave, with its codebooks; `auto`: `base` where
     there is little speech (base_below_hours) and the other settings go with it, else `fresh`; `spiritlm`: the language model of the
-    release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in
-    Hugging Face layout."""
+    release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise a directory in Hugging Face layout: a Llama
+    with units in its vocabulary, or a text model (Llama, Mistral, Qwen2, Qwen3, GPT-NeoX or OPT with a tokenizer.json), whose
+    vocabulary is enlarged by the units of this corpus."""
+    text_rows: Literal["as_needed", "keep"] = "as_needed"
+    """Which text tokens a teacher that starts from a text model has. `as_needed`: all where text is trained on (interleaving, a text
+    corpus), else none, as TWIST; `keep`: all, so that an interleaved student can go on from the one made here. Of no other teacher."""
     base: str | None = None
     """Folder of the base, as `make base` writes one; none: the one that comes with TinyWave."""
     base_below_hours: float = Field(2.0, ge=0)
@@ -86,6 +90,14 @@ class AdaptationConfig(Config):
     def own_training(self) -> TrainingConfig:
         """The training run of the teacher that is set."""
         return self.base_training if self.teacher == "base" else self.training
+
+    @model_serializer(mode="wrap")
+    def _text_rows_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Without it where it is as always, what was made before it was there is found.
+        written: dict[str, Any] = write(self)
+        if self.text_rows == "as_needed":
+            written.pop("text_rows", None)
+        return written
 
     @model_validator(mode="after")
     def _lora_needs_a_checkpoint(self) -> "AdaptationConfig":

@@ -12,10 +12,10 @@ from typing import Any, Literal, cast
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
+from tinywave_core.checkpoints.architectures import block_prefix, require_architecture
 from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import CheckpointError
-from tinywave_core.models.parts import block_prefix, require_architecture
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.tokenizers.vocabulary import BOS_ID, EOS_ID
 

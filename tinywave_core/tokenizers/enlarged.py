@@ -103,7 +103,9 @@ def _ids(about: Any, path: Path) -> dict[str, int]:
         raise CheckpointError(f"{path} has a token without a number: copy the file again")
     if len(set(ids.values())) < len(ids):
         raise CheckpointError(f"{path} gives two tokens one number: copy the file again")
-    taken = next((name for name in ids if name in ("[Text]", "[Speech]") or name.startswith(("[Hu", "[Pi", "[St"))), None)
+    taken = next(
+        (name for name in ids if name in ("[Text]", "[Speech]") or name.startswith(("[Hu", "[Pi", "[St"))), None
+    )
     if taken is not None and _is_marker(taken):
         raise CheckpointError(
             f"{path} has a token {taken} of its own, which is the name of a token of speech: it cannot be enlarged; choose another "

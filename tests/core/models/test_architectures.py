@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.fixtures.text_models import config_of, model_of
+from tinywave_core.checkpoints.architectures import ARCHITECTURES, fault_of
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import CheckpointError
 from tinywave_core.losses.attention import IMPLEMENTATION, sample_tap, tapping
@@ -12,7 +13,7 @@ from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.enlarge import enlarge
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import load_llama, student_from
-from tinywave_core.models.parts import ARCHITECTURES, blocks_of, embedding_of, fault_of, head_of
+from tinywave_core.models.parts import blocks_of, embedding_of, head_of
 from tinywave_core.models.trim import trim
 from tinywave_core.sequences.dataset import PackedDataset
 from tinywave_core.sequences.table import TokenSequence
