@@ -70,6 +70,7 @@ def write_gguf(
 ) -> None:
     """Write the model in `folder`, whose ids are those of `vocabulary`, to `path`; the same model gives the same bytes."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = gguf_architecture(config, folder)
     if config.get("rope_scaling"):
         raise CheckpointError(
             f"{folder} has rope_scaling {config['rope_scaling']}; only Llama models without one are written as GGUF: export "
@@ -77,7 +78,7 @@ def write_gguf(
         )
     weights = Weights(folder)
     tensors = list(_tensors(weights, config, vocabulary, quantization))
-    writer = gguf.GGUFWriter(path, gguf_architecture(config, folder))
+    writer = gguf.GGUFWriter(path, architecture)
     _add_keys(writer, config, quantization, name, license)
     _add_tokenizer(writer, folder, vocabulary)
     for tensor in tensors:
@@ -182,8 +183,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary
     assert len(pieces.tokens) == vocabulary.tokens
     writer.add_vocab_size(vocabulary.tokens)
     writer.add_tokenizer_model(pieces.model)
-    if pieces.model == "gpt2":
-        writer.add_tokenizer_pre("gpt-2")
+    if pieces.pre:
+        writer.add_tokenizer_pre(pieces.pre)
     writer.add_token_list(pieces.tokens)
     writer.add_token_types(pieces.types)
     if pieces.scores:

@@ -63,7 +63,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
     check_directory(folder, "Llama checkpoint")
     try:
         with _building:
-            model, about = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 local_files_only=True,
@@ -71,6 +71,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
                 weights_only=True,
                 output_loading_info=True,
             )
+            model, about = loaded
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
     # transformers fills in random weights for what is missing and says so in a warning only.

@@ -7,7 +7,8 @@ from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
-from tinywave_core.tokenizers.enlarged import TextPart, is_text_model, read_text_part
+from tinywave_core.tokenizers.byte_pairs import rule_of
+from tinywave_core.tokenizers.enlarged import FAST, TextPart, is_text_model, read_text_part
 from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -70,13 +71,15 @@ def check_text_model(config: PipelineConfig, speech_tokens: int) -> None:
                 "adaptation.training.sequence_length and distillation.training.sequence_length"
             )
     row = ARCHITECTURES[about["model_type"]]
-    if config.export.gguf and (fault := _fault_of_gguf(row.gguf, text, config)):
+    if config.export.gguf and (fault := _fault_of_gguf(folder, row.gguf, text, config)):
         raise ConfigError(f"{folder}: {fault}. Export without GGUF files (--export.gguf none)")
 
 
-def _fault_of_gguf(architecture: str | None, text: int, config: PipelineConfig) -> str:
+def _fault_of_gguf(folder: Path, architecture: str | None, text: int, config: PipelineConfig) -> str:
     """Why no GGUF file can be made of its student; empty where one can."""
     if architecture is None:
         return "students of this architecture are not written as GGUF files"
     keeps = text > len(SPECIALS) and "speech" not in (config.export.vocabulary, config.distillation.vocabulary)
-    return "its text has no form that GGUF files are written with here" if keeps else ""
+    if not keeps or rule_of(read_json(folder / FAST)) is not None:
+        return ""
+    return "its text has no form that GGUF files are written with here"
