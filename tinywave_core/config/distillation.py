@@ -1,9 +1,9 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
@@ -82,6 +82,9 @@ class DistillationConfig(Config):
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
+    start: str = "teacher"
+    """What the student's weights start as. `teacher`: blocks of the teacher (`layer_map`); otherwise the model directory of an export with
+    as many blocks and the same tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
     layer_map: Literal["paper", "segment_end", "last-2", "explicit"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
     at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one.
@@ -187,10 +190,19 @@ class DistillationConfig(Config):
             raise ValueError("layer_pairs (and copied_blocks) belong to layer_map = explicit, which needs the pairs")
         return self
 
+    @model_serializer(mode="wrap")
+    def _start_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Without it where it is as always, what was made before it was there is found.
+        written: dict[str, Any] = write(self)
+        if self.start == "teacher":
+            written.pop("start", None)
+        return written
+
     def control(self) -> "DistillationConfig":
         """The same student, start and steps, learning from the true tokens only; how a teacher would signal is left out."""
         return DistillationConfig(
             layers=self.layers,
+            start=self.start,
             layer_map=self.layer_map,
             layer_pairs=self.layer_pairs,
             copied_blocks=self.copied_blocks,
@@ -204,10 +216,12 @@ class DistillationConfig(Config):
 
     def first(self) -> "DistillationConfig":
         """The settings of a student that starts from its teacher: how it might go on is no part of them."""
-        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig()})
+        start = self.start if self.start == "teacher" else "given"
+        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start})
 
     def continued(self) -> "DistillationConfig":
         """The settings of a student that goes on from the one before it: `training` is the continuation's."""
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
-        return self.model_copy(update={"on_new_audio": "continue", "training": training})
+        start = self.start if self.start == "teacher" else "given"
+        return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start})

@@ -9,6 +9,7 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.run.start import possible_configs
+from tinywave_core.stages.distillation.start import start_folder
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.evaluation.judges_given import check_judges
 from tinywave_core.stages.tokenization.benchmarks import open_suites
@@ -49,6 +50,7 @@ def _check(config: PipelineConfig) -> None:
             f"distillation.vocabulary is speech, a student without text, but tokenization.interleaving.policy is "
             f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
         )
+    start_folder(student)
     check_text(config)
     open_suites(config)
     check_generated(config)

@@ -1,13 +1,15 @@
 """Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
 
 Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
-from the teacher's blocks or, where on_new_audio is `continue`, from the one before it (infra/decisions/0012-warm-start.md).
+from the teacher's blocks, from another run's student (start.py) or, where on_new_audio is `continue`, from the one before it
+(infra/decisions/0012-warm-start.md).
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +24,10 @@ from tinywave_core.stages.adaptation.teacher import (
     validation_config,
     validation_of,
 )
-from tinywave_core.stages.distillation.summary import StudentSummary
+from tinywave_core.stages.distillation.start import require_same_units, start_folder, start_params
+from tinywave_core.stages.distillation.summary import Start, StudentSummary
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
@@ -49,6 +53,11 @@ def build(
     """The `student` and the `control`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
     cached = tokens.store.find_all(LogitsSummary.of(logits).shards, "shard")
+    start = start_folder(config.distillation)
+    given = {} if start is None else start_params(start)
+    if start is not None:
+        summary = TokensSummary.of(tokens)
+        require_same_units(start, summary.vocabulary, summary.tokenizer, config.distillation.vocabulary)
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
@@ -63,8 +72,10 @@ def build(
             run=run_student,
             config=settings.first(),
             params={"validation": validation_of(config)}
+            | given
             | ({"temperature": config.logit_caching.temperature} if live_only else {}),
             inputs=inputs,
+            context={} if start is None else {"start": start},
             runtime=config.runtime,
         )
         fit = _Fit(first, settings, execute)
@@ -138,7 +149,7 @@ class _Fit:
         return replace(self.first, config=self.settings.continued(), inputs=inputs)
 
     def _restarted(self, why: str) -> StudentStep:
-        return replace(self.first, context={"restarted": why})
+        return replace(self.first, context=self.first.context | {"restarted": why})
 
 
 def run_student(step: StudentStep, output: Output) -> StudentSummary:
@@ -176,9 +187,10 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     dataset.reader = cached = _cached(step, vocabulary, sequences)
     first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
-    compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
+    goes_on = "previous" in step.inputs or "start" in step.params
+    compared = student if kept is None or goes_on else student_from(teacher, layers)
     start = _nll_at_start(teacher, compared, cached, material.sequences, first, vocabulary, config, output)
-    if start and "previous" not in step.inputs:
+    if start and not goes_on:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
@@ -214,7 +226,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         steps=len(run.curves),
         training=run.summary(config.training, dataset, validation),
         tokens_seen=len(run.curves) * dataset.batch_rows * dataset.row_length,
-        started_from=step.input("previous").id if "previous" in step.inputs else "teacher",
+        started_from=_started_from(step),
+        **({"start": Start(**step.params["start"])} if "start" in step.params else {}),
         continuations=_continuations(step),
         train_sequences=len(sequences),
         new_sequences=len(material.new),
@@ -238,6 +251,13 @@ def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None
 def _continuations(step: StudentStep) -> int:
     """How many continuations led to this student."""
     return 1 + int(step.input("previous").summary.get("continuations", 0)) if "previous" in step.inputs else 0
+
+
+def _started_from(step: StudentStep) -> str:
+    """As the summary has it."""
+    if "previous" in step.inputs:
+        return step.input("previous").id
+    return "student" if "start" in step.params else "teacher"
 
 
 def _shards(step: StudentStep) -> list[Artifact]:
@@ -289,24 +309,37 @@ def _start(
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
     """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
     teacher's vocabulary, and then with the teacher's ids of its tokens."""
-    from tinywave_core.models.llama import load_llama, student_from
+    from tinywave_core.models.llama import student_from
     from tinywave_core.models.trim import trim
 
     student, kept = student_from(teacher, layers), None
     if trimmed is not None:
         student, _, kept = trim(student, trimmed)
-    if "previous" not in step.inputs:
-        return student, kept
-    previous, first = step.input("previous"), student.config
-    student = load_llama(previous.path("model"))
-    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
-        found, wanted = getattr(student.config, name), getattr(first, name)
+    if "previous" in step.inputs:
+        return _loaded(step.input("previous").path("model"), step.input("previous").id, student), kept
+    if "start" in step.params:
+        folder = step.context["start"]
+        if start_params(folder)["start"] != step.params["start"]:
+            raise TrainingError(
+                f"{folder} is not the student that the run was planned with: run again, with one on all machines"
+            )
+        return _loaded(folder, f"the student in {folder}", student), kept
+    return student, kept
+
+
+def _loaded(folder: Path, name: str, first: "LlamaForCausalLM") -> "LlamaForCausalLM":
+    """The student in a directory; TrainingError where it has another shape than `first`, the one of these settings."""
+    from tinywave_core.models.llama import load_llama
+
+    student = load_llama(folder)
+    for size in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        found, wanted = getattr(student.config, size), getattr(first.config, size)
         if found != wanted:
             raise TrainingError(
-                f"{previous.id} has {name} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
-                "--distillation.on_new_audio restart"
+                f"{name} has {size} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
+                "--distillation.on_new_audio restart, or another --distillation.start"
             )
-    return student, kept
+    return student
 
 
 def _in_ids_of(student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "SequenceTable") -> "SequenceTable":
