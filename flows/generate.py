@@ -114,8 +114,8 @@ def bandwidth_share(loading: Loading, generator: Generator, prompt: list[int], o
     shape = ModelShape.of_config(config)
     parameters = shape.parameters(shape.layers, config["vocab_size"])
     head = config["vocab_size"] * shape.width
-    read = parameters - (0 if shape.is_tied else head)
-    student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, read, head)
+    weights_read = parameters - (0 if shape.is_tied else head)
+    student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, weights_read, head)
     form = "float32"
     if generator.runtime.name == "llama.cpp":
         form = (

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LlamaConfig
+from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
@@ -37,7 +37,7 @@ _BLOCKS = {
 class GgufTensors:
     """The tensors of a GGUF file that `exporters.gguf` wrote, as float32 under transformers' names."""
 
-    def __init__(self, path: Path, config: LlamaConfig) -> None:
+    def __init__(self, path: Path, config: PretrainedConfig) -> None:
         self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
         self._config = config
         self._names = tensor_names(config.to_dict())
@@ -60,7 +60,7 @@ class GgufTensors:
 
 def rounding_loss(
     folder: Path,
-    config: LlamaConfig,
+    config: PretrainedConfig,
     sequences: Sequence[npt.NDArray[np.int64]],
     files: Sequence[GgufFile],
     device: torch.device,
@@ -91,7 +91,7 @@ def _digits(value: float | None, digits: int) -> float | None:
 @torch.no_grad()
 def perplexity(
     tensors: Tensors,
-    config: LlamaConfig,
+    config: PretrainedConfig,
     sequences: Sequence[npt.NDArray[np.int64]],
     device: torch.device,
     progress: Progress = no_progress,
@@ -123,7 +123,7 @@ def perplexity(
 
 
 def _filled(
-    kind: type[torch.nn.Module], prefix: str, tensors: Tensors, config: LlamaConfig, device: torch.device
+    kind: type[torch.nn.Module], prefix: str, tensors: Tensors, config: PretrainedConfig, device: torch.device
 ) -> torch.nn.Module:
     with torch.device("meta"):
         block = kind(config, layer_idx=0)
