@@ -122,9 +122,9 @@ def bandwidth_share(loading: Loading, generator: Generator, prompt: list[int], o
             loading.quantization
             or json.loads((folder / "speech.json").read_text(encoding="utf-8"))["gguf"][0]["quantization"]
         )
-    read = read_bandwidth(cores())
+    bandwidth = read_bandwidth(cores())
     times_s = [time.perf_counter() for _ in generator.runtime.stream(prompt, Sampling(1.0, 1.0, TIMED, TIMED), output)]
-    return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
+    return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / bandwidth.bytes_per_s
 
 
 def summary(timings: Timings) -> str:
