@@ -108,6 +108,7 @@ OTHER: dict[str, Settings] = {
     "distillation.training.dropout": {"distillation": {"training": {"dropout": 0.3}}},
     "runtime.rendezvous": {"runtime": {"rendezvous": "node-0:29400"}},
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
+    "distillation.width": {"distillation": {"width": 64}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
     "evaluation.probes.genders": {"evaluation": {"probes": {"genders": "84=f"}}},

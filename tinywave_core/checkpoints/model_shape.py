@@ -1,13 +1,15 @@
 """The sizes of a decoder, from its config.json or from the settings of a fresh one: what costs are counted from."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tinywave_core.checkpoints.architectures import ARCHITECTURES
 from tinywave_core.config.adaptation import FreshTeacherConfig
+from tinywave_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,23 @@ class ModelShape:
     def of_folder(cls, folder: Path) -> "ModelShape":
         """Of a model directory."""
         return cls.of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+    def narrowed(self, width: int | None) -> "ModelShape":
+        """Of a student of another width: as much of heads, heads of keys and neurons, whole ones; ConfigError where they do not divide."""
+        if width is None or width == self.width:
+            return self
+        shared = [self.heads, self.intermediate, *([self.key_heads] if self.key_heads > 1 else [])]
+        step = self.width // math.gcd(self.width, *shared)
+        if not 0 < width < self.width or width % step:
+            fitting = ", ".join(map(str, range(step, self.width, step)[-6:])) or "none"
+            raise ConfigError(
+                f"distillation.width is {width}, the teacher is {self.width} wide, with {self.heads} heads, {self.key_heads} of keys, and "
+                f"{self.intermediate} neurons: that part of each is no whole number. Widths that fit: {fitting}"
+            )
+        counts = {name: getattr(self, name) for name in ("heads", "key_heads", "intermediate")}
+        return replace(
+            self, width=width, **{name: max(1, count * width // self.width) for name, count in counts.items()}
+        )
 
     def parameters(self, layers: int, rows: int) -> int:
         """Weights of so many of its blocks, with so many tokens; biases, which are few, are not counted."""

@@ -81,7 +81,10 @@ class DistillationConfig(Config):
     """The student and what it learns from."""
 
     layers: int = Field(2, ge=1, le=128)
-    """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
+    """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
+    width: int | None = Field(None, ge=8)
+    """Hidden size of the student. Less than the teacher's: of its channels, heads and neurons the most important on training speech stay
+    (Minitron), each the same share, and hidden states are compared through a projection that is learned. None: the teacher's."""
     start: str = "teacher"
     """What the student's weights start as. `teacher`: blocks of the teacher (`layer_map`); otherwise the model directory of an export with
     as many blocks and the same tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
@@ -185,23 +188,33 @@ class DistillationConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _another_width_from_the_teacher(self) -> "DistillationConfig":
+        if self.width is not None and self.start != "teacher":
+            raise ValueError(
+                "width prunes the teacher's blocks, and start names a student that has its width: set one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":
         if (self.layer_map == "explicit") != bool(self.layer_pairs) or (self.copied_blocks and not self.layer_pairs):
             raise ValueError("layer_pairs (and copied_blocks) belong to layer_map = explicit, which needs the pairs")
         return self
 
     @model_serializer(mode="wrap")
-    def _start_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _later_ones_where_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Without it where it is as always, what was made before it was there is found.
         written: dict[str, Any] = write(self)
-        if self.start == "teacher":
-            written.pop("start", None)
+        for name, usual in (("start", "teacher"), ("width", None)):
+            if getattr(self, name) == usual:
+                written.pop(name, None)
         return written
 
     def control(self) -> "DistillationConfig":
         """The same student, start and steps, learning from the true tokens only; how a teacher would signal is left out."""
         return DistillationConfig(
             layers=self.layers,
+            width=self.width,
             start=self.start,
             layer_map=self.layer_map,
             layer_pairs=self.layer_pairs,

@@ -51,6 +51,11 @@ def teacher_shape(config: PipelineConfig) -> ModelShape:
     return ModelShape.of_folder(folder)
 
 
+def student_shape(config: PipelineConfig) -> ModelShape:
+    """Of the student's blocks: the teacher's, or as much of them as its width is."""
+    return teacher_shape(config).narrowed(config.distillation.width)
+
+
 def vocabulary_rows(config: PipelineConfig) -> int:
     """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher and the base, the text that
     is kept and units for a text model."""
@@ -95,7 +100,7 @@ def teacher_parameters(config: PipelineConfig) -> int:
 def student_parameters(config: PipelineConfig) -> int:
     """Of the student while it is trained."""
     kept = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
-    return teacher_shape(config).parameters(config.distillation.layers, kept)
+    return student_shape(config).parameters(config.distillation.layers, kept)
 
 
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import GGUF_BYTES, exported_rows, teacher_shape, vocabulary_rows
+from tinywave_core.costs.estimates import GGUF_BYTES, exported_rows, student_shape, vocabulary_rows
 from tinywave_core.threads import cores
 
 REAL_TIME = {"base": (21.0, 30.0), "expressive": (31.0, 45.0)}
@@ -60,7 +60,7 @@ class Student:
 
 def student_of(preset: str, config: PipelineConfig) -> Student:
     """The student that a preset trains and exports."""
-    shape, layers = teacher_shape(config), config.distillation.layers
+    shape, layers = student_shape(config), config.distillation.layers
     rows = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
     rows = exported_rows(config) if config.export.vocabulary == "speech" else rows
     parameters = shape.parameters(layers, rows)

@@ -7,12 +7,13 @@ Legend: B 1, T tokens, D width, V ids.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PretrainedConfig
+from transformers import LlamaConfig, PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
@@ -98,7 +99,7 @@ def perplexity(
 ) -> float | None:
     """exp of the mean negative log-likelihood of all tokens but the first of each sequence; None where it is too large."""
     head = HEAD if HEAD in tensors.names() else EMBEDDING
-    config = type(config).from_dict({**config.to_dict(), "attn_implementation": "sdpa"})
+    config = cast("LlamaConfig", type(config).from_dict({**config.to_dict(), "attn_implementation": "sdpa"}))
     config._attn_implementation = "sdpa"
     embedding_VD = tensors.read(EMBEDDING)
     hidden = [embedding_VD[torch.from_numpy(ids[:-1])][None].to(device) for ids in sequences]

@@ -43,10 +43,17 @@ def trim(model: LlamaForCausalLM, vocabulary: Vocabulary) -> tuple[LlamaForCausa
 
 def with_rows(model: LlamaForCausalLM, config: PretrainedConfig, rows: Mapping[str, torch.Tensor]) -> LlamaForCausalLM:
     """A model of `config` with other rows of embedding and head; all other weights are shared with `model`, not copied."""
+    return with_weights(model, config, {**model.state_dict(), **rows})
+
+
+def with_weights(
+    model: LlamaForCausalLM, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]
+) -> LlamaForCausalLM:
+    """A model of `config`, which rotates as `model` does, with these weights."""
     # Without memory of its own: all weights are put into it below.
     with torch.device("meta"):
         made = type(model)(config)
-    made.load_state_dict({**model.state_dict(), **rows}, assign=True, strict=True)
+    made.load_state_dict(dict(weights), assign=True, strict=True)
     made.tie_weights()
     if hasattr(decoder_of(model), "rotary_emb"):  # its frequencies are no weights, and would stay without values
         decoder_of(made).rotary_emb = decoder_of(model).rotary_emb

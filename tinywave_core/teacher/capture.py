@@ -16,7 +16,6 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.devices import double, sent
-from tinywave_core.models.parts import head_of
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.teacher.logit_cache import Captured, sample_offsets, sparse_targets
@@ -81,7 +80,7 @@ def _targets(
 ) -> _Targets:
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     # In float64: sums over the whole vocabulary decide which entry of the tail is drawn.
-    logits = double(head_of(model)(hidden_LD)[:, : vocabulary.tokens])
+    logits = double(model.get_output_embeddings()(hidden_LD)[:, : vocabulary.tokens])
     log_p = torch.log_softmax(logits / config.temperature, dim=-1)
     p = log_p.exp()
     chosen, weights = sparse_targets(

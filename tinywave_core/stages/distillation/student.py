@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
@@ -25,7 +26,7 @@ from tinywave_core.stages.adaptation.teacher import (
     validation_of,
 )
 from tinywave_core.stages.distillation.start import require_same_units, start_folder, start_params
-from tinywave_core.stages.distillation.summary import Start, StudentSummary
+from tinywave_core.stages.distillation.summary import KeptParts, Start, StudentSummary
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -37,6 +38,7 @@ from tinywave_core.storage.store import Artifact
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from tinywave_core.models.prune import Kept
     from tinywave_core.sequences.table import SequenceTable
     from tinywave_core.teacher.layer_map import LayerMap
     from tinywave_core.teacher.logit_cache import SequenceTargets
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 StudentStep = Step[DistillationConfig, StudentSummary]
 VERSION = 3
+_WATCHED = 64  # sequences, the first by their ids, on which it is looked what matters in a teacher
 _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
 
 
@@ -156,6 +159,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
     from tinywave_core.losses.attention import IMPLEMENTATION
     from tinywave_core.models.llama import load_llama, save_llama, student_from
+    from tinywave_core.models.prune import add_alignment, without_alignment
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
@@ -177,7 +181,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     layers = layer_map(
         config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
     )
-    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
+    parts = _kept_parts(step, teacher, material)
+    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None, parts)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training, keep=output.resume / "rows")
     training = settle(config.training, dataset, material.tokens, "teacher's blocks")
@@ -188,7 +193,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
     goes_on = "previous" in step.inputs or "start" in step.params
-    compared = student if kept is None or goes_on else student_from(teacher, layers)
+    compared = student if (kept is None and parts is None) or goes_on else student_from(teacher, layers)
     start = _nll_at_start(teacher, compared, cached, material.sequences, first, vocabulary, config, output)
     if start and not goes_on:
         _require_better_teacher(**start)
@@ -196,7 +201,10 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         model.set_attn_implementation(IMPLEMENTATION)
     temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
     rows = len(kept) if kept else vocabulary.tokens
-    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept)
+    heads = None if parts is None else dict(enumerate(parts.heads))
+    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept, heads)
+    if parts is not None and config.weights.hidden:
+        add_alignment(student, parts, teacher.config.hidden_size, len(layers.targets))
     del teacher, model  # the objective holds it while it needs it, and nobody else
     run = train(
         student,
@@ -208,6 +216,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         output.progress,
         validation=validation,
     )
+    without_alignment(student)
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.
     if is_first():
@@ -220,6 +229,11 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         layers=config.layers,
         layers_copied=list(layers.copied),
         layers_aligned=list(layers.targets),
+        **(
+            {}
+            if parts is None
+            else {"kept": KeptParts(channels=parts.channels, heads=parts.heads, neurons=parts.neurons)}
+        ),
         weights=config.weights.model_dump(),
         live_steps=sum(at < len(run.curves) for at in config.live_steps),
         nll_at_start=start,
@@ -305,14 +319,21 @@ def _material(step: StudentStep) -> _Material:
 
 
 def _start(
-    step: StudentStep, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
+    step: StudentStep,
+    teacher: "LlamaForCausalLM",
+    layers: "LayerMap",
+    trimmed: "Vocabulary | None",
+    parts: "Kept | None",
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
     """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
     teacher's vocabulary, and then with the teacher's ids of its tokens."""
     from tinywave_core.models.llama import student_from
+    from tinywave_core.models.prune import narrowed
     from tinywave_core.models.trim import trim
 
     student, kept = student_from(teacher, layers), None
+    if parts is not None:
+        student = narrowed(student, layers.copied, parts, _shape(teacher).narrowed(step.config.width))
     if trimmed is not None:
         student, _, kept = trim(student, trimmed)
     if "previous" in step.inputs:
@@ -325,6 +346,30 @@ def _start(
             )
         return _loaded(folder, f"the student in {folder}", student), kept
     return student, kept
+
+
+def _shape(model: "LlamaForCausalLM") -> ModelShape:
+    return ModelShape.of_config(model.config.to_dict())
+
+
+def _kept_parts(step: StudentStep, teacher: "LlamaForCausalLM", material: "_Material") -> "Kept | None":
+    """What stays of the teacher in a narrower student, by its first training sequences; a student that goes on has what it had. None for
+    one of the teacher's width."""
+    from tinywave_core.models.prune import Kept, most_important
+
+    shape = _shape(teacher).narrowed(step.config.width)
+    if shape == _shape(teacher):
+        return None
+    if "previous" in step.inputs:
+        before = StudentSummary.of(step.input("previous")).kept
+        if before is None:
+            raise TrainingError(
+                f"{step.input('previous').id} has the teacher's width, distillation.width is {shape.width}: it cannot go on from there; "
+                "pass --distillation.on_new_audio restart"
+            )
+        return Kept(before.channels, before.heads, before.neurons)
+    some = material.sequences.tokens(np.arange(min(_WATCHED, len(material.sequences))))
+    return most_important(teacher, some, shape)
 
 
 def _loaded(folder: Path, name: str, first: "LlamaForCausalLM") -> "LlamaForCausalLM":

@@ -20,6 +20,17 @@ class Start(BaseModel):
     """Id of the speech tokenizer that it was trained with."""
 
 
+class KeptParts(BaseModel):
+    """What a narrower student has of its teacher, by number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    channels: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+    """Of each block of the teacher."""
+    neurons: tuple[tuple[int, ...], ...]
+    """Likewise."""
+
+
 class StudentSummary(Summary):
     """A student, or the control, after its training."""
 
@@ -31,6 +42,8 @@ class StudentSummary(Summary):
     """Teacher blocks that the student's blocks started as."""
     layers_aligned: list[tuple[int, int]]
     """Pairs of blocks that were aligned: student, teacher."""
+    kept: KeptParts | None = None
+    """Unset for a student of the teacher's width."""
     weights: dict[str, float]
     """Of the terms of the loss, by name."""
     live_steps: int
