@@ -46,7 +46,7 @@ def _check_layers(config: PipelineConfig) -> None:
         shape = ModelShape.of_fresh(config.adaptation.fresh)
         if folder is not None:
             about = read_json(folder / "config.json")
-            if not (row := ARCHITECTURES.get(about.get("model_type"))) or "down_proj" not in row.projections:
+            if not (row := ARCHITECTURES.get(str(about.get("model_type")))) or "down_proj" not in row.projections:
                 raise ConfigError(
                     f"distillation.width is {student.width}, but {folder} is a model of type {about.get('model_type')!r}, whose heads "
                     "and neurons are not told apart here: leave distillation.width out"
