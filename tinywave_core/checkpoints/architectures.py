@@ -66,7 +66,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 def fault_of(config: Mapping[str, Any]) -> str | None:
     """Why a model with this config.json cannot be a teacher or student; None if it can."""
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:  # a damaged config may have a list there
         return f"it is a model of type {kind!r:.80}; expected one of {', '.join(ARCHITECTURES)}"
     if config.get("use_sliding_window"):
         return "it attends to a window only (use_sliding_window); expected a model that attends to all that came before"

@@ -1,6 +1,5 @@
 """The sizes of a decoder, from its config.json or from the settings of a fresh one: what costs are counted from."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.checkpoints.architectures import ARCHITECTURES
+from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.config.adaptation import FreshTeacherConfig
-from tinywave_core.errors import ConfigError
+from tinywave_core.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ class ModelShape:
     @classmethod
     def of_folder(cls, folder: Path) -> "ModelShape":
         """Of a model directory."""
-        return cls.of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        try:
+            return cls.of_config(read_json(folder / "config.json"))
+        except (AttributeError, ValueError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"{folder / 'config.json'} does not tell the sizes of a decoder ({error}): copy it again"
+            ) from error
 
     def narrowed(self, width: int | None) -> "ModelShape":
         """Of a student of another width: as much of heads, heads of keys and neurons, whole ones; ConfigError where they do not divide."""

@@ -67,6 +67,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
                 folder,
                 dtype=dtype,
                 local_files_only=True,
+                trust_remote_code=False,
                 attn_implementation="sdpa",
                 weights_only=True,
                 output_loading_info=True,

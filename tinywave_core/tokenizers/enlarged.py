@@ -9,6 +9,7 @@ untouched; only numbers change. As TWIST starts from text models (Hassid et al.,
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +21,13 @@ from tokenizers import Tokenizer, processors
 from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.errors import CheckpointError
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
+from tinywave_core.tokenizers.streams import LETTERS
 from tinywave_core.tokenizers.text import SPECIALS, save_tokenizer
 from tinywave_core.tokenizers.vocabulary import BOS_ID, Vocabulary
 
 SENTENCEPIECE, FAST, VOCABULARY = "tokenizer.model", "tokenizer.json", "vocabulary.json"
 _UNIT = b'"[Hu0]"'
+_MARKER = re.compile(rf"\[(?:Text|Speech|(?:{LETTERS})[0-9]+)\]")
 
 
 @dataclass(frozen=True)
@@ -103,19 +106,13 @@ def _ids(about: Any, path: Path) -> dict[str, int]:
         raise CheckpointError(f"{path} has a token without a number: copy the file again")
     if len(set(ids.values())) < len(ids):
         raise CheckpointError(f"{path} gives two tokens one number: copy the file again")
-    taken = next(
-        (name for name in ids if name in ("[Text]", "[Speech]") or name.startswith(("[Hu", "[Pi", "[St"))), None
-    )
-    if taken is not None and _is_marker(taken):
+    taken = next((name for name in ids if _MARKER.fullmatch(name)), None)
+    if taken is not None:
         raise CheckpointError(
             f"{path} has a token {taken} of its own, which is the name of a token of speech: it cannot be enlarged; choose another "
             "text model"
         )
     return ids
-
-
-def _is_marker(name: str) -> bool:
-    return name in ("[Text]", "[Speech]") or (name.endswith("]") and name[3:-1].isdecimal())
 
 
 def enlarged_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:

@@ -145,6 +145,7 @@ def test_block_by_block_attention_is_left_out_where_the_architecture_takes_none(
         ("qwen2", {"use_sliding_window": True}, "attends to a window only"),
         ("opt", {"do_layer_norm_before": False}, "norms come after"),
         ("opt", {"word_embed_proj_dim": 16}, "embeddings are 16 wide, its blocks 32"),
+        ("llama", {"model_type": ["llama"]}, "a model of type"),
         ("llama", {"model_type": "gemma2"}, "a model of type 'gemma2'; expected one of llama"),
     ],
 )

@@ -96,6 +96,10 @@ def changed(folder: Path, to: Path, **changes: Any) -> Path:
     [
         ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "of kind 'Unigram', which cannot be enlarged"),
         ({"added_tokens": [{"id": 0, "content": "x"}]}, "gives two tokens one number"),
+        (
+            {"added_tokens": [{"id": 9000, "content": "[Huge]"}, {"id": 9001, "content": "[Hu7]"}]},
+            r"a token \[Hu7\] of",
+        ),
         ({"added_tokens": [{"id": 9000, "content": "[Speech]"}]}, r"a token \[Speech\] of its own"),
         ({"added_tokens": [{"id": "9", "content": "x"}]}, "a token without a number"),
         ({"added_tokens": [{"id": 9}]}, "added_tokens that are none"),
