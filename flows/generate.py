@@ -15,8 +15,7 @@ import soundfile
 
 from tasks import terminal
 from tinywave_core.audio.pcm import to_pcm16
-from tinywave_core.config.adaptation import FreshTeacherConfig
-from tinywave_core.costs.estimates import llama_parameters
+from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.costs.ondevice import Student, read_bandwidth
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -121,24 +120,20 @@ def bandwidth_share(loading: Loading, generator: Generator, prompt: list[int], o
     """
     folder = Path(loading.model)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shape = FreshTeacherConfig(
-        layers=config["num_hidden_layers"],
-        width=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        intermediate=config["intermediate_size"],
-    )
-    parameters = llama_parameters(shape, shape.layers, config["vocab_size"])
+    shape = ModelShape.of_config(config)
+    parameters = shape.parameters(shape.layers, config["vocab_size"])
     head = config["vocab_size"] * shape.width
-    student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, parameters - head, head)
+    weights_read = parameters - (0 if shape.is_tied else head)
+    student = Student("", "expressive" if generator.vocabulary.pitch else "base", parameters, weights_read, head)
     form = "float32"
     if generator.runtime.name == "llama.cpp":
         form = (
             loading.quantization
             or json.loads((folder / "speech.json").read_text(encoding="utf-8"))["gguf"][0]["quantization"]
         )
-    read = read_bandwidth(cores())
+    bandwidth = read_bandwidth(cores())
     times_s = [time.perf_counter() for _ in generator.runtime.stream(prompt, Sampling(1.0, 1.0, TIMED, TIMED), output)]
-    return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / read.bytes_per_s
+    return student.bytes_per_token(form) * (TIMED - 1) / (times_s[-1] - times_s[0]) / bandwidth.bytes_per_s
 
 
 def summary(timings: Timings) -> str:

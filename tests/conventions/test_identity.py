@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from tests.conventions.test_fingerprints import planned_steps
 from tests.fixtures.encoders import save_encoder
 from tests.fixtures.judges import write_classifier
+from tests.fixtures.text_models import write_text_model
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import OnPolicyConfig
@@ -43,6 +44,7 @@ PLACES = {
     "tokenization.benchmarks.suites",
     "adaptation.teacher",
     "adaptation.base",
+    "distillation.start",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
     "evaluation.judges.dnsmos",
@@ -50,7 +52,7 @@ PLACES = {
 }
 # Settings that a stage before their own reads, too.
 EARLIER = {
-    r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
+    r"adaptation\.(id_convention|text_rows)": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
     r"generation\.vocoder\..*": {"export"},  # it makes the voice and carries it; its speech is judged
@@ -79,6 +81,10 @@ BESIDE: dict[str, Settings] = {
     "tokenization.benchmarks.limit": LOOKED_UP,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
+    "adaptation.text_rows": {
+        "adaptation": {"teacher": "TEXT_MODEL"},
+        "tokenization": {"interleaving": {"policy": "speech"}, "text": {"source": None}},
+    },
     "distillation.layer_pairs": EXPLICIT,
     "distillation.copied_blocks": EXPLICIT,
     **{f"distillation.on_policy.{name}": ON_POLICY for name in OnPolicyConfig.model_fields},
@@ -109,6 +115,7 @@ OTHER: dict[str, Settings] = {
     "distillation.training.dropout": {"distillation": {"training": {"dropout": 0.3}}},
     "runtime.rendezvous": {"runtime": {"rendezvous": "node-0:29400"}},
     "distillation.layer_map": {"distillation": {"layer_map": "segment_end"}},
+    "distillation.width": {"distillation": {"width": 64}},
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
     "distillation.on_policy.after_share": {"distillation": {"on_policy": {"after_share": 0.3}}},
@@ -152,6 +159,7 @@ def placed(settings: Settings, places: dict[str, str]) -> Settings:
     return json.loads(
         json.dumps(settings)
         .replace("LLAMA", places["llama"])
+        .replace("TEXT_MODEL", places["text_model"])
         .replace("SUITE", places["suite"])
         .replace("LABELS", places["labels"])
         .replace('"ENCODER"', f'"{places["encoder"]}"')
@@ -207,11 +215,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         save_file({"weight": np.zeros(1)}, folder / name / "model.safetensors")
         shutil.copyfile(PIECES, folder / name / "tokenizer.model")
     save_encoder(folder / "encoder", "hubert")
+    write_text_model(folder / "text_model")
     write_classifier(folder / "labels")
     (folder / "suite").mkdir()
     (folder / "suite" / "pairs.jsonl").write_text('{"id": "1", "pos": "yes", "neg": "sey"}', encoding="utf-8")
     return {
-        name: str(folder / name) for name in ("speech", "words.txt", "whisper", "llama", "encoder", "suite", "labels")
+        name: str(folder / name)
+        for name in ("speech", "words.txt", "whisper", "llama", "encoder", "suite", "labels", "text_model")
     }
 
 

@@ -53,11 +53,17 @@ class BaseTrainingConfig(TrainingConfig):
 class AdaptationConfig(Config):
     """Which teacher, and how it is fitted to the domain."""
 
+    came_later = ("text_rows",)
+
     teacher: str = "auto"
     """`fresh`: a small Llama from random weights; `base`: the one that comes with TinyWave, with its codebooks; `auto`: `base` where
     there is little speech (base_below_hours) and the other settings go with it, else `fresh`; `spiritlm`: the language model of the
-    release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise the directory of a Llama checkpoint in
-    Hugging Face layout."""
+    release in `spiritlm_dir`, base or expressive as tokenization.tokens says; otherwise a directory in Hugging Face layout: a Llama
+    with units in its vocabulary, or a text model (Llama, Mistral, Qwen2, Qwen3, GPT-NeoX or OPT with a tokenizer.json), whose
+    vocabulary is enlarged by the units of this corpus."""
+    text_rows: Literal["as_needed", "keep"] = "as_needed"
+    """Which text tokens a teacher that starts from a text model has. `as_needed`: all where text is trained on (interleaving, a text
+    corpus), else none, as TWIST; `keep`: all, so that an interleaved student can go on from the one made here. Of no other teacher."""
     base: str | None = None
     """Folder of the base, as `make base` writes one; none: the one that comes with TinyWave."""
     base_below_hours: float = Field(2.0, ge=0)

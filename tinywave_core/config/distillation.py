@@ -1,9 +1,9 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
@@ -123,8 +123,16 @@ class OnPolicyConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
+    came_later = ("start", "width")
+
     layers: int = Field(2, ge=1, le=128)
-    """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
+    """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
+    width: int | None = Field(None, ge=8)
+    """Hidden size of the student. Less than the teacher's: of its channels, heads and neurons the most important on training speech stay
+    (Minitron), each the same share, and hidden states are compared through a projection that is learned. None: the teacher's."""
+    start: str = "teacher"
+    """What the student's weights start as. `teacher`: blocks of the teacher (`layer_map`); otherwise the model directory of an export with
+    as many blocks and the same tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
     layer_map: Literal["paper", "segment_end", "last-2", "explicit"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
     at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one.
@@ -252,13 +260,17 @@ class DistillationConfig(Config):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `on_policy` in the other regimes: students that were made before there was such a regime stay what they are."""
-        written: dict[str, Any] = write(self)
-        if self.regime != "on_policy":
-            written.pop("on_policy", None)
-        return written
+    def unwritten(self) -> list[str]:
+        """Also `on_policy` in the other regimes: it has no say in them."""
+        return [*super().unwritten(), *([] if self.regime == "on_policy" else ["on_policy"])]
+
+    @model_validator(mode="after")
+    def _another_width_from_the_teacher(self) -> "DistillationConfig":
+        if self.width is not None and self.start != "teacher":
+            raise ValueError(
+                "width prunes the teacher's blocks, and start names a student that has its width: set one of the two"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":
@@ -270,6 +282,8 @@ class DistillationConfig(Config):
         """The same student, start and steps, learning from the true tokens only; how a teacher would signal is left out."""
         return DistillationConfig(
             layers=self.layers,
+            width=self.width,
+            start=self.start,
             layer_map=self.layer_map,
             layer_pairs=self.layer_pairs,
             copied_blocks=self.copied_blocks,
@@ -283,10 +297,12 @@ class DistillationConfig(Config):
 
     def first(self) -> "DistillationConfig":
         """The settings of a student that starts from its teacher: how it might go on is no part of them."""
-        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig()})
+        start = self.start if self.start == "teacher" else "given"
+        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start})
 
     def continued(self) -> "DistillationConfig":
         """The settings of a student that goes on from the one before it: `training` is the continuation's."""
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
-        return self.model_copy(update={"on_new_audio": "continue", "training": training})
+        start = self.start if self.start == "teacher" else "given"
+        return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start})

@@ -21,6 +21,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     student_parameters,
     teacher_parameters,
+    teacher_shape,
     vocabulary_rows,
 )
 
@@ -53,7 +54,7 @@ class Budget:
 def budget(config: PipelineConfig, hours: float) -> Budget:
     """The budget for a corpus of so many hours."""
     config = for_hours(config, hours)
-    shape, teacher, student = config.adaptation.fresh, teacher_parameters(config), student_parameters(config)
+    shape, teacher, student = teacher_shape(config), teacher_parameters(config), student_parameters(config)
     tokens, _ = split_tokens(config, hours)
     adaptation, distillation = config.adaptation.own_training, config.distillation.training
     operations = (
@@ -125,7 +126,7 @@ def parameter_bytes(config: PipelineConfig, *, autocast: bool) -> int:
 
 def activation_bytes(config: PipelineConfig, training: TrainingConfig, layers: int, *, autocast: bool) -> float:
     """What is kept for the backward pass of a micro-batch in bfloat16 (autocast) or float32, and the logits of the chunk that is at work."""
-    shape, tokens = config.adaptation.fresh, min(config.runtime.micro_batch_rows * training.sequence_length, training.batch_tokens)  # fmt: skip
+    shape, tokens = teacher_shape(config), min(config.runtime.micro_batch_rows * training.sequence_length, training.batch_tokens)  # fmt: skip
     per_width, per_intermediate, beside = (34, 8, 600) if autocast else (40, 16, 1100)
     block = tokens * (per_width * shape.width + per_intermediate * shape.intermediate + beside)
     inputs = tokens * 4 * shape.width * layers

@@ -6,9 +6,13 @@ point operations: 6 per parameter and token for training, 2 for a forward pass. 
 
 from dataclasses import asdict, dataclass
 
+from tinywave_core.checkpoints.model_shape import ModelShape
+from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.tokenizers.opening import choose_tokenizer
+from tinywave_core.tokenizers.text import SPECIALS
+from tinywave_core.tokenizers.text_model import text_tokens
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, SPIRITLM_BASE, SPIRITLM_EXPRESSIVE, Vocabulary
 
 # Effective operations per second: small models on two CPU cores, a data-centre GPU in bfloat16, and a laptop's of Apple in
@@ -21,6 +25,7 @@ UTTERANCE_S = 12.0
 # Seconds of one core (measured): a token drawn where the model itself takes less; a second of sampled speech through the embedded
 # vocoder.
 TOKEN_S, SPEAK_S = 0.005, 0.06
+_WITH_BYTES = ("auto", "base", "fresh")
 GGUF_BYTES = {"bf16": 2, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # blocks of 32 weights share a scale
 
 
@@ -34,12 +39,28 @@ class Estimate:
 
 def llama_parameters(shape: FreshTeacherConfig, layers: int, rows: int) -> int:
     """Parameters of a Llama without grouped heads or tied embeddings."""
-    block = 4 * shape.width**2 + 3 * shape.width * shape.intermediate + 2 * shape.width
-    return layers * block + 2 * rows * shape.width + shape.width
+    return ModelShape.of_fresh(shape).parameters(layers, rows)
+
+
+def teacher_shape(config: PipelineConfig) -> ModelShape:
+    """Of the teacher: by its config.json where it is a directory, else by `adaptation.fresh`, which presets set for a release."""
+    if config.adaptation.teacher in (*_WITH_BYTES, "spiritlm"):
+        return ModelShape.of_fresh(config.adaptation.fresh)
+    folder = teacher_folder(config)
+    assert folder is not None
+    return ModelShape.of_folder(folder)
+
+
+def student_shape(config: PipelineConfig) -> ModelShape:
+    """Of the student's blocks: the teacher's, or as much of them as its width is."""
+    return teacher_shape(config).narrowed(config.distillation.width)
 
 
 def vocabulary_rows(config: PipelineConfig) -> int:
-    """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher and the base."""
+    """Rows of the embedding: SpiritLM's padded sizes for a checkpoint, bytes and units for a fresh teacher and the base, the text that
+    is kept and units for a text model."""
+    if (text := text_tokens_kept(config)) is not None:
+        return Vocabulary(text=text, **asdict(choose_tokenizer(config).expected_sizes)).rows
     if not _has_bytes(config):
         return _published(config).rows
     return Vocabulary(text=BYTE_TEXT, **asdict(choose_tokenizer(config).expected_sizes)).rows
@@ -49,13 +70,20 @@ def exported_rows(config: PipelineConfig) -> int:
     """Rows of the exported embedding: all, or <unk>, <s>, </s>, the boundary of SpiritLM's convention, markers, units."""
     if config.export.vocabulary == config.distillation.vocabulary == "full":
         return vocabulary_rows(config)
+    if (text := text_tokens_kept(config)) is not None:
+        return vocabulary_rows(config) - text + len(SPECIALS)
     if _has_bytes(config):
         return vocabulary_rows(config) - 256
     return _published(config).speech_only().rows
 
 
 def _has_bytes(config: PipelineConfig) -> bool:
-    return config.adaptation.teacher in ("auto", "base", "fresh")
+    return config.adaptation.teacher in _WITH_BYTES
+
+
+def text_tokens_kept(config: PipelineConfig) -> int | None:
+    """Text tokens of a teacher that starts from a text model; None for all others, and for a release, which need not be at hand."""
+    return None if config.adaptation.teacher in (*_WITH_BYTES, "spiritlm") else text_tokens(config)
 
 
 def _published(config: PipelineConfig) -> Vocabulary:
@@ -64,15 +92,15 @@ def _published(config: PipelineConfig) -> Vocabulary:
 
 
 def teacher_parameters(config: PipelineConfig) -> int:
-    """Of the teacher: a fresh one's shape, and the vocabulary's rows."""
-    shape = config.adaptation.fresh
-    return llama_parameters(shape, shape.layers, vocabulary_rows(config))
+    """Of the teacher: its shape, and the vocabulary's rows."""
+    shape = teacher_shape(config)
+    return shape.parameters(shape.layers, vocabulary_rows(config))
 
 
 def student_parameters(config: PipelineConfig) -> int:
     """Of the student while it is trained."""
     kept = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
-    return llama_parameters(config.adaptation.fresh, config.distillation.layers, kept)
+    return student_shape(config).parameters(config.distillation.layers, kept)
 
 
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:

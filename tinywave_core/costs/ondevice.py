@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.config.pipeline import PipelineConfig
-from tinywave_core.costs.estimates import GGUF_BYTES, exported_rows, llama_parameters, vocabulary_rows
+from tinywave_core.costs.estimates import GGUF_BYTES, exported_rows, student_shape, vocabulary_rows
 from tinywave_core.threads import cores
 
 REAL_TIME = {"base": (21.0, 30.0), "expressive": (31.0, 45.0)}
@@ -60,11 +60,13 @@ class Student:
 
 def student_of(preset: str, config: PipelineConfig) -> Student:
     """The student that a preset trains and exports."""
-    shape, layers = config.adaptation.fresh, config.distillation.layers
+    shape, layers = student_shape(config), config.distillation.layers
     rows = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
     rows = exported_rows(config) if config.export.vocabulary == "speech" else rows
-    parameters = llama_parameters(shape, layers, rows)
-    return Student(preset, config.tokenization.tokens, parameters, parameters - rows * shape.width, rows * shape.width)
+    parameters = shape.parameters(layers, rows)
+    # A tied embedding is read as the head.
+    read = parameters - (0 if shape.is_tied else rows * shape.width)
+    return Student(preset, config.tokenization.tokens, parameters, read, rows * shape.width)
 
 
 def expected(students: Sequence[Student], bytes_per_s: float) -> list[dict[str, Any]]:

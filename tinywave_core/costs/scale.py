@@ -17,6 +17,7 @@ from tinywave_core.costs.estimates import (
     split_tokens,
     student_parameters,
     teacher_parameters,
+    teacher_shape,
 )
 from tinywave_core.tokenizers.opening import choose_tokenizer
 
@@ -125,7 +126,7 @@ def host_bytes(config: PipelineConfig, hours: float, device: str, *, of: str) ->
     teacher = of == "teacher"
     parameters = teacher_parameters(config) if teacher else student_parameters(config)
     training = config.adaptation.own_training if teacher else config.distillation.training
-    layers = config.adaptation.fresh.layers if teacher else config.distillation.layers
+    layers = teacher_shape(config).layers if teacher else config.distillation.layers
     tokens, _ = split_tokens(config, hours)
     length = min(UTTERANCE_S * choose_tokenizer(config).tokens_per_s, training.sequence_length)
     held = PROCESS_BYTES + SEQUENCE_BYTES * tokens / length

@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tinywave_core.errors import TrainingError
+from tinywave_core.models.parts import decoder_of, head_of
 from tinywave_core.progress import Progress, no_progress
 
 Score = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ def token_log_probabilities(
     With `classes_V`, the class of every id, a token competes with those of its own class only. TrainingError where a
     log-probability is not finite: such a model can be compared with nothing.
     """
+    decoder, head = decoder_of(model), head_of(model)
     classes = None if classes_V is None else torch.from_numpy(classes_V).to(model.device)
     scores: list[Score] = [np.empty(0, dtype=np.float32)] * len(sequences)
     by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -43,10 +45,10 @@ def token_log_probabilities(
         ids = ids.to(model.device)
         # Right padding needs no mask: a causal model never looks at it. Without this one transformers looks for packed rows,
         # and makes a mask for them.
-        hidden = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
+        hidden = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state
         for r, index in enumerate(rows):
             length = len(sequences[index])
-            logits = model.lm_head(hidden[r, : length - 1]).float()
+            logits = head(hidden[r, : length - 1]).float()
             log_p = _log_softmax(logits, None if classes is None else classes[ids[r, 1:length]], classes)
             scores[index] = _finite(log_p.gather(-1, ids[r, 1:length, None])[:, 0].cpu().numpy())
         progress(min(start + _ROWS, len(sequences)), len(sequences), "sequences scored")

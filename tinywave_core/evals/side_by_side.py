@@ -4,7 +4,8 @@ Legend: L tokens of one sequence, D width, V ids, h heads, r query positions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,16 @@ from tinywave_core.models.llama import on_device
 from tinywave_core.models.trim import in_ids_of
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.tokenizers.vocabulary import Ids, Vocabulary
+
+
+class Parts(Protocol):
+    """What students have of a teacher, by number."""
+
+    @property
+    def channels(self) -> tuple[int, ...]: ...
+
+    @property
+    def heads(self) -> tuple[tuple[int, ...], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,11 @@ class SideBySide:
         vocabulary: Vocabulary,
         config: GapConfig,
         device: torch.device,
+        kept: Parts | None = None,
     ) -> None:
-        """`pairs`: which block of the teacher each block of a student is compared with; `vocabulary` is the teacher's."""
+        """`kept`: of the teacher, what narrower students have, and are compared with. `pairs`: which block of the teacher each block of a student is compared with; `vocabulary` is the teacher's."""
         self.teacher, self.students = _ready(teacher, device), {n: _ready(m, device) for n, m in students.items()}
+        self.kept = kept
         self.pairs, self.vocabulary, self.config = list(pairs), vocabulary, config
         self.tally = gaps.Tally()
         self.gaps: dict[str, tuple[Ids, npt.NDArray[np.float64]]] = {}
@@ -59,7 +72,7 @@ class SideBySide:
         """Compare the models on one sequence."""
         ids = sequence.ids.astype(np.int64)
         masks = gaps.kind_masks(ids, self.vocabulary)
-        taught = self._look(self.teacher, ids, {teacher for _, teacher in self.pairs})
+        taught = self._of_students(self._look(self.teacher, ids, {teacher for _, teacher in self.pairs}))
         nll = gaps.token_nll(taught.logits_LV, ids)
         self.nll[sequence.id] = {"teacher": float(nll.mean())}
         for name, model in self.students.items():
@@ -106,16 +119,26 @@ class SideBySide:
 
     def _look(self, model: LlamaForCausalLM, ids: Ids, blocks: set[int]) -> Seen:
         row = torch.from_numpy(ids)[None].to(model.device)
-        with tapping(self._tap(len(ids), blocks)) as tap:
+        tap = self._tap(len(ids), blocks)
+        if self.kept is not None and model is self.teacher:
+            tap = replace(tap, heads_of={block: torch.tensor(self.kept.heads[block]) for block in blocks})
+        with tapping(tap):
             # With this mask of nothing transformers makes none; without it, one for packed rows that are not there.
             out = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, output_hidden_states=True)
         hidden = [states[0] for states in out.hidden_states[1:]]
         return Seen(hidden, {block: log_map[0] for block, log_map in tap.log_maps.items()}, out.logits[0])
 
+    def _of_students(self, taught: Seen) -> Seen:
+        """What the teacher shows of what its students have."""
+        if self.kept is None:
+            return taught
+        channels = torch.tensor(self.kept.channels, device=taught.hidden[0].device)
+        return replace(taught, hidden=[states[:, channels] for states in taught.hidden])
+
     def _tap(self, length: int, blocks: set[int]) -> AttentionTap:
         """The same heads and positions in all models, drawn anew for each length."""
         config = self.config
-        heads = self.teacher.config.num_attention_heads
+        heads = self.teacher.config.num_attention_heads if self.kept is None else len(self.kept.heads[0])
         return sample_tap(length, config.attention_heads, config.attention_rows, heads, blocks, config.seed)
 
     def _shared(self, rows: int) -> slice | list[int]:

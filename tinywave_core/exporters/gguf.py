@@ -1,15 +1,15 @@
 """An exported model as one GGUF file, for llama.cpp: written with the `gguf` package alone, one tensor at a time.
 
-In: the model's directory (config.json, safetensors, tokenizer). Out: a file of llama.cpp's architecture `llama`. A tensor is read,
-rounded and written before the next one is read, so a model of any size takes a few times its largest tensor of memory.
+In: the model's directory (config.json, safetensors, tokenizer). Out: a file of the architecture that llama.cpp has for it (a row of
+checkpoints/architectures.py). A tensor is read, rounded and written before the next one is read, so a model of any size takes a few times its largest tensor of memory.
 
-llama.cpp rotates neighbouring pairs of a head's channels (RoFormer's order), transformers' Llama the two halves: rows of the query
-and key projections are permuted accordingly. Blocks of Q8_0 and Q4_0 are 32 weights of a row with one scale; the output
+In its architecture `llama` llama.cpp rotates neighbouring pairs of a head's channels (RoFormer's order), transformers the two halves:
+rows of the query and key projections are permuted accordingly. Qwen's it rotates as transformers does. Blocks of Q8_0 and Q4_0 are 32 weights of a row with one scale; the output
 projection of a Q4_0 file stays Q8_0, since errors there reach every probability. Vectors stay float32.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
+from tinywave_core.checkpoints.architectures import ARCHITECTURES
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.files import GgufFile
@@ -69,6 +70,7 @@ def write_gguf(
 ) -> None:
     """Write the model in `folder`, whose ids are those of `vocabulary`, to `path`; the same model gives the same bytes."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = gguf_architecture(config, folder)
     if config.get("rope_scaling"):
         raise CheckpointError(
             f"{folder} has rope_scaling {config['rope_scaling']}; only Llama models without one are written as GGUF: export "
@@ -76,7 +78,7 @@ def write_gguf(
         )
     weights = Weights(folder)
     tensors = list(_tensors(weights, config, vocabulary, quantization))
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     _add_keys(writer, config, quantization, name, license)
     _add_tokenizer(writer, folder, vocabulary)
     for tensor in tensors:
@@ -94,17 +96,41 @@ def _tensors(
     weights: Weights, config: dict[str, Any], vocabulary: Vocabulary, quantization: Quantization
 ) -> Iterator[_Tensor]:
     """In a fixed order: embedding, blocks, norm, head."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    names = tensor_names(config)
     order = [EMBEDDING, *sorted((n for n in weights.names() if n.startswith("model.layers.")), key=_position)]
     for source in [*order, "model.norm.weight", *(n for n in (HEAD,) if n in weights.names())]:
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise CheckpointError(f"the tensor {source} has no place in a GGUF file of the architecture llama")
+            raise CheckpointError(
+                f"the tensor {source} has no place in a GGUF file of the architecture {config['model_type']}"
+            )
         shape = weights.shape(source)
         if source in (EMBEDDING, HEAD):
             shape = (vocabulary.tokens, *shape[1:])  # no id names the padding rows
         tied = source == EMBEDDING and HEAD not in weights.names()
         yield _Tensor(source, name, shape, _kind(shape, quantization, head=source == HEAD or tied))
+
+
+def gguf_architecture(config: Mapping[str, Any], folder: object) -> str:
+    """What llama.cpp calls the architecture of a config; CheckpointError for one that is not written here."""
+    row = ARCHITECTURES.get(config.get("model_type", ""))
+    if row is None or row.gguf is None:
+        raise CheckpointError(
+            f"{folder} is a model of type {config.get('model_type')!r}, which is not written as GGUF here: export without "
+            "(--export.gguf none)"
+        )
+    return row.gguf
+
+
+def tensor_names(config: Mapping[str, Any]) -> gguf.TensorNameMap:
+    """From transformers' names to llama.cpp's."""
+    kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == gguf_architecture(config, "the model"))
+    return gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
+
+
+def is_in_pairs(config: Mapping[str, Any]) -> bool:
+    """Whether llama.cpp rotates neighbouring channels of this architecture; of the others the two halves, as transformers does."""
+    return gguf_architecture(config, "the model") == "llama"
 
 
 def _position(name: str) -> tuple[int, str]:
@@ -123,7 +149,7 @@ def _in_pairs(values: npt.NDArray[np.float32], source: str, config: dict[str, An
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(
         source.split(".")[-2]
     )
-    if heads is None:
+    if heads is None or not is_in_pairs(config):
         return values
     halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
@@ -157,8 +183,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: Vocabulary
     assert len(pieces.tokens) == vocabulary.tokens
     writer.add_vocab_size(vocabulary.tokens)
     writer.add_tokenizer_model(pieces.model)
-    if pieces.model == "gpt2":
-        writer.add_tokenizer_pre("gpt-2")
+    if pieces.pre:
+        writer.add_tokenizer_pre(pieces.pre)
     writer.add_token_list(pieces.tokens)
     writer.add_token_types(pieces.types)
     if pieces.scores:

@@ -1,6 +1,7 @@
 """A vocabulary as llama.cpp's files hold it: pieces, their types and scores, and what its tokenizer does around them.
 
 - Text of a sentencepiece model: its pieces with their scores, bytes as BYTE; llama.cpp tokenizes it as sentencepiece does.
+- Byte-level pairs of a text model: its pieces and merges, where llama.cpp knows the rule that cuts a text before.
 - Bytes as text, and no text at all: llama.cpp's byte-level kind, where one character stands for each byte. Its sentencepiece
   kind would turn every space into ▁, which such a vocabulary has no piece for.
 
@@ -10,19 +11,21 @@ pieces they would not be found (infra/decisions/0019-runtimes-and-gguf.md). Padd
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gguf import TokenType
 
+from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.checkpoints.pieces import fault_of_pieces
 from tinywave_core.errors import CheckpointError
+from tinywave_core.tokenizers.byte_pairs import RULES, rule_of
 from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import BYTE_TEXT, Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-SENTENCEPIECE = "tokenizer.model"
+SENTENCEPIECE, FAST = "tokenizer.model", "tokenizer.json"
 VOCABULARY_KEY = "tinywave.vocabulary"
 """Under which a file holds the vocabulary whose ids it has, as JSON."""
 # llama.cpp's byte-level kind cannot be without merges: this one joins two bytes that no UTF-8 text has.
@@ -39,6 +42,8 @@ class Pieces:
     types: list[int]
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
+    pre: str = ""
+    """Of the kind `gpt2`: llama.cpp's name of the rule that cuts a text before its bytes are merged."""
     add_space_prefix: bool = False
     """Whether a word boundary goes before a text and after every marker, as in transformers' fast tokenizer. The slow convention
     has one before the whole prompt: llama.cpp gives its ids for a prompt with one space before it."""
@@ -52,9 +57,11 @@ def pieces_of(folder: Path, vocabulary: Vocabulary) -> Pieces:
         return _of_sentencepiece(folder / SENTENCEPIECE, vocabulary)
     if vocabulary.text == BYTE_TEXT:
         return _of_characters(vocabulary, list(range(256)))
+    if (folder / FAST).is_file() and (about := read_json(folder / FAST)) and (pre := rule_of(about)):
+        return _of_byte_pairs(about, pre, vocabulary)
     raise CheckpointError(
         f"{folder} has no {SENTENCEPIECE}, and its {vocabulary.text} text pieces are no bytes: llama.cpp would need the scores of "
-        "a sentencepiece model. Export without GGUF (--export.gguf none), or for speech alone (--export.vocabulary speech)"
+        f"a sentencepiece model, or byte-level pairs cut as in {', '.join(RULES)}. Export without GGUF (--export.gguf none), or for speech alone (--export.vocabulary speech)"
     )
 
 
@@ -75,6 +82,25 @@ def _of_characters(vocabulary: Vocabulary, text_bytes: list[int]) -> Pieces:
         [*SPECIALS.values(), *(names[byte] for byte in text_bytes), *units],
         [*_special_types(), *[TokenType.NORMAL] * len(text_bytes), *[TokenType.USER_DEFINED] * len(units)],
         merges=[" ".join(names[byte] for byte in _NEVER)],
+        pre="gpt-2",
+    )
+
+
+def _of_byte_pairs(about: dict[str, Any], pre: str, vocabulary: Vocabulary) -> Pieces:
+    """Of an enlarged tokenizer.json, whose ids are those of `vocabulary`."""
+    ids, units = about["model"]["vocab"], vocabulary.names()
+    special = {token["content"] for token in about["added_tokens"] if token["special"]}
+    text = sorted((name for name, i in ids.items() if len(SPECIALS) <= i < vocabulary.text), key=ids.__getitem__)
+    return Pieces(
+        "gpt2",
+        [*SPECIALS.values(), *text, *units],
+        [
+            *_special_types(),
+            *(TokenType.CONTROL if name in special else TokenType.NORMAL for name in text),
+            *[TokenType.USER_DEFINED] * len(units),
+        ],
+        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in about["model"]["merges"]],
+        pre=pre,
     )
 
 

@@ -108,7 +108,7 @@ audio (with SpiritLM's tokens it names the files of its release, which are not i
 Trained on {_length(card.data.hours)} of speech: {card.data.utterances:,} utterances of {card.data.recordings:,} recordings. The corpus
 keeps no record of their licences.
 
-{chr(10).join(f"- {markdown(part)}: {code(artifact)}" for part, artifact in card.lineage.items())}
+{chr(10).join(f"- {markdown(part)}: {code(artifact)}" for part, artifact in card.lineage.items())}{_started(card.student)}
 
 {_voices(card.voices)}## Limits
 
@@ -255,6 +255,17 @@ def _floors(scores: Scores) -> list[dict[str, str]]:
     for order, counts in enumerate(scores.floors.counts, start=1):
         rows.append({"model": counts_label(order).capitalize(), "parameters": "–"} | _row(counts, "–") | none)
     return rows
+
+
+def _started(student: Mapping[str, Any]) -> str:
+    """Which student of another run it started from; empty for none."""
+    start = student.get("start")
+    if start is None:
+        return ""
+    return (
+        f"\n- start: {code(start['name'])} (SHA-256 {code(start['sha256'])}), a student of another run. What that one heard, and its "
+        "licence, count for this model too."
+    )
 
 
 def _row(m: Likelihood, over_the_teacher: str) -> dict[str, str]:

@@ -7,29 +7,42 @@ Legend: B 1, T tokens, D width, V ids.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from tinywave_core.evals.perplexity import exponential
 from tinywave_core.exporters.files import GgufFile, RoundingLoss
+from tinywave_core.exporters.gguf import is_in_pairs, tensor_names
 from tinywave_core.exporters.weights import EMBEDDING, HEAD, Tensors, Weights
 from tinywave_core.progress import Progress, no_progress
 
 _POSITIONS = 256  # whose logits are held at once
+# Of all that are written as GGUF; their norms and rotations are Llama's.
+_BLOCKS = {
+    "llama": LlamaDecoderLayer,
+    "mistral": MistralDecoderLayer,
+    "qwen2": Qwen2DecoderLayer,
+    "qwen3": Qwen3DecoderLayer,
+}
 
 
 class GgufTensors:
     """The tensors of a GGUF file that `exporters.gguf` wrote, as float32 under transformers' names."""
 
-    def __init__(self, path: Path, config: LlamaConfig) -> None:
+    def __init__(self, path: Path, config: PretrainedConfig) -> None:
         self._tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
         self._config = config
-        self._names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+        self._names = tensor_names(config.to_dict())
+        self._is_in_pairs = is_in_pairs(config.to_dict())
 
     def names(self) -> list[str]:
         """See `Tensors`; head or none, as the file has it."""
@@ -37,10 +50,10 @@ class GgufTensors:
 
     def read(self, name: str) -> torch.Tensor:
         """See `Tensors`."""
-        tensor = self._tensors[self._names.get_name(name, try_suffixes=(".weight",)) or name]
+        tensor = self._tensors[self._names.get_name(name, try_suffixes=(".weight", ".bias")) or name]
         values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1].tolist())
         heads = {"q_proj": self._config.num_attention_heads, "k_proj": self._config.num_key_value_heads}
-        if (count := heads.get(name.split(".")[-2])) is not None:
+        if self._is_in_pairs and (count := heads.get(name.split(".")[-2])) is not None:
             pairs = values.reshape(count, len(values) // count // 2, 2, -1)
             values = pairs.swapaxes(1, 2).reshape(values.shape)
         return torch.from_numpy(np.array(values, dtype=np.float32))  # a copy: the file is mapped
@@ -48,7 +61,7 @@ class GgufTensors:
 
 def rounding_loss(
     folder: Path,
-    config: LlamaConfig,
+    config: PretrainedConfig,
     sequences: Sequence[npt.NDArray[np.int64]],
     files: Sequence[GgufFile],
     device: torch.device,
@@ -79,21 +92,21 @@ def _digits(value: float | None, digits: int) -> float | None:
 @torch.no_grad()
 def perplexity(
     tensors: Tensors,
-    config: LlamaConfig,
+    config: PretrainedConfig,
     sequences: Sequence[npt.NDArray[np.int64]],
     device: torch.device,
     progress: Progress = no_progress,
 ) -> float | None:
     """exp of the mean negative log-likelihood of all tokens but the first of each sequence; None where it is too large."""
     head = HEAD if HEAD in tensors.names() else EMBEDDING
-    config = LlamaConfig.from_dict({**config.to_dict(), "attn_implementation": "sdpa"})
+    config = cast("LlamaConfig", type(config).from_dict({**config.to_dict(), "attn_implementation": "sdpa"}))
     config._attn_implementation = "sdpa"
     embedding_VD = tensors.read(EMBEDDING)
     hidden = [embedding_VD[torch.from_numpy(ids[:-1])][None].to(device) for ids in sequences]
     del embedding_VD
     rotary = LlamaRotaryEmbedding(config).to(device)
     for number in range(config.num_hidden_layers):
-        block = _filled(LlamaDecoderLayer, f"model.layers.{number}.", tensors, config, device)
+        block = _filled(_BLOCKS[config.model_type], f"model.layers.{number}.", tensors, config, device)
         for index, hidden_BTD in enumerate(hidden):
             positions_BT = torch.arange(hidden_BTD.shape[1], device=device)[None]
             hidden[index] = block(
@@ -111,8 +124,8 @@ def perplexity(
 
 
 def _filled(
-    kind: type[LlamaDecoderLayer], prefix: str, tensors: Tensors, config: LlamaConfig, device: torch.device
-) -> LlamaDecoderLayer:
+    kind: type[torch.nn.Module], prefix: str, tensors: Tensors, config: PretrainedConfig, device: torch.device
+) -> torch.nn.Module:
     with torch.device("meta"):
         block = kind(config, layer_idx=0)
     state = {name: tensors.read(prefix + name).to(device) for name in block.state_dict()}

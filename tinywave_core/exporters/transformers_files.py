@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from tinywave_core.exporters.weights import Weights
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -12,9 +12,9 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 def write_config(
     student: Path, folder: Path, vocabulary: Vocabulary, dtype: torch.dtype, *, temperature: float, top_p: float
-) -> LlamaConfig:
+) -> PretrainedConfig:
     """config.json and generation_config.json, with the sampling that the pipeline used."""
-    shape = LlamaConfig.from_pretrained(student, local_files_only=True)
+    shape = AutoConfig.from_pretrained(student, local_files_only=True, trust_remote_code=False)
     shape.vocab_size, shape.dtype = vocabulary.rows, dtype
     shape.save_pretrained(folder)
     generation = GenerationConfig.from_pretrained(student, local_files_only=True)

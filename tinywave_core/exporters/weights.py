@@ -13,16 +13,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tinywave_core.checkpoints.architectures import ARCHITECTURES
 from tinywave_core.checkpoints.bounds import inside, weight_map
 from tinywave_core.errors import CheckpointError
 
 SHARD_BYTES = 1_000_000_000
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD = ARCHITECTURES["llama"].vocabulary_weights
+_OF_TOKENS = {name for row in ARCHITECTURES.values() for name in row.vocabulary_weights}
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class Tensors(Protocol):
-    """Something that holds a Llama's tensors under transformers' names."""
+    """Something that holds a model's tensors under transformers' names."""
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -76,7 +78,7 @@ def copy_weights(source: Path, folder: Path, dtype: torch.dtype, rows: list[int]
 
 
 def _cut(tensor: torch.Tensor, name: str, rows: list[int] | None) -> torch.Tensor:
-    return tensor if rows is None or name not in (EMBEDDING, HEAD) else tensor[rows]
+    return tensor if rows is None or name not in _OF_TOKENS else tensor[rows]
 
 
 def _shards(weights: Weights, item_bytes: int) -> Iterable[list[str]]:

@@ -8,7 +8,7 @@ Legend: B batch rows, H heads, h sampled heads, T positions, r sampled query pos
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +35,8 @@ class AttentionTap:
     heads_h: torch.Tensor
     layers: frozenset[int]
     log_maps: dict[int, torch.Tensor] = field(default_factory=dict)
+    heads_of: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """Of a teacher that was made narrower, by layer: its heads that stayed. `heads_h` are then numbers of these."""
 
 
 # A context variable, not a global: two models may train in two threads of one process.
@@ -106,7 +108,8 @@ def _read(
     """The rows of this layer into the tap, if it is tapped."""
     tap = _current.get()
     if tap is not None and (layer := int(module.layer_idx)) in tap.layers:  # type: ignore[arg-type]
-        tap.log_maps[layer] = _log_rows(query, key, mask, scaling, tap)
+        heads = tap.heads_of[layer][tap.heads_h.cpu()] if layer in tap.heads_of else tap.heads_h
+        tap.log_maps[layer] = _log_rows(query, key, mask, scaling, tap.positions_r, heads)
 
 
 def _tapped(
@@ -124,9 +127,14 @@ def _tapped(
 
 
 def _log_rows(
-    query_BHTE: torch.Tensor, key: torch.Tensor, mask: Mask | None, scaling: float | None, tap: AttentionTap
+    query_BHTE: torch.Tensor,
+    key: torch.Tensor,
+    mask: Mask | None,
+    scaling: float | None,
+    positions_r: torch.Tensor,
+    heads_h: torch.Tensor,
 ) -> torch.Tensor:
-    heads, rows = tap.heads_h.to(query_BHTE.device), tap.positions_r.to(query_BHTE.device)
+    heads, rows = heads_h.to(query_BHTE.device), positions_r.to(query_BHTE.device)
     # Several query heads can share one key head.
     groups = query_BHTE.shape[1] // key.shape[1]
     # In float32: a log-probability in bfloat16 has two or three digits.

@@ -34,6 +34,8 @@ class Views:
     teacher: Forward | None = None
     """None in a step without the live teacher."""
     teacher_tap: AttentionTap | None = None
+    alignment: torch.nn.ModuleList | None = None
+    """From the width of the student to the teacher's, by pair; None where they are equally wide."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ def hidden_states(views: Views) -> torch.Tensor:
         )
     distance = cosine_loss if views.config.hidden_form == "cosine" else mse_loss
     valid_BT = sent(views.batch.labels != IGNORED, views.student.last_BTD.device)
-    return torch.stack([distance(student[s], teacher[t], valid_BT) for s, t in views.pairs]).sum() / len(views.pairs)
+    wide = [
+        student[s] if views.alignment is None else views.alignment[n](student[s])
+        for n, (s, _) in enumerate(views.pairs)
+    ]
+    costs = [distance(own, teacher[t], valid_BT) for own, (_, t) in zip(wide, views.pairs, strict=True)]
+    return torch.stack(costs).sum() / len(views.pairs)
 
 
 def attention_maps(views: Views) -> torch.Tensor:

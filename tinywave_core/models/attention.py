@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.models.parts import architecture
 
 DENSE, BLOCK_SPARSE = "tinywave_sdpa", "tinywave_flex"
 _BLOCK = 128  # positions along the side of a block, flex_attention's own
@@ -27,6 +28,8 @@ Mask = torch.Tensor | BlockMask
 
 def is_block_sparse(runtime: RuntimeConfig, model: LlamaForCausalLM, device: torch.device) -> bool:
     """Whether a model attends block by block on this device."""
+    if not architecture(model).takes_blocks:
+        return False
     if runtime.attention != "auto":
         return runtime.attention == "block_sparse"
     # Without a compiled kernel, as on a CPU, all scores are computed and most thrown away.
@@ -82,7 +85,9 @@ def block_sparse_mask(documents_BT: torch.Tensor) -> BlockMask:
 def allowed_rows(mask: Mask, positions_r: torch.Tensor, length: int) -> torch.Tensor:
     """Some rows of a mask, dense: bool [B, 1, r, T]."""
     if isinstance(mask, torch.Tensor):
-        return mask[:, :, positions_r]
+        rows = mask[:, :, positions_r]
+        # OPT adds its own mask to the scores: 0 where a query may look.
+        return rows if rows.dtype == torch.bool else rows == 0
     device = positions_r.device
     row = torch.arange(mask.shape[0], device=device)[:, None, None, None]
     return mask.mask_mod(row, torch.zeros_like(row), positions_r[:, None], torch.arange(length, device=device))

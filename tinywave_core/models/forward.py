@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from tinywave_core.devices import sent
 from tinywave_core.models.attention import packed_mask
+from tinywave_core.models.parts import decoder_of
 from tinywave_core.sequences.dataset import Batch
 
 
@@ -27,7 +28,7 @@ def forward(model: LlamaForCausalLM, batch: Batch, *, hidden: bool = False) -> F
     """Run the decoder over packed rows: positions restart and attention ends with every sequence."""
     documents = sent(batch.documents, model.device)
     # Without the head: [B, T, V] logits of a large vocabulary would be most of the memory, and few callers want them whole.
-    out = model.model(
+    out = decoder_of(model)(
         input_ids=sent(batch.input_ids, model.device),
         position_ids=sent(batch.positions, model.device),
         attention_mask=packed_mask(documents, model.config._attn_implementation),

@@ -1,13 +1,18 @@
-"""Llama models: fresh, from a checkpoint directory, or a student made of chosen blocks of a teacher."""
+"""Decoders: a fresh Llama, a model from a directory, or a student made of chosen blocks of a teacher.
+
+A directory may hold a Llama, as SpiritLM and its students are, or another of models/parts.py.
+"""
 
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
+from tinywave_core.checkpoints.architectures import block_prefix, require_architecture
 from tinywave_core.checkpoints.bounds import check_directory
 from tinywave_core.config.adaptation import FreshTeacherConfig
 from tinywave_core.errors import CheckpointError
@@ -54,22 +59,20 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
             f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "
             "(config.json and model.safetensors, or shards with an index)"
         )
-    kind = _model_type(folder / "config.json")
-    if kind != "llama":
-        raise CheckpointError(
-            f"{folder} is a model of type {kind!r}; expected 'llama', as SpiritLM and its students are"
-        )
+    require_architecture(read_config(folder / "config.json"), folder)
     check_directory(folder, "Llama checkpoint")
     try:
         with _building:
-            model, about = LlamaForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
                 local_files_only=True,
+                trust_remote_code=False,
                 attn_implementation="sdpa",
                 weights_only=True,
                 output_loading_info=True,
             )
+            model, about = loaded
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be loaded as a Llama checkpoint: {error}") from error
     # transformers fills in random weights for what is missing and says so in a warning only.
@@ -77,12 +80,29 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
     wrong = [f"{name.replace('_', ' ')} such as {found[0]}" for name, found in faults.items() if found]
     if wrong:
         raise CheckpointError(f"{folder} does not have the weights that its config.json promises: {', '.join(wrong)}")
+    return cast("LlamaForCausalLM", without_own_dropout(model))
+
+
+def without_own_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without the dropout that its config asks for: training has its own, drawn so that a resumed run draws the same."""
+    for name in ("attention_dropout", "hidden_dropout", "dropout", "activation_dropout", "layerdrop"):
+        if getattr(model.config, name, None):
+            setattr(model.config, name, 0.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     return model
 
 
-def _model_type(path: Path) -> object:
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json; CheckpointError where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found.get("model_type")
+        return cast("dict[str, Any]", found)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); expected the config.json of a Llama checkpoint: copy it again"
@@ -90,22 +110,28 @@ def _model_type(path: Path) -> object:
 
 
 def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalLM:
-    """A student with the teacher's embeddings, final norm, head and the copied blocks."""
-    config = LlamaConfig.from_dict(teacher.config.to_dict())
-    config.num_hidden_layers = len(layers.copied)
+    """A student with the teacher's embeddings, final norm, head and the copied blocks; tied where the teacher's are."""
     with _building, torch.random.fork_rng(devices=[]):
-        student = LlamaForCausalLM(config)
-    source = teacher.state_dict()
-    for block, copied in enumerate(layers.copied):
-        _copy(source, f"model.layers.{copied}.", student.model.layers[block])
-    _copy(source, "model.embed_tokens.", student.model.embed_tokens)
-    _copy(source, "model.norm.", student.model.norm)
-    _copy(source, "lm_head.", student.lm_head)
-    return student
+        student = type(teacher)(config_of_blocks(teacher.config, layers.copied))
+    source, prefix = teacher.state_dict(), block_prefix(teacher.config.model_type)
+    wanted = {}
+    for name in student.state_dict():
+        if name.startswith(prefix):
+            block, _, rest = name.removeprefix(prefix).partition(".")
+            wanted[name] = source[f"{prefix}{layers.copied[int(block)]}.{rest}"]
+        else:
+            wanted[name] = source[name]
+    student.load_state_dict(wanted, strict=True)
+    return cast("LlamaForCausalLM", without_own_dropout(student))
 
 
-def _copy(source: dict[str, torch.Tensor], prefix: str, module: torch.nn.Module) -> None:
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)}, strict=True)
+def config_of_blocks(config: PretrainedConfig, copied: Sequence[int]) -> Any:
+    """The config of a model of some of the blocks."""
+    values = config.to_dict()
+    values["num_hidden_layers"] = len(copied)
+    if values.get("layer_types"):  # one for each block, as Qwen's configs have them
+        values["layer_types"] = [values["layer_types"][block] for block in copied]
+    return type(config).from_dict(values)
 
 
 def save_llama(model: LlamaForCausalLM, folder: Path) -> None:

@@ -5,15 +5,16 @@ Of SpiritLM's 32,000 text pieces a model that neither reads nor writes text need
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PretrainedConfig
 
 from tinywave_core.errors import CheckpointError
+from tinywave_core.models.parts import decoder_of, vocabulary_weights
 from tinywave_core.sequences.table import in_other_ids
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -31,17 +32,32 @@ def trim(model: LlamaForCausalLM, vocabulary: Vocabulary) -> tuple[LlamaForCausa
     kept = vocabulary.speech_only_ids()
     config = copy.deepcopy(model.config)
     config.vocab_size = len(kept)
+    weights = model.state_dict()
+    rows = {}
+    for name in vocabulary_weights(model):
+        rows[name] = weights[name][torch.tensor(kept, device=weights[name].device)]
+    trimmed = with_rows(model, config, rows)
+    trimmed.generation_config = copy.deepcopy(model.generation_config)
+    return trimmed, vocabulary.speech_only(), kept
+
+
+def with_rows(model: LlamaForCausalLM, config: PretrainedConfig, rows: Mapping[str, torch.Tensor]) -> LlamaForCausalLM:
+    """A model of `config` with other rows of embedding and head; all other weights are shared with `model`, not copied."""
+    return with_weights(model, config, {**model.state_dict(), **rows})
+
+
+def with_weights(
+    model: LlamaForCausalLM, config: PretrainedConfig, weights: Mapping[str, torch.Tensor]
+) -> LlamaForCausalLM:
+    """A model of `config`, which rotates as `model` does, with these weights."""
     # Without memory of its own: all weights are put into it below.
     with torch.device("meta"):
-        trimmed = LlamaForCausalLM(config)
-    weights = model.state_dict()
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        weights[name] = weights[name][torch.tensor(kept, device=weights[name].device)]
-    trimmed.load_state_dict(weights, assign=True, strict=True)
-    trimmed.tie_weights()
-    trimmed.model.rotary_emb = model.model.rotary_emb  # its frequencies are no weights, and would stay without values
-    trimmed.generation_config = copy.deepcopy(model.generation_config)
-    return trimmed.train(model.training), vocabulary.speech_only(), kept
+        made = type(model)(config)
+    made.load_state_dict(dict(weights), assign=True, strict=True)
+    made.tie_weights()
+    if hasattr(decoder_of(model), "rotary_emb"):  # its frequencies are no weights, and would stay without values
+        decoder_of(made).rotary_emb = decoder_of(model).rotary_emb
+    return made.train(model.training)
 
 
 def new_ids(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:

@@ -5,10 +5,14 @@ Reads configs and headers only. Stages check again what they use.
 
 import json
 
+from tinywave_core.checkpoints.architectures import ARCHITECTURES
+from tinywave_core.checkpoints.bounds import read_json
+from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.run.start import possible_configs
+from tinywave_core.stages.distillation.start import start_folder
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.evaluation.judges_given import check_judges
 from tinywave_core.stages.tokenization.benchmarks import open_suites
@@ -38,6 +42,17 @@ def _check_layers(config: PipelineConfig) -> None:
         layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", 0))
     student = config.distillation
     layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
+    if student.width is not None:
+        shape = ModelShape.of_fresh(config.adaptation.fresh)
+        if folder is not None:
+            about = read_json(folder / "config.json")
+            if not (row := ARCHITECTURES.get(str(about.get("model_type")))) or "down_proj" not in row.projections:
+                raise ConfigError(
+                    f"distillation.width is {student.width}, but {folder} is a model of type {about.get('model_type')!r}, whose heads "
+                    "and neurons are not told apart here: leave distillation.width out"
+                )
+            shape = ModelShape.of_config(about)
+        shape.narrowed(student.width)
 
 
 def _check(config: PipelineConfig) -> None:
@@ -49,6 +64,7 @@ def _check(config: PipelineConfig) -> None:
             f"distillation.vocabulary is speech, a student without text, but tokenization.interleaving.policy is "
             f"{config.tokenization.interleaving.policy}: take vocabulary full, or policy speech"
         )
+    start_folder(student)
     check_text(config)
     open_suites(config)
     check_generated(config)

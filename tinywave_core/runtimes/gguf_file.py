@@ -1,23 +1,26 @@
 """The header of a GGUF file, checked before llama.cpp opens it: on a bad file that ends the process or says little."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader, LlamaFileType, TokenType
 
+from tinywave_core.checkpoints.architectures import ARCHITECTURES
 from tinywave_core.checkpoints.gguf_header import fault_of_gguf
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import VOCABULARY_KEY, byte_names
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
+KINDS = tuple(dict.fromkeys(row.gguf for row in ARCHITECTURES.values() if row.gguf))
 MOST_BLOCKS = 512  # more end the process in llama.cpp
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A whole file of the architecture llama."""
+    """A whole file of an architecture that exporters/gguf.py writes."""
 
     path: Path
     context: int
@@ -31,7 +34,8 @@ class GgufFile:
 
     @classmethod
     def read(cls, path: Path) -> "GgufFile":
-        """Read keys and the table of tensors; CheckpointError where it is no GGUF, is truncated, or is no Llama."""
+        """Read keys and the table of tensors; CheckpointError where it is no GGUF, is truncated, or is of an architecture that is not
+        written here."""
         if not path.is_file():
             raise CheckpointError(
                 f"{path} does not exist: expected a GGUF file, which `--export.gguf q8_0,q4_0` writes"
@@ -43,15 +47,17 @@ class GgufFile:
             kind = _value(reader, "general.architecture")
         except (ValueError, OSError, LookupError) as error:
             raise CheckpointError(f"{path} is no GGUF file, or a truncated one ({error}): copy it again") from error
-        if kind != "llama":
-            raise CheckpointError(f"{path} is a model of the architecture {kind!r}; expected 'llama'")
+        if kind not in KINDS:
+            raise CheckpointError(
+                f"{path} is a model of the architecture {kind!r}; expected {' or '.join(map(repr, KINDS))}"
+            )
         try:
-            if wrong := _contradictions(reader):
+            if wrong := _contradictions(reader, kind):
                 raise ValueError("; ".join(wrong))
             vocabulary_json = _value(reader, VOCABULARY_KEY)
             return cls(
                 path,
-                _value(reader, "llama.context_length"),
+                _value(reader, f"{kind}.context_length"),
                 len(reader.fields["tokenizer.ggml.tokens"].data),
                 Vocabulary.from_json(json.loads(vocabulary_json)) if vocabulary_json else None,
                 _partial_characters(reader),
@@ -83,15 +89,15 @@ def _value(reader: Any, key: str) -> Any:
     return None if field is None else field.contents()
 
 
-def _contradictions(reader: Any) -> list[str]:
+def _contradictions(reader: Any, architecture: str) -> list[str]:
     """Where keys and tensors say different things: llama.cpp believes the keys, and ends the process or reads beyond a list."""
     sizes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
     blocks = len({name.split(".")[1] for name in sizes if name.startswith("blk.")})
     width, rows = sizes["token_embd.weight"]
     names = ("context_length", "block_count", "embedding_length", "feed_forward_length", "attention.head_count")
-    claimed = {name: _value(reader, f"llama.{name}") for name in names}
-    claimed["attention.head_count_kv"] = _value(reader, "llama.attention.head_count_kv") or claimed[names[-1]]
-    if wrong := [f"llama.{name} is {found!r:.40}" for name, found in claimed.items() if not _is_size(found)]:
+    claimed = {name: _value(reader, f"{architecture}.{name}") for name in names}
+    claimed["attention.head_count_kv"] = _value(reader, f"{architecture}.attention.head_count_kv") or claimed[names[-1]]
+    if wrong := [f"{architecture}.{name} is {found!r:.40}" for name, found in claimed.items() if not _is_size(found)]:
         return wrong
     heads, kept = claimed["attention.head_count"], claimed["attention.head_count_kv"]
     lists = {name: reader.get_field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "scores")}
@@ -100,13 +106,13 @@ def _contradictions(reader: Any) -> list[str]:
     kind = _value(reader, "tokenizer.ggml.model")
     return [
         *(
-            f"llama.{name} is {claimed[name]:,}, its tensors have {n:,}"
+            f"{architecture}.{name} is {claimed[name]:,}, its tensors have {n:,}"
             for name, n in held.items()
             if claimed[name] != n
         ),
         *([f"{blocks:,} blocks, expected {MOST_BLOCKS} at most"] if blocks > MOST_BLOCKS else []),
         *([f"{heads:,} heads, {kept:,} with keys, over a width of {width:,}"] if width % heads or heads % kept else []),
-        *(["it has experts"] if _value(reader, "llama.expert_count") else []),
+        *(["it has experts"] if _value(reader, f"{architecture}.expert_count") else []),
         *([f"a tokenizer of the kind {kind!r:.40}, expected llama or gpt2"] if kind not in ("llama", "gpt2") else []),
         *(
             f"tokenizer.ggml.{name} is no list of {rows:,} {wanted[name]}"
@@ -121,9 +127,18 @@ def _is_size(found: object) -> bool:
 
 
 def _partial_characters(reader: Any) -> list[int]:
-    bytes_of = {name.encode(): byte for byte, name in byte_names().items()}
+    bytes_of = {name: byte for byte, name in byte_names().items()}
     field, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"].contents()
     pieces = enumerate(zip((bytes(field.parts[part]) for part in field.data), types, strict=True))
     if _value(reader, "tokenizer.ggml.model") == "gpt2":
-        return [i for i, (piece, kind) in pieces if kind == TokenType.NORMAL and bytes_of.get(piece, 0) > 0x7F]
+        return [i for i, (piece, kind) in pieces if kind == TokenType.NORMAL and not _is_text(piece.decode(), bytes_of)]
     return [i for i, (piece, kind) in pieces if kind == TokenType.BYTE and int(piece[1:-1], 16) > 0x7F]
+
+
+def _is_text(piece: str, bytes_of: Mapping[str, int]) -> bool:
+    """Whether the bytes that a piece stands for are whole characters."""
+    try:
+        bytes(bytes_of.get(character, 0) for character in piece).decode()
+    except UnicodeDecodeError:
+        return False
+    return True

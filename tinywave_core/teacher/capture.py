@@ -80,7 +80,7 @@ def _targets(
 ) -> _Targets:
     """Targets and diagnostics of one sequence; probabilities in float64, padding rows of the head left out."""
     # In float64: sums over the whole vocabulary decide which entry of the tail is drawn.
-    logits = double(model.lm_head(hidden_LD)[:, : vocabulary.tokens])
+    logits = double(model.get_output_embeddings()(hidden_LD)[:, : vocabulary.tokens])
     log_p = torch.log_softmax(logits / config.temperature, dim=-1)
     p = log_p.exp()
     chosen, weights = sparse_targets(

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tinywave_core.checkpoints.bounds import check_tokenizer_config, read_json
 from tinywave_core.checkpoints.pieces import fault_of_pieces
 from tinywave_core.errors import CheckpointError, TokenError
+from tinywave_core.tokenizers.enlarged import enlarged_tokenizer, is_text_model
 from tinywave_core.tokenizers.speech_only import build_speech_tokenizer
 from tinywave_core.tokenizers.streams import STREAMS
 from tinywave_core.tokenizers.text import save_tokenizer
@@ -47,7 +48,9 @@ def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
 
 
 def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
-    """The text tokenizer of the model in `folder`, in the convention of `vocabulary`."""
+    """The text tokenizer of the model in `folder`, in the convention of `vocabulary`; of a text model, enlarged by the units."""
+    if is_text_model(folder):
+        return enlarged_tokenizer(folder, vocabulary)
     # With a vocabulary.json the directory was written here: its tokenizer.json gives the slow ids and was checked when it was written.
     if (folder / SENTENCEPIECE).is_file() and not (folder / VOCABULARY).is_file() and vocabulary.convention == "slow":
         from tinywave_core.tokenizers.sentencepiece_text import build_exact_tokenizer
@@ -62,7 +65,7 @@ def open_fast(path: Path) -> Tokenizer:
     """A tokenizer.json; CheckpointError names it where it is damaged, or deeper or larger than any is."""
     # A damaged file can be of any size and depth: both are bounded before the library reads it.
     read_json(path)
-    with _opening(path):
+    with opening(path):
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()  # a file can ask for texts of any length
     tokenizer.no_truncation()
@@ -76,7 +79,7 @@ def open_as_transformers(folder: Path) -> Any:
     check_tokenizer_config(folder)
     for path in sorted(folder.glob("*.json")):
         read_json(path)
-    with _opening(folder):
+    with opening(folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -87,12 +90,12 @@ def _from_pieces(folder: Path) -> Any:
     check_tokenizer_config(folder)
     if fault := fault_of_pieces(folder / SENTENCEPIECE):
         raise CheckpointError(f"{folder / SENTENCEPIECE} is no sentencepiece model ({fault}): copy it again")
-    with _opening(folder):
+    with opening(folder):
         return LlamaTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 @contextmanager
-def _opening(path: Path) -> Iterator[None]:
+def opening(path: Path) -> Iterator[None]:
     """The libraries of tokenizers fail on damaged files with every kind of error, and with panics, which are no `Exception`s."""
     try:
         yield

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from tinywave_core.models.parts import adding_of, blocks_of, embedding_of
+
 
 @dataclass
 class Draw:
@@ -27,9 +29,9 @@ class Draw:
 def add_dropout(model: LlamaForCausalLM, share: float, seed: int) -> Draw:
     """Zero `share` of the numbers in every pass of a model in training mode, and scale up the others."""
     draw = Draw(seed)
-    places = [model.model.embed_tokens]
-    for block in model.model.layers:
-        places += [block.self_attn, block.mlp]
+    places: list[torch.nn.Module] = [embedding_of(model)]
+    for block in blocks_of(model):
+        places += adding_of(block, model)
     for place, module in enumerate(places):
         module.register_forward_hook(_hook(draw, share, place))
     return draw

@@ -22,6 +22,7 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.losses.attention import read_outside_of_compiled_blocks, recompute_context
 from tinywave_core.models.attention import BLOCK_SPARSE, is_block_sparse
 from tinywave_core.models.llama import on_device
+from tinywave_core.models.parts import blocks_of
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.training.dropout import Draw, add_dropout
 from tinywave_core.training.on_policy import Speaking, spoken
@@ -75,7 +76,7 @@ def trained_module(
         copied.set_attn_implementation(BLOCK_SPARSE)
     if runtime.compile:
         read_outside_of_compiled_blocks()
-    blocks = module.model.model.layers
+    blocks = blocks_of(module.model)
     for number, block in enumerate(blocks):
         if runtime.compile:
             block.forward = torch.compile(block.forward)
@@ -130,7 +131,7 @@ def _contexts() -> tuple[Any, Any]:
 
 
 def _shard(module: TrainedModule, mesh: DeviceMesh) -> None:
-    for part in (*module.model.model.layers, module):
+    for part in (*blocks_of(module.model), module):
         fully_shard(part, mesh=mesh)
     for part in module.modules():
         if isinstance(part, FSDPModule):  # a sum, not a mean: the loss is already divided by the whole batch's targets

@@ -4,7 +4,7 @@ Legend: B rows, T row length, N = B * T positions, D width, K entries of a spars
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,8 @@ from tinywave_core.losses.own_speech import means_of_each, own_speech_loss
 from tinywave_core.losses.terms import Computation, Views, at_head, computations
 from tinywave_core.models.forward import forward
 from tinywave_core.models.llama import on_device
+from tinywave_core.models.parts import head_of
+from tinywave_core.models.prune import ALIGNMENT
 from tinywave_core.sequences.dataset import Batch
 from tinywave_core.teacher.layer_map import LayerMap
 from tinywave_core.training.trainer import LossTerms
@@ -32,7 +34,7 @@ class LanguageModelObjective:
         out = forward(model, batch)
         loss = fused_logit_loss(
             out.last_BTD.flatten(0, 1),
-            model.lm_head.weight,
+            head_of(model).weight,
             torch.from_numpy(batch.labels).flatten(),
             None,
             language_model=1.0,
@@ -57,11 +59,13 @@ class DistillationObjective:
         teacher: LlamaForCausalLM | None,
         vocabulary_rows: int | None = None,
         kept: Sequence[int] | None = None,
+        heads: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         """`vocabulary_rows`: tokens that have a name; teacher rows beyond them are padding and no live target.
 
         `kept`: the teacher's ids of the student's tokens, for a student whose vocabulary is a part of the teacher's; batches are in
-        the student's ids, the cached targets that they bring in the teacher's.
+        the student's ids, the cached targets that they bring in the teacher's. `heads`: by block, the teacher's heads that a narrower
+        student has, which it is compared with; None: all.
         """
         self.config, self.layers = config, layers
         self.temperature, self.vocabulary_rows = temperature, vocabulary_rows
@@ -69,6 +73,7 @@ class DistillationObjective:
         if self.kept is not None:
             self._own_ids = np.full(1 << 16, -1, dtype=np.int64)  # by the teacher's, which are 16 bits; -1: text
             self._own_ids[self.kept] = np.arange(len(self.kept))
+        self.heads = {block: torch.tensor(numbers) for block, numbers in (heads or {}).items()}
         self.teacher = teacher if config.live_terms else None
         if config.live_terms and teacher is None:
             raise TrainingError(
@@ -89,7 +94,7 @@ class DistillationObjective:
         total, terms = at_head(
             self.config.weights,
             views.student.last_BTD.flatten(0, 1),
-            model.lm_head.weight,
+            head_of(model).weight,
             torch.from_numpy(views.batch.labels).flatten(),
             self._signal(model, batch, views),
             self.temperature,
@@ -100,7 +105,7 @@ class DistillationObjective:
         if not batch.own_targets:
             return LossTerms(total, terms)
         own = own_speech_loss(
-            self.config.on_policy, views.student, model.lm_head.weight, batch, self._live(model, views)
+            self.config.on_policy, views.student, head_of(model).weight, batch, self._live(model, views)
         )
         return LossTerms(total + own.total, means_of_each(batch, terms, own.logits))
 
@@ -112,7 +117,8 @@ class DistillationObjective:
         student_tap, teacher_tap = self._taps(model, batch, step, maps=maps)
         with tapping(student_tap):
             student = forward(model, batch, hidden=hidden)
-        views = Views(self.config, self.layers.targets, batch.data, student, student_tap)
+        alignment = getattr(model, ALIGNMENT, None)
+        views = Views(self.config, self.layers.targets, batch.data, student, student_tap, alignment=alignment)
         if not live:
             return views
         # Without a graph, which would keep the activations of a model many times as large.
@@ -132,9 +138,8 @@ class DistillationObjective:
 
     def _live(self, model: LlamaForCausalLM, views: Views) -> LiveTeacher:
         """The whole distribution of the teacher that runs beside the student."""
-        assert self.teacher is not None
-        assert views.teacher is not None
-        head = self.teacher.lm_head.weight
+        assert self.teacher is not None and views.teacher is not None
+        head = head_of(self.teacher).weight
         if self.kept is not None:
             head = head[torch.from_numpy(self.kept).to(head.device)]
         # The shared prefix: a padded head has rows that are no token.
@@ -153,7 +158,7 @@ class DistillationObjective:
             on_device(self.teacher, device)
         if self.teacher.config._attn_implementation != student.config._attn_implementation:
             self.teacher.set_attn_implementation(student.config._attn_implementation)
-        if self.teacher.training or self.teacher.lm_head.weight.requires_grad:
+        if self.teacher.training or head_of(self.teacher).weight.requires_grad:
             self.teacher.eval().requires_grad_(False)
         return self.teacher
 
@@ -202,4 +207,4 @@ class DistillationObjective:
                     model.device,
                 )
             )
-        return taps[0], taps[1]
+        return taps[0], replace(taps[1], heads_of=self.heads)

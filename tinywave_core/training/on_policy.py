@@ -21,6 +21,7 @@ from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import OnPolicyConfig
 from tinywave_core.devices import double
 from tinywave_core.errors import TrainingError
+from tinywave_core.models.parts import decoder_of, head_of
 from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset
 from tinywave_core.tokenizers.vocabulary import EOS_ID
 from tinywave_core.training.processes import process_count
@@ -193,13 +194,13 @@ def spoken(model: LlamaForCausalLM, asked: Speaking) -> torch.Tensor:
     model.set_attn_implementation("sdpa")  # that of training wants packed rows
     allowed_A = torch.from_numpy(asked.allowed_A).to(device)
     uniform_CN = torch.from_numpy(asked.uniform_CN)
-    cache, ids = DynamicCache(), torch.from_numpy(asked.prompts_CP).to(device)
+    decoder, cache, ids = decoder_of(model), DynamicCache(), torch.from_numpy(asked.prompts_CP).to(device)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=device)
     new: list[torch.Tensor] = []
     try:
         for number in range(uniform_CN.shape[1]):
-            last_CD = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-            scores_CA = model.lm_head(last_CD)[:, allowed_A].float() / asked.temperature
+            last_CD = decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            scores_CA = head_of(model)(last_CD)[:, allowed_A].float() / asked.temperature
             drawn_C = _by_uniform(scores_CA, uniform_CN[:, number])
             new.append(allowed_A[drawn_C])
             ended |= new[-1] == EOS_ID

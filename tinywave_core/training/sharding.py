@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaForCausalLM
 
 from tinywave_core.devices import frozen_dtype
+from tinywave_core.models.parts import blocks_of, decoder_of, head_of
 from tinywave_core.training.processes import process_count
 
 
@@ -32,10 +33,10 @@ def shard_frozen(model: LlamaForCausalLM, device: torch.device) -> None:
     if process_count() == 1:
         return
     model.eval().requires_grad_(False).to(dtype=frozen_dtype(device))  # type: ignore[call-arg]
-    decoder, mesh = model.model, mesh_of(device, within_machine=True)
-    for whole in (decoder.embed_tokens, decoder.norm, decoder.rotary_emb, model.lm_head):
-        torch.nn.Module.to(whole, device)
+    blocks, mesh = blocks_of(model), mesh_of(device, within_machine=True)
+    for whole in (*(each for each in decoder_of(model).children() if each is not blocks), head_of(model)):
+        whole.to(device)
     # The decoder itself stays as it is: transformers finds what it hands out (hidden states) by its class, which FSDP2 changes. So each
     # block is a root, whose weights FSDP2 would keep whole after its forward pass.
-    for block in decoder.layers:
+    for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)

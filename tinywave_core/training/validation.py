@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.validation import ValidationConfig
 from tinywave_core.devices import sent
 from tinywave_core.models.forward import forward
+from tinywave_core.models.parts import head_of
 from tinywave_core.sequences.dataset import IGNORED, Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.training.checkpoint import Best
@@ -62,5 +63,5 @@ def cross_entropy(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     total = hidden.new_zeros((), dtype=torch.float32)
     # In parts: the logits of all positions would take more memory than a training step does.
     for part, wanted in zip(hidden[sent(kept, hidden.device)].split(_PART), wanted_N.split(_PART), strict=True):
-        total += F.cross_entropy(model.lm_head(part).float(), wanted, reduction="sum")
+        total += F.cross_entropy(head_of(model)(part).float(), wanted, reduction="sum")
     return total

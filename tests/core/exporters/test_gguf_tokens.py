@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.fixtures.gguf_model import VOCABULARY, write_model
+from tests.fixtures.text_models import write_text_model
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import pieces_of
 from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
+from tinywave_core.tokenizers.enlarged import read_text_part, write_enlarged_tokenizer
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 SPEECH = ("[Speech][Hu1]", "[Speech][Hu29][Hu0][Hu29]", "[Hu3]", "[Speech][St3][Pi5][Hu0][Pi0][Hu1]")
@@ -108,7 +109,30 @@ def test_without_the_space_a_slow_prompt_lacks_its_boundary(spiritlm):
         assert theirs("[Speech][Hu1]") == [ours[0], *ours[2:]] and ours[1] == read_directory(folder).boundary
 
 
+# Byte-level pairs of a text model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digits", [False, True], ids=["gpt-2", "smollm"])
+def test_ids_of_an_enlarged_text_model_come_out_of_llama_cpp(digits: bool, tmp_path: Path):
+    source = write_text_model(tmp_path / "lm")
+    if digits:
+        about = json.loads((source / "tokenizer.json").read_text())
+        cut = [{"type": "Digits", "individual_digits": True}, about["pre_tokenizer"]]
+        (source / "tokenizer.json").write_text(
+            json.dumps(about | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": cut}})
+        )
+    vocabulary = Vocabulary(text=len(read_text_part(source).names), hubert=30, pitch=6, style=4)
+    write_enlarged_tokenizer(source, tmp_path, vocabulary)
+    write_model(tmp_path, vocabulary, ("q8_0",))
+    ours, theirs = (
+        AutoTokenizer.from_pretrained(tmp_path, local_files_only=True),
+        llama_cpp(tmp_path / "tiny-q8_0.gguf"),
+    )
+    for text in (*SPEECH, *TEXT, "[Text]the cat sat on 1234 mats"):
+        assert theirs(text) == ours(text)["input_ids"]
+
+
 def test_text_without_scores_is_refused(tmp_path: Path):
-    shutil.copyfile(Path(__file__), tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="has no tokenizer.model, and its 400 text pieces are no bytes"):
         pieces_of(tmp_path, Vocabulary(text=400, hubert=30))

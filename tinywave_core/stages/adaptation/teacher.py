@@ -198,13 +198,20 @@ def _require_no_worse(before: float | None, after: float | None) -> None:
 
 
 def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "LlamaForCausalLM":
+    from tinywave_core.models.enlarge import enlarge
     from tinywave_core.models.llama import fresh_llama, load_llama
     from tinywave_core.tokenizers.directory import read_directory
+    from tinywave_core.tokenizers.enlarged import is_text_model
+    from tinywave_core.tokenizers.text_model import sources_of
 
     path = step.context["teacher"]
     if path is None:
         length = max(config.training.sequence_length, 2048)
         return fresh_llama(config.fresh, vocabulary.rows, length, config.training.seed)
+    if is_text_model(Path(path)):
+        return enlarge(
+            load_llama(Path(path)), sources_of(Path(path), vocabulary).sources, vocabulary, config.training.seed
+        )
     # Before hours of training, not after:
     read_directory(Path(path), config.id_convention).require_same(vocabulary, f"the teacher {path}", "the token shards")
     _check_tokenizer(Path(path), vocabulary)
@@ -226,7 +233,9 @@ def _with_adapters(
     import torch
     from peft import LoraConfig, get_peft_model
 
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    from tinywave_core.models.parts import architecture
+
+    targets = list(architecture(model).projections)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         adapters = LoraConfig(
@@ -254,11 +263,14 @@ def _held_out_nll(model: "LlamaForCausalLM", speech: Speech, output: Output) -> 
 
 
 def _write_tokenizer(step: Step, folder: Path, vocabulary: Vocabulary) -> None:
-    """A fresh teacher gets the pipeline's own tokenizer; a checkpoint keeps the one it came with."""
+    """A fresh teacher gets the pipeline's own tokenizer, a text model its own with units; a checkpoint keeps the one it came with."""
     from tinywave_core.tokenizers.directory import VOCABULARY, copy_tokenizer
+    from tinywave_core.tokenizers.enlarged import is_text_model, write_enlarged_tokenizer
     from tinywave_core.tokenizers.text import write_tokenizer
 
-    if step.context["teacher"] is None:
+    if step.context["teacher"] is not None and is_text_model(Path(step.context["teacher"])):
+        write_enlarged_tokenizer(Path(step.context["teacher"]), folder, vocabulary)
+    elif step.context["teacher"] is None:
         write_tokenizer(vocabulary, folder)
         (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
     else:

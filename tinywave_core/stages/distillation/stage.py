@@ -46,6 +46,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     blocks = ", ".join(map(str, summary.layers_copied))
     if summary.started_from == "teacher":
         began = f"blocks {blocks} of the teacher"
+    elif summary.started_from == "student":
+        assert summary.start
+        began = f"the student {summary.start.name} (SHA-256 {summary.start.sha256[:12]}…)"
     else:
         replay = f"{count(summary.new_sequences, 'new sequence')} and {summary.replayed_sequences} heard before"
         began = f"{summary.started_from}, continued on {replay} (time {summary.continuations})"

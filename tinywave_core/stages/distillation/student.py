@@ -1,18 +1,21 @@
 """Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
 
 Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
-from the teacher's blocks or, where on_new_audio is `continue`, from the one before it (infra/decisions/0012-warm-start.md).
+from the teacher's blocks, from another run's student (start.py) or, where on_new_audio is `continue`, from the one before it
+(infra/decisions/0012-warm-start.md).
 Files: model/ (Hugging Face directory), curves.parquet.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.config.distillation import ON_POLICY, DistillationConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import TrainingError
@@ -22,8 +25,10 @@ from tinywave_core.stages.adaptation.teacher import (
     validation_config,
     validation_of,
 )
-from tinywave_core.stages.distillation.summary import StudentSummary
+from tinywave_core.stages.distillation.start import require_same_units, start_folder, start_params
+from tinywave_core.stages.distillation.summary import KeptParts, Start, StudentSummary
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
+from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
@@ -33,6 +38,7 @@ from tinywave_core.storage.store import Artifact
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from tinywave_core.models.prune import Kept
     from tinywave_core.sequences.dataset import PackedDataset
     from tinywave_core.sequences.table import SequenceTable
     from tinywave_core.teacher.layer_map import LayerMap
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 
 StudentStep = Step[DistillationConfig, StudentSummary]
 VERSION = 3
+_WATCHED = 64  # sequences, the first by their ids, on which it is looked what matters in a teacher
 _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are compared
 
 
@@ -51,6 +58,11 @@ def build(
     """The `student` and the `control`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
     cached = tokens.store.find_all(LogitsSummary.of(logits).shards, "shard")
+    start = start_folder(config.distillation)
+    given = {} if start is None else start_params(start)
+    if start is not None:
+        summary = TokensSummary.of(tokens)
+        require_same_units(start, summary.vocabulary, summary.tokenizer, config.distillation.vocabulary)
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
@@ -65,8 +77,10 @@ def build(
             run=run_student,
             config=settings.first(),
             params={"validation": validation_of(config)}
+            | given
             | ({"temperature": config.logit_caching.temperature} if live_only else {}),
             inputs=inputs,
+            context={} if start is None else {"start": start},
             runtime=config.runtime,
         )
         fit = _Fit(first, settings, execute)
@@ -140,7 +154,7 @@ class _Fit:
         return replace(self.first, config=self.settings.continued(), inputs=inputs)
 
     def _restarted(self, why: str) -> StudentStep:
-        return replace(self.first, context={"restarted": why})
+        return replace(self.first, context=self.first.context | {"restarted": why})
 
 
 def run_student(step: StudentStep, output: Output) -> StudentSummary:
@@ -148,6 +162,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     from tinywave_core.devices import pick_device
     from tinywave_core.losses.attention import IMPLEMENTATION
     from tinywave_core.models.llama import load_llama, save_llama, student_from
+    from tinywave_core.models.prune import add_alignment, without_alignment
     from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
@@ -170,7 +185,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     layers = layer_map(
         config.layer_map, teacher.config.num_hidden_layers, config.layers, config.layer_pairs, config.copied_blocks
     )
-    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
+    parts = _kept_parts(step, teacher, material)
+    student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None, parts)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training, keep=output.resume / "rows")
     training = settle(config.training, dataset, material.tokens, "teacher's blocks")
@@ -181,17 +197,21 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     dataset.reader = cached = _cached(step, vocabulary, sequences)
     first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
-    compared = student if kept is None or "previous" in step.inputs else student_from(teacher, layers)
+    goes_on = "previous" in step.inputs or "start" in step.params
+    compared = student if (kept is None and parts is None) or goes_on else student_from(teacher, layers)
     start = _nll_at_start(teacher, compared, cached, material.sequences, first, vocabulary, config, output)
-    if start and "previous" not in step.inputs:
+    if start and not goes_on:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
     temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
     rows = len(kept) if kept else vocabulary.tokens
-    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept)
+    heads = None if parts is None else dict(enumerate(parts.heads))
+    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept, heads)
     if output.runtime.shard_teacher and objective.teacher is not None:
         shard_frozen(objective.teacher, pick_device(output.runtime))
+    if parts is not None and config.weights.hidden:
+        add_alignment(student, parts, teacher.config.hidden_size, len(layers.targets))
     del teacher, model  # the objective holds it while it needs it, and nobody else
     run = train(
         student,
@@ -205,6 +225,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         uploads=output.uploads,
         own=own,
     )
+    without_alignment(student)
     student.set_attn_implementation("sdpa")
     # Every process of a sharded training comes to the same summary; only the first writes.
     if is_first():
@@ -217,13 +238,19 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         layers=config.layers,
         layers_copied=list(layers.copied),
         layers_aligned=list(layers.targets),
+        **(
+            {}
+            if parts is None
+            else {"kept": KeptParts(channels=parts.channels, heads=parts.heads, neurons=parts.neurons)}
+        ),
         weights=config.weights.model_dump() | ({ON_POLICY: config.on_policy.weight} if own else {}),
         live_steps=sum(at < len(run.curves) for at in config.live_steps),
         nll_at_start=start,
         steps=len(run.curves),
         training=run.summary(config.training, dataset, validation),
         tokens_seen=len(run.curves) * dataset.batch_rows * dataset.row_length,
-        started_from=step.input("previous").id if "previous" in step.inputs else "teacher",
+        started_from=_started_from(step),
+        **({"start": Start(**step.params["start"])} if "start" in step.params else {}),
         continuations=_continuations(step),
         train_sequences=len(sequences),
         new_sequences=len(material.new),
@@ -261,6 +288,13 @@ def _require_one_vocabulary(step: StudentStep, vocabulary: "Vocabulary") -> None
 def _continuations(step: StudentStep) -> int:
     """How many continuations led to this student."""
     return 1 + int(step.input("previous").summary.get("continuations", 0)) if "previous" in step.inputs else 0
+
+
+def _started_from(step: StudentStep) -> str:
+    """As the summary has it."""
+    if "previous" in step.inputs:
+        return step.input("previous").id
+    return "student" if "start" in step.params else "teacher"
 
 
 def _shards(step: StudentStep) -> list[Artifact]:
@@ -308,28 +342,72 @@ def _material(step: StudentStep) -> _Material:
 
 
 def _start(
-    step: StudentStep, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
+    step: StudentStep,
+    teacher: "LlamaForCausalLM",
+    layers: "LayerMap",
+    trimmed: "Vocabulary | None",
+    parts: "Kept | None",
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
     """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
     teacher's vocabulary, and then with the teacher's ids of its tokens."""
-    from tinywave_core.models.llama import load_llama, student_from
+    from tinywave_core.models.llama import student_from
+    from tinywave_core.models.prune import narrowed
     from tinywave_core.models.trim import trim
 
     student, kept = student_from(teacher, layers), None
+    if parts is not None:
+        student = narrowed(student, layers.copied, parts, _shape(teacher).narrowed(step.config.width))
     if trimmed is not None:
         student, _, kept = trim(student, trimmed)
-    if "previous" not in step.inputs:
-        return student, kept
-    previous, first = step.input("previous"), student.config
-    student = load_llama(previous.path("model"))
-    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
-        found, wanted = getattr(student.config, name), getattr(first, name)
+    if "previous" in step.inputs:
+        return _loaded(step.input("previous").path("model"), step.input("previous").id, student), kept
+    if "start" in step.params:
+        folder = step.context["start"]
+        if start_params(folder)["start"] != step.params["start"]:
+            raise TrainingError(
+                f"{folder} is not the student that the run was planned with: run again, with one on all machines"
+            )
+        return _loaded(folder, f"the student in {folder}", student), kept
+    return student, kept
+
+
+def _shape(model: "LlamaForCausalLM") -> ModelShape:
+    return ModelShape.of_config(model.config.to_dict())
+
+
+def _kept_parts(step: StudentStep, teacher: "LlamaForCausalLM", material: "_Material") -> "Kept | None":
+    """What stays of the teacher in a narrower student, by its first training sequences; a student that goes on has what it had. None for
+    one of the teacher's width."""
+    from tinywave_core.models.prune import Kept, most_important
+
+    shape = _shape(teacher).narrowed(step.config.width)
+    if shape == _shape(teacher):
+        return None
+    if "previous" in step.inputs:
+        before = StudentSummary.of(step.input("previous")).kept
+        if before is None:
+            raise TrainingError(
+                f"{step.input('previous').id} has the teacher's width, distillation.width is {shape.width}: it cannot go on from there; "
+                "pass --distillation.on_new_audio restart"
+            )
+        return Kept(before.channels, before.heads, before.neurons)
+    some = material.sequences.tokens(np.arange(min(_WATCHED, len(material.sequences))))
+    return most_important(teacher, some, shape)
+
+
+def _loaded(folder: Path, name: str, first: "LlamaForCausalLM") -> "LlamaForCausalLM":
+    """The student in a directory; TrainingError where it has another shape than `first`, the one of these settings."""
+    from tinywave_core.models.llama import load_llama
+
+    student = load_llama(folder)
+    for size in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        found, wanted = getattr(student.config, size), getattr(first.config, size)
         if found != wanted:
             raise TrainingError(
-                f"{previous.id} has {name} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
-                "--distillation.on_new_audio restart"
+                f"{name} has {size} {found}, the student of these settings {wanted}: it cannot go on from there; pass "
+                "--distillation.on_new_audio restart, or another --distillation.start"
             )
-    return student, kept
+    return student
 
 
 def _in_ids_of(student: "LlamaForCausalLM", vocabulary: "Vocabulary", sequences: "SequenceTable") -> "SequenceTable":

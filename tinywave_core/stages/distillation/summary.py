@@ -2,8 +2,33 @@
 
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from tinywave_core.steps.base import Summary
 from tinywave_core.training.summary import TrainingSummary
+
+
+class Start(BaseModel):
+    """The student of another run that a student started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    """Of its weights, config and vocabulary."""
+    name: str
+    """Of the folder that its directory lies in: its id, where that is a store."""
+    tokenizer: str | None
+    """Id of the speech tokenizer that it was trained with."""
+
+
+class KeptParts(BaseModel):
+    """What a narrower student has of its teacher, by number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    channels: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
+    """Of each block of the teacher."""
+    neurons: tuple[tuple[int, ...], ...]
+    """Likewise."""
 
 
 class StudentSummary(Summary):
@@ -17,6 +42,8 @@ class StudentSummary(Summary):
     """Teacher blocks that the student's blocks started as."""
     layers_aligned: list[tuple[int, int]]
     """Pairs of blocks that were aligned: student, teacher."""
+    kept: KeptParts | None = None
+    """Unset for a student of the teacher's width."""
     weights: dict[str, float]
     """Of the terms of the loss, by name."""
     live_steps: int
@@ -30,7 +57,9 @@ class StudentSummary(Summary):
     tokens_seen: int
     """In these steps, padding included."""
     started_from: str
-    """`teacher`, or the id of the student before it."""
+    """`teacher`, `student` (see `start`), or the id of the student before it."""
+    start: Start | None = None
+    """Of another run; unset where there was none."""
     continuations: int
     """How many continuations led to it."""
     train_sequences: int

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tinywave_core.config.evaluation import GapConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.evaluation.summary import Blocks, CostlyToken, GapSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, each_held_out_row, held_out_shards
@@ -116,6 +117,7 @@ def _side_by_side(step: Step[GapConfig, GapSummary], output: Output) -> "SideByS
         vocabulary=Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"]),
         config=step.config,
         device=pick_device(output.runtime),
+        kept=StudentSummary.of(step.input("student")).kept,
     )
 
 

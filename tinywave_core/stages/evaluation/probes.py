@@ -24,9 +24,9 @@ from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.stages.tokenization.tokens import (
     GATHERED_SAMPLES,
     batches,
+    of_teachers_ids,
     open_step_tokenizer,
     places,
-    teacher_vocabulary,
 )
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import audio_of, held_out_shards
@@ -89,7 +89,6 @@ def _scores_step(
     config: PipelineConfig, tokens: Artifact, probes: Artifact, models: dict[str, list[Artifact]]
 ) -> Step[ProbesConfig, ProbeScoresSummary]:
     tokenizer = TokensSummary.of(tokens).tokenizer_artifact(tokens)
-    vocabulary = teacher_vocabulary(config)
     return Step(
         store=tokens.store,
         stage="evaluation",
@@ -100,7 +99,7 @@ def _scores_step(
         params={
             "tokens": config.tokenization.tokens,
             "sequence_length": config.distillation.training.sequence_length,
-            **({} if vocabulary is None else {"vocabulary": vocabulary.to_json()}),
+            **of_teachers_ids(config),
         },
         context=places(config),
         inputs={"probes": [probes], "tokenizer": [tokenizer], **models},

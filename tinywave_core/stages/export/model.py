@@ -37,7 +37,7 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from transformers import LlamaConfig
+    from transformers import PretrainedConfig
 
     from tinywave_core.exporters.model_card import Data
 
@@ -167,7 +167,7 @@ def _choose_rows(step: ModelStep, trained: Vocabulary) -> tuple[Vocabulary, list
 
 def _write_model(
     step: ModelStep, folder: Path, vocabulary: Vocabulary, trained: Vocabulary, rows: list[int] | None
-) -> "LlamaConfig":
+) -> "PretrainedConfig":
     """Configs, weights and tokenizer, as plain transformers loads them."""
     import torch
 
@@ -343,7 +343,7 @@ def _speech(
 
 
 def _held_out(
-    step: ModelStep, vocabulary: Vocabulary, trained: Vocabulary, shape: "LlamaConfig"
+    step: ModelStep, vocabulary: Vocabulary, trained: Vocabulary, shape: "PretrainedConfig"
 ) -> "list[npt.NDArray[np.int64]]":
     """Held-out sequences, as many as `perplexity_tokens` allows; those with text are left out for a model without."""
     import numpy as np

@@ -6,8 +6,8 @@ from tinywave_core.costs.estimates import (
     GGUF_BYTES,
     Estimate,
     exported_rows,
-    llama_parameters,
     split_tokens,
+    student_shape,
 )
 from tinywave_core.exporters.judge_words import heard_briefly, judges_rows, judges_text
 from tinywave_core.stages.export import judges, model, vocoder
@@ -65,7 +65,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Weights rounded and written, their perplexity measured, recordings kept for the voice."""
     _, held_out = split_tokens(config, hours)
-    parameters = llama_parameters(config.adaptation.fresh, config.distillation.layers, exported_rows(config))
+    parameters = student_shape(config).parameters(config.distillation.layers, exported_rows(config))
     files = config.export.gguf
     measured = min(held_out, config.export.perplexity_tokens) * (len(files) + 1 if files else 0)
     per_parameter = WEIGHT_BYTES[config.export.dtype] + sum(GGUF_BYTES[name] for name in files)

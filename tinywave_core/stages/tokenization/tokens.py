@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ from tinywave_core.tokenizers.base import Places, SpeechTokenizer
 from tinywave_core.tokenizers.embedded import EMBEDDED, open_codebook, open_encoder
 from tinywave_core.tokenizers.opening import choose_tokenizer, kind_named, open_tokenizer
 from tinywave_core.tokenizers.streams import STREAMS
+from tinywave_core.tokenizers.text_model import check_text_model, text_model_of, text_tokens
 from tinywave_core.tokenizers.vocabulary import KINDS, Vocabulary
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def build(
 ) -> Artifact:
     """The `tokens` artifact of a corpus."""
     check_speech_tokenizer(config)
-    chosen, vocabulary = choose_tokenizer(config), teacher_vocabulary(config)
+    chosen = choose_tokenizer(config)
     settings = chosen.settings()
     context = places(config)
 
@@ -121,7 +122,7 @@ def build(
         )
     else:
         (tokenizer,) = execute([step(chosen.kind, run_given, {}, chosen.given())])
-    of_teacher = {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
+    of_teacher = of_teachers_ids(config)
     duplicates = CorpusSummary.of(corpus).duplicates
     audio_shards = _audio_shards(corpus)
     shards = execute(
@@ -160,12 +161,24 @@ def build(
 
 
 def teacher_vocabulary(config: PipelineConfig) -> Vocabulary | None:
-    """The vocabulary of the configured teacher; None for that of bytes and units, which a fresh one takes."""
+    """The vocabulary of the configured teacher; None for that of bytes and units, which a fresh one takes, and for a text model's,
+    which the units of this corpus enlarge."""
     from tinywave_core.tokenizers.directory import read_directory
 
     folder = teacher_folder(config)
+    if text_model_of(config) is not None:
+        return None
     vocabulary = None if folder is None else read_directory(folder, config.adaptation.id_convention)
     return None if vocabulary is None or vocabulary.is_of_bytes else vocabulary
+
+
+def of_teachers_ids(config: PipelineConfig) -> dict[str, Any]:
+    """What a step has to know of the teacher's ids: its vocabulary, or how many text tokens go before the units; nothing of bytes."""
+    text = text_tokens(config)
+    if text is not None:
+        return {"text_tokens": text}
+    vocabulary = teacher_vocabulary(config)
+    return {} if vocabulary is None else {"vocabulary": vocabulary.to_json()}
 
 
 def places(config: PipelineConfig) -> dict[str, Any]:
@@ -187,6 +200,7 @@ def check_speech_tokenizer(config: PipelineConfig) -> None:
     chosen = choose_tokenizer(config)
     chosen.settings()
     chosen.check(teacher_vocabulary(config))
+    check_text_model(config, sum(astuple(chosen.expected_sizes)))
 
 
 def run_given(step: Step[TokenizationConfig, GivenSummary], output: Output) -> GivenSummary:
@@ -360,11 +374,17 @@ _LABELS = ["speaker", "transcript", "split"]
 
 
 def open_step_tokenizer(step: Step) -> SpeechTokenizer:
-    """The tokenizer of a step's input `tokenizer`, for ids of its param `vocabulary` (that of a teacher with its own), with the
-    models that lie in its context's `places`."""
+    """The tokenizer of a step's input `tokenizer`, for ids as `of_teachers_ids` has them in the step's params, with the models that
+    lie in its context's `places`."""
     of_teacher = step.params.get("vocabulary")
     vocabulary = None if of_teacher is None else Vocabulary.from_json(of_teacher)
-    return open_tokenizer(step.input("tokenizer").path(), vocabulary, step.context["places"], _device(step))
+    tokenizer = open_tokenizer(step.input("tokenizer").path(), vocabulary, step.context["places"], _device(step))
+    return replace(tokenizer, vocabulary=_after_text(step, tokenizer.vocabulary))
+
+
+def _after_text(step: Step, vocabulary: Vocabulary) -> Vocabulary:
+    """A speech tokenizer's own vocabulary, behind the text of the step's text model, where there is one."""
+    return replace(vocabulary, text=step.params["text_tokens"]) if "text_tokens" in step.params else vocabulary
 
 
 def batches(utterances: "Iterable[Utterance]", samples: int) -> "Iterator[list[Utterance]]":
@@ -430,7 +450,7 @@ def run_tokens(step: TokensStep, output: Output) -> TokensSummary:
         **({"leaks": LeaksSummary.of(step.input("leaks"))} if "leaks" in step.inputs else {}),
         tokenizer=tokenizer.id,
         tokenizer_kind=tokenizer.part,
-        vocabulary=step.params.get("vocabulary") or tokenizer_vocabulary(tokenizer),
+        vocabulary=step.params.get("vocabulary") or _after_text(step, tokenizer_vocabulary(tokenizer)),
         unvoiced_chunks=sum(s.unvoiced_chunks for s in summaries),
         **totals,
         tokens=tokens,
