@@ -186,11 +186,7 @@ class Browser:
         seconds, codes = shown_one.seconds, shown_one.codes
         samples = decode_flac(self._flac(shown_one.place.shard, shown_one.id))
         outline, columns = axis.outline(samples, seconds)
-        lanes = {
-            name: axis.spans(values, codes.rates_hz[name], seconds)
-            for name, values in (codes.streams.items() if codes else ())
-            if values and name in codes.rates_hz  # type: ignore[union-attr]
-        }
+        lanes = codes.lanes(seconds) if codes else {}
         return self._page(
             "utterance",
             f"Utterance {shown_one.id[:8]}",

@@ -32,7 +32,9 @@ class Row:
         """How many, or which one."""
         if len(self.ids) == 1:
             return "not in the store any more" if self.missing else self.ids[0].split("/")[-1][:12]
-        return count(len(self.ids), "artifact") + (f", {self.missing} not in the store any more" if self.missing else "")
+        return count(len(self.ids), "artifact") + (
+            f", {self.missing} not in the store any more" if self.missing else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def picture(holdings: Holdings, artifact_id: str) -> Picture:
 
 def _label(holdings: Holdings, artifact_id: str) -> str:
     entry = holdings.entries.get(artifact_id)
-    return entry.label if entry else f"{artifact_id.split('/')[0]}/…"
+    return entry.label if entry else f"{artifact_id.split('/', maxsplit=1)[0]}/…"
 
 
 def _edges(holdings: Holdings, labels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -91,7 +93,7 @@ def _in_order(groups: Mapping[str, object], edges: Sequence[tuple[str, str]]) ->
     """Sources above what is made from them; else in the order of the stages."""
 
     def stage(label: str) -> tuple[int, str]:
-        name = label.split("/")[0]
+        name = label.partition("/")[0]
         return (STAGES.index(name) if name in STAGES else len(STAGES), label)
 
     left, order = sorted(groups, key=stage), list[str]()

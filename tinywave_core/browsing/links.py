@@ -2,8 +2,6 @@
 
 from urllib.parse import quote, urlencode
 
-from tinywave_core.browsing.holdings import Entry
-
 
 def artifact(artifact_id: str) -> str:
     """Of an artifact."""
@@ -62,8 +60,3 @@ def short(artifact_id: str) -> str:
     """An id as people tell them apart: the stage and the first of its digits."""
     stage, _, digest = artifact_id.partition("/")
     return f"{stage}/{digest[:8]}"
-
-
-def entry(each: Entry) -> str:
-    """Of an artifact in a list."""
-    return artifact(each.id)

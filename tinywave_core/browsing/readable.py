@@ -102,7 +102,9 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def in_words(name: str) -> str:
     """A key as words; a dotted one as its parts."""
-    return " ".join("NLL" if word == "nll" else word for word in str(name).replace("_", " ").replace(".", ", ").split(" "))
+    return " ".join(
+        "NLL" if word == "nll" else word for word in str(name).replace("_", " ").replace(".", ", ").split(" ")
+    )
 
 
 def shown(value: Any) -> str:
@@ -141,7 +143,9 @@ def settings_of_run(config: Mapping[str, Any]) -> list[Setting]:
 def _beside(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Setting]:
     flat = dict(flattened(defaults))
     settings = [
-        Setting(name, shown(value), shown(flat[name]) if name in flat else "not known", value != flat.get(name, _ABSENT))
+        Setting(
+            name, shown(value), shown(flat[name]) if name in flat else "not known", value != flat.get(name, _ABSENT)
+        )
         for name, value in flattened(config)
     ]
     return sorted(settings, key=lambda setting: not setting.is_changed)

@@ -28,9 +28,41 @@ _TEXT, _ITEMS, _DIGITS = 90, 6, 12
 _DIGEST = re.compile(r"[0-9a-f]{24,64}")
 # What tells most about a row, first; a column that is not here comes after these, as stored.
 _FIRST = (
-    "path utterance_id word label token speaker status reason detail transcript split num_samples start_samples end_samples duration_s units "
-    "source kind place probe model measure group value interval step loss validation teacher_nll student_nll control_nll snr_db dnsmos"
-).split()
+    "path",
+    "utterance_id",
+    "word",
+    "label",
+    "token",
+    "speaker",
+    "status",
+    "reason",
+    "detail",
+    "transcript",
+    "split",
+    "num_samples",
+    "start_samples",
+    "end_samples",
+    "duration_s",
+    "units",
+    "source",
+    "kind",
+    "place",
+    "probe",
+    "model",
+    "measure",
+    "group",
+    "value",
+    "interval",
+    "step",
+    "loss",
+    "validation",
+    "teacher_nll",
+    "student_nll",
+    "control_nll",
+    "snr_db",
+    "dnsmos",
+)
+# Of the store more than of the row: shown where somebody asks for all columns.
 _LAST = ("recording_id", "sha256", "decoder", "ids", "unvoiced_chunks")
 
 
@@ -158,10 +190,10 @@ def chosen(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
 
     def rank(name: str) -> tuple[bool, int]:
         is_empty = all(row[name] in (None, [], "") for row in rows)
-        unlisted = 2 * len(columns) if name in _LAST else columns.index(name)
-        return is_empty, _FIRST.index(name) if name in _FIRST else len(_FIRST) + unlisted
+        return is_empty, _FIRST.index(name) if name in _FIRST else len(_FIRST) + columns.index(name)
 
-    best = set(sorted(columns, key=rank)[:MOST_COLUMNS])
+    telling = [name for name in columns if name not in _LAST] or columns
+    best = set(sorted(telling, key=rank)[:MOST_COLUMNS])
     return [name for name in columns if name in best]
 
 

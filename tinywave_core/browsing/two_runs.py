@@ -119,4 +119,10 @@ def _change(one: Any, other: Any, form: str = "") -> str:
     difference = other - one
     if difference == 0:
         return "same"
-    return f"{'+' if difference > 0 else '−'}{format(abs(difference), form) if form else shown(abs(difference))}"
+    return f"{'+' if difference > 0 else '−'}{_size(abs(difference), form)}"
+
+
+def _size(difference: float, form: str) -> str:
+    if form.endswith("%"):
+        return f"{100 * difference:.1f} points"
+    return format(difference, form) if form else shown(difference)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from tinywave_core.audio.utterances import AUDIO_FILE, UTTERANCES, UTTERANCES_FILE
+from tinywave_core.browsing import axis
 from tinywave_core.browsing.holdings import Holdings, Reader
 from tinywave_core.browsing.tables import opened, row_number, row_of, rows_at, rows_where
 from tinywave_core.errors import MissingInputError
@@ -36,6 +37,11 @@ class Codes:
     artifact: str
     streams: Mapping[str, Sequence[int]]
     rates_hz: Mapping[str, float]
+
+    def lanes(self, seconds: float) -> dict[str, list[axis.Span]]:
+        """Runs of codes by stream, for sound of this length; streams that the tokenizer does not have are left out."""
+        streams = {name: codes for name, codes in self.streams.items() if codes and name in self.rates_hz}
+        return {name: axis.spans(codes, self.rates_hz[name], seconds) for name, codes in streams.items()}
 
 
 @dataclass(frozen=True)

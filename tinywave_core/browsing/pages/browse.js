@@ -47,7 +47,8 @@ function follow(axis, stack, player, said) {
     const width = stack.clientWidth;
     for (const span of spans) {
       const text = span.querySelector("text");
-      if (text) span.classList.toggle("tight", ((end(span) - start(span)) / seconds) * width < text.textContent.length * LETTER_PX + 3);
+      const letter = span.classList.contains("word") ? LETTER_PX * 1.3 : LETTER_PX;
+      if (text) span.classList.toggle("tight", ((end(span) - start(span)) / seconds) * width < text.textContent.length * letter + 4);
     }
   }
 
