@@ -127,7 +127,8 @@ class Browser:
 
     def _artifact_page(self, artifact_id: str, first: int) -> Response:
         artifact, holdings = self.reader.artifact(artifact_id), self.reader.holdings()
-        assert (manifest := artifact.manifest) is not None
+        manifest = artifact.manifest
+        assert manifest is not None
         users = holdings.users.get(artifact_id, ())
         groups: dict[str, list[str]] = {}
         for user in users:

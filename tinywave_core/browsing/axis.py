@@ -81,6 +81,7 @@ def outline(samples_N: npt.NDArray[np.float32], seconds: float) -> tuple[str, in
     edges = np.linspace(0, len(samples_N), columns, endpoint=False).astype(int)
     high, low = np.maximum.reduceat(samples_N, edges), np.minimum.reduceat(samples_N, edges)
     peak = max(float(high.max()), -float(low.min()), 1e-6)
-    there = [f"{x} {-y / peak:.3f}" for x, y in enumerate(high.tolist())]
-    back = [f"{x} {-y / peak:.3f}" for x, y in reversed(list(enumerate(low.tolist())))]
+    # The last column reaches to the end of the axis.
+    there = [f"{x} {-y / peak:.3f}" for x, y in enumerate([*high.tolist(), float(high[-1])])]
+    back = [f"{x} {-y / peak:.3f}" for x, y in reversed(list(enumerate([*low.tolist(), float(low[-1])])))]
     return "M" + "L".join([*there, *back]) + "Z", columns

@@ -103,7 +103,7 @@ def test_the_outline_is_as_high_as_what_is_loudest():
     samples[8000] = 0.5
     path, columns = axis.outline(samples, 1.0)
     points = [tuple(map(float, point.split())) for point in path[1:-1].split("L")]
-    assert columns == 150 and len(points) == 300
+    assert columns == 150 and len(points) == 302 and max(x for x, _ in points) == 150
     assert min(y for _, y in points) == -1 and max(y for _, y in points) == 0
     assert next(x for x, y in points if y == -1) == pytest.approx(75, abs=1)
     assert axis.outline(np.zeros(0, np.float32), 0.0) == ("", 1)
