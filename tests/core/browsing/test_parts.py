@@ -96,6 +96,7 @@ def test_runs_of_a_code_stand_at_their_time_and_end_with_the_sound():
     assert [(s.code, s.start_s, s.end_s, s.frames) for s in found] == [(5, 0.0, 0.08, 2), (7, 0.08, 0.2, 3)]
     assert [(s.left, s.width, s.middle) for s in found] == [("0.0000%", "40.0000%", "20.0000%"), ("40.0000%", "60.0000%", "70.0000%")]  # fmt: skip
     assert axis.spans([], 25.0, 1.0) == []
+    assert [s.end_s for s in axis.spans([5, 7, 7], 25.0, 1.0)] == [0.04, 0.12]
 
 
 def test_the_outline_is_as_high_as_what_is_loudest():
