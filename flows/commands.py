@@ -351,6 +351,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "ui",
+        "look at a store in a browser: runs, artifacts, tables, and each utterance with its units",
+        handlers.ui,
+        (_ROOT, _argument("--port", type=int, default=7861, help="0 takes a free one (default: 7861)")),
+        "A local server with pages about a store: runs and two of them side by side, artifacts with lineage and tables, and each utterance "
+        "with player, waveform, spectrogram and units on one time axis. It only reads, and listens on this machine alone. Ctrl-C ends it.",
+        needs_machine=True,
+    ),
+    Command(
         "bench-device",
         _BENCH,
         handlers.bench_device,

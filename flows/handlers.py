@@ -107,6 +107,13 @@ def generate(options: Namespace) -> int:
     )
 
 
+def ui(options: Namespace) -> int:
+    """`tinywave ui`."""
+    from flows.ui import show_store
+
+    return show_store(options.root, options.port)
+
+
 def talk(options: Namespace) -> int:
     """`tinywave talk`."""
     from flows.talk import talk

@@ -1,6 +1,5 @@
 """`tinywave talk`: exported models behind a page on this machine, and behind HTTP and WebSocket for programs."""
 
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from flows.generate import Loading
+from flows.listening import listen
 from tasks import terminal
 from tinywave_core.errors import ConfigError
 from tinywave_core.serving.app import Server
@@ -41,12 +41,7 @@ def talk(
         terminal.say(
             f"{name}: {generator.runtime.name}, vocoder {generator.speaker.name}, from {model.model}", flush=True
         )
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ConfigError(
-            f"{host}:{port} cannot be listened on ({error}): pass another --port, or 0 for a free one"
-        ) from error
+    listening = listen(host, port)
     config = TalkConfig(Server(hosts, limits).app(allowed_hosts), limits, timeout_graceful_shutdown=5)
     printed_host = f"[{host}]" if ":" in host else host
     terminal.say(f"Talk to it at http://{printed_host}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)

@@ -31,6 +31,7 @@ from tinywave_core.audio.utterances import FILES_FILE, read_utterances  # noqa: 
 from tinywave_core.base import opening  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
+from tinywave_core.counts import count  # noqa: E402
 from tinywave_core.run.pipeline import run_pipeline  # noqa: E402
 from tinywave_core.stages.adaptation.summary import TeacherSummary  # noqa: E402
 from tinywave_core.stages.distillation.summary import StudentSummary  # noqa: E402
@@ -82,7 +83,7 @@ def main() -> None:
     base = make_base(asked.sources, asked.out, asked.work, dict(asked.set), copies=asked.copies)
     size = sum(path.stat().st_size for path in asked.out.rglob("*") if path.is_file())
     print(
-        f"{asked.out}: {base.recordings} recordings, {base.hours:.2f} h, {size / 1e6:.1f} MB, base {base.digest[:12]}"
+        f"{asked.out}: {count(base.recordings, 'recording')}, {base.hours:.2f} h, {size / 1e6:.1f} MB, base {base.digest[:12]}"
     )
     if size > MOST_BYTES:
         sys.exit(f"the release takes {size:,} bytes, more than the {MOST_BYTES:,} that the repository may hold")
@@ -128,7 +129,7 @@ def gather(sources: Iterable[Path], folder: Path, *, to_pass_on: bool = True) ->
                 shutil.copy2(source / row.path, folder / path)
                 taken[path] = row
         refused = Counter(row.licence or "no licence" for row in rows if to_pass_on and not row.allowed)
-        print(f"{source}: {len(rows) - refused.total()} recordings taken, left out: {dict(refused) or 'none'}")
+        print(f"{source}: {count(len(rows) - refused.total(), 'recording')} taken, left out: {dict(refused) or 'none'}")
     with (folder / MANIFEST_CSV).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "speaker"))

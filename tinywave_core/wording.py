@@ -1,5 +1,7 @@
 """Figures in words: sizes, durations, ratios, intervals; the same everywhere that people read them."""
 
+import re
+
 from tinywave_core.evals.figures import Interval, JudgedRatio, NllRatio, Ratio
 
 TOO_LARGE = "too large"  # a perplexity of a diverged model
@@ -8,6 +10,7 @@ FEW_ITEMS = 100  # below it one item is more than a percent, and a percentage sa
 MODELS = {"teacher": "teacher", "student": "student", "control": "undistilled control"}
 
 OVER_TEACHER = "NLL, as a multiple of the teacher's"
+_NUMBER_AND_UNIT = re.compile(r"(\d) (?=(?:[MB]|min|h|s)\b)")
 # Artifacts call the stream of units hubert, whatever made them.
 STREAMS = {"hubert": "units", "pitch": "pitch", "style": "style", "text": "text", "speech": "all speech"}
 
@@ -71,6 +74,11 @@ def figure(value: float | None, form: str) -> str:
 def duration(hours: float) -> str:
     """Minutes below two hours, else hours."""
     return f"{hours * 60:.1f} min" if hours < 2 else f"{hours:.1f} h"
+
+
+def unbroken(text: str) -> str:
+    """Text in which a number and its unit stay on one line."""
+    return _NUMBER_AND_UNIT.sub("\\1\u00a0", text)
 
 
 def millions(parameters: int) -> str:

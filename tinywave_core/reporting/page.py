@@ -62,7 +62,7 @@ from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
 from tinywave_core.training.curves import curves_of
-from tinywave_core.wording import MODELS, duration, size
+from tinywave_core.wording import MODELS, duration, size, unbroken
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -115,7 +115,7 @@ def _parts(record: "RunRecord", outputs: Outputs) -> dict[str, Any]:
     rows = comparison_rows(scores)
     return dict(
         record=record,
-        headline=headline(outputs),
+        headline=unbroken(headline(outputs)),
         verdict=[claim_and_figures(sentence) for sentence in verdict_lines(record, outputs)],
         comparison=rows[: len(MODELS)],
         floors=rows,

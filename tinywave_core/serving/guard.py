@@ -69,7 +69,8 @@ class Guard:
     def _with_headers(self, send: Send) -> Send:
         async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                more = [(name.encode(), value.encode()) for name, value in self.headers.items()]
+                own = Headers(raw=message.get("headers", []))  # of an answer that has its own policy
+                more = [(name.encode(), value.encode()) for name, value in self.headers.items() if name not in own]
                 message = {**message, "headers": [*message.get("headers", []), *more]}
             await send(message)
 

@@ -41,13 +41,13 @@ def test_a_line_for_rows_without_audio_and_for_each_problem(tmp_path: Path) -> N
     names = ", ".join(f"metadata.csv: gone{number}" for number in range(5))
     advice = "The file is neither UTF-8 nor marked; expected UTF-8 or a file with a byte-order mark: save it as UTF-8"
     assert label_facts(found)[:3] == [
-        ("labels", "0 of 1 files have a transcript, 0 a speaker. no label found its recording"),
+        ("labels", "0 of 1 file has a transcript, 0 a speaker. no label found its recording"),
         ("label rows without audio", f"7: {names} and 2 more. Compare the names with those of the audio files"),
         ("labels, not UTF-8", f"1: a.txt. {advice}"),
     ]
     assert label_facts(found)[3][0] == "not read as labels"
     assert labels_in_short(found) == (
-        "0 of 1 files with transcript, 0 with speaker, 7 label rows without audio, label problems: 1 not UTF-8"
+        "0 of 1 file with transcript, 0 with speaker, 7 label rows without audio, label problems: 1 not UTF-8"
     )
 
 

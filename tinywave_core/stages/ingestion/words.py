@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from tinywave_core.audio.labels.claims import PROBLEMS
 from tinywave_core.audio.utterances import FILES_FILE
+from tinywave_core.counts import count
 from tinywave_core.stages.ingestion.summary import CorpusSummary, LabelOrigin, LabelsSummary, Relabelled, Some
 from tinywave_core.storage.shards import rows_of
 from tinywave_core.storage.store import Artifact
@@ -60,7 +61,7 @@ def labels_in_short(seen: LabelsSummary) -> str:
     """The labels in half a line, without a name of a file; nothing where there are none."""
     if not has_labels(seen):
         return ""
-    parts = [f"{seen.transcripts} of {seen.recordings} files with transcript, {seen.speakers} with speaker"]
+    parts = [f"{seen.transcripts} of {count(seen.recordings, 'file')} with transcript, {seen.speakers} with speaker"]
     parts += [f"{seen.unmatched.number} label rows without audio"] if seen.unmatched.number else []
     kinds = ", ".join(f"{some.number} {some.kind}" for some in seen.problems)
     return ", ".join([*parts, *([f"label problems: {kinds}"] if kinds else [])])
@@ -71,7 +72,10 @@ def label_facts(seen: LabelsSummary) -> list[tuple[str, str]]:
     facts = []
     if has_labels(seen):
         where = "; ".join(map(_origin, seen.origins)) or "no label found its recording"
-        counts = f"{seen.transcripts} of {seen.recordings} files have a transcript, {seen.speakers} a speaker"
+        have = "has" if seen.recordings == 1 else "have"
+        counts = (
+            f"{seen.transcripts} of {count(seen.recordings, 'file')} {have} a transcript, {seen.speakers} a speaker"
+        )
         facts.append(("labels", f"{counts}. {where}"))
     facts += [(row["what"], f"{row['number']}: {row['first']}. {row['what to do']}") for row in label_rows(seen)]
     return facts

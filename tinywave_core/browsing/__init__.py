@@ -1,0 +1,1 @@
+"""The pages of `tinywave ui`: a store, looked at. Nothing here writes to it."""
