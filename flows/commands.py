@@ -8,6 +8,7 @@ from typing import Any, get_args
 from flows import handlers
 from tinywave_core.config.base import Device
 from tinywave_core.config.pipeline import STAGES
+from tinywave_core.extras import Extra
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Command:
     """What it made before it was stopped is kept, and the same command goes on from there."""
     needs_machine: bool = False
     """Works with audio or models in this process: threads, caches and libsndfile are seen to before it begins."""
+    extra: Extra | None = None
+    """The extra of the installation that it needs: without it, a line says so before anything begins."""
 
 
 def _argument(*names: str, **options: Any) -> Argument:
@@ -215,6 +218,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "plan",
@@ -222,6 +226,7 @@ COMMANDS = (
         handlers.plan,
         (_WHAT, _argument("--explain", action="store_true", help="say for each step why it is cached or has to run")),
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "serve",
@@ -229,6 +234,7 @@ COMMANDS = (
         handlers.serve,
         _SCHEDULE,
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "deploy",
@@ -236,6 +242,7 @@ COMMANDS = (
         handlers.deploy,
         (*_SCHEDULE, *_POOL),
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "tokens",
@@ -307,6 +314,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "quality",
@@ -319,6 +327,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "slamkit",
