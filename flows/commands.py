@@ -284,6 +284,42 @@ COMMANDS = (
         needs_machine=True,
     ),
     Command(
+        "track",
+        "hand a finished run of a store over to MLflow or Weights & Biases",
+        handlers.track,
+        (
+            _argument("--run", type=int, metavar="N", help="number of the run (default: the last one)"),
+            _argument("--mlflow", metavar="PLACE", help="a folder, or an address that MLflow knows"),
+            _argument("--wandb", metavar="FOLDER", help="where Weights & Biases keeps it, to be synced later"),
+            _ROOT,
+        ),
+        "Settings, figures of evaluation, training curves, the report, the model card and the ids of all artifacts. Runs that are there "
+        "stay as they are. `tinywave run` does the same at its end with --runtime.mlflow_to and --runtime.wandb_to.",
+    ),
+    Command(
+        "push",
+        "put an exported model on a hub of models",
+        handlers.push,
+        (
+            _argument("export", help="the model/ directory of an export"),
+            _argument("repository", metavar="OWNER/NAME", help="where it goes; made where there is none"),
+            _argument("--private", action="store_true", help="make the repository for you alone, where it is made"),
+        ),
+        "One commit that makes the repository hold this export and nothing else, with SHA256SUMS of all files. The environment has the "
+        "token (HF_TOKEN) and, for another hub than huggingface.co, its address (HF_ENDPOINT). A voice made of recordings goes along.",
+    ),
+    Command(
+        "pull",
+        "fetch an exported model from a hub of models",
+        handlers.pull,
+        (
+            _argument("repository", metavar="OWNER/NAME", help="what `tinywave push` made"),
+            _argument("folder", nargs="?", help="a new folder (default: NAME, here)"),
+            _argument("--revision", help="a branch, tag or commit (default: main)"),
+        ),
+        "Every file is compared with the repository's SHA256SUMS and speech.json; the folder is there when all of it is.",
+    ),
+    Command(
         "export-dataset",
         "write the utterances of a corpus as a dataset that other tools read",
         handlers.export_dataset,

@@ -5,6 +5,7 @@
 """
 
 import importlib.util
+import sys
 from typing import Literal
 
 from tinywave_core.errors import SurroundingError
@@ -35,9 +36,16 @@ MODULES: dict[Extra, tuple[str, ...]] = {
 
 def require(extra: Extra, what: str) -> None:
     """SurroundingError that says what to install, unless all of an extra is there. `what` needs it, as in "`tinywave run`"."""
-    missing = [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
+    missing = [name for name in MODULES[extra] if not _is_there(name)]
     if missing:
         raise lacking(extra, what, missing)
+
+
+def _is_there(module: str) -> bool:
+    """Without importing it; `sys.modules` may say that it is not to be had."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 def extra_of(module: str | None) -> Extra | None:

@@ -16,10 +16,12 @@ from tinywave_core.stages.tokenization.interleaving import check_text
 from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
 from tinywave_core.teacher.layer_map import layer_map
 from tinywave_core.tokenizers.opening import choose_tokenizer
+from tinywave_core.tracking.handing import require_trackers
 
 
 def check_run(config: PipelineConfig) -> None:
     """Raise the first error with which a run of the whole pipeline with these settings would end, whatever teacher `auto` takes."""
+    require_trackers(config.runtime)
     for settled in possible_configs(config):
         _check(settled)
 
