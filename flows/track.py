@@ -3,9 +3,10 @@
 from tasks import terminal
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
+from tinywave_core.run.preflight import require_trackers
 from tinywave_core.storage.store import Store
 from tinywave_core.tracking.base import record_of
-from tinywave_core.tracking.handing import hand_over, require_trackers
+from tinywave_core.tracking.handing import hand_over
 
 
 def track(root: str, number: int | None, mlflow: str | None, wandb: str | None) -> int:

@@ -96,7 +96,9 @@ def pull(repository: str, folder: Path, progress: Progress, *, revision: str | N
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): pass a folder that may be written to") from error
+        raise ConfigError(
+            f"{folder} cannot be made ({error.strerror}): pass a folder that may be written to"
+        ) from error
     try:
         with _asking(repository) as api:
             commit = str(api.repo_info(repository, revision=revision).sha)
@@ -163,7 +165,9 @@ def _fetch_sums(api: "HfApi", repository: str, commit: str, folder: Path) -> dic
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _SUM.fullmatch(line)
         if found is None or fault_of_name(found[2]) or found[2].split("/")[0] in (".cache", SUMS):
-            raise CheckpointError(f"{SUMS} of {repository} has the line {line!r:.100}: expected a digest and a file's name")
+            raise CheckpointError(
+                f"{SUMS} of {repository} has the line {line!r:.100}: expected a digest and a file's name"
+            )
         sums[found[2]] = found[1]
     if missing := sorted(sums.keys() - {*names}):
         raise CheckpointError(f"{repository} has no {missing[0]}, which its {SUMS} lists: push the export again")

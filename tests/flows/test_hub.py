@@ -83,9 +83,7 @@ def test_a_second_push_leaves_nothing_of_the_first(pushed: hub.Hub, tmp_path: Pa
     (again / "LICENSE").unlink()
     (again / ".hidden").write_text("not for others")
     assert main(["push", str(again), REPOSITORY]) == 0
-    assert sorted(pushed.files(REPOSITORY)) == sorted(
-        {".gitattributes", "SHA256SUMS", *digests(STUDENT)} - {"LICENSE"}
-    )
+    assert sorted(pushed.files(REPOSITORY)) == sorted({".gitattributes", "SHA256SUMS", *digests(STUDENT)} - {"LICENSE"})
     first = pushed.commits[REPOSITORY][1][0]
     assert main(["pull", REPOSITORY, "first", "--revision", first]) == 0
     assert (tmp_path / "first" / "LICENSE").is_file()

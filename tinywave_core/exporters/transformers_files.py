@@ -55,7 +55,8 @@ def check_export(folder: Path, vocabulary: Vocabulary, prompts: Iterable[tuple[s
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         )
-    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id in (PAD_ID, None)
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.pad_token_id in (PAD_ID, None)
     weights = Weights(folder)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
     assert {name: weights.shape(name) for name in weights.names()} == expected

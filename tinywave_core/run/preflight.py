@@ -7,7 +7,9 @@ import json
 
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import ConfigError
+from tinywave_core.extras import Extra, require
 from tinywave_core.run.start import possible_configs
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.evaluation.judges_given import check_judges
@@ -16,7 +18,6 @@ from tinywave_core.stages.tokenization.interleaving import check_text
 from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
 from tinywave_core.teacher.layer_map import layer_map
 from tinywave_core.tokenizers.opening import choose_tokenizer
-from tinywave_core.tracking.handing import require_trackers
 
 
 def check_run(config: PipelineConfig) -> None:
@@ -24,6 +25,18 @@ def check_run(config: PipelineConfig) -> None:
     require_trackers(config.runtime)
     for settled in possible_configs(config):
         _check(settled)
+
+
+def trackers_of(runtime: RuntimeConfig) -> dict[Extra, str]:
+    """The trackers that finished runs go to, with where they keep them."""
+    given: dict[Extra, str | None] = {"mlflow": runtime.mlflow_to, "wandb": runtime.wandb_to}
+    return {extra: place for extra, place in given.items() if place is not None}
+
+
+def require_trackers(runtime: RuntimeConfig) -> None:
+    """SurroundingError for a tracker whose package is not installed."""
+    for extra in trackers_of(runtime):
+        require(extra, f"runtime.{extra}_to")
 
 
 def check_layers(config: PipelineConfig) -> None:

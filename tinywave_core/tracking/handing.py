@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tinywave_core.config.base import RuntimeConfig
-from tinywave_core.extras import Extra, require
+from tinywave_core.extras import Extra
+from tinywave_core.run.preflight import trackers_of
 from tinywave_core.tracking.base import TrackedRun, tracked_run
 
 if TYPE_CHECKING:
@@ -12,15 +13,9 @@ if TYPE_CHECKING:
     from tinywave_core.storage.store import Store
 
 
-def require_trackers(runtime: RuntimeConfig) -> None:
-    """Before anything is computed: SurroundingError for a tracker whose package is not installed."""
-    for extra in _places(runtime):
-        require(extra, f"runtime.{extra}_to")
-
-
 def hand_over(store: "Store", record: "RunRecord", runtime: RuntimeConfig) -> list[str]:
     """Give a run to the trackers of the settings. It is finished and kept: a tracker that fails is a sentence, and no error."""
-    places, told = _places(runtime), []
+    places, told = trackers_of(runtime), []
     if not places:
         return []
     with tracked_run(store, record) as run:
@@ -33,11 +28,6 @@ def hand_over(store: "Store", record: "RunRecord", runtime: RuntimeConfig) -> li
                     f"mend it, and `tinywave track --root {store.url} --{extra} {place}` hands it over"
                 )
     return told
-
-
-def _places(runtime: RuntimeConfig) -> dict[Extra, str]:
-    given: dict[Extra, str | None] = {"mlflow": runtime.mlflow_to, "wandb": runtime.wandb_to}
-    return {extra: place for extra, place in given.items() if place is not None}
 
 
 def _writer(extra: Extra) -> Callable[[TrackedRun, str], str]:

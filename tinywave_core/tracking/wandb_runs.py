@@ -48,4 +48,3 @@ def write(run: TrackedRun, place: str) -> str:
         here = Path(made.dir).parent
     (here / WHOLE).touch()
     return f"Weights & Biases has {run.name}: {here} ({mode})"
-
