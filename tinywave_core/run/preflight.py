@@ -6,8 +6,8 @@ Reads configs and headers only. Stages check again what they use.
 import json
 
 from tinywave_core.checkpoints.teacher import teacher_folder
-from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.extras import Extra, require
 from tinywave_core.run.start import possible_configs
