@@ -42,10 +42,11 @@ tell("--version")
 tell("run", "--help")
 import tinywave_core
 student = Path(tinywave_core.__file__).parent / "base/release/student"
-import shutil
-shutil.copy(clip, here / "heard.flac")
-pairs = here / "pairs.jsonl"
-pairs.write_text("".join(json.dumps({"id": i, "pos": "heard.flac", "neg": "heard.flac"}) + "\\n" for i in "ab"))
+import soundfile
+sound, rate = soundfile.read(clip)
+for name, half in (("first.wav", sound[: len(sound) // 2]), ("last.wav", sound[len(sound) // 2 :])):
+    soundfile.write(here / name, half, rate)
+(here / "pairs.jsonl").write_text('{"id": "a", "pos": "first.wav", "neg": "last.wav"}')
 tell("tokens", clip, "--tokenizer", str(student))
 tell("generate", str(student), "--prompt-audio", clip, "--max-new-tokens", "30", "--min-new-tokens", "30", "--wav", str(here / "a.wav"))
 tell("evaluate", str(student), "--suite", f"pairs={here}")
