@@ -153,7 +153,7 @@ check: setup  ## Format, lint and type checks
 # The second file names the wheels behind the first one's hashes, for the platforms and Pythons of
 # tests/conventions/test_platforms.py, which reads both.
 lock: $(UV)  ## Resolve pyproject.toml anew into requirements.lock
-	@$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	@$(UV) pip compile pyproject.toml --extra pipeline --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	@set -o pipefail; $(UV) pip compile requirements.lock --no-deps --universal --python-version 3.11 --format pylock.toml --no-header --quiet \
 	  | grep -oE '[^/"]+\.whl' | grep -E 'py3-none|py31[12]-none|cp31[12]-|abi3' \

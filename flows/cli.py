@@ -19,6 +19,7 @@ from tinywave_core.config.load import fields, load_config, load_file, preset_nam
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError, TinyWaveError
+from tinywave_core.extras import extra_of, lacking, require
 
 _interrupted, _stopped, _resumes = threading.Event(), threading.Event(), threading.Event()
 
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_command(options, rest)
     except TinyWaveError as error:
         terminal.say(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name)
+        if extra is None:
+            raise
+        terminal.say(f"error: {lacking(extra, f'`tinywave {words[0]}`', [str(error.name)])}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has seen enough (`tinywave tokens … | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -256,6 +263,8 @@ def run_command(options: argparse.Namespace, rest: list[str]) -> int:
         )  # a wrong flag is said before Prefect is imported
     elif rest:
         raise ConfigError(f"unknown argument {rest[0]!r}; see --help")
+    if command.extra:
+        require(command.extra, f"`tinywave {command.name}`")
     if command.needs_machine:
         environment.prepare(quiet=True)
         surroundings.check_machine()

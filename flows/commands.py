@@ -8,6 +8,7 @@ from typing import Any, get_args
 from flows import handlers
 from tinywave_core.config.base import Device
 from tinywave_core.config.pipeline import STAGES
+from tinywave_core.extras import Extra
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Command:
     """What it made before it was stopped is kept, and the same command goes on from there."""
     needs_machine: bool = False
     """Works with audio or models in this process: threads, caches and libsndfile are seen to before it begins."""
+    extra: Extra | None = None
+    """The extra of the installation that it needs: without it, a line says so before anything begins."""
 
 
 def _argument(*names: str, **options: Any) -> Argument:
@@ -221,6 +224,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "plan",
@@ -228,6 +232,7 @@ COMMANDS = (
         handlers.plan,
         (_WHAT, _argument("--explain", action="store_true", help="say for each step why it is cached or has to run")),
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "serve",
@@ -235,6 +240,7 @@ COMMANDS = (
         handlers.serve,
         _SCHEDULE,
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "deploy",
@@ -242,6 +248,7 @@ COMMANDS = (
         handlers.deploy,
         (*_SCHEDULE, *_POOL),
         has_settings=True,
+        extra="pipeline",
     ),
     Command(
         "tokens",
@@ -283,6 +290,42 @@ COMMANDS = (
         needs_machine=True,
     ),
     Command(
+        "track",
+        "hand a finished run of a store over to MLflow or Weights & Biases",
+        handlers.track,
+        (
+            _argument("--run", type=int, metavar="N", help="number of the run (default: the last one)"),
+            _argument("--mlflow", metavar="PLACE", help="a folder, or an address that MLflow knows"),
+            _argument("--wandb", metavar="FOLDER", help="where Weights & Biases keeps it, to be synced later"),
+            _ROOT,
+        ),
+        "Settings, figures of evaluation, training curves, the report, the model card and the ids of all artifacts. Runs that are there "
+        "stay as they are. `tinywave run` does the same at its end with --runtime.mlflow_to and --runtime.wandb_to.",
+    ),
+    Command(
+        "push",
+        "put an exported model on a hub of models",
+        handlers.push,
+        (
+            _argument("export", help="the model/ directory of an export"),
+            _argument("repository", metavar="OWNER/NAME", help="where it goes; made where there is none"),
+            _argument("--private", action="store_true", help="make the repository for you alone, where it is made"),
+        ),
+        "One commit that makes the repository hold this export and nothing else, with SHA256SUMS of all files. The environment has the "
+        "token (HF_TOKEN) and, for another hub than huggingface.co, its address (HF_ENDPOINT). A voice made of recordings goes along.",
+    ),
+    Command(
+        "pull",
+        "fetch an exported model from a hub of models",
+        handlers.pull,
+        (
+            _argument("repository", metavar="OWNER/NAME", help="what `tinywave push` made"),
+            _argument("folder", nargs="?", help="a new folder (default: NAME, here)"),
+            _argument("--revision", help="a branch, tag or commit (default: main)"),
+        ),
+        "Every file is compared with the repository's SHA256SUMS and speech.json; the folder is there when all of it is.",
+    ),
+    Command(
         "export-dataset",
         "write the utterances of a corpus as a dataset that other tools read",
         handlers.export_dataset,
@@ -313,6 +356,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "quality",
@@ -325,6 +369,7 @@ COMMANDS = (
         has_settings=True,
         resumes=True,
         needs_machine=True,
+        extra="pipeline",
     ),
     Command(
         "slamkit",

@@ -166,6 +166,27 @@ def evaluate(options: Namespace) -> int:
     )
 
 
+def track(options: Namespace) -> int:
+    """`tinywave track`."""
+    from flows.track import track
+
+    return track(options.root, options.run, options.mlflow, options.wandb)
+
+
+def push(options: Namespace) -> int:
+    """`tinywave push`."""
+    from flows.hub import push
+
+    return push(options.export, options.repository, private=options.private)
+
+
+def pull(options: Namespace) -> int:
+    """`tinywave pull`."""
+    from flows.hub import pull
+
+    return pull(options.repository, options.folder, options.revision)
+
+
 def export_dataset(options: Namespace) -> int:
     """`tinywave export-dataset`."""
     from flows.export_dataset import export_dataset as run

@@ -55,6 +55,8 @@ def show_record(record: RunRecord, wall: float) -> None:
     terminal.say(f"report   {record.report}")
     for sample in record.samples:
         terminal.say(f"sample   {sample}")
+    for sentence in record.tracked:
+        terminal.say(sentence)
 
 
 def _table(rows: list[StageRow]) -> Table:

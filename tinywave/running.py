@@ -8,6 +8,7 @@ from typing import Any
 
 from tinywave_core.config.load import fields, load_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.extras import require
 from tinywave_core.reporting.run import finish_run
 from tinywave_core.run.pipeline import build_stage
 from tinywave_core.run.plan import Plan, make_plan
@@ -35,8 +36,10 @@ def run(
     `runner` and `retries` are Prefect's, and have no say here. Ctrl-C leaves the store whole.
 
     ConfigError for a setting that does not exist or does not fit, SourceError for a source without audio, StoreBusyError where another run
-    holds the store, TrainingError where the teacher has nothing to teach. All are TinyWaveErrors.
+    holds the store, TrainingError where the teacher has nothing to teach, SurroundingError without the extra `pipeline` of the
+    installation. All are TinyWaveErrors.
     """
+    require("pipeline", "tinywave.run")
     started = time.monotonic()
     config = config_of(source, root, preset, settings)
     # What cannot be is said before there is a store.
@@ -58,6 +61,7 @@ def plan(source: str | Path | None = None, root: str | Path = "store", preset: s
     Reads names and headers of audio, and what the store has; computes nothing and makes no store. Times are estimates for a machine of
     two cores, or for the GPU that is there. ConfigError and SourceError as in `run`.
     """
+    require("pipeline", "tinywave.plan")
     return make_plan(config_of(source, root, preset, settings))
 
 

@@ -3,13 +3,18 @@
 import hashlib
 import json
 import math
+import re
+import shutil
+import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, pipeline
 
 from tests.conftest import Finished
 from tinywave_core.config.load import load_config
@@ -20,6 +25,8 @@ from tinywave_core.exporters.weights import Weights, copy_weights
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.storage.shards import read_table
+
+SPEECH = Path(__file__).parents[2] / "examples" / "speech"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,70 @@ def test_the_ids_of_a_shard_are_what_auto_tokenizer_gives_for_its_strings(finish
     shard = finished.store.find(finished.outputs["tokens"].summary["shards"][0]["id"])
     for row in read_table(shard.path("tokens.parquet")).to_pylist():
         assert tokenizer(tokenizer.decode(row["ids"], skip_special_tokens=True))["input_ids"] == row["ids"][:-1]
+
+
+def test_a_padded_batch_in_transformers_pipeline_continues_as_each_prompt_alone(model: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers' own about sampling flags that greedy decoding leaves unused
+        generate = pipeline("text-generation", str(model), device="cpu", trust_remote_code=False)
+        asked = {"max_new_tokens": 8, "do_sample": False, "skip_special_tokens": False, "return_tensors": True}
+        prompts = ["[Speech][Hu0][Hu1]", "[Speech][Hu3]", "[Speech][Hu2][Hu1][Hu4][Hu0]"]
+        alone = [generate(prompt, **asked)[0]["generated_token_ids"] for prompt in prompts]
+        (*together,) = generate(prompts, batch_size=3, **asked)
+    assert generate.tokenizer.pad_token_id == generate.model.generation_config.pad_token_id == 0
+    assert all(len(ids) > 4 for ids in alone)
+    padded = [each[0]["generated_token_ids"] for each in together]
+    assert padded[1][0] == 0  # on the left
+    for ids, expected in zip(padded, alone, strict=True):
+        start = next(at for at, token in enumerate(ids) if token)
+        assert ids[start : start + len(expected)] == expected
+
+
+def test_the_examples_of_the_card_run_and_the_first_makes_audio(model: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    clip, rate = soundfile.read(SPEECH / "LJSpeech/wavs/LJ001-0002.flac")
+    soundfile.write("question.wav", clip, rate)
+    examples = re.findall(r"```python\n(.*?)```", (model / "README.md").read_text(), re.DOTALL)
+    assert len(examples) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for example in examples:
+            exec(example.replace("path/to/this/directory", str(model)), {})
+    answer = soundfile.info("answer.wav")
+    assert answer.samplerate == 16_000 and answer.frames > 1_000
+    assert "[Hu1]" in capsys.readouterr().out
+
+
+def test_the_recipe_for_servers_asks_for_speech_alone_and_gives_audio(model: Path, tmp_path: Path, monkeypatch):
+    """docs/how-to/serving.md, with llama.cpp's own server in this process."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SPEECH / "LJSpeech/wavs/LJ001-0002.flac", "question.wav")
+    page = (SPEECH.parents[1] / "docs/how-to/serving.md").read_text()
+    ask, speak = (
+        block.replace("path/to/model", str(model)) for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    )
+    exec(ask, {})
+    vllm, sglang, llama = (json.loads(Path(f"{name}.json").read_text()) for name in ("vllm", "sglang", "llama.cpp"))
+    allowed, rows = set(vllm["allowed_token_ids"]), LlamaConfig.from_pretrained(model).vocab_size
+    assert vllm["prompt"] == sglang["input_ids"] == llama["prompt"] and vllm["prompt"][0] == 1
+    assert {int(i) for i in sglang["sampling_params"]["logit_bias"]} == {*range(rows)} - allowed
+    first = json.loads((model / "speech.json").read_text())["first_id"]["hubert"]
+    assert min(allowed - {2}) == first and 2 in allowed
+    with closing(open_runtime(model, "llama.cpp", "q8_0", threads=1)) as runtime:
+        heard: list[int] = []
+        told = llama | {
+            "n_predict": 40,
+            "logprobs": 1,
+            "stream": False,
+            "logit_bias": [*llama["logit_bias"], [2, False]],
+        }
+        runtime._server.handle_completions(
+            told, lambda answer: heard.extend(e["id"] for e in answer["choices"][0]["logprobs"]["content"])
+        )
+    assert len(heard) == 40 and {*heard} <= allowed
+    Path("answer.json").write_text(json.dumps({"tokens": heard}))
+    exec(speak, {})
+    assert soundfile.info("answer.wav").frames > 1_000
 
 
 def test_what_it_was_trained_on_is_recorded(model: Path, speech: dict, finished: Finished):

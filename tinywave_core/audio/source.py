@@ -39,7 +39,7 @@ from tinywave_core.audio.ffmpeg import HEAD_BYTES
 from tinywave_core.audio.labels.tables import label_columns
 from tinywave_core.audio.left_out import LeftOut
 from tinywave_core.config.pipeline import STAGES
-from tinywave_core.errors import SourceError, StoreError
+from tinywave_core.errors import SourceError, StoreError, SurroundingError
 from tinywave_core.storage.care.census import LOGS
 from tinywave_core.storage.filesystem import open_url
 from tinywave_core.storage.store import ABOUT, is_about, sha256_of
@@ -91,6 +91,8 @@ class Source:
     def __init__(self, url: str) -> None:
         try:
             self.filesystem, root = open_url(url)
+        except SurroundingError:
+            raise
         except (ImportError, ValueError) as error:
             raise SourceError(f"--source {url!r} is not a folder or URL that fsspec knows: {error}") from error
         self.url = url

@@ -94,6 +94,12 @@ class RuntimeConfig(Config):
     over the network while training runs. None: room for all."""
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
+    mlflow_to: str | None = None
+    """Where MLflow keeps finished runs (the extra mlflow): a folder, or an address such as sqlite:///runs.db or http://host:5000; none are
+    handed over without it."""
+    wandb_to: str | None = None
+    """Folder in which Weights & Biases keeps finished runs (the extra wandb), on this machine alone unless the variable WANDB_MODE is
+    `online`; none are handed over without it."""
     decode_timeout_s: float = Field(120.0, gt=0)
     """Seconds after which the decoding of one audio file is given up (the file is rejected)."""
     decode_memory_mb: int = Field(2048, ge=256)

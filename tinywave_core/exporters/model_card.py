@@ -91,13 +91,16 @@ Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocab
 It takes {" and ".join(card.trained.modalities)}, and gives {_listed(card.trained.outputs)}: it was trained on {card.trained.in_words}. Nothing
 else that its vocabulary has room for was in its training, and what it would make of that is noise.
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{_example(card)}
 
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
-model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
-prompt = tokenizer("[Speech][Hu0][Hu1]", return_tensors="pt")
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50)[0]))
+In plain transformers it is a Llama that continues ids; `speech_tokenizer/` is what TinyWave turns audio into prompts and tokens into
+audio with.
+
+```python
+from transformers import pipeline
+
+generate = pipeline("text-generation", "path/to/this/directory")
+print(generate("[Speech][Hu0][Hu1]", max_new_tokens=50, skip_special_tokens=False))
 ```
 
 `speech.json` has the token ids and rates, and how a prompt begins; `speech_tokenizer/` turns audio into prompts and tokens into
@@ -120,6 +123,23 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 
 {_licence(card.licence)}
 """
+
+
+def _example(card: Card) -> str:
+    """From audio to audio, or to text where it gives no speech."""
+    heard = 'prompt_audio="question.wav"' if "speech" in card.trained.modalities else 'prompt_text="Once upon a time"'
+    if "speech" not in card.trained.outputs:
+        asked = f'print(model.generate({heard}, output="text").text)'
+    else:
+        asked = f'answer = model.generate({heard}, seconds=5)\nsoundfile.write("answer.wav", answer.audio, model.sample_rate)'
+    return f"""```python
+# pip install tinywave
+import soundfile
+import tinywave
+
+model = tinywave.Model.open("path/to/this/directory")
+{asked}
+```"""
 
 
 def _listed(outputs: Sequence[str]) -> str:

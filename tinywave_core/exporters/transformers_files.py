@@ -1,13 +1,19 @@
 """What plain transformers loads of an export: config.json and generation_config.json are written, and the directory is checked."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from tinywave_core.exporters.weights import Weights
+from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+
+PAD_ID = 0
+"""<unk>, which no recording has: Llama's vocabulary has no token for padding alone."""
 
 
 def write_config(
@@ -18,10 +24,25 @@ def write_config(
     shape.vocab_size, shape.dtype = vocabulary.rows, dtype
     shape.save_pretrained(folder)
     generation = GenerationConfig.from_pretrained(student, local_files_only=True)
-    generation.do_sample, generation.pad_token_id = True, 0
+    generation.do_sample, generation.pad_token_id = True, PAD_ID
     generation.temperature, generation.top_p = temperature, top_p
     generation.save_pretrained(folder)
     return shape
+
+
+def pad_on_the_left(folder: Path) -> None:
+    """Let the tokenizer of an export pad batches as a model that continues them needs it; a tokenizer whose first token is another than
+    <unk> keeps the token that it pads with, if it has one."""
+    unknown = SPECIALS["unk_token"]
+    has_unknown = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(PAD_ID) == unknown
+    pad = {"pad_token": unknown} if has_unknown else {}
+    for name, added in (
+        ("tokenizer_config.json", {**pad, "padding_side": "left"}),
+        ("special_tokens_map.json", pad),
+    ):
+        if (path := folder / name).is_file():
+            settings = json.loads(path.read_text(encoding="utf-8")) | added
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_export(folder: Path, vocabulary: Vocabulary, prompts: Iterable[tuple[str, list[int]]]) -> int:
@@ -34,6 +55,8 @@ def check_export(folder: Path, vocabulary: Vocabulary, prompts: Iterable[tuple[s
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         )
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.pad_token_id in (PAD_ID, None)
     weights = Weights(folder)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}  # tied weights once
     assert {name: weights.shape(name) for name in weights.names()} == expected

@@ -10,6 +10,7 @@ from tinywave_core.run.record import RunRecord, StageRow
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.runs import record_run
 from tinywave_core.storage.store import Store, utc_now
+from tinywave_core.tracking.handing import hand_over
 
 
 def finish_run(
@@ -43,4 +44,5 @@ def finish_run(
     store.replace(name, html)
     record = record.model_copy(update={"report": store.url_of(name), "report_sha256": hashlib.sha256(html).hexdigest()})
     number = record_run(store, record.model_dump(mode="json"))
-    return record.model_copy(update={"number": number})
+    record = record.model_copy(update={"number": number})
+    return record.model_copy(update={"tracked": hand_over(store, record, config.runtime)})

@@ -9,8 +9,10 @@ from tinywave_core.checkpoints.architectures import ARCHITECTURES
 from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.checkpoints.teacher import teacher_folder
+from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
+from tinywave_core.extras import Extra, require
 from tinywave_core.run.start import possible_configs
 from tinywave_core.stages.distillation.start import start_folder
 from tinywave_core.stages.evaluation.generated import check_generated
@@ -24,8 +26,21 @@ from tinywave_core.tokenizers.opening import choose_tokenizer
 
 def check_run(config: PipelineConfig) -> None:
     """Raise the first error with which a run of the whole pipeline with these settings would end, whatever teacher `auto` takes."""
+    require_trackers(config.runtime)
     for settled in possible_configs(config):
         _check(settled)
+
+
+def trackers_of(runtime: RuntimeConfig) -> dict[Extra, str]:
+    """The trackers that finished runs go to, with where they keep them."""
+    given: dict[Extra, str | None] = {"mlflow": runtime.mlflow_to, "wandb": runtime.wandb_to}
+    return {extra: place for extra, place in given.items() if place is not None}
+
+
+def require_trackers(runtime: RuntimeConfig) -> None:
+    """SurroundingError for a tracker whose package is not installed."""
+    for extra in trackers_of(runtime):
+        require(extra, f"runtime.{extra}_to")
 
 
 def check_layers(config: PipelineConfig) -> None:

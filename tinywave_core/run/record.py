@@ -114,3 +114,5 @@ class RunRecord(BaseModel):
     """Where the HTML report lies."""
     report_sha256: str = ""
     """Of the report's bytes."""
+    tracked: list[str] = []
+    """What became of it at the trackers of the settings, in sentences; empty in the kept record."""

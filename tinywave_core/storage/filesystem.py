@@ -5,12 +5,15 @@ from typing import Any
 
 import fsspec
 
+from tinywave_core.extras import require
+
 
 def open_url(url: str) -> tuple[Any, str]:
-    """Filesystem and path; ImportError or ValueError where fsspec does not know the URL."""
+    """Filesystem and path; ImportError or ValueError where fsspec does not know the URL, SurroundingError without the extra s3."""
     if not url.startswith(("s3://", "s3a://")):
         filesystem, path = fsspec.url_to_fs(url)
         return filesystem, str(path)
+    require("s3", url)
     from tinywave_core.storage.s3 import OPTIONS, S3
 
     # Credentials are botocore's matter. The endpoint is, too, but fsspec keeps filesystems by their arguments.

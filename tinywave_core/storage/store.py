@@ -31,6 +31,7 @@ from tinywave_core.errors import (
     SchemaVersionError,
     StoreError,
     StoreFullError,
+    SurroundingError,
 )
 from tinywave_core.storage import lease
 from tinywave_core.storage.filesystem import open_url
@@ -175,6 +176,8 @@ class Store:
         """
         try:
             self.filesystem, self.root = open_url(root)
+        except SurroundingError:
+            raise
         except (ImportError, ValueError) as error:
             raise StoreError(f"--root {root!r} is not a folder or URL that fsspec knows: {error}") from error
         self.local = isinstance(self.filesystem, LocalFileSystem)

@@ -83,7 +83,7 @@ def weights_path() -> Path:
     if found is None or not found.submodule_search_locations:
         raise CheckpointError(
             f"the weights of FCPE are missing: the package {package} is not installed. Expected {file} inside it; "
-            f"install {package}==0.0.4, or give the path of the file"
+            f"pip install 'tinywave[spiritlm]', or give the path of the file"
         )
     return Path(found.submodule_search_locations[0]) / file
 

@@ -138,7 +138,8 @@ class DistillationObjective:
 
     def _live(self, model: LlamaForCausalLM, views: Views) -> LiveTeacher:
         """The whole distribution of the teacher that runs beside the student."""
-        assert self.teacher is not None and views.teacher is not None
+        assert self.teacher is not None
+        assert views.teacher is not None
         head = head_of(self.teacher).weight
         if self.kept is not None:
             head = head[torch.from_numpy(self.kept).to(head.device)]

@@ -216,7 +216,7 @@ def test_the_package_is_read_and_not_run() -> None:
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"torchfcpe is not installed.*install torchfcpe==0\.0\.4"):
+    with pytest.raises(CheckpointError, match=r"torchfcpe is not installed.*pip install 'tinywave.spiritlm.'"):
         Fcpe.load()
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 7
+VERSION = 8
 DESCRIBED = (
     "scores",
     "probe_scores",
@@ -171,7 +171,7 @@ def _write_model(
     """Configs, weights and tokenizer, as plain transformers loads them."""
     import torch
 
-    from tinywave_core.exporters.transformers_files import write_config
+    from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config
     from tinywave_core.exporters.weights import copy_weights
     from tinywave_core.tokenizers.directory import copy_tokenizer, write_speech_tokenizer
 
@@ -184,6 +184,7 @@ def _write_model(
         write_speech_tokenizer(folder, vocabulary)
     else:
         copy_tokenizer(teacher, folder, vocabulary)
+    pad_on_the_left(folder)
     return shape
 
 

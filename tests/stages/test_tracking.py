@@ -1,0 +1,164 @@
+"""A finished run in MLflow's file store and in an offline run of Weights & Biases, by their own clients: settings, curves, files, ids."""
+
+import json
+import struct
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from tests.conftest import Finished
+from tests.fixtures.tiny import copy_store
+from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.errors import SurroundingError
+from tinywave_core.reporting.run import finish_run
+from tinywave_core.run.preflight import check_run
+from tinywave_core.run.promotion import promote
+from tinywave_core.run.record import RunRecord
+from tinywave_core.steps.base import compute_all
+from tinywave_core.storage.shards import read_table
+from tinywave_core.storage.store import Store
+from tinywave_core.tracking import mlflow_runs, wandb_runs
+from tinywave_core.tracking.base import record_of, tracked_run
+from tinywave_core.tracking.handing import hand_over
+
+PARTS = ("teacher", "student", "control")
+
+
+@pytest.fixture(scope="module")
+def kept(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store of the finished run, with its record."""
+    config = copy_store(finished.config, tmp_path_factory.mktemp("tracked") / "store")
+    store = Store(config.root)
+    promotion = promote(config, store, finished.outputs, compute_all)
+    finish_run(store, config, [], finished.outputs, promotion, 1.0)
+    return store
+
+
+@pytest.fixture(scope="module")
+def record(kept: Store) -> RunRecord:
+    return record_of(kept, None)
+
+
+@pytest.fixture(scope="module")
+def losses(finished: Finished) -> dict[str, list[tuple[int, float]]]:
+    """Step and loss of each part, as its artifact has them."""
+    tables = {part: read_table(finished.outputs[part].path("curves.parquet")).to_pylist() for part in PARTS}
+    return {part: [(row["step"], row["loss"]) for row in rows] for part, rows in tables.items()}
+
+
+def test_mlflow_has_all_of_a_run_once(finished: Finished, kept: Store, record: RunRecord, losses, tmp_path: Path):
+    from mlflow.tracking import MlflowClient
+
+    with warnings.catch_warnings(), tracked_run(kept, record) as run:
+        warnings.simplefilter("ignore")  # MLflow's own, about its file store
+        said = mlflow_runs.write(run, str(tmp_path / "runs"))
+        again = mlflow_runs.write(run, str(tmp_path / "runs"))
+        client = MlflowClient((tmp_path / "runs").as_uri())
+        (found,) = client.search_runs([client.get_experiment_by_name("tinywave").experiment_id])
+        assert found.info.run_id in said and "already" in again and found.info.status == "FINISHED"
+        assert found.data.params["distillation.layers"] == str(finished.config.distillation.layers)
+        assert found.data.params["adaptation.training.steps"] == str(finished.config.adaptation.training.steps)
+        for part in PARTS:
+            history = client.get_metric_history(found.info.run_id, f"{part}/loss")
+            assert sorted((point.step, point.value) for point in history) == losses[part]
+        tags = {part: found.data.tags[f"tinywave.artifact.{part}"] for part in finished.outputs}
+        assert tags == {part: artifact.id for part, artifact in finished.outputs.items()}
+        folder = Path(client.download_artifacts(found.info.run_id, "", str(tmp_path)))
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    card = finished.outputs["model"].path("model") / "README.md"
+    assert (folder / "MODEL_CARD.md").read_bytes() == card.read_bytes()
+
+
+def test_a_half_written_run_of_mlflow_is_replaced(
+    finished: Finished, kept: Store, record: RunRecord, tmp_path: Path, monkeypatch
+):
+    from mlflow.tracking import MlflowClient
+
+    place = str(tmp_path / "runs")
+    with warnings.catch_warnings(), tracked_run(kept, record) as run:
+        warnings.simplefilter("ignore")
+        with monkeypatch.context() as broken:
+            broken.setattr(MlflowClient, "log_artifact", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+            with pytest.raises(OSError, match="full"):
+                mlflow_runs.write(run, place)
+        assert "already" not in mlflow_runs.write(run, place)
+        client = MlflowClient((tmp_path / "runs").as_uri())
+        runs = client.search_runs([client.get_experiment_by_name("tinywave").experiment_id])
+    assert [each.info.status for each in runs] == ["FINISHED"]
+
+
+def test_an_offline_run_of_wandb_has_all_of_a_run_and_nothing_of_the_machine(
+    finished: Finished, kept: Store, record: RunRecord, losses, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with tracked_run(kept, record) as run:
+        said = wandb_runs.write(run, str(tmp_path))
+        again = wandb_runs.write(run, str(tmp_path))
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert str(folder) in said and "(offline)" in said and "already" in again
+    records = _records(next(folder.glob("*.wandb")))
+    config = {
+        u.key: json.loads(u.value_json) for r in records for u in (*r.run.config.update, *r.config.update) if u.key
+    }
+    assert config["distillation.layers"] == str(finished.config.distillation.layers)
+    assert config["lineage"] == {part: artifact.id for part, artifact in finished.outputs.items()}
+    rows = [_row(record) for record in records if record.WhichOneof("record_type") == "history"]
+    for part in PARTS:
+        curve = [(row[f"{part}/step"], row[f"{part}/loss"]) for row in rows if f"{part}/loss" in row]
+        assert [step for step, _ in curve] == [step for step, _ in losses[part]]
+        assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in losses[part]], rel=1e-6)
+    (artifact,) = [r.request.log_artifact.artifact for r in records if r.request.log_artifact.artifact.name] or [
+        r.artifact for r in records if r.WhichOneof("record_type") == "artifact"
+    ]
+    assert {entry.path for entry in artifact.manifest.contents} == {"report.html", "MODEL_CARD.md"}
+    summary = {u.key: u.value_json for r in records for u in r.summary.update}
+    assert "student.nll" in summary
+    assert not [r for r in records if r.WhichOneof("record_type") in ("stats", "output", "output_raw")]
+
+
+def _records(path: Path) -> list:
+    """What the file of an offline run holds: LevelDB's log, in blocks of 32 KiB, after a head of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts, records = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (room := 32_768 - at % 32_768) < 7:
+            at += room
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def _row(record) -> dict:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
+def test_a_tracker_that_fails_is_said_with_the_way_back_and_ends_nothing(
+    finished: Finished, kept: Store, record: RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("no folder")
+    place = str(tmp_path / "file" / "runs")
+    (said,) = hand_over(kept, record, RuntimeConfig(wandb_to=place))
+    assert said.startswith("wandb has nothing of run 1 (NotADirectoryError")
+    assert said.endswith(f"`tinywave track --root {kept.url} --wandb {place}` hands it over")
+    assert main(["track", "--root", kept.root, "--wandb", place]) == 1
+    assert "wandb has nothing of run 1" in capsys.readouterr().out
+    assert main(["track", "--root", kept.root, "--wandb", place, "--run", "2"]) == 2
+    assert "has no run 2; its runs are 1 to 1" in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_anything_starts(finished: Finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    runtime = finished.config.runtime.model_copy(update={"mlflow_to": "runs"})
+    with pytest.raises(
+        SurroundingError, match=r"runtime.mlflow_to needs the extra mlflow .* pip install 'tinywave\[mlflow\]'"
+    ):
+        check_run(finished.config.model_copy(update={"runtime": runtime}))
