@@ -1,9 +1,9 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
@@ -111,6 +111,12 @@ class DistillationConfig(Config):
     """Query rows sampled per sequence and step for the attention term."""
     attention_heads: int = Field(4, ge=1)
     """Heads sampled per step for the attention term."""
+    start: Literal["teacher", "fresh"] = "teacher"
+    """What student and control are before their first step: copies of the `teacher`'s blocks, or `fresh`, random weights of the same
+    shape. A control that starts from the teacher has learned from it already."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the training recordings that student and control learn from, by a hash of the recording: a smaller share lies within
+    a larger one. The teacher hears all, and what validates stays the same: the teacher knows more than its student."""
     training: TrainingConfig = TrainingConfig(steps=400, passes=12, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same, and both are checked on the same validation speech."""
     vocabulary: Literal["full", "speech"] = "full"
@@ -122,6 +128,12 @@ class DistillationConfig(Config):
     Identifies continued students only."""
     continuation: ContinuationConfig = ContinuationConfig()
     """The training run of on_new_audio = continue; it identifies continued students only."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set and was not there at first: students that were made before are found."""
+        late = {"start": "teacher", "share": 1.0}
+        return {name: value for name, value in dump(self).items() if name not in late or value != late[name]}
 
     @property
     def terms(self) -> list[Term]:
@@ -196,6 +208,8 @@ class DistillationConfig(Config):
             copied_blocks=self.copied_blocks,
             regime="cached",
             weights=self.weights.of_control(),
+            start=self.start,
+            share=self.share,
             vocabulary=self.vocabulary,
             training=self.training,
             on_new_audio=self.on_new_audio,

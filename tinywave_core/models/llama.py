@@ -104,6 +104,14 @@ def student_from(teacher: LlamaForCausalLM, layers: LayerMap) -> LlamaForCausalL
     return student
 
 
+def reset(model: LlamaForCausalLM, seed: int) -> None:
+    """Random weights drawn from `seed`, as those of a fresh model of this shape."""
+    model.config.initializer_range = model.config.hidden_size**-0.5
+    with _building, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.load_state_dict(LlamaForCausalLM(model.config).state_dict())
+
+
 def _copy(source: dict[str, torch.Tensor], prefix: str, module: torch.nn.Module) -> None:
     module.load_state_dict({k.removeprefix(prefix): v for k, v in source.items() if k.startswith(prefix)}, strict=True)
 

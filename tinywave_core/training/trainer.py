@@ -26,6 +26,7 @@ from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
+from tinywave_core.training.gradients import GradientLog, Row
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, micro_batches, reshard, trained_module
 from tinywave_core.training.processes import Sums, any_process, is_first, own_rows, own_share, process_count
@@ -59,6 +60,8 @@ class Trained:
     """The weights that were kept; None where no speech validated, and the last ones were."""
     steps: int
     """That were planned: more than were taken where validation no longer improved."""
+    gradients: list[Row]
+    """Of the terms of the loss, at the steps of which runtime.gradient_report_every asks for it."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -108,6 +111,7 @@ def train(
     module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config, device)
+    gradients = GradientLog(module, runtime, device, resume)
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with CheckpointWriter(resume, parameters, optimizer) as checkpoints:
@@ -126,6 +130,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 batch = batches.batch(number)
+                gradients.look(step, batch)
                 terms = _gradient(module, batch, parameters, config, runtime, step, device)
                 # Each can break alone: a finite loss with an infinite gradient, or the other way round.
                 if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):
@@ -156,7 +161,7 @@ def train(
     _keep_best(state, parameters)
     gather(module, model)
     model.eval()
-    return Trained(_curves(state, validation), state.best, steps)
+    return Trained(_curves(state, validation), state.best, steps, gradients.rows(state.step))
 
 
 def _is_done(state: TrainingState, steps: int, validation: Validation | None) -> bool:

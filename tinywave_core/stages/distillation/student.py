@@ -2,7 +2,7 @@
 
 Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
 from the teacher's blocks or, where on_new_audio is `continue`, from the one before it (infra/decisions/0012-warm-start.md).
-Files: model/ (Hugging Face directory), curves.parquet.
+Files: model/ (Hugging Face directory), curves.parquet; gradients.parquet where runtime.gradient_report_every asks for it.
 """
 
 import math
@@ -27,7 +27,7 @@ from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
-from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.fingerprint import fingerprint, place_of
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     from tinywave_core.training.launch import run_in_processes
     from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.processes import is_first
-    from tinywave_core.training.recipe import settle
+    from tinywave_core.training.recipe import Start, settle
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
@@ -169,7 +169,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training, keep=output.resume / "rows")
-    training = settle(config.training, dataset, material.tokens, "teacher's blocks")
+    kind: Start = "random weights" if config.start == "fresh" and "previous" not in step.inputs else "teacher's blocks"
+    training = settle(config.training, dataset, material.tokens, kind)
     config = config.model_copy(update={"training": training})
     heard = _in_ids_of(student, vocabulary, material.validation)
     validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
@@ -201,6 +202,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     if is_first():
         save_llama(student.cpu(), output.folder / "model")
         write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
+        if run.gradients:
+            write_table(pa.Table.from_pylist(run.gradients), output.folder / "gradients.parquet")
     return StudentSummary(
         parameters=sum(p.numel() for p in student.parameters()),
         teacher_parameters=teacher_parameters,
@@ -274,6 +277,7 @@ def _material(step: StudentStep) -> _Material:
     heard = load_sequences(step.inputs["heard"] if "previous" in step.inputs else [], "train", length)
     # Of both together, or the speech that validated before would be replayed.
     train, validation = training_parts(SequenceTable.joined([arrived, heard]), step.params["validation"])
+    train = share_of(train, config.share)
     tokens = tokens_of(train)
     new, heard = (part.take(np.isin(part.ids, train.ids)) for part in (arrived, heard))
     if not heard:
@@ -284,15 +288,30 @@ def _material(step: StudentStep) -> _Material:
     return _Material(new, again if again or new else heard, validation, tokens)
 
 
+def share_of(sequences: "SequenceTable", share: float) -> "SequenceTable":
+    """Those of the recordings below the share, by a hash of the recording's id alone; TrainingError where that is none of many."""
+    if share == 1:
+        return sequences
+    numbers, names = sequences.codes("recording_id")
+    is_kept = np.array([place_of(f"share/{name}") < share for name in names.to_pylist()], dtype=bool)
+    if len(is_kept) and not is_kept.any():
+        raise TrainingError(
+            f"distillation.share is {share:g}, and none of the {len(is_kept)} training recordings lies in it: raise it, or add recordings"
+        )
+    return sequences.take(is_kept[numbers])
+
+
 def _start(
     step: StudentStep, teacher: "LlamaForCausalLM", layers: "LayerMap", trimmed: "Vocabulary | None"
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
-    """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
-    teacher's vocabulary, and then with the teacher's ids of its tokens."""
-    from tinywave_core.models.llama import load_llama, student_from
+    """The student before its first step: blocks of the teacher, random weights, or the student before it; without text where
+    `trimmed` is the teacher's vocabulary, and then with the teacher's ids of its tokens."""
+    from tinywave_core.models.llama import load_llama, reset, student_from
     from tinywave_core.models.trim import trim
 
     student, kept = student_from(teacher, layers), None
+    if step.config.start == "fresh":
+        reset(student, step.config.training.seed)
     if trimmed is not None:
         student, _, kept = trim(student, trimmed)
     if "previous" not in step.inputs:
