@@ -11,13 +11,15 @@ class Recording:
     """A file with speech, its speaker and its length."""
 
     path: str
+    name: str
+    """Of its folder and its path there."""
     speaker: str
     """Empty where none is known."""
     minutes: float
 
 
 def recordings_of(sources: list[Path]) -> list[Recording]:
-    """All recordings with their speakers, as ingestion reads them, in an order drawn by hash."""
+    """All recordings with their speakers, as ingestion reads them."""
     import soundfile
 
     from tinywave_core.audio.sidecars import read_labels
@@ -29,10 +31,9 @@ def recordings_of(sources: list[Path]) -> list[Recording]:
         listing = source.listing()
         labels = read_labels(source, listing, [file.path for file in listing.audio])
         for file in listing.audio:
-            path = folder / file.path
-            found.append(
-                Recording(str(path), labels.by_path[file.path].speaker or "", soundfile.info(path).duration / 60)
-            )
+            path, speaker = folder / file.path, labels.by_path[file.path].speaker or ""
+            minutes = soundfile.info(path).duration / 60
+            found.append(Recording(str(path), f"{folder.name}/{file.path}", speaker, minutes))
     return found
 
 
