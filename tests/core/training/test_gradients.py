@@ -177,9 +177,7 @@ def test_a_term_without_a_gradient_has_no_cosine():
         update={"weights": LossWeightsConfig(language_model=1.0, logits=0.0, hidden=0.0, attention=1.0)}
     )
     for model in (student, objective.teacher):
-        model.model.layers.load_state_dict(
-            {k: torch.zeros_like(v) for k, v in model.model.layers.state_dict().items()}
-        )
+        model.model.layers.load_state_dict({k: torch.zeros_like(v) for k, v in model.model.layers.state_dict().items()})
     row = reported(student, objective, make_dataset(sequences(), CONFIG).batch(0))
     assert row["norm/attention"] == 0 and row["cosine/language_model/attention"] is None
     assert json.loads(json.dumps(row)) == row and pa.Table.from_pylist([row]) and np.isfinite(row["norm/attention"])
