@@ -205,5 +205,5 @@ def test_points_stand_at_their_values_with_their_intervals_and_missing_ones_leav
         (float(lines[0].get("y1")) + float(lines[0].get("y2"))) / 2, abs=0.1
     )
     assert dots[2].get("cy") == across.get("y1")  # both are 1
-    assert [dot[0].text for dot in dots][0] == "10 %, a: 2 (1 to 3)"
+    assert dots[0][0].text == "10 %, a: 2 (1 to 3)"
     assert points_svg(["x"], [Points("a", [None])], title="", y_label="", across=("", 0)) == ""

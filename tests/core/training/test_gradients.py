@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from tests.core.training.test_objective import BATCH, prepared, teacher  # noqa: F401
+from tests.fixtures import small_run
 from tests.fixtures.training import CONFIG, RUNTIME, Stop, distilled, fresh, make_dataset, run, sequences, stop_at
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
 from tinywave_core.losses.attention import tapping
 from tinywave_core.losses.terms import attention_maps, hidden_states
 from tinywave_core.models.forward import forward
+from tinywave_core.reporting.page import render_report
 from tinywave_core.stages.distillation.pull import advice, pulls
+from tinywave_core.stages.distillation.stage import facts
+from tinywave_core.storage.shards import write_table
 from tinywave_core.training import gradients, trainer
 from tinywave_core.training.gradients import report
 from tinywave_core.training.module import trained_module
@@ -121,7 +125,7 @@ def test_a_report_leaves_no_gradient_and_the_whole_objective_behind():
 
 
 def test_a_step_without_the_teacher_has_the_terms_that_it_takes():
-    student, objective = distilled()
+    _, objective = distilled()
     objective.config = objective.config.model_copy(update={"aligned_every": 2})
     assert list(objective.alone(0)) == ["language_model", "hidden", "attention"]
     assert list(objective.alone(1)) == ["language_model"]
@@ -181,3 +185,18 @@ def test_a_term_without_a_gradient_has_no_cosine():
     row = reported(student, objective, make_dataset(sequences(), CONFIG).batch(0))
     assert row["norm/attention"] == 0 and row["cosine/language_model/attention"] is None
     assert json.loads(json.dumps(row)) == row and pa.Table.from_pylist([row]) and np.isfinite(row["norm/attention"])
+
+
+def test_the_report_shows_how_hard_each_term_pulls_and_what_to_do(tmp_path, monkeypatch):
+    def write(step, output):
+        write_table(pa.table(columns(0.03, 0.9)), output.folder / "gradients.parquet")
+        return made_before(step, output)
+
+    made_before = small_run._FILES["student"]
+    without = render_report(*small_run.small_run(tmp_path / "without"))
+    monkeypatch.setitem(small_run._FILES, "student", write)
+    record, outputs = small_run.small_run(tmp_path / "with")
+    html = render_report(record, outputs)
+    said = "Logits pulls strongest; hidden pulls at 3 % of its size (cosine 0.90): hardly felt"
+    assert said in html and html.count("<svg") == without.count("<svg") + 1 and "how hard each term" not in without
+    assert dict(facts(outputs))["pull"].startswith("logits pulls strongest")
