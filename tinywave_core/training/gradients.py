@@ -56,16 +56,15 @@ class GradientLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def rows(self, steps: int) -> list[Row]:
-        """All reports of the first `steps` steps; a step that was taken again after a crash counts once."""
+    def rows(self) -> list[Row]:
+        """All reports; that of a step that was taken again after a crash counts once."""
         found: dict[int, Row] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.every and self.path.is_file() else []:
             try:
                 row = json.loads(line)
             except ValueError:  # the line that a kill cut short: the step is taken again
                 continue
-            if row["step"] <= steps:
-                found[row["step"]] = row
+            found[row["step"]] = row
         names = dict.fromkeys(name for row in found.values() for name in row)
         return [{name: found[step].get(name) for name in names} for step in sorted(found)]
 

@@ -161,7 +161,7 @@ def train(
     _keep_best(state, parameters)
     gather(module, model)
     model.eval()
-    return Trained(_curves(state, validation), state.best, steps, gradients.rows(state.step))
+    return Trained(_curves(state, validation), state.best, steps, gradients.rows())
 
 
 def _is_done(state: TrainingState, steps: int, validation: Validation | None) -> bool:
