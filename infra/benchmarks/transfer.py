@@ -308,7 +308,7 @@ class Study:
         found: dict[str, Any] = {}
         for ((arm, share), _), artifact in artifacts.items():
             if columns := gradients_of(artifact):
-                found.setdefault(f"{arm} at {share:.0%}", columns)
+                found.setdefault(f"{arm} at {_share(share)}", columns)
         return found
 
 
@@ -388,7 +388,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
         best = max(gains, key=lambda arm: gains[arm][0])
         reached = "reached" if gains[best][0] >= results["aim"] else "missed"
         said.append(
-            f"At {share:.0%} of the speech distillation gains {shown(gains[best])} nats per token over the control ({TITLES[best]}): the aim "
+            f"At {_share(share)} of the speech distillation gains {shown(gains[best])} nats per token over the control ({TITLES[best]}): the aim "
             f"of {results['aim']:g} is {reached}."
         )
     if fresh := gain(results, "fresh-logits", FRESH_CONTROL, share):
@@ -410,7 +410,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
 
 def _places(found: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(
-        f"{d['share']:.0%} ({TITLES[d['arm']]}, {shown([-d['nll'][0], -d['nll'][2], -d['nll'][1]])})" for d in found
+        f"{_share(d['share'])} ({TITLES[d['arm']]}, {shown([-d['nll'][0], -d['nll'][2], -d['nll'][1]])})" for d in found
     )
 
 
@@ -442,7 +442,7 @@ def cell_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             note.append("kept the weights of the start: training made it worse")
         rows.append(
             {
-                "share": f"{cell['share']:.0%}",
+                "share": _share(cell["share"]),
                 "model": TITLES[cell["arm"]],
                 "NLL": shown(cell["nll"]) if trained else "–",
                 "KL from teacher": shown(cell["kl"]) if trained else "–",
@@ -454,6 +454,10 @@ def cell_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def _share(share: float) -> str:
+    return f"{share * 100:g} %"
+
+
 def _percent(figure_: Sequence[float]) -> str:
     return f"{shown([v * 100 for v in figure_], 1)} %"
 
@@ -463,7 +467,7 @@ def difference_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     order = sorted(results["differences"], key=lambda d: (d["against"] not in CONTROLS, d["share"]))
     return [
         {
-            "share": f"{d['share']:.0%}",
+            "share": _share(d["share"]),
             "model": TITLES[d["arm"]],
             "against": TITLES[d["against"]],
             "NLL": shown(d["nll"], sign=True),
@@ -537,7 +541,7 @@ def pictures(results: Mapping[str, Any]) -> Iterator[str]:
             points = [None if f is None else (f[0] * scale, f[1] * scale, f[2] * scale) for f in found]
             series.append(plots.Points(TITLES[arm], points, COLOURS[arm]))
         across = results["teacher"][name][0] * scale
-        groups = [f"{share:.0%}" for share in shares]
+        groups = [_share(share) for share in shares]
         svg = plots.points_svg(groups, series, title=title, y_label=unit, across=("teacher", across))
         yield figure(f"{title}, with 95 % intervals; the line is the teacher", svg)
     lines = [
@@ -545,7 +549,7 @@ def pictures(results: Mapping[str, Any]) -> Iterator[str]:
         for arm, (x, y) in results["curves"].items()
         if arm in COLOURS
     ]
-    title = f"NLL on validation speech by step, {results['other_share']:.0%} of the speech, first seed"
+    title = f"NLL on validation speech by step, {_share(results['other_share'])} of the speech, first seed"
     yield figure(title, plots.line_svg(lines, title=title, x_label="optimiser step", y_label="nats per token"))
 
 
@@ -555,19 +559,22 @@ def gradient_pictures(results: Mapping[str, Any]) -> Iterator[str]:
 
     for key, columns in results["gradients"].items():
         arm, _, share = key.partition(" at ")
-        for kind, title, unit in (
-            ("weighted/", "norm of the weighted gradient", "norm"),
-            ("cosine/logits/", "cosine with the logits' gradient", "cosine"),
+        cosines = {name: name.removeprefix("cosine/").split("/") for name in columns if name.startswith("cosine/")}
+        beside = {name: next(t for t in pair if t != "logits") for name, pair in cosines.items() if "logits" in pair}
+        sizes = {name: name.removeprefix("weighted/") for name in columns if name.startswith("weighted/")}
+        terms = list(sizes.values())
+        for title, unit, labels in (
+            ("norm of the weighted gradient", "norm", sizes),
+            ("cosine with the logits' gradient", "cosine", beside),
         ):
-            names = [name for name in columns if name.startswith(kind)]
             lines = [
                 plots.Line(
-                    name.removeprefix(kind).replace("_", " "),
+                    term.replace("_", " "),
                     *plots.series_of(columns, name),
-                    plots.TERMS[number % len(plots.TERMS)],
+                    plots.TERMS[terms.index(term) % len(plots.TERMS)],
                     noisy=False,
                 )
-                for number, name in enumerate(names)
+                for name, term in labels.items()
             ]
             told = f"{TITLES[arm]}, {share}: {title}"
             yield figure(told, plots.line_svg(lines, title=told, x_label="optimiser step", y_label=unit))

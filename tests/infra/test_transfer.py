@@ -94,7 +94,7 @@ def results(**cells) -> dict:
         "differences": list(made.differences()),
         "floors": {"0.1": 4.0},
         "curves": {"logits": [[1.0, 2.0], [4.0, 3.0]]},
-        "gradients": {"all at 10%": {"step": [1], "weighted/logits": [2.0], "weighted/hidden": [0.02], "cosine/logits/hidden": [0.5]}},
+        "gradients": {"all at 10 %": {"step": [1], "weighted/logits": [2.0], "weighted/hidden": [0.02], "cosine/logits/hidden": [0.5]}},
         "parameters": {"teacher": 20, "student": 10},
         "held_out": {"utterances": 3, "tokens": 300, "chance": 0.25},
         "tokens": {"train_seconds": 5940.0},
@@ -112,8 +112,8 @@ HELPS = results(control={0: model(3.4)}, logits={0: model(3.2)}, hidden={0: mode
 def test_the_verdict_names_the_gain_and_where_layer_terms_help_and_hurt():
     gain, regions, chance = transfer.verdict(HELPS)
     assert "gains 0.300 nats" in gain and "(logits + hidden)" in gain and "reached" in gain
-    assert "2 comparisons: they help at 10% (logits + hidden, 0.100)" in regions
-    assert "they hurt at 10% (logits + attention, -0.050)" in regions and "0.1 would" in chance
+    assert "2 comparisons: they help at 10 % (logits + hidden, 0.100)" in regions
+    assert "they hurt at 10 % (logits + attention, -0.050)" in regions and "0.1 would" in chance
     small = results(control={0: model(3.2)}, logits={0: model(3.1)})
     gain, regions = transfer.verdict(small)
     assert "missed" in gain and "none in which they help; none in which they hurt" in regions
