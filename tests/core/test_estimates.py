@@ -90,6 +90,14 @@ def test_the_live_teacher_is_charged_for_the_steps_in_which_it_runs(flags, steps
     assert live_operations(config) == steps * 524_288 * 2 * teacher
 
 
+def test_students_of_a_tenth_of_the_speech_are_charged_a_tenth_of_the_passes():
+    whole, tenth = (
+        estimate(load_config("demo", {"distillation.share": share}), 0.2, "cpu")["distillation"].seconds
+        for share in ("1", "0.1")
+    )
+    assert tenth / whole == pytest.approx(0.1, rel=0.05)
+
+
 @pytest.mark.parametrize("stage", ["adaptation", "distillation"])
 def test_a_training_that_stops_after_its_tokens_is_charged_for_these(stage):
     stop = {f"{stage}.training.stop_after_tokens": str(524_288 * 100)}
