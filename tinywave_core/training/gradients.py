@@ -54,7 +54,7 @@ class GradientLog:
         row = {"step": step + 1, **report(self.module, batch, step, self.runtime, self.device)}
         if is_first():
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write("\n" + json.dumps(row))  # in front: what a kill cut short is a line of its own
 
     def rows(self) -> list[Row]:
         """All reports; that of a step that was taken again after a crash counts once."""
@@ -62,7 +62,7 @@ class GradientLog:
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.every and self.path.is_file() else []:
             try:
                 row = json.loads(line)
-            except ValueError:  # the line that a kill cut short: the step is taken again
+            except ValueError:  # the line that a kill cut short, whose step is taken again, or the first one
                 continue
             found[row["step"]] = row
         names = dict.fromkeys(name for row in found.values() for name in row)
