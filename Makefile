@@ -16,7 +16,7 @@ export PYTHONUNBUFFERED := 1
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
 
-.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study bench-tokenization bench-units bench-filters bench-distillation bench-on-policy bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
+.PHONY: help setup base demo demo-interleaved demo-encoder stack test test-machines test-nightly break-run break-store mutants bench-machines study study-transfer bench-tokenization bench-units bench-filters bench-distillation bench-on-policy bench-gpu bench-generation bench-voice bench-orchestration bench-catalog bench-scale bench-growth bench-talk-attacks bench-small soak-talk soak-watch docs check lock audit pin-images clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -141,6 +141,9 @@ bench-small: setup  ## Measure what 2 to 130 minutes of speech give, from nothin
 
 study: setup  ## What distillation is worth: arms and three seeds on real speech (20 minutes), into ./store/study
 	@$(BIN)/python infra/benchmarks/study.py $(STUDY_ARGS)
+
+study-transfer: setup  ## What a teacher that knows more leaves behind, by share of the speech and term of the loss (an hour), into ./store/study-transfer
+	@$(BIN)/python infra/benchmarks/transfer.py $(STUDY_ARGS)
 
 docs: setup  ## Build the documentation site into site/, without a network; a broken link ends the build
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file infra/pages/mkdocs.yml

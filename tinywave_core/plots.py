@@ -69,6 +69,16 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Points:
+    """One series of values with their intervals, one per group; None where the group has none."""
+
+    label: str
+    values: Sequence[tuple[float, float, float] | None]
+    """Value, low, high."""
+    colour: str = "accent"
+
+
+@dataclass(frozen=True)
 class Node:
     """A stage in the picture of the DAG."""
 
@@ -169,6 +179,37 @@ def bars_svg(groups: Sequence[str], series: Sequence[Bars], *, title: str, y_lab
         reach = width * len(upright) / 2 + 4
         body += [_across(middle, reach, y, bars, g, group) for bars in series if bars.as_line]
     return _svg(title, "".join(body)) + _legend([(bars.label, bars.colour) for bars in series if len(series) > 1])
+
+
+def points_svg(
+    groups: Sequence[str], series: Sequence[Points], *, title: str, y_label: str, across: tuple[str, float]
+) -> str:
+    """Points with intervals side by side per group; a dashed line over all of them, with its label."""
+    found = [v for points in series for v in points.values if v is not None]
+    if not found:
+        return ""
+    label, level = across
+    y = _Scale(*_padded(np.array([*np.ravel(found), level])), _HEIGHT - _BOTTOM, _TOP)
+    room = (_WIDTH - _LEFT - _RIGHT) / len(groups)
+    apart = min(16.0, room * 0.8 / len(series))
+    body = [_y_axis(y, y_label)]
+    dashes = "stroke:var(--muted);stroke-dasharray:5 4"
+    place = f'x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}"'
+    body.append(f'<line {place} style="{dashes}"><title>{escape(f"{label}: {level:.4g}")}</title></line>')
+    for g, group in enumerate(groups):
+        middle = _LEFT + room * (g + 0.5)
+        body.append(_text(middle, _HEIGHT - _BOTTOM + 18, group, "middle"))
+        for s, points in enumerate(series):
+            if (value := points.values[g]) is None:
+                continue
+            at, (mean, low, high) = middle + apart * (s - (len(series) - 1) / 2), value
+            hint = escape(f"{group}, {points.label}: {mean:.4g} ({low:.4g} to {high:.4g})")
+            line = f'x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"'
+            paint = _paint(points.colour)
+            body.append(f'<line {line} style="stroke:{paint};stroke-width:1.6"/>')
+            dot = f'<circle cx="{at:.1f}" cy="{y(mean):.1f}" r="3.6" style="fill:{paint}">'
+            body.append(f"{dot}<title>{hint}</title></circle>")
+    return _svg(title, "".join(body)) + _legend([(points.label, points.colour) for points in series])
 
 
 def _across(middle: float, reach: float, y: "_Scale", bars: Bars, g: int, group: str) -> str:

@@ -11,22 +11,21 @@ promotion gate would publish it.
 """
 
 import argparse
-import csv
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from infra.benchmarks.speech import Recording, minutes_of, recordings_of, write_folder  # noqa: E402
 from tinywave_core.audio.cutting import split_of  # noqa: E402
 from tinywave_core.config.load import load_config  # noqa: E402
 from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
@@ -66,15 +65,6 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """A file with speech, its speaker and its length."""
-
-    path: str
-    speaker: str
-    minutes: float
-
-
-@dataclass(frozen=True)
 class Cell:
     """One run: a folder, a start, a seed."""
 
@@ -92,7 +82,7 @@ class Bench:
     def __init__(self, root: Path, sources: list[Path]) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        self.recordings = recordings_of(sources)
+        self.recordings = known(recordings_of(sources))
         config = load_config("demo", {"root": "unused"}).ingestion
         held_out = {r.path for r in self.recordings if split_of(config, r.speaker, "") == "held_out"}
         self.held_out = [r for r in self.recordings if r.path in held_out]
@@ -100,8 +90,8 @@ class Bench:
         self.own = [r for r in others if _position(r.speaker) < 0.5]
         self.of_base = [r for r in others if _position(r.speaker) >= 0.5]
         print(
-            f"{_minutes(self.held_out):.1f} minutes held out, {_minutes(self.own):.1f} for folders, "
-            f"{_minutes(self.of_base):.1f} for the base",
+            f"{minutes_of(self.held_out):.1f} minutes held out, {minutes_of(self.own):.1f} for folders, "
+            f"{minutes_of(self.of_base):.1f} for the base",
             flush=True,
         )
 
@@ -109,10 +99,10 @@ class Bench:
         """The cells of one seed; large folders first, so that processes end together."""
         cells = []
         for wanted in sorted(minutes, reverse=True):
-            if wanted > _minutes(self.own + self.of_base):
+            if wanted > minutes_of(self.own + self.of_base):
                 print(f"no folder of {wanted:g} minutes: there is not as much speech", flush=True)
                 continue
-            enough = wanted <= _minutes(self.own)
+            enough = wanted <= minutes_of(self.own)
             chosen = first_minutes(self.own if enough else self.own + self.of_base, wanted)
             folder = self.folder(f"{wanted:g}-minutes", chosen + self.held_out)
             for start in starts:
@@ -124,21 +114,7 @@ class Bench:
 
     def folder(self, name: str, recordings: list[Recording]) -> Path:
         """A source folder with these recordings and their speakers."""
-        folder = self.root / name
-        if folder.is_dir():
-            return folder
-        partial = self.root / f".{name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        with (partial / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["path", "speaker"])
-            for number, recording in enumerate(recordings):
-                own = f"{number:05d}{Path(recording.path).suffix}"
-                shutil.copyfile(recording.path, partial / own)
-                rows.writerow([own, recording.speaker])
-        partial.rename(folder)
-        return folder
+        return write_folder(self.root / name, recordings)
 
     def base(self) -> Path:
         """A base of speech that is in no folder, by the recipe of `make base`."""
@@ -169,37 +145,20 @@ class Bench:
         return found
 
 
-def recordings_of(sources: list[Path]) -> list[Recording]:
-    """All recordings with their speakers, as ingestion reads them; each by itself where it has none."""
-    import soundfile
-
-    from tinywave_core.audio.sidecars import read_labels
-    from tinywave_core.audio.source import Source
-
-    found = []
-    for folder in sources:
-        source = Source(str(folder))
-        listing = source.listing()
-        labels = read_labels(source, listing, [file.path for file in listing.audio])
-        for file in listing.audio:
-            path = folder / file.path
-            speaker = labels.by_path[file.path].speaker or f"{folder.name}/{file.path}"
-            found.append(Recording(str(path), speaker, soundfile.info(path).duration / 60))
-    return sorted(found, key=lambda r: (_position(f"{r.speaker}/order"), r.path))
+def known(recordings: list[Recording]) -> list[Recording]:
+    """Each with a speaker, itself where it has none, in an order drawn by hash."""
+    named = [replace(r, speaker=r.speaker or r.name) for r in recordings]
+    return sorted(named, key=lambda r: (_position(f"{r.speaker}/order"), r.path))
 
 
 def first_minutes(recordings: list[Recording], minutes: float) -> list[Recording]:
     """Recordings in their order until there are so many minutes."""
     chosen: list[Recording] = []
     for recording in recordings:
-        if _minutes(chosen) >= minutes:
+        if minutes_of(chosen) >= minutes:
             break
         chosen.append(recording)
     return chosen
-
-
-def _minutes(recordings: list[Recording]) -> float:
-    return sum(r.minutes for r in recordings)
 
 
 def _position(name: str) -> float:

@@ -5,37 +5,41 @@ One teacher; then for every seed (order of batches, sampled attention rows) and 
 the teacher to start from, the same steps and batches. All are compared on held-out speakers. Intervals are 95 %, over
 utterances and seeds drawn anew together, and paired: all arms see the same draws.
 
-- NLL: nats per token. KL: from the teacher's whole distribution to the model's. Agreement: how often both have the same likeliest token.
-- Next token: how often the likeliest token is right; its chance is the share of the most frequent token.
 - Choice: two continuations of a prompt, the true one against another speaker's (`cloze`) or against its own parts in another
   order (`order`); the higher mean log-probability counts. Chance is one half.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tinywave_core.config.load import load_config  # noqa: E402
-from tinywave_core.config.pipeline import PipelineConfig  # noqa: E402
-from tinywave_core.run.pipeline import Look, build_stage, run_pipeline  # noqa: E402
-from tinywave_core.steps.base import Outputs, compute  # noqa: E402
-from tinywave_core.storage.store import Artifact, Store  # noqa: E402
-
-Array = npt.NDArray[np.float64]
+from infra.benchmarks.arms import (  # noqa: E402
+    CHOICES,
+    CONTROL,
+    PER_TOKEN,
+    Array,
+    Bench,
+    Draws,
+    HeldOut,
+    Measured,
+    Run,
+    figure,
+    interval,
+    page,
+    text_rows,
+)
+from tinywave_core.storage.store import Artifact  # noqa: E402
 
 SETTINGS = {  # on top of the preset demo: 8 blocks to 2, 3.4 times fewer parameters
     "adaptation.teacher": "fresh",
@@ -50,12 +54,8 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "full": ("logits + hidden + attention", {}),
     "warmup": ("the same, teacher in the first 15 %", {"distillation.regime": "aligned-warmup"}),
 }
-CONTROL = "control"
 TITLES = {name: title for name, (title, _) in ARMS.items()} | {CONTROL: "undistilled control"}
 MAIN = "full"  # the paper's objective: the arm that the goals are about
-CHOICES = ("cloze", "order")
-SHARES, FOILS = (0.35, 0.5, 0.65), 2
-DRAWS = 2000
 
 
 def main() -> None:
@@ -97,211 +97,36 @@ class Study:
     arms: list[str]
     seeds: int
 
-    def config(self, arm: str = MAIN, seed: int = 0) -> PipelineConfig:
-        """The pipeline's config of one student."""
-        _, own = ARMS[arm]
-        return load_config(self.preset, self.settings | own | {"distillation.training.seed": str(seed)})
+    @cached_property
+    def bench(self) -> Bench:
+        """Where they are trained."""
+        return Bench(self.preset, self.settings)
 
     @cached_property
-    def shared(self) -> Outputs:
-        """Corpus, tokens, teacher and cached logits; computed if they are not there."""
-        config = self.config()
-        for stage in ("ingestion", "tokenization", "adaptation", "logit_caching"):
-            print(f"{stage} …", flush=True)
-            done = run_pipeline(config, Store(config.root), until=stage)
-        return done
+    def runs(self) -> dict[tuple[str, int], Run]:
+        """What is trained, by arm and seed; controls of all arms are the same."""
+        found = {(arm, seed): Run.of(arm, ARMS[arm][1], seed) for seed in range(self.seeds) for arm in self.arms}
+        own = ARMS[self.arms[0]][1]
+        return found | {(CONTROL, seed): Run.of(CONTROL, own, seed, CONTROL) for seed in range(self.seeds)}
 
-    def students(self, arm: str, seed: int) -> Outputs:
-        """`student` and `control` of one arm and seed, complete or not; controls of all arms are the same."""
-        config = self.config(arm, seed)
-        return build_stage("distillation", config, Store(config.root), self.shared, Look())
-
-    def runs(self) -> dict[tuple[str, int], Artifact]:
+    def models(self) -> dict[tuple[str, int], Artifact]:
         """Every trained model by arm and seed."""
-        found = {(arm, seed): self.students(arm, seed)["student"] for seed in range(self.seeds) for arm in self.arms}
-        return found | {(CONTROL, seed): self.students(self.arms[0], seed)["control"] for seed in range(self.seeds)}
+        return {key: self.bench.artifact(run) for key, run in self.runs.items()}
 
     def train(self, workers: int) -> None:
         """Train what is not in the store, side by side."""
-        missing = [run for run, artifact in self.runs().items() if not artifact.complete]
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            jobs = {pool.submit(_train, self, *run): run for run in missing}
-            for done, job in enumerate(as_completed(jobs), 1):
-                arm, seed = jobs[job]
-                print(f"[{done}/{len(jobs)}] {TITLES[arm]}, seed {seed}: {job.result():.0f} s", flush=True)
+        if broken := self.bench.train(list(self.runs.values()), workers):
+            raise SystemExit("\n".join(f"{run.arm}, seed {run.seed}: {why}" for run, why in broken.items()))
 
     def compare(self, workers: int) -> dict[str, Any]:
         """Figures of every arm with intervals, and the goals."""
-        test, runs = HeldOut.of(self), self.runs()
-        folders = [self.shared["teacher"].path("teacher"), *(artifact.path("model") for artifact in runs.values())]
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            found = []
-            for folder, one in zip(folders, pool.map(_measure, [self] * len(folders), folders), strict=True):
-                found.append(one)
-                print(f"[{len(found)}/{len(folders)}] compared {folder.parent.name[:8]}", flush=True)
+        test, models = HeldOut.of(self.bench), self.models()
+        teacher = self.bench.inputs()["teacher"].path("teacher")
+        found = self.bench.measure([teacher, *(m.path("model") for m in models.values())], workers)
         measured: dict[str, list[Measured]] = {}
-        for (arm, _), one in zip(runs, found[1:], strict=True):
+        for (arm, _), one in zip(models, found[1:], strict=True):
             measured.setdefault(arm, []).append(one)
-        return summarise(test, found[0], measured, test.floors(self))
-
-
-def _measure(study: Study, folder: Path) -> "Measured":
-    """One model in a process of its own, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    return HeldOut.of(study).measure(folder)
-
-
-def _train(study: Study, arm: str, seed: int) -> float:
-    """Train one model in a process of its own; seconds."""
-    started = time.monotonic()
-    config = study.config(study.arms[0] if arm == CONTROL else arm, seed)
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": 1})})
-    look = Look()
-    build_stage("distillation", config, Store(config.root), study.shared, look)
-    part = "control" if arm == CONTROL else "student"
-    compute(next(step for step, _ in look.steps if step.part == part))
-    return time.monotonic() - started
-
-
-# Measures --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Sums of one model over each of U held-out utterances: [U], in the order of HeldOut."""
-
-    parameters: int
-    nll: Array
-    kl: Array
-    agreement: Array
-    next_token: Array
-    choices: dict[str, Array]
-
-
-@dataclass
-class HeldOut:
-    """Held-out speech, what the teacher says of it, and the items of the choices."""
-
-    sequences: list[Any]
-    items: dict[str, list[Any]]
-    utterances: list[str]
-    teacher: Any
-    chance: float
-    """Share of the most frequent token among those to be predicted."""
-
-    @classmethod
-    def of(cls, study: Study) -> "HeldOut":
-        from tinywave_core.models.llama import load_llama
-        from tinywave_core.sequences.index import load_sequences
-        from tinywave_core.steps.inputs import held_out_shards
-
-        config = study.config()
-        length = config.distillation.training.sequence_length
-        sequences = load_sequences(held_out_shards(study.shared["tokens"]), "held_out", length)
-        targets = np.concatenate([s.ids[1:] for s in sequences])
-        teacher = load_llama(study.shared["teacher"].path("teacher")).eval()
-        utterances = sorted({s.utterance_id for s in sequences})
-        items = {"cloze": _cloze(sequences, config), "order": _order(sequences, config)}
-        return cls(sequences, items, utterances, teacher, float(np.bincount(targets).max() / len(targets)))
-
-    def measure(self, folder: Path) -> Measured:
-        """One model on all of it."""
-        import torch
-
-        from tinywave_core.evals.continuation_cloze import credits
-        from tinywave_core.evals.scoring import token_log_probabilities
-        from tinywave_core.models.llama import load_llama
-
-        model = load_llama(folder).eval()
-        sums = {name: self._zeros() for name in ("nll", "kl", "agreement", "next_token")}
-        for s in self.sequences:
-            with torch.no_grad():
-                ids = torch.from_numpy(s.ids.astype(np.int64))[None]
-                log_p, log_q = (torch.log_softmax(m(ids).logits[0, :-1].double(), -1) for m in (self.teacher, model))
-            guess, target, u = log_q.argmax(-1), ids[0, 1:], self.utterances.index(s.utterance_id)
-            sums["nll"][u] -= float(log_q.gather(-1, target[:, None]).sum())
-            sums["kl"][u] += float((log_p.exp() * (log_p - log_q)).sum())
-            sums["agreement"][u] += float((guess == log_p.argmax(-1)).sum())
-            sums["next_token"][u] += float((guess == target).sum())
-        choices = {}
-        for name, items in self.items.items():
-            texts = [i.right for i in items] + [i.wrong for i in items]
-            scores = token_log_probabilities(model, texts)
-            choices[name] = self._zeros()
-            for item, credit in zip(items, credits(items, scores[: len(items)], scores[len(items) :]), strict=True):
-                choices[name][self.utterances.index(item.utterance_id)] += credit
-        return Measured(sum(p.numel() for p in model.parameters()), choices=choices, **sums)
-
-    def floors(self, study: Study) -> dict[str, Array]:
-        """NLL of each utterance by guessing and by counts of the training tokens: [U] by what it is called."""
-        from tinywave_core.evals.floors import floor_scores
-        from tinywave_core.sequences.index import load_sequences
-        from tinywave_core.steps.inputs import training_shards
-        from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-        tokens, config = study.shared["tokens"], study.config()
-        train = load_sequences(training_shards(tokens), "train", config.distillation.training.sequence_length)
-        vocabulary = Vocabulary.from_json(tokens.summary["vocabulary"])
-        sums = {}
-        for name, scores in floor_scores(train, self.sequences, vocabulary.tokens).items():
-            sums[name] = self._zeros()
-            for s, log_p in zip(self.sequences, scores, strict=True):
-                sums[name][self.utterances.index(s.utterance_id)] -= log_p.sum()
-        return sums
-
-    def _zeros(self) -> Array:
-        return np.zeros(len(self.utterances))
-
-    @cached_property
-    def tokens(self) -> Array:
-        """Predicted tokens of each utterance."""
-        count = self._zeros()
-        for s in self.sequences:
-            count[self.utterances.index(s.utterance_id)] += len(s.ids) - 1
-        return count
-
-    def count(self, choice: str) -> Array:
-        """Items of each utterance."""
-        count = self._zeros()
-        for item in self.items[choice]:
-            count[self.utterances.index(item.utterance_id)] += 1
-        return count
-
-
-def _cloze(sequences: list[Any], config: PipelineConfig) -> list[Any]:
-    """True continuations against those of other speakers: three prompts of each utterance, two foils of each."""
-    from tinywave_core.evals.continuation_cloze import cloze_items
-
-    return [
-        item
-        for share in SHARES
-        for seed in range(FOILS)
-        for item in cloze_items(
-            sequences, config.evaluation.model_copy(update={"cloze_prompt_share": share, "seed": seed})
-        )
-    ]
-
-
-def _order(sequences: list[Any], config: PipelineConfig) -> list[Any]:
-    """True continuations against the same tokens with two of four parts exchanged."""
-    from tinywave_core.evals.continuation_cloze import ClozeItem
-
-    items = []
-    for s in sequences:
-        for share in SHARES:
-            at = round(len(s.ids) * share)
-            prompt, own = s.ids[:at], s.ids[at:-1]
-            if min(len(prompt), len(own)) < config.evaluation.cloze_min_tokens:
-                continue
-            parts = np.array_split(own, 4)
-            for a, b in ((0, 2), (1, 3), (0, 3), (1, 2))[:FOILS]:
-                swapped = list(parts)
-                swapped[a], swapped[b] = parts[b], parts[a]
-                wrong = np.concatenate([prompt, *swapped])
-                items.append(ClozeItem(s.utterance_id, s.utterance_id, at, np.concatenate([prompt, own]), wrong))
-    return items
+        return summarise(test, found[0], measured, test.floors(self.bench))
 
 
 # Figures ---------------------------------------------------------------------------------------------------------
@@ -311,10 +136,10 @@ def summarise(
     test: HeldOut, teacher: Measured, measured: dict[str, list[Measured]], floors: dict[str, Array]
 ) -> dict[str, Any]:
     """Figures of every arm and floor, [value, low, high], differences that are of interest, and the goals."""
-    draw = _Draws(len(test.utterances), len(next(iter(measured.values()))))
+    draw = Draws(len(test.utterances), len(next(iter(measured.values()))))
     figures: dict[str, dict[str, Array]] = {}
     for arm, models in {"teacher": [teacher] * draw.seeds, **measured}.items():
-        own = {name: draw(np.stack([getattr(m, name) for m in models]), test.tokens) for name in _PER_TOKEN}
+        own = {name: draw(np.stack([getattr(m, name) for m in models]), test.tokens) for name in PER_TOKEN}
         own |= {name: draw(np.stack([m.choices[name] for m in models]), test.count(name)) for name in CHOICES}
         above = [own[name] - 0.5 for name in CHOICES]
         figures[arm] = own | {"above_next": own["next_token"] - test.chance, "above_choice": sum(above) / len(above)}
@@ -325,7 +150,7 @@ def summarise(
         if control is not None:
             own["gap_closed"] = (control["nll"] - own["nll"]) / (control["nll"] - of["nll"])
     differences = {
-        f"{a} − {b}": {name: _interval(figures[a][name] - figures[b][name]) for name in ("nll", "kl", "above_choice")}
+        f"{a} − {b}": {name: interval(figures[a][name] - figures[b][name]) for name in ("nll", "kl", "above_choice")}
         for a, b in (
             ("logits", "live"),
             ("hidden", "logits"),
@@ -337,12 +162,12 @@ def summarise(
     }
     return {
         "arms": {
-            arm: {name: _interval(values) for name, values in own.items()}
+            arm: {name: interval(values) for name, values in own.items()}
             | {"nll_by_seed": [float(m.nll.sum() / test.tokens.sum()) for m in measured.get(arm, [teacher])]}
             for arm, own in figures.items()
         },
         "floors": {
-            name: {"nll": _interval(draw(np.stack([nll] * draw.seeds), test.tokens))} for name, nll in floors.items()
+            name: {"nll": interval(draw(np.stack([nll] * draw.seeds), test.tokens))} for name, nll in floors.items()
         },
         "differences": differences,
         "parameters": {"teacher": teacher.parameters, "student": next(iter(measured.values()))[0].parameters},
@@ -354,28 +179,6 @@ def summarise(
         },
         "seeds": draw.seeds,
     }
-
-
-_PER_TOKEN = ("nll", "kl", "agreement", "next_token")
-
-
-class _Draws:
-    """Figures over all utterances and seeds (index 0), and over DRAWS samples of both: paired, since all use the same."""
-
-    def __init__(self, utterances: int, seeds: int) -> None:
-        random, self.seeds = np.random.default_rng(0), seeds
-        self.picked = [np.arange(utterances), *random.integers(0, utterances, (DRAWS, utterances))]
-        self.of_seeds = [np.arange(seeds), *random.integers(0, seeds, (DRAWS, seeds))]
-
-    def __call__(self, sums_SU: Array, counts_U: Array) -> Array:
-        """sum / count of each draw: [1 + DRAWS]."""
-        pairs = zip(self.of_seeds, self.picked, strict=True)
-        return np.array([sums_SU[seeds].mean(0)[drawn].sum() / counts_U[drawn].sum() for seeds, drawn in pairs])
-
-
-def _interval(values: Array) -> list[float]:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return [float(values[0]), float(low), float(high)]
 
 
 # What people see -------------------------------------------------------------------------------------------------
@@ -449,12 +252,7 @@ def goals(results: dict[str, Any]) -> list[dict[str, str]]:
 
 def text_table(results: dict[str, Any]) -> str:
     """The figures for a terminal."""
-    lines = []
-    for table in (rows(results), goals(results)):
-        widths = {key: max(len(key), *(len(row[key]) for row in table)) for key in table[0]}
-        lines.append("  ".join(key.ljust(width) for key, width in widths.items()))
-        lines += ["  ".join(row[key].ljust(width) for key, width in widths.items()) for row in table]
-        lines.append("")
+    lines = [*text_rows(rows(results)), "", *text_rows(goals(results)), ""]
     for name, of in results["differences"].items():
         lines.append(f"{name}: " + ", ".join(f"{COLUMNS.get(k, k)} {_shown(k, v)}" for k, v in of.items()))
     return "\n".join(lines)
@@ -462,20 +260,10 @@ def text_table(results: dict[str, Any]) -> str:
 
 def render(results: dict[str, Any], study: Study) -> str:
     """One page that needs nothing else."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    import tinywave_core.reporting
-
-    folders = [Path(__file__).parent, Path(str(tinywave_core.reporting.__file__)).parent]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.jinja").render(
+    return page(
+        "study.html.jinja",
         results=results,
         rows=rows(results),
         goals=goals(results),
@@ -506,10 +294,10 @@ def pictures(results: dict[str, Any], study: Study) -> list[str]:
         "warmup": "attention",
         CONTROL: "control",
     }
-    runs = study.runs()
+    models = study.models()
     lines = []
     for arm in (*study.arms, CONTROL):
-        curves = [plots.series_of(curves_of(runs[arm, seed]), "language_model") for seed in range(study.seeds)]
+        curves = [plots.series_of(curves_of(models[arm, seed]), "language_model") for seed in range(study.seeds)]
         mean = np.mean([y for _, y in curves], axis=0)
         lines.append(plots.Line(TITLES[arm], curves[0][0], mean, colours[arm], dashed=arm == CONTROL))
     title = "Training: cross-entropy on the true tokens, mean of the seeds"
@@ -523,7 +311,7 @@ def pictures(results: dict[str, Any], study: Study) -> list[str]:
         values = [results["arms"][arm][name][0] * scale for arm in order]
         picture = plots.bars_svg(order, [plots.Bars("", list(values), "student")], title=title, y_label=unit)
         figures.append((title, picture))
-    return [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in figures]
+    return [figure(title, svg) for title, svg in figures]
 
 
 if __name__ == "__main__":

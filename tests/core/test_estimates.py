@@ -111,6 +111,14 @@ def test_a_student_that_speaks_is_charged_for_a_forward_pass_of_each_token_that_
     )
 
 
+def test_students_of_a_tenth_of_the_speech_are_charged_a_tenth_of_the_passes():
+    whole, tenth = (
+        estimate(load_config("demo", {"distillation.share": share}), 0.2, "cpu")["distillation"].seconds
+        for share in ("1", "0.1")
+    )
+    assert tenth / whole == pytest.approx(0.1, rel=0.05)
+
+
 @pytest.mark.parametrize("stage", ["adaptation", "distillation"])
 def test_a_training_that_stops_after_its_tokens_is_charged_for_these(stage):
     stop = {f"{stage}.training.stop_after_tokens": str(524_288 * 100)}

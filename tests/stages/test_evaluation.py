@@ -18,10 +18,12 @@ from tinywave_core.evals.ngrams import Ngrams
 from tinywave_core.sequences.index import load_sequences
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.stages.adaptation.teacher import training_parts
+from tinywave_core.stages.evaluation import scores as scored
 from tinywave_core.stages.evaluation.stage import STAGE
 from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.storage.fingerprint import place_of
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -91,6 +93,17 @@ def test_the_floors_are_counted_from_the_students_training_tokens(finished: Fini
         scores.floors.counted_tokens == sum(len(s.ids) for s in trained_on(finished)) < tokens.summary["train_tokens"]
     )
     assert scores.floors.guessing.nll == pytest.approx(math.log(ngrams.tokens))
+
+
+def test_the_floors_of_a_student_of_a_share_are_counted_from_its_recordings(finished: Finished):
+    step = next(step for step in finished.computed.of("evaluation") if step.part == "scores")
+    student = step.input("student")
+    assert student.manifest
+    manifest = student.manifest.model_copy(update={"config": {**student.manifest.config, "share": 0.5}})
+    own = scored._trained_on(replace(step, inputs={**step.inputs, "student": [replace(student, manifest=manifest)]}))
+    whole = trained_on(finished)
+    assert {s.id for s in own} == {s.id for s in whole if place_of(f"share/{s.recording_id}") < 0.5}
+    assert 0 < len(own) < len(whole)
 
 
 def test_the_difference_from_the_floor_is_that_of_both_figures(finished: Finished):

@@ -123,7 +123,7 @@ class OnPolicyConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    came_later = ("start", "width")
+    came_later = ("start", "width", "share")
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
@@ -131,8 +131,9 @@ class DistillationConfig(Config):
     """Hidden size of the student. Less than the teacher's: of its channels, heads and neurons the most important on training speech stay
     (Minitron), each the same share, and hidden states are compared through a projection that is learned. None: the teacher's."""
     start: str = "teacher"
-    """What the student's weights start as. `teacher`: blocks of the teacher (`layer_map`); otherwise the model directory of an export with
-    as many blocks and the same tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
+    """What the weights of student and control start as. `teacher`: blocks of the teacher (`layer_map`), so that a control has learned from
+    it already; `fresh`: random weights of the same shape; otherwise the model directory of an export with as many blocks and the same
+    tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
     layer_map: Literal["paper", "segment_end", "last-2", "explicit"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
     at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one.
@@ -165,6 +166,9 @@ class DistillationConfig(Config):
     """Query rows sampled per sequence and step for the attention term."""
     attention_heads: int = Field(4, ge=1)
     """Heads sampled per step for the attention term."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the training recordings that student and control learn from, by a hash of the recording: a smaller share lies within
+    a larger one. The teacher hears all, and what validates stays the same: the teacher knows more than its student."""
     training: TrainingConfig = TrainingConfig(steps=400, passes=12, batch_tokens=1024, learning_rate=2e-3)
     """The training run; the undistilled control uses the same, and both are checked on the same validation speech."""
     vocabulary: Literal["full", "speech"] = "full"
@@ -181,6 +185,11 @@ class DistillationConfig(Config):
     def terms(self) -> list[Term]:
         """The terms of the loss that have a weight."""
         return [term for term in self.weights.terms if term.weight]
+
+    @property
+    def starts_given(self) -> bool:
+        """Whether the student starts as one that was exported."""
+        return self.start not in ("teacher", "fresh")
 
     @property
     def learns_from_logits(self) -> bool:
@@ -266,7 +275,7 @@ class DistillationConfig(Config):
 
     @model_validator(mode="after")
     def _another_width_from_the_teacher(self) -> "DistillationConfig":
-        if self.width is not None and self.start != "teacher":
+        if self.width is not None and self.starts_given:
             raise ValueError(
                 "width prunes the teacher's blocks, and start names a student that has its width: set one of the two"
             )
@@ -289,6 +298,7 @@ class DistillationConfig(Config):
             copied_blocks=self.copied_blocks,
             regime="cached",
             weights=self.weights.of_control(),
+            share=self.share,
             vocabulary=self.vocabulary,
             training=self.training,
             on_new_audio=self.on_new_audio,
@@ -297,12 +307,12 @@ class DistillationConfig(Config):
 
     def first(self) -> "DistillationConfig":
         """The settings of a student that starts from its teacher: how it might go on is no part of them."""
-        start = self.start if self.start == "teacher" else "given"
+        start = "given" if self.starts_given else self.start
         return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start})
 
     def continued(self) -> "DistillationConfig":
         """The settings of a student that goes on from the one before it: `training` is the continuation's."""
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
-        start = self.start if self.start == "teacher" else "given"
+        start = "given" if self.starts_given else self.start
         return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start})

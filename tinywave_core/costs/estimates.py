@@ -116,7 +116,9 @@ def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
                     "base_training": adaptation.base_training.for_tokens(tokens),
                 }
             ),
-            "distillation": distillation.model_copy(update={"training": distillation.training.for_tokens(tokens)}),
+            "distillation": distillation.model_copy(
+                update={"training": distillation.training.for_tokens(tokens * distillation.share)}
+            ),
         }
     )
 

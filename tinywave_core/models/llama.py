@@ -134,6 +134,14 @@ def config_of_blocks(config: PretrainedConfig, copied: Sequence[int]) -> Any:
     return type(config).from_dict(values)
 
 
+def reset(model: LlamaForCausalLM, seed: int) -> None:
+    """Random weights drawn from `seed`, as those of a fresh model of this shape."""
+    model.config.initializer_range = model.config.hidden_size**-0.5
+    with _building, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.load_state_dict(type(model)(model.config).state_dict())
+
+
 def save_llama(model: LlamaForCausalLM, folder: Path) -> None:
     """Write config.json, generation_config.json and safetensors."""
     model.save_pretrained(folder, safe_serialization=True)

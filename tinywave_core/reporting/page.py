@@ -23,6 +23,7 @@ from tinywave_core.reporting.lineage import lineage
 from tinywave_core.reporting.quality import quality_section
 from tinywave_core.run.record import StageRow
 from tinywave_core.stages.adaptation.words import teacher_lines
+from tinywave_core.stages.distillation.pull import advice, pull_lines
 from tinywave_core.stages.distillation.words import loss_lines, term_lines
 from tinywave_core.stages.evaluation.summary import (
     GeneratedSummary,
@@ -61,7 +62,7 @@ from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact, Store
-from tinywave_core.training.curves import curves_of
+from tinywave_core.training.curves import curves_of, gradients_of
 from tinywave_core.wording import MODELS, duration, size, unbroken
 
 if TYPE_CHECKING:
@@ -484,7 +485,14 @@ def curve_plots(outputs: Outputs) -> list[str]:
         _figure(title, plots.line_svg(lines, title=title, x_label=step, y_label=unit))
         for title, (lines, unit) in losses.items()
     ]
-    return [*pictures, _figure("Held-out NLL by kind of token", _nll_by_kind(ScoresSummary.of(outputs["scores"])))]
+    by_kind = _figure("Held-out NLL by kind of token", _nll_by_kind(ScoresSummary.of(outputs["scores"])))
+    return [*pictures, _pull_plot(outputs), by_kind]
+
+
+def _pull_plot(outputs: Outputs) -> str:
+    title = "Student: how hard each term of its loss pulls"
+    svg = plots.line_svg(pull_lines(outputs), title=title, x_label="optimiser step", y_label="norm of the gradient")
+    return _figure(f"{title}. {advice(gradients_of(outputs['student'])).capitalize()}.", svg)
 
 
 def _nll_by_kind(scores: ScoresSummary) -> str:

@@ -9,9 +9,18 @@ from tinywave_core.storage.store import Artifact
 
 def curves_of(artifact: Artifact) -> dict[str, list[float]]:
     """The training curve of an artifact, by column; empty if it has none."""
-    if "curves.parquet" not in artifact.files:
+    return _columns(artifact, "curves.parquet")
+
+
+def gradients_of(artifact: Artifact) -> dict[str, list[float]]:
+    """Norms and cosines of the terms of the loss, by column (training/gradients.py); empty where they were not asked for."""
+    return _columns(artifact, "gradients.parquet")
+
+
+def _columns(artifact: Artifact, file: str) -> dict[str, list[float]]:
+    if file not in artifact.files:
         return {}
-    columns: dict[str, list[float]] = read_table(artifact.path("curves.parquet")).to_pydict()
+    columns: dict[str, list[float]] = read_table(artifact.path(file)).to_pydict()
     return columns
 
 

@@ -3,6 +3,7 @@
 Legend: B rows, T row length, N = B * T positions, D width, K entries of a sparse target.
 """
 
+import copy
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -108,6 +109,21 @@ class DistillationObjective:
             self.config.on_policy, views.student, head_of(model).weight, batch, self._live(model, views)
         )
         return LossTerms(total + own.total, means_of_each(batch, terms, own.logits))
+
+    def alone(self, step: int) -> dict[str, tuple[float, "DistillationObjective"]]:
+        """Of each term that counts in the step: its weight, and the objective of that term alone, whose weight is 1."""
+        live, found = step in self.config.live_steps, {}
+        for term in self.config.terms:
+            if live or not term.needs_teacher:
+                own = copy.copy(self)
+                weights = self.config.weights.model_copy(
+                    update={other.name: float(other == term) for other in self.config.terms}
+                )
+                own.config = self.config.model_copy(update={"weights": weights})
+                if not own.config.live_terms:
+                    own.teacher = None
+                found[term.name] = (term.weight, own)
+        return found
 
     def _views(
         self, model: LlamaForCausalLM, batch: Batch, step: int, parts: Sequence[Computation], *, live: bool

@@ -27,6 +27,7 @@ from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.threads import use_threads
 from tinywave_core.training.checkpoint import Best, CheckpointWriter, TrainingState
+from tinywave_core.training.gradients import GradientLog, Row
 from tinywave_core.training.log import tensorboard_log
 from tinywave_core.training.module import TrainedModule, gather, micro_batches, reshard, trained_module
 from tinywave_core.training.on_policy import Drawn, OwnContinuations, draw
@@ -61,6 +62,8 @@ class Trained:
     """The weights that were kept; None where no speech validated, and the last ones were."""
     steps: int
     """That were planned: more than were taken where validation no longer improved."""
+    gradients: list[Row]
+    """Of the terms of the loss, at the steps of which runtime.gradient_report_every asks for it."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -113,6 +116,7 @@ def train(
     module = trained_module(model, objective, runtime, device, dropout=config.dropout or 0.0, seed=config.seed)
     parameters, steps = module.trainable(), config.planned_steps
     optimizer = _optimizer(parameters, config, device)
+    gradients = GradientLog(module, runtime, device, resume)
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
@@ -127,10 +131,9 @@ def train(
             while not _is_done(state, steps, validation):
                 began = time.monotonic()
                 step, number = state.step, batch_number(state.step, state.left_out)
-                rate = learning_rate(step, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                rate = _with_rate(optimizer, learning_rate(step, config))
                 batch = batches.batch(number)
+                gradients.look(step, batch)  # without own continuations, which are a term of their own
                 batch, drawn = _with_own(own, state, batch, number, module, runtime, device)
                 terms = _gradient(module, batch, parameters, config, runtime, step, device)
                 # Each can break alone: a finite loss with an infinite gradient, or the other way round.
@@ -162,7 +165,13 @@ def train(
     _keep_best(state, parameters)
     gather(module, model)
     model.eval()
-    return Trained(_curves(state, validation), state.best, steps)
+    return Trained(_curves(state, validation), state.best, steps, gradients.rows())
+
+
+def _with_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def _is_done(state: TrainingState, steps: int, validation: Validation | None) -> bool:

@@ -12,6 +12,7 @@ from tinywave_core.plots import (
     Bars,
     Line,
     Node,
+    Points,
     bars_png,
     bars_svg,
     binned_svg,
@@ -23,6 +24,7 @@ from tinywave_core.plots import (
     lines_png,
     mel_spectrogram,
     number,
+    points_svg,
     smooth,
     spectrogram_png,
     strip_svg,
@@ -190,3 +192,18 @@ def test_a_mark_stands_between_the_edges_that_its_value_lies_between():
     assert float(mark.attrib["x1"]) == pytest.approx((first + last) / 2 - 0.75 + (last - first) / 4, abs=0.2)
     assert "limit 5.5 & <up>" in [text.text for text in parse(svg).iter("text")]
     assert binned_svg([0, 1, 2], [0, 0], [], title="t", x_label="x", y_label="y") == ""
+
+
+def test_points_stand_at_their_values_with_their_intervals_and_missing_ones_leave_a_gap():
+    series = [Points("a", [(2.0, 1.0, 3.0), None]), Points("b", [(3.0, 3.0, 3.0), (1.0, 0.5, 2.0)], "student")]
+    root = parse(points_svg(["10 %", "all"], series, title="t", y_label="nats", across=("teacher", 1.0)))
+    dots = [e for e in root.iter() if e.tag.endswith("circle")]
+    lines = [e for e in root.iter() if e.tag.endswith("line") and e.get("x1") == e.get("x2")]
+    across = next(e for e in root.iter() if e.tag.endswith("line") and len(e) and e[0].text == "teacher: 1")
+    assert len(dots) == len(lines) == 3
+    assert float(dots[0].get("cy")) == pytest.approx(
+        (float(lines[0].get("y1")) + float(lines[0].get("y2"))) / 2, abs=0.1
+    )
+    assert dots[2].get("cy") == across.get("y1")  # both are 1
+    assert dots[0][0].text == "10 %, a: 2 (1 to 3)"
+    assert points_svg(["x"], [Points("a", [None])], title="", y_label="", across=("", 0)) == ""

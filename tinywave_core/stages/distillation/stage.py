@@ -16,12 +16,13 @@ from tinywave_core.costs.estimates import (
 )
 from tinywave_core.counts import count
 from tinywave_core.stages.distillation import student
+from tinywave_core.stages.distillation.pull import advice
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.distillation.words import loss_lines, term_label
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage, Table
 from tinywave_core.storage.store import Store
-from tinywave_core.training.curves import curves_of
+from tinywave_core.training.curves import curves_of, gradients_of
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
@@ -45,7 +46,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     config = manifest.config if manifest else {}
     blocks = ", ".join(map(str, summary.layers_copied))
     if summary.started_from == "teacher":
-        began = f"blocks {blocks} of the teacher"
+        began = "random weights" if config.get("start") == "fresh" else f"blocks {blocks} of the teacher"
     elif summary.started_from == "student":
         assert summary.start
         began = f"the student {summary.start.name} (SHA-256 {summary.start.sha256[:12]}…)"
@@ -61,9 +62,11 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
             f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config)}",
         ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
+        *([("share", f"{config['share']:.0%} of the training recordings")] if "share" in config else []),
         ("trained", summary.training.phrase(summary.steps)),
         ("validation", summary.training.sentence),
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
+        *([("pull", told)] if (told := advice(gradients_of(outputs["student"]))) else []),
     ]
 
 

@@ -18,14 +18,14 @@ _ABOUT = "speech.json"
 
 
 def start_folder(config: DistillationConfig) -> Path | None:
-    """The export that the student starts from, checked as far as it goes without a teacher; None for a start from the teacher."""
-    if config.start == "teacher":
+    """The export that the student starts from, checked as far as it goes without a teacher; None for any other start."""
+    if not config.starts_given:
         return None
     folder = Path(config.start)
     missing = [name for name in ("config.json", "vocabulary.json", _ABOUT) if not (folder / name).is_file()]
     if missing:
         raise MissingInputError(
-            f"distillation.start {config.start!r} has no {missing[0]}; expected `teacher`, or the model directory of an export "
+            f"distillation.start {config.start!r} has no {missing[0]}; expected `teacher`, `fresh`, or the model directory of an export "
             "(the one that `tinywave export` names)"
         )
     layers = ModelShape.of_folder(folder).layers

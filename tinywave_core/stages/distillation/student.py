@@ -1,9 +1,9 @@
 """Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
 
 Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
-from the teacher's blocks, from another run's student (start.py) or, where on_new_audio is `continue`, from the one before it
+from the teacher's blocks, from random weights, from another run's student (start.py) or, where on_new_audio is `continue`, from the one before it
 (infra/decisions/0012-warm-start.md).
-Files: model/ (Hugging Face directory), curves.parquet.
+Files: model/ (Hugging Face directory), curves.parquet; gradients.parquet where runtime.gradient_report_every asks for it.
 """
 
 import math
@@ -32,7 +32,7 @@ from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
-from tinywave_core.storage.fingerprint import fingerprint
+from tinywave_core.storage.fingerprint import fingerprint, place_of
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from tinywave_core.teacher.layer_map import LayerMap
     from tinywave_core.teacher.logit_cache import SequenceTargets
     from tinywave_core.tokenizers.vocabulary import Vocabulary
+    from tinywave_core.training.objective import DistillationObjective
     from tinywave_core.training.on_policy import OwnContinuations
+    from tinywave_core.training.trainer import Trained
 
 StudentStep = Step[DistillationConfig, StudentSummary]
 VERSION = 3
@@ -159,18 +161,13 @@ class _Fit:
 
 def run_student(step: StudentStep, output: Output) -> StudentSummary:
     """Train one student; the teacher is in memory only as long as some step needs it."""
-    from tinywave_core.devices import pick_device
     from tinywave_core.losses.attention import IMPLEMENTATION
-    from tinywave_core.models.llama import load_llama, save_llama, student_from
+    from tinywave_core.models.llama import load_llama, student_from
     from tinywave_core.models.prune import add_alignment, without_alignment
-    from tinywave_core.storage.shards import write_table
     from tinywave_core.teacher.layer_map import layer_map
     from tinywave_core.tokenizers.directory import read_directory
     from tinywave_core.training.launch import run_in_processes
-    from tinywave_core.training.objective import DistillationObjective
-    from tinywave_core.training.processes import is_first
     from tinywave_core.training.recipe import settle
-    from tinywave_core.training.sharding import shard_frozen
     from tinywave_core.training.trainer import make_dataset, train
     from tinywave_core.training.validation import Validation
 
@@ -189,7 +186,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     student, kept = _start(step, teacher, layers, vocabulary if config.vocabulary == "speech" else None, parts)
     sequences = _in_ids_of(student, vocabulary, material.sequences)
     dataset = make_dataset(sequences, config.training, keep=output.resume / "rows")
-    training = settle(config.training, dataset, material.tokens, "teacher's blocks")
+    is_random = config.start == "fresh" and "previous" not in step.inputs
+    training = settle(config.training, dataset, material.tokens, "random weights" if is_random else "teacher's blocks")
     config = config.model_copy(update={"training": training})
     heard = _in_ids_of(student, vocabulary, material.validation)
     validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
@@ -204,12 +202,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         _require_better_teacher(**start)
     for model in (student, teacher):
         model.set_attn_implementation(IMPLEMENTATION)
-    temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
-    rows = len(kept) if kept else vocabulary.tokens
-    heads = None if parts is None else dict(enumerate(parts.heads))
-    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept, heads)
-    if output.runtime.shard_teacher and objective.teacher is not None:
-        shard_frozen(objective.teacher, pick_device(output.runtime))
+    objective = _objective(step, output, config, layers, teacher, vocabulary, cached, kept, parts)
     if parts is not None and config.weights.hidden:
         add_alignment(student, parts, teacher.config.hidden_size, len(layers.targets))
     del teacher, model  # the objective holds it while it needs it, and nobody else
@@ -227,10 +220,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     )
     without_alignment(student)
     student.set_attn_implementation("sdpa")
-    # Every process of a sharded training comes to the same summary; only the first writes.
-    if is_first():
-        save_llama(student.cpu(), output.folder / "model")
-        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
+    _write(student, run, output)
     return StudentSummary(
         parameters=sum(p.numel() for p in student.parameters()),
         teacher_parameters=teacher_parameters,
@@ -260,6 +250,45 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
         **{name: step.context[name] for name in ("restarted",) if name in step.context},
         final={name: value for name, value in run.last.items() if name not in ("step", "learning_rate", "validation")},
     )
+
+
+def _objective(
+    step: StudentStep,
+    output: Output,
+    config: DistillationConfig,
+    layers: "LayerMap",
+    teacher: "LlamaForCausalLM",
+    vocabulary: "Vocabulary",
+    cached: "SequenceTargets | None",
+    kept: list[int] | None,
+    parts: "Kept | None",
+) -> "DistillationObjective":
+    """What the student learns from, with the teacher in it where some step needs it: sharded, if the runtime says so."""
+    from tinywave_core.devices import pick_device
+    from tinywave_core.training.objective import DistillationObjective
+    from tinywave_core.training.sharding import shard_frozen
+
+    temperature = step.params.get("temperature", 1.0) if cached is None else cached.cache.temperature
+    rows = len(kept) if kept else vocabulary.tokens
+    heads = None if parts is None else dict(enumerate(parts.heads))
+    objective = DistillationObjective(config, layers, temperature, teacher, rows, kept, heads)
+    if output.runtime.shard_teacher and objective.teacher is not None:
+        shard_frozen(objective.teacher, pick_device(output.runtime))
+    return objective
+
+
+def _write(student: "LlamaForCausalLM", run: "Trained", output: Output) -> None:
+    """The model, its curves and, where they were asked for, its gradients."""
+    from tinywave_core.models.llama import save_llama
+    from tinywave_core.storage.shards import write_table
+    from tinywave_core.training.processes import is_first
+
+    # Every process of a sharded training comes to the same summary; only the first writes.
+    if is_first():
+        save_llama(student.cpu(), output.folder / "model")
+        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
+        if run.gradients:
+            write_table(pa.Table.from_pylist(run.gradients), output.folder / "gradients.parquet")
 
 
 def _own_continuations(
@@ -331,6 +360,7 @@ def _material(step: StudentStep) -> _Material:
     heard = load_sequences(step.inputs["heard"] if "previous" in step.inputs else [], "train", length)
     # Of both together, or the speech that validated before would be replayed.
     train, validation = training_parts(SequenceTable.joined([arrived, heard]), step.params["validation"])
+    train = share_of(train, config.share)
     tokens = tokens_of(train)
     new, heard = (part.take(np.isin(part.ids, train.ids)) for part in (arrived, heard))
     if not heard:
@@ -341,6 +371,19 @@ def _material(step: StudentStep) -> _Material:
     return _Material(new, again if again or new else heard, validation, tokens)
 
 
+def share_of(sequences: "SequenceTable", share: float) -> "SequenceTable":
+    """Those of the recordings below the share, by a hash of the recording's id alone; TrainingError where that is none of many."""
+    if share == 1:
+        return sequences
+    numbers, names = sequences.codes("recording_id")
+    is_kept = np.array([place_of(f"share/{name}") < share for name in names.to_pylist()], dtype=bool)
+    if len(is_kept) and not is_kept.any():
+        raise TrainingError(
+            f"distillation.share is {share:g}, and none of the {len(is_kept)} training recordings lies in it: raise it, or add recordings"
+        )
+    return sequences.take(is_kept[numbers])
+
+
 def _start(
     step: StudentStep,
     teacher: "LlamaForCausalLM",
@@ -348,15 +391,17 @@ def _start(
     trimmed: "Vocabulary | None",
     parts: "Kept | None",
 ) -> "tuple[LlamaForCausalLM, list[int] | None]":
-    """The student before its first step: blocks of the teacher, or the student before it; without text where `trimmed` is the
-    teacher's vocabulary, and then with the teacher's ids of its tokens."""
-    from tinywave_core.models.llama import student_from
+    """The student before its first step: blocks of the teacher, random weights, or the student before it; without text where
+    `trimmed` is the teacher's vocabulary, and then with the teacher's ids of its tokens."""
+    from tinywave_core.models.llama import reset, student_from
     from tinywave_core.models.prune import narrowed
     from tinywave_core.models.trim import trim
 
     student, kept = student_from(teacher, layers), None
     if parts is not None:
         student = narrowed(student, layers.copied, parts, _shape(teacher).narrowed(step.config.width))
+    if step.config.start == "fresh":
+        reset(student, step.config.training.seed)
     if trimmed is not None:
         student, _, kept = trim(student, trimmed)
     if "previous" in step.inputs:

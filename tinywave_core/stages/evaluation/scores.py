@@ -250,6 +250,7 @@ def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "SequenceTable":
     """Training sequences of the student, those that it or the students before it heard included, without what validated."""
     from tinywave_core.sequences.index import load_sequences
     from tinywave_core.stages.adaptation.teacher import training_parts
+    from tinywave_core.stages.distillation.student import share_of
 
     # By the student's own lineage, not by today's shards: the student identifies them, and new training speech alone evaluates
     # nothing again.
@@ -262,7 +263,7 @@ def _trained_on(step: Step[EvaluationConfig, ScoresSummary]) -> "SequenceTable":
             "tokens cannot be counted: train it on what is there, with --refresh.student always"
         )
     sequences = load_sequences(shards, "train", step.params["sequence_length"])
-    return training_parts(sequences, student.params["validation"])[0]
+    return share_of(training_parts(sequences, student.params["validation"])[0], student.config.get("share", 1.0))
 
 
 def _texts(
