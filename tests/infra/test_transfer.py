@@ -137,10 +137,9 @@ def test_no_voice_that_is_unnamed_or_large_is_held_out_and_no_file_comes_twice(m
     def made(path: str, speaker: str, minutes: float) -> Recording:
         return Recording(path, path, speaker, minutes)
 
+    big = next(name for name in map(str, range(99)) if split_of(INGESTION, name, "") == "held_out")
     given = [made(f"/one/s{n}.wav", f"s{n}", 0.5) for n in range(40)]
-    given += [made(f"/one/big{n}.wav", "big-6", 1.5) for n in range(2)] + [
-        made(f"/one/u{n}.wav", "", 9) for n in range(9)
-    ]
+    given += [made(f"/one/big{n}.wav", big, 1.5) for n in range(2)] + [made(f"/one/u{n}.wav", "", 9) for n in range(9)]
     given += [made("/two/s3.flac", "s3", 0.5), made("/two/odd_encodings/x.wav", "s4", 0.5)]
     monkeypatch.setattr(transfer, "recordings_of", lambda _: given)
     found = transfer.chosen([], ["odd_encodings"], INGESTION)
