@@ -98,6 +98,9 @@ def told(figure: dict[str, Any]) -> str:
     line = "{part:>13} {hours:>7,} h {seconds:>8.1f} s {peak_mib:>8,.0f} MiB at the peak {resident_mib:>8,.0f} MiB then".format(
         **figure
     )
+    if "million_tokens_per_s_drawn" in figure:
+        drawn, by_page = figure["million_tokens_per_s_drawn"], figure["million_tokens_per_s_by_page"]
+        return f"{line} {drawn:6.1f} M tokens/s in drawn order, {by_page:.1f} by pages"
     if "million_tokens_per_s" not in figure:
         return line
     first = figure["million_tokens_per_s_at_first"]
@@ -109,7 +112,7 @@ def extended(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     lines = []
     for part in dict.fromkeys(figure["part"] for figure in figures):
         own = sorted((f for f in figures if f["part"] == part), key=lambda f: int(f["hours"]))[-2:]
-        if part != "imports" and len(own) == 2 and "million_tokens_per_s" not in own[0]:
+        if part not in ("imports", "reading", "order") and len(own) == 2:
             share = (PAPER_HOURS - own[0]["hours"]) / (own[1]["hours"] - own[0]["hours"])
             at = {
                 name: own[0][name] + share * (own[1][name] - own[0][name])

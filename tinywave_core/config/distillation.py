@@ -132,8 +132,9 @@ class DistillationConfig(Config):
     (Minitron), each the same share, and hidden states are compared through a projection that is learned. None: the teacher's."""
     start: str = "teacher"
     """What the weights of student and control start as. `teacher`: blocks of the teacher (`layer_map`), so that a control has learned from
-    it already; `fresh`: random weights of the same shape; otherwise the model directory of an export with as many blocks and the same
-    tokens: in the paper's cascade the expressive student, for the interleaved one. Known by its content."""
+    it already; `fresh`: random weights of the same shape, which the layer terms harmed where it was measured (decision 52); otherwise the
+    model directory of an export with as many blocks and the same tokens: in the paper's cascade the expressive student, for the
+    interleaved one. Known by its content."""
     layer_map: Literal["paper", "segment_end", "last-2", "explicit"] = "paper"
     """`paper`: student block l learns from, and starts as, teacher block 3l + 4 (of 32:10; in general the last blocks
     at equal stride). `segment_end`: evenly spaced blocks; each learns from the teacher block before the next copied one.

@@ -160,8 +160,11 @@ def columns(share: float, cosine: float) -> dict[str, list[float]]:
         (0.03, 0.9, "hidden pulls at 3 % of its size (cosine 0.90): hardly felt"),
         (0.3, 0.9, "the same way: it says little new"),
         (0.3, -0.5, "against it: lower its weight"),
-        (0.3, 0.2, "a way of its own: it adds something, and a larger weight is worth a try"),
-        (0.8, 0.2, "a way of its own: it has a say"),
+        (
+            0.3,
+            0.2,
+            "a way of its own: it says what the other does not, and whether that helps shows a student without it",
+        ),
     ],
 )
 def test_each_term_gets_a_suggestion_with_its_reason(share, cosine, said):

@@ -11,7 +11,7 @@ from tinywave_core.steps.base import Outputs
 from tinywave_core.training.curves import gradients_of
 
 Columns = Mapping[str, Sequence[float]]
-_FAINT, _STRONG = 0.05, 0.5  # of the strongest term's size: below is hardly felt, above has a say of its own
+_FAINT = 0.05  # of the strongest term's size: below is hardly felt
 _ALIKE, _AGAINST = 0.7, -0.1  # cosines
 
 
@@ -56,9 +56,9 @@ def _of(pull: Pull, strongest: str) -> str:
         return f"{size}, the same way: it says little new, so the student may do without it"
     if pull.cosine < _AGAINST:
         return f"{size}, against it: lower its weight if the student is behind one of {term_label(strongest)} alone"
-    if pull.share < _STRONG:
-        return f"{size}, a way of its own: it adds something, and a larger weight is worth a try"
-    return f"{size}, a way of its own: it has a say, so compare with a student without it"
+    return (
+        f"{size}, a way of its own: it says what the other does not, and whether that helps shows a student without it"
+    )
 
 
 def pull_lines(outputs: Outputs) -> list[plots.Line]:
