@@ -84,7 +84,7 @@ class OnPolicyConfig(Config):
     """Of the regime `on_policy`: the student's own continuations, and how the teacher scores them. Part of what identifies a student of
     that regime only."""
 
-    share: float = Field(0.5, ge=0, le=1)
+    share: float = Field(0.5, gt=0, le=1)
     """Share of a step's rows that hold the student's own continuations in place of training speech; kept over the steps where a batch
     has too few rows for it."""
     weight: float = Field(1.0, gt=0)

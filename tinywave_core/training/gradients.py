@@ -35,8 +35,8 @@ _FILE = "gradients.jsonl"  # in the folder of the checkpoints
 class OfTerms(Protocol):
     """An objective that is a weighted sum of terms."""
 
-    def alone(self, step: int) -> dict[str, tuple[float, Any]]:
-        """Of each term that counts in a step: its weight, and an objective of it alone with weight 1."""
+    def alone(self, step: int, batch: Batch) -> dict[str, tuple[float, Any]]:
+        """Of each term that counts in a step with this batch: its weight, and an objective of it alone with weight 1."""
         ...
 
 
@@ -76,7 +76,7 @@ def report(module: TrainedModule, batch: Batch, step: int, runtime: RuntimeConfi
     assert isinstance(objective, OfTerms)
     names = architecture(module.model)
     trunk = list(trunk_of(module.trainable(), f"{names.decoder}.{names.blocks}.").values())
-    terms = objective.alone(step)
+    terms = objective.alone(step, batch)
     gradients = {name: _gradient(module, own, trunk, batch, step, runtime, device) for name, (_, own) in terms.items()}
     norms = {name: math.sqrt(_product(gradient, gradient)) for name, gradient in gradients.items()}
     row: Row = {f"norm/{name}": norm for name, norm in norms.items()}

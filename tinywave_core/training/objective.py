@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from tinywave_core.config.distillation import DistillationConfig
+from tinywave_core.config.distillation import ON_POLICY, DistillationConfig
 from tinywave_core.devices import frozen_dtype, sent
 from tinywave_core.errors import TrainingError
 from tinywave_core.losses.attention import AttentionTap, sample_tap, tapping
@@ -76,6 +76,7 @@ class DistillationObjective:
             self._own_ids[self.kept] = np.arange(len(self.kept))
         self.heads = {block: torch.tensor(numbers) for block, numbers in (heads or {}).items()}
         self.teacher = teacher if config.live_terms else None
+        self.hears_itself = True  # else what is its own in a batch does not count
         if config.live_terms and teacher is None:
             raise TrainingError(
                 f"{' and '.join(config.live_terms)}: such terms need the teacher in the training step, and none was given"
@@ -103,27 +104,32 @@ class DistillationObjective:
         for term, part in parts.items():
             value = part.function(views)
             total, terms[term.name] = total + term.weight * value, value.detach()
-        if not batch.own_targets:
+        if not (batch.own_targets and self.hears_itself):
             return LossTerms(total, terms)
         own = own_speech_loss(
             self.config.on_policy, views.student, head_of(model).weight, batch, self._live(model, views)
         )
         return LossTerms(total + own.total, means_of_each(batch, terms, own.logits))
 
-    def alone(self, step: int) -> dict[str, tuple[float, "DistillationObjective"]]:
+    def alone(self, step: int, batch: Batch) -> dict[str, tuple[float, "DistillationObjective"]]:
         """Of each term that counts in the step: its weight, and the objective of that term alone, whose weight is 1."""
-        live, found = step in self.config.live_steps, {}
-        for term in self.config.terms:
-            if live or not term.needs_teacher:
-                own = copy.copy(self)
-                weights = self.config.weights.model_copy(
-                    update={other.name: float(other == term) for other in self.config.terms}
-                )
-                own.config = self.config.model_copy(update={"weights": weights})
-                if not own.config.live_terms:
-                    own.teacher = None
-                found[term.name] = (term.weight, own)
-        return found
+        live, has_data = step in self.config.live_steps, batch.step_targets > batch.own_targets
+        terms = [t for t in self.config.terms if has_data and (live or not t.needs_teacher)]
+        found = {term.name: (term.weight, self._of(term.name)) for term in terms}
+        return found | ({ON_POLICY: (self.config.on_policy.weight, self._of(ON_POLICY))} if batch.own_targets else {})
+
+    def _of(self, term: str) -> "DistillationObjective":
+        """The objective of one term, with weight 1."""
+        own = copy.copy(self)
+        weights = self.config.weights.model_copy(
+            update={t.name: float(t.name == term) for t in self.config.weights.terms}
+        )
+        on_policy = self.config.on_policy.model_copy(update={"weight": 1.0})
+        own.config = self.config.model_copy(update={"weights": weights, "on_policy": on_policy})
+        own.hears_itself = term == ON_POLICY
+        if not own.config.live_terms:
+            own.teacher = None
+        return own
 
     def _views(
         self, model: LlamaForCausalLM, batch: Batch, step: int, parts: Sequence[Computation], *, live: bool

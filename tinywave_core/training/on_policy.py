@@ -70,6 +70,11 @@ class OwnContinuations:
         self._sequences = dataset.sequences
         self._rows, self._row_length = dataset.batch_rows, dataset.row_length
         self._per_row = self._row_length // (config.prompt_tokens + config.new_tokens)
+        if not self._own_before(training.planned_steps):
+            raise TrainingError(
+                f"in {training.planned_steps} steps of {self._rows} rows no row is the student's own: raise distillation.on_policy.share "
+                f"({config.share:g}), or lower after_share ({config.after_share:g})"
+            )
         self._prompts = np.flatnonzero(self._sequences.lengths > config.prompt_tokens)
         if not len(self._prompts):
             raise TrainingError(
@@ -108,6 +113,10 @@ class OwnContinuations:
         """Rows of batch `number` that are the student's own: evenly spaced, as many as bring the share of all batches so far."""
         count = self._own_before(number + 1) - self._own_before(number)
         return [row for row in range(self._rows) if (row + 1) * count // self._rows > row * count // self._rows]
+
+    def share_of(self, steps: int) -> float:
+        """The share of the rows of the first so many batches that are the student's own."""
+        return self._own_before(steps) / (steps * self._rows)
 
     def prompts(self, number: int) -> npt.NDArray[np.int64]:
         """The prompts of batch `number` [C, P]."""

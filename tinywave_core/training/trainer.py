@@ -133,8 +133,8 @@ def train(
                 step, number = state.step, batch_number(state.step, state.left_out)
                 rate = _with_rate(optimizer, learning_rate(step, config))
                 batch = batches.batch(number)
-                gradients.look(step, batch)  # without own continuations, which are a term of their own
                 batch, drawn = _with_own(own, state, batch, number, module, runtime, device)
+                gradients.look(step, batch)
                 terms = _gradient(module, batch, parameters, config, runtime, step, device)
                 # Each can break alone: a finite loss with an infinite gradient, or the other way round.
                 if not (math.isfinite(terms["loss"]) and math.isfinite(terms["gradient_norm"])):

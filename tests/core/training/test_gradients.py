@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.core.training.test_objective import BATCH, prepared, teacher  # noqa: F401
-from tests.fixtures import small_run
+from tests.fixtures import on_policy, small_run
 from tests.fixtures.training import CONFIG, RUNTIME, Stop, distilled, fresh, make_dataset, run, sequences, stop_at
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.distillation import DistillationConfig, LossWeightsConfig
@@ -23,6 +23,8 @@ from tinywave_core.storage.shards import write_table
 from tinywave_core.training import gradients, trainer
 from tinywave_core.training.gradients import report
 from tinywave_core.training.module import trained_module
+from tinywave_core.training.objective import DistillationObjective
+from tinywave_core.training.on_policy import draw
 
 CPU = torch.device("cpu")
 EVERY_2 = RUNTIME.model_copy(update={"gradient_report_every": 2})
@@ -127,8 +129,8 @@ def test_a_report_leaves_no_gradient_and_the_whole_objective_behind():
 def test_a_step_without_the_teacher_has_the_terms_that_it_takes():
     _, objective = distilled()
     objective.config = objective.config.model_copy(update={"aligned_every": 2})
-    assert list(objective.alone(0)) == ["language_model", "hidden", "attention"]
-    assert list(objective.alone(1)) == ["language_model"]
+    assert list(objective.alone(0, BATCH)) == ["language_model", "hidden", "attention"]
+    assert list(objective.alone(1, BATCH)) == ["language_model"]
 
 
 def test_of_a_trunk_that_is_too_large_the_first_block_is_looked_at(monkeypatch):
@@ -170,6 +172,27 @@ def columns(share: float, cosine: float) -> dict[str, list[float]]:
 def test_each_term_gets_a_suggestion_with_its_reason(share, cosine, said):
     told = advice(columns(share, cosine))
     assert told.startswith("logits pulls strongest; ") and said in told
+
+
+@pytest.mark.parametrize(("share", "terms"), [(0.5, {"language_model", "on_policy"}), (1.0, {"on_policy"})])
+def test_of_own_continuations_the_terms_of_the_loss_are_reported_and_no_others(share: float, terms: set[str]):
+    """Their gradients add up to that of the loss: no term is missing, none is there that does not count."""
+    config = on_policy.settings(on_policy.OWN.model_copy(update={"share": share, "weight": 0.7}))
+    student, objective = on_policy.prepared(config)
+    own = on_policy.own_of(config.on_policy)
+    batch = make_dataset(sequences(), CONFIG).batch(0)
+    module = trained_module(student, objective, RUNTIME, CPU)
+    batch = own.added(batch, 0, draw(own, module, 0, 2, CPU))
+    found = objective.alone(0, batch)
+    assert set(found) == terms
+    blocks = list(student.model.layers.parameters())
+
+    def gradient(of: DistillationObjective) -> torch.Tensor:
+        parts = torch.autograd.grad(of(student, batch, 0).total, blocks)
+        return torch.cat([part.flatten() for part in parts])
+
+    total = sum(weight * gradient(of) for weight, of in found.values())
+    assert torch.allclose(total, gradient(objective), rtol=1e-4, atol=1e-5)
 
 
 def test_steps_without_a_term_do_not_count_for_it():

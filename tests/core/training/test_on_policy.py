@@ -112,7 +112,13 @@ def test_the_student_speaks_without_dropout_and_is_in_training_again_afterwards(
 # Where it stands in the batch --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.0, 2), (0.3, 2), (0.5, 2), (0.25, 8), (1 / 3, 3), (1.0, 4)])
+@pytest.mark.parametrize("never", [{"share": 0.001}, {"after_share": 0.99}])
+def test_a_training_in_which_the_student_says_nothing_is_refused(never: dict[str, float]):
+    with pytest.raises(TrainingError, match="in 9 steps of 2 rows no row is the student's own: raise"):
+        own_of(OWN.model_copy(update=never))
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.3, 2), (0.5, 2), (0.25, 8), (1 / 3, 3), (1.0, 4)])
 def test_the_share_of_rows_is_kept_over_the_steps(share, rows):
     training = CONFIG.model_copy(update={"batch_tokens": rows * CONFIG.sequence_length})
     own = own_of(OWN.model_copy(update={"share": share}), training)

@@ -46,7 +46,9 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     config = manifest.config if manifest else {}
     blocks = ", ".join(map(str, summary.layers_copied))
     if summary.started_from == "teacher":
-        began = "random weights" if config.get("start") == "fresh" else f"blocks {blocks} of the teacher"
+        began = f"blocks {blocks} of the teacher"
+    elif summary.started_from == "random weights":
+        began = summary.started_from
     elif summary.started_from == "student":
         assert summary.start
         began = f"the student {summary.start.name} (SHA-256 {summary.start.sha256[:12]}…)"
@@ -59,7 +61,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
         (
             "regime",
-            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config)}",
+            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config, summary)}",
         ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
         *([("share", f"{config['share']:.0%} of the training recordings")] if "share" in config else []),
@@ -70,11 +72,11 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     ]
 
 
-def _own_speech(config: dict[str, Any]) -> str:
-    own = config.get("on_policy")  # only of a regime in which there is some
-    if not own:
+def _own_speech(config: dict[str, Any], summary: StudentSummary) -> str:
+    if summary.own_share is None:
         return ""
-    return f"; {own['share']:.0%} of the rows were its own continuations, drawn anew every {count(own['drawn_every'], 'step')}"
+    every = count(config["on_policy"]["drawn_every"], "step")
+    return f"; {summary.own_share:.0%} of the rows were its own continuations, drawn anew every {every}"
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:

@@ -233,7 +233,8 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
             if parts is None
             else {"kept": KeptParts(channels=parts.channels, heads=parts.heads, neurons=parts.neurons)}
         ),
-        weights=config.weights.model_dump() | ({ON_POLICY: config.on_policy.weight} if own else {}),
+        weights=_weights(config, own),
+        **({"own_share": own.share_of(len(run.curves))} if own else {}),
         live_steps=sum(at < len(run.curves) for at in config.live_steps),
         nll_at_start=start,
         steps=len(run.curves),
@@ -323,7 +324,15 @@ def _started_from(step: StudentStep) -> str:
     """As the summary has it."""
     if "previous" in step.inputs:
         return step.input("previous").id
+    if step.config.start == "fresh":
+        return "random weights"
     return "student" if "start" in step.params else "teacher"
+
+
+def _weights(config: DistillationConfig, own: "OwnContinuations | None") -> dict[str, float]:
+    """Of the terms that are in the loss."""
+    of_data = config.weights.model_dump() if config.learns_from_data else {}
+    return of_data | ({ON_POLICY: config.on_policy.weight} if own else {})
 
 
 def _shards(step: StudentStep) -> list[Artifact]:

@@ -46,6 +46,8 @@ class StudentSummary(Summary):
     """Unset for a student of the teacher's width."""
     weights: dict[str, float]
     """Of the terms of the loss, by name."""
+    own_share: float | None = None
+    """Of the rows that it learned from, those with its own continuations; unset where it was to have none."""
     live_steps: int
     """Steps in which the teacher ran beside it."""
     nll_at_start: dict[str, float]
@@ -57,7 +59,7 @@ class StudentSummary(Summary):
     tokens_seen: int
     """In these steps, padding included."""
     started_from: str
-    """`teacher`, `student` (see `start`), or the id of the student before it."""
+    """`teacher`, `random weights`, `student` (see `start`), or the id of the student before it."""
     start: Start | None = None
     """Of another run; unset where there was none."""
     continuations: int
