@@ -45,6 +45,7 @@ PLACES = {
     "adaptation.base",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
+    "evaluation.generated.judge",
     "evaluation.judges.dnsmos",
     "evaluation.judges.speaker_model",
 }

@@ -1,8 +1,8 @@
 """Base of all configs. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -18,6 +18,16 @@ class Config(BaseModel):
         # The form labels settings and groups as the command line and the errors name them.
         field_title_generator=lambda name, _: name,
     )
+    came_later: ClassVar[tuple[str, ...]] = ()
+    """Fields that were not there at first: at their defaults they are not written, so that what was made before is found."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for name in self.came_later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                written.pop(name, None)
+        return written
 
 
 class RuntimeConfig(Config):

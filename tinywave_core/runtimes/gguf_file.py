@@ -73,6 +73,15 @@ class GgufFile:
             )
 
 
+def digit_ids(path: Path, digits: str) -> list[int]:
+    """Ids of the tokens that are one of these digits, or the byte of it, as far as a file has them."""
+    reader = GGUFReader(path)
+    field = reader.fields["tokenizer.ggml.tokens"]
+    pieces = {bytes(field.parts[part]): i for i, part in enumerate(field.data)}
+    found = (pieces.get(digit.encode(), pieces.get(b"<0x%02X>" % ord(digit))) for digit in digits)
+    return [i for i in found if i is not None]
+
+
 def _describe(vocabulary: Vocabulary | None, tokens: int) -> str:
     parts = vocabulary.to_json() if vocabulary else {}
     return f"{tokens} tokens" + (f" ({', '.join(f'{k} {v}' for k, v in parts.items())})" if parts else "")
