@@ -55,13 +55,18 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
         (
             "regime",
-            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config)}",
+            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config)}{_by_the_teacher(config)}",
         ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
         ("trained", summary.training.phrase(summary.steps)),
         ("validation", summary.training.sentence),
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
     ]
+
+
+def _by_the_teacher(config: dict[str, Any]) -> str:
+    asked = config.get("sequence_level")
+    return f"; the teacher goes on with {asked['share']:.0%} of the training utterances" if asked else ""
 
 
 def _own_speech(config: dict[str, Any]) -> str:
