@@ -53,7 +53,9 @@ PLACES = {
 EARLIER = {
     r"adaptation\.id_convention": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
-    r"distillation\.sequence_level\..*": {"logit_caching"},  # where the teacher goes on with training speech, and is captured
+    r"distillation\.sequence_level\..*": {
+        "logit_caching"
+    },  # where the teacher goes on with training speech, and is captured
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
     r"generation\.vocoder\..*": {"export"},  # it makes the voice and carries it; its speech is judged
 }
