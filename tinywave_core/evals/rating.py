@@ -3,7 +3,7 @@
 The judge is asked by a fixed template that ends where a digit must follow. Its rating is the expectation over the digits 1 to 5 under
 its own probabilities: nothing is sampled, so the same judge gives the same rating. Where something else than one of these digits is
 likeliest the judge has not answered, and where there are no words there is nothing to rate: both are counted, never left out in silence.
-Judges: a directory that transformers loads (safetensors only), or a GGUF file in llama.cpp. Legend: V ids of the judge's vocabulary.
+Judges: a directory that transformers loads (safetensors only), or a GGUF file in llama.cpp (`runtimes/rating.py`). Legend: V ids of the judge's vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -128,12 +128,8 @@ def is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def load_judge(path: Path, device: str = "cpu", threads: int = 0) -> Judge:
-    """The judge of a directory or of a GGUF file; CheckpointError where it is none."""
-    return _of_gguf(path, threads) if is_gguf(path) else _of_directory(path, device)
-
-
-def _of_directory(folder: Path, device: str) -> Judge:
+def judge_of_directory(folder: Path, device: str = "cpu") -> Judge:
+    """The judge that transformers loads; CheckpointError where it is none. `runtimes/rating.py` has that of a GGUF file."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -162,36 +158,5 @@ def _of_directory(folder: Path, device: str) -> Judge:
             return None
         logits_V = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1].float()
         return np.asarray(logits_V.log_softmax(-1).cpu().numpy(), np.float64)
-
-    return Judge(digits, next_token)
-
-
-_CONTEXT = 2048  # tokens: the template is about 200, a transcript of 30 s about 100
-_MOST_CHARACTERS = 4 * _CONTEXT  # a longer question is refused before llama.cpp cuts it
-
-
-def _of_gguf(path: Path, threads: int) -> Judge:
-    from tinywave_core.errors import ConfigError
-    from tinywave_core.runtimes.gguf_file import GgufFile, digit_ids
-    from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
-    from tinywave_core.tokenizers.vocabulary import Vocabulary
-
-    file = GgufFile.read(path)
-    digits = digit_ids(path, DIGITS)
-    if len(digits) < len(DIGITS):
-        raise CheckpointError(
-            f"{path} has no token for each of the digits {DIGITS}; expected a language model that can answer with a digit: take another judge"
-        )
-    # A model of text has no units; two of its tokens stand where a vocabulary of speech has its markers, and nobody asks for those.
-    vocabulary = file.vocabulary or Vocabulary(text=file.tokens - 2, hubert=0)
-    runtime = LlamaCppRuntime(path, vocabulary, threads, _CONTEXT)
-
-    def next_token(text: str, digit: int) -> LogProbabilities | None:
-        try:
-            return np.array(runtime.logprobs(text, digit)) if len(text) <= _MOST_CHARACTERS else None
-        except ConfigError as error:
-            if "context" not in str(error):
-                raise
-            return None  # the request exceeds the context, says llama.cpp
 
     return Judge(digits, next_token)

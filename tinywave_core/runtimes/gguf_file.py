@@ -74,12 +74,11 @@ class GgufFile:
 
 
 def digit_ids(path: Path, digits: str) -> list[int]:
-    """Ids of the tokens that are one of these digits, or the byte of it, as far as a file has them."""
+    """Ids of the tokens that are one of these digits, as far as a file has them."""
     reader = GGUFReader(path)
     field = reader.fields["tokenizer.ggml.tokens"]
     pieces = {bytes(field.parts[part]): i for i, part in enumerate(field.data)}
-    found = (pieces.get(digit.encode(), pieces.get(b"<0x%02X>" % ord(digit))) for digit in digits)
-    return [i for i in found if i is not None]
+    return [pieces[digit.encode()] for digit in digits if digit.encode() in pieces]
 
 
 def _describe(vocabulary: Vocabulary | None, tokens: int) -> str:

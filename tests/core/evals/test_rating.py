@@ -7,8 +7,9 @@ import pytest
 
 from tests.fixtures.judges import write_judges, write_rater
 from tinywave_core.errors import CheckpointError
-from tinywave_core.evals.rating import Judge, Rating, expected, gaps, load_judge, question, rated
+from tinywave_core.evals.rating import Judge, Rating, expected, gaps, question, rated
 from tinywave_core.runtimes.gguf_file import digit_ids
+from tinywave_core.runtimes.rating import load_judge
 
 FIRST = 3 + ord("1")  # of the digits, in a vocabulary of bytes
 
@@ -103,4 +104,4 @@ def test_a_tokenizer_without_digits_is_no_judges(tmp_path: Path):
 
 
 def test_digits_of_a_gguf_file_are_found_by_their_bytes(rater: Path):
-    assert digit_ids(rater / "judge.gguf", "12345") == list(range(FIRST, FIRST + 5))
+    assert digit_ids(rater / "judge.gguf", "12345六") == list(range(FIRST, FIRST + 5))

@@ -17,7 +17,7 @@ from tinywave_core.checkpoints.digests import sha256_once
 from tinywave_core.checkpoints.spiritlm import digest_of
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.errors import MissingInputError
-from tinywave_core.evals.rating import TEMPLATE_VERSION, Rating, gaps, is_gguf, load_judge, rated
+from tinywave_core.evals.rating import TEMPLATE_VERSION, Rating, gaps, is_gguf, rated
 from tinywave_core.stages.evaluation.continuations import SOURCES, Progress, held_out_prompts, kept, speaks
 from tinywave_core.stages.evaluation.judges_given import files_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary, RatingsSummary
@@ -152,6 +152,7 @@ def _ratings(
     progress: Progress,
 ) -> dict[str, list[Rating]]:
     from tinywave_core.devices import pick_device
+    from tinywave_core.runtimes.rating import load_judge
 
     judge = load_judge(Path(step.context["judge"]), str(pick_device(output.runtime)), output.runtime.threads)
 
