@@ -125,7 +125,9 @@ def test_the_judge_rates_what_was_written_down_beside_the_written_prompt(
     for row in rows:
         again = judge.rate(row["prompt"], heard[row["utterance_id"], row["source"]])
         assert row["failure"] == again.failure and row["rating"] == pytest.approx(again.value, abs=0.005)
-    assert len({round(row["rating"], 2) for row in rows if row["rating"]}) > 3  # it is no judge that says the same of all
+    assert (
+        len({round(row["rating"], 2) for row in rows if row["rating"]}) > 3
+    )  # it is no judge that says the same of all
     summary = RatingsSummary.of(outputs["ratings"])
     for source, figures in summary.sources.items():
         own = [row for row in rows if row["source"] == source]

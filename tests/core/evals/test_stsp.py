@@ -10,10 +10,11 @@ import torch
 from tests.fixtures.judges import write_text_classifier
 from tinywave_core.errors import ConfigError, SourceError
 from tinywave_core.evals.intervals import wilson_interval
-from tinywave_core.evals.pair_tokens import prompt_tokens
+from tinywave_core.evals.pair_tokens import Heard, prompt_tokens
 from tinywave_core.evals.sentiment_kept import direction
 from tinywave_core.evals.sentiments import SentimentClassifier, sentiment_of, table_with, text_classifier
 from tinywave_core.evals.suites.stsp import Reference, read_references, write_predictions
+from tinywave_core.tokenizers.speech import Streams
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 TABLE = table_with([])
@@ -100,6 +101,11 @@ def test_a_prompt_ends_with_the_marker_of_what_is_to_follow_where_that_is_anothe
         for output in ("text", "speech")
     }
     assert ids == {"text": [1, 259, *letters], "speech": [1, 259, *letters, 260]}
+    wav, none = Path("a.wav"), np.zeros(0, np.int64)
+    heard = {(wav,): Heard(Streams(np.array([2, 2, 3]), none, none), 0)}
+    spoken = {o: prompt_tokens(wav, o, heard, vocabulary, lambda _: []).ids.tolist() for o in ("text", "speech")}
+    units = [vocabulary.first["hubert"] + 2, vocabulary.first["hubert"] + 3]
+    assert spoken == {"text": [1, 260, *units, 259], "speech": [1, 260, *units]}
 
 
 def test_predictions_are_written_for_every_id(tmp_path: Path):
