@@ -118,12 +118,15 @@ def test_the_student_learns_from_them_and_validates_on_recordings(ran: tuple[Pip
 def test_what_the_teacher_says_belongs_to_seed_and_utterance(
     ran: tuple[PipelineConfig, Outputs, Computed], finished: Finished, tmp_path: Path
 ):
-    said = [now["ids"] for _, now in rows_of(ran[2]) if now["taught"]]
+    said = {now["utterance_id"]: now["ids"] for _, now in rows_of(ran[2]) if now["taught"]}
     config = copy_store(finished.config, tmp_path / "store")
-    _, again = run_tiny(asking(config), until="logit_caching")
-    assert [now["ids"] for _, now in rows_of(again) if now["taught"]] == said
-    _, other = run_tiny(asking(config, seed=1), until="logit_caching")
-    assert [now["ids"] for _, now in rows_of(other) if now["taught"]] != said
+    # With others beside it: every utterance is drawn.
+    _, every = run_tiny(asking(config, share=1.0), until="logit_caching")
+    again = {now["utterance_id"]: now["ids"] for _, now in rows_of(every) if now["taught"]}
+    assert len(again) > len(said) and {name: again[name] for name in said} == said
+    _, other = run_tiny(asking(config, share=1.0, seed=1), until="logit_caching")
+    others = {now["utterance_id"]: now["ids"] for _, now in rows_of(other) if now["taught"]}
+    assert others.keys() == again.keys() and all(others[name] != ids for name, ids in again.items())
 
 
 def test_the_share_is_that_of_many_utterances():

@@ -23,11 +23,12 @@ class Config(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        for name in self.came_later:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                written.pop(name, None)
-        return written
+        unwritten = self.unwritten()
+        return {name: value for name, value in write(self).items() if name not in unwritten}
+
+    def unwritten(self) -> list[str]:
+        """Fields that are no part of what is written, and so of no identity."""
+        return [name for name in self.came_later if getattr(self, name) == type(self).model_fields[name].default]
 
 
 class RuntimeConfig(Config):
