@@ -1,9 +1,9 @@
 """Settings of distillation: a student of chosen teacher layers learns from tokens, logits, hidden states, attention."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
 
@@ -141,7 +141,7 @@ class SequenceLevelConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    came_later: ClassVar[tuple[str, ...]] = ("sequence_level",)
+    came_later = ("sequence_level",)
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; width, heads and vocabulary are the teacher's."""
@@ -289,13 +289,9 @@ class DistillationConfig(Config):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `on_policy` in the other regimes: students that were made before there was such a regime stay what they are."""
-        written = self._without_what_came_later(write)  # of two serializers of a model pydantic takes the last
-        if self.regime != "on_policy":
-            written.pop("on_policy", None)
-        return written
+    def unwritten(self) -> list[str]:
+        """Also `on_policy` in the other regimes: it has no say in them."""
+        return [*super().unwritten(), *([] if self.regime == "on_policy" else ["on_policy"])]
 
     @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":
