@@ -182,6 +182,17 @@ _EVALUATE = (
         default="all",
         help="whether a token competes with all others, or with those of its own modality (default: all)",
     ),
+    _argument(
+        "--speech-classifier", metavar="DIR", help="stsp: a transformers model of sentiments or emotions in speech"
+    ),
+    _argument("--text-classifier", metavar="DIR", help="stsp: a transformers model of sentiments in text"),
+    _argument(
+        "--sentiment-of",
+        action="append",
+        default=[],
+        metavar="LABEL=SENTIMENT",
+        help="stsp: what a label stands for (positive, neutral or negative), where its name does not say; may be repeated",
+    ),
     _argument("--against", metavar="MODEL", help="another model, for paired differences on the same pairs"),
     _argument("--out", metavar="FOLDER", help="where scores (Parquet) and evaluation.json go"),
     _argument(
@@ -286,7 +297,8 @@ COMMANDS = (
         "Which of two versions does a model give the higher score, and is it the right one? Print accuracies with 95 % intervals "
         "per suite; chance is 50 %. Suites are read as they are distributed: sSC and tSC (spoken StoryCloze, slamkit's layouts), "
         "salmon, swuggy and sblimp (ZeroSpeech 2021 with gold.csv, or slamkit's names), pairs (pairs.jsonl with id, pos, neg "
-        "and, if wanted, prompt, group, voice, text, subset).",
+        "and, if wanted, prompt, group, voice, text, subset). stsp=FILE.jsonl is STSP: continuations are sampled, and classifiers that "
+        "are given say how often they have the sentiment of their prompt.",
         needs_machine=True,
     ),
     Command(

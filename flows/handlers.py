@@ -152,11 +152,17 @@ def _check_threads(threads: int) -> None:
 def evaluate(options: Namespace) -> int:
     """`tinywave evaluate`."""
     from flows.evaluate import evaluate
+    from flows.evaluate_stsp import evaluate_stsp, files_of_stsp
     from tinywave_core.evals.pair_scores import Definition
 
+    references, suites = files_of_stsp(options.suite)
+    if references:
+        evaluate_stsp(options, references)
+    if not suites:
+        return 0
     return evaluate(
         options.model,
-        options.suite,
+        suites,
         Definition(options.reduction, options.over, options.streams, options.vocabulary),
         options.spiritlm_dir,
         options.device,

@@ -25,7 +25,7 @@ from tests.fixtures.judges import write_classifier
 from tests.fixtures.text_models import write_text_model
 from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
-from tinywave_core.config.distillation import OnPolicyConfig
+from tinywave_core.config.distillation import OnPolicyConfig, SequenceLevelConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.storage.store import Store
 
@@ -47,6 +47,7 @@ PLACES = {
     "distillation.start",
     "evaluation.generated.asr",
     "evaluation.generated.language_model",
+    "evaluation.generated.judge",
     "evaluation.judges.dnsmos",
     "evaluation.judges.speaker_model",
 }
@@ -54,6 +55,9 @@ PLACES = {
 EARLIER = {
     r"adaptation\.(id_convention|text_rows)": {"tokenization"},  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
+    r"distillation\.sequence_level\..*": {
+        "logit_caching"
+    },  # where the teacher goes on with training speech, and is captured
     r"generation\.(temperature|top_p)": {"export"},  # it writes generation_config.json
     r"generation\.vocoder\..*": {"export"},  # it makes the voice and carries it; its speech is judged
 }
@@ -91,6 +95,10 @@ BESIDE: dict[str, Settings] = {
     "distillation.on_policy.form": {"distillation": {"regime": "on_policy", "on_policy": {"drawn_every": 1}}},
     "distillation.on_policy.beta": {
         "distillation": {"regime": "on_policy", "on_policy": {"divergence": "jensen_shannon"}}
+    },
+    **{
+        f"distillation.sequence_level.{name}": {"distillation": {"sequence_level": {"share": 0.5}}}
+        for name in SequenceLevelConfig.model_fields
     },
     "runtime.cluster": {"runtime": {"runner": "dask"}},
     "runtime.training_nodes": {"runtime": {"rendezvous": "node-0:29400"}},

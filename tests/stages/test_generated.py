@@ -10,15 +10,20 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import Finished
-from tests.fixtures.judges import write_judges
+from tests.fixtures.judges import write_judges, write_rater
 from tests.fixtures.killed import kill_in_step
 from tests.fixtures.tiny import Computed, copy_store, digests, run_tiny
 from tinywave_core.config.evaluation import GeneratedConfig, JudgesConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
 from tinywave_core.run.preflight import check_run
+from tinywave_core.runtimes.rating import load_judge
+from tinywave_core.stages.evaluation import ratings
 from tinywave_core.stages.evaluation.continuations import SOURCES, kept
 from tinywave_core.stages.evaluation.generated import FILE
+from tinywave_core.stages.evaluation.stage import describe
+from tinywave_core.stages.evaluation.summary import RatingsSummary
+from tinywave_core.stages.evaluation.words import rating_rows
 from tinywave_core.steps.base import Outputs
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
@@ -29,7 +34,8 @@ SETTINGS = {"items": 3, "prompt_s": 1.0, "max_new_tokens": 24}
 
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_judges(tmp_path_factory.mktemp("judges"))
+    folder = tmp_path_factory.mktemp("judges")
+    return write_judges(folder) | {"rater": str(write_rater(folder / "rater"))}
 
 
 def with_judges(config: PipelineConfig, asr: str, text: str, **settings: Any) -> PipelineConfig:
@@ -42,9 +48,9 @@ def with_judges(config: PipelineConfig, asr: str, text: str, **settings: Any) ->
 def ran(
     finished: Finished, judges: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PipelineConfig, Outputs, Computed]:
-    """The finished store, evaluated once more with Whisper."""
+    """The finished store, evaluated once more with Whisper, and rated by a model in llama.cpp."""
     config = copy_store(finished.config, tmp_path_factory.mktemp("generated") / "store")
-    config = with_judges(config, judges["whisper"], judges["text"])
+    config = with_judges(config, judges["whisper"], judges["text"], judge=f"{judges['rater']}/judge.gguf")
     return config, *run_tiny(config)
 
 
@@ -52,7 +58,7 @@ def test_only_what_is_generated_is_computed_and_the_card_that_tells_of_it(
     ran: tuple[PipelineConfig, Outputs, Computed],
 ):
     config, outputs, computed = ran
-    made = ["evaluation/continuations", "evaluation/generated"]
+    made = ["evaluation/continuations", "evaluation/generated", "evaluation/ratings"]
     assert computed.parts() == [*made, "export/model", "generation/samples"]
     assert "| How the recordings really went on |" in (outputs["model"].path("model") / "README.md").read_text()
     assert run_tiny(config)[1].parts() == []
@@ -103,6 +109,59 @@ def test_models_are_known_by_their_content_and_not_by_their_place(
     weights["lm_head.weight"][0] += 1
     save_file(weights, tmp_path / "text" / "model.safetensors", metadata={"format": "pt"})
     assert "evaluation/generated" in run_tiny(moved)[1].parts()
+
+
+def test_the_judge_rates_what_was_written_down_beside_the_written_prompt(
+    ran: tuple[PipelineConfig, Outputs, Computed], judges: dict[str, str]
+):
+    outputs = ran[1]
+    rows = read_table(outputs["ratings"].path(ratings.FILE)).to_pylist()
+    heard = {
+        (r["utterance_id"], r["source"]): r["transcript"]
+        for r in read_table(outputs["generated"].path(FILE)).to_pylist()
+    }
+    judge = load_judge(Path(judges["rater"]))  # the same one in transformers
+    assert len(rows) == 3 * len(SOURCES) and any(row["rating"] for row in rows)
+    for row in rows:
+        again = judge.rate(row["prompt"], heard[row["utterance_id"], row["source"]])
+        assert row["failure"] == again.failure and row["rating"] == pytest.approx(again.value, abs=0.005)
+    assert (
+        len({round(row["rating"], 2) for row in rows if row["rating"]}) > 3
+    )  # it is no judge that says the same of all
+    summary = RatingsSummary.of(outputs["ratings"])
+    for source, figures in summary.sources.items():
+        own = [row for row in rows if row["source"] == source]
+        assert sum(figures.failures.values()) == sum(row["rating"] is None for row in own)
+        assert figures.at_worst.value == pytest.approx(np.mean([row["rating"] or 1 for row in own]))
+    assert all(row["rated"] != "0 of 3" for row in rating_rows(summary))
+    assert "rated 1 to 5: teacher" in describe(outputs)[1]
+
+
+def test_another_judge_rates_again_and_nothing_else_is_computed(
+    ran: tuple[PipelineConfig, Outputs, Computed], judges: dict[str, str], tmp_path: Path
+):
+    config = copy_store(ran[0], tmp_path / "store")
+    place = shutil.copytree(judges["rater"], tmp_path / "moved")
+    moved = with_judges(config, judges["whisper"], judges["text"], judge=f"{place}/judge.gguf")
+    assert run_tiny(moved, until="evaluation")[1].parts() == []
+    other = with_judges(config, judges["whisper"], judges["text"], judge=str(place))
+    assert run_tiny(other, until="evaluation")[1].parts() == ["evaluation/ratings"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "said"),
+    [
+        ("nowhere.gguf", CheckpointError, "nowhere.gguf does not exist"),
+        ("whisper", CheckpointError, "generated.judge .* has the architectures .*Whisper"),
+        ("nowhere", MissingInputError, "generated.judge .* has no config.json; expected .* or a GGUF file"),
+    ],
+)
+def test_what_cannot_rate_is_refused_before_a_run(
+    finished: Finished, judges: dict[str, str], judge: str, error: type, said: str
+):
+    place = judges.get(judge, f"{judges['text']}/{judge}")
+    with pytest.raises(error, match=said):
+        check_run(with_judges(finished.config, judges["ctc"], judges["text"], judge=place))
 
 
 def test_a_ctc_recogniser_writes_small_letters(finished: Finished, judges: dict[str, str], tmp_path: Path):
@@ -157,6 +216,13 @@ def test_what_is_no_judge_is_refused_before_a_run(
 def test_a_language_model_without_a_recogniser_is_refused():
     with pytest.raises(ValueError, match="language_model is given and asr is not"):
         GeneratedConfig(language_model="somewhere")
+    with pytest.raises(ValueError, match="judge is given and language_model is not"):
+        GeneratedConfig(asr="somewhere", judge="somewhere")
+
+
+def test_without_a_judge_the_settings_are_written_as_before_there_was_one():
+    assert "judge" not in GeneratedConfig(asr="a").model_dump()
+    assert GeneratedConfig(asr="a", language_model="b", judge="c").model_dump()["judge"] == "c"
 
 
 def test_samples_of_an_earlier_try_are_taken_only_as_they_were(tmp_path: Path):

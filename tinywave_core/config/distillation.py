@@ -120,10 +120,28 @@ class OnPolicyConfig(Config):
         return self
 
 
+class SequenceLevelConfig(Config):
+    """Sequence-level distillation: a share of the training speech goes on as the teacher has it. Made once and kept, before logits are
+    cached; the control and what validates keep the recordings."""
+
+    share: float = Field(0.0, ge=0, le=1)
+    """Share of the training utterances that the teacher goes on with after their beginning, drawn by a hash of their ids. 0: none."""
+    prompt_tokens: int = Field(64, ge=2, le=8192)
+    """Tokens of that beginning, `<s>` and marker included. Shorter utterances stay as they are."""
+    new_tokens: int = Field(192, ge=1, le=8192)
+    """Tokens that the teacher says at most."""
+    temperature: float = Field(1.0, gt=0, le=5)
+    """Softmax temperature of the teacher while it speaks."""
+    top_k: int = Field(50, ge=1)
+    """Tokens that are sampled from: the likeliest ones."""
+    seed: int = Field(0, ge=0)
+    """Of the choice and the sampling, mixed with the utterance's id."""
+
+
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    came_later = ("start", "width", "share")
+    came_later = ("start", "width", "share", "sequence_level")
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
@@ -151,6 +169,8 @@ class DistillationConfig(Config):
     `on_policy`: in all steps; in a share of the rows the student continues prompts, and the teacher scores what it said."""
     on_policy: OnPolicyConfig = OnPolicyConfig()
     """The student's own continuations."""
+    sequence_level: SequenceLevelConfig = SequenceLevelConfig()
+    """Sequences by the teacher."""
     aligned_share: float = Field(0.15, gt=0, le=1)
     """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
     aligned_every: int = Field(1, ge=1)
@@ -279,6 +299,21 @@ class DistillationConfig(Config):
         if self.width is not None and self.starts_given:
             raise ValueError(
                 "width prunes the teacher's blocks, and start names a student that has its width: set one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_by_the_teacher_fit(self) -> "DistillationConfig":
+        asked, row = self.sequence_level, self.training.sequence_length
+        if asked.share and asked.prompt_tokens + asked.new_tokens > row:
+            raise ValueError(
+                f"sequence_level.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
+                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
+            )
+        if asked.share and self.on_new_audio == "continue":
+            raise ValueError(
+                f"sequence_level.share is {asked.share:g} and on_new_audio is continue: a continued student learns from recordings "
+                "alone; take on_new_audio restart, or share 0"
             )
         return self
 

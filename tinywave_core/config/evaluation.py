@@ -1,6 +1,6 @@
 """Settings of evaluation on the held-out recordings."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,12 +57,17 @@ class GapConfig(Config):
 class GeneratedConfig(Config):
     """Continuations of held-out prompts, spoken, written down by a recogniser, and judged by a language model of text."""
 
+    came_later: ClassVar[tuple[str, ...]] = ("judge",)
+
     asr: str = ""
     """Directory of a speech recogniser that transformers loads, with safetensors: WhisperForConditionalGeneration or
     Wav2Vec2ForCTC. Alone it counts word errors (`evaluation.judges`); with `language_model` it writes down continuations too."""
     language_model: str = ""
     """Directory of a causal language model of text that transformers loads, with safetensors and its tokenizer. Empty: no
     generative perplexity."""
+    judge: str = ""
+    """A language model of text that rates each written continuation 1 to 5 beside its written prompt: a GGUF file (pip install
+    'tinywave[llama-cpp]') or a directory that transformers loads, with safetensors. Empty: no ratings."""
     language: str = Field("", pattern=r"^([a-z]{2,3})?$")
     """Language that Whisper is told to expect, such as `en`; empty: it guesses one for each continuation."""
     items: int = Field(100, ge=1, le=10_000)
@@ -85,11 +90,16 @@ class GeneratedConfig(Config):
                 "language_model is given and asr is not: a generative perplexity needs the directories of both a speech "
                 "recogniser (asr) and a language model of text (language_model)"
             )
+        if self.judge and not self.language_model:
+            raise ValueError(
+                "judge is given and language_model is not: ratings stand beside the generative perplexity of the same transcripts, "
+                "which needs language_model and asr (all three may be one family; the judge's directory can be the language model's)"
+            )
         return self
 
     def of_continuations(self, items: int) -> Self:
         """The settings that decide what is continued and how, of so many utterances, whoever judges it."""
-        return self.model_copy(update={"asr": "", "language_model": "", "language": "", "items": items})
+        return self.model_copy(update={"asr": "", "language_model": "", "judge": "", "language": "", "items": items})
 
 
 class UnitsConfig(Config):

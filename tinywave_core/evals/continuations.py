@@ -14,16 +14,17 @@ from transformers import GenerationConfig, LlamaForCausalLM, LogitsProcessor, Lo
 
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.tokenizers.allowed import allowed_ids
+from tinywave_core.tokenizers.prompts import OutputModality
 from tinywave_core.tokenizers.vocabulary import EOS_ID, Ids, Vocabulary
 
 _ROWS = 8
 
 
-class SpeechAlone(LogitsProcessor):
-    """Leaves what a continuation in speech may hold."""
+class Allowed(LogitsProcessor):
+    """Leaves what a continuation of this kind may hold."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.allowed = allowed_ids(vocabulary, "speech")
+    def __init__(self, vocabulary: Vocabulary, output: OutputModality) -> None:
+        self.allowed = allowed_ids(vocabulary, output)
 
     def __call__(self, _: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         left = torch.full_like(scores, -torch.inf)
@@ -57,9 +58,10 @@ def continuations(
     max_new_tokens: int,
     temperature: float,
     top_k: int,
+    output: OutputModality = "speech",
     progress: Progress = no_progress,
 ) -> list[Ids]:
-    """New speech ids after every prompt [L] (which starts with <s> and a marker), up to </s>, without it."""
+    """New ids of speech, or of another `output`, after every prompt [L] (which starts with <s> and a marker), up to </s>, without it."""
     drawn: list[Ids] = []
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, bos_token_id=None, eos_token_id=EOS_ID, pad_token_id=0
@@ -73,7 +75,7 @@ def continuations(
             attention_mask=mask.to(model.device),
             generation_config=config,
             use_model_defaults=False,
-            logits_processor=LogitsProcessorList([SpeechAlone(vocabulary), sampled]),
+            logits_processor=LogitsProcessorList([Allowed(vocabulary, output), sampled]),
         )
         drawn += [_until_end(new) for new in out[:, ids.shape[1] :].cpu().numpy()]
         progress(len(drawn), len(prompts), "continuations")

@@ -341,6 +341,17 @@ class Mean(Figures):
     clips: int
 
 
+class Rated(Figures):
+    """Continuations of one source, rated 1 to 5 by a language model of text."""
+
+    rating: Mean | None
+    """Over those that have a rating; None where none has."""
+    at_worst: Mean
+    """Over all, where each failure counts as 1."""
+    failures: dict[str, int]
+    """How many have no rating, by reason."""
+
+
 class WordErrors(Figures):
     """Substituted, missing and added words over the words of the reference texts."""
 

@@ -135,6 +135,23 @@ def _modality(content: Content) -> Modality:
     return "speech" if isinstance(content, Path) else "text"
 
 
+def prompt_tokens(
+    prompt: Content,
+    output: Modality,
+    known: dict[Recording, Heard | str],
+    vocabulary: Vocabulary,
+    encode_text: EncodeText,
+) -> Tokens:
+    """A prompt alone, with the marker of what a model is to go on with; TokenError where it cannot be used. `known`: what was heard."""
+    if isinstance(prompt, Path):
+        head = _speech((prompt,), known, vocabulary)
+    else:
+        head = _opened(_text(prompt, vocabulary, encode_text), vocabulary.text_marker, vocabulary)
+    marker = vocabulary.speech_marker if output == "speech" else vocabulary.text_marker
+    nothing = np.zeros(0, np.int64)
+    return head if _modality(prompt) == output else _continued(head, nothing, [marker])
+
+
 def tokenize_recordings(
     files: Sequence[Path], vocabulary: Vocabulary, ears: Ears, progress: Progress = no_progress
 ) -> list[Tokens]:

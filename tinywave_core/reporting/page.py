@@ -29,6 +29,7 @@ from tinywave_core.stages.evaluation.summary import (
     GeneratedSummary,
     ProbeScoresSummary,
     ProbesSummary,
+    RatingsSummary,
     ScoresSummary,
     UnitsSummary,
 )
@@ -47,6 +48,8 @@ from tinywave_core.stages.evaluation.words import (
     probes_in_short,
     probes_of,
     probes_text,
+    rating_rows,
+    ratings_text,
     verdict,
 )
 from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
@@ -372,10 +375,17 @@ def probe_pairs(probes: Artifact) -> list[ProbePair]:
 def generated_section(outputs: Outputs) -> dict[str, Any]:
     """Text, table and some transcripts of the continuations that were judged; empty where no judges were given."""
     if "generated" not in outputs:
-        return {"generated_text": "", "generated_rows": [], "transcripts": []}
+        return {"generated_text": "", "generated_rows": [], "transcripts": [], "ratings_text": "", "ratings_rows": []}
     continued = GeneratedSummary.of(outputs["generated"])
     text, rows = generated_text(continued), generated_rows(continued)
-    return {"generated_text": text, "generated_rows": rows, "transcripts": transcripts(outputs["generated"])}
+    said = RatingsSummary.of(outputs["ratings"]) if "ratings" in outputs else None
+    return {
+        "generated_text": text,
+        "generated_rows": rows,
+        "transcripts": transcripts(outputs["generated"]),
+        "ratings_text": ratings_text(said) if said else "",
+        "ratings_rows": rating_rows(said) if said else [],
+    }
 
 
 def judges_section(outputs: Outputs) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tinywave_core.run.start import possible_configs
 from tinywave_core.stages.distillation.start import start_folder
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.evaluation.judges_given import check_judges
+from tinywave_core.stages.logit_caching.taught import check_taught
 from tinywave_core.stages.tokenization.benchmarks import open_suites
 from tinywave_core.stages.tokenization.interleaving import check_text
 from tinywave_core.stages.tokenization.tokens import check_speech_tokenizer
@@ -83,5 +84,6 @@ def _check(config: PipelineConfig) -> None:
     check_text(config)
     open_suites(config)
     check_generated(config)
+    check_taught(config)
     check_judges(config)
     choose_tokenizer(config).vocoder()

@@ -79,6 +79,14 @@ class GgufFile:
             )
 
 
+def digit_ids(path: Path, digits: str) -> list[int]:
+    """Ids of the tokens that are one of these digits, as far as a file has them."""
+    reader = GGUFReader(path)
+    field = reader.fields["tokenizer.ggml.tokens"]
+    pieces = {bytes(field.parts[part]): i for i, part in enumerate(field.data)}
+    return [pieces[digit.encode()] for digit in digits if digit.encode() in pieces]
+
+
 def _describe(vocabulary: Vocabulary | None, tokens: int) -> str:
     parts = vocabulary.to_json() if vocabulary else {}
     return f"{tokens} tokens" + (f" ({', '.join(f'{k} {v}' for k, v in parts.items())})" if parts else "")

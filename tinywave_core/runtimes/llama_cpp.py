@@ -134,19 +134,23 @@ class LlamaCppRuntime:
         """See `Runtime`."""
         self._server = None
 
-    def logprobs(self, prompt: Sequence[int]) -> list[float]:
-        """Log-probability of every id [V] after `prompt`, by the model alone; for measuring, not for sampling."""
-        rows = self.vocabulary.tokens
+    def logprobs(self, prompt: Sequence[int] | str, drawn: int = EOS_ID) -> list[float]:
+        """Log-probability of every id [V] after `prompt`, by the model alone; for measuring, not for sampling.
+
+        A text is read as llama.cpp's own tokenizer has it, each time from nothing: the same digits, whatever went before.
+        """
+        rows, text = self.vocabulary.tokens, isinstance(prompt, str)
         # The token that is drawn must be one that is reported: </s> always is.
-        others = [i for i in range(rows) if i != EOS_ID]
-        request = _part([int(i) for i in prompt], 1, others) | {"logprobs": rows, "post_sampling_probs": False}
+        others = [i for i in range(rows) if i != drawn]
+        request = _part([] if text else [int(i) for i in prompt], 1, others)
+        request |= {"logprobs": rows, "post_sampling_probs": False, **({"prompt": prompt} if text else {})}
         entries: list[Any] = []
 
         def hear(answer: dict[str, Any]) -> bool:
             entries.extend(_entries(answer))
             return False
 
-        self._ask(request | {"cache_prompt": True}, hear)
+        self._ask(request | {"cache_prompt": not text}, hear)
         (entry,) = entries
         logprobs = dict.fromkeys(range(rows), -float("inf")) | {e["id"]: e["logprob"] for e in entry["top_logprobs"]}
         return [logprobs[i] for i in range(rows)]

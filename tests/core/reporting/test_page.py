@@ -229,6 +229,8 @@ def test_continuations_are_told_as_text_with_intervals_and_what_was_not_heard(ht
     assert "How it really went on" in generated and "5.0% (4.0% to 6.0%)" in generated
     assert "student said &lt;b&gt;3&lt;/b&gt;" in generated and "said &lt;b&gt;4" not in generated
     assert ">nothing</td>" in generated
+    assert "2.60 (2.50 to 2.70)" in generated and "2 no digit, 1 no words" in generated and "0 of 20" in generated
+    assert "Student less teacher" in generated and "-0.80 (-0.90 to -0.70)" in generated
 
 
 def test_a_run_without_judges_has_no_section_for_continuations(run: tuple[RunRecord, Outputs]):

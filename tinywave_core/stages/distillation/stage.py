@@ -61,7 +61,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("NLL before training", f"{start} nats per token, on training speech" if start else "not measured"),
         (
             "regime",
-            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config, summary)}",
+            f"{config['regime']}: the teacher ran beside it in {summary.live_steps} of {count(summary.steps, 'step')}{_own_speech(config, summary)}{_by_the_teacher(config)}",
         ),
         ("weights", ", ".join(f"{term_label(name)} {weight:g}" for name, weight in summary.weights.items())),
         *([("share", f"{config['share']:.0%} of the training recordings")] if "share" in config else []),
@@ -70,6 +70,11 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
         *([("pull", told)] if (told := advice(gradients_of(outputs["student"]))) else []),
     ]
+
+
+def _by_the_teacher(config: dict[str, Any]) -> str:
+    asked = config.get("sequence_level")
+    return f"; the teacher goes on with {asked['share']:.0%} of the training utterances" if asked else ""
 
 
 def _own_speech(config: dict[str, Any], summary: StudentSummary) -> str:

@@ -27,6 +27,7 @@ from tinywave_core.stages.adaptation.teacher import (
 )
 from tinywave_core.stages.distillation.start import require_same_units, start_folder, start_params
 from tinywave_core.stages.distillation.summary import KeptParts, Start, StudentSummary
+from tinywave_core.stages.logit_caching import taught
 from tinywave_core.stages.logit_caching.summary import LogitsSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
 from tinywave_core.steps.base import Execute, Output, Step
@@ -68,6 +69,8 @@ def build(
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
+        if settings.sequence_level.share:
+            inputs["taught"] = taught.build(config, tokens, teacher, execute)
         if settings.needs_cache:
             inputs["logits"] = cached
         live_only = settings.learns_from_logits and not settings.needs_cache  # else the cache has its temperature
@@ -373,7 +376,7 @@ def _material(step: StudentStep) -> _Material:
     tokens = tokens_of(train)
     new, heard = (part.take(np.isin(part.ids, train.ids)) for part in (arrived, heard))
     if not heard:
-        return _Material(new, heard, validation, tokens)
+        return _Material(_taught(step, new, validation), heard, validation, tokens)
     key = f"{config.training.seed}/replay/{_continuations(step)}"
     # New speech that all validates is none to train on; the old is, or there would be nothing.
     again = replayed(heard, new or arrived, config.continuation.replay, key)
@@ -391,6 +394,19 @@ def share_of(sequences: "SequenceTable", share: float) -> "SequenceTable":
             f"distillation.share is {share:g}, and none of the {len(is_kept)} training recordings lies in it: raise it, or add recordings"
         )
     return sequences.take(is_kept[numbers])
+
+
+def _taught(step: StudentStep, new: "SequenceTable", validation: "SequenceTable") -> "SequenceTable":
+    """The training sequences as the teacher goes on with some of them, where that is asked for; none of an utterance that validates."""
+    import pyarrow.compute as pc
+
+    from tinywave_core.sequences.index import load_sequences
+
+    if "taught" not in step.inputs:
+        return new
+    sequences = load_sequences(step.inputs["taught"], "train", step.config.training.sequence_length)
+    validates = pc.is_in(sequences.column("utterance_id"), validation.column("utterance_id").combine_chunks())
+    return share_of(sequences.take(~validates.to_numpy()), step.config.share)
 
 
 def _start(

@@ -146,7 +146,7 @@ def run_continuations(step: ContinuationsStep, output: Output) -> ContinuationsS
 
     use_threads(output.runtime)
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
-    prompts = _prompts(step, vocabulary)
+    prompts = held_out_prompts(step.config, step.inputs["tokens"], vocabulary)
     progress = Progress(output, len(MODELS) * len(prompts))
     ids = {name: _continued(step, output, name, prompts, vocabulary, progress) for name in MODELS if prompts}
     ids["recording"] = [prompt.recording.tolist() for prompt in prompts]
@@ -162,12 +162,11 @@ def run_continuations(step: ContinuationsStep, output: Output) -> ContinuationsS
     )
 
 
-def _prompts(step: ContinuationsStep, vocabulary: Vocabulary) -> list[Prompt]:
+def held_out_prompts(config: GeneratedConfig, shards: Sequence[Artifact], vocabulary: Vocabulary) -> list[Prompt]:
     """Held-out utterances at least twice as long as the prompt, in an order that a hash of their id decides."""
     from tinywave_core.tokenizers.speech import Streams, encode_utterance, merged_before
 
-    config = step.config
-    rows = each_held_out_row(step.inputs["tokens"], ["utterance_id", "num_samples", "units", "pitch", "style"])
+    rows = each_held_out_row(shards, ["utterance_id", "num_samples", "units", "pitch", "style"])
     long = (row for row in rows if row["num_samples"] >= 2 * config.prompt_s * SAMPLE_RATE)
     prompts = []
     for row in draw(long, lambda row: drawing_key(config.seed, row["utterance_id"]), config.items):

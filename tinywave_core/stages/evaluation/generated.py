@@ -19,6 +19,8 @@ from tinywave_core.checkpoints.spiritlm import check_file, digest_of, vocoder_pa
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import CheckpointError, MissingInputError
+from tinywave_core.evals.rating import is_gguf
+from tinywave_core.stages.evaluation import ratings
 from tinywave_core.stages.evaluation.continuations import SOURCES, Continued, Progress, continued, kept, speaks
 from tinywave_core.stages.evaluation.judges_given import files_of
 from tinywave_core.stages.evaluation.summary import GeneratedSummary
@@ -53,7 +55,7 @@ _SCHEMA = pa.schema(
 def build(
     config: PipelineConfig, tokens: Artifact, continuations: dict[str, Artifact], execute: Execute
 ) -> dict[str, Artifact]:
-    """The artifact `generated`; none where no models are given."""
+    """The artifact `generated`, and `ratings` where a judge is given; none where no models are given."""
     generated = config.evaluation.generated
     if not generated.language_model:
         return {}
@@ -61,36 +63,33 @@ def build(
     voice = vocoder.build(config, tokens, execute)  # the one that the export will have
     part = vocoder_part(config.tokenization.tokens)
     release = choose_tokenizer(config).vocoder()
-    (judged,) = execute(
-        [
-            Step(
-                store=tokens.store,
-                stage="evaluation",
-                part="generated",
-                version=VERSION,
-                run=run_generated,
-                # Models are identified by their content, not by where they lie.
-                config=generated.model_copy(update={"asr": "given", "language_model": "given"}),
-                params={
-                    "asr_sha256": digest_of(files_of(Path(generated.asr))),
-                    "language_model_sha256": digest_of(files_of(Path(generated.language_model))),
-                    "vocoder": "voice" if release is None else release.digest(part),
-                },
-                context={
-                    "asr": generated.asr,
-                    "language_model": generated.language_model,
-                    "spiritlm_dir": config.spiritlm_dir,
-                },
-                inputs={
-                    "continuations": [continuations["continuations"]],
-                    "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)],
-                    **({"vocoder": list(voice.values())} if voice else {}),
-                },
-                runtime=config.runtime,
-            )
-        ]
+    step: GeneratedStep = Step(
+        store=tokens.store,
+        stage="evaluation",
+        part="generated",
+        version=VERSION,
+        run=run_generated,
+        # Models are identified by their content, not by where they lie.
+        config=generated.model_copy(update={"asr": "given", "language_model": "given", "judge": ""}),
+        params={
+            "asr_sha256": digest_of(files_of(Path(generated.asr))),
+            "language_model_sha256": digest_of(files_of(Path(generated.language_model))),
+            "vocoder": "voice" if release is None else release.digest(part),
+        },
+        context={
+            "asr": generated.asr,
+            "language_model": generated.language_model,
+            "spiritlm_dir": config.spiritlm_dir,
+        },
+        inputs={
+            "continuations": [continuations["continuations"]],
+            "tokenizer": [TokensSummary.of(tokens).tokenizer_artifact(tokens)],
+            **({"vocoder": list(voice.values())} if voice else {}),
+        },
+        runtime=config.runtime,
     )
-    return {"generated": judged}
+    (judged,) = execute([step])
+    return {"generated": judged, **ratings.build(generated.judge, tokens, judged, step, execute)}
 
 
 # The directories ---------------------------------------------------------------------------------------------------
@@ -103,6 +102,10 @@ def check_generated(config: PipelineConfig) -> None:
         _check("asr", Path(generated.asr), _recogniser_fault, "a WhisperForConditionalGeneration or Wav2Vec2ForCTC")
     if generated.language_model:
         _check("language_model", Path(generated.language_model), _text_fault, "a causal language model of text")
+    if generated.judge and is_gguf(Path(generated.judge)):
+        ratings.check_gguf(Path(generated.judge))
+    elif generated.judge:
+        _check("judge", Path(generated.judge), _text_fault, "a causal language model of text, or a GGUF file")
 
 
 def _check(name: str, folder: Path, fault: Callable[[Path, dict[str, Any]], str], expected: str) -> None:
@@ -217,23 +220,9 @@ class _Judge:
     def load(cls, step: GeneratedStep, output: Output, vocabulary: Vocabulary) -> "_Judge":
         from tinywave_core.devices import pick_device
         from tinywave_core.evals.text_likelihood import TextModel
-        from tinywave_core.evals.transcription import load_recogniser
-        from tinywave_core.synthesis.speaking import load_speaker
 
-        config = step.config
-        device = pick_device(output.runtime)
-        return cls(
-            vocabulary,
-            load_speaker(
-                step.input("tokenizer").path(),
-                vocabulary,
-                step.context["spiritlm_dir"],
-                device,
-                step.input("vocoder").path() if "vocoder" in step.inputs else None,
-            ),
-            load_recogniser(Path(step.context["asr"]), config.language, device),
-            TextModel.load(Path(step.context["language_model"]), device).mean_nll,
-        )
+        text = TextModel.load(Path(step.context["language_model"]), pick_device(output.runtime))
+        return cls(vocabulary, *ratings.speaker_and_recogniser(step, output, vocabulary), text.mean_nll)
 
     def all(self, ids: list[list[int]], progress: Progress) -> list[dict[str, Any]]:
         """Seconds, transcript and NLL of every continuation; one without a unit is silent."""

@@ -20,6 +20,7 @@ from tinywave_core.stages.evaluation.summary import (
     GeneratedSummary,
     ProbeScoresSummary,
     ProbesSummary,
+    RatingsSummary,
     ScoresSummary,
     UnitsSummary,
 )
@@ -36,6 +37,8 @@ from tinywave_core.stages.evaluation.words import (
     probe_rows,
     probes_of,
     probes_text,
+    rating_rows,
+    ratings_text,
     verdict,
 )
 from tinywave_core.steps.base import Execute, Outputs
@@ -82,7 +85,14 @@ def _generated(outputs: Outputs) -> str:
     if "generated" not in outputs or not (s := GeneratedSummary.of(outputs["generated"])).sources:
         return ""
     perplexities = (f"{SOURCES[name]} {figure(of_source.gen_ppl, '.1f')}" for name, of_source in s.sources.items())
-    return f"; generative perplexity: {', '.join(perplexities)}"
+    return f"; generative perplexity: {', '.join(perplexities)}{_rated(outputs)}"
+
+
+def _rated(outputs: Outputs) -> str:
+    if "ratings" not in outputs or not (s := RatingsSummary.of(outputs["ratings"])).sources:
+        return ""
+    means = (f"{SOURCES[name]} {'–' if r.rating is None else f'{r.rating.value:.2f}'}" for name, r in s.sources.items())
+    return f"; rated 1 to 5: {', '.join(means)}"
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
@@ -110,12 +120,15 @@ def sections(outputs: Outputs) -> list[Section]:
     if "generated" in outputs:
         continued = GeneratedSummary.of(outputs["generated"])
         parts.append(Section("Continuations read as text", generated_text(continued), generated_rows(continued)))
+    if "ratings" in outputs:
+        said = RatingsSummary.of(outputs["ratings"])
+        parts.append(Section("Continuations rated by a language model", ratings_text(said), rating_rows(said)))
     return parts
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     """Teacher, student and control read all held-out speech (whole and after a prompt), both versions of each probe, and what the gap
-    is measured on; the three continue speech where that is asked for. Recogniser and language model of text are not counted.
+    is measured on; the three continue speech where that is asked for. Recogniser, language model of text and judge are not counted.
     """
     asked, flops = config.evaluation, FLOPS[device]
     teacher, student = teacher_parameters(config), student_parameters(config)

@@ -10,8 +10,10 @@ from tinywave_core.evals.figures import (
     GapFigure,
     Generated,
     Interval,
+    Mean,
     OverallAccuracy,
     ProbeFigures,
+    Rated,
     Scores,
 )
 from tinywave_core.evals.units import UnitFigures
@@ -136,3 +138,15 @@ class UnitsSummary(Summary):
 
 class GeneratedSummary(Summary, Generated):
     """Part `generated`."""
+
+
+class RatingsSummary(Summary):
+    """Part `ratings`."""
+
+    items: int
+    why: str = ""
+    """Why nothing was rated; not set where something was."""
+    sources: dict[str, Rated]
+    """By model, and `recording`."""
+    gaps: dict[str, Mean]
+    """Paired differences, by name; only those prompts count of which both continuations have a rating."""

@@ -2,9 +2,9 @@
 
 from tinywave_core import plots
 from tinywave_core.counts import count
-from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, ModelFigures, Scores
+from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, Mean, ModelFigures, Scores
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
-from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary
+from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary, RatingsSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
@@ -231,6 +231,40 @@ def generated_text(generated: Generated) -> str:
         f"{count(generated.items, 'held-out prompt')} of {generated.prompt_s:g} s, continued by at most "
         f"{count(generated.max_new_tokens, 'token')}; vocoder: {generated.vocoder}."
     )
+
+
+def rating_rows(ratings: RatingsSummary) -> list[dict[str, str]]:
+    """What a language model gave, a dict per source; then the paired differences, a dict each."""
+    rows = []
+    for source, figures in ratings.sources.items():
+        failures = ", ".join(f"{n} {why}" for why, n in figures.failures.items())
+        rows.append(
+            {
+                "continued by": SOURCES[source].capitalize(),
+                "rating, 1 to 5": _mean(figures.rating),
+                "rated": f"{figures.rating.clips if figures.rating else 0} of {ratings.items}",
+                "not rated": failures or "–",
+                "with 1 for what is not rated": _mean(figures.at_worst),
+            }
+        )
+    for name, gap in ratings.gaps.items():
+        row = {"continued by": name.capitalize(), "rating, 1 to 5": with_interval(gap.value, gap.interval, "+.2f")}
+        rows.append(row | {"rated": f"{gap.clips} pairs", "not rated": "–", "with 1 for what is not rated": "–"})
+    return rows
+
+
+def ratings_text(ratings: RatingsSummary) -> str:
+    """How many were rated, or why none was."""
+    if not ratings.sources:
+        return f"Nothing was rated: {ratings.why}."
+    return (
+        f"{count(ratings.items, 'held-out prompt')} and what followed, as the recogniser wrote them down: a language model's expected digit, "
+        "1 is noise, 5 is fluent and fits. Differences are over the prompts of which both continuations have a rating."
+    )
+
+
+def _mean(mean: Mean | None) -> str:
+    return "–" if mean is None else with_interval(mean.value, mean.interval, ".2f")
 
 
 def direction_rows(scores: Scores) -> list[dict[str, str]]:

@@ -10,9 +10,9 @@ from typing import Any
 from tinywave_core.config.logit_caching import LogitCachingConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
+from tinywave_core.stages.logit_caching import taught
 from tinywave_core.stages.logit_caching.summary import LogitShardSummary, LogitsSummary
 from tinywave_core.steps.base import Execute, Output, Step
-from tinywave_core.steps.inputs import training_shards
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import Artifact
 from tinywave_core.teacher.figures import figures_by_kind, pooled
@@ -40,7 +40,7 @@ def build(config: PipelineConfig, tokens: Artifact, teacher: Artifact, execute: 
                 inputs={"tokens": [shard], "teacher": [teacher]},
                 runtime=config.runtime,
             )
-            for shard in training_shards(tokens)
+            for shard in taught.build(config, tokens, teacher, execute)
         ]
     )
     (logits,) = execute(

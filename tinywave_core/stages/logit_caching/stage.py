@@ -6,6 +6,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import (
     FLAC_BYTES_PER_S,
     FLOPS,
+    TOKEN_S,
     UTTERANCE_S,
     Estimate,
     logit_bytes,
@@ -56,12 +57,16 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
-    """A forward pass over the training speech; K entries per token in the store."""
+    """A forward pass over the training speech; K entries per token in the store. Where the teacher goes on with some, a pass for each of
+    their tokens, eight continuations at a time."""
     train, _ = split_tokens(config, hours)
     utterance = UTTERANCE_S * choose_tokenizer(config).tokens_per_s
     sequences = train / min(utterance, config.distillation.training.sequence_length)
     shards = math.ceil(hours * 3600 * FLAC_BYTES_PER_S / (config.ingestion.shard_megabytes * 1e6))
     seconds = train * 2 * teacher_parameters(config) / FLOPS[device]
+    asked = config.distillation.sequence_level
+    said = asked.share * train / utterance * asked.new_tokens
+    seconds += said * max(2 * teacher_parameters(config) / FLOPS[device], TOKEN_S / 8)
     return Estimate(seconds, logit_bytes(config.logit_caching.entries, train, sequences, shards))
 
 
