@@ -220,7 +220,7 @@ class DistillationConfig(Config):
     @property
     def learns_from_itself(self) -> bool:
         """Whether some rows hold the student's own continuations."""
-        return self.regime == "on_policy" and self.on_policy.share > 0
+        return self.regime == "on_policy"
 
     @property
     def learns_from_data(self) -> bool:
