@@ -159,7 +159,8 @@ def test_who_only_looks_decides_the_same_and_writes_nothing(few: Path, tmp_path:
     build_stage("tokenization", config, store, outputs, look)
     assert {step.params.get("base") for step, _ in look.steps} >= {open_base().digest}
     assert decisions(config) == []
-    assert "starts from the base: " in expected_start(config, store, 0.2).sentence
+    said = expected_start(config, store, 0.2).sentence
+    assert said == "starts from the base: 12.0 min of training speech, below 2 h, unless it has heard what is held out"
     assert expected_start(config, store, 2.0).sentence == "starts fresh: 2.0 h of training speech, not below 2 h"
 
 

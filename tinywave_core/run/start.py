@@ -5,7 +5,7 @@ The first decision for a corpus is a record of the log `starts/<corpus>` and hol
 turns up that the base has heard: then the start is fresh, and stays so. Nothing here writes but `Start.keep`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinywave_core.audio.utterances import FILES_FILE
@@ -88,7 +88,12 @@ def expected_start(config: PipelineConfig, store: Store, hours: float) -> Start:
     """The start before anything is ingested, for a plan: `hours` is what the source seems to hold of training speech."""
     if config.adaptation.teacher == "base":
         return Start(_from_base(config, require_base(config)), "")
-    return settled_by_settings(config) or _recorded(config, store) or start_by_hours(config, hours)
+    if decided := settled_by_settings(config) or _recorded(config, store):
+        return decided
+    start = start_by_hours(config, hours)
+    is_base = start.config.adaptation.teacher == "base"
+    # Only the sound tells, and a plan decodes nothing.
+    return replace(start, why=f"{start.why}, unless it has heard what is held out") if is_base else start
 
 
 def possible_configs(config: PipelineConfig) -> list[PipelineConfig]:
