@@ -53,6 +53,10 @@ def _corpus(store: Store, artifact: str | None) -> tuple[Artifact, set[str]]:
         if ids := run["artifacts"].get("ingestion/corpus"):
             quality = run["artifacts"].get("ingestion/quality")
             return store.find(ids[-1], "corpus"), ids_left_out(store.find(quality[-1])) if quality else set()
+    if (
+        corpus := store.newest("ingestion", "corpus")
+    ) is not None:  # of `tinywave run ingestion`, which is no numbered run
+        return corpus, set()
     raise MissingInputError(f"{store.url} has no corpus: run ingestion first, or pass --corpus")
 
 
