@@ -154,9 +154,11 @@ def test_a_plan_refuses_a_teacher_that_a_run_refuses(
 def test_a_plan_refuses_a_start_that_a_run_refuses(start: str, source: Path, tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    for command in ("plan", "run"):
-        said = refused(capsys, command, "--source", str(source), "--root", "store", "--distillation.start", start)
-        assert f"distillation.start {start!r} has no config.json" in said and "(`tinywave inspect` lists them)" in said
+    said = refused(capsys, "plan", "--source", str(source), "--root", "store", "--distillation.start", start)
+    assert f"distillation.start {start!r} has no config.json" in said and "(`tinywave inspect` lists them)" in said
+    with pytest.raises(TinyWaveError) as of_run:
+        tinywave.run(source, "store", **{"distillation.start": start})
+    assert said == f"error: {of_run.value}\n"
 
 
 def test_a_start_without_whole_weights_is_refused(tmp_path: Path):
