@@ -9,6 +9,7 @@ from rich.table import Table
 
 from flows.console import console
 from tasks import terminal
+from tinywave_core.audio.source import printable
 from tinywave_core.config.pipeline import STAGES
 from tinywave_core.counts import count
 from tinywave_core.errors import ConfigError, MissingInputError
@@ -81,7 +82,7 @@ def forget_recording(root: str, name: str, yes: bool) -> int:
     store = _open(root)
     with store.lock("tinywave forget"):
         census = take_census(store)
-        traces = find_traces(census, name)
+        traces = find_traces(census, printable(name))
         _show_traces(traces)
         if not yes:
             terminal.say("nothing was removed: add --yes to do it")

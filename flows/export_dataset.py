@@ -17,7 +17,7 @@ from tinywave_core.storage.store import Artifact, Store
 
 
 def export_dataset(root: str, folder: str, form: str, artifact: str | None) -> int:
-    """Write a corpus, by default that of the last run, into a new folder: whole, or not at all."""
+    """Write a corpus, by default that of the last run, or without runs the newest, into a new folder: whole, or not at all."""
     store = Store(root, create=False)
     corpus, left_out = _corpus(store, artifact)
     out = Path(folder)
@@ -53,6 +53,9 @@ def _corpus(store: Store, artifact: str | None) -> tuple[Artifact, set[str]]:
         if ids := run["artifacts"].get("ingestion/corpus"):
             quality = run["artifacts"].get("ingestion/quality")
             return store.find(ids[-1], "corpus"), ids_left_out(store.find(quality[-1])) if quality else set()
+    newest = store.newest("ingestion", "corpus")  # of `tinywave run ingestion`, which is no numbered run
+    if newest is not None:
+        return newest, set()
     raise MissingInputError(f"{store.url} has no corpus: run ingestion first, or pass --corpus")
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from flows.console import console
 from tasks import terminal
+from tinywave_core.audio.source import printable
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.counts import count
 from tinywave_core.errors import MissingInputError
@@ -154,7 +155,7 @@ def _short(params: dict[str, Any]) -> dict[str, Any]:
 
 def show_lineage(root: str, name: str) -> int:
     """Backward from an artifact to audio files; forward from an audio file to everything that heard it."""
-    store = Store(root, create=False)
+    store, name = Store(root, create=False), printable(name)
     manifests = {m.fingerprint: m for a in store.artifact_ids() if (m := store.find(a).manifest) is not None}
     by_id = {f"{m.stage}/{m.fingerprint}": m for m in manifests.values()}
     shards = {

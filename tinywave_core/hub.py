@@ -117,8 +117,16 @@ def pull(repository: str, folder: Path, progress: Progress, *, revision: str | N
 
 
 def _check_name(repository: str) -> None:
-    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
-        raise ConfigError(f"{repository!r} is no repository of a hub; expected OWNER/NAME, as in you/my-student")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    fault = ConfigError(f"{repository!r} is no repository of a hub; expected OWNER/NAME, as in you/my-student")
+    if not _REPOSITORY.fullmatch(repository):
+        raise fault
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise fault from None
 
 
 def _files(export: Path) -> dict[str, Path]:

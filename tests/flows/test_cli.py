@@ -141,7 +141,7 @@ def test_a_file_with_a_fault_is_named_with_the_key(
         ("tinywave run log", "logit_caching"),
         ("tinywave run --preset dem", "demo demo-interleaved"),
         (
-            "tinywave plan --distillation.w",
+            "tinywave plan --distillation.we",
             " ".join(f"--distillation.weights.{n}" for n in ("language_model", "logits", "hidden", "attention")),
         ),
         ("tinywave deploy --runtime.device m", "mps"),

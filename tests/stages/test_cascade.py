@@ -68,7 +68,10 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_runs(finished: Fin
     config = config_of(finished, tmp_path / "store", first, layers=3)
     with pytest.raises(ConfigError, match="has 2 blocks, distillation.layers is 3: set --distillation.layers 2"):
         check_run(config)
-    with pytest.raises(MissingInputError, match="has no config.json; expected `teacher`, or the model directory"):
+    with pytest.raises(
+        MissingInputError,
+        match="has no config.json; expected `teacher`, `fresh`, or the model directory of an export .`tinywave inspect`",
+    ):
         start_folder(DistillationConfig(start=str(tmp_path)))
 
 

@@ -1,6 +1,7 @@
 """A finished run in MLflow's file store and in an offline run of Weights & Biases, by their own clients: settings, curves, files, ids."""
 
 import json
+import os
 import struct
 import sys
 import warnings
@@ -149,10 +150,29 @@ def test_a_tracker_that_fails_is_said_with_the_way_back_and_ends_nothing(
     (said,) = hand_over(kept, record, RuntimeConfig(wandb_to=place))
     assert said.startswith("wandb has nothing of run 1 (NotADirectoryError")
     assert said.endswith(f"`tinywave track --root {kept.url} --wandb {place}` hands it over")
-    assert main(["track", "--root", kept.root, "--wandb", place]) == 1
-    assert "wandb has nothing of run 1" in capsys.readouterr().out
-    assert main(["track", "--root", kept.root, "--wandb", place, "--run", "2"]) == 2
+    assert main(["track", "--root", kept.root, "--wandb", str(tmp_path / "runs"), "--run", "2"]) == 2
     assert "has no run 2; its runs are 1 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "/runs"])
+@pytest.mark.parametrize("extra", ["mlflow", "wandb"])
+def test_a_file_in_place_of_a_trackers_folder_is_refused_before_anything_is_written(
+    extra: str, below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").write_text("no folder")
+    assert main(["track", "--root", str(tmp_path), f"--{extra}", f"{tmp_path}/file{below}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/file is a file; expected a folder" in said and said.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_ends_in_one_line(kept: Store, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # ours are two, a few seconds
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert main(["track", "--root", kept.root, "--mlflow", "http://127.0.0.1:9"]) == 1
+    said = capsys.readouterr().out
+    assert "mlflow has nothing of run 1 (SurroundingError: no server answers at http://127.0.0.1:9)" in said
+    assert said.count("\n") == 1 and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 60
 
 
 def test_a_tracker_that_is_not_installed_is_said_before_anything_starts(finished: Finished, monkeypatch):

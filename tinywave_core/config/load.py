@@ -30,7 +30,15 @@ def load_config(preset: str | None, settings: Mapping[str, Any]) -> PipelineConf
     values = {} if preset is None else preset_values(preset)
     for key, value in settings.items():
         _set(values, key, value)
-    return check(PipelineConfig, values)
+    return check(PipelineConfig, _at_home(values))
+
+
+def _at_home(value: Any) -> Any:
+    """Paths as text, and those that begin with ~/ in full, wherever they stand; `--key=~/folder` is left as it is by shells."""
+    if isinstance(value, Mapping):
+        return {key: _at_home(each) for key, each in value.items()}
+    text = str(value) if isinstance(value, Path) else value
+    return str(Path(text).expanduser()) if isinstance(text, str) and text.startswith("~/") else text
 
 
 def check(model: type[Model], values: Mapping[str, Any]) -> Model:

@@ -65,6 +65,8 @@ class Card:
     generated: Generated | None = None
     judges: Judges | None = None
     voices: Sequence[CardVoice] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The group `distillation` that the student was made with."""
 
 
 def model_card(card: Card) -> str:
@@ -81,7 +83,7 @@ A speech language model of {student["parameters"] / 1e6:.2f} M parameters in {st
 teacher of {student["teacher_parameters"] / 1e6:.2f} M after "Efficient Interleaved Speech Modeling through Knowledge
 Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocabulary.hubert} phonetic units at {hz["units"]:g} Hz\
 {expressive if vocabulary.pitch else ""}.
-
+{_made(card.settings)}
 ## Scores on held-out speech
 
 {_sections(card)}
@@ -123,6 +125,25 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 
 {_licence(card.licence)}
 """
+
+
+def _made(settings: Mapping[str, Any]) -> str:
+    """A sentence for each way in which it was not made as students are by default; empty for none."""
+    told = []
+    if (width := settings.get("width")) is not None:
+        told.append(
+            f"It is {width} channels wide: those of the teacher's channels, heads and neurons that mattered most."
+        )
+    if settings.get("start") == "fresh":
+        told.append("Its weights were random before it was distilled.")
+    if settings.get("start") == "given":
+        told.append("Before it was distilled it was a student of another run.")
+    own = settings.get("on_policy", {})
+    if settings.get("regime") == "on_policy" and own["share"] > 0:
+        told.append(
+            f"In {own['share']:.0%} of the rows it learned from what it said itself, which the teacher scored (on-policy)."
+        )
+    return "".join(f"\n{sentence}" for sentence in told) + ("\n" if told else "")
 
 
 def _example(card: Card) -> str:

@@ -18,7 +18,7 @@ from tinywave_core.costs.expectations import expectation
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import MissingInputError, SourceError, TrainingError
 from tinywave_core.run.pipeline import Look, build_stage
-from tinywave_core.run.preflight import check_layers
+from tinywave_core.run.preflight import check_plan
 from tinywave_core.run.stages import estimate
 from tinywave_core.run.start import Start, choose_start, expected_start
 from tinywave_core.stages.generation.lengths import why_no_prompt
@@ -97,10 +97,11 @@ class Plan:
 def make_plan(config: PipelineConfig, until: str = STAGES[-1], *, whole: bool = True) -> Plan:
     """The plan of the stages up to `until`; with `whole` the whole pipeline's settings are checked, as its run does.
 
-    ConfigError where student and teacher do not go together, SourceError for a source that is not there.
+    What a run would refuse at once is refused here too, but for SpiritLM's release, which need not be there yet; SourceError for a source
+    that is not there.
     """
     if whole:
-        check_layers(config)
+        check_plan(config)
     store = Store(config.root, create=False)
     (hours, recordings), device = hours_of_speech(config, store), pick_device(config.runtime).type
     walk = Walk(config, store)
@@ -221,7 +222,8 @@ def hours_of_speech(config: PipelineConfig, store: Store) -> tuple[float, int]:
         if not Path(file.location).is_file():
             seconds += file.bytes / FLAC_BYTES_PER_S
             continue
-        with contextlib.suppress(soundfile.SoundFileError):  # ingestion will reject it with its reason
-            seconds += min(soundfile.info(file.location).duration, 86_400)
+        # Ingestion will reject it with its reason. Opened here, since soundfile takes no name that is not UTF-8.
+        with contextlib.suppress(soundfile.SoundFileError, OSError), Path(file.location).open("rb") as opened:
+            seconds += min(soundfile.info(opened).duration, 86_400)
     hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
     return hours, len(files)

@@ -3,10 +3,10 @@
 Reads configs and headers only. Stages check again what they use.
 """
 
-import json
+from pathlib import Path
 
 from tinywave_core.checkpoints.architectures import ARCHITECTURES
-from tinywave_core.checkpoints.bounds import read_json
+from tinywave_core.checkpoints.headers import check_headers, read_config
 from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.base import RuntimeConfig
@@ -29,6 +29,16 @@ def check_run(config: PipelineConfig) -> None:
     """Raise the first error with which a run of the whole pipeline with these settings would end, whatever teacher `auto` takes."""
     require_trackers(config.runtime)
     for settled in possible_configs(config):
+        _check_models(settled)
+        _check(settled)
+
+
+def check_plan(config: PipelineConfig) -> None:
+    """The same for a plan: what needs SpiritLM's release is left out, since that may be fetched later."""
+    require_trackers(config.runtime)
+    for settled in possible_configs(config):
+        if not _needs_release(settled):
+            _check_models(settled)
         _check(settled)
 
 
@@ -40,28 +50,36 @@ def trackers_of(runtime: RuntimeConfig) -> dict[Extra, str]:
 
 def require_trackers(runtime: RuntimeConfig) -> None:
     """SurroundingError for a tracker whose package is not installed."""
-    for extra in trackers_of(runtime):
+    for extra, place in trackers_of(runtime).items():
         require(extra, f"runtime.{extra}_to")
+        _require_folder(extra, place)
 
 
-def check_layers(config: PipelineConfig) -> None:
-    """ConfigError where the student's layers do not go with the teacher's. SpiritLM's are known with its release only."""
-    for settled in possible_configs(config):
-        if settled.adaptation.teacher != "spiritlm":
-            _check_layers(settled)
+def _require_folder(extra: Extra, place: str) -> None:
+    """ConfigError for a file where a tracker would make a folder."""
+    if "://" in place:
+        return
+    folder = Path(place).expanduser()
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{extra} cannot keep runs in {place}: {there} is a file; expected a folder, or a new name")
+
+
+def _needs_release(config: PipelineConfig) -> bool:
+    return config.adaptation.teacher == "spiritlm" or config.tokenization.tokens.startswith("spiritlm")
 
 
 def _check_layers(config: PipelineConfig) -> None:
     folder = teacher_folder(config)
     layers = config.adaptation.fresh.layers
     if folder is not None:
-        layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers", 0))
+        layers = read_config(folder)["num_hidden_layers"]
     student = config.distillation
     layer_map(student.layer_map, layers, student.layers, student.layer_pairs, student.copied_blocks)
     if student.width is not None:
         shape = ModelShape.of_fresh(config.adaptation.fresh)
         if folder is not None:
-            about = read_json(folder / "config.json")
+            about = read_config(folder)
             if not (row := ARCHITECTURES.get(str(about.get("model_type")))) or "down_proj" not in row.projections:
                 raise ConfigError(
                     f"distillation.width is {student.width}, but {folder} is a model of type {about.get('model_type')!r}, whose heads "
@@ -71,9 +89,16 @@ def _check_layers(config: PipelineConfig) -> None:
         shape.narrowed(student.width)
 
 
-def _check(config: PipelineConfig) -> None:
+def _check_models(config: PipelineConfig) -> None:
+    """The teacher, its tokenizer and its layers, the speech tokenizer and its voice."""
+    if config.adaptation.teacher not in ("fresh", "base", "spiritlm") and (folder := teacher_folder(config)):
+        check_headers(folder)
     check_speech_tokenizer(config)
     _check_layers(config)
+    choose_tokenizer(config).vocoder()
+
+
+def _check(config: PipelineConfig) -> None:
     student = config.distillation
     if student.vocabulary == "speech" and config.tokenization.interleaving.policy != "speech":
         raise ConfigError(
@@ -86,4 +111,3 @@ def _check(config: PipelineConfig) -> None:
     check_generated(config)
     check_taught(config)
     check_judges(config)
-    choose_tokenizer(config).vocoder()

@@ -9,10 +9,13 @@ from tinywave_core.extras import require
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """Filesystem and path; ImportError or ValueError where fsspec does not know the URL, SurroundingError without the extra s3."""
+    """Filesystem and path; ImportError or ValueError where fsspec does not know the URL or an s3:// has no bucket, SurroundingError without
+    the extra s3."""
     if not url.startswith(("s3://", "s3a://")):
         filesystem, path = fsspec.url_to_fs(url)
         return filesystem, str(path)
+    if not url.partition("://")[2].strip("/"):
+        raise ValueError("it names no bucket; expected s3://BUCKET/FOLDER")
     require("s3", url)
     from tinywave_core.storage.s3 import OPTIONS, S3
 

@@ -174,6 +174,8 @@ class Store:
 
         With `mend` a damaged `store.json` is left to `verify` and `repair`.
         """
+        if root.startswith(("http://", "https://")):
+            raise StoreError(f"--root {root!r} is a web address; expected a folder, or s3://BUCKET/FOLDER")
         try:
             self.filesystem, self.root = open_url(root)
         except SurroundingError:

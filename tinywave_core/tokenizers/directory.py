@@ -44,7 +44,10 @@ def read_directory(folder: Path, convention: Convention = "slow") -> Vocabulary:
         return vocabulary if convention == "slow" else replace(vocabulary, boundary=None)
     if (folder / FAST).is_file():
         return _of_fast(folder / FAST, rows)
-    raise CheckpointError(f"{folder} has no tokenizer: expected {SENTENCEPIECE} or {FAST} with the unit tokens in it")
+    raise CheckpointError(
+        f"{folder} has no tokenizer: a text model needs its {FAST} (`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` of "
+        f"transformers writes one), a speech language model {SENTENCEPIECE} or {FAST} with the unit tokens in it"
+    )
 
 
 def load_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:

@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 
 from tests.fixtures.markup import MARKUP
 from tests.fixtures.small_run import SUMMARIES
+from tinywave_core.config.distillation import DistillationConfig, OnPolicyConfig
 from tinywave_core.escaping import visible
 from tinywave_core.exporters.licence import FAIR_LINK, FAIR_NAME, Licence
 from tinywave_core.exporters.model_card import Card, Data, model_card
@@ -61,6 +62,20 @@ def test_figures_stand_with_their_intervals(text: str):
     assert "| 3.200 (3.000 to 3.400) | 1.105 (1.005 to 1.205) |" in text
     assert "| speaker swap | 40 | 32 of 40 (" in text and "| 50% (" in text
     assert "| 180.0 (170.0 to 190.0) | 1.200 (1.100 to 1.300) | 5.0% (4.0% to 6.0%) | 1 of 20 |" in text
+
+
+def test_a_student_that_was_made_otherwise_says_so(text: str):
+    plain = DistillationConfig().model_dump(mode="json")
+    assert model_card(replace(CARD, settings=plain)) == text
+    own = DistillationConfig(regime="on_policy", width=64, start="fresh", on_policy=OnPolicyConfig(share=0.25))
+    told = model_card(replace(CARD, settings=own.model_dump(mode="json")))
+    for words in (
+        "It is 64 channels wide",
+        "Its weights were random",
+        "In 25% of the rows it learned from what it said itself",
+    ):
+        assert words in told and words not in text
+    assert "it was a student of another run" in model_card(replace(CARD, settings={"start": "given"}))
 
 
 def test_guessing_and_counts_stand_below_the_models(text: str):

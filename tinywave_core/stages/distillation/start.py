@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.checkpoints.bounds import model_weights, read_json
+from tinywave_core.checkpoints.headers import check_headers
 from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.checkpoints.spiritlm import digest_of
 from tinywave_core.config.distillation import DistillationConfig
@@ -26,8 +27,9 @@ def start_folder(config: DistillationConfig) -> Path | None:
     if missing:
         raise MissingInputError(
             f"distillation.start {config.start!r} has no {missing[0]}; expected `teacher`, `fresh`, or the model directory of an export "
-            "(the one that `tinywave export` names)"
+            "(`tinywave inspect` lists them)"
         )
+    check_headers(folder)
     layers = ModelShape.of_folder(folder).layers
     if layers != config.layers:
         raise ConfigError(

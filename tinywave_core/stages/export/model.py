@@ -208,6 +208,7 @@ def _write_card(
     """README.md; and the text of the teacher's licence beside it, which has to travel with what was made from it."""
     from tinywave_core.exporters.model_card import Card, CardVoice, model_card
 
+    made = step.input("student").manifest
     card = Card(
         step.config.name,
         step.input("student").summary | {"parameters": parameters},
@@ -226,6 +227,7 @@ def _write_card(
             # Weights are no recordings: whose speech they heard is in the data's list, as for the model's own.
             for voice in ([] if VocoderSummary.of(artifact).trained else VocoderSummary.of(artifact).voices)
         ],
+        {} if made is None else made.config,
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:
