@@ -148,7 +148,9 @@ class BesidePreset:
 
 def settings_of_run(config: Mapping[str, Any]) -> BesidePreset:
     """The settings of a run; where it worked, and how fast, has no say in which preset is closest."""
-    besides = [BesidePreset(name, _beside(PipelineConfig.filled(config), values)) for name, values in _presets().items()]
+    besides = [
+        BesidePreset(name, _beside(PipelineConfig.filled(config), values)) for name, values in _presets().items()
+    ]
     return min(besides, key=lambda beside: sum(s.is_changed and not _is_of_place(s.name) for s in beside.settings))
 
 

@@ -109,7 +109,7 @@ class RuntimeConfig(Config):
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     mlflow_to: str | None = None
-    """Where MLflow keeps finished runs (the extra mlflow): a folder, or an address such as sqlite:///runs.db or http://host:5000; none are
+    """Where MLflow keeps finished runs (the extra mlflow): a folder, or an address such as sqlite:///runs.db or that of a server; none are
     handed over without it."""
     wandb_to: str | None = None
     """Folder in which Weights & Biases keeps finished runs (the extra wandb), on this machine alone unless the variable WANDB_MODE is
