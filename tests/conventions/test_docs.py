@@ -72,6 +72,25 @@ def test_tinywave_command_parses(words: list[str]):
         load_config(preset, settings_of(options, unknown))
 
 
+def lone_settings() -> list:
+    """Code spans with settings alone, such as `--runtime.compile true`; those with a placeholder in capitals are left out."""
+    found = [
+        pytest.param(shlex.split(span), id=f"{name_of(path)}: {span}"[:100])
+        for path in DOCUMENTS
+        for span in _SPAN.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))
+        if re.match(r"--[a-z_]+\.[a-z_.]+ [^A-Z\s]", span)
+    ]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("words", lone_settings())
+def test_setting_that_stands_alone_has_a_value_that_parses(words: list[str]):
+    options, unknown = build_parser(["run", *words]).parse_known_args(["run", *words])
+    assert not unknown, f"the CLI does not know {unknown}"
+    load_config("demo", settings_of(options, unknown))
+
+
 @pytest.mark.parametrize("words", cases("make"))
 def test_make_target_exists(words: list[str]):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
