@@ -89,11 +89,13 @@ def lone_settings() -> list:
 def test_setting_that_stands_alone_has_a_value_that_parses(words: list[str]):
     options, unknown = build_parser(["run", *words]).parse_known_args(["run", *words])
     assert not unknown, f"the CLI does not know {unknown}"
-    values = settings_of(options, unknown)
+    values, why = settings_of(options, unknown), ""
     try:
         load_config("demo", values)
-    except ConfigError as error:  # it may want other settings beside it, but not another value
-        assert not [key for key in values if f"--{key} is" in str(error)], error
+    except ConfigError as error:
+        why = str(error)
+    # It may want other settings beside it, but not another value.
+    assert not [key for key in values if f"--{key} is" in why], why
 
 
 @pytest.mark.parametrize("words", cases("make"))
