@@ -403,7 +403,10 @@ COMMANDS = (
         "from an artifact back to its audio files, or from a file forward",
         handlers.lineage,
         (
-            _argument("artifact", help="artifact id or its beginning, or an audio file (its path or its SHA-256)"),
+            _argument(
+                "artifact",
+                help="artifact id or its beginning, a stage that has one result (export), or an audio file (its path or its SHA-256)",
+            ),
             _ROOT,
         ),
     ),

@@ -1,5 +1,6 @@
 """`tinywave talk`: exported models behind a page on this machine, and behind HTTP and WebSocket for programs."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,13 +66,26 @@ def _check(port: int, max_prompt_s: float, max_wall_s: float, queue: int) -> Non
 
 
 def names(folders: Sequence[str]) -> list[str]:
-    """A short name for each model: the shortest end of its path that is different for each."""
+    """A short name for each model: of one alone the name of its export, else the shortest end of its path that is different for each."""
+    if len(folders) == 1 and (name := _name_of_export(Path(folders[0]).resolve())):
+        return [name]
     paths = [Path(folder).resolve() for folder in folders]
     for length in range(1, max(len(path.parts) for path in paths) + 1):
         candidates = ["/".join(_without_model(path)[-length:]) for path in paths]
         if len(set(candidates)) == len(candidates):
             return candidates
     return [f"{name} {number}" for number, name in enumerate(candidates, start=1)]
+
+
+def _name_of_export(folder: Path) -> str:
+    """What `export.name` was; empty where the folder is not that of an export in a store."""
+    manifest = folder.parent / "manifest.json"
+    if folder.name != "model" or not manifest.is_file():
+        return ""
+    try:
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["config"]["name"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _without_model(path: Path) -> list[str]:

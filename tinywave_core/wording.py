@@ -21,10 +21,12 @@ def counts_label(order: int) -> str:
 
 
 def with_interval(value: float | None, interval: Interval | None, form: str) -> str:
-    """A figure and its 95 % interval; in words where it is too large for a number."""
+    """A figure and its 95 % interval; in words where it is too large for a number, alone where one recording gave no interval."""
     if value is None or interval is None:
         return TOO_LARGE
     low, high = interval
+    if low == high == value:  # the same recording, drawn again and again
+        return f"{value:{form}}"
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 

@@ -19,6 +19,7 @@ import flows.commands
 from flows.cli import build_parser, settings_of
 from infra.pages.hooks import GENERATED
 from tinywave_core.config.load import load_config, preset_names
+from tinywave_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs"
@@ -70,6 +71,31 @@ def test_tinywave_command_parses(words: list[str]):
     if COMMANDS[command].has_settings:
         preset = options.preset if options.preset in preset_names() else "demo"  # a file of the reader's own
         load_config(preset, settings_of(options, unknown))
+
+
+def lone_settings() -> list:
+    """Code spans with settings alone, such as `--runtime.compile true`; those with a placeholder in capitals are left out."""
+    found = [
+        pytest.param(shlex.split(span), id=f"{name_of(path)}: {span}"[:100])
+        for path in DOCUMENTS
+        for span in _SPAN.findall(_FENCE.sub("", path.read_text(encoding="utf-8")))
+        if re.match(r"--[a-z_]+\.[a-z_.]+ [^A-Z\s]", span)
+    ]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("words", lone_settings())
+def test_setting_that_stands_alone_has_a_value_that_parses(words: list[str]):
+    options, unknown = build_parser(["run", *words]).parse_known_args(["run", *words])
+    assert not unknown, f"the CLI does not know {unknown}"
+    values, why = settings_of(options, unknown), ""
+    try:
+        load_config("demo", values)
+    except ConfigError as error:
+        why = str(error)
+    # It may want other settings beside it, but not another value.
+    assert not [key for key in values if f"--{key} is" in why], why
 
 
 @pytest.mark.parametrize("words", cases("make"))

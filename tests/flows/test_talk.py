@@ -73,4 +73,9 @@ def test_models_are_named_by_what_tells_them_apart(tmp_path: Path):
     ids = "a" * 32, "b" * 32
     assert names([f"/s/export/{each}/model" for each in ids]) == ["a" * 12, "b" * 12]
     assert names(["/one/export/x/model", "/two/export/x/model"]) == ["one/export/x", "two/export/x"]
+    export = tmp_path / "export" / ids[0]
+    (export / "model").mkdir(parents=True)
+    assert names([str(export / "model")]) == ["a" * 12]
+    (export / "manifest.json").write_text('{"config": {"name": "hum"}}')
+    assert names([str(export / "model")]) == ["hum"]
     assert names(["/s/x/model", "/s/x/model"])[0] != names(["/s/x/model", "/s/x/model"])[1]

@@ -5,6 +5,7 @@ artifact is a page that says so.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache, lru_cache, partial
 from importlib.resources import files
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -190,7 +192,7 @@ class Browser:
         lanes = codes.lanes(seconds) if codes else {}
         return self._page(
             "utterance",
-            f"Utterance {shown_one.id[:8]}",
+            f"Utterance {shown_one.id[:8]} of {shown_one.row['path']}",
             found=shown_one,
             near=near,
             tokens=tokens,
@@ -223,7 +225,7 @@ class Browser:
     def run(self, request: Request) -> Response:
         """What a run did."""
         record = self.reader.run(_run_number(request.path_params["number"]))
-        return self._page("run", f"Run {record.number}", record=record, settings=settings_of_run(record.config))
+        return self._page("run", f"Run {record.number}", record=record, beside=settings_of_run(record.config))
 
     def report(self, request: Request) -> Response:
         """The report of a run, as it was written."""
@@ -317,13 +319,18 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"links": links, "size": size, "count": count}
-    environment.filters |= {"when": _when, "words": in_words}
+    environment.filters |= {"when": _when, "words": in_words, "marked": _marked}
     return environment
 
 
 def _when(created_at: str) -> str:
     """A time as people read it."""
     return created_at.replace("T", " ").removesuffix("Z")[:16]
+
+
+def _marked(text: str) -> Markup:
+    """A sentence whose commands stand between backticks, as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _id(request: Request) -> str:

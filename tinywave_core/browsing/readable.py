@@ -6,8 +6,10 @@ a table with a column for each key; settings beside their defaults.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from tinywave_core.config.load import load_config, preset_names
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.counts import count
 
@@ -135,9 +137,32 @@ def settings_of(stage: str, config: Mapping[str, Any]) -> list[Setting]:
     return _beside(config, _defaults(stage, config))
 
 
-def settings_of_run(config: Mapping[str, Any]) -> list[Setting]:
-    """The settings of a run, likewise."""
-    return _beside(config, PipelineConfig().model_dump(mode="json"))
+@dataclass(frozen=True)
+class BesidePreset:
+    """The settings of a run beside those of the preset that they are closest to; a record does not name its preset."""
+
+    preset: str
+    """Its name; empty where the settings without a preset are closest."""
+    settings: Sequence[Setting]
+
+
+def settings_of_run(config: Mapping[str, Any]) -> BesidePreset:
+    """The settings of a run; where it worked, and how fast, has no say in which preset is closest."""
+    besides = [
+        BesidePreset(name, _beside(PipelineConfig.filled(config), values)) for name, values in _presets().items()
+    ]
+    return min(besides, key=lambda beside: sum(s.is_changed and not _is_of_place(s.name) for s in beside.settings))
+
+
+def _is_of_place(name: str) -> bool:
+    return name in ("source", "root", "spiritlm_dir") or name.startswith("runtime.")
+
+
+@cache
+def _presets() -> dict[str, dict[str, Any]]:
+    """All settings by preset; those without a preset first, under no name."""
+    configs = {name: load_config(name or None, {}) for name in ("", *preset_names())}
+    return {name: PipelineConfig.filled(config.model_dump(mode="json")) for name, config in configs.items()}
 
 
 def _beside(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Setting]:
@@ -154,7 +179,7 @@ def _beside(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Sett
 def _defaults(stage: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The group of settings that a part of a stage has: that of the pipeline with most of its keys and fewest others."""
     keys = set(config)
-    every = PipelineConfig().model_dump(mode="json")
+    every = PipelineConfig.filled(PipelineConfig().model_dump(mode="json"))
     groups = [group for name in (stage, *every) for group in _groups(every.get(name, {}))]
     return max(groups, key=lambda group: len(keys & set(group)) / len(keys | set(group)), default={}) if keys else {}
 

@@ -35,20 +35,32 @@ class Result:
 
 
 def search(reader: Reader, holdings: Holdings, query: str) -> Result:
-    """Everything that has these characters in its name."""
+    """Everything that has these characters in its name; an utterance that several shards hold is found once, with all of them."""
     text = query.strip().lower()
     if len(text) < SHORTEST:
         return Result([], [], [], [])
     artifacts = [e for e in holdings.of() if e.id.startswith(text) or text in e.label or _digest(e).startswith(text)]
     unread: list[str] = []
     shards = [entry.id for entry in holdings.of("ingestion", "shard")]
-    utterances = list(islice(_utterances(reader, shards, text, unread), MOST + 1))
+    utterances = _each_once(_utterances(reader, shards, text, unread))
     files = list(islice(_files(reader, shards, text, unread), MOST + 1))
     return Result(artifacts[: MOST + 1], utterances, files, list(dict.fromkeys(unread)))
 
 
 def _digest(entry: Entry) -> str:
     return entry.id.split("/")[1]
+
+
+def _each_once(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By id, with the newest shard and the `others` that hold it too: recordings that were taken in twice, with other settings."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first = found.setdefault(row["utterance_id"], row | {"others": []})
+        if first["shard"] != row["shard"]:
+            first["others"].append(row["shard"])
+        if len(found) > MOST:
+            break
+    return list(found.values())
 
 
 def _utterances(reader: Reader, shards: Sequence[str], text: str, unread: list[str]) -> Iterator[dict[str, Any]]:

@@ -186,15 +186,15 @@ def rows_where(
 
 
 def chosen(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The columns that tell most, in the order in which they are stored; those that are empty on this page last of all."""
+    """The columns that tell most, in the order in which they are stored; those that are empty on this page are last of all, and come last."""
+    empty = {name for name in columns if all(row[name] in (None, [], "") for row in rows)}
 
     def rank(name: str) -> tuple[bool, int]:
-        is_empty = all(row[name] in (None, [], "") for row in rows)
-        return is_empty, _FIRST.index(name) if name in _FIRST else len(_FIRST) + columns.index(name)
+        return name in empty, _FIRST.index(name) if name in _FIRST else len(_FIRST) + columns.index(name)
 
     telling = [name for name in columns if name not in _LAST] or columns
     best = set(sorted(telling, key=rank)[:MOST_COLUMNS])
-    return [name for name in columns if name in best]
+    return sorted((name for name in columns if name in best), key=lambda name: name in empty)
 
 
 def cell(column: str, value: Any) -> Cell:

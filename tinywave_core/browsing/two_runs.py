@@ -3,11 +3,13 @@
 In: two records and the summaries of what came out. Out: rows for the page; differences are the second run's less the first's.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tinywave_core.browsing.readable import flattened, in_words, shown
+from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.run.record import RunRecord
 from tinywave_core.wording import MODELS, with_interval
 
@@ -53,13 +55,26 @@ class Shared:
 
 
 def settings_that_differ(first: RunRecord, second: RunRecord) -> list[Difference]:
-    """Where and how fast a run worked comes last: it changes no result."""
-    one, other = dict(flattened(first.config)), dict(flattened(second.config))
-    names = sorted(dict.fromkeys([*one, *other]), key=lambda name: name.startswith(("root", "runtime.")))
-    return [Difference(n, _of(one, n), _of(other, n)) for n in names if one.get(n, _ABSENT) != other.get(n, _ABSENT)]
+    """How fast a run worked comes last: it changes no result. The store is the same one, whatever it was called."""
+    one, other = (dict(flattened(PipelineConfig.filled(record.config))) for record in (first, second))
+    names = [name for name in dict.fromkeys([*one, *other]) if name != "root"]
+    names.sort(key=lambda name: name.startswith("runtime."))
+    return [Difference(n, _of(one, n), _of(other, n)) for n in names if not _same(n, one, other)]
 
 
 _ABSENT = object()
+
+
+def _same(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both have the same value; a folder may be written in two ways."""
+    first, second = one.get(name, _ABSENT), other.get(name, _ABSENT)
+    if name == "source" and isinstance(first, str) and isinstance(second, str):
+        return _folder(first) == _folder(second)
+    return first == second
+
+
+def _folder(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.realpath(os.path.expanduser(path))
 
 
 def _of(values: Mapping[str, Any], name: str) -> str:

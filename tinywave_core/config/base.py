@@ -1,8 +1,10 @@
 """Base of all configs. Imports pydantic only: the CLI's help and the Prefect form must not import torch."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import to_jsonable_python
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -29,6 +31,18 @@ class Config(BaseModel):
     def unwritten(self) -> list[str]:
         """Fields that are no part of what is written, and so of no identity."""
         return [name for name in self.came_later if getattr(self, name) == type(self).model_fields[name].default]
+
+    @classmethod
+    def filled(cls, written: Mapping[str, Any]) -> dict[str, Any]:
+        """What was written, with what came later at its default; what else is missing or unknown stays as it is."""
+        values = dict(written)
+        for name, field in cls.model_fields.items():
+            if name in cls.came_later:
+                values.setdefault(name, to_jsonable_python(field.default))
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Config) and isinstance(values.get(name), Mapping):
+                values[name] = inner.filled(values[name])
+        return values
 
 
 class RuntimeConfig(Config):
@@ -95,7 +109,7 @@ class RuntimeConfig(Config):
     tensorboard_dir: str | None = None
     """Folder for TensorBoard logs of training runs, one folder below it for each; none are written without it."""
     mlflow_to: str | None = None
-    """Where MLflow keeps finished runs (the extra mlflow): a folder, or an address such as sqlite:///runs.db or http://host:5000; none are
+    """Where MLflow keeps finished runs (the extra mlflow): a folder, or an address such as sqlite:///runs.db or that of a server; none are
     handed over without it."""
     wandb_to: str | None = None
     """Folder in which Weights & Biases keeps finished runs (the extra wandb), on this machine alone unless the variable WANDB_MODE is

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tinywave_core import plots
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.counts import count
 from tinywave_core.exporters.judge_words import heard_briefly, judges_rows, judges_text
 from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
@@ -159,6 +160,7 @@ def _parts(record: "RunRecord", outputs: Outputs) -> dict[str, Any]:
         lineage=lineage(record.rows, outputs, record.used_by),
         settings=settings(record.config),
         code_version=_code_versions(outputs),
+        count=count,
         duration=duration,
         size=size,
     )

@@ -158,6 +158,26 @@ def test_search_finds_ids_recordings_speakers_and_files_without_speech(client: C
     assert "Nothing in this store" in client.get("/search?q=zzzz").text
 
 
+def test_an_utterance_in_two_shards_is_found_once_and_names_both(tmp_path: Path):
+    store = Store(str(tmp_path / "store"))
+    older, newer = (spoken(store, tmp_path / name)["audio"].id for name in ("one", "two"))
+    text = ask(tmp_path / "store").get(f"/search?q={IDS[0]}").text
+    assert re.findall(r'href="/utterance/([^"]+)"', text) == [f"{shard}/{IDS[0]}" for shard in (newer, older)]
+    assert "also in" in text
+
+
+def test_the_first_page_says_a_warning_once_and_commands_without_backticks(tmp_path: Path):
+    record, _ = small_run(tmp_path / "store")
+    promotion = record.promotion.model_copy(update={"why": "see `tinywave publish` <b>", "warning": "is worse"})
+    record_run(
+        Store(str(tmp_path / "store")),
+        record.model_copy(update={"promotion": promotion}).model_dump(mode="json") | {"number": 1},
+    )
+    text = ask(tmp_path / "store").get("/").text
+    assert "see <code>tinywave publish</code> &lt;b&gt;" in text
+    assert len(re.findall("warning", text, re.IGNORECASE)) == 1
+
+
 def test_only_pages_of_this_server_are_answered_and_only_read(client: Client):
     assert client.get("/", headers={"host": "rebound.example"}).status_code == 403
     assert client.get("/", headers={"origin": "http://elsewhere.example"}).status_code == 403

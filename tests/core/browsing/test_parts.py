@@ -13,8 +13,9 @@ from tinywave_core.browsing import axis, two_runs
 from tinywave_core.browsing.answers import ranged
 from tinywave_core.browsing.holdings import Entry, Holdings
 from tinywave_core.browsing.lineage_picture import LEFT, ROW, picture
-from tinywave_core.browsing.readable import readable, settings_of, shown
-from tinywave_core.browsing.tables import Cell, cell, parquet, row_number, rows_at, table_page
+from tinywave_core.browsing.readable import readable, settings_of, settings_of_run, shown
+from tinywave_core.browsing.tables import Cell, cell, chosen, parquet, row_number, rows_at, table_page
+from tinywave_core.config.load import load_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.storage.shards import write_table
 
@@ -80,6 +81,7 @@ def test_columns_that_tell_most_are_shown_and_the_others_named(tmp_path: Path):
     file, _ = counted(table, tmp_path / "t.parquet")
     page = table_page(file, 0)
     assert page.columns == [*(f"c{n}" for n in range(8)), "path"]
+    assert chosen(["label", "path"], [{"label": None, "path": "a"}]) == ["path", "label"]
     assert page.left_out == ["recording_id", "c8", "c9", "c10", "c11", "empty"] and page.binary == ["flac"]
     assert table_page(file, 0, everything=True).columns == names
 
@@ -179,6 +181,27 @@ def test_settings_that_differ_from_the_defaults_come_first():
         shown(config["training"]["steps"] - 1),
     )
     assert not any(setting.is_changed for setting in others) and len(others) > 20
+
+
+def test_what_a_preset_set_is_not_called_changed():
+    config = load_config("demo", {"distillation.layers": 3, "source": "/speech", "runtime.workers": 1}).model_dump(
+        mode="json"
+    )
+    beside = settings_of_run(config)
+    assert beside.preset == "demo"
+    changed = {setting.name: setting.default for setting in beside.settings if setting.is_changed}
+    assert changed == {"distillation.layers": "2", "source": "none", "runtime.workers": "2"}
+    assert settings_of_run(PipelineConfig().model_dump(mode="json")).preset == ""
+
+
+def test_what_is_unwritten_at_its_default_is_a_setting_all_the_same(tmp_path: Path):
+    first, _ = small_run(tmp_path / "store")
+    whole = PipelineConfig(source=f"{tmp_path}/speech", root="a").model_dump(mode="json")
+    fresh = load_config(None, {"distillation.start": "fresh", "source": f"{tmp_path}/x/../speech/", "root": "b"})
+    runs = [first.model_copy(update={"config": config}) for config in (whole, fresh.model_dump(mode="json"))]
+    assert "start" not in whole["distillation"]
+    (row,) = two_runs.settings_that_differ(*runs)
+    assert (row.name, row.first, row.second) == ("distillation.start", "teacher", "fresh")
 
 
 def test_two_runs_say_what_differs_and_what_is_the_same_artifact(tmp_path: Path):

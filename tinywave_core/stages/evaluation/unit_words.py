@@ -50,7 +50,7 @@ def units_in_short(units: UnitsSummary) -> str:
     if units.figures is None:
         return units_text(units)
     told = [f"{name} {value}" for name, value in list(unit_columns(units).items())[:2] if value != "–"]
-    return f"In {units.figures.utterances} utterances: {', '.join(told)}."
+    return f"In {count(units.figures.utterances, 'utterance')}: {', '.join(told)}."
 
 
 def unit_rows(units: UnitsSummary) -> list[dict[str, str]]:

@@ -50,10 +50,9 @@ def probes_of(outputs: Outputs) -> ProbeScoresSummary | None:
 
 def _gain(scores: Scores) -> str:
     gain, (low, high) = scores.comparison.distillation_gain_nll, scores.comparison.distillation_gain_nll_interval
-    measured = (
-        f"{gain:+.3f} nats per token (95% interval {low:+.3f} to {high:+.3f}, paired over "
-        f"{count(scores.held_out.recordings, 'held-out recording')})"
-    )
+    recordings = count(scores.held_out.recordings, "held-out recording")
+    interval = f"95% interval {low:+.3f} to {high:+.3f}, paired " if scores.held_out.recordings > 1 else ""
+    measured = f"{gain:+.3f} nats per token ({interval}over {recordings})"
     if scores.floors.recordings < FEW_RECORDINGS:
         return f"There is too little held-out speech to tell whether distillation helped: it measured {measured}."
     if low > 0:
@@ -82,10 +81,8 @@ def _gap(scores: Scores) -> str:
     interval = comparison.nll_gap_closed_interval
     if interval is None:
         return "How much of the gap to the teacher was closed cannot be told: the undistilled control is not shown to be worse than the teacher."
-    return (
-        f"Distillation closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}: 95% interval "
-        f"{interval[0]:.0%} to {interval[1]:.0%}."
-    )
+    known = f": 95% interval {interval[0]:.0%} to {interval[1]:.0%}" if scores.held_out.recordings > 1 else ""
+    return f"Distillation closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}{known}."
 
 
 def _cloze(scores: Scores) -> str:
@@ -99,9 +96,10 @@ def _cloze(scores: Scores) -> str:
     kept_low, kept_high = kept.above_chance_interval
     low, high = gain
     against = "within noise of" if low <= 0 <= high else ("above" if low > 0 else "below")
+    known = f"95% interval {kept_low:.0%} to {kept_high:.0%}; " if scores.held_out.recordings > 1 else ""
     return (
-        f"On the cloze the student keeps {kept.above_chance:.0%} of the teacher's lead over chance, {against} its undistilled control: 95% "
-        f"interval {kept_low:.0%} to {kept_high:.0%}; {right(student, items)} right, the teacher {right(teacher, items)}."
+        f"On the cloze the student keeps {kept.above_chance:.0%} of the teacher's lead over chance, {against} its undistilled control: "
+        f"{known}{right(student, items)} right, the teacher {right(teacher, items)}."
     )
 
 
