@@ -3,8 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
-from pydantic_core import to_jsonable_python
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -38,7 +45,7 @@ class Config(BaseModel):
         values = dict(written)
         for name, field in cls.model_fields.items():
             if name in cls.came_later:
-                values.setdefault(name, to_jsonable_python(field.default))
+                values.setdefault(name, TypeAdapter(Any).dump_python(field.default, mode="json"))
             inner = field.annotation
             if isinstance(inner, type) and issubclass(inner, Config) and isinstance(values.get(name), Mapping):
                 values[name] = inner.filled(values[name])
