@@ -49,7 +49,7 @@ def test_only_what_may_be_taken_is_and_the_rest_is_counted(
     assert files == {*given, "manifest.csv"}
     said = capsys.readouterr().out
     assert "9 recordings taken, left out: none" in said
-    assert "1 recordings taken, left out: {'CC-BY-SA-4.0': 1, 'no licence': 1}" in said
+    assert "1 recording taken, left out: {'CC-BY-SA-4.0': 1, 'no licence': 1}" in said
     assert len(gather(sources, tmp_path / "all", to_pass_on=False)) == len(CLIPS)
     assert "ann" in (tmp_path / "source" / "manifest.csv").read_text(encoding="utf-8")
 
