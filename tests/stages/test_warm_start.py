@@ -360,7 +360,7 @@ def test_a_student_of_another_shape_is_not_gone_on_from(continued: Any):
     with pytest.raises(
         TrainingError, match="num_hidden_layers 2, the student of these settings 3.*on_new_audio restart"
     ):
-        distillation._start(step, teacher, LayerMap((0, 1, 2), ()), None)
+        distillation._start(step, teacher, LayerMap((0, 1, 2), ()), None, None)
 
 
 def test_its_lineage_reaches_all_recordings_that_were_heard(continued: Any, capsys: pytest.CaptureFixture[str]):

@@ -102,7 +102,7 @@ def run_id(browser: BrowserContext, served: Served) -> str:
     )  # the address has what was given, and no defaults
     regime = group(page, "When the teacher runs beside the student.").get_by_label("regime")
     regime.click()
-    assert page.get_by_role("option").all_inner_texts() == ["cached", "aligned", "aligned-warmup"]
+    assert page.get_by_role("option").all_inner_texts() == ["cached", "aligned", "aligned-warmup", "on_policy"]
     page.keyboard.press("Escape")
 
     steps = page.get_by_label("steps (Optional)", exact=True).first

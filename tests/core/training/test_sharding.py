@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.core.training.test_processes import close
-from tests.fixtures.machines import KINDS, MICRO, numbers, one_step
+from tests.fixtures.two_machines import KINDS, MICRO, numbers, one_step
 from tests.fixtures.training import FOUR_ROWS, distilled, run
 
 
@@ -23,7 +23,7 @@ from tests.fixtures.training import FOUR_ROWS, distilled, run
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("machines")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fixtures.machines", str(folder)],
+        [sys.executable, "-m", "tests.fixtures.two_machines", str(folder)],
         capture_output=True,
         text=True,
         timeout=200,
