@@ -102,7 +102,8 @@ def test_the_recipe_for_servers_asks_for_speech_alone_and_gives_audio(model: Pat
     shutil.copy(SPEECH / "LJSpeech/wavs/LJ001-0002.flac", "question.wav")
     page = (SPEECH.parents[1] / "docs/how-to/serving.md").read_text()
     ask, speak = (
-        block.replace("store/export/ID/model", str(model)) for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        block.replace("store/export/ID/model", str(model))
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     )
     exec(ask, {})
     vllm, sglang, llama = (json.loads(Path(f"{name}.json").read_text()) for name in ("vllm", "sglang", "llama.cpp"))

@@ -33,8 +33,8 @@ def read_waveform(path: Path | str) -> npt.NDArray[np.float32]:
     if kind := _kind(Path(path)):
         return _of_phone(Path(path), kind)
     try:
-        # Opened here, since soundfile takes no name that is not UTF-8.
-        with Path(path).open("rb") as file, soundfile.SoundFile(file) as sound:
+        # By its descriptor: soundfile takes no name that is not UTF-8, and tells of faults in a Python file's callbacks on the terminal.
+        with Path(path).open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             _require_bounds(sound, str(path))
             samples_NC = _decoded(sound, str(path))
             rate = sound.samplerate

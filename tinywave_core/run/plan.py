@@ -222,8 +222,12 @@ def hours_of_speech(config: PipelineConfig, store: Store) -> tuple[float, int]:
         if not Path(file.location).is_file():
             seconds += file.bytes / FLAC_BYTES_PER_S
             continue
-        # Ingestion will reject it with its reason. Opened here, since soundfile takes no name that is not UTF-8.
-        with contextlib.suppress(soundfile.SoundFileError, OSError), Path(file.location).open("rb") as opened:
-            seconds += min(soundfile.info(opened).duration, 86_400)
+        # Ingestion will reject it with its reason. By its descriptor, since soundfile takes no name that is not UTF-8.
+        with (
+            contextlib.suppress(soundfile.SoundFileError, OSError),
+            Path(file.location).open("rb") as opened,
+            soundfile.SoundFile(opened.fileno(), closefd=False) as sound,
+        ):
+            seconds += min(sound.frames / sound.samplerate, 86_400)
     hours = seconds * sum(f.bytes for f in files) / max(sum(f.bytes for f in probed), 1) / 3600
     return hours, len(files)

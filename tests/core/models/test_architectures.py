@@ -113,11 +113,14 @@ def test_new_rows_lie_a_tenth_of_the_deviation_around_the_mean_and_differ():
 
 
 @every
-def test_without_text_the_logits_of_speech_are_the_same_bits(kind: str):
+def test_without_text_the_logits_of_speech_are_the_same(kind: str):
     model = enlarge(model_of(kind), list(range(40)), VOCABULARY, seed=0)
     trimmed, _, kept = trim(model, VOCABULARY)
     ids = torch.arange(1, 15)[None]
-    assert torch.equal(trimmed(ids).logits, model(torch.tensor(kept)[ids]).logits[..., kept])
+    whole = model(torch.tensor(kept)[ids]).logits[..., kept]
+    torch.testing.assert_close(
+        trimmed(ids).logits, whole, atol=1e-5, rtol=1e-5
+    )  # a smaller head may be summed in another order
 
 
 @every
