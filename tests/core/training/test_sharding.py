@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.core.training.test_processes import close
-from tests.fixtures.two_machines import KINDS, MICRO, numbers, one_step
 from tests.fixtures.training import FOUR_ROWS, distilled, run
+from tests.fixtures.two_machines import KINDS, MICRO, numbers, one_step
 
 
 @pytest.fixture(scope="module")
