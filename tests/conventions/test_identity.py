@@ -53,7 +53,9 @@ PLACES = {
 }
 # Settings that a stage before their own reads, too.
 EARLIER = {
-    r"adaptation\.(id_convention|text_rows)": {"tokenization"},  # the ids in the shards are the teacher's
+    r"adaptation\.(id_convention|text_rows|most_text_tokens)": {
+        "tokenization"
+    },  # the ids in the shards are the teacher's
     r"distillation\.training\.sequence_length": {"logit_caching"},  # which caches no more than fits in a row
     r"distillation\.sequence_level\..*": {
         "logit_caching"
@@ -85,6 +87,7 @@ BESIDE: dict[str, Settings] = {
     "tokenization.benchmarks.limit": LOOKED_UP,
     "adaptation.method": {"adaptation": {"teacher": "LLAMA"}},
     "adaptation.id_convention": {"adaptation": {"teacher": "LLAMA"}},
+    "adaptation.most_text_tokens": {"adaptation": {"teacher": "TEXT_MODEL", "text_rows": "keep"}},
     "adaptation.text_rows": {
         "adaptation": {"teacher": "TEXT_MODEL"},
         "tokenization": {"interleaving": {"policy": "speech"}, "text": {"source": None}},
@@ -112,6 +115,7 @@ BESIDE: dict[str, Settings] = {
 }
 # Other values of settings, where what `other_values` draws by their type does not fit.
 OTHER: dict[str, Settings] = {
+    "adaptation.most_text_tokens": {"adaptation": {"most_text_tokens": 270}},
     "ingestion.keep.min_bandwidth_hz": {"ingestion": {"keep": {"min_bandwidth_hz": 4000}}},
     "ingestion.keep.min_level_db": {"ingestion": {"keep": {"min_level_db": -40}}},
     "ingestion.keep.most_of": {"ingestion": {"keep": {"most_of": "music.Speech=0.5"}}},

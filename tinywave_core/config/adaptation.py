@@ -53,7 +53,7 @@ class BaseTrainingConfig(TrainingConfig):
 class AdaptationConfig(Config):
     """Which teacher, and how it is fitted to the domain."""
 
-    came_later = ("text_rows",)
+    came_later = ("text_rows", "most_text_tokens")
 
     teacher: str = "auto"
     """`fresh`: a small Llama from random weights; `base`: the one that comes with TinyWave, with its codebooks; `auto`: `base` where
@@ -64,6 +64,10 @@ class AdaptationConfig(Config):
     text_rows: Literal["as_needed", "keep"] = "as_needed"
     """Which text tokens a teacher that starts from a text model has. `as_needed`: all where text is trained on (interleaving, a text
     corpus), else none, as TWIST; `keep`: all, so that an interleaved student can go on from the one made here. Of no other teacher."""
+    most_text_tokens: int | None = Field(None, ge=1)
+    """Text tokens that a teacher that starts from a text model keeps at most. Those that came last in its byte-pair encoding go first,
+    and a word that was one of them is written as the parts it was merged from. None: all of them. For vocabularies with more tokens
+    than shards can name (65,536 with the units: Qwen, Llama 3), and for a smaller student."""
     base: str | None = None
     """Folder of the base, as `make base` writes one; none: the one that comes with TinyWave."""
     base_below_hours: float = Field(2.0, ge=0)

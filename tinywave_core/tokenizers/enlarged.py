@@ -6,11 +6,14 @@ OPT). Out: which of its ids each new id of text was (`TextPart`), and a tokenize
 
 A text model's own beginning and end of a text become <s> and </s>. Text splits and merges as before, for names, rules and merges are
 untouched; only numbers change. As TWIST starts from text models (Hassid et al., arXiv 2305.13009), a run without text keeps none of it.
+
+Where fewer tokens are kept than there are, those that the merges make first stay: byte-pair encoding applies its merges in this order,
+so what is written is what it has before the merges that went, and a token that went is written as its parts.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,10 +42,29 @@ class TextPart:
     sources: tuple[int | None, ...]
     """The id in the text model whose embedding each starts with; None: none, its embedding is new."""
 
+    made: tuple[int, ...]
+    """When its byte-pair encoding makes each: the number of the first merge that gives it; -1: it is there without a merge."""
+
     def of_speech_alone(self) -> "TextPart":
         """Without all text but <unk>, <s> and </s>."""
-        kept = len(SPECIALS)
-        return TextPart(self.names[:kept], self.sources[:kept])
+        return self._of(range(len(SPECIALS)))
+
+    def within(self, most: int | None) -> "TextPart":
+        """At most so many tokens, the earliest made; None: all. CheckpointError where that is too few to write every text."""
+        if most is None or most >= len(self.names):
+            return self
+        fewest = sum(when < 0 for when in self.made)
+        if most < fewest:
+            raise CheckpointError(
+                f"{most:,} text tokens are too few for this text model: {fewest:,} of its {len(self.names):,} are there without a merge "
+                f"(characters, bytes, markers of its own). Set adaptation.most_text_tokens to {fewest:,} or more"
+            )
+        return self._of(sorted(sorted(range(len(self.made)), key=lambda i: (self.made[i], i))[:most]))
+
+    def _of(self, kept: Sequence[int]) -> "TextPart":
+        return TextPart(
+            tuple(self.names[i] for i in kept), tuple(self.sources[i] for i in kept), tuple(self.made[i] for i in kept)
+        )
 
 
 def is_text_model(folder: Path) -> bool:
@@ -70,13 +92,29 @@ def read_text_part(folder: Path) -> TextPart:
 
 @lru_cache(maxsize=8)
 def _text_part(folder: Path, _size: int, _changed: int) -> TextPart:
-    ids = _ids(read_json(folder / FAST), folder / FAST)
+    about = read_json(folder / FAST)
+    ids = _ids(about, folder / FAST)
     config = read_json(folder / "config.json")
     edges = {"<unk>": None, "<s>": _edge(config, "bos_token_id", "eos_token_id"), "</s>": _edge(config, "eos_token_id")}
     others = [name for name in sorted(ids, key=ids.__getitem__) if name not in edges]
     # A model with tokens of these names has them where they are; another one has an edge of a text that means the same.
     first = [ids.get(name, edges[name]) for name in SPECIALS.values()]
-    return TextPart((*SPECIALS.values(), *others), (*first, *(ids[name] for name in others)))
+    made: dict[str, int] = {}
+    for when, pair in enumerate(_merges(about)):
+        made.setdefault("".join(pair), when)
+    names = (*SPECIALS.values(), *others)
+    added = {*SPECIALS.values(), *(token["content"] for token in about.get("added_tokens") or [])}
+    return TextPart(
+        names,
+        (*first, *(ids[name] for name in others)),
+        tuple(-1 if name in added else made.get(name, -1) for name in names),
+    )
+
+
+def _merges(about: Any) -> list[tuple[str, str]]:
+    """The merges of a tokenizer.json in their order, which it writes as pairs or as two words in one string."""
+    merges = about["model"].get("merges") or []
+    return [(first, second) for first, second in (m.split(" ", 1) if isinstance(m, str) else m for m in merges)]
 
 
 def _edge(config: Mapping[str, Any], *names: str) -> int | None:
@@ -119,14 +157,12 @@ def enlarged_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
     """The tokenizer of the text model in `folder` with the ids of `vocabulary`; for one without text, that of speech alone."""
     if vocabulary.is_speech_only:
         return build_speech_tokenizer(vocabulary)
-    part, about = read_text_part(folder), read_json(folder / FAST)
-    if len(part.names) != vocabulary.text:
-        raise CheckpointError(
-            f"{folder / FAST} has {len(part.names)} tokens of text, the vocabulary {vocabulary.text}: the tokenizer was changed since "
-            "the speech was tokenized; run tokenization again"
-        )
+    part, about = read_text_part(folder).within(vocabulary.text), read_json(folder / FAST)
+    require_as_tokenized(folder, part, vocabulary)
     numbers = {name: i for i, name in enumerate((*part.names, *vocabulary.names()))}
     known = {token["content"]: token for token in about.get("added_tokens") or []}
+    kept = set(part.names)
+    about["model"]["merges"] = [pair for pair in _merges(about) if {*pair, "".join(pair)} <= kept]
     about["model"]["vocab"] = numbers
     about["added_tokens"] = [
         *(known.get(name, _added(name, special=True)) | {"id": numbers[name]} for name in SPECIALS.values()),
@@ -147,6 +183,15 @@ def enlarged_tokenizer(folder: Path, vocabulary: Vocabulary) -> Tokenizer:
             "text model"
         )
     return tokenizer
+
+
+def require_as_tokenized(folder: Path, part: TextPart, vocabulary: Vocabulary) -> None:
+    """CheckpointError where the text tokens are not as many as when the speech was tokenized."""
+    if len(part.names) != vocabulary.text:
+        raise CheckpointError(
+            f"{folder / FAST} has {len(part.names)} tokens of text, the vocabulary {vocabulary.text}: the tokenizer was changed since "
+            "the speech was tokenized; run tokenization again"
+        )
 
 
 def _added(name: str, *, special: bool) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from tinywave_core.checkpoints.teacher import teacher_folder
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.tokenizers.byte_pairs import rule_of
-from tinywave_core.tokenizers.enlarged import FAST, TextPart, is_text_model, read_text_part
+from tinywave_core.tokenizers.enlarged import FAST, TextPart, is_text_model, read_text_part, require_as_tokenized
 from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 MOST_IDS = 1 << 16
 """Token shards and cached logits hold ids of 16 bits."""
+_MARKERS = 2
 
 
 def text_model_of(config: PipelineConfig) -> Path | None:
@@ -35,13 +36,16 @@ def text_tokens(config: PipelineConfig) -> int | None:
         return None
     part = read_text_part(folder)
     keeps = trains_on_text(config) or config.adaptation.text_rows == "keep"
-    return len((part if keeps else part.of_speech_alone()).names)
+    return len((part.within(config.adaptation.most_text_tokens) if keeps else part.of_speech_alone()).names)
 
 
-def sources_of(folder: Path, vocabulary: Vocabulary) -> TextPart:
-    """The text part of an enlarged vocabulary: all text of the model in `folder`, or none."""
+def sources_of(folder: Path, vocabulary: Vocabulary, most: int | None) -> TextPart:
+    """The text part of an enlarged vocabulary: of the text of the model in `folder` at most so many tokens, or none."""
     part = read_text_part(folder)
-    return part.of_speech_alone() if vocabulary.is_speech_only else part
+    if vocabulary.is_speech_only:
+        return part.of_speech_alone()
+    require_as_tokenized(folder, part.within(most), vocabulary)
+    return part.within(most)
 
 
 def check_text_model(config: PipelineConfig, speech_tokens: int) -> None:
@@ -51,11 +55,13 @@ def check_text_model(config: PipelineConfig, speech_tokens: int) -> None:
         return
     about = read_json(folder / "config.json")
     require_architecture(about, folder)
-    if text + speech_tokens + 2 > MOST_IDS:
+    room = MOST_IDS - speech_tokens - _MARKERS
+    if text > room:
         raise ConfigError(
             f"the text model {folder} has {text:,} text tokens; with the units that is more than the {MOST_IDS:,} ids that shards and "
-            "cached logits can name. Train on speech alone (tokenization.interleaving.policy speech, adaptation.text_rows as_needed: "
-            "no text is kept), or choose a text model with fewer tokens, such as SmolLM, GPT-NeoX, OPT or Llama 2"
+            f"cached logits can name. Keep those that its byte-pair encoding made first (--adaptation.most_text_tokens {room}: rarer "
+            "words are then written in parts), or train on speech alone (tokenization.interleaving.policy speech, "
+            "adaptation.text_rows as_needed: no text is kept)"
         )
     if config.adaptation.method == "lora":
         raise ConfigError(

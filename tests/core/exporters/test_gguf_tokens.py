@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.fixtures.gguf_model import VOCABULARY, write_model
-from tests.fixtures.text_models import write_text_model
+from tests.fixtures.text_models import cut_as, write_text_model
 from tinywave_core.errors import CheckpointError
 from tinywave_core.exporters.gguf_tokens import pieces_of
 from tinywave_core.tokenizers.directory import copy_tokenizer, read_directory, write_speech_tokenizer
@@ -112,23 +112,20 @@ def test_without_the_space_a_slow_prompt_lacks_its_boundary(spiritlm):
 # Byte-level pairs of a text model -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("digits", [False, True], ids=["gpt-2", "smollm"])
-def test_ids_of_an_enlarged_text_model_come_out_of_llama_cpp(digits: bool, tmp_path: Path):
+@pytest.mark.parametrize("fewer", [0, 20])
+@pytest.mark.parametrize("rule", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_ids_of_an_enlarged_text_model_come_out_of_llama_cpp(rule: str, fewer: int, tmp_path: Path):
     source = write_text_model(tmp_path / "lm")
-    if digits:
-        about = json.loads((source / "tokenizer.json").read_text())
-        cut = [{"type": "Digits", "individual_digits": True}, about["pre_tokenizer"]]
-        (source / "tokenizer.json").write_text(
-            json.dumps(about | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": cut}})
-        )
-    vocabulary = Vocabulary(text=len(read_text_part(source).names), hubert=30, pitch=6, style=4)
+    file = source / "tokenizer.json"
+    file.write_text(json.dumps(cut_as(rule, json.loads(file.read_text()))))
+    vocabulary = Vocabulary(text=len(read_text_part(source).names) - fewer, hubert=30, pitch=6, style=4)
     write_enlarged_tokenizer(source, tmp_path, vocabulary)
     write_model(tmp_path, vocabulary, ("q8_0",))
     ours, theirs = (
         AutoTokenizer.from_pretrained(tmp_path, local_files_only=True),
         llama_cpp(tmp_path / "tiny-q8_0.gguf"),
     )
-    for text in (*SPEECH, *TEXT, "[Text]the cat sat on 1234 mats"):
+    for text in (*SPEECH, *TEXT, "[Text]the cat sat on 1234 mats", "THE CAT'S he'LL  it\n\n  go!?\n"):
         assert theirs(text) == ours(text)["input_ids"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tests.fixtures.text_models import text_tokenizer, write_text_model
+from tests.fixtures.text_models import WORDS, cut_as, text_tokenizer, write_text_model
 from tests.fixtures.tiny import tiny_config
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.costs.estimates import exported_rows, student_parameters, teacher_parameters, vocabulary_rows
@@ -26,7 +26,7 @@ from tinywave_core.tokenizers.enlarged import (
     read_text_part,
     write_enlarged_tokenizer,
 )
-from tinywave_core.tokenizers.text_model import text_tokens
+from tinywave_core.tokenizers.text_model import sources_of, text_tokens
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 TEXTS = ("the cat sat", "Grüße, 世界\n", "  two  spaces", "he said that<|im_end|>")
@@ -112,7 +112,47 @@ def test_a_tokenizer_that_cannot_be_enlarged_is_refused_by_name(changes, fault: 
 
 def test_a_tokenizer_that_changed_since_the_speech_was_tokenized_is_refused(folder: Path, vocabulary: Vocabulary):
     with pytest.raises(CheckpointError, match="was changed since"):
-        enlarged_tokenizer(folder, Vocabulary(text=vocabulary.text - 1, hubert=20))
+        enlarged_tokenizer(folder, Vocabulary(text=vocabulary.text + 1, hubert=20))
+    with pytest.raises(CheckpointError, match="was changed since"):
+        sources_of(folder, Vocabulary(text=vocabulary.text - 1, hubert=20), None)
+
+
+# Fewer text tokens ---------------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_went_is_written_as_the_parts_that_were_merged_before(folder: Path, vocabulary: Vocabulary):
+    whole, least = text_tokenizer(), fewest(folder)
+    merges = json.loads(whole.to_str())["model"]["merges"]
+    for kept in (0, 3, 10, len(merges) - 1):
+        now = enlarged_tokenizer(folder, Vocabulary(text=least + kept, hubert=20))
+        reference = text_tokenizer()
+        reference.model = models.BPE(whole.get_vocab(), [tuple(pair) for pair in merges[:kept]])
+        for text in (*TEXTS, WORDS):
+            assert now.encode(text).tokens == ["<s>", *reference.encode(text).tokens]
+            assert now.decode(now.encode(text).ids, skip_special_tokens=False) == "<s>" + text
+
+
+def test_rows_of_the_tokens_that_stay_are_those_they_had(folder: Path):
+    part = read_text_part(folder)
+    fewer = part.within(fewest(folder) + 5)
+    rows = dict(zip(part.names, part.sources, strict=True))
+    assert [rows[name] for name in fewer.names] == list(fewer.sources)
+    assert fewer.names[:3] == ("<unk>", "<s>", "</s>") and "<|im_end|>" in fewer.names
+    assert part.within(None) == part.within(len(part.names)) == part
+
+
+def test_fewer_tokens_than_every_text_needs_are_refused(folder: Path):
+    least = fewest(folder)
+    read_text_part(folder).within(least)
+    with pytest.raises(
+        CheckpointError, match=f"too few for this text model: {least} of its .*most_text_tokens to {least}"
+    ):
+        text_tokens(config_of(folder, adaptation={"text_rows": "keep", "most_text_tokens": least - 1}))
+
+
+def fewest(folder: Path) -> int:
+    """<unk>, <s>, </s>, the bytes, and two tokens of the model's own."""
+    return 3 + 256 + 2
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
@@ -181,7 +221,7 @@ def test_more_tokens_than_16_bits_name_are_refused_with_text_and_taken_without(t
     about["model"]["vocab"] |= {f"word{i}": 1000 + i for i in range(65_500)}
     (tmp_path / "tokenizer.json").write_text(json.dumps(about))
     check_speech_tokenizer(config_of(tmp_path))
-    with pytest.raises(ConfigError, match="more than the 65,536 ids"):
+    with pytest.raises(ConfigError, match="more than the 65,536 ids .*most_text_tokens 65502"):
         check_speech_tokenizer(config_of(tmp_path, adaptation={"text_rows": "keep"}))
 
 
@@ -211,6 +251,27 @@ def test_rules_have_llama_cpps_names_only_where_they_are_the_same(cut, name: str
     tokenizer = text_tokenizer()
     tokenizer.pre_tokenizer = cut
     assert rule_of(json.loads(tokenizer.to_str())) == name
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda _: None, "llama-bpe"),
+        (lambda about: about["model"].update(ignore_merges=False), None),
+        (lambda about: about.update(normalizer={"type": "NFC"}), None),
+        (lambda about: split_of(about).update(invert=True), None),
+        (lambda about: split_of(about).update(behavior="Removed"), None),
+        (lambda about: split_of(about)["pattern"].update(Regex=r"\p{N}{1,2}"), None),
+    ],
+)
+def test_a_rule_that_differs_in_any_part_has_no_name(change, name: str | None):
+    about = cut_as("llama-bpe", json.loads(text_tokenizer().to_str()))
+    change(about)
+    assert rule_of(about) == name
+
+
+def split_of(about: dict[str, Any]) -> dict[str, Any]:
+    return about["pre_tokenizer"]["pretokenizers"][0]
 
 
 def test_pieces_of_a_gguf_file_are_in_the_order_of_ids(folder: Path, vocabulary: Vocabulary, tmp_path: Path):

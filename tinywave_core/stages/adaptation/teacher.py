@@ -209,9 +209,8 @@ def _start(step: Step, config: AdaptationConfig, vocabulary: Vocabulary) -> "Lla
         length = max(config.training.sequence_length, 2048)
         return fresh_llama(config.fresh, vocabulary.rows, length, config.training.seed)
     if is_text_model(Path(path)):
-        return enlarge(
-            load_llama(Path(path)), sources_of(Path(path), vocabulary).sources, vocabulary, config.training.seed
-        )
+        text = sources_of(Path(path), vocabulary, config.most_text_tokens)
+        return enlarge(load_llama(Path(path)), text.sources, vocabulary, config.training.seed)
     # Before hours of training, not after:
     read_directory(Path(path), config.id_convention).require_same(vocabulary, f"the teacher {path}", "the token shards")
     _check_tokenizer(Path(path), vocabulary)
