@@ -2,7 +2,7 @@
 
 One store, one teacher. An off-policy student learns from the teacher's whole distribution on training speech alone; an on-policy one has
 the same loss there and, in a share of the rows, a divergence on its own continuations. Equal cost is equal CPU time: seconds a step of
-both are measured first, and the off-policy student gets more steps for the same time. Same start, batches and checks; of each the weights
+both are measured first (of an arm that begins later, a mean over both parts), and the off-policy student gets more steps for the same time. Same start, batches and checks; of each the weights
 that were best on validation speech are kept, and no run stops early.
 
 Compared on held-out speakers: both continue the same prompts with the same random numbers.
@@ -57,6 +57,8 @@ ARMS = {
     "forward": OnPolicyConfig(divergence="forward"),
     "reverse, a quarter": OnPolicyConfig(share=0.25),
     "reverse, later": OnPolicyConfig(after_share=0.3),
+    "reverse, at the end": OnPolicyConfig(share=0.25, after_share=0.6),
+    "jensen-shannon, at the end": OnPolicyConfig(share=0.25, after_share=0.6, divergence="jensen_shannon"),
     "sampled": OnPolicyConfig(form="sampled", drawn_every=1),
 }
 MEASURES = ("own_kl", "kl", "nll", "repetition", "auto_bleu")
@@ -80,6 +82,9 @@ def main() -> None:
     bench = Bench(settings | {"source": options.source, "root": options.root}, options.steps, options.prompts)
     arms = (OFF, *options.arms)
     seconds = {arm: bench.kept(f"seconds, {arm}", lambda arm=arm: bench.seconds_a_step(arm)) for arm in arms}
+    for arm in options.arms:
+        before = ARMS[arm].after_share
+        seconds[arm] = before * seconds[OFF] + (1 - before) * seconds[arm]
     for arm in options.arms:
         print(f"a step of {arm} takes {seconds[arm] / seconds[OFF]:.2f} times the CPU time of one of {OFF}", flush=True)
     equal = round(options.steps * max(seconds[arm] for arm in options.arms) / seconds[OFF])
@@ -168,22 +173,31 @@ class Bench:
         found = self.kept(name, lambda: self.measured(self.trained(arm, steps, seed)).as_lists())
         return Measured(*({name: np.array(values) for name, values in side.items()} for side in found))
 
-    def settings(self, arm: str, steps: int, seed: int) -> DistillationConfig:
-        """A student's: the same loss on training speech in all arms."""
+    def settings(self, arm: str, steps: int, seed: int, on_policy: OnPolicyConfig | None = None) -> DistillationConfig:
+        """A student's: the same loss on training speech in all arms; `on_policy` in place of the arm's own."""
         training = self.config.distillation.training.model_copy(update={"steps": steps, "passes": None, "seed": seed})
-        own = {"regime": "aligned"} if arm == OFF else {"regime": "on_policy", "on_policy": ARMS[arm]}
+        own = {"regime": "aligned"} if arm == OFF else {"regime": "on_policy", "on_policy": on_policy or ARMS[arm]}
         return DistillationConfig(
             layers=self.config.distillation.layers, weights=ON_LOGITS, logit_signal="live", training=training, **own
         )
 
     def seconds_a_step(self, arm: str) -> float:
-        """CPU seconds, without the first steps, which set up libraries."""
+        """CPU seconds of one that learns from its own speech, without the first steps, which set up libraries."""
         times: list[float] = []
-        self.trained(arm, 3 * _TIMED // 2, 0, lambda _: times.append(time.process_time()), checks=0)
+        now = None if arm == OFF else ARMS[arm].model_copy(update={"after_share": 0.0})
+        self.trained(arm, 3 * _TIMED // 2, 0, lambda _: times.append(time.process_time()), checks=0, on_policy=now)
         return (times[-1] - times[-1 - _TIMED]) / _TIMED
 
-    def trained(self, arm: str, steps: int, seed: int, on_step: Any = None, checks: int = 6) -> "LlamaForCausalLM":
-        """A student of the teacher's blocks after its training."""
+    def trained(
+        self,
+        arm: str,
+        steps: int,
+        seed: int,
+        on_step: Any = None,
+        checks: int = 6,
+        on_policy: OnPolicyConfig | None = None,
+    ) -> "LlamaForCausalLM":
+        """A student of the teacher's blocks after its training; `on_policy` in place of the arm's own."""
         from tinywave_core.losses.attention import IMPLEMENTATION
         from tinywave_core.models.llama import student_from
         from tinywave_core.progress import no_progress
@@ -197,7 +211,7 @@ class Bench:
         from tinywave_core.training.trainer import make_dataset, train
         from tinywave_core.training.validation import Validation
 
-        config = self.settings(arm, steps, seed)
+        config = self.settings(arm, steps, seed, on_policy)
         length = config.training.sequence_length
         sequences = load_sequences(training_shards(self.shared["tokens"]), "train", length)
         heard, validating = training_parts(sequences, validation_of(self.config))
