@@ -162,7 +162,7 @@ class Bench:
         """What an earlier run found under a name, or what is found now: a benchmark that was stopped goes on where it was."""
         path = Path(self.config.root, "benchmark", f"{name}.json")
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             made = make()
             path.write_text(json.dumps(made), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
