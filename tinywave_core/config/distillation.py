@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
+from tinywave_core.config.preference import PreferenceConfig
 
 Signal = Literal["tokens", "logits", "teacher"]
 DivergenceName = Literal["forward", "reverse", "jensen_shannon"]
@@ -141,7 +142,7 @@ class SequenceLevelConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    came_later = ("start", "width", "share", "sequence_level")
+    came_later = ("start", "width", "share", "sequence_level", "preference")
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
@@ -171,6 +172,8 @@ class DistillationConfig(Config):
     """The student's own continuations."""
     sequence_level: SequenceLevelConfig = SequenceLevelConfig()
     """Sequences by the teacher."""
+    preference: PreferenceConfig = PreferenceConfig()
+    """Preference tuning of the student once it is distilled."""
     aligned_share: float = Field(0.15, gt=0, le=1)
     """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
     aligned_every: int = Field(1, ge=1)
@@ -318,6 +321,16 @@ class DistillationConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _preferences_fit(self) -> "DistillationConfig":
+        asked, row = self.preference, self.training.sequence_length
+        if asked.share and asked.prompt_tokens + asked.new_tokens > row:
+            raise ValueError(
+                f"preference.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
+                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":
         if (self.layer_map == "explicit") != bool(self.layer_pairs) or (self.copied_blocks and not self.layer_pairs):
             raise ValueError("layer_pairs (and copied_blocks) belong to layer_map = explicit, which needs the pairs")
@@ -342,7 +355,11 @@ class DistillationConfig(Config):
         )
 
     def first(self) -> "DistillationConfig":
-        """The settings of a student that starts from its teacher: how it might go on is no part of them."""
+        """The settings of a student that starts from its teacher: what may come after its training is no part of them."""
+        return self.preferred().model_copy(update={"preference": PreferenceConfig()})
+
+    def preferred(self) -> "DistillationConfig":
+        """The settings of a student after preference tuning: how it might go on is no part of them."""
         start = "given" if self.starts_given else self.start
         return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start})
 
@@ -351,4 +368,5 @@ class DistillationConfig(Config):
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
         start = "given" if self.starts_given else self.start
-        return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start})
+        changes = {"on_new_audio": "continue", "training": training, "start": start, "preference": PreferenceConfig()}
+        return self.model_copy(update=changes)

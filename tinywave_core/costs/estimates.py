@@ -145,6 +145,21 @@ def speaking_passes(config: PipelineConfig) -> float:
     return _speaking_steps(config) / own.drawn_every * max(1.0, rows / at_once) * own.new_tokens
 
 
+def preference_seconds(config: PipelineConfig, hours: float, device: str) -> float:
+    """Of preference tuning: continuations, eight at a time, the teacher's pass over them, and the training. Other judges are not counted."""
+    asked, train = config.distillation.preference, split_tokens(config, hours)[0]
+    prompts = (
+        asked.share
+        * train
+        / min(UTTERANCE_S * choose_tokenizer(config).tokens_per_s, config.distillation.training.sequence_length)
+    )
+    said, student = prompts * asked.candidates * asked.new_tokens, 2 * student_parameters(config)
+    read = prompts * asked.candidates * (asked.prompt_tokens + asked.new_tokens) * 2 * teacher_parameters(config)
+    steps = min(asked.steps, asked.passes * prompts * asked.pairs_per_prompt / asked.batch_pairs)
+    trained = steps * asked.batch_pairs * asked.row_tokens * 3 * student
+    return said * max(student / FLOPS[device], TOKEN_S / 8) + (read + trained) / FLOPS[device]
+
+
 def _speaking_steps(config: PipelineConfig) -> float:
     """Steps in which some rows are what the student said."""
     distillation = config.distillation

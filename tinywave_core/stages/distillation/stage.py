@@ -10,15 +10,17 @@ from tinywave_core.costs.estimates import (
     Estimate,
     for_hours,
     live_operations,
+    preference_seconds,
     speaking_operations,
     speaking_passes,
     student_parameters,
 )
 from tinywave_core.counts import count
-from tinywave_core.stages.distillation import student
+from tinywave_core.stages.distillation import preferred, student
+from tinywave_core.stages.distillation.preference_words import in_short, preference_sections
 from tinywave_core.stages.distillation.pull import advice
 from tinywave_core.stages.distillation.summary import StudentSummary
-from tinywave_core.stages.distillation.words import loss_lines, term_label
+from tinywave_core.stages.distillation.words import distilled, loss_lines, term_label
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage, Table
 from tinywave_core.storage.store import Store
@@ -26,9 +28,10 @@ from tinywave_core.training.curves import curves_of, gradients_of
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """Student and control."""
-    learned, control = student.build(config, done["tokens"], done["teacher"], done["logits"], execute)
-    return {"student": learned, "control": control}
+    """Student and control; and what preference tuning makes of the student, where it is asked for."""
+    tokens, teacher = done["tokens"], done["teacher"]
+    learned, control = student.build(config, tokens, teacher, done["logits"], execute)
+    return {"control": control, **preferred.build(config, tokens, teacher, learned, execute)}
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
@@ -36,13 +39,15 @@ def describe(outputs: Outputs) -> tuple[str, str]:
     summary = StudentSummary.of(outputs["student"])
     out = f"student of {summary.parameters / 1e6:.2f} M in {count(summary.layers, 'block')}, and its control"
     replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
-    return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out
+    return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out + in_short(
+        outputs
+    )
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, with the teacher how often beside it, and where it ended."""
-    summary = StudentSummary.of(outputs["student"])
-    manifest = outputs["student"].manifest
+    summary = StudentSummary.of(distilled(outputs))
+    manifest = distilled(outputs).manifest
     config = manifest.config if manifest else {}
     blocks = ", ".join(map(str, summary.layers_copied))
     if summary.started_from == "teacher":
@@ -68,7 +73,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("trained", summary.training.phrase(summary.steps)),
         ("validation", summary.training.sentence),
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
-        *([("pull", told)] if (told := advice(gradients_of(outputs["student"]))) else []),
+        *([("pull", told)] if (told := advice(gradients_of(distilled(outputs)))) else []),
     ]
 
 
@@ -91,7 +96,7 @@ def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
     parameters = student_parameters(config)
     operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
     speaking = max(speaking_operations(config) / FLOPS[device], speaking_passes(config) * TOKEN_S)
-    return Estimate(operations / FLOPS[device] + speaking, 8 * parameters)
+    return Estimate(operations / FLOPS[device] + speaking + preference_seconds(config, hours, device), 8 * parameters)
 
 
 def terms(outputs: Outputs) -> Table | None:
@@ -99,7 +104,7 @@ def terms(outputs: Outputs) -> Table | None:
     rows = [
         {"model": part, "term": term_label(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
-        for name, column in curves_of(outputs[part]).items()
+        for name, column in curves_of(distilled(outputs) if part == "student" else outputs[part]).items()
         if name not in ("step", "learning_rate", "validation") and (values := [v for v in column if v is not None])
     ]
     return Table(rows, "loss terms at the first and the last step") if rows else None
@@ -122,5 +127,6 @@ STAGE = Stage(
     facts,
     cost,
     {"terms": terms, "losses": losses},
+    preference_sections,
     needs_gpu=True,
 )

@@ -223,7 +223,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     )
     without_alignment(student)
     student.set_attn_implementation("sdpa")
-    _write(student, run, output)
+    write_student(student, run, output)
     return StudentSummary(
         parameters=sum(p.numel() for p in student.parameters()),
         teacher_parameters=teacher_parameters,
@@ -281,7 +281,7 @@ def _objective(
     return objective
 
 
-def _write(student: "LlamaForCausalLM", run: "Trained", output: Output) -> None:
+def write_student(student: "LlamaForCausalLM", run: "Trained", output: Output) -> None:
     """The model, its curves and, where they were asked for, its gradients."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table

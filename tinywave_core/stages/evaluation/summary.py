@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tinywave_core.config.preference import JudgeName
 from tinywave_core.evals.figures import (
     CloserFigure,
     Figures,
@@ -150,3 +151,30 @@ class RatingsSummary(Summary):
     """By model, and `recording`."""
     gaps: dict[str, Mean]
     """Paired differences, by name; only those prompts count of which both continuations have a rating."""
+
+
+class BeforeAndAfter(Figures):
+    """A mean over continuations of held-out prompts, before and after preference tuning."""
+
+    before: float
+    after: float
+    difference: float
+    """After less before, on the same prompts."""
+    interval: Interval
+    """Of the difference, over recordings."""
+    prompts: int
+    """After which both continuations have a value."""
+
+
+class PreferenceSummary(Summary):
+    """Part `preference`."""
+
+    judge: JudgeName
+    prompts: int
+    recordings: int
+    why: str = ""
+    """Why nothing was compared; not set where something was."""
+    measures: dict[str, BeforeAndAfter]
+    """`teacher` (log-probability per token), `judge` where another one ranked, `repetition`, `tokens`."""
+    failures: dict[str, dict[str, int]]
+    """By model, continuations without a score, by reason."""
