@@ -11,7 +11,7 @@ import torch
 from tests.conftest import Finished
 from tests.fixtures.judges import write_judges, write_rater
 from tests.fixtures.small_run import small_run
-from tests.fixtures.tiny import Computed, copy_store, run_tiny
+from tests.fixtures.tiny import CLIPS, NEW_CLIP, Computed, copy_clips, copy_store, run_tiny
 from tinywave_core.config.distillation import DistillationConfig
 from tinywave_core.config.evaluation import GeneratedConfig
 from tinywave_core.config.pipeline import PipelineConfig
@@ -350,3 +350,12 @@ def test_how_pairs_are_learned_from_is_no_part_of_which_there_are(ran: tuple[Pip
         preferred.build(again, outputs["tokens"], outputs["teacher"], outputs["distilled"], look)["pairs"].id
         != outputs["pairs"].id
     )
+
+
+def test_new_speech_alone_tunes_nothing_anew(ran: tuple[PipelineConfig, Outputs, Computed], tmp_path: Path):
+    source = copy_clips(tmp_path / "source", (*CLIPS, NEW_CLIP))
+    config = copy_store(ran[0], tmp_path / "store").model_copy(update={"source": str(source)})
+    outputs, computed = run_tiny(config, until="distillation")
+    assert "ingestion/shard" in computed.parts()
+    assert not [part for part in computed.parts() if part.startswith("distillation/")]
+    assert {n: outputs[n].id for n in ("student", "pairs")} == {n: ran[1][n].id for n in ("student", "pairs")}

@@ -91,7 +91,7 @@ def test_the_objective_is_a_mean_over_pairs_with_the_likelihood_beside_it():
     logp = log_probabilities(model, batch)
     found = PreferenceObjective(config)(model, batch, 0)
     nll = -float(logp[:, 0].detach().mean()) / 10
-    assert float(found.total) / batch.targets == pytest.approx(math.log(2) + 0.25 * nll, rel=1e-5)
+    assert found.total.item() / batch.targets == pytest.approx(math.log(2) + 0.25 * nll, rel=1e-5)
     assert float(found.terms["better_nll"]) / batch.targets == pytest.approx(nll, rel=1e-5)
     # The reference is what the rows bring: had the model gained 2 nats in the better ones, the margin would be beta * 2.
     assert pairs.reference_P2 is not None
