@@ -143,6 +143,10 @@ def _made(settings: Mapping[str, Any]) -> str:
         told.append(
             f"In {own['share']:.0%} of the rows it learned from what it said itself, which the teacher scored (on-policy)."
         )
+    if (tuned := settings.get("preference", {})).get("share"):
+        told.append(
+            f"Then it was tuned by preference (DPO) on its own continuations, ranked by the judge `{tuned['judge']}`."
+        )
     return "".join(f"\n{sentence}" for sentence in told) + ("\n" if told else "")
 
 

@@ -8,6 +8,7 @@ from tinywave_core.steps.stage import Section
 from tinywave_core.wording import figure
 
 TITLE = "Preference tuning"
+NONE = "–"
 
 
 def in_short(outputs: Outputs) -> str:
@@ -62,11 +63,11 @@ def preference_rows(made: PairsSummary, tuned: Preferred) -> list[dict[str, str]
         "pairs that validate": tuned.checked,
         "pairs trained on, last step": tuned.final,
     }
-    return [{**row, "accuracy": "", "margin": "", "loss": ""} for row in rows] + [
+    return [{**row, **dict.fromkeys(("accuracy", "margin", "loss"), NONE)} for row in rows] + [
         {
             "figure": name,
-            "better": "",
-            "worse": "",
+            "better": NONE,
+            "worse": NONE,
             "accuracy": f"{numbers['accuracy']:.1%}",
             "margin": f"{numbers['margin']:.3f}",
             "loss": f"{numbers['loss']:.4f}",

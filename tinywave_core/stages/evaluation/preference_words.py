@@ -99,7 +99,7 @@ def comparison_rows(found: PreferenceSummary, nll: AgainstSummary) -> list[dict[
                 "before": f"{nll.nll['published']:.4f}",
                 "after": f"{nll.nll['student']:.4f}",
                 "difference": f"{nll.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
-                "prompts": "",
+                "prompts": "–",
             }
         )
     return rows
