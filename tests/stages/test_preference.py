@@ -30,7 +30,7 @@ from tinywave_core.stages.adaptation.teacher import training_parts
 from tinywave_core.stages.distillation import pairs as stage_pairs
 from tinywave_core.stages.distillation import preferred
 from tinywave_core.stages.distillation.judging import judge_of, load_judging
-from tinywave_core.stages.distillation.pairs import FILE, SHORT, require_enough, run_pairs
+from tinywave_core.stages.distillation.pairs import FILE, SHORT, require_enough, run_pairs, seed_of
 from tinywave_core.stages.distillation.stage import STAGE, describe, facts
 from tinywave_core.stages.distillation.summary import PairsSummary, StudentSummary
 from tinywave_core.stages.evaluation import preference
@@ -48,6 +48,8 @@ ASKED = {
     "prompt_tokens": 16,
     "new_tokens": 12,
     "candidates": 3,
+    "pairs_per_prompt": 1,
+    "passes": 4.0,
     "top_k": 5,
     "least_gap": 0.0,
     "more_repetition": 1.0,
@@ -159,13 +161,27 @@ def test_what_is_said_belongs_to_seed_and_sequence(
     assert left.read_bytes() == before
 
 
-def test_log_probabilities_before_are_made_once(ran: tuple[PipelineConfig, Outputs, Computed], tmp_path: Path):
+def test_every_continuation_has_random_numbers_of_its_own():
+    asked = [PreferenceConfig(seed=seed) for seed in (0, 1)]
+    seeds = {seed_of(config, name, number) for config in asked for name in ("aa", "bb") for number in range(3)}
+    assert len(seeds) == 12
+
+
+def test_pairs_are_laid_out_as_they_are_and_their_log_probabilities_before_are_made_once(
+    ran: tuple[PipelineConfig, Outputs, Computed], tmp_path: Path
+):
     step = step_of(ran[2], "preferred")
     output = Output(tmp_path / "made", tmp_path / "resume", step.runtime)
     for folder in (output.folder, output.resume):
         folder.mkdir()
     student = load_llama(step.input("student").path("model"))
     data = [preferred._dataset(step, student, validates=validates) for validates in (False, True)]
+    rows = read_table(step.input("pairs").path(FILE)).to_pylist()
+    for validates, each in zip((False, True), data, strict=True):
+        wanted = sorted(
+            [*r["prompt"], *r["better"], *r["prompt"], *r["worse"]] for r in rows if r["validates"] == validates
+        )
+        assert sorted(pair.ids.tolist() for pair in each.sequences) == wanted != []
     preferred._refer(output, student, *data)
     first = [each.reference_P2 for each in data]
     with torch.no_grad():
