@@ -103,6 +103,15 @@ def student_parameters(config: PipelineConfig) -> int:
     return student_shape(config).parameters(config.distillation.layers, kept)
 
 
+def drafter_parameters(config: PipelineConfig) -> int:
+    """Of the drafter while it is trained; 0 where there is none."""
+    asked = config.distillation
+    if not asked.drafter_layers:
+        return 0
+    kept = exported_rows(config) if asked.vocabulary == "speech" else vocabulary_rows(config)
+    return student_shape(config).parameters(asked.drafter_layers, kept)
+
+
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
     """The settings with the steps that so many hours of speech allow, if training does not stop early."""
     tokens, _ = split_tokens(config, hours)

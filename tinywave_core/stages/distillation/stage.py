@@ -8,6 +8,7 @@ from tinywave_core.costs.estimates import (
     FLOPS,
     TOKEN_S,
     Estimate,
+    drafter_parameters,
     for_hours,
     live_operations,
     preference_seconds,
@@ -28,16 +29,18 @@ from tinywave_core.training.curves import curves_of, gradients_of
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """Student and control; and what preference tuning makes of the student, where it is asked for."""
+    """Student and control; a drafter, and what preference tuning makes of the student, where they are asked for."""
     tokens, teacher = done["tokens"], done["teacher"]
-    learned, control = student.build(config, tokens, teacher, done["logits"], execute)
-    return {"control": control, **preferred.build(config, tokens, teacher, learned, execute)}
+    made = student.build(config, tokens, teacher, done["logits"], execute)
+    return made | preferred.build(config, tokens, teacher, made["student"], execute)
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences and steps in; the student's size out."""
     summary = StudentSummary.of(outputs["student"])
     out = f"student of {summary.parameters / 1e6:.2f} M in {count(summary.layers, 'block')}, and its control"
+    if "drafter" in outputs:
+        out += f"; drafter of {count(StudentSummary.of(outputs['drafter']).layers, 'block')}"
     replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
     return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out + in_short(
         outputs
@@ -90,13 +93,14 @@ def _own_speech(config: dict[str, Any], summary: StudentSummary) -> str:
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
-    """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them, and the
+    """Student, control and drafter, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them, and the
     student's speech where it learns from that."""
     config = for_hours(config, hours)
     parameters = student_parameters(config)
-    operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
+    both = 2 * parameters + drafter_parameters(config)
+    operations = config.distillation.training.planned_tokens * 6 * both + live_operations(config)
     speaking = max(speaking_operations(config) / FLOPS[device], speaking_passes(config) * TOKEN_S)
-    return Estimate(operations / FLOPS[device] + speaking + preference_seconds(config, hours, device), 8 * parameters)
+    return Estimate(operations / FLOPS[device] + speaking + preference_seconds(config, hours, device), 4 * both)
 
 
 def terms(outputs: Outputs) -> Table | None:

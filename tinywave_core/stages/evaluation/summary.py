@@ -166,6 +166,25 @@ class BeforeAndAfter(Figures):
     """After which both continuations have a value."""
 
 
+class DraftingSummary(Summary):
+    """Part `drafting`: how much of what the drafter proposes the student keeps."""
+
+    recordings: int
+    tokens: int
+    kept: float
+    """Share of the proposals, at temperature 1, 0 to 1."""
+    interval: tuple[float, float]
+    """Of `kept`, 95 %, over recordings."""
+    proposed: int
+    """Tokens at a time."""
+    tokens_a_round: float
+    """That one reading of the student then yields on average."""
+    parameters: int
+    """Of the drafter."""
+    layers: int
+    """Of the drafter."""
+
+
 class PreferenceSummary(Summary):
     """Part `preference`."""
 
