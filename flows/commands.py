@@ -111,7 +111,8 @@ _LOADING = (
     _argument(
         "--drafter",
         metavar="DIR",
-        help="the model/ directory of a smaller export of the same tokens, which proposes tokens: the same distribution, and faster "
+        help="the model/ directory of a smaller export of the same tokens, which proposes tokens, or `own` for the one that the model "
+        "has (--distillation.drafter_layers): the same distribution, and faster "
         "where reading the weights takes longest; decision 55 says where that is (default: none)",
     ),
     _RELEASE,

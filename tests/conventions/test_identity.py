@@ -27,6 +27,7 @@ from tests.fixtures.tiny import merged
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.config.distillation import OnPolicyConfig, SequenceLevelConfig
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
+from tinywave_core.config.preference import PreferenceConfig
 from tinywave_core.storage.store import Store
 
 Settings = dict[str, Any]
@@ -74,6 +75,10 @@ REPORTED = {"tokenization": {"near_duplicates": {"use": "report"}}}
 LOOKED_UP = {"tokenization": {"benchmarks": {"suites": "SUITE"}}}
 LABELLED = {"ingestion": {"measures": {"classifiers": "music=LABELS"}}}
 ON_POLICY = {"distillation": {"regime": "on_policy", "on_policy": {"divergence": "reverse"}}}
+PREFERENCE = {
+    "distillation": {"preference": {"share": 0.5}},
+    "tokenization": {"interleaving": {"policy": "speech"}, "text": {"source": None}},
+}
 OPINIONS = {"ingestion": {"measures": {"always": True, "dnsmos": True}}}
 BESIDE: dict[str, Settings] = {
     "ingestion.measures.dnsmos": {"ingestion": {"measures": {"always": True}}},
@@ -103,6 +108,8 @@ BESIDE: dict[str, Settings] = {
         f"distillation.sequence_level.{name}": {"distillation": {"sequence_level": {"share": 0.5}}}
         for name in SequenceLevelConfig.model_fields
     },
+    **{f"distillation.preference.{name}": PREFERENCE for name in PreferenceConfig.model_fields},
+    "evaluation.preferred_prompts": PREFERENCE,
     "runtime.cluster": {"runtime": {"runner": "dask"}},
     "runtime.training_nodes": {"runtime": {"rendezvous": "node-0:29400"}},
     **{
@@ -131,6 +138,7 @@ OTHER: dict[str, Settings] = {
     "distillation.layer_pairs": {"distillation": {"layer_pairs": "0:3,1:5"}},
     "distillation.copied_blocks": {"distillation": {"copied_blocks": "1,2"}},
     "distillation.on_policy.after_share": {"distillation": {"on_policy": {"after_share": 0.3}}},
+    "distillation.preference.judge": {"distillation": {"preference": {"judge": "perplexity"}}},
     "evaluation.probes.genders": {"evaluation": {"probes": {"genders": "84=f"}}},
     "evaluation.generated.language": {"evaluation": {"generated": {"language": "en"}}},
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tinywave_core.config.base import Config, TrainingConfig
+from tinywave_core.config.preference import PreferenceConfig
 
 Signal = Literal["tokens", "logits", "teacher"]
 DivergenceName = Literal["forward", "reverse", "jensen_shannon"]
@@ -141,7 +142,7 @@ class SequenceLevelConfig(Config):
 class DistillationConfig(Config):
     """The student and what it learns from."""
 
-    came_later = ("start", "width", "share", "sequence_level")
+    came_later = ("start", "width", "share", "sequence_level", "preference", "drafter_layers")
 
     layers: int = Field(2, ge=1, le=128)
     """Decoder blocks of the student; heads are as wide as the teacher's, and the vocabulary is its own."""
@@ -171,6 +172,11 @@ class DistillationConfig(Config):
     """The student's own continuations."""
     sequence_level: SequenceLevelConfig = SequenceLevelConfig()
     """Sequences by the teacher."""
+    preference: PreferenceConfig = PreferenceConfig()
+    """Preference tuning of the student once it is distilled."""
+    drafter_layers: int = Field(0, ge=0, le=128)
+    """Decoder blocks of a drafter, fewer than the student's: a model of the teacher's cached logits that proposes tokens for the student,
+    goes with its export and is asked for by `--drafter own`. 0: none. Identifies the drafter only."""
     aligned_share: float = Field(0.15, gt=0, le=1)
     """Of `aligned-warmup`: share of `training.steps`, from the first, in which the teacher runs; one step at least."""
     aligned_every: int = Field(1, ge=1)
@@ -318,10 +324,45 @@ class DistillationConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _preferences_fit(self) -> "DistillationConfig":
+        asked, row = self.preference, self.training.sequence_length
+        if asked.share and asked.prompt_tokens + asked.new_tokens > row:
+            raise ValueError(
+                f"preference.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
+                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_where_they_are_used(self) -> "DistillationConfig":
         if (self.layer_map == "explicit") != bool(self.layer_pairs) or (self.copied_blocks and not self.layer_pairs):
             raise ValueError("layer_pairs (and copied_blocks) belong to layer_map = explicit, which needs the pairs")
         return self
+
+    @model_validator(mode="after")
+    def _a_drafter_is_smaller(self) -> "DistillationConfig":
+        if self.drafter_layers >= self.layers:
+            raise ValueError(
+                f"drafter_layers is {self.drafter_layers}, the student has {self.layers}: a drafter with as many blocks takes as long as "
+                "the student; set fewer, or 0 for none"
+            )
+        return self
+
+    def drafter(self) -> "DistillationConfig":
+        """The drafter: fewer of the teacher's blocks, and its cached logits beside the true tokens."""
+        weights = self.weights.model_copy(update={"hidden": 0.0, "attention": 0.0})
+        return self.control().model_copy(
+            update={
+                "layers": self.drafter_layers,
+                "weights": weights,
+                "start": "fresh" if self.start == "fresh" else "teacher",
+                "layer_map": "paper",
+                "layer_pairs": "",
+                "copied_blocks": "",
+                "on_new_audio": "restart",
+                "continuation": ContinuationConfig(),
+            }
+        )
 
     def control(self) -> "DistillationConfig":
         """The same student, start and steps, learning from the true tokens only; how a teacher would signal is left out."""
@@ -342,13 +383,19 @@ class DistillationConfig(Config):
         )
 
     def first(self) -> "DistillationConfig":
-        """The settings of a student that starts from its teacher: how it might go on is no part of them."""
+        """The settings of a student that starts from its teacher: what may come after its training is no part of them."""
+        return self.preferred().model_copy(update={"preference": PreferenceConfig()})
+
+    def preferred(self) -> "DistillationConfig":
+        """The settings of a student after preference tuning: how it might go on is no part of them."""
         start = "given" if self.starts_given else self.start
-        return self.model_copy(update={"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start})
+        changes = {"on_new_audio": "restart", "continuation": ContinuationConfig(), "start": start, "drafter_layers": 0}
+        return self.model_copy(update=changes)
 
     def continued(self) -> "DistillationConfig":
         """The settings of a student that goes on from the one before it: `training` is the continuation's."""
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
         start = "given" if self.starts_given else self.start
-        return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start})
+        changes = {"on_new_audio": "continue", "training": training, "start": start, "preference": PreferenceConfig()}
+        return self.model_copy(update=changes | {"drafter_layers": 0})

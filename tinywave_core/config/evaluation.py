@@ -134,7 +134,7 @@ class JudgesConfig(Config):
 class EvaluationConfig(Config):
     """What is measured on teacher, student and undistilled control."""
 
-    came_later = ("utterances",)
+    came_later = ("utterances", "preferred_prompts")
 
     utterances: int | None = Field(None, ge=1)
     """Most held-out utterances that are scored, drawn by a hash of their ids: a few thousand say as much as a hundred thousand, and the
@@ -163,6 +163,9 @@ class EvaluationConfig(Config):
     """What the phonetic units are worth."""
     judges: JudgesConfig = JudgesConfig()
     """How it sounds, as far as judges are there."""
+    preferred_prompts: int = Field(200, ge=0)
+    """After preference tuning: most held-out prompts on which the student before and after it is compared, drawn by a hash of their ids.
+    0: no comparison."""
 
     def continued(self) -> int:
         """Of how many utterances a judge of text or of sound wants continuations, where they are there."""
@@ -171,7 +174,9 @@ class EvaluationConfig(Config):
     def without_parts(self) -> Self:
         """The settings that identify `scores`: all others identify parts of their own."""
         parts = {"probes": ProbesConfig(), "gap": GapConfig(), "generated": GeneratedConfig()}
-        return self.model_copy(update={**parts, "units": UnitsConfig(), "judges": JudgesConfig()})
+        return self.model_copy(
+            update={**parts, "units": UnitsConfig(), "judges": JudgesConfig(), "preferred_prompts": 200}
+        )
 
     @model_validator(mode="after")
     def _continuations_have_a_length(self) -> Self:

@@ -103,6 +103,15 @@ def student_parameters(config: PipelineConfig) -> int:
     return student_shape(config).parameters(config.distillation.layers, kept)
 
 
+def drafter_parameters(config: PipelineConfig) -> int:
+    """Of the drafter while it is trained; 0 where there is none."""
+    asked = config.distillation
+    if not asked.drafter_layers:
+        return 0
+    kept = exported_rows(config) if asked.vocabulary == "speech" else vocabulary_rows(config)
+    return student_shape(config).parameters(asked.drafter_layers, kept)
+
+
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:
     """The settings with the steps that so many hours of speech allow, if training does not stop early."""
     tokens, _ = split_tokens(config, hours)
@@ -143,6 +152,21 @@ def speaking_passes(config: PipelineConfig) -> float:
     own, at_once = config.distillation.on_policy, config.runtime.micro_batch_rows * 4
     rows = own.drawn_every * own.share * config.distillation.training.rows
     return _speaking_steps(config) / own.drawn_every * max(1.0, rows / at_once) * own.new_tokens
+
+
+def preference_seconds(config: PipelineConfig, hours: float, device: str) -> float:
+    """Of preference tuning: continuations, eight at a time, the teacher's pass over them, and the training. Other judges are not counted."""
+    asked, train = config.distillation.preference, split_tokens(config, hours)[0]
+    prompts = (
+        asked.share
+        * train
+        / min(UTTERANCE_S * choose_tokenizer(config).tokens_per_s, config.distillation.training.sequence_length)
+    )
+    said, student = prompts * asked.candidates * asked.new_tokens, 2 * student_parameters(config)
+    read = prompts * asked.candidates * (asked.prompt_tokens + asked.new_tokens) * 2 * teacher_parameters(config)
+    steps = min(asked.steps, asked.passes * prompts * asked.pairs_per_prompt / asked.batch_pairs)
+    trained = steps * asked.batch_pairs * asked.row_tokens * 3 * student
+    return said * max(student / FLOPS[device], TOKEN_S / 8) + (read + trained) / FLOPS[device]
 
 
 def _speaking_steps(config: PipelineConfig) -> float:

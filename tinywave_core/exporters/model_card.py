@@ -67,6 +67,8 @@ class Card:
     voices: Sequence[CardVoice] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The group `distillation` that the student was made with."""
+    drafter: str | None = None
+    """How much the model keeps of what the drafter beside it proposes; empty: not measured. None: there is no drafter."""
 
 
 def model_card(card: Card) -> str:
@@ -83,7 +85,7 @@ A speech language model of {student["parameters"] / 1e6:.2f} M parameters in {st
 teacher of {student["teacher_parameters"] / 1e6:.2f} M after "Efficient Interleaved Speech Modeling through Knowledge
 Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocabulary.hubert} phonetic units at {hz["units"]:g} Hz\
 {expressive if vocabulary.pitch else ""}.
-{_made(card.settings)}
+{_made(card.settings)}{_drafter(card)}
 ## Scores on held-out speech
 
 {_sections(card)}
@@ -143,6 +145,10 @@ def _made(settings: Mapping[str, Any]) -> str:
         told.append(
             f"In {own['share']:.0%} of the rows it learned from what it said itself, which the teacher scored (on-policy)."
         )
+    if (tuned := settings.get("preference", {})).get("share"):
+        told.append(
+            f"Then it was tuned by preference (DPO) on its own continuations, ranked by the judge `{tuned['judge']}`."
+        )
     return "".join(f"\n{sentence}" for sentence in told) + ("\n" if told else "")
 
 
@@ -161,6 +167,15 @@ import tinywave
 model = tinywave.Model.open("path/to/this/directory")
 {asked}
 ```"""
+
+
+def _drafter(card: Card) -> str:
+    if card.drafter is None:
+        return ""
+    measured = f" {card.drafter[:1].upper()}{card.drafter[1:]}." if card.drafter else ""
+    return f"""
+`drafter/` is a smaller model that proposes tokens (`tinywave generate DIR --drafter own`): the continuations have this model's own distribution.{measured}
+"""
 
 
 def _listed(outputs: Sequence[str]) -> str:

@@ -23,15 +23,15 @@ class LineageRow:
 
 def lineage(rows: Sequence[StageRow], outputs: Outputs, users: Mapping[str, Sequence[str]]) -> list[LineageRow]:
     """Every part in the order of the run: its artifacts, their bytes, what they were made from and what was made from them."""
+    # By what an artifact is, not by its place: after preference tuning the run's student is the part `preferred`.
+    made = {artifact.part: artifact for artifact in outputs.values()}
     parts = []
     for row in rows:
         for part in dict.fromkeys(step.part for step in row.steps):
             steps = [step for step in row.steps if step.part == part]
             label = f"{row.stage}/{part}"
             # Shards have inputs of their own each: the parts that these are from.
-            inputs = (
-                made_from(outputs[part]) if part in outputs else [source for source in users if label in users[source]]
-            )
+            inputs = made_from(made[part]) if part in made else [source for source in users if label in users[source]]
             ids, size = [step.artifact for step in steps], sum(step.bytes for step in steps)
             parts.append(LineageRow(row.stage, part, ids, size, inputs, users.get(label, [])))
     return parts

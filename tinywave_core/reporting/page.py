@@ -21,11 +21,12 @@ from tinywave_core.reporting.clips import clip_data
 from tinywave_core.reporting.gap import gap_section
 from tinywave_core.reporting.glossary import Linker, entries
 from tinywave_core.reporting.lineage import lineage
+from tinywave_core.reporting.preference import preference_section
 from tinywave_core.reporting.quality import quality_section
 from tinywave_core.run.record import StageRow
 from tinywave_core.stages.adaptation.words import teacher_lines
 from tinywave_core.stages.distillation.pull import advice, pull_lines
-from tinywave_core.stages.distillation.words import loss_lines, term_lines
+from tinywave_core.stages.distillation.words import distilled, loss_lines, term_lines
 from tinywave_core.stages.evaluation.summary import (
     GeneratedSummary,
     ProbeScoresSummary,
@@ -90,6 +91,7 @@ TITLES = {
     "probes": "Probes: right or wrong recording",
     "gap": "The gap between student and teacher",
     "generated": "Continuations read as text",
+    "preference": "Preference tuning",
     "sound": "How it sounds",
     "units": "Quality of the speech units",
     "stages": "The stages of this run",
@@ -109,7 +111,9 @@ def render_report(record: "RunRecord", outputs: Outputs) -> str:
         for name, needs in {"probes": "probe_text", "generated": "generated_text", "units": "units_text"}.items()
         if not parts[needs]
     }
-    absent |= {name for name in ("gap", "quality") if not parts["gap" if name == "gap" else "quality_text"]}
+    absent |= {
+        name for name in ("gap", "preference", "quality") if not parts["quality_text" if name == "quality" else name]
+    }
     contents = [(name, title) for name, title in TITLES.items() if name not in absent]
     return _template().render(**parts, titles=TITLES, contents=contents, glossary=entries(), terms=Linker())
 
@@ -147,6 +151,7 @@ def _parts(record: "RunRecord", outputs: Outputs) -> dict[str, Any]:
         **probe_section(outputs),
         **gap_section(outputs),
         **generated_section(outputs),
+        **preference_section(outputs),
         **judges_section(outputs),
         **units_section(outputs),
         **quality_section(outputs),
@@ -481,7 +486,7 @@ def _figure(caption: str, svg: str) -> str:
 def curve_plots(outputs: Outputs) -> list[str]:
     """Losses, learning rates and NLL by kind of token."""
     step = "optimiser step"
-    student, control = curves_of(outputs["student"]), curves_of(outputs["control"])
+    student, control = curves_of(distilled(outputs)), curves_of(outputs["control"])
     rates = [
         plots.Line(part, *plots.series_of(curve, "learning_rate"), part, noisy=False)
         for part, curve in (("teacher", curves_of(outputs["teacher"])), ("student", student or control))
@@ -504,7 +509,7 @@ def curve_plots(outputs: Outputs) -> list[str]:
 def _pull_plot(outputs: Outputs) -> str:
     title = "Student: how hard each term of its loss pulls"
     svg = plots.line_svg(pull_lines(outputs), title=title, x_label="optimiser step", y_label="norm of the gradient")
-    return _figure(f"{title}. {advice(gradients_of(outputs['student'])).capitalize()}.", svg)
+    return _figure(f"{title}. {advice(gradients_of(distilled(outputs))).capitalize()}.", svg)
 
 
 def _nll_by_kind(scores: ScoresSummary) -> str:

@@ -14,6 +14,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.errors import ConfigError
 from tinywave_core.extras import Extra, require
 from tinywave_core.run.start import possible_configs
+from tinywave_core.stages.distillation.pairs import check_preference
 from tinywave_core.stages.distillation.start import start_folder
 from tinywave_core.stages.evaluation.generated import check_generated
 from tinywave_core.stages.evaluation.judges_given import check_judges
@@ -110,4 +111,5 @@ def _check(config: PipelineConfig) -> None:
     open_suites(config)
     check_generated(config)
     check_taught(config)
+    check_preference(config)
     check_judges(config)

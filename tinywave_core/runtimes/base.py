@@ -16,6 +16,8 @@ RuntimeName = Literal["transformers", "llama.cpp"]
 RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
 
 
+DRAFTER, OWN = "drafter", "own"
+"""Folder of an export that has its drafter, where the run made one; and how it is asked for in place of a path."""
 DRAFTED = 3
 """Tokens that a drafter proposes at a time. The model then reads 4 at once, the fewest that llama.cpp multiplies together on CPUs."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tinywave_core.config.base import Device, RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError
-from tinywave_core.runtimes.base import RUNTIMES, Runtime
+from tinywave_core.runtimes.base import DRAFTER, OWN, RUNTIMES, Runtime
 from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
 
 
@@ -22,9 +22,11 @@ def open_runtime(
 
     `quantization` chooses among its GGUF files (llama.cpp; none: the first that speech.json lists), `device` where transformers runs
     (llama.cpp here runs on the CPU), `threads` 0 takes all cores; a smaller `context` saves llama.cpp memory. `drafter` is the model/
-    directory of a smaller export with the same vocabulary: what is drawn has the model's distribution all the same.
+    directory of a smaller export with the same vocabulary, or `own` for the one that the export has: what is drawn has the model's
+    distribution all the same.
     """
-    folder, drafter = Path(folder), Path(drafter) if drafter else None
+    folder = Path(folder)
+    drafter = _drafter(folder, drafter) if drafter else None
     if name not in RUNTIMES:
         raise ConfigError(f"there is no runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
     if name == "transformers" and quantization is not None:
@@ -41,3 +43,14 @@ def open_runtime(
     from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
 
     return TransformersRuntime.open(folder, RuntimeConfig(device=device, threads=threads), drafter)
+
+
+def _drafter(folder: Path, asked: str | Path) -> Path:
+    """Where the drafter lies; CheckpointError for an export that has none of its own."""
+    if str(asked) != OWN:
+        return Path(asked)
+    if not (folder / DRAFTER).is_dir():
+        raise CheckpointError(
+            f"{folder} has no drafter of its own: run with --distillation.drafter_layers 1, or name the model/ directory of a smaller export"
+        )
+    return folder / DRAFTER

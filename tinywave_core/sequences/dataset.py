@@ -75,6 +75,8 @@ class Batch:
     """Which rows hold the student's own continuations [R]; None: all are data."""
     own_targets: int = 0
     """Targets of such rows, of the whole optimiser step."""
+    reference: npt.NDArray[np.float64] | None = None
+    """Of rows that are pairs of continuations (training/preference.py): log-probabilities of both before the training [R, 2]."""
 
     @property
     def data(self) -> "Batch":
@@ -114,6 +116,7 @@ class Batch:
             first_row=self.first_row + start,
             cached=self.cached.part(rows) if self.cached else None,
             own=None if self.own is None else self.own[rows],
+            reference=None if self.reference is None else self.reference[rows],
         )
 
 

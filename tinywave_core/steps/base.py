@@ -208,4 +208,5 @@ def _manifest(step: Step, summary: Summary, folder: Path, seconds: float) -> Man
 
 Outputs = dict[str, Artifact]
 """Artifacts by part: corpus, tokens, teacher, logits, student, control, scores, probes, probe_scores, gap, model, samples; and
-`labels`, `continuations`, `generated`, `vocoder` and `judges` where they are wanted."""
+`labels`, `continuations`, `generated`, `vocoder` and `judges` where they are wanted; after preference tuning `distilled` (the student
+before it), `pairs`, `preference` and `against`."""

@@ -9,7 +9,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,6 +31,15 @@ from tinywave_core.training.sharding import mesh_of
 from tinywave_core.training.validation import cross_entropy
 
 
+@runtime_checkable
+class Checks(Protocol):
+    """An objective that validates by a figure of its own, in place of the cross-entropy."""
+
+    def checked(self, model: LlamaForCausalLM, batch: Batch) -> Any:
+        """Sums over the targets of a batch (trainer.LossTerms)."""
+        ...
+
+
 class TrainedModule(torch.nn.Module):
     """Calls the objective on its model; `model` is a copy of the caller's that shares its weights or holds a shard of them."""
 
@@ -40,9 +49,12 @@ class TrainedModule(torch.nn.Module):
 
     def forward(self, batch: Batch | Speaking, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The summed loss, bare so that FSDP2 finds its gradient, and the terms for the curves; in evaluation mode the summed
-        cross-entropy alone. To one that asks the student to speak, what it says."""
+        cross-entropy alone, or what the objective has in its place. To one that asks the student to speak, what it says."""
         if isinstance(batch, Speaking):
             return spoken(self.model, batch), {}
+        if not self.training and isinstance(self.objective, Checks):
+            checked = self.objective.checked(self.model, batch)
+            return checked.total, checked.terms
         if not self.training:
             return cross_entropy(self.model, batch), {}
         if self.draw:

@@ -218,8 +218,9 @@ def _checked(
     """The state with its NLL on validation speech, and with its weights kept if that is the best so far; as it is between checks."""
     if validation is None or not validation.is_due(state.step, steps):
         return state
-    nll = _validation_nll(module, validation, runtime, device)
-    curves = [*state.curves[:-1], *({**record, "validation": nll} for record in state.curves[-1:])]
+    nll, others = _validated(module, validation, runtime, device)
+    found = {"validation": nll} | {f"validation_{name}": value for name, value in others.items()}
+    curves = [*state.curves[:-1], *({**record, **found} for record in state.curves[-1:])]
     best = state.best
     # One that is no number is no better: then the weights of an earlier check stay.
     if math.isfinite(nll) and (best is None or nll < best.nll):
@@ -228,21 +229,23 @@ def _checked(
 
 
 @torch.no_grad()
-def _validation_nll(
+def _validated(
     module: TrainedModule, validation: Validation, runtime: RuntimeConfig, device: torch.device
-) -> float:
-    """Nats per token, over all validation speech."""
+) -> tuple[float, dict[str, float]]:
+    """Nats per token over all validation speech, or what the objective checks in their place; and other means that it gives."""
     module.eval()
     sums, targets = Sums(), 0
     count = process_count()
     for batch in validation.batches(runtime.micro_batch_rows * count, count):
         micro = own_rows(batch)
         with mixed_precision(device):
-            sums.add(nll=module(micro, 0)[0])
+            total, terms = module(micro, 0)
+        sums.add(nll=total, **terms)
         targets += batch.targets
     module.train()
     reshard(module)
-    return sums.whole()[0]["nll"] / targets
+    means = {name: value / targets for name, value in sums.whole()[0].items()}
+    return means.pop("nll"), means
 
 
 def _told(state: TrainingState, speed: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinywave_core import plots
-from tinywave_core.stages.distillation.words import term_label
+from tinywave_core.stages.distillation.words import distilled, term_label
 from tinywave_core.steps.base import Outputs
 from tinywave_core.training.curves import gradients_of
 
@@ -63,7 +63,7 @@ def _of(pull: Pull, strongest: str) -> str:
 
 def pull_lines(outputs: Outputs) -> list[plots.Line]:
     """Weighted norm of each term's gradient; a term's colour is its place in the list."""
-    columns = gradients_of(outputs["student"])
+    columns = gradients_of(distilled(outputs))
     names = [name for name in columns if name.startswith("weighted/")]
     return [
         plots.Line(

@@ -8,17 +8,20 @@ from tinywave_core.costs.estimates import (
     FLOPS,
     TOKEN_S,
     Estimate,
+    drafter_parameters,
     for_hours,
     live_operations,
+    preference_seconds,
     speaking_operations,
     speaking_passes,
     student_parameters,
 )
 from tinywave_core.counts import count
-from tinywave_core.stages.distillation import student
+from tinywave_core.stages.distillation import preferred, student
+from tinywave_core.stages.distillation.preference_words import in_short, preference_sections
 from tinywave_core.stages.distillation.pull import advice
 from tinywave_core.stages.distillation.summary import StudentSummary
-from tinywave_core.stages.distillation.words import loss_lines, term_label
+from tinywave_core.stages.distillation.words import distilled, loss_lines, term_label
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Stage, Table
 from tinywave_core.storage.store import Store
@@ -26,23 +29,28 @@ from tinywave_core.training.curves import curves_of, gradients_of
 
 
 def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute) -> Outputs:
-    """Student and control."""
-    learned, control = student.build(config, done["tokens"], done["teacher"], done["logits"], execute)
-    return {"student": learned, "control": control}
+    """Student and control; a drafter, and what preference tuning makes of the student, where they are asked for."""
+    tokens, teacher = done["tokens"], done["teacher"]
+    made = student.build(config, tokens, teacher, done["logits"], execute)
+    return made | preferred.build(config, tokens, teacher, made["student"], execute)
 
 
 def describe(outputs: Outputs) -> tuple[str, str]:
     """Sequences and steps in; the student's size out."""
     summary = StudentSummary.of(outputs["student"])
     out = f"student of {summary.parameters / 1e6:.2f} M in {count(summary.layers, 'block')}, and its control"
+    if "drafter" in outputs:
+        out += f"; drafter of {count(StudentSummary.of(outputs['drafter']).layers, 'block')}"
     replayed = f", {summary.replayed_sequences} of them again" if summary.continuations else ""
-    return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out
+    return f"{count(summary.train_sequences, 'sequence')}{replayed}, {count(summary.steps, 'step')}", out + in_short(
+        outputs
+    )
 
 
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """From where, with the teacher how often beside it, and where it ended."""
-    summary = StudentSummary.of(outputs["student"])
-    manifest = outputs["student"].manifest
+    summary = StudentSummary.of(distilled(outputs))
+    manifest = distilled(outputs).manifest
     config = manifest.config if manifest else {}
     blocks = ", ".join(map(str, summary.layers_copied))
     if summary.started_from == "teacher":
@@ -68,7 +76,7 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
         ("trained", summary.training.phrase(summary.steps)),
         ("validation", summary.training.sentence),
         ("last step", ", ".join(f"{term_label(name)} {value:.3f}" for name, value in summary.final.items())),
-        *([("pull", told)] if (told := advice(gradients_of(outputs["student"]))) else []),
+        *([("pull", told)] if (told := advice(gradients_of(distilled(outputs)))) else []),
     ]
 
 
@@ -85,13 +93,14 @@ def _own_speech(config: dict[str, Any], summary: StudentSummary) -> str:
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:
-    """Student and control, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them, and the
+    """Student, control and drafter, 6 operations per parameter and token each; the teacher's forward pass where it runs beside them, and the
     student's speech where it learns from that."""
     config = for_hours(config, hours)
     parameters = student_parameters(config)
-    operations = config.distillation.training.planned_tokens * 12 * parameters + live_operations(config)
+    both = 2 * parameters + drafter_parameters(config)
+    operations = config.distillation.training.planned_tokens * 6 * both + live_operations(config)
     speaking = max(speaking_operations(config) / FLOPS[device], speaking_passes(config) * TOKEN_S)
-    return Estimate(operations / FLOPS[device] + speaking, 8 * parameters)
+    return Estimate(operations / FLOPS[device] + speaking + preference_seconds(config, hours, device), 4 * both)
 
 
 def terms(outputs: Outputs) -> Table | None:
@@ -99,7 +108,7 @@ def terms(outputs: Outputs) -> Table | None:
     rows = [
         {"model": part, "term": term_label(name), "first": f"{values[0]:.4g}", "last": f"{values[-1]:.4g}"}
         for part in ("student", "control")
-        for name, column in curves_of(outputs[part]).items()
+        for name, column in curves_of(distilled(outputs) if part == "student" else outputs[part]).items()
         if name not in ("step", "learning_rate", "validation") and (values := [v for v in column if v is not None])
     ]
     return Table(rows, "loss terms at the first and the last step") if rows else None
@@ -122,5 +131,6 @@ STAGE = Stage(
     facts,
     cost,
     {"terms": terms, "losses": losses},
+    preference_sections,
     needs_gpu=True,
 )

@@ -1,6 +1,7 @@
 """Distillation: a shallow student of the teacher's own blocks learns from tokens, logits, hidden states and attention.
 
-Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals. Each starts
+Two artifacts come out: the `student`, and the `control`, the same start and steps without the teacher's signals; and a `drafter`, a
+smaller student that proposes tokens for the first, where it is asked for (distillation.drafter_layers). Each starts
 from the teacher's blocks, from random weights, from another run's student (start.py) or, where on_new_audio is `continue`, from the one before it
 (infra/decisions/0012-warm-start.md).
 Files: model/ (Hugging Face directory), curves.parquet; gradients.parquet where runtime.gradient_report_every asks for it.
@@ -57,8 +58,8 @@ _CHECKED_ROWS = 8  # rows of the first batch on which teacher and student are co
 
 def build(
     config: PipelineConfig, tokens: Artifact, teacher: Artifact, logits: Artifact, execute: Execute
-) -> tuple[Artifact, Artifact]:
-    """The `student` and the `control`: trained again as config.refresh.student says."""
+) -> dict[str, Artifact]:
+    """The `student`, the `control` and, where it is wanted, the `drafter`: trained again as config.refresh.student says."""
     shards = training_shards(tokens)
     cached = tokens.store.find_all(LogitsSummary.of(logits).shards, "shard")
     start = start_folder(config.distillation)
@@ -69,6 +70,7 @@ def build(
 
     def fitted(part: str, settings: DistillationConfig) -> Artifact:
         inputs = {"tokens": shards, "teacher": [teacher]}
+        starts = settings.starts_given
         if settings.sequence_level.share:
             inputs["taught"] = taught.build(config, tokens, teacher, execute)
         if settings.needs_cache:
@@ -82,10 +84,10 @@ def build(
             run=run_student,
             config=settings.first(),
             params={"validation": validation_of(config)}
-            | given
+            | (given if starts else {})
             | ({"temperature": config.logit_caching.temperature} if live_only else {}),
             inputs=inputs,
-            context={} if start is None else {"start": start},
+            context={"start": start} if starts else {},
             runtime=config.runtime,
         )
         fit = _Fit(first, settings, execute)
@@ -101,7 +103,9 @@ def build(
         )
 
     # One after the other: each takes the whole machine.
-    return fitted("student", config.distillation), fitted("control", config.distillation.control())
+    asked = config.distillation
+    made = {"student": fitted("student", asked), "control": fitted("control", asked.control())}
+    return {**made, "drafter": fitted("drafter", asked.drafter())} if asked.drafter_layers else made
 
 
 def _lineage(config: PipelineConfig, tokens: Artifact, settings: DistillationConfig) -> str:
@@ -223,7 +227,7 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     )
     without_alignment(student)
     student.set_attn_implementation("sdpa")
-    _write(student, run, output)
+    write_student(student, run, output)
     return StudentSummary(
         parameters=sum(p.numel() for p in student.parameters()),
         teacher_parameters=teacher_parameters,
@@ -281,7 +285,7 @@ def _objective(
     return objective
 
 
-def _write(student: "LlamaForCausalLM", run: "Trained", output: Output) -> None:
+def write_student(student: "LlamaForCausalLM", run: "Trained", output: Output) -> None:
     """The model, its curves and, where they were asked for, its gradients."""
     from tinywave_core.models.llama import save_llama
     from tinywave_core.storage.shards import write_table

@@ -1,9 +1,10 @@
 """What distillation reports of a student or its control."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tinywave_core.config.preference import JudgeName
 from tinywave_core.steps.base import Summary
 from tinywave_core.training.summary import TrainingSummary
 
@@ -29,6 +30,26 @@ class KeptParts(BaseModel):
     """Of each block of the teacher."""
     neurons: tuple[tuple[int, ...], ...]
     """Likewise."""
+
+
+class Preferred(BaseModel):
+    """How the preference tuning of a student went."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    pairs: int
+    """To train on."""
+    validation_pairs: int
+    planned_steps: int
+    steps: int
+    """That were taken."""
+    passes: float
+    """Over the pairs, in these steps."""
+    best_step: int | None
+    """After which the weights were kept; 0: those before the tuning, since nothing was better. None: the last ones, for nothing validated."""
+    checked: dict[str, float]
+    """Of the kept weights on the pairs that validate: loss, accuracy, margin; empty where there are none, and of those before the tuning."""
+    final: dict[str, float]
+    """Numbers of the last step, on pairs that are trained on."""
 
 
 class StudentSummary(Summary):
@@ -73,3 +94,29 @@ class StudentSummary(Summary):
     """Why a student that was to be continued began from the teacher again; unset where it did not."""
     final: dict[str, int | float]
     """Numbers of the last step: loss, terms, gradient norm; `batches_left_out` if there are any."""
+    preference: Preferred | None = None
+    """Of a student after preference tuning; all else is of its distillation. Unset for any other."""
+
+
+class PairsSummary(Summary):
+    """Part `pairs`."""
+
+    judge: JudgeName
+    vocabulary: dict[str, Any]
+    """Of the ids."""
+    prompts: dict[str, int]
+    """By `train` and `validation`."""
+    too_short: int
+    """Sequences that were drawn and have no more tokens than a prompt."""
+    candidates: int
+    """Continuations of all prompts."""
+    failures: dict[str, int]
+    """Of these, those without a score, by reason."""
+    without_pair: dict[str, int]
+    """Prompts of which no pair was made, by reason."""
+    pairs: dict[str, int]
+    """By `train` and `validation`."""
+    scores: dict[str, float | None]
+    """The judge's mean for `better` and `worse`; None without pairs."""
+    repetition: dict[str, float | None]
+    """Mean auto-BLEU of tokens, likewise."""

@@ -70,7 +70,7 @@ def run_gap(step: Step[GapConfig, GapSummary], output: Output) -> GapSummary:
     from tinywave_core.storage.shards import write_table
 
     config = step.config
-    sequences = _sample(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]), config)
+    sequences = sample(load_sequences(step.inputs["tokens"], "held_out", step.params["sequence_length"]), config)
     models = _side_by_side(step, output)
     for number, sequence in enumerate(sequences, start=1):
         models.add(sequence)
@@ -127,7 +127,7 @@ def _pairs(student: dict[str, Any]) -> list[Blocks]:
     return [(block, learned.get(block, copied)) for block, copied in enumerate(student["layers_copied"])]
 
 
-def _sample(sequences: "Sequence[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
+def sample(sequences: "Sequence[TokenSequence]", config: GapConfig) -> "list[TokenSequence]":
     """All sequences of so many utterances, which a hash of their ids draws."""
 
     def key(utterance_id: str) -> bytes:

@@ -222,7 +222,8 @@ class _Judge:
         from tinywave_core.evals.text_likelihood import TextModel
 
         text = TextModel.load(Path(step.context["language_model"]), pick_device(output.runtime))
-        return cls(vocabulary, *ratings.speaker_and_recogniser(step, output, vocabulary), text.mean_nll)
+        spoken = ratings.speaker_and_recogniser(step, output, vocabulary, step.config.language)
+        return cls(vocabulary, *spoken, text.mean_nll)
 
     def all(self, ids: list[list[int]], progress: Progress) -> list[dict[str, Any]]:
         """Seconds, transcript and NLL of every continuation; one without a unit is silent."""

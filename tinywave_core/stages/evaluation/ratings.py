@@ -91,9 +91,9 @@ def check_gguf(path: Path) -> None:
 
 
 def speaker_and_recogniser(
-    step: Step[GeneratedConfig, Any], output: Output, vocabulary: Vocabulary
+    step: Step[Any, Any], output: Output, vocabulary: Vocabulary, language: str
 ) -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
-    """What makes audio of ids, and text of audio, with the vocoder and the recogniser of a step."""
+    """What makes audio of ids, and text of audio in a language, with the vocoder and the recogniser of a step."""
     from tinywave_core.devices import pick_device
     from tinywave_core.evals.transcription import load_recogniser
     from tinywave_core.synthesis.speaking import load_speaker
@@ -102,7 +102,7 @@ def speaker_and_recogniser(
     voice = step.input("vocoder").path() if "vocoder" in step.inputs else None
     place = step.input("tokenizer").path()
     speaker = load_speaker(place, vocabulary, step.context["spiritlm_dir"], device, voice)
-    return speaker, load_recogniser(Path(step.context["asr"]), step.config.language, device)
+    return speaker, load_recogniser(Path(step.context["asr"]), language, device)
 
 
 def run_ratings(step: RatingsStep, output: Output) -> RatingsSummary:
@@ -135,7 +135,7 @@ def _written_prompts(step: RatingsStep, output: Output, progress: Progress) -> d
     """The prompts as the recogniser hears them, by utterance."""
     vocabulary = Vocabulary.from_json(step.inputs["tokens"][0].summary["vocabulary"])
     prompts = held_out_prompts(step.config, step.inputs["tokens"], vocabulary)
-    speak, transcribe = speaker_and_recogniser(step, output, vocabulary)
+    speak, transcribe = speaker_and_recogniser(step, output, vocabulary, step.config.language)
     written = {}
     for number, prompt in enumerate(prompts, start=1):
         ids = prompt.ids

@@ -12,10 +12,12 @@ from tinywave_core.costs.estimates import (
     teacher_parameters,
 )
 from tinywave_core.counts import count
-from tinywave_core.stages.evaluation import continuations, gap, generated, probes, scores, units
+from tinywave_core.stages.evaluation import continuations, drafting, gap, generated, preference, probes, scores, units
 from tinywave_core.stages.evaluation.gap_words import block_rows, gap_text, stream_rows
 from tinywave_core.stages.evaluation.judges_given import given_judges
+from tinywave_core.stages.evaluation.preference_words import comparison_sections
 from tinywave_core.stages.evaluation.summary import (
+    DraftingSummary,
     GapSummary,
     GeneratedSummary,
     ProbeScoresSummary,
@@ -30,6 +32,7 @@ from tinywave_core.stages.evaluation.words import (
     comparison_rows,
     continuation_text,
     direction_rows,
+    drafting_text,
     generated_rows,
     generated_text,
     likelihood_rows,
@@ -59,6 +62,8 @@ def build(config: PipelineConfig, store: Store, done: Outputs, execute: Execute)
     made |= probes.build(config, done["tokens"], *models, execute)
     made |= units.build(config, done["tokens"], execute)
     made |= gap.build(config, done["tokens"], *models, execute)
+    made |= drafting.build(config, done["tokens"], done, execute)
+    made |= preference.build(config, done["tokens"], done["teacher"], done, execute)
     if config.evaluation.generated.language_model or given_judges(config):
         made |= continuations.build(config, done["tokens"], *models, execute)
     return made | generated.build(config, done["tokens"], made, execute)
@@ -100,6 +105,8 @@ def facts(outputs: Outputs) -> list[tuple[str, str]]:
     scores = ScoresSummary.of(outputs["scores"])
     told = [("verdict", sentence) for sentence in verdict(scores, probes_of(outputs))]
     counted, there = scores.floors.counted_tokens, scores.floors.training_tokens
+    if "drafting" in outputs:
+        told.append(("drafter", drafting_text(DraftingSummary.of(outputs["drafting"]))))
     return told if counted == there else [*told, ("counted", f"{counted:,} of {count(there, 'training token')}")]
 
 
@@ -123,7 +130,7 @@ def sections(outputs: Outputs) -> list[Section]:
     if "ratings" in outputs:
         said = RatingsSummary.of(outputs["ratings"])
         parts.append(Section("Continuations rated by a language model", ratings_text(said), rating_rows(said)))
-    return parts
+    return parts + comparison_sections(outputs)
 
 
 def cost(config: PipelineConfig, hours: float, device: str) -> Estimate:

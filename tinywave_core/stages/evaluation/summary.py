@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tinywave_core.config.preference import JudgeName
 from tinywave_core.evals.figures import (
     CloserFigure,
     Figures,
@@ -150,3 +151,49 @@ class RatingsSummary(Summary):
     """By model, and `recording`."""
     gaps: dict[str, Mean]
     """Paired differences, by name; only those prompts count of which both continuations have a rating."""
+
+
+class BeforeAndAfter(Figures):
+    """A mean over continuations of held-out prompts, before and after preference tuning."""
+
+    before: float
+    after: float
+    difference: float
+    """After less before, on the same prompts."""
+    interval: Interval
+    """Of the difference, over recordings."""
+    prompts: int
+    """After which both continuations have a value."""
+
+
+class DraftingSummary(Summary):
+    """Part `drafting`: how much of what the drafter proposes the student keeps."""
+
+    recordings: int
+    tokens: int
+    kept: float
+    """Share of the proposals, at temperature 1, 0 to 1."""
+    interval: tuple[float, float]
+    """Of `kept`, 95 %, over recordings."""
+    proposed: int
+    """Tokens at a time."""
+    tokens_a_round: float
+    """That one reading of the student then yields on average."""
+    parameters: int
+    """Of the drafter."""
+    layers: int
+    """Of the drafter."""
+
+
+class PreferenceSummary(Summary):
+    """Part `preference`."""
+
+    judge: JudgeName
+    prompts: int
+    recordings: int
+    why: str = ""
+    """Why nothing was compared; not set where something was."""
+    measures: dict[str, BeforeAndAfter]
+    """`teacher` (log-probability per token), `judge` where another one ranked, `repetition`, `tokens`."""
+    failures: dict[str, dict[str, int]]
+    """By model, continuations without a score, by reason."""

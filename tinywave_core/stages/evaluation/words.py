@@ -4,7 +4,7 @@ from tinywave_core import plots
 from tinywave_core.counts import count
 from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, Mean, ModelFigures, Scores
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
-from tinywave_core.stages.evaluation.summary import ProbeScoresSummary, ProbesSummary, RatingsSummary
+from tinywave_core.stages.evaluation.summary import DraftingSummary, ProbeScoresSummary, ProbesSummary, RatingsSummary
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
@@ -329,3 +329,13 @@ def nll_by_kind(scores: Scores) -> tuple[list[str], list[plots.Bars]]:
     by_counts = [scores.floors.floor.nll_by_kind.get(kind) for kind in kinds]
     series.append(plots.Bars(counts_label(scores.floors.order), by_counts, "floor", as_line=True))
     return [STREAMS.get(kind, kind) for kind in kinds], series
+
+
+def drafting_text(s: DraftingSummary) -> str:
+    """How much of the drafter's proposals is kept."""
+    low, high = s.interval
+    return (
+        f"the student keeps {s.kept:.0%} ({low:.0%} to {high:.0%}) of what a drafter of {count(s.layers, 'block')} proposes, at temperature 1 "
+        f"on {count(s.recordings, 'held-out recording')}: of {s.proposed} tokens proposed at a time {s.tokens_a_round:.1f} come out of one "
+        "reading of the student"
+    )

@@ -2,7 +2,8 @@
 
 Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
 ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and voice, or which files of SpiritLM's
-release turn audio into prompts and units into audio), README.md (the model card), and the teacher's LICENSE where it has one.
+release turn audio into prompts and units into audio), drafter/ (a smaller model that proposes tokens for this one, where the run
+made one: weights, tokenizer, GGUF files), README.md (the model card), and the teacher's LICENSE where it has one.
 
 Everything goes through one tensor at a time: the 2B student is exported in less than 8 GiB (`make bench-generation`).
 """
@@ -21,7 +22,9 @@ from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
-from tinywave_core.stages.evaluation.summary import GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.runtimes.base import DRAFTER
+from tinywave_core.stages.evaluation.summary import DraftingSummary, GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.stages.evaluation.words import drafting_text
 from tinywave_core.stages.export.hifigan import FOLDER as HIFIGAN
 from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
 from tinywave_core.stages.tokenization.summary import TokensSummary
@@ -83,7 +86,7 @@ def build(
                     "student": [student],
                     "teacher": [teacher],
                     "tokenizer": [tokenizer],
-                    **{part: [done[part]] for part in (*DESCRIBED, "vocoder") if part in done},
+                    **{part: [done[part]] for part in (*DESCRIBED, "vocoder", "drafter", "drafting") if part in done},
                     "tokens": held_out_shards(tokens) if config.export.perplexity_tokens else [],
                 },
                 runtime=config.runtime,
@@ -123,11 +126,13 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     trained = read_directory(teacher)
     vocabulary, rows = _choose_rows(step, trained)
     seen = trained_on(step.input("student"), vocabulary)
-    shape = _write_model(step, folder, vocabulary, trained, rows)
+    shape = _write_model(step, "student", folder, vocabulary, trained, rows)
     output.progress(1, 4, "weights")
     _copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder / SPEECH_TOKENIZER)
     licence = Licence(**step.params["licence"])
     files = write_gguf_files(folder, vocabulary, config.gguf, config.name, licence.name or licence.id)
+    if "drafter" in step.inputs:
+        _write_drafter(step, folder / DRAFTER, vocabulary, trained, rows)
     output.progress(2, 4, "GGUF files")
     prompts = _golden_prompts(vocabulary, teacher, trained)
     (folder / "speech.json").write_text(
@@ -165,17 +170,32 @@ def _choose_rows(step: ModelStep, trained: Vocabulary) -> tuple[Vocabulary, list
     return trained, None
 
 
-def _write_model(
+def _write_drafter(
     step: ModelStep, folder: Path, vocabulary: Vocabulary, trained: Vocabulary, rows: list[int] | None
+) -> None:
+    """The drafter in the forms of the model, with what a runtime reads of it; sound goes through the model's own speech tokenizer."""
+    from tinywave_core.exporters.gguf import write_gguf_files
+
+    folder.mkdir()
+    _write_model(step, "drafter", folder, vocabulary, trained, rows)
+    licence = Licence(**step.params["licence"])
+    name = f"{step.config.name}-drafter"
+    files = write_gguf_files(folder, vocabulary, step.config.gguf, name, licence.name or licence.id)
+    about = {"vocabulary": vocabulary.to_json(), "gguf": [file.model_dump() for file in files]}
+    (folder / "speech.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _write_model(
+    step: ModelStep, part: str, folder: Path, vocabulary: Vocabulary, trained: Vocabulary, rows: list[int] | None
 ) -> "PretrainedConfig":
-    """Configs, weights and tokenizer, as plain transformers loads them."""
+    """Configs, weights and tokenizer of the student or the drafter, as plain transformers loads them."""
     import torch
 
     from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config
     from tinywave_core.exporters.weights import copy_weights
     from tinywave_core.tokenizers.directory import copy_tokenizer, write_speech_tokenizer
 
-    student, teacher = step.input("student").path("model"), step.input("teacher").path("teacher")
+    student, teacher = step.input(part).path("model"), step.input("teacher").path("teacher")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[step.config.dtype]
     sampling = {name: step.params[name] for name in ("temperature", "top_p")}
     shape = write_config(student, folder, vocabulary, dtype, **sampling)
@@ -228,10 +248,17 @@ def _write_card(
             for voice in ([] if VocoderSummary.of(artifact).trained else VocoderSummary.of(artifact).voices)
         ],
         {} if made is None else made.config,
+        _drafted(step),
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:
         shutil.copyfile(step.context["licence_file"], folder / "LICENSE")
+
+
+def _drafted(step: ModelStep) -> str | None:
+    if "drafter" not in step.inputs:
+        return None
+    return drafting_text(DraftingSummary.of(step.input("drafting"))) if "drafting" in step.inputs else ""
 
 
 def trained_on(student: Artifact, vocabulary: Vocabulary) -> TrainedOn:
