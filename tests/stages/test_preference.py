@@ -31,7 +31,7 @@ from tinywave_core.stages.distillation import pairs as stage_pairs
 from tinywave_core.stages.distillation import preferred
 from tinywave_core.stages.distillation.judging import judge_of, load_judging
 from tinywave_core.stages.distillation.pairs import FILE, SHORT, require_enough, run_pairs, seed_of
-from tinywave_core.stages.distillation.stage import STAGE, describe, facts
+from tinywave_core.stages.distillation.stage import STAGE, describe, facts, terms
 from tinywave_core.stages.distillation.summary import PairsSummary, StudentSummary
 from tinywave_core.stages.evaluation import preference
 from tinywave_core.stages.evaluation.preference import before_and_after
@@ -269,6 +269,9 @@ def test_pages_tell_of_gain_and_harm(ran: tuple[PipelineConfig, Outputs, Compute
     (section,) = STAGE.sections(outputs)
     assert f"{made.pairs['train']} pairs to train on, {made.pairs['validation']}" in section.text
     assert f"tuned by {made.pairs['train']} pairs" in describe(outputs)[1]
+    # Terms and curves of distillation stay those of the distilled student.
+    before = {"student": outputs["distilled"], "control": outputs["control"]}
+    assert terms(outputs) == terms(before) and "logits" in {row["term"] for row in terms(before).rows}  # type: ignore[union-attr]
     shown = preference_section(outputs)["preference"]
     assert shown["made"] == section and [caption for caption, _ in shown["plots"]] and shown["compared"].rows
     better = BeforeAndAfter(before=-3, after=-2.8, difference=0.2, interval=(0.1, 0.3), prompts=9)
