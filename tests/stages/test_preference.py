@@ -1,5 +1,6 @@
 """Preference tuning in the tiny pipeline: whose speech it is, who ranks it, what is made of it, and what it leaves alone."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from tinywave_core.steps.base import Output, Outputs, Step
 from tinywave_core.steps.reasons import Reason
 from tinywave_core.storage.shards import read_table
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.training.curves import curves_of
 
 ASKED = {
     "share": 1.0,
@@ -124,6 +126,26 @@ def test_pairs_are_ranked_by_the_teachers_mean_log_probability_of_as_many_tokens
                 logp = teacher(ids).logits[0, 15:-1].log_softmax(-1).gather(1, ids[0, 16:, None])
             assert len(logp) == 12 and row[f"{side}_score"] == pytest.approx(float(logp.mean()), abs=1e-4)
         assert row["better_score"] > row["worse_score"]
+
+
+def test_a_student_without_text_is_ranked_in_the_ids_of_the_shards_and_tuned_in_its_own(
+    finished: Finished, tmp_path: Path
+):
+    config = asking(copy_store(finished.config, tmp_path / "store"))
+    speech = config.distillation.model_copy(update={"vocabulary": "speech"})
+    outputs, _ = run_tiny(config.model_copy(update={"distillation": speech}), until="distillation")
+    rows = read_table(outputs["pairs"].path(FILE)).to_pylist()
+    vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
+    assert {i for row in rows for i in row["better"]} <= set(vocabulary.speech_ids())
+    teacher, student = (
+        load_llama(outputs[name].path(folder)) for name, folder in (("teacher", "teacher"), ("student", "model"))
+    )
+    assert student.config.vocab_size < teacher.config.vocab_size
+    ids = torch.tensor([rows[0]["prompt"] + rows[0]["better"]])
+    with torch.no_grad():
+        logp = teacher.eval()(ids).logits[0, 15:-1].log_softmax(-1).gather(1, ids[0, 16:, None])
+    assert rows[0]["better_score"] == pytest.approx(float(logp.mean()), abs=1e-4)
+    assert curves_of(outputs["student"])["preference"][0] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_what_makes_no_pair_is_counted(ran: tuple[PipelineConfig, Outputs, Computed]):
