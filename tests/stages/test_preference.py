@@ -1,5 +1,6 @@
 """Preference tuning in the tiny pipeline: whose speech it is, who ranks it, what is made of it, and what it leaves alone."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tinywave_core.stages.distillation import pairs as stage_pairs
 from tinywave_core.stages.distillation import preferred
 from tinywave_core.stages.distillation.judging import judge_of, load_judging
 from tinywave_core.stages.distillation.pairs import FILE, SHORT, require_enough, run_pairs, seed_of
-from tinywave_core.stages.distillation.stage import STAGE, describe, facts
+from tinywave_core.stages.distillation.stage import STAGE, describe, facts, terms
 from tinywave_core.stages.distillation.summary import PairsSummary, StudentSummary
 from tinywave_core.stages.evaluation import preference
 from tinywave_core.stages.evaluation.preference import before_and_after
@@ -42,6 +43,7 @@ from tinywave_core.steps.base import Output, Outputs, Step
 from tinywave_core.steps.reasons import Reason
 from tinywave_core.storage.shards import read_table
 from tinywave_core.tokenizers.vocabulary import Vocabulary
+from tinywave_core.training.curves import curves_of
 
 ASKED = {
     "share": 1.0,
@@ -124,6 +126,26 @@ def test_pairs_are_ranked_by_the_teachers_mean_log_probability_of_as_many_tokens
                 logp = teacher(ids).logits[0, 15:-1].log_softmax(-1).gather(1, ids[0, 16:, None])
             assert len(logp) == 12 and row[f"{side}_score"] == pytest.approx(float(logp.mean()), abs=1e-4)
         assert row["better_score"] > row["worse_score"]
+
+
+def test_a_student_without_text_is_ranked_in_the_ids_of_the_shards_and_tuned_in_its_own(
+    finished: Finished, tmp_path: Path
+):
+    config = asking(copy_store(finished.config, tmp_path / "store"))
+    speech = config.distillation.model_copy(update={"vocabulary": "speech"})
+    outputs, _ = run_tiny(config.model_copy(update={"distillation": speech}), until="distillation")
+    rows = read_table(outputs["pairs"].path(FILE)).to_pylist()
+    vocabulary = Vocabulary.from_json(outputs["tokens"].summary["vocabulary"])
+    assert {i for row in rows for i in row["better"]} <= set(vocabulary.speech_ids())
+    teacher, student = (
+        load_llama(outputs[name].path(folder)) for name, folder in (("teacher", "teacher"), ("student", "model"))
+    )
+    assert student.config.vocab_size < teacher.config.vocab_size
+    ids = torch.tensor([rows[0]["prompt"] + rows[0]["better"]])
+    with torch.no_grad():
+        logp = teacher.eval()(ids).logits[0, 15:-1].log_softmax(-1).gather(1, ids[0, 16:, None])
+    assert rows[0]["better_score"] == pytest.approx(float(logp.mean()), abs=1e-4)
+    assert curves_of(outputs["student"])["preference"][0] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_what_makes_no_pair_is_counted(ran: tuple[PipelineConfig, Outputs, Computed]):
@@ -269,6 +291,9 @@ def test_pages_tell_of_gain_and_harm(ran: tuple[PipelineConfig, Outputs, Compute
     (section,) = STAGE.sections(outputs)
     assert f"{made.pairs['train']} pairs to train on, {made.pairs['validation']}" in section.text
     assert f"tuned by {made.pairs['train']} pairs" in describe(outputs)[1]
+    # Terms and curves of distillation stay those of the distilled student.
+    before = {"student": outputs["distilled"], "control": outputs["control"]}
+    assert terms(outputs) == terms(before) and "logits" in {row["term"] for row in terms(before).rows}  # type: ignore[union-attr]
     shown = preference_section(outputs)["preference"]
     assert shown["made"] == section and [caption for caption, _ in shown["plots"]] and shown["compared"].rows
     better = BeforeAndAfter(before=-3, after=-2.8, difference=0.2, interval=(0.1, 0.3), prompts=9)
