@@ -54,7 +54,7 @@ class WandbLive:
         import wandb
 
         mode, id_ = os.environ.get("WANDB_MODE", "offline"), training.fingerprint
-        noted = [int(path.read_text()) for path in folder.glob(f"wandb/*run-*-{id_}/{LAST_STEP}")]
+        noted = [int(path.read_text(encoding="utf-8")) for path in folder.glob(f"wandb/*run-*-{id_}/{LAST_STEP}")]
         self._part, self._last = training.part, max(noted, default=0)
         self._run = wandb.init(
             project=PROJECT,
@@ -76,7 +76,7 @@ class WandbLive:
                     self._run.log(_row(self._part, point), step=point.step)
                     self._last = point.step
         finally:
-            self._note.write_text(str(self._last))
+            self._note.write_text(str(self._last), encoding="utf-8")
 
     def end(self, *, is_done: bool) -> None:
         self._run.finish(0 if is_done else 1)
