@@ -89,7 +89,7 @@ class _Beside:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         child = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", FOLLOW],
+            [sys.executable, "-P", "-W", "ignore", "-m", FOLLOW],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
