@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tinywave.running import plan, run
     from tinywave.speech import SpeechTokenizer
     from tinywave.stores import Store
+    from tinywave.transformers import TinyWaveProcessor
     from tinywave_core.errors import TinyWaveError
     from tinywave_core.evals.benchmark import Result
     from tinywave_core.evals.pair_scores import Accuracy
@@ -40,6 +41,7 @@ _WHERE = {
     "SpeechTokenizer": "tinywave.speech",
     "Model": "tinywave.models",
     "Store": "tinywave.stores",
+    "TinyWaveProcessor": "tinywave.transformers",
     "SpeechTokens": "tinywave_core.tokenizers.spiritlm",
     "Continuation": "tinywave_core.synthesis.generator",
     "TokenMade": "tinywave_core.synthesis.events",
@@ -65,6 +67,7 @@ __all__ = [  # noqa: RUF022  (in the order of the reference)
     "Model",
     "evaluate",
     "Store",
+    "TinyWaveProcessor",
     "SpeechTokens",
     "Continuation",
     "TokenMade",

@@ -16,7 +16,7 @@ Sound = str | Path | npt.NDArray[np.float32]
 def samples_of(audio: Sound, sample_rate: int | None = None) -> npt.NDArray[np.float32]:
     """Samples [n] at 16 kHz. `sample_rate` is of an array (none: 16 kHz); a file knows its own.
 
-    SourceError for what is no audio: integers, NaN, more than two channels, a rate of no speech.
+    SourceError for what is no audio: nothing, integers, NaN, more than two channels, a rate of no speech.
     """
     if isinstance(audio, str | Path):
         if sample_rate is not None:
@@ -28,5 +28,7 @@ def samples_of(audio: Sound, sample_rate: int | None = None) -> npt.NDArray[np.f
             f"the audio is {array.dtype} of shape {list(array.shape)}; expected floats between -1 and 1 of shape [samples] or "
             "[samples, channels]: divide 16-bit integers by 32768"
         )
+    if not array.size:
+        raise SourceError("the audio has no samples: expected a tenth of a second at least")
     samples_NC = array.astype(np.float32).reshape(len(array), -1)
     return to_mono_16k(samples_NC, SAMPLE_RATE if sample_rate is None else sample_rate, "the audio")

@@ -39,7 +39,7 @@ GOLDEN = {
     "evaluation/units": "9f9d9b2879f62dd14e1e785d4c14e027",
     "evaluation/gap": "39a34a4bb076360b27c04f786eb68350",
     "export/vocoder": "e97c4f44d33adbd659dba4a6404ffd16",
-    "export/model": "3fd05037f02282f4300761e1125101b5",
+    "export/model": "89ae5eda5bd592a1fb3ab9d4b7ef465f",
     "generation/samples": "32609889085a372ca86be92dd43ab5c5",
 }
 

@@ -112,6 +112,7 @@ BESIDE: dict[str, Settings] = {
     "evaluation.preferred_prompts": PREFERENCE,
     "runtime.cluster": {"runtime": {"runner": "dask"}},
     "runtime.training_nodes": {"runtime": {"rendezvous": "node-0:29400"}},
+    "runtime.track_live": {"runtime": {"mlflow_to": "runs"}},
     **{
         f"adaptation.base_training.{name}": {
             "adaptation": {"teacher": "base"},

@@ -48,6 +48,8 @@ for name, half in (("first.wav", sound[: len(sound) // 2]), ("last.wav", sound[l
     soundfile.write(here / name, half, rate)
 (here / "pairs.jsonl").write_text('{"id": "a", "pos": "first.wav", "neg": "last.wav"}')
 tell("tokens", clip, "--tokenizer", str(student))
+import tinywave.transformers
+told["ids"] = tinywave.TinyWaveProcessor.from_pretrained(student)(audio=clip)["input_ids"][0]
 tell("generate", str(student), "--prompt-audio", clip, "--max-new-tokens", "30", "--min-new-tokens", "30", "--wav", str(here / "a.wav"))
 tell("evaluate", str(student), "--suite", f"pairs={here}")
 tell("run", "ingestion", "--source", str(here), "--root", str(here / "store"))
@@ -93,7 +95,7 @@ def test_commands_on_an_exported_model_work_with_the_small_install(told: dict):
     assert told["--version"][:2] == [0, f"tinywave {PROJECT['version']}\n"]
     assert told["run --help"][0] == 0 and "--distillation.layers INT" in told["run --help"][1]
     status, line, _ = told["tokens"]
-    assert status == 0 and len(json.loads(line)["ids"]) > 40
+    assert status == 0 and len(json.loads(line)["ids"]) > 40 and told["ids"] == json.loads(line)["ids"]
     status, text, _ = told["generate"]
     assert status == 0 and json.loads(text)["new_tokens"] == 30 and told["seconds"] > 0.3
     assert told["evaluate"][0] == 0 and "chance is 50 %" in told["evaluate"][1]

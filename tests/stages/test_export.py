@@ -86,7 +86,7 @@ def test_the_examples_of_the_card_run_and_the_first_makes_audio(model: Path, tmp
     clip, rate = soundfile.read(SPEECH / "LJSpeech/wavs/LJ001-0002.flac")
     soundfile.write("question.wav", clip, rate)
     examples = re.findall(r"```python\n(.*?)```", (model / "README.md").read_text(), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for example in examples:

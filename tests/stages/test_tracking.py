@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from flows.cli import main
 from tests.conftest import Finished
 from tests.fixtures.tiny import copy_store
+from tests.fixtures.wandb_files import records_of, row_of
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import SurroundingError
 from tinywave_core.reporting.run import finish_run
@@ -100,13 +100,13 @@ def test_an_offline_run_of_wandb_has_all_of_a_run_and_nothing_of_the_machine(
         again = wandb_runs.write(run, str(tmp_path))
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     assert str(folder) in said and "(offline)" in said and "already" in again
-    records = _records(next(folder.glob("*.wandb")))
+    records = records_of(next(folder.glob("*.wandb")))
     config = {
         u.key: json.loads(u.value_json) for r in records for u in (*r.run.config.update, *r.config.update) if u.key
     }
     assert config["distillation.layers"] == str(finished.config.distillation.layers)
     assert config["lineage"] == {part: artifact.id for part, artifact in finished.outputs.items()}
-    rows = [_row(record) for record in records if record.WhichOneof("record_type") == "history"]
+    rows = [row_of(record) for record in records if record.WhichOneof("record_type") == "history"]
     for part in PARTS:
         curve = [(row[f"{part}/step"], row[f"{part}/loss"]) for row in rows if f"{part}/loss" in row]
         assert [step for step, _ in curve] == [step for step, _ in losses[part]]
@@ -118,28 +118,6 @@ def test_an_offline_run_of_wandb_has_all_of_a_run_and_nothing_of_the_machine(
     summary = {u.key: u.value_json for r in records for u in r.summary.update}
     assert "student.nll" in summary
     assert not [r for r in records if r.WhichOneof("record_type") in ("stats", "output", "output_raw")]
-
-
-def _records(path: Path) -> list:
-    """What the file of an offline run holds: LevelDB's log, in blocks of 32 KiB, after a head of seven bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, parts, records = path.read_bytes(), 7, b"", []
-    while at + 7 <= len(data):
-        if (room := 32_768 - at % 32_768) < 7:
-            at += room
-            continue
-        _, size, kind = struct.unpack_from("<IHB", data, at)
-        parts += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            records.append(Record.FromString(parts))
-            parts = b""
-    return records
-
-
-def _row(record) -> dict:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
 
 
 def test_a_tracker_that_fails_is_said_with_the_way_back_and_ends_nothing(

@@ -55,6 +55,8 @@ class Config(BaseModel):
 class RuntimeConfig(Config):
     """Where and how fast things run. Nothing in this group changes a result, so nothing in it identifies one."""
 
+    came_later = ("track_live",)
+
     device: Device = "auto"
     """Device of models; `auto` takes the GPU when there is one: `cuda` for NVIDIA's and AMD's, `mps` for Apple's."""
     threads: int = Field(0, ge=0, le=256)
@@ -121,6 +123,9 @@ class RuntimeConfig(Config):
     wandb_to: str | None = None
     """Folder in which Weights & Biases keeps finished runs (the extra wandb), on this machine alone unless the variable WANDB_MODE is
     `online`; none are handed over without it."""
+    track_live: bool = False
+    """Trackers of mlflow_to and wandb_to get the curve of a training while it goes on as well, with each checkpoint: a run of its own there,
+    which one that was stopped goes on with. A process beside the training does it, so that no tracker can hold the training up."""
     gradient_report_every: int | None = Field(None, ge=0)
     """Every so many steps of distillation: how hard and which way each term of the loss pulls the student, beside its curves and in the
     report. A report costs as many steps as there are terms: 8 % at 50. Only of what is trained from now on, by one training process.
@@ -154,6 +159,12 @@ class RuntimeConfig(Config):
                 f"gradient_report_every is {self.gradient_report_every}, and {self.all_training_processes} processes train together, each "
                 "with a part of the gradient: leave it out, or train with one process"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _live_curves_have_a_tracker(self) -> Self:
+        if self.track_live and self.mlflow_to is None and self.wandb_to is None:
+            raise ValueError("track_live is set, but there is no tracker: set mlflow_to or wandb_to")
         return self
 
     @property

@@ -97,8 +97,12 @@ else that its vocabulary has room for was in its training, and what it would mak
 
 {_example(card)}
 
-In plain transformers it is a Llama that continues ids; `speech_tokenizer/` is what TinyWave turns audio into prompts and tokens into
-audio with.
+In plain transformers it is a model that continues ids, without code of its own (`trust_remote_code` stays off). Its processor turns
+{" and ".join(card.trained.modalities)} into ids{" and ids into audio" if "speech" in card.trained.outputs else ""}:
+
+{_plain_example(card)}
+
+Ids as strings go through transformers' own tokenizer and `pipeline`, without TinyWave:
 
 ```python
 from transformers import pipeline
@@ -176,6 +180,30 @@ def _drafter(card: Card) -> str:
     return f"""
 `drafter/` is a smaller model that proposes tokens (`tinywave generate DIR --drafter own`): the continuations have this model's own distribution.{measured}
 """
+
+
+def _plain_example(card: Card) -> str:
+    """The same with AutoProcessor and AutoModelForCausalLM."""
+    hears, speaks = "speech" in card.trained.modalities, "speech" in card.trained.outputs
+    heard = "audio=samples, sampling_rate=rate" if hears else 'text="Once upon a time"'
+    asked = heard if speaks else f'{heard}, output="text"'
+    output = "" if speaks else '"text"'
+    read = ['samples, rate = soundfile.read("question.wav")'] if hears else []
+    new = "ids[0, inputs.input_ids.shape[1] :]"
+    given = f'soundfile.write("answer.wav", processor.decode_audio({new}), processor.sampling_rate)'
+    lines = [
+        *(["import soundfile"] if hears or speaks else []),
+        "import tinywave.transformers",
+        "from transformers import AutoModelForCausalLM, AutoProcessor",
+        "",
+        'processor = AutoProcessor.from_pretrained("path/to/this/directory")',
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")',
+        *read,
+        f'inputs = processor({asked}, return_tensors="pt")',
+        f"ids = model.generate(**inputs, min_new_tokens=50, max_new_tokens=200, suppress_tokens=processor.banned_ids({output}))",
+        given if speaks else f"print(processor.decode({new}))",
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
 
 
 def _listed(outputs: Sequence[str]) -> str:

@@ -1,19 +1,34 @@
-"""What plain transformers loads of an export: config.json and generation_config.json are written, and the directory is checked."""
+"""What plain transformers loads of an export: config.json, generation_config.json and processor_config.json are written, and the
+directory is checked."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from tinywave_core.exporters.weights import Weights
+from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.tokenizers.text import SPECIALS
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 PAD_ID = 0
 """<unk>, which no recording has: Llama's vocabulary has no token for padding alone."""
+
+PROCESSOR = "processor_config.json"
+
+
+def processor_config() -> dict[str, Any]:
+    """The class by which AutoProcessor opens an export, once tinywave/transformers.py was imported."""
+    return {"processor_class": "TinyWaveProcessor", "sampling_rate": SAMPLE_RATE}
+
+
+def write_processor_config(folder: Path) -> None:
+    """processor_config.json."""
+    (folder / PROCESSOR).write_text(json.dumps(processor_config(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_config(

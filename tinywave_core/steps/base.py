@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.errors import NoMemoryError, SchemaVersionError, is_lack_of_memory
+from tinywave_core.live import live_curves
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.storage.fingerprint import fingerprint
 from tinywave_core.storage.store import (
@@ -155,7 +156,9 @@ def compute(step: Step, progress: Progress = no_progress) -> Artifact:
             shutil.rmtree(old, ignore_errors=True)
         output.folder.mkdir(parents=True)
         output.resume.mkdir(exist_ok=True)
-        summary = step.run(step, output)
+        settings = step.config.model_dump(mode="json")
+        with live_curves(step.runtime, step.id, step.part, settings, output.resume, output.folder):
+            summary = step.run(step, output)
         artifact = step.store.commit(_manifest(step, summary, output.folder, time.monotonic() - started), output.folder)
     except Exception as error:
         # Where another run took over, that is the reason to tell: what failed here may only be what it cleared away.

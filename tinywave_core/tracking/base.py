@@ -1,37 +1,25 @@
 """A finished run of a store -> what trackers of experiments show: settings, figures, curves, files, and the ids of its artifacts.
 
-Curves are those that the artifacts hold, so that a run can be handed over long after it was made, and again; what one watches while a
-model trains is TensorBoard's (training/log.py). See infra/decisions/0056-a-small-install.md.
+Curves are those that the artifacts hold, so that a run can be handed over long after it was made, and again; a training that goes on
+is a run of its own (follow.py). See infra/decisions/0056-a-small-install.md.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tinywave_core.errors import MissingInputError
 from tinywave_core.run.record import RunRecord
 from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.steps.runs import RUNS
-from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Store
+from tinywave_core.tracking.points import Point, curve_of, flat
 
-PROJECT = "tinywave"
-"""The experiment, or project, that runs go into."""
 CURVES = "curves.parquet"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One step of a training."""
-
-    step: int
-    values: dict[str, float]
-    """By term, such as `loss`; steps at which a term was not measured lack it."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +72,9 @@ def tracked_run(store: Store, record: RunRecord) -> Iterator[TrackedRun]:
             hashlib.sha256(f"{record.finished_at} {record.report_sha256}".encode()).hexdigest()[:16],
             f"run {record.number}",
             round(datetime.fromisoformat(record.finished_at).timestamp() * 1000),
-            dict(_flat(record.config)),
+            dict(flat(record.config)),
             figures,
-            {part: _curve(artifact.path(CURVES)) for part, artifact in found.items() if CURVES in artifact.files},
+            {part: curve_of(artifact.path(CURVES)) for part, artifact in found.items() if CURVES in artifact.files},
             record.outputs,
             [report, card],
         )
-
-
-def _curve(path: Path) -> list[Point]:
-    return [
-        Point(int(row["step"]), {name: float(v) for name, v in row.items() if name != "step" and v is not None})
-        for row in read_table(path).to_pylist()
-    ]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", str(value)

@@ -7,6 +7,7 @@ from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.extras import Extra
 from tinywave_core.run.preflight import trackers_of
 from tinywave_core.tracking.base import TrackedRun, tracked_run
+from tinywave_core.tracking.points import in_words
 
 if TYPE_CHECKING:
     from tinywave_core.run.record import RunRecord
@@ -24,7 +25,7 @@ def hand_over(store: "Store", record: "RunRecord", runtime: RuntimeConfig) -> li
                 told.append(_writer(extra)(run, place))
             except Exception as error:  # noqa: BLE001  (whatever a tracker does)
                 told.append(
-                    f"{extra} has nothing of {run.name} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}); "
+                    f"{extra} has nothing of {run.name} ({in_words(error)}); "
                     f"mend it, and `tinywave track --root {store.url} --{extra} {place}` hands it over"
                 )
     return told

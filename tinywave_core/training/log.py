@@ -1,6 +1,6 @@
 """What a person watches while a model trains: every number of a step, as TensorBoard shows it.
 
-Logs hold wall times, so they lie outside the store: they are no part of an artifact.
+Trackers get curves with each checkpoint, from a process beside the training (live.py). Logs hold wall times, so they lie outside the store: they are no part of an artifact.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """The model card: front matter that is YAML, figures with their intervals, and no section for what was not computed."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -79,6 +80,20 @@ def test_a_student_that_was_made_otherwise_says_so(text: str):
     told = model_card(replace(CARD, settings=tuned.model_dump(mode="json")))
     assert "tuned by preference (DPO) on its own continuations, ranked by the judge `rating`." in told
     assert "it was a student of another run" in model_card(replace(CARD, settings={"start": "given"}))
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        (TrainedOn(speech=9), "audio=samples, sampling_rate=rate, return_tensors"),
+        (TrainedOn(speech=9, mixed=9), "audio=samples, sampling_rate=rate, return_tensors"),
+        (TrainedOn(text=9), 'text="Once upon a time", output="text", return_tensors'),
+    ],
+)
+def test_the_example_in_plain_transformers_asks_for_what_the_model_was_trained_on(trained: TrainedOn, asked: str):
+    _, plain, _ = re.findall(r"```python\n(.*?)```", model_card(replace(CARD, trained=trained)), re.DOTALL)
+    compile(plain, "card", "exec")
+    assert f"processor({asked}" in plain and ("decode_audio" in plain) == ("speech" in trained.outputs)
 
 
 def test_guessing_and_counts_stand_below_the_models(text: str):

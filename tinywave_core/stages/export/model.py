@@ -1,6 +1,6 @@
 """Export: the student as a directory that plain `LlamaForCausalLM` and `AutoTokenizer` load and generate from.
 
-Files: model/ with safetensors, config.json, generation_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
+Files: model/ with safetensors, config.json, generation_config.json, processor_config.json, the tokenizer, GGUF files for llama.cpp, speech.json (token
 ids, rates, convention, golden prompts, digests), speech_tokenizer/ (codebooks and voice, or which files of SpiritLM's
 release turn audio into prompts and units into audio), drafter/ (a smaller model that proposes tokens for this one, where the run
 made one: weights, tokenizer, GGUF files), README.md (the model card), and the teacher's LICENSE where it has one.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from tinywave_core.exporters.model_card import Data
 
-VERSION = 8
+VERSION = 9
 DESCRIBED = (
     "scores",
     "probe_scores",
@@ -191,7 +191,7 @@ def _write_model(
     """Configs, weights and tokenizer of the student or the drafter, as plain transformers loads them."""
     import torch
 
-    from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config
+    from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config, write_processor_config
     from tinywave_core.exporters.weights import copy_weights
     from tinywave_core.tokenizers.directory import copy_tokenizer, write_speech_tokenizer
 
@@ -205,6 +205,7 @@ def _write_model(
     else:
         copy_tokenizer(teacher, folder, vocabulary)
     pad_on_the_left(folder)
+    write_processor_config(folder)
     return shape
 
 
