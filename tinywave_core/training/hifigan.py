@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from tinywave_core.errors import ConfigError, TrainingError
-from tinywave_core.progress import Progress
+from tinywave_core.progress import GOES_ON, Progress
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.synthesis.hifigan_model import DurationConfig, HifiganConfig, HifiganNetwork
@@ -212,6 +212,8 @@ def train_hifigan(
     network.train()
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
         state = checkpoints.load() or TrainingState(0, [], [])
+        if state.step:
+            progress(state.step, settings.steps, GOES_ON)
         while state.step < settings.steps:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, settings.steps, settings.peak_rate)

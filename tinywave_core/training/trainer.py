@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.devices import mixed_precision, pick_device
 from tinywave_core.errors import PausedError, TrainingError
-from tinywave_core.progress import Progress
+from tinywave_core.progress import GOES_ON, Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.storage.uploads import UploadedCheckpoints
@@ -125,6 +125,8 @@ def train(
             # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
             state = check(TrainingState(0, [], []))
             checkpoints.save(state)
+        if state.step:
+            progress(state.step, steps, GOES_ON)
         started = time.monotonic()
         reading = dataset.reading_ahead(own_share(config.rows))
         with tensorboard_log(log_folder, state.step) as log, reading as batches:
