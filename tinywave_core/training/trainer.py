@@ -120,11 +120,7 @@ def train(
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
-        state = checkpoints.load()
-        if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
-            # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
-            state = check(TrainingState(0, [], []))
-            checkpoints.save(state)
+        state = _begun(checkpoints, check)
         if state.step:
             progress(state.step, steps, GOES_ON)
         started = time.monotonic()
@@ -168,6 +164,16 @@ def train(
     gather(module, model)
     model.eval()
     return Trained(_curves(state, validation), state.best, steps, gradients.rows())
+
+
+def _begun(checkpoints: CheckpointWriter, check: Callable[[TrainingState], TrainingState]) -> TrainingState:
+    """The newest checkpoint. The start is one too, for a first batch that breaks the loss."""
+    state = checkpoints.load()
+    if state is None:
+        # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
+        state = check(TrainingState(0, [], []))
+        checkpoints.save(state)
+    return state
 
 
 def _with_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:

@@ -327,6 +327,5 @@ def test_a_run_that_is_told_to_stop_loses_no_step(tmp_path, step):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", progress=told_at)
     told: list[tuple[int, str]] = []
-    tell = lambda done, total, note="": told.append((done, note))  # noqa: E731
-    assert run(tmp_path / "cut", progress=tell)[0] == curve
+    assert run(tmp_path / "cut", progress=lambda done, total, note="": told.append((done, note)))[0] == curve
     assert told[0] == (step, GOES_ON) and [done for done, _ in told[1:]] == list(range(step + 1, 10))
