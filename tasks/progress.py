@@ -53,7 +53,7 @@ def step_progress(step: Step, *, in_terminal: bool = True) -> Iterator[StepProgr
             )
         if note == GOES_ON and not goes_on:  # told again and again while a training in other processes is silent
             goes_on = True
-            line = f"{step.stage} {step.part} {note}: {done} of {total} steps are done"
+            line = f"{step.stage} {step.part} {note}: {done - 1} of {total} steps were done"
             if in_terminal:
                 terminal.say(f"    {line}", file=sys.stderr, flush=True)
             get_run_logger().info(line)

@@ -55,14 +55,14 @@ def test_a_training_that_goes_on_says_so_once_in_the_run_s_log_and_its_pace_is_i
     with progress.step_progress(step_of(tmp_path)) as tell:
         now[0] += 60  # until the model is loaded
         for _ in range(3):
-            tell(8000, 10_000, GOES_ON)
+            tell(8001, 10_001, GOES_ON)
         now[0] += 50
-        tell(8100, 10_000, "loss 1")
-    said = "ingestion shard goes on from the checkpoint of a run that was stopped: 8000 of 10000 steps are done"
+        tell(8101, 10_001, "loss 1")
+    said = "ingestion shard goes on from the checkpoint of a run that was stopped: 8000 of 10001 steps were done"
     assert caplog.messages == [said]
     lines = capfd.readouterr().err.split("\n")
     # A hundred steps took 50 s: 1900 more take 950.
-    assert lines == [f"    {said}", "    ingestion shard: 8100 of 10000 loss 1, about 950 s left", ""]
+    assert lines == [f"    {said}", "    ingestion shard: 8101 of 10001 loss 1, about 950 s left", ""]
 
 
 def test_without_a_limit_a_step_takes_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -212,8 +212,7 @@ def train_hifigan(
     network.train()
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
         state = checkpoints.load() or TrainingState(0, [], [])
-        if state.step:
-            progress(state.step, settings.steps, GOES_ON)
+        kept = state.step
         while state.step < settings.steps:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, settings.steps, settings.peak_rate)
@@ -221,7 +220,8 @@ def train_hifigan(
             state = replace(state, step=state.step + 1, curves=[*state.curves, record])
             if state.step < settings.steps and state.step % checkpoint_every == 0:
                 checkpoints.save(state)
-            progress(state.step, settings.steps, f"log-mel {record['log_mel']:.3f}{checkpoints.note}")
+            note = f"log-mel {record['log_mel']:.3f}{checkpoints.note}"
+            progress(state.step, settings.steps, GOES_ON if kept > 0 and state.step == kept + 1 else note)
             if on_step:
                 on_step(state.step)
     _without_weight_norm(network)

@@ -121,8 +121,7 @@ def train(
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
         state = _begun(checkpoints, check)
-        if state.step:
-            progress(state.step, steps, GOES_ON)
+        kept = state.step
         started = time.monotonic()
         reading = dataset.reading_ahead(own_share(config.rows))
         with tensorboard_log(log_folder, state.step) as log, reading as batches:
@@ -148,7 +147,9 @@ def train(
                 speed = batch.step_targets / (time.monotonic() - began)
                 log(state.step, {**state.curves[-1], "tokens_per_second": speed})
                 try:
-                    progress(state.step, steps, _told(state, speed) + checkpoints.note)
+                    is_first_again = kept > 0 and state.step == kept + 1
+                    note = GOES_ON if is_first_again else _told(state, speed) + checkpoints.note
+                    progress(state.step, steps, note)
                 except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
                     if goes_on:
                         checkpoints.save(state)

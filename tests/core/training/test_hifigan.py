@@ -135,7 +135,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path):
         trained(TINY, tmp_path / "parts", on_step=stop)
     told: list[tuple[int, int, str]] = []
     again, rest = trained(TINY, tmp_path / "parts", progress=lambda *how_far: told.append(how_far))
-    assert rest == curve and told[0] == (4, TINY.steps, GOES_ON) and told[1][0] == 5
+    assert rest == curve and told == [(5, 5, GOES_ON)]
     for (name, one), (_, other) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(one, other), name
 
