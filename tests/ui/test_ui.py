@@ -107,7 +107,7 @@ def run_id(browser: BrowserContext, served: Served) -> str:
     assert page.get_by_role("option").all_inner_texts() == ["cached", "aligned", "aligned-warmup", "on_policy"]
     page.keyboard.press("Escape")
 
-    steps = group(page, "The setting distillation.training.steps.").get_by_role("spinbutton")
+    steps = group(page, "The setting `distillation.training.steps`.").get_by_role("spinbutton")
     assert steps.input_value() == "6"
     fill(steps, "0")
     press_submit(page)
