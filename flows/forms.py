@@ -1,6 +1,6 @@
 """The forms of the deployments: source, store, preset and what people change first, all other settings under `advanced`.
 
-In: the values of a form. Out: a PipelineConfig. An empty field is the preset's value, so a run's parameters are what somebody chose.
+In: the values of a form. Out: a PipelineConfig. What is null or empty is the preset's value, so a run's parameters are what somebody chose.
 Each deployment runs a flow of this module: it reads the form and does the work of the flow of the same name
 (infra/decisions/0048-short-forms.md).
 """
@@ -30,17 +30,18 @@ DEFAULTS = "defaults"
 NONE = "none"
 """The field of `advanced` that lists settings without a value: an empty field is the preset's value already."""
 OWN = ("source", "root")
+ADVANCED = "advanced"
 _SETTINGS = dict(fields())
 
 _HELP = """{about}
 
-An empty field is the preset's value. The settings have the names that the command line gives them.
+What is not set has the preset's value. The settings have the names that the command line gives them.
 """
 
 
 def config_of(values: Mapping[str, Any]) -> PipelineConfig:
     """The settings that a form asks for; ConfigError names the setting that cannot be."""
-    advanced = dict(values.get("advanced") or {})
+    advanced = dict(values.get(ADVANCED) or {})
     without = advanced.pop(NONE, None) or []
     preset = values.get("preset") or DEFAULTS
     asked = flat(_filled(advanced))
@@ -61,7 +62,9 @@ def values_of(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     named = preset in preset_names()
     given = ({} if named else flat(preset_values(preset))) | dict(settings)
     config = load_config(preset, settings)
-    found: dict[str, Any] = {"preset": preset if named else DEFAULTS}
+    # Every field has a value, if only null: the server fills in the deployment's where a form or an API call leaves one out.
+    found: dict[str, Any] = {"source": config.source, "root": config.root, "preset": preset if named else DEFAULTS}
+    found |= dict.fromkeys((*FIRST, ADVANCED))
     advanced: dict[str, Any] = {}
     for key in given:
         value = _at(config, key)
@@ -71,8 +74,7 @@ def values_of(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = value
         else:
             _put(advanced, key, value)
-    found |= {"advanced": advanced} if advanced else {}  # the page folds what has no value
-    return found | {name: value for name in OWN if (value := getattr(config, name)) is not None}
+    return found | {ADVANCED: advanced or None}
 
 
 def _at(config: PipelineConfig, key: str) -> Any:
@@ -108,13 +110,17 @@ def advanced_schema() -> dict[str, Any]:
         "items": {"type": "string", "enum": optional},
     }
     about = "All other settings, one group per stage. An empty field is the preset's value."
-    return _folded({**shown, "properties": shown["properties"] | {NONE: none}}, "advanced", about)
+    return _folded({**shown, "properties": shown["properties"] | {NONE: none}}, ADVANCED, about)
 
 
 def _folded(group: dict[str, Any], title: str, about: str) -> dict[str, Any]:
-    """A group of fields behind a choice: the page shows none of them until somebody wants to set one."""
-    kinds = [{"type": "null", "title": "as the preset"}, {**group, "title": "set"}]
-    return {"title": title, "description": about, "anyOf": kinds}
+    """A group of fields, or one, behind a choice: the page shows none of them until somebody wants to set one."""
+    return _choice({**group, "title": "set"}, "as the preset", title, about)
+
+
+def _choice(set_to: dict[str, Any], left: str, title: str, about: str) -> dict[str, Any]:
+    """A field that may be null, which the page calls `left`: unlike an emptied field, null is sent, and is not the deployment's value."""
+    return {"title": title, "description": about, "anyOf": [{"type": "null", "title": left}, set_to]}
 
 
 def _group(node: dict[str, Any], defs: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def _group(node: dict[str, Any], defs: dict[str, Any], prefix: str) -> dict[str,
                 {**inside, "title": name, "description": about} if prefix else _folded(inside, name, about)
             )
         else:
-            properties[name] = {**_without_default(inner), "description": f"{about} {_presets(key)}".strip()}
+            properties[name] = {**_without_default(inner), "description": f"{about} {_presets(key, 'Empty')}".strip()}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
@@ -147,14 +153,14 @@ def _without_default(node: dict[str, Any]) -> dict[str, Any]:
 _PRESETS: dict[str, PipelineConfig] = {}
 
 
-def _presets(key: str) -> str:
-    """What an empty field means: the value in each preset, the commonest one last."""
+def _presets(key: str, left: str) -> str:
+    """What a field that is `left` means: the value in each preset, the commonest one last."""
     if not _PRESETS:
         _PRESETS.update({name: load_config(name, {}) for name in preset_names()})
     values = {name: _said(_at(config, key)) for name, config in _PRESETS.items()}
     common = max(sorted(set(values.values())), key=list(values.values()).count)
     others = [f"{value} in {name}" for name, value in values.items() if value != common]
-    return f"Empty: {', '.join([*others, common])}{' in the others' if others else ''}."
+    return f"{left}: {', '.join([*others, common])}{' in the others' if others else ''}."
 
 
 def _said(value: Any) -> str:
@@ -162,22 +168,22 @@ def _said(value: Any) -> str:
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """The form's fields. Those without a default come from the deployment, so the page does not call them optional."""
-    text = {
-        name: {"type": "string", "description": " ".join((_SETTINGS[name].description or "").split())} for name in OWN
-    }
-    choice = {
+    """The form's fields. None has a default here: each comes from the deployment, so the page calls none of them optional."""
+    text = {name: " ".join((_SETTINGS[name].description or "").split()) for name in OWN}
+    folder = {"type": "string", "title": "folder"}
+    preset = {
         "type": "string",
         "enum": [*preset_names(), DEFAULTS],
-        "description": "Where the values of empty fields come from; `defaults`: from no preset.",
+        "description": "Where all values come from that are not set; `defaults`: from no preset.",
     }
-    first = {name: _first(name, key) for name, key in FIRST.items()}
     return [
-        _parameter("source", str | None, text["source"], None),
-        _parameter("root", str, text["root"]),
-        _parameter("preset", str, choice),
-        *(_parameter(name, _SETTINGS[key].annotation, first[name], None) for name, key in FIRST.items()),
-        _parameter("advanced", dict[str, Any], advanced_schema(), None),
+        _parameter(
+            "source", str | None, _choice(folder, "none", "source", f"{text['source']} None: what is in the store.")
+        ),
+        _parameter("root", str, {"type": "string", "description": text["root"]}),
+        _parameter("preset", str, preset),
+        *(_parameter(name, _SETTINGS[key].annotation, _first(name, key)) for name, key in FIRST.items()),
+        _parameter(ADVANCED, dict[str, Any], advanced_schema()),
     ]
 
 
@@ -187,15 +193,14 @@ def _first(name: str, key: str) -> dict[str, Any]:
     for part in key.split("."):
         node = node["properties"][part]
         node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    about = f"{' '.join(node['description'].split())} {_presets(key)} The setting `{key}`."
-    return {**_without_default(node), "title": name, "description": about}
+    about = f"{' '.join(node['description'].split())} {_presets(key, 'As the preset')} The setting `{key}`."
+    bare = {word: value for word, value in _without_default(node).items() if word != "description"}
+    return _folded(bare, name, about)
 
 
-def _parameter(
-    name: str, kind: Any, schema: dict[str, Any], default: Any = inspect.Parameter.empty
-) -> inspect.Parameter:
+def _parameter(name: str, kind: Any, schema: dict[str, Any]) -> inspect.Parameter:
     annotation = Annotated[kind, WithJsonSchema(schema)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
 # Flows -----------------------------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def about(flow_name: str, config: PipelineConfig, preset: str, settings: Mapping
         f"- preset: {preset}",
         *changed,
         "",
-        "**Run → Custom run** opens the form. **Quick run** starts at once, with what stands here.",
+        "**Run → Custom run** opens the form. **Quick run** shows the same in a window; its *Run* starts with what stands here.",
     ]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,6 +24,7 @@ from rich.progress import (
 
 from tasks import stopping, terminal
 from tinywave_core.escaping import markdown, visible
+from tinywave_core.progress import GOES_ON
 from tinywave_core.progress import Progress as StepProgress
 from tinywave_core.steps.base import Step
 
@@ -38,8 +40,10 @@ def step_progress(step: Step, *, in_terminal: bool = True) -> Iterator[StepProgr
     bar = _Quiet() if not in_terminal else _Bar(step) if Console(stderr=True).is_terminal else _Lines(step)
     artifact = _ProgressArtifact(step)
     hours, started = step.runtime.step_timeout_hours, time.monotonic()
+    goes_on = False
 
     def progress(done: int, total: int, note: str = "") -> None:
+        nonlocal goes_on
         if stopping.requested.is_set():
             raise KeyboardInterrupt
         if hours is not None and time.monotonic() - started > hours * 3600:
@@ -47,6 +51,12 @@ def step_progress(step: Step, *, in_terminal: bool = True) -> Iterator[StepProgr
                 f"{step.stage} {step.part} was still at {done} of {total} after runtime.step_timeout_hours, {hours:g} hours: it is "
                 "given up and, if retries are left, tried again"
             )
+        if note == GOES_ON and not goes_on:  # told again and again while a training in other processes is silent
+            goes_on = True
+            line = f"{step.stage} {step.part} {note}: {done - 1} of {total} steps were done"
+            if in_terminal:
+                terminal.say(f"    {line}", file=sys.stderr, flush=True)
+            get_run_logger().info(line)
         bar.update(done, total, note)
         artifact.update(done, total, note)
 
@@ -102,16 +112,19 @@ class _Lines:
     def __init__(self, step: Step) -> None:
         self.name = f"{step.stage} {step.part}"
         self.started = self.last = time.monotonic()
-        self.done = 0
+        self.done = self.before = 0
 
     def update(self, done: int, total: int, note: str) -> None:
         now = time.monotonic()
         if done < self.done:  # the next round over the same things has a pace of its own
-            self.started = now
+            self.started, self.before = now, 0
+        elif note == GOES_ON:  # so has a training that another run began
+            self.started = self.last = now
+            self.before = done
         self.done = done
         if now - self.last >= _LINE_EVERY_S and done < total:
             self.last = now
-            left_s = (now - self.started) * (total - done) / max(done, 1)
+            left_s = (now - self.started) * (total - done) / max(done - self.before, 1)
             terminal.say(
                 f"    {self.name}: {done} of {total} {note}, about {left_s:.0f} s left", file=sys.stderr, flush=True
             )

@@ -2,6 +2,9 @@
 
 from typing import Protocol
 
+GOES_ON = "goes on from the checkpoint of a run that was stopped"
+"""The note of the first step that a training does where it does not begin at its beginning."""
+
 
 class Progress(Protocol):
     """Hears how far a step is."""

@@ -48,14 +48,17 @@ def test_a_form_holds_what_was_given_and_no_more(deployed: dict[str, Any]):
         "source": "s3://bucket/speech",
         "root": "s3://bucket/store",
         "preset": "demo",
+        "layers": None,
         "steps": 9,
+        "device": None,
         "advanced": {
             "none": ["adaptation.training.passes"],
             "export": {"gguf": ["q8_0"]},
             "tokenization": {"units": {"clusters": 20}},
         },
     }
-    assert forms.values_of("small", {}) == {"preset": "small", "root": "store"}  # `advanced` stays folded
+    unset = {"source": None, "layers": None, "steps": None, "device": None, "advanced": None}
+    assert forms.values_of("small", {}) == {"preset": "small", "root": "store", **unset}
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -72,6 +75,31 @@ def test_a_preset_of_ones_own_and_a_whole_config_go_through_a_form(tmp_path: Any
     whole = forms.values_of("demo", flat(config.model_dump(mode="json")))
     validate(whole, schema, raise_on_error=True)
     assert forms.config_of(whole) == config
+
+
+def test_the_page_calls_no_field_of_the_short_form_optional_and_each_has_a_value_to_send(
+    deployed: dict[str, Any], schema: dict[str, Any]
+):
+    """Prefect's page writes "(Optional)" beside what a schema does not require, and its server puts the deployment's value where a form
+    or an API call leaves one out: so each deployment has one for every field."""
+    names = ["source", "root", "preset", "layers", "steps", "device", "advanced"]
+    assert list(schema["properties"]) == schema["required"] == names
+    assert all(set(each.parameters) == set(names) for each in deployed.values())
+    assert all(each._parameter_openapi_schema.required == names for each in deployed.values())
+    validate(forms.values_of("small", {}), schema, raise_on_error=True)
+
+
+@pytest.mark.parametrize("name", ["source", "layers", "steps", "device", "advanced"])
+def test_what_a_deployment_was_given_can_be_taken_back_in_its_form(schema: dict[str, Any], name: str):
+    given = forms.values_of("demo", GIVEN | {"distillation.layers": 3, "runtime.device": "cpu"})
+    assert given[name] is not None and schema["properties"][name]["anyOf"][0]["type"] == "null"
+    validate(given | {name: None}, schema, raise_on_error=True)
+    of_preset = load_config("demo", {})
+    taken_back = forms.config_of(given | {name: None})
+    if name == "advanced":
+        assert taken_back.export == of_preset.export
+    else:
+        assert forms._at(taken_back, forms.FIRST.get(name, name)) == forms._at(of_preset, forms.FIRST.get(name, name))
 
 
 def test_another_preset_in_the_form_changes_what_was_left_empty_only():
@@ -114,10 +142,8 @@ def test_what_only_the_settings_know_together_is_an_error_of_the_run():
 
 
 def test_a_field_says_what_it_means_to_leave_it_empty(schema: dict[str, Any]):
-    assert schema["required"] == ["root", "preset"]
-    assert list(schema["properties"]) == ["source", "root", "preset", "layers", "steps", "device", "advanced"]
     about = schema["properties"]["layers"]["description"]
-    assert "Empty: 2 in base, 2 in demo, 2 in demo-interleaved, 4 in small, 10 in the others." in about
+    assert "As the preset: 2 in base, 2 in demo, 2 in demo-interleaved, 4 in small, 10 in the others." in about
     folded, opened = schema["properties"]["advanced"]["anyOf"]
     assert folded == {"type": "null", "title": "as the preset"}
     inside = set(_leaves(opened["properties"]))

@@ -1,6 +1,8 @@
 """The pipeline as Prefect sees it: a run gives a student, a second run computes nothing and says why."""
 
+import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,14 +14,18 @@ from uuid import UUID
 import pytest
 from prefect import Flow
 from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.pipeline import pipeline
-from flows.stages import tokenization
+from flows.stages import adaptation, tokenization
+from tasks import stopping
+from tasks.progress import _ProgressArtifact
 from tests.conftest import Finished
 from tests.fixtures.tiny import CLIPS, NEW_CLIP, copy_clips, copy_store, digests, tiny_config
 from tinywave_core.config.pipeline import STAGES, PipelineConfig
 from tinywave_core.errors import MissingInputError
+from tinywave_core.progress import GOES_ON
 from tinywave_core.run.record import RunRecord
 from tinywave_core.storage.store import Store
 
@@ -169,3 +175,52 @@ def test_one_stage_alone_finds_its_inputs_in_the_store(finished: Finished, tmp_p
 def test_one_stage_alone_says_which_inputs_are_missing(tiny_source: Path, tmp_path: Path):
     with pytest.raises(MissingInputError, match="needs the output of ingestion.*run `tinywave run ingestion`"):
         alone(tokenization, tiny_config(tiny_source, tmp_path / "empty"))
+
+
+# A run that is cancelled ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outlives_sigterm() -> Iterator[None]:
+    """Prefect hands the signal on to whoever had it before; a process of its own would end by it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    stopping.requested.clear()
+
+
+@pytest.mark.usefixtures("outlives_sigterm")
+def test_a_training_that_is_cancelled_keeps_its_last_step_and_the_next_run_goes_on_from_it(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Prefect cancels a run by SIGTERM to its process."""
+    root = copy_store(finished.config, tmp_path / "store").root
+    training = {"steps": 100_000, "learning_rate": 1e-5}  # hours, were it not stopped
+    config = tiny_config(
+        finished.config.source, root, adaptation={"training": training}, runtime={"checkpoint_every": 90_000}
+    )
+    told: list[tuple[int, str]] = []
+
+    def cancel(_: object, done: int, total: int, note: str) -> None:
+        told.append((done, note))
+        if len(told) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(_ProgressArtifact, "update", cancel)
+    before = digests(Store(root))
+    for _ in range(2):
+        first, kept = len(told), checkpoints(root)
+        stopping.requested.clear()
+        with pytest.raises(TerminationSignal):
+            alone(adaptation, config)
+        assert told[first][0] == max([0, *kept]) + 1
+        assert (told[first][1] == GOES_ON) is bool(kept)
+        assert checkpoints(root)[-1] == told[-1][0] + 1  # the step that was done when it heard of the stop
+        assert digests(Store(root)) == before  # nothing half-written is taken for an artifact
+        told.clear()
+
+
+def checkpoints(root: str) -> list[int]:
+    """Steps that are kept, in their order, but for the start."""
+    found = Path(root, ".work").glob("adaptation-*/resume/step-*/state.json")
+    return sorted(step for state in found if (step := int(state.parent.name.removeprefix("step-"))))

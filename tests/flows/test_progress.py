@@ -1,5 +1,6 @@
 """A step hears of a stop and of its time limit when it tells how far it is."""
 
+import logging
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from tasks import progress, stopping
 from tests.fixtures.summaries import Anything
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.pipeline import PipelineConfig
+from tinywave_core.progress import GOES_ON
 from tinywave_core.steps.base import Output, Step, Summary
 from tinywave_core.storage.store import Store
 
@@ -41,6 +43,26 @@ def test_a_step_that_is_still_at_work_after_its_hours_is_given_up(tmp_path: Path
             tell(6, 9)
             now[0] += 2
             tell(7, 9)
+
+
+def test_a_training_that_goes_on_says_so_once_in_the_run_s_log_and_its_pace_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "get_run_logger", lambda: logging.getLogger("a run"))
+    caplog.set_level(logging.INFO, "a run")
+    with progress.step_progress(step_of(tmp_path)) as tell:
+        now[0] += 60  # until the model is loaded
+        for _ in range(3):
+            tell(8001, 10_001, GOES_ON)
+        now[0] += 50
+        tell(8101, 10_001, "loss 1")
+    said = "ingestion shard goes on from the checkpoint of a run that was stopped: 8000 of 10001 steps were done"
+    assert caplog.messages == [said]
+    lines = capfd.readouterr().err.split("\n")
+    # A hundred steps took 50 s: 1900 more take 950.
+    assert lines == [f"    {said}", "    ingestion shard: 8101 of 10001 loss 1, about 950 s left", ""]
 
 
 def test_without_a_limit_a_step_takes_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import takewhile
 
-from tinywave_core.serving.asking import Samples, pcm, require_length, require_sound
+from tinywave_core.serving.asking import Samples, pcm, require_sound
 from tinywave_core.serving.host import ModelHost
 from tinywave_core.synthesis.prompting import Part
 
@@ -47,8 +47,7 @@ class Listening:
         return rest
 
     def append(self, data: bytes) -> None:
-        """Add audio; RequestError if it is too much, and nothing is kept then."""
-        require_length((len(self._data) + len(data)) / 2 / self.rate, self.host.limits)
+        """Add audio: as much as the session takes, which has looked at its limits."""
         self._data += data
         is_free = self._task is None or self._task.done()
         if is_free and self._new_s() >= max(EVERY_S, 2 * self._round_s):

@@ -67,7 +67,9 @@ class Session:
         self.listening: Listening | None = None
         self.turns: TurnTaking | None = None
         """None: the client says when a turn ends."""
-        self._turn_first, self._turn_item = 0, ""
+        self._turn_first: int
+        self._turn_item: str
+        """Of the turn that is spoken: its first sample, and its name."""
         self._half = b""
         """The first byte of a sample whose second one has not come."""
         self.response: asyncio.Task[None] | None = None
@@ -215,14 +217,17 @@ class Session:
             # As long as a prompt may be: the turn ends here, and what follows is the next one.
             turns.stop()
             last = self._turn_first + self.listening.samples
-            await self._turn_ended(turns, Edge(begins=False, sample=last, ms=round(1000 * last / turns.rate)))
+            await self._turn_ended(turns, last, round(1000 * last / turns.rate))
         edges = await self.host.watched(lambda: turns.look(data))
         if self.listening is None:
             turns.keep(data)
         else:
             self._hear(data)
         for edge in edges:
-            await (self._turn_began if edge.begins else self._turn_ended)(turns, edge)
+            if edge.begins:
+                await self._turn_began(turns, edge)
+            else:
+                await self._turn_ended(turns, edge.sample, edge.ms)
         if self.listening is None:
             turns.forget()
 
@@ -237,12 +242,12 @@ class Session:
             turns.stop()
             await self._fault(error)
 
-    async def _turn_ended(self, turns: TurnTaking, edge: Edge) -> None:
+    async def _turn_ended(self, turns: TurnTaking, sample: int, ms: int) -> None:
         """Commit a turn and answer it; what is wrong with one is said, and the next one is heard."""
         if self.listening is None:  # refused when it began, or committed by the client
             return
-        turns.end(edge.sample, self.listening.cut(edge.sample - self._turn_first))
-        await self.send("input_audio_buffer.speech_stopped", audio_end_ms=edge.ms, item_id=self._turn_item)
+        turns.end(sample, self.listening.cut(sample - self._turn_first))
+        await self.send("input_audio_buffer.speech_stopped", audio_end_ms=ms, item_id=self._turn_item)
         try:
             await self._commit_heard(self._turn_item)
             if turns.asked.create_response:

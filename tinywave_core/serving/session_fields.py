@@ -47,7 +47,7 @@ NOTHING: Mapping[str, tuple[Any, ...]] = {
 class TurnDetection(BaseModel):
     """How turns are found, and what follows from them: `server_vad` of the protocol."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     type: Literal["server_vad"]
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -175,6 +175,6 @@ def _turn_detection(value: object, where: str) -> TurnDetection | None:
         # The protocol's timeout for silence: none is what there is.
         return TurnDetection.model_validate({k: v for k, v in value.items() if (k, v) != ("idle_timeout_ms", None)})
     except ValidationError as error:
-        fault = error.errors(include_input=False)[0]
+        fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"])[:60]
         raise RequestError.of_field(f"{where}.{name}", f"{fault['msg']} (turns are found by server_vad)") from error

@@ -54,9 +54,8 @@ class TurnTaking:
     def forget(self) -> None:
         """Let go of what no turn can begin in any more."""
         first = self._at(self._detector.begins_at_earliest)
-        if first > self._first:
-            del self._kept[: (first - self._first) * 2]
-            self._first = first
+        del self._kept[: (first - self._first) * 2]
+        self._first = first
 
     def stop(self) -> None:
         """The turn is over, whoever said so."""

@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from tinywave_core.errors import ConfigError, TrainingError
-from tinywave_core.progress import Progress
+from tinywave_core.progress import GOES_ON, Progress
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.synthesis.hifigan_model import DurationConfig, HifiganConfig, HifiganNetwork
@@ -212,6 +212,7 @@ def train_hifigan(
     network.train()
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
         state = checkpoints.load() or TrainingState(0, [], [])
+        kept = state.step
         while state.step < settings.steps:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, settings.steps, settings.peak_rate)
@@ -219,7 +220,8 @@ def train_hifigan(
             state = replace(state, step=state.step + 1, curves=[*state.curves, record])
             if state.step < settings.steps and state.step % checkpoint_every == 0:
                 checkpoints.save(state)
-            progress(state.step, settings.steps, f"log-mel {record['log_mel']:.3f}{checkpoints.note}")
+            note = f"log-mel {record['log_mel']:.3f}{checkpoints.note}"
+            progress(state.step, settings.steps, GOES_ON if kept > 0 and state.step == kept + 1 else note)
             if on_step:
                 on_step(state.step)
     _without_weight_norm(network)

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.devices import mixed_precision, pick_device
 from tinywave_core.errors import PausedError, TrainingError
-from tinywave_core.progress import Progress
+from tinywave_core.progress import GOES_ON, Progress
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.storage.uploads import UploadedCheckpoints
@@ -120,11 +120,8 @@ def train(
     check = partial(_checked, module, validation, steps, parameters, runtime, device)
     log_folder = Path(runtime.tensorboard_dir, resume.parent.name) if runtime.tensorboard_dir and is_first() else None
     with CheckpointWriter(resume, parameters, optimizer, uploads) as checkpoints:
-        state = checkpoints.load()
-        if state is None:  # the start is a checkpoint too, for a first batch that breaks the loss
-            # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
-            state = check(TrainingState(0, [], []))
-            checkpoints.save(state)
+        state = _begun(checkpoints, check)
+        kept = state.step
         started = time.monotonic()
         reading = dataset.reading_ahead(own_share(config.rows))
         with tensorboard_log(log_folder, state.step) as log, reading as batches:
@@ -150,7 +147,9 @@ def train(
                 speed = batch.step_targets / (time.monotonic() - began)
                 log(state.step, {**state.curves[-1], "tokens_per_second": speed})
                 try:
-                    progress(state.step, steps, _told(state, speed) + checkpoints.note)
+                    is_first_again = kept > 0 and state.step == kept + 1
+                    note = GOES_ON if is_first_again else _told(state, speed) + checkpoints.note
+                    progress(state.step, steps, note)
                 except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
                     if goes_on:
                         checkpoints.save(state)
@@ -166,6 +165,16 @@ def train(
     gather(module, model)
     model.eval()
     return Trained(_curves(state, validation), state.best, steps, gradients.rows())
+
+
+def _begun(checkpoints: CheckpointWriter, check: Callable[[TrainingState], TrainingState]) -> TrainingState:
+    """The newest checkpoint. The start is one too, for a first batch that breaks the loss."""
+    state = checkpoints.load()
+    if state is None:
+        # It may be the best one: a model that was trained before can get worse on a few minutes of speech.
+        state = check(TrainingState(0, [], []))
+        checkpoints.save(state)
+    return state
 
 
 def _with_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:

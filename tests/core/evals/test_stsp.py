@@ -9,11 +9,14 @@ import torch
 
 from tests.fixtures.judges import write_text_classifier
 from tinywave_core.errors import ConfigError, SourceError
+from tinywave_core.evals import sentiment_kept
+from tinywave_core.evals.benchmark import SpeechLM
 from tinywave_core.evals.intervals import wilson_interval
 from tinywave_core.evals.pair_tokens import Heard, prompt_tokens
 from tinywave_core.evals.sentiment_kept import direction
 from tinywave_core.evals.sentiments import SentimentClassifier, sentiment_of, table_with, text_classifier
 from tinywave_core.evals.suites.stsp import Reference, read_references, write_predictions
+from tinywave_core.progress import no_progress
 from tinywave_core.tokenizers.speech import Streams
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -126,3 +129,26 @@ def test_a_classifier_of_text_has_the_probabilities_of_transformers(tmp_path: Pa
     assert np.isfinite(classifier.classify("the sea " * 200)).all()  # more than it reads is cut
     with pytest.raises(ConfigError, match="has the label 'LABEL_0'"):
         text_classifier(write_text_classifier(tmp_path / "nameless", ("LABEL_0", "POS")), TABLE, "cpu")
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("S→T", {"text"}), ("T→T", {"text"}), ("T→S", {"speech"})])
+def test_a_continuation_has_ids_of_what_its_direction_gives_only(
+    monkeypatch: pytest.MonkeyPatch, name: str, kinds: set[str]
+):
+    """A model of random weights would say anything; its prompt, and what is asked for, are of different modalities in S→T and T→S."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(text=259, hubert=4)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "max_position_embeddings": 256}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary.rows, num_hidden_layers=1, **sizes)).eval()
+    first = vocabulary.first["hubert"]
+    spoken = np.array([1, 260, first, first + 1, *([259] if name == "S→T" else [])])
+    prompts = [spoken if name[0] == "S" else np.array([1, 259, 100, 101, *([260] if name == "T→S" else [])])] * 8
+    monkeypatch.setattr(sentiment_kept, "_prompts", lambda *_: prompts)
+    lm = SpeechLM(Path(), model, vocabulary, lambda _: [], "", None, {})
+    given: list[int] = []
+    references = [Reference(str(i), "neutral", Path(), "ab") for i in range(8)]
+    hear = lambda ids: given.extend(map(int, ids)) or "neutral"
+    assert sentiment_kept._answers(lm, references, name, 0, hear, no_progress) == ["neutral"] * 8
+    assert len(given) > 10 and {"text" if i < 259 else "speech" if i >= first else "marker" for i in given} == kinds

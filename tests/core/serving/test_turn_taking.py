@@ -10,9 +10,10 @@ import torchaudio
 
 from tests.fixtures.serving import Client, Serving
 from tinywave_core.audio.pcm import from_pcm16, to_pcm16
+from tinywave_core.audio.turns import Began, Ended
 from tinywave_core.runtimes.base import Sampling
 from tinywave_core.serving.session_fields import TurnDetection
-from tinywave_core.serving.turn_taking import TurnTaking
+from tinywave_core.serving.turn_taking import Edge, TurnTaking
 from tinywave_core.synthesis.generator import Generator, Sound
 
 FEW = {"max_output_tokens": 30, "min_output_tokens": 30, "seed": 3}
@@ -140,6 +141,25 @@ def test_halves_of_samples_are_put_together(client: Client, speech: np.ndarray):
     assert client.hear("input_audio_buffer.committed")["seconds"] == pytest.approx(len(speech) / 16_000, abs=0.7)
 
 
+def test_a_turn_begins_with_its_padding_and_never_in_the_turn_before():
+    turns = TurnTaking(TurnDetection(type="server_vad", prefix_padding_ms=300), 8_000)
+    assert turns._edge(Began(16_000)) == Edge(True, 5_600, 700)  # a second, less 300 ms
+    turns = TurnTaking(TurnDetection(type="server_vad"), 48_000)
+    assert turns._edge(Began(100)) == Edge(True, 0, 0)
+    assert turns._edge(Ended(16_000)) == Edge(False, 48_000, 1000)
+    turns.keep(bytes(range(20)))
+    assert turns.begin(4) == bytes(range(8, 20))
+    assert turns._edge(Began(0)).sample == 10  # these ten samples are a turn's
+    turns.keep(bytes(range(10)))
+    assert turns.begin(3) == bytes(range(10))  # from before what is kept: all of it
+    assert turns._edge(Began(0)).sample == 15
+
+
+def test_the_silence_that_ends_a_turn_is_counted_in_windows_of_32_ms():
+    assert TurnTaking(TurnDetection(type="server_vad", silence_duration_ms=496), 8_000)._detector._silence == 16  # 15.5
+    assert TurnTaking(TurnDetection(type="server_vad", silence_duration_ms=100), 8_000)._detector._silence == 3  # 3.1
+
+
 def test_what_lies_between_turns_is_not_kept():
     turns = TurnTaking(TurnDetection(type="server_vad"), 8_000)
     for _ in range(50):
@@ -147,4 +167,4 @@ def test_what_lies_between_turns_is_not_kept():
         assert turns.look(silence) == []
         turns.keep(silence)
         turns.forget()
-    assert len(turns._kept) <= 2 * 8_000 * (0.3 + 0.15)
+    assert 2 * (50 * 8_000 - turns._first) == len(turns._kept) <= 2 * 8_000 * (0.3 + 0.15)

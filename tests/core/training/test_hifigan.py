@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tinywave_core.errors import ConfigError
-from tinywave_core.progress import no_progress
+from tinywave_core.progress import GOES_ON, no_progress
 from tinywave_core.synthesis.hifigan import HifiganVocoder
 from tinywave_core.synthesis.hifigan_model import HifiganNetwork
 from tinywave_core.training.discriminators import Discriminators, loss_of_generator, loss_of_judges
@@ -133,8 +133,9 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path):
 
     with pytest.raises(KeyboardInterrupt):
         trained(TINY, tmp_path / "parts", on_step=stop)
-    again, rest = trained(TINY, tmp_path / "parts")
-    assert rest == curve
+    told: list[tuple[int, int, str]] = []
+    again, rest = trained(TINY, tmp_path / "parts", progress=lambda *how_far: told.append(how_far))
+    assert rest == curve and told == [(5, 5, GOES_ON)]
     for (name, one), (_, other) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(one, other), name
 

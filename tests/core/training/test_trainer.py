@@ -23,6 +23,7 @@ from tests.fixtures.training import (
 )
 from tinywave_core.config.base import TrainingConfig
 from tinywave_core.errors import PausedError, TrainingError
+from tinywave_core.progress import GOES_ON
 from tinywave_core.storage.store import sha256_of
 from tinywave_core.training import trainer
 from tinywave_core.training.checkpoint import load_checkpoint
@@ -325,6 +326,7 @@ def test_a_run_that_is_told_to_stop_loses_no_step(tmp_path, step):
     curve, _ = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", progress=told_at)
-    steps: list[int] = []
-    assert run(tmp_path / "cut", on_step=steps.append)[0] == curve
-    assert steps[0] == step + 1
+    told: list[tuple[int, str]] = []
+    assert run(tmp_path / "cut", progress=lambda done, total, note="": told.append((done, note)))[0] == curve
+    assert [done for done, _ in told] == list(range(step + 1, 10))
+    assert [note == GOES_ON for _, note in told] == [True, *[False] * (8 - step)]
