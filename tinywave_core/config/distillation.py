@@ -284,12 +284,20 @@ class DistillationConfig(Config):
 
     @model_validator(mode="after")
     def _continuations_fit(self) -> "DistillationConfig":
-        own, row = self.on_policy, self.training.sequence_length
-        if self.regime == "on_policy" and own.prompt_tokens + own.new_tokens > row:
-            raise ValueError(
-                f"on_policy.prompt_tokens {own.prompt_tokens} and new_tokens {own.new_tokens} are longer than a row of "
-                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
-            )
+        row = self.training.sequence_length
+        spoken: list[tuple[str, OnPolicyConfig | SequenceLevelConfig | PreferenceConfig]] = []
+        if self.regime == "on_policy":
+            spoken.append(("on_policy", self.on_policy))
+        if self.sequence_level.share:
+            spoken.append(("sequence_level", self.sequence_level))
+        if self.preference.share:
+            spoken.append(("preference", self.preference))
+        for name, asked in spoken:
+            if asked.prompt_tokens + asked.new_tokens > row:
+                raise ValueError(
+                    f"{name}.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
+                    f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
+                )
         if self.regime == "on_policy" and self.aligned_every > 1:
             raise ValueError(
                 f"regime is on_policy, in which the teacher runs in every step, but aligned_every is {self.aligned_every}: leave it at 1"
@@ -309,27 +317,12 @@ class DistillationConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _sequences_by_the_teacher_fit(self) -> "DistillationConfig":
-        asked, row = self.sequence_level, self.training.sequence_length
-        if asked.share and asked.prompt_tokens + asked.new_tokens > row:
-            raise ValueError(
-                f"sequence_level.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
-                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
-            )
+    def _sequences_by_the_teacher_start_anew(self) -> "DistillationConfig":
+        asked = self.sequence_level
         if asked.share and self.on_new_audio == "continue":
             raise ValueError(
                 f"sequence_level.share is {asked.share:g} and on_new_audio is continue: a continued student learns from recordings "
                 "alone; take on_new_audio restart, or share 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _preferences_fit(self) -> "DistillationConfig":
-        asked, row = self.preference, self.training.sequence_length
-        if asked.share and asked.prompt_tokens + asked.new_tokens > row:
-            raise ValueError(
-                f"preference.prompt_tokens {asked.prompt_tokens} and new_tokens {asked.new_tokens} are longer than a row of "
-                f"training.sequence_length {row} tokens: lower them, or raise training.sequence_length"
             )
         return self
 
