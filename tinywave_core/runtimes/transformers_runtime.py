@@ -68,8 +68,8 @@ class TransformersRuntime:
 
     @classmethod
     def open(cls, folder: Path, runtime: RuntimeConfig, drafter: Path | None = None) -> "TransformersRuntime":
-        """The model in `folder`, with the drafter in another: float32 on a CPU (where bfloat16 is not faster, and prompts take six times
-        as long), as it is stored on a GPU.
+        """The model in `folder`, with the drafter in another: float32 on a CPU (without instructions for it bfloat16 is no faster there, and
+        prompts take six times as long), as it is stored on a GPU.
         """
         device, vocabulary = pick_device(runtime), read_directory(folder)
         if drafter:
