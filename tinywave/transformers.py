@@ -176,8 +176,7 @@ class TinyWaveProcessor(ProcessorMixin):
             raise TokenError(
                 f"the ids are {row.dtype} of shape {list(row.shape)}; expected integers of shape [N]: `batch_decode_audio` takes a batch"
             )
-        # The rows of padding at the end of a vocabulary have no name.
-        return self._speaker(row[row < self._prompting.vocabulary.tokens].astype(np.int64), voice)
+        return self._speaker(row.astype(np.int64), voice)
 
     def batch_decode_audio(
         self, sequences: Sequence[npt.ArrayLike] | torch.Tensor, voice: str | None = None

@@ -241,3 +241,12 @@ def test_the_example_of_the_page_makes_audio(
         exec(example.replace("store/export/ID/model", str(export)), {})
     answer = soundfile.info("answer.wav")
     assert answer.samplerate == 16_000 and answer.frames > 1_000
+
+
+def test_rows_of_padding_behind_a_vocabulary_are_banned(copied: Path):
+    vocabulary, tokens = (
+        json.loads((copied / "speech.json").read_text())["vocabulary"],
+        AutoTokenizer.from_pretrained(copied),
+    )
+    change(copied / "speech.json", vocabulary=vocabulary | {"padded": len(tokens) + 8})
+    assert TinyWaveProcessor.from_pretrained(copied).banned_ids()[-8:] == [*range(len(tokens), len(tokens) + 8)]
