@@ -60,7 +60,8 @@ class Corpus:
         logits = self.made("logit_caching", "logits", str(captured), **SUMMARIES["logits"] | {"shards": captured})
         teacher = self.made("adaptation", "teacher", self.teacher)
         self.ran.clear(), self.asked.clear()
-        return distillation.build(self.config(refresh), tokens, teacher, logits, execute or self.pretend)
+        made = distillation.build(self.config(refresh), tokens, teacher, logits, execute or self.pretend)
+        return made["student"], made["control"]
 
     def config(self, refresh: dict[str, Any]) -> PipelineConfig:
         return PipelineConfig.model_validate(

@@ -51,9 +51,9 @@ def test_a_check_on_validation_speech_is_waited_for_once():
     module = trained_module(model, objective, RUNTIME, CPU)
     checks = validation()
     with Watched() as watched:
-        nll = trainer._validation_nll(module, checks, RUNTIME.model_copy(update={"micro_batch_rows": 1}), CPU)
+        nll, others = trainer._validated(module, checks, RUNTIME.model_copy(update={"micro_batch_rows": 1}), CPU)
     assert len(list(checks.batches(1, 1))) > 1 and watched.waits == []
-    assert 0 < nll < 10
+    assert 0 < nll < 10 and others == {}
 
 
 def test_sums_are_those_of_python_floats_to_the_bit():
