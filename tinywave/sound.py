@@ -13,10 +13,13 @@ Sound = str | Path | npt.NDArray[np.float32]
 """The path of an audio file, or samples: [n], or [n, channels] as soundfile gives them."""
 
 
+_LOUDEST = 64.0  # no recording clips so hard; integers written as floats are far above
+
+
 def samples_of(audio: Sound, sample_rate: int | None = None) -> npt.NDArray[np.float32]:
     """Samples [n] at 16 kHz. `sample_rate` is of an array (none: 16 kHz); a file knows its own.
 
-    SourceError for what is no audio: nothing, integers, NaN, more than two channels, a rate of no speech.
+    SourceError for what is no audio: nothing, integers (as floats too), NaN, more than two channels, a rate of no speech.
     """
     if isinstance(audio, str | Path):
         if sample_rate is not None:
@@ -30,5 +33,9 @@ def samples_of(audio: Sound, sample_rate: int | None = None) -> npt.NDArray[np.f
         )
     if not array.size:
         raise SourceError("the audio has no samples: expected a tenth of a second at least")
+    if (peak := float(np.abs(array).max())) > _LOUDEST:
+        raise SourceError(
+            f"the audio reaches {peak:,.0f}; expected floats between -1 and 1: divide what was 16-bit integers by 32768"
+        )
     samples_NC = array.astype(np.float32).reshape(len(array), -1)
     return to_mono_16k(samples_NC, SAMPLE_RATE if sample_rate is None else sample_rate, "the audio")

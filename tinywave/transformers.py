@@ -26,6 +26,7 @@ from tinywave.models import Output
 from tinywave.sound import Sound, samples_of
 from tinywave_core.checkpoints.bounds import read_json
 from tinywave_core.config.base import Device, RuntimeConfig
+from tinywave_core.counts import count
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError, ConfigError, SourceError, TokenError
 from tinywave_core.exporters.transformers_files import PROCESSOR, processor_config
@@ -139,10 +140,9 @@ class TinyWaveProcessor(ProcessorMixin):
         read = _texts(text)
         if heard and read and len(heard) != len(read):
             raise ConfigError(
-                f"there are {len(heard)} recordings and {len(read)} texts: expected as many of one as of the other"
+                f"there are {count(len(heard), 'recording')} and {count(len(read), 'text')}: expected as many of one as of the other"
             )
-        if output not in _OUTPUTS:
-            raise ConfigError(f"output is {output!r}; expected one of {', '.join(_OUTPUTS)}")
+        _require_output(output)
         given: list[list[Part]] = [[*heard[n : n + 1], *read[n : n + 1]] for n in range(max(len(heard), len(read)))]
         if not given:
             raise ConfigError("there is nothing to continue: pass audio or text")
@@ -158,6 +158,7 @@ class TinyWaveProcessor(ProcessorMixin):
     def banned_ids(self, output: Output = "speech") -> list[int]:
         """Ids that a continuation in `output` never has, for the `suppress_tokens` of `generate`."""
         vocabulary = self._prompting.vocabulary
+        _require_output(output)
         return sorted({*range(vocabulary.rows)} - {*allowed_ids(vocabulary, _OUTPUTS[output])})
 
     @property
@@ -168,13 +169,18 @@ class TinyWaveProcessor(ProcessorMixin):
     def decode_audio(self, ids: npt.ArrayLike | torch.Tensor, voice: str | None = None) -> npt.NDArray[np.float32]:
         """Samples [n] at `sampling_rate` of the ids [N] of one sequence, in a voice of the model; text, markers and padding are skipped.
 
-        Pass what is new of a sequence, or all of it to hear the prompt in that voice as well. TokenError for what is no row of ids,
+        Pass what is new of a sequence, or all of it to hear the prompt in that voice as well. TokenError for what is no row of the model's ids,
         TinyWaveError for a voice that there is not.
         """
         row = np.asarray(ids.detach().cpu() if isinstance(ids, torch.Tensor) else ids)
         if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
             raise TokenError(
                 f"the ids are {row.dtype} of shape {list(row.shape)}; expected integers of shape [N]: `batch_decode_audio` takes a batch"
+            )
+        rows = self._prompting.vocabulary.rows
+        if row.size and not 0 <= row.min() <= row.max() < rows:
+            raise TokenError(
+                f"the ids are {row.min()} to {row.max()}; the model has {rows:,}, from 0: they are of another one"
             )
         return self._speaker(row.astype(np.int64), voice)
 
@@ -227,6 +233,11 @@ class TinyWaveProcessor(ProcessorMixin):
         return load_speaker(folder, vocabulary, self._places.spiritlm_dir, self._device)
 
 
+def _require_output(output: str) -> None:
+    if output not in _OUTPUTS:
+        raise ConfigError(f"output is {output!r}; expected one of {', '.join(_OUTPUTS)}")
+
+
 def _recordings(audio: Any) -> Sequence[Any]:
     """One recording, or a list of them, as a list."""
     if isinstance(audio, str | Path) or not isinstance(audio, list | tuple):
@@ -248,6 +259,8 @@ def _samples(recording: Any, rate: int | None, number: int) -> npt.NDArray[np.fl
         return samples_of(recording, rate)
     if rate is None:
         raise ConfigError("sampling_rate is missing: say at which rate the audio is, such as sampling_rate=16000")
+    if not isinstance(rate, int | np.integer):
+        raise ConfigError(f"sampling_rate is {rate!r}; expected samples per second as a whole number, such as 16000")
     array = np.asarray(recording.detach().cpu() if isinstance(recording, torch.Tensor) else recording)
     if array.ndim != 1:
         raise SourceError(

@@ -129,12 +129,17 @@ def test_ids_become_the_audio_of_the_exports_voice(processor: TinyWaveProcessor,
             {"audio": [np.zeros(16_000), np.zeros(20)], "sampling_rate": 16_000},
             "recording 2 lasts 0.00125 s and gives no token",
         ),
+        (
+            {"audio": np.zeros(16_000), "sampling_rate": "16000"},
+            "sampling_rate is '16000'; expected samples per second",
+        ),
+        ({"audio": np.full(16_000, 900.0), "sampling_rate": 16_000}, "the audio reaches 900; expected floats"),
         ({"audio": "no-such.wav"}, "no-such.wav is not there"),
         ({"audio": np.zeros(16_000), "sampling_rate": 16_000, "output": "song"}, "expected one of speech, text, mixed"),
         ({"audio": np.zeros(16_000), "sampling_rate": 16_000, "output": "text"}, "cannot write text"),
         ({"text": "hello there"}, "cannot read text: it was trained on speech alone"),
         ({"text": [5]}, "a text is int"),
-        ({"audio": np.zeros(16_000), "sampling_rate": 16_000, "text": ["a", "b"]}, "1 recordings and 2 texts"),
+        ({"audio": np.zeros(16_000), "sampling_rate": 16_000, "text": ["a", "b"]}, "1 recording and 2 texts"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(processor: TinyWaveProcessor, asked: dict, said: str):
@@ -146,6 +151,17 @@ def test_what_cannot_be_continued_is_refused(processor: TinyWaveProcessor, asked
 def test_what_is_no_row_of_ids_is_not_spoken(processor: TinyWaveProcessor, ids: list):
     with pytest.raises(tinywave.TinyWaveError, match="expected integers of shape"):
         processor.decode_audio(ids)
+
+
+@pytest.mark.parametrize("ids", [[5, -1], [5, 99_999]])
+def test_ids_that_the_model_has_not_are_refused(processor: TinyWaveProcessor, ids: list):
+    with pytest.raises(tinywave.TinyWaveError, match="they are of another one"):
+        processor.decode_audio(ids)
+
+
+def test_what_is_banned_is_asked_for_by_a_name_there_is(processor: TinyWaveProcessor):
+    with pytest.raises(tinywave.TinyWaveError, match="output is 'song'; expected one of"):
+        processor.banned_ids("song")
 
 
 def test_a_model_of_speech_and_text_hears_then_reads(copied: Path, heard: list):

@@ -1,7 +1,9 @@
 """A drafter made by the pipeline: a smaller student beside the student, measured on held-out speech, carried by the export."""
 
 import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.evaluation.summary import DraftingSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.steps.inputs import held_out_shards
+from tinywave_core.synthesis.generator import Generator
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,23 @@ def test_an_export_drafts_with_its_own_drafter(drafted: Drafted, runtime: str):
     assert len(made) == 12 and drafting.drafting.drafted
     drafting.close()
     assert "drafter" in (folder / "README.md").read_text() and "keeps" in (folder / "README.md").read_text()
-    assert json.loads((folder / "drafter" / "speech.json").read_text())["gguf"]
+    assert json.loads((folder / "drafter" / "drafter.json").read_text())["gguf"]
+
+
+def test_a_drafter_is_no_model_to_speak_with(drafted: Drafted):
+    """It has no voice; pushed or opened alone it would be a model without sound."""
+    folder = drafted.outputs["model"].path("model") / "drafter"
+    assert not (folder / "processor_config.json").exists()
+    with pytest.raises(CheckpointError, match=r"has no speech\.json: expected the model/ directory of an export"):
+        Generator.load(folder)
+
+
+def test_a_model_without_gguf_files_is_named_before_its_drafter(drafted: Drafted, tmp_path: Path):
+    folder = shutil.copytree(drafted.outputs["model"].path("model"), tmp_path / "model")
+    about = json.loads((folder / "speech.json").read_text())
+    (folder / "speech.json").write_text(json.dumps(about | {"gguf": []}))
+    with pytest.raises(CheckpointError, match=r"model has no GGUF file \(there: none\)"):
+        open_runtime(folder, "llama.cpp", drafter="own")
 
 
 def test_an_export_without_a_drafter_says_how_to_make_one(finished: Finished):

@@ -36,8 +36,9 @@ from tinywave_core.stages.distillation.stage import STAGE, describe, facts, term
 from tinywave_core.stages.distillation.summary import PairsSummary, StudentSummary
 from tinywave_core.stages.evaluation import preference
 from tinywave_core.stages.evaluation.preference import before_and_after
-from tinywave_core.stages.evaluation.preference_words import comparison_rows, comparison_text
+from tinywave_core.stages.evaluation.preference_words import comparison_rows, comparison_text, tuned_words
 from tinywave_core.stages.evaluation.summary import AgainstSummary, BeforeAndAfter, PreferenceSummary
+from tinywave_core.stages.evaluation.words import verdict_of
 from tinywave_core.stages.export.model import trained_on
 from tinywave_core.steps.base import Output, Outputs, Step
 from tinywave_core.steps.reasons import Reason
@@ -307,12 +308,14 @@ def test_pages_tell_of_gain_and_harm(ran: tuple[PipelineConfig, Outputs, Compute
     text = comparison_text(found, nll)
     for said in (
         "The judge finds the tuned student better: +0.200 [+0.100, +0.300].",
-        "It predicts held-out speech worse than before: NLL +0.0500 nats per token [+0.0100, +0.0900].",
+        "The tuned student predicts held-out speech worse than before: NLL +0.0500 nats per token [+0.0100, +0.0900].",
         "It repeats itself more: auto-BLEU of tokens +0.200",
         "Continuations without a score: after 2 (says nothing).",
     ):
         assert said in text
     assert comparison_rows(found, nll)[-1]["after"] == "3.0500"
+    told = tuned_words(AgainstSummary.of(outputs["against"]))
+    assert told in verdict_of(outputs) and told in outputs["model"].path("model/README.md").read_text()
     harmless = nll.model_copy(update={"interval": (-0.01, 0.09)})
     assert "as before, within noise" in comparison_text(found, harmless)
 

@@ -69,6 +69,8 @@ class Card:
     """The group `distillation` that the student was made with."""
     drafter: str | None = None
     """How much the model keeps of what the drafter beside it proposes; empty: not measured. None: there is no drafter."""
+    tuned: str = ""
+    """What preference tuning did to held-out likelihood, in a sentence; empty where it was not tuned, or not measured."""
 
 
 def model_card(card: Card) -> str:
@@ -85,7 +87,7 @@ A speech language model of {student["parameters"] / 1e6:.2f} M parameters in {st
 teacher of {student["teacher_parameters"] / 1e6:.2f} M after "Efficient Interleaved Speech Modeling through Knowledge
 Distillation" (arXiv 2506.23670). It continues speech as discrete tokens: {vocabulary.hubert} phonetic units at {hz["units"]:g} Hz\
 {expressive if vocabulary.pitch else ""}.
-{_made(card.settings)}{_drafter(card)}
+{_made(card.settings, card.tuned)}{_drafter(card)}
 ## Scores on held-out speech
 
 {_sections(card)}
@@ -133,7 +135,7 @@ safeguards against imitating a voice's manner, and nothing that it says is check
 """
 
 
-def _made(settings: Mapping[str, Any]) -> str:
+def _made(settings: Mapping[str, Any], tuned_words: str) -> str:
     """A sentence for each way in which it was not made as students are by default; empty for none."""
     told = []
     if (width := settings.get("width")) is not None:
@@ -152,6 +154,7 @@ def _made(settings: Mapping[str, Any]) -> str:
     if (tuned := settings.get("preference", {})).get("share"):
         told.append(
             f"Then it was tuned by preference (DPO) on its own continuations, ranked by the judge `{tuned['judge']}`."
+            + (f" {tuned_words}" if tuned_words else "")
         )
     return "".join(f"\n{sentence}" for sentence in told) + ("\n" if told else "")
 

@@ -56,7 +56,7 @@ def load_llama(folder: Path, *, dtype: torch.dtype | Literal["auto"] = torch.flo
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"{folder} has no config.json; expected the directory of a Llama checkpoint in Hugging Face layout "
+            f"{folder} has no config.json; expected the directory of a causal language model in Hugging Face layout "
             "(config.json and model.safetensors, or shards with an index)"
         )
     require_architecture(read_config(folder / "config.json"), folder)

@@ -48,11 +48,9 @@ from tinywave_core.stages.evaluation.words import (
     nll_by_kind,
     probe_rows,
     probes_in_short,
-    probes_of,
     probes_text,
     rating_rows,
     ratings_text,
-    verdict,
 )
 from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows, voice_text
@@ -174,7 +172,7 @@ def _parts(record: "RunRecord", outputs: Outputs) -> dict[str, Any]:
 def verdict_lines(record: "RunRecord", outputs: Outputs) -> list[str]:
     """The verdict, and what was decided of the student; a warning about it comes first."""
     *warning, decision = record.promotion.sentences
-    return [*warning, *verdict(ScoresSummary.of(outputs["scores"]), probes_of(outputs)), decision]
+    return [*warning, *verdict_of(outputs), decision]
 
 
 def claim_and_figures(sentence: str) -> tuple[str, str]:

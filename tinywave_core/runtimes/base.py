@@ -18,6 +18,8 @@ RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
 
 DRAFTER, OWN = "drafter", "own"
 """Folder of an export that has its drafter, where the run made one; and how it is asked for in place of a path."""
+DRAFTER_FILE = "drafter.json"
+"""In that folder, in place of speech.json: vocabulary and GGUF files."""
 DRAFTED = 3
 """Tokens that a drafter proposes at a time. The model then reads 4 at once, the fewest that llama.cpp multiplies together on CPUs."""
 
@@ -82,7 +84,7 @@ def check_drafter(vocabulary: Vocabulary, drafter: Vocabulary, folder: object) -
     if drafter != vocabulary:
         raise CheckpointError(
             f"the drafter {folder} has the vocabulary {drafter.to_json()}, the model {vocabulary.to_json()}: expected one that was "
-            "distilled on the same tokens and exported with the same --export.vocabulary"
+            "distilled on the same tokens, with the same --distillation.vocabulary and --export.vocabulary"
         )
 
 

@@ -20,7 +20,15 @@ from typing import Any
 from tinywave_core.checkpoints.bounds import inside, read_json
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import CheckpointError, ConfigError, MissingInputError
-from tinywave_core.runtimes.base import DRAFTED, Drafting, Sampling, check_drafter, check_prompt, check_request
+from tinywave_core.runtimes.base import (
+    DRAFTED,
+    DRAFTER_FILE,
+    Drafting,
+    Sampling,
+    check_drafter,
+    check_prompt,
+    check_request,
+)
 from tinywave_core.runtimes.gguf_file import GgufFile
 from tinywave_core.threads import cores
 from tinywave_core.tokenizers.allowed import allowed_ids
@@ -93,8 +101,8 @@ class LlamaCppRuntime:
         vocabulary = read_directory(folder)
         if drafter:
             check_drafter(vocabulary, read_directory(drafter), drafter)
-        draft = find_gguf(drafter, None) if drafter else None
-        return cls(find_gguf(folder, quantization), vocabulary, threads, context, draft)
+        model = find_gguf(folder, quantization)
+        return cls(model, vocabulary, threads, context, find_gguf(drafter, None) if drafter else None)
 
     def prefill(self, ids: Sequence[int]) -> None:
         """See `Runtime`."""
@@ -230,7 +238,7 @@ def _part(prompt: list[int], tokens: int, banned: list[int]) -> dict[str, Any]:
 
 def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
     """The GGUF file of an export, the first where none is chosen; CheckpointError says which there are."""
-    about = folder / "speech.json"
+    about = next((path for name in ("speech.json", DRAFTER_FILE) if (path := folder / name).is_file()), folder)
     listed = read_json(about).get("gguf", []) if about.is_file() else []
     if not isinstance(listed, list) or not all(isinstance(each, dict) and "quantization" in each for each in listed):
         raise CheckpointError(
@@ -248,7 +256,7 @@ def find_gguf(folder: Path, quantization: Quantization | None) -> Path:
     size = path.stat().st_size if path.is_file() else 0
     if size != chosen.get("bytes"):
         raise CheckpointError(
-            f"{path} has {size:,} bytes, speech.json says {chosen.get('bytes')!r:.40}: it is truncated or missing; copy it again"
+            f"{path} has {size:,} bytes, {about.name} says {chosen.get('bytes')!r:.40}: it is truncated or missing; copy it again"
         )
     return path
 

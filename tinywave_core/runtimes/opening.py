@@ -26,7 +26,7 @@ def open_runtime(
     distribution all the same.
     """
     folder = Path(folder)
-    drafter = _drafter(folder, drafter) if drafter else None
+    drafter = _drafter(folder, drafter) if drafter is not None else None
     if name not in RUNTIMES:
         raise ConfigError(f"there is no runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
     if name == "transformers" and quantization is not None:

@@ -51,6 +51,11 @@ def sources_of(folder: Path, vocabulary: Vocabulary, most: int | None) -> TextPa
 def check_text_model(config: PipelineConfig, speech_tokens: int) -> None:
     """Refuse a text model that cannot become this run's teacher; `speech_tokens` is how many units there will be."""
     folder, text = text_model_of(config), text_tokens(config)
+    if config.adaptation.most_text_tokens is not None and (text is None or text == len(SPECIALS)):
+        why = "the teacher is no text model" if text is None else "no text is trained on, so none is kept"
+        raise ConfigError(
+            f"adaptation.most_text_tokens is {config.adaptation.most_text_tokens}, but {why}: leave it out"
+        )
     if folder is None or text is None:
         return
     about = read_json(folder / "config.json")

@@ -352,6 +352,13 @@ def test_a_loss_beyond_noise_is_called_harm():
     assert "further from the teacher" in verdict(typed(hurt))[2]
 
 
+def test_harm_done_by_preference_tuning_is_not_called_distillations():
+    hurt = scores(distillation_gain_nll=-0.2, distillation_gain_nll_interval=[-0.3, -0.1], nll_gap_closed=-0.8)
+    told = verdict(typed(hurt), None, "The tuned student predicts held-out speech worse than before: NLL +0.4.")
+    assert told[1].startswith("Distillation with preference tuning hurt beyond noise")
+    assert told[2] == "The tuned student predicts held-out speech worse than before: NLL +0.4."
+
+
 def below(model: str, *, guessing: tuple[float, float, float], counts: tuple[float, float, float]) -> list[str]:
     """The verdict where a model is so far above guessing and above the counts, each with its interval."""
     base = scores()

@@ -150,6 +150,15 @@ def test_fewer_tokens_than_every_text_needs_are_refused(folder: Path):
         text_tokens(config_of(folder, adaptation={"text_rows": "keep", "most_text_tokens": least - 1}))
 
 
+@pytest.mark.parametrize(
+    ("adaptation", "why"),
+    [({"teacher": "fresh"}, "the teacher is no text model"), ({}, "no text is trained on, so none is kept")],
+)
+def test_a_number_of_text_tokens_that_nobody_keeps_is_refused(adaptation, why: str, folder: Path):
+    with pytest.raises(ConfigError, match=f"most_text_tokens is 270, but {why}: leave it out"):
+        check_speech_tokenizer(config_of(folder, adaptation={"most_text_tokens": 270, **adaptation}))
+
+
 def fewest(folder: Path) -> int:
     """<unk>, <s>, </s>, the bytes, and two tokens of the model's own."""
     return 3 + 256 + 2

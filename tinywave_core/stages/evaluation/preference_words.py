@@ -21,7 +21,7 @@ def comparison_sections(outputs: Outputs) -> list[Section]:
 def comparison_text(found: PreferenceSummary, nll: AgainstSummary) -> str:
     """On what it was measured, what got better, and what got worse."""
     if found.why:
-        return f"{found.why[:1].upper()}{found.why[1:]}: the continuations before and after were not compared. {_harm(nll)}"
+        return f"{found.why[:1].upper()}{found.why[1:]}: the continuations before and after were not compared. {tuned_words(nll)}"
     lacking = [
         f"{'before' if model == 'distilled' else 'after'} {', '.join(f'{number:,} ({why})' for why, number in reasons.items())}"
         for model, reasons in found.failures.items()
@@ -31,7 +31,7 @@ def comparison_text(found: PreferenceSummary, nll: AgainstSummary) -> str:
     judged = found.measures.get("judge" if found.judge != "teacher" else "teacher")
     return (
         f"Both continued {count(found.prompts, 'held-out prompt')} of {count(found.recordings, 'recording')} with the same random numbers. "
-        f"{_gain(judged)} {_harm(nll)}{_repeats(found.measures.get('repetition'))}{failed}"
+        f"{_gain(judged)} {tuned_words(nll)}{_repeats(found.measures.get('repetition'))}{failed}"
     )
 
 
@@ -46,13 +46,14 @@ def _gain(judged: BeforeAndAfter | None) -> str:
     return f"{said}: {_change(judged)}."
 
 
-def _harm(nll: AgainstSummary) -> str:
+def tuned_words(nll: AgainstSummary) -> str:
+    """What preference tuning did to held-out likelihood, in a sentence."""
     if not nll.comparable:
         return f"Held-out likelihood is not compared: {nll.why}."
     said = {
-        _HIGHER: "It predicts held-out speech worse than before",
-        _LOWER: "It predicts held-out speech better than before",
-        _NEITHER: "It predicts held-out speech as before, within noise",
+        _HIGHER: "The tuned student predicts held-out speech worse than before",
+        _LOWER: "The tuned student predicts held-out speech better than before",
+        _NEITHER: "The tuned student predicts held-out speech as before, within noise",
     }[_sign(nll.interval)]
     low, high = nll.interval
     return f"{said}: NLL {nll.difference:+.4f} nats per token [{low:+.4f}, {high:+.4f}]."

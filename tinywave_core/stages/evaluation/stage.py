@@ -38,11 +38,10 @@ from tinywave_core.stages.evaluation.words import (
     likelihood_rows,
     nll_by_kind,
     probe_rows,
-    probes_of,
     probes_text,
     rating_rows,
     ratings_text,
-    verdict,
+    verdict_of,
 )
 from tinywave_core.steps.base import Execute, Outputs
 from tinywave_core.steps.stage import Picture, Section, Stage, Table
@@ -103,7 +102,7 @@ def _rated(outputs: Outputs) -> str:
 def facts(outputs: Outputs) -> list[tuple[str, str]]:
     """The verdict, and of how much training speech the counts are where they are not of all."""
     scores = ScoresSummary.of(outputs["scores"])
-    told = [("verdict", sentence) for sentence in verdict(scores, probes_of(outputs))]
+    told = [("verdict", sentence) for sentence in verdict_of(outputs)]
     counted, there = scores.floors.counted_tokens, scores.floors.training_tokens
     if "drafting" in outputs:
         told.append(("drafter", drafting_text(DraftingSummary.of(outputs["drafting"]))))

@@ -3,8 +3,17 @@
 from tinywave_core import plots
 from tinywave_core.counts import count
 from tinywave_core.evals.figures import FEW_RECORDINGS, Generated, Mean, ModelFigures, Scores
+from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.stages.evaluation.floor_words import floor_rows, likelihood_row, standing
-from tinywave_core.stages.evaluation.summary import DraftingSummary, ProbeScoresSummary, ProbesSummary, RatingsSummary
+from tinywave_core.stages.evaluation.preference_words import tuned_words
+from tinywave_core.stages.evaluation.summary import (
+    AgainstSummary,
+    DraftingSummary,
+    ProbeScoresSummary,
+    ProbesSummary,
+    RatingsSummary,
+    ScoresSummary,
+)
 from tinywave_core.stages.ingestion.summary import CorpusSummary
 from tinywave_core.steps.base import Outputs
 from tinywave_core.wording import (
@@ -37,10 +46,23 @@ def headline(outputs: Outputs) -> str:
     )
 
 
-def verdict(scores: Scores, probes: ProbeScoresSummary | None = None) -> list[str]:
+def verdict(scores: Scores, probes: ProbeScoresSummary | None = None, tuned: str = "") -> list[str]:
     """What the student is worth, whether distillation helped beyond noise, how much of the gap was closed, what is left of cloze, and
-    where its undistilled control answers more questions right. A sentence begins with its claim; a colon stands before figures."""
-    return [*standing(scores), _gain(scores), _gap(scores), _cloze(scores), *control_ahead(scores, probes)]
+    where its undistilled control answers more questions right. A sentence begins with its claim; a colon stands before figures.
+    `tuned` says of a student after preference tuning what that did."""
+    made = "Distillation with preference tuning" if tuned else "Distillation"
+    told = [*standing(scores), _gain(scores, made), *([tuned] if tuned else []), _gap(scores, made)]
+    return [*told, _cloze(scores), *control_ahead(scores, probes)]
+
+
+def verdict_of(outputs: Outputs) -> list[str]:
+    """The verdict on a run's student."""
+    tuned = ""
+    if StudentSummary.of(outputs["student"]).preference:
+        tuned = "The student was tuned by preference after it was distilled."
+    if "against" in outputs:
+        tuned = tuned_words(AgainstSummary.of(outputs["against"]))
+    return verdict(ScoresSummary.of(outputs["scores"]), probes_of(outputs), tuned)
 
 
 def probes_of(outputs: Outputs) -> ProbeScoresSummary | None:
@@ -48,21 +70,21 @@ def probes_of(outputs: Outputs) -> ProbeScoresSummary | None:
     return ProbeScoresSummary.of(outputs["probe_scores"]) if "probe_scores" in outputs else None
 
 
-def _gain(scores: Scores) -> str:
+def _gain(scores: Scores, made: str) -> str:
     gain, (low, high) = scores.comparison.distillation_gain_nll, scores.comparison.distillation_gain_nll_interval
     recordings = count(scores.held_out.recordings, "held-out recording")
     interval = f"95% interval {low:+.3f} to {high:+.3f}, paired " if scores.held_out.recordings > 1 else ""
     measured = f"{gain:+.3f} nats per token ({interval}over {recordings})"
     if scores.floors.recordings < FEW_RECORDINGS:
-        return f"There is too little held-out speech to tell whether distillation helped: it measured {measured}."
+        return f"There is too little held-out speech to tell whether {made.lower()} helped: it measured {measured}."
     if low > 0:
-        return f"Distillation helped beyond noise: against the undistilled control it gains {measured}."
+        return f"{made} helped beyond noise: against the undistilled control it gains {measured}."
     if high < 0:
-        return f"Distillation hurt beyond noise: against the undistilled control it gains {measured}."
-    return f"Distillation made no difference that this much held-out speech can show: {measured}, within noise."
+        return f"{made} hurt beyond noise: against the undistilled control it gains {measured}."
+    return f"{made} made no difference that this much held-out speech can show: {measured}, within noise."
 
 
-def _gap(scores: Scores) -> str:
+def _gap(scores: Scores, made: str) -> str:
     comparison, models = scores.comparison, scores.models
     low, high = comparison.distillation_gain_nll_interval
     few = scores.floors.recordings < FEW_RECORDINGS
@@ -82,7 +104,7 @@ def _gap(scores: Scores) -> str:
     if interval is None:
         return "How much of the gap to the teacher was closed cannot be told: the undistilled control is not shown to be worse than the teacher."
     known = f": 95% interval {interval[0]:.0%} to {interval[1]:.0%}" if scores.held_out.recordings > 1 else ""
-    return f"Distillation closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}{known}."
+    return f"{made} closed {closed:.0%} of the gap between the undistilled control and the teacher{noise}{known}."
 
 
 def _cloze(scores: Scores) -> str:

@@ -22,8 +22,15 @@ from tinywave_core.config.export import ExportConfig
 from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.exporters.files import GgufFile, files_section
 from tinywave_core.exporters.licence import Licence, licence_file, licence_of, licence_of_base
-from tinywave_core.runtimes.base import DRAFTER
-from tinywave_core.stages.evaluation.summary import DraftingSummary, GeneratedSummary, ProbeScoresSummary, ScoresSummary
+from tinywave_core.runtimes.base import DRAFTER, DRAFTER_FILE
+from tinywave_core.stages.evaluation.preference_words import tuned_words
+from tinywave_core.stages.evaluation.summary import (
+    AgainstSummary,
+    DraftingSummary,
+    GeneratedSummary,
+    ProbeScoresSummary,
+    ScoresSummary,
+)
 from tinywave_core.stages.evaluation.words import drafting_text
 from tinywave_core.stages.export.hifigan import FOLDER as HIFIGAN
 from tinywave_core.stages.export.summary import JudgesSummary, ModelSummary, VocoderSummary
@@ -50,6 +57,7 @@ DESCRIBED = (
     "probe_scores",
     "generated",
     "judges",
+    "against",
 )  # parts of evaluation that the model card tells of, where they are
 
 ModelStep = Step[ExportConfig, ModelSummary]
@@ -175,6 +183,7 @@ def _write_drafter(
 ) -> None:
     """The drafter in the forms of the model, with what a runtime reads of it; sound goes through the model's own speech tokenizer."""
     from tinywave_core.exporters.gguf import write_gguf_files
+    from tinywave_core.exporters.transformers_files import PROCESSOR
 
     folder.mkdir()
     _write_model(step, "drafter", folder, vocabulary, trained, rows)
@@ -182,7 +191,9 @@ def _write_drafter(
     name = f"{step.config.name}-drafter"
     files = write_gguf_files(folder, vocabulary, step.config.gguf, name, licence.name or licence.id)
     about = {"vocabulary": vocabulary.to_json(), "gguf": [file.model_dump() for file in files]}
-    (folder / "speech.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    # No speech.json and no processor: it is no model to speak with.
+    (folder / DRAFTER_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (folder / PROCESSOR).unlink()
 
 
 def _write_model(
@@ -250,6 +261,7 @@ def _write_card(
         ],
         {} if made is None else made.config,
         _drafted(step),
+        tuned_words(AgainstSummary.of(step.input("against"))) if "against" in step.inputs else "",
     )
     (folder / "README.md").write_text(model_card(card) + about_files, encoding="utf-8")
     if step.context["licence_file"] is not None:
