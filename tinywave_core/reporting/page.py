@@ -51,6 +51,7 @@ from tinywave_core.stages.evaluation.words import (
     probes_text,
     rating_rows,
     ratings_text,
+    verdict_of,
 )
 from tinywave_core.stages.export.summary import JudgesSummary, VocoderSummary
 from tinywave_core.stages.export.words import vocoder_rows, voice_text
