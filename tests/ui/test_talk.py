@@ -2,6 +2,7 @@
 
 import base64
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -319,6 +320,17 @@ def test_a_microphone_is_chosen_by_its_name(page: Page):
     page.get_by_role("button", name="Discard").click()
 
 
+@contextmanager
+def working(server: Serving) -> Iterator[None]:
+    """The first model's thread has other work all the while."""
+    done = threading.Event()
+    server.host._model.submit(done.wait)
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def test_a_busy_model_and_a_server_that_is_gone_are_waited_for(
     finished: Finished, chromium: Browser, serving: Serving, tmp_path: Path
 ):
@@ -337,10 +349,10 @@ def test_a_busy_model_and_a_server_that_is_gone_are_waited_for(
             expect(page.locator("#about")).to_contain_text("Trained on speech alone")
             expect(page.get_by_label("Text to continue")).to_be_hidden()
             page.get_by_label("Model").select_option("reads")
-            with server.talk() as other:
+            with server.talk() as other, working(server):
                 other.say("conversation.item.create", item={"content": [{"type": "input_text", "text": "and then"}]})
-                other.say("response.create", response={"max_output_tokens": 900, "min_output_tokens": 900})
-                other.hear("response.created")
+                other.say("response.create", response={"max_output_tokens": 20})
+                until(lambda: not server.idle())
                 page.get_by_label("Text to continue").fill("Once upon a time")
                 page.get_by_role("button", name="Send").click()
                 expect(alert(page, "This model is busy with others")).to_be_visible()
