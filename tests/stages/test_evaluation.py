@@ -128,7 +128,10 @@ def test_a_part_of_the_training_tokens_that_was_counted_is_told(finished: Finish
     assert manifest is not None
     summary = scores.model_copy(update={"floors": more}).model_dump(mode="json", exclude_unset=True)
     artifact = replace(finished.outputs["scores"], manifest=manifest.model_copy(update={"summary": summary}))
-    assert dict(STAGE.facts({"scores": artifact}))["counted"] == "10,000,000 of 12,345,678 training tokens"
+    assert (
+        dict(STAGE.facts({**finished.outputs, "scores": artifact}))["counted"]
+        == "10,000,000 of 12,345,678 training tokens"
+    )
 
 
 def test_of_many_held_out_utterances_some_are_drawn_by_their_ids_alone(finished: Finished, tmp_path: Path):

@@ -78,7 +78,9 @@ def test_a_student_that_was_made_otherwise_says_so(text: str):
         assert words in told and words not in text
     tuned = DistillationConfig.model_validate({"preference": {"share": 0.5, "judge": "rating"}})
     told = model_card(replace(CARD, settings=tuned.model_dump(mode="json"), tuned="It predicts worse."))
-    assert "tuned by preference (DPO) on its own continuations, ranked by the judge `rating`. It predicts worse." in told
+    assert (
+        "tuned by preference (DPO) on its own continuations, ranked by the judge `rating`. It predicts worse." in told
+    )
     assert "it was a student of another run" in model_card(replace(CARD, settings={"start": "given"}))
 
 
