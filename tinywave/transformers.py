@@ -25,14 +25,13 @@ from transformers import AutoProcessor, BatchFeature, PretrainedConfig, Processo
 from tinywave.models import Output
 from tinywave.sound import Sound, samples_of
 from tinywave_core.checkpoints.bounds import read_json
+from tinywave_core.checkpoints.exported import SPEECH, require_export, require_files
 from tinywave_core.config.base import Device, RuntimeConfig
 from tinywave_core.counts import count
 from tinywave_core.devices import pick_device
 from tinywave_core.errors import CheckpointError, ConfigError, SourceError, TokenError
 from tinywave_core.exporters.transformers_files import PROCESSOR, processor_config
-from tinywave_core.names import inside
 from tinywave_core.storage.schemas import SAMPLE_RATE
-from tinywave_core.storage.store import sha256_of
 from tinywave_core.synthesis.prompting import Part, Prompting
 from tinywave_core.synthesis.speaking import Speaker, load_speaker
 from tinywave_core.tokenizers import base
@@ -45,7 +44,6 @@ from tinywave_core.tokenizers.speech import merge
 from tinywave_core.tokenizers.trained_on import TrainedOn
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
-SPEECH = "speech.json"
 _FILES = (
     SPEECH,
     PROCESSOR,
@@ -286,17 +284,9 @@ def _folder(name: str | Path, options: dict[str, Any]) -> Path:
 
 def _about(folder: Path) -> dict[str, Any]:
     """speech.json, once the files of the speech tokenizer are those that it tells of."""
-    if not (folder / SPEECH).is_file():
-        raise CheckpointError(
-            f"{folder} has no {SPEECH}: expected the model/ directory of an export (`tinywave inspect` lists them)"
-        )
-    about: dict[str, Any] = read_json(folder / SPEECH)
-    for name, digest in about.get("speech_tokenizer_sha256", {}).items():
-        path = inside(folder, f"{SPEECH_TOKENIZER}/{name}", folder / SPEECH, CheckpointError)
-        if not path.is_file() or sha256_of(path) != digest:
-            raise CheckpointError(
-                f"{path} is {'damaged' if path.is_file() else 'missing'}: {SPEECH} tells of another file. Take the export anew"
-            )
+    about: dict[str, Any] = read_json(require_export(folder))
+    digests = about.get("speech_tokenizer_sha256", {})
+    require_files(folder, {f"{SPEECH_TOKENIZER}/{name}": digest for name, digest in digests.items()})
     return about
 
 

@@ -5,7 +5,6 @@ one commit with the whole directory and SHA256SUMS, in the form of `sha256sum --
 commit, compares it, and gives the folder its name last: a folder that is there is whole. See infra/decisions/0056-a-small-install.md.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -17,15 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinywave_core.checkpoints.bounds import check_directory, read_json
+from tinywave_core.checkpoints.exported import require_export, require_files
 from tinywave_core.errors import CheckpointError, ConfigError, SurroundingError
 from tinywave_core.names import fault_of_name, inside
 from tinywave_core.progress import Progress
+from tinywave_core.storage.store import sha256_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 SUMS = "SHA256SUMS"
-SPEECH = "speech.json"
 VOICE = "speech_tokenizer/voice.flac"
 MOST_SUMS_BYTES = 1 << 20
 CONNECT_S, ANSWER_S = 10.0, 120.0
@@ -66,7 +66,7 @@ def push(export: Path, repository: str, *, private: bool) -> Pushed:
 
     _check_name(repository)
     files = _files(export)
-    sums = "".join(f"{_sha256(path)}  {name}\n" for name, path in files.items())
+    sums = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
     with _asking(repository) as api:
         url = api.create_repo(repository, private=private, exist_ok=True)
         old = {name for name in api.list_repo_files(repository) if name != ".gitattributes"}
@@ -142,20 +142,12 @@ def _files(export: Path) -> dict[str, Path]:
 
 def _check_export(folder: Path) -> None:
     """CheckpointError unless it is the whole model/ directory of an export, whose files are those that its speech.json tells of."""
-    if not (folder / SPEECH).is_file():
-        raise CheckpointError(
-            f"{folder} has no {SPEECH}: expected the model/ directory of an export (`tinywave inspect` lists them)"
-        )
+    about = require_export(folder)
     check_directory(folder, "an export")
-    speech = read_json(folder / SPEECH)
+    speech = read_json(about)
     told = {f"speech_tokenizer/{name}": digest for name, digest in speech.get("speech_tokenizer_sha256", {}).items()}
     told |= {file["file"]: file["sha256"] for file in speech.get("gguf", [])}
-    for name, digest in told.items():
-        path = inside(folder, name, folder / SPEECH, CheckpointError)
-        if not path.is_file() or _sha256(path) != digest:
-            raise CheckpointError(
-                f"{path} is {'damaged' if path.is_file() else 'missing'}: {SPEECH} tells of another file. Take the export anew"
-            )
+    require_files(folder, told)
 
 
 def _fetch_sums(api: "HfApi", repository: str, commit: str, folder: Path) -> dict[str, str]:
@@ -184,15 +176,10 @@ def _fetch_sums(api: "HfApi", repository: str, commit: str, folder: Path) -> dic
 
 def _fetch(api: "HfApi", repository: str, commit: str, folder: Path, name: str, digest: str) -> None:
     path = Path(api.hf_hub_download(repository, name, revision=commit, local_dir=folder))
-    if _sha256(path) != digest:
+    if sha256_of(path) != digest:
         raise CheckpointError(
             f"{name} of {repository} is not the file that its {SUMS} lists: pull again, or push the export again"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

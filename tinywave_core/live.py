@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinywave_core.config.base import RuntimeConfig
+from tinywave_core.storage.schemas import CURVES_FILE
 
 LOOK_S = 1.0
 """Between two looks for a first checkpoint, and for what the process says."""
@@ -26,7 +27,6 @@ END_S = 30.0
 STOP_S = 5.0
 """The same where the training was stopped or failed: somebody waits for the command to end."""
 FOLLOW = "tinywave_core.tracking.follow"
-CURVES = "curves.parquet"
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def live_curves(
     except BaseException:
         beside.end(None, STOP_S)
         raise
-    beside.end(output / CURVES, END_S)
+    beside.end(output / CURVES_FILE, END_S)
 
 
 class _Beside:

@@ -390,5 +390,5 @@ class DistillationConfig(Config):
         other = {"steps": self.continuation.steps, "learning_rate": self.continuation.learning_rate}
         training = self.training.model_copy(update={**other, "passes": None, "stop_after_tokens": None})
         start = "given" if self.starts_given else self.start
-        changes = {"on_new_audio": "continue", "training": training, "start": start, "preference": PreferenceConfig()}
-        return self.model_copy(update=changes | {"drafter_layers": 0})
+        after = {"preference": PreferenceConfig(), "drafter_layers": 0}
+        return self.model_copy(update={"on_new_audio": "continue", "training": training, "start": start, **after})

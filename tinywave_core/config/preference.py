@@ -1,6 +1,6 @@
 """Settings of preference tuning: the distilled student learns which of its own continuations a judge finds better."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,6 +59,11 @@ class PreferenceConfig(Config):
     def row_tokens(self) -> int:
         """Tokens of a pair: its prompt twice, and both continuations."""
         return 2 * (self.prompt_tokens + self.new_tokens)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the student speaks, as `evals.continuations` takes it."""
+        return {"max_new_tokens": self.new_tokens, "temperature": self.temperature, "top_k": self.top_k}
 
     def of_pairs(self) -> "PreferenceConfig":
         """What decides which pairs there are: how they are learned from is no part of it."""

@@ -99,17 +99,19 @@ def teacher_parameters(config: PipelineConfig) -> int:
 
 def student_parameters(config: PipelineConfig) -> int:
     """Of the student while it is trained."""
-    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
-    return student_shape(config).parameters(config.distillation.layers, kept)
+    return _trained_parameters(config, config.distillation.layers)
 
 
 def drafter_parameters(config: PipelineConfig) -> int:
     """Of the drafter while it is trained; 0 where there is none."""
-    asked = config.distillation
-    if not asked.drafter_layers:
-        return 0
-    kept = exported_rows(config) if asked.vocabulary == "speech" else vocabulary_rows(config)
-    return student_shape(config).parameters(asked.drafter_layers, kept)
+    layers = config.distillation.drafter_layers
+    return _trained_parameters(config, layers) if layers else 0
+
+
+def _trained_parameters(config: PipelineConfig, layers: int) -> int:
+    """Of a student of so many blocks, with the rows that students are trained with."""
+    kept = exported_rows(config) if config.distillation.vocabulary == "speech" else vocabulary_rows(config)
+    return student_shape(config).parameters(layers, kept)
 
 
 def for_hours(config: PipelineConfig, hours: float) -> PipelineConfig:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
+from tinywave_core.models.trim import in_ids_of, renumbering
 from tinywave_core.progress import Progress, no_progress
 from tinywave_core.tokenizers.allowed import allowed_ids
 from tinywave_core.tokenizers.prompts import OutputModality
@@ -95,3 +96,33 @@ def _left_padded(prompts: Sequence[npt.NDArray]) -> tuple[torch.Tensor, torch.Te
 def _until_end(new: Ids) -> Ids:
     ends = np.flatnonzero(new == EOS_ID)
     return new[: ends[0]] if len(ends) else new
+
+
+def said_after(
+    model: LlamaForCausalLM,
+    prompts: Sequence[npt.NDArray],
+    vocabulary: Vocabulary,
+    seeds: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    progress: Progress = no_progress,
+) -> list[Ids]:
+    """`continuations` in speech of a model that may have other ids than `vocabulary`: prompts and what is said are in those of `vocabulary`.
+
+    A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
+    """
+    is_trimmed = renumbering(model, vocabulary) is not None
+    new = continuations(
+        model,
+        in_ids_of(model, vocabulary, prompts),
+        vocabulary.speech_only() if is_trimmed else vocabulary,
+        seeds,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        progress=progress,
+    )
+    back = np.array(vocabulary.speech_only_ids()) if is_trimmed else np.arange(vocabulary.rows)
+    return [back[ids].astype(np.int64) for ids in new]

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 SAMPLE_RATE = 16_000
 TOKENS_FILE = "tokens.parquet"
+CURVES_FILE = "curves.parquet"  # of a training
 
 # ingestion, part `shard`, file audio.parquet: one row per utterance.
 AUDIO = pa.schema(

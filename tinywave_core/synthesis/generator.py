@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinywave_core.audio.waveform import read_waveform
+from tinywave_core.checkpoints.exported import require_export
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.devices import pick_device
-from tinywave_core.errors import CheckpointError
 from tinywave_core.runtimes.base import Runtime, Sampling
 from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.storage.schemas import SAMPLE_RATE
@@ -119,11 +119,7 @@ class Generator:
         smaller export with the same vocabulary.
         """
         folder = Path(folder)
-        if not (folder / "speech.json").is_file():
-            raise CheckpointError(
-                f"{folder} has no speech.json: expected the model/ directory of an export (`tinywave inspect` lists them)"
-            )
-        about = json.loads((folder / "speech.json").read_text(encoding="utf-8"))
+        about = json.loads(require_export(folder).read_text(encoding="utf-8"))
         vocabulary = Vocabulary.from_json(about["vocabulary"])
         torch_device = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(

@@ -41,7 +41,6 @@ class TextPart:
     """By new id."""
     sources: tuple[int | None, ...]
     """The id in the text model whose embedding each starts with; None: none, its embedding is new."""
-
     made: tuple[int, ...]
     """When its byte-pair encoding makes each: the number of the first merge that gives it; -1: it is there without a merge."""
 
@@ -59,7 +58,7 @@ class TextPart:
                 f"{most:,} text tokens are too few for this text model: {fewest:,} of its {len(self.names):,} are there without a merge "
                 f"(characters, bytes, markers of its own). Set adaptation.most_text_tokens to {fewest:,} or more"
             )
-        return self._of(sorted(sorted(range(len(self.made)), key=lambda i: (self.made[i], i))[:most]))
+        return self._of(sorted(sorted(range(len(self.made)), key=self.made.__getitem__)[:most]))
 
     def _of(self, kept: Sequence[int]) -> "TextPart":
         return TextPart(

@@ -41,11 +41,11 @@ def text_tokens(config: PipelineConfig) -> int | None:
 
 def sources_of(folder: Path, vocabulary: Vocabulary, most: int | None) -> TextPart:
     """The text part of an enlarged vocabulary: of the text of the model in `folder` at most so many tokens, or none."""
-    part = read_text_part(folder)
     if vocabulary.is_speech_only:
-        return part.of_speech_alone()
-    require_as_tokenized(folder, part.within(most), vocabulary)
-    return part.within(most)
+        return read_text_part(folder).of_speech_alone()
+    part = read_text_part(folder).within(most)
+    require_as_tokenized(folder, part, vocabulary)
+    return part
 
 
 def check_text_model(config: PipelineConfig, speech_tokens: int) -> None:

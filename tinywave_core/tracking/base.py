@@ -16,10 +16,9 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.run.record import RunRecord
 from tinywave_core.stages.evaluation.summary import ScoresSummary
 from tinywave_core.steps.runs import RUNS
+from tinywave_core.storage.schemas import CURVES_FILE
 from tinywave_core.storage.store import Store
 from tinywave_core.tracking.points import Point, curve_of, flat
-
-CURVES = "curves.parquet"
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,11 @@ def tracked_run(store: Store, record: RunRecord) -> Iterator[TrackedRun]:
             round(datetime.fromisoformat(record.finished_at).timestamp() * 1000),
             dict(flat(record.config)),
             figures,
-            {part: curve_of(artifact.path(CURVES)) for part, artifact in found.items() if CURVES in artifact.files},
+            {
+                part: curve_of(artifact.path(CURVES_FILE))
+                for part, artifact in found.items()
+                if CURVES_FILE in artifact.files
+            },
             record.outputs,
             [report, card],
         )

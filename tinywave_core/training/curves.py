@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from tinywave_core import plots
+from tinywave_core.storage.schemas import CURVES_FILE
 from tinywave_core.storage.shards import read_table
 from tinywave_core.storage.store import Artifact
 
 
 def curves_of(artifact: Artifact) -> dict[str, list[float]]:
     """The training curve of an artifact, by column; empty if it has none."""
-    return _columns(artifact, "curves.parquet")
+    return _columns(artifact, CURVES_FILE)
 
 
 def gradients_of(artifact: Artifact) -> dict[str, list[float]]:

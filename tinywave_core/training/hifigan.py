@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from tinywave_core.errors import ConfigError, TrainingError
-from tinywave_core.progress import GOES_ON, Progress
+from tinywave_core.progress import Progress, note_of_step
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.storage.uploads import UploadedCheckpoints
 from tinywave_core.synthesis.hifigan_model import DurationConfig, HifiganConfig, HifiganNetwork
@@ -221,7 +221,7 @@ def train_hifigan(
             if state.step < settings.steps and state.step % checkpoint_every == 0:
                 checkpoints.save(state)
             note = f"log-mel {record['log_mel']:.3f}{checkpoints.note}"
-            progress(state.step, settings.steps, GOES_ON if kept > 0 and state.step == kept + 1 else note)
+            progress(state.step, settings.steps, note_of_step(state.step, kept, note))
             if on_step:
                 on_step(state.step)
     _without_weight_norm(network)

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from tinywave_core.config.base import RuntimeConfig, TrainingConfig
 from tinywave_core.devices import mixed_precision, pick_device
 from tinywave_core.errors import PausedError, TrainingError
-from tinywave_core.progress import GOES_ON, Progress
+from tinywave_core.progress import Progress, note_of_step
 from tinywave_core.sequences.dataset import Batch, PackedDataset
 from tinywave_core.sequences.table import TokenSequence
 from tinywave_core.storage.uploads import UploadedCheckpoints
@@ -147,9 +147,8 @@ def train(
                 speed = batch.step_targets / (time.monotonic() - began)
                 log(state.step, {**state.curves[-1], "tokens_per_second": speed})
                 try:
-                    is_first_again = kept > 0 and state.step == kept + 1
-                    note = GOES_ON if is_first_again else _told(state, speed) + checkpoints.note
-                    progress(state.step, steps, note)
+                    note = _told(state, speed) + checkpoints.note
+                    progress(state.step, steps, note_of_step(state.step, kept, note))
                 except KeyboardInterrupt:  # told to stop, all processes at once: what was learned until now is kept
                     if goes_on:
                         checkpoints.save(state)

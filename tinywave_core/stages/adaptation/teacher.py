@@ -22,6 +22,7 @@ from tinywave_core.stages.adaptation.summary import TeacherSummary
 from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key
 from tinywave_core.steps.pins import pinned
+from tinywave_core.storage.schemas import CURVES_FILE
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
 
@@ -168,7 +169,7 @@ def run_teacher(step: Step[AdaptationConfig, TeacherSummary], output: Output) ->
     if is_first():
         save_llama(model.cpu(), output.folder / "teacher")
         _write_tokenizer(step, output.folder / "teacher", speech.vocabulary)
-        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
+        write_table(pa.Table.from_pylist(run.curves), output.folder / CURVES_FILE)
     return TeacherSummary(
         parameters=sum(p.numel() for p in model.parameters()),
         layers=model.config.num_hidden_layers,

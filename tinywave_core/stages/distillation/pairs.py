@@ -215,9 +215,11 @@ def _made(
     config: PreferenceConfig,
 ) -> list[dict[str, Any]]:
     """As JSON, by prompt."""
+    from tinywave_core.evals.continuations import said_after
+
     repeated = [prompt for prompt in prompts for _ in range(config.candidates)]
     seeds = [seed_of(config, p.sequence_id, n) for p in prompts for n in range(config.candidates)]
-    new = said_after(model, [prompt.ids for prompt in repeated], seeds, vocabulary, config)
+    new = said_after(model, [prompt.ids for prompt in repeated], vocabulary, seeds, **config.sampling)
     whole = [i for i, ids in enumerate(new) if len(ids) == config.new_tokens]
     asked = judging([repeated[i].ids for i in whole], [new[i] for i in whole])
     verdicts = dict(zip(whole, asked, strict=True))
@@ -236,31 +238,6 @@ def seed_of(config: PreferenceConfig, sequence_id: str, number: int) -> int:
     return int.from_bytes(
         hashlib.sha256(f"preference/{config.seed}/{sequence_id}/{number}".encode()).digest()[:6], "big"
     )
-
-
-def said_after(
-    model: "LlamaForCausalLM",
-    prompts: Sequence[Ids],
-    seeds: Sequence[int],
-    vocabulary: Vocabulary,
-    config: PreferenceConfig,
-) -> list[Ids]:
-    """What a student says after prompts, without </s>; both in ids of the token shards, whatever its own are."""
-    from tinywave_core.evals.continuations import continuations
-    from tinywave_core.models.trim import in_ids_of, renumbering
-
-    trimmed = renumbering(model, vocabulary) is not None
-    new = continuations(
-        model,
-        in_ids_of(model, vocabulary, prompts),
-        vocabulary.speech_only() if trimmed else vocabulary,
-        seeds,
-        max_new_tokens=config.new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-    )
-    back = np.array(vocabulary.speech_only_ids()) if trimmed else np.arange(vocabulary.rows)
-    return [back[ids].astype(np.int64) for ids in new]
 
 
 class Found:

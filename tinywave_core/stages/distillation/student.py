@@ -35,6 +35,7 @@ from tinywave_core.steps.base import Execute, Output, Step
 from tinywave_core.steps.inputs import training_hours, training_key, training_shards
 from tinywave_core.steps.pins import Pin, as_pinned, ids_of, obtainable, pinned
 from tinywave_core.storage.fingerprint import fingerprint, place_of
+from tinywave_core.storage.schemas import CURVES_FILE
 from tinywave_core.storage.store import Artifact
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def write_student(student: "LlamaForCausalLM", run: "Trained", output: Output) -
     # Every process of a sharded training comes to the same summary; only the first writes.
     if is_first():
         save_llama(student.cpu(), output.folder / "model")
-        write_table(pa.Table.from_pylist(run.curves), output.folder / "curves.parquet")
+        write_table(pa.Table.from_pylist(run.curves), output.folder / CURVES_FILE)
         if run.gradients:
             write_table(pa.Table.from_pylist(run.gradients), output.folder / "gradients.parquet")
 

@@ -190,29 +190,23 @@ def _continued(
 
     def make() -> list[list[int]]:
         from tinywave_core.devices import pick_device
-        from tinywave_core.evals.continuations import continuations
+        from tinywave_core.evals.continuations import said_after
         from tinywave_core.models.llama import load_llama, on_device
-        from tinywave_core.models.trim import in_ids_of
 
         config = step.config
         folder = step.input(name).path("teacher" if name == "teacher" else "model")
         model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-        heads = [prompt.ids.astype(np.uint16) for prompt in prompts]
-        own = in_ids_of(model, vocabulary, heads)
-        # A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
-        renumbered = own[0] is not heads[0]
-        new = continuations(
+        new = said_after(
             model,
-            own,
-            vocabulary.speech_only() if renumbered else vocabulary,
+            [prompt.ids.astype(np.uint16) for prompt in prompts],
+            vocabulary,
             [int.from_bytes(drawing_key(config.seed, prompt.utterance_id)[:6], "little") for prompt in prompts],
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             top_k=config.top_k,
             progress=progress,
         )
-        back = np.array(vocabulary.speech_only_ids()) if renumbered else np.arange(vocabulary.rows)
-        return [back[ids].tolist() for ids in new]
+        return [ids.tolist() for ids in new]
 
     found: list[list[int]] = kept(output.resume / f"{name}.json", make)
     progress.reached(len(prompts))

@@ -17,7 +17,7 @@ from tinywave_core.config.pipeline import PipelineConfig
 from tinywave_core.config.preference import PreferenceConfig
 from tinywave_core.evals.ranking import Verdict, repetition
 from tinywave_core.stages.distillation.judging import by_teacher, judge_of, load_judging
-from tinywave_core.stages.distillation.pairs import Prompt, prompt_of, said_after, seed_of
+from tinywave_core.stages.distillation.pairs import Prompt, prompt_of, seed_of
 from tinywave_core.stages.evaluation import scores
 from tinywave_core.stages.evaluation.continuations import kept
 from tinywave_core.stages.evaluation.summary import BeforeAndAfter, PreferenceSummary
@@ -135,12 +135,13 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """What one model says after each prompt, and what that is worth."""
     from tinywave_core.devices import pick_device
+    from tinywave_core.evals.continuations import said_after
     from tinywave_core.models.llama import load_llama, on_device
 
     model = on_device(load_llama(step.input(name).path("model")), pick_device(output.runtime)).eval()
     heads = [prompt.ids for prompt in prompts]
     seeds = [seed_of(step.config, prompt.sequence_id, 0) for prompt in prompts]
-    new: list[Ids] = said_after(model, heads, seeds, vocabulary, step.config)
+    new: list[Ids] = said_after(model, heads, vocabulary, seeds, **step.config.sampling)
     of_teacher = by_teacher(step, output)(heads, new)
     others = [Verdict(None)] * len(new)
     if step.config.judge != "teacher":

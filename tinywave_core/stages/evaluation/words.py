@@ -57,11 +57,12 @@ def verdict(scores: Scores, probes: ProbeScoresSummary | None = None, tuned: str
 
 def verdict_of(outputs: Outputs) -> list[str]:
     """The verdict on a run's student."""
-    tuned = ""
-    if StudentSummary.of(outputs["student"]).preference:
-        tuned = "The student was tuned by preference after it was distilled."
     if "against" in outputs:
         tuned = tuned_words(AgainstSummary.of(outputs["against"]))
+    elif StudentSummary.of(outputs["student"]).preference:
+        tuned = "The student was tuned by preference after it was distilled."
+    else:
+        tuned = ""
     return verdict(ScoresSummary.of(outputs["scores"]), probes_of(outputs), tuned)
 
 

@@ -17,7 +17,7 @@ from tinywave_core.errors import MissingInputError
 from tinywave_core.stages.export.speech import Rows, draw_minutes, read_recordings, streams_of
 from tinywave_core.stages.export.summary import TrainedVocoder, VoiceSummary
 from tinywave_core.steps.base import Output
-from tinywave_core.storage.schemas import SAMPLE_RATE
+from tinywave_core.storage.schemas import CURVES_FILE, SAMPLE_RATE
 from tinywave_core.storage.shards import write_table
 from tinywave_core.storage.store import Artifact
 from tinywave_core.tokenizers.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tinywave_core.tokenizers.speech import Streams
     from tinywave_core.training.hifigan import Clip
 
-FOLDER, CURVES = "hifigan", "curves.parquet"
+FOLDER = "hifigan"
 EVERYBODY = "everybody"
 """The voice of who is not named."""
 
@@ -70,7 +70,7 @@ def fit_hifigan(
     )
     made = HifiganVocoder(about, network.to("cpu").eval().requires_grad_(False), voices, ())
     made.save(output.folder / FOLDER)
-    write_table(pa.Table.from_pylist(curves), output.folder / CURVES)
+    write_table(pa.Table.from_pylist(curves), output.folder / CURVES_FILE)
     trained = TrainedVocoder(
         parameters=sum(p.numel() for p in network.parameters()),
         hours=sum(clip.frames for clip in clips) * hop / SAMPLE_RATE / 3600,

@@ -122,7 +122,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     from tinywave_core.devices import pick_device
     from tinywave_core.exporters.gguf import write_gguf_files
     from tinywave_core.exporters.perplexity import rounding_loss
-    from tinywave_core.exporters.transformers_files import check_export
+    from tinywave_core.exporters.transformers_files import check_export, write_processor_config
     from tinywave_core.threads import use_threads
     from tinywave_core.tokenizers.directory import read_directory
     from tinywave_core.tokenizers.opening import SPEECH_TOKENIZER
@@ -135,6 +135,7 @@ def run_model(step: Step[ExportConfig, ModelSummary], output: Output) -> ModelSu
     vocabulary, rows = _choose_rows(step, trained)
     seen = trained_on(step.input("student"), vocabulary)
     shape = _write_model(step, "student", folder, vocabulary, trained, rows)
+    write_processor_config(folder)
     output.progress(1, 4, "weights")
     _copy_speech_tokenizer(step.input("tokenizer"), step.inputs.get("vocoder", []), folder / SPEECH_TOKENIZER)
     licence = Licence(**step.params["licence"])
@@ -183,7 +184,6 @@ def _write_drafter(
 ) -> None:
     """The drafter in the forms of the model, with what a runtime reads of it; sound goes through the model's own speech tokenizer."""
     from tinywave_core.exporters.gguf import write_gguf_files
-    from tinywave_core.exporters.transformers_files import PROCESSOR
 
     folder.mkdir()
     _write_model(step, "drafter", folder, vocabulary, trained, rows)
@@ -193,7 +193,6 @@ def _write_drafter(
     about = {"vocabulary": vocabulary.to_json(), "gguf": [file.model_dump() for file in files]}
     # No speech.json and no processor: it is no model to speak with.
     (folder / DRAFTER_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-    (folder / PROCESSOR).unlink()
 
 
 def _write_model(
@@ -202,7 +201,7 @@ def _write_model(
     """Configs, weights and tokenizer of the student or the drafter, as plain transformers loads them."""
     import torch
 
-    from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config, write_processor_config
+    from tinywave_core.exporters.transformers_files import pad_on_the_left, write_config
     from tinywave_core.exporters.weights import copy_weights
     from tinywave_core.tokenizers.directory import copy_tokenizer, write_speech_tokenizer
 
@@ -216,7 +215,6 @@ def _write_model(
     else:
         copy_tokenizer(teacher, folder, vocabulary)
     pad_on_the_left(folder)
-    write_processor_config(folder)
     return shape
 
 
