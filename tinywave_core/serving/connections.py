@@ -28,7 +28,7 @@ SMALL = 1 << 10
 QUICK_S, SHARE = 0.002, 4
 """A piece that takes longer than this to parse is slow, and slow ones have together a quarter of the time."""
 CROWD = 4
-"""With so many times the connections that there may be, none has time to say something first."""
+"""With so many times the connections that there may be, none has time to ask for something first."""
 LOOK_S = 0.5
 """Between two looks at a connection; shorter where deadlines are."""
 
@@ -124,6 +124,11 @@ class _Watched(asyncio.Protocol):
         """Uvicorn's part."""
         super().data_received(data)
 
+    def pause_writing(self) -> None:
+        """Note since when the client does not read."""
+        self.waits_since = self.loop.time()
+        super().pause_writing()
+
     def read_on(self) -> None:
         """Read again, unless uvicorn has stopped by itself."""
         is_mine = self.transport.get_protocol() is self and not self.transport.is_closing()
@@ -132,6 +137,10 @@ class _Watched(asyncio.Protocol):
 
     def is_awaited(self) -> bool:
         """Whether the client must do something next."""
+        raise NotImplementedError
+
+    def is_unread(self) -> bool:
+        """Whether that is to read what it is sent."""
         raise NotImplementedError
 
     def wants_more(self) -> bool:
@@ -182,7 +191,11 @@ class Http(_Watched, H11Protocol):
 
     def is_awaited(self) -> bool:
         """Whether it has no request yet, or one that is not complete, or reads too slowly."""
-        return not self._is_asked() or self.cycle.more_body or self.flow.write_paused
+        return not self._is_asked() or self.cycle.more_body or self.is_unread()
+
+    def is_unread(self) -> bool:
+        """Whether more is sent than the client reads."""
+        return bool(self.flow.write_paused)
 
     def wants_more(self) -> bool:
         """Whether uvicorn has not itself stopped reading."""
@@ -209,7 +222,11 @@ class WebSockets(_Watched, WebSocketsSansIOProtocol):
 
     def is_awaited(self) -> bool:
         """Whether it was told to go, or reads too slowly."""
-        return self.close_sent or not self.writable.is_set()
+        return self.close_sent or self.is_unread()
+
+    def is_unread(self) -> bool:
+        """Whether more is sent than the client reads."""
+        return not self.writable.is_set()
 
     def wants_more(self) -> bool:
         """Whether uvicorn has not itself stopped reading."""
@@ -217,17 +234,22 @@ class WebSockets(_Watched, WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         """Answer, unless nothing is read: pongs would pile up."""
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
+        if self.is_unread():
             self.conn.data_to_send()
+        else:
+            super().handle_ping()
 
 
 def make_room(connections: set[Any], limits: Limits, now: float, new: Any) -> None:
-    """Drop the connections that were waited for longest, until there is room."""
+    """Drop the connections that were waited for longest, until there is room; a crowd costs no reader its answer."""
     there = _open(connections)
-    patience_s = limits.patience_s if len(there) <= CROWD * limits.connections else 0.0
-    awaited = [c for c in there if c is not new and c.is_awaited() and now - c.waits_since >= patience_s]
+    is_crowd = len(there) > CROWD * limits.connections
+
+    def may_go(connection: Any) -> bool:
+        patience_s = 0.0 if is_crowd and not connection.is_unread() else limits.patience_s
+        return connection is not new and connection.is_awaited() and now - connection.waits_since >= patience_s
+
+    awaited = [connection for connection in there if may_go(connection)]
     awaited.sort(key=lambda connection: connection.waits_since)
     for connection in awaited[: max(0, len(there) - limits.connections)]:
         connection.transport.abort()

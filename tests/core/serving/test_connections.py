@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from websockets.sync.client import connect
 
 from tests.fixtures.serving import PATIENCE_S, running, until
 from tinywave_core.serving.bodies import Bodies
-from tinywave_core.serving.connections import SMALL, Turns, WebSockets
+from tinywave_core.serving.connections import SMALL, Http, Turns, WebSockets, make_room
 from tinywave_core.serving.errors import RequestError
 from tinywave_core.serving.limits import Limits
 
@@ -34,13 +35,15 @@ class App:
     """Answers of every length, and how many endless ones are being given."""
 
     def __init__(self) -> None:
-        self.endless_ones = 0
+        self.endless_ones = self.computing = 0
+        self.is_computed = False
         self.app = Starlette(
             routes=[
                 Route("/health", self.fine),
                 Route("/", self.fine),
                 Route("/echo", self.echo, methods=["POST"]),
                 Route("/endless", self.endless),
+                Route("/computed", self.computed),
                 WebSocketRoute("/endless", self.endless_socket),
             ]
         )
@@ -53,6 +56,12 @@ class App:
             return Response(await request.body())
         except ClientDisconnect:
             return Response("gone")
+
+    async def computed(self, _: Request) -> Response:
+        self.computing += 1
+        while not self.is_computed:
+            await asyncio.sleep(0.001)
+        return PlainTextResponse("computed")
 
     async def endless(self, _: Request) -> Response:
         return StreamingResponse(self._parts())
@@ -136,14 +145,61 @@ def test_those_that_are_waited_for_make_room_for_others(begin: bytes):
         assert all(is_dropped(raw) for raw in half[:15])
 
 
-def test_who_is_served_is_never_dropped_for_others():
+def test_who_waits_for_its_answer_is_never_dropped_for_others():
     app, limits = App(), Limits(connections=2, patience_s=0)
-    with running(app.app, limits) as url, opened(url, b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n") as served:
-        heard = len(served.recv(1 << 20))
-        for _ in range(20):
-            with opened(url, HALF):
-                heard += len(served.recv(1 << 20))
-        assert status(url) == 200 and app.endless_ones == 1 and served.recv(1000)
+    with running(app.app, limits) as url, opened(url, b"GET /computed HTTP/1.1\r\nhost: a\r\n\r\n") as served:
+        until(lambda: app.computing == 1)
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(opened(url, HALF))
+            assert status(url) == 200
+        app.is_computed = True
+        assert served.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
+class Reader:
+    """A connection as a server sees it; `now` is the time."""
+
+    def __init__(self, kind: type[Http] | type[WebSockets]) -> None:
+        self.now, self.is_dropped = 100.0, False
+        self.connection: Any = object.__new__(kind)
+        self.connection.loop = self.connection.transport = self.connection.flow = self.connection.writable = self
+        self.connection.cycle = SimpleNamespace(response_complete=False, more_body=False)
+        self.connection.waits_since, self.connection.close_sent, self.write_paused = 0.0, False, False
+
+    def time(self) -> float:
+        return self.now
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.is_dropped = True
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    clear = pause_writing
+
+    def is_set(self) -> bool:
+        return not self.write_paused
+
+
+@pytest.mark.parametrize("kind", [Http, WebSockets])
+@pytest.mark.parametrize("crowd", [1, 20])
+def test_patience_with_who_reads_an_answer_begins_when_it_stops_reading(
+    kind: type[Http] | type[WebSockets], crowd: int
+):
+    reader, limits = Reader(kind), Limits(connections=1, patience_s=1)
+    others = [Reader(kind).connection for _ in range(crowd)]
+    connections = {reader.connection, *others}
+    make_room(connections, limits, 200, None)
+    assert not reader.is_dropped  # it is being served
+    reader.connection.pause_writing()
+    make_room(connections, limits, 100.9, None)
+    assert not reader.is_dropped
+    make_room(connections, limits, 101, None)
+    assert reader.is_dropped and not any(other.transport.is_dropped for other in others)
 
 
 def test_with_all_connections_in_use_only_health_is_answered():
