@@ -1,6 +1,7 @@
 """What a student gains by learning from its own speech, at equal cost: `make bench-on-policy`.
 
-One store, one teacher. An off-policy student learns from the teacher's whole distribution on training speech alone; an on-policy one has
+One store, one teacher. `--set distillation.share=0.05` gives the students a twentieth of the recordings that the teacher has heard.
+An off-policy student learns from the teacher's whole distribution on training speech alone; an on-policy one has
 the same loss there and, in a share of the rows, a divergence on its own continuations. Equal cost is equal CPU time: seconds a step of
 both are measured first (of an arm that begins later, a mean over both parts), and the off-policy student gets more steps for the same
 time. Same start, batches and checks; of each the weights that were best on validation speech are kept, and no run stops early.
@@ -178,7 +179,12 @@ class Bench:
         training = self.config.distillation.training.model_copy(update={"steps": steps, "passes": None, "seed": seed})
         own = {"regime": "aligned"} if arm == OFF else {"regime": "on_policy", "on_policy": on_policy or ARMS[arm]}
         return DistillationConfig(
-            layers=self.config.distillation.layers, weights=ON_LOGITS, logit_signal="live", training=training, **own
+            layers=self.config.distillation.layers,
+            share=self.config.distillation.share,
+            weights=ON_LOGITS,
+            logit_signal="live",
+            training=training,
+            **own,
         )
 
     def seconds_a_step(self, arm: str) -> float:
@@ -203,6 +209,7 @@ class Bench:
         from tinywave_core.progress import no_progress
         from tinywave_core.sequences.index import load_sequences
         from tinywave_core.stages.adaptation.teacher import training_parts, validation_of
+        from tinywave_core.stages.distillation.student import share_of
         from tinywave_core.steps.inputs import training_shards
         from tinywave_core.teacher.layer_map import layer_map
         from tinywave_core.training.objective import DistillationObjective
@@ -215,6 +222,7 @@ class Bench:
         length = config.training.sequence_length
         sequences = load_sequences(training_shards(self.shared["tokens"]), "train", length)
         heard, validating = training_parts(sequences, validation_of(self.config))
+        heard = share_of(heard, config.share)
         dataset = make_dataset(heard, config.training)
         training: TrainingConfig = settle(config.training, dataset, tokens_of(heard), "teacher's blocks")
         layers = layer_map(config.layer_map, self.teacher.config.num_hidden_layers, config.layers)
