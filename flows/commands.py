@@ -100,6 +100,13 @@ _TOKENS = (
 )
 _LOADING = (
     _argument("--runtime", choices=("transformers", "llama.cpp"), default="transformers", help="default: transformers"),
+    _argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="what transformers computes in: bfloat16 halves memory, and is faster on a CPU with instructions for it and slower on another "
+        "(default: float32 on a CPU, as stored on a GPU)",
+    ),
     _argument("--quantization", help="which GGUF file llama.cpp takes (default: the first in speech.json)"),
     _argument(
         "--threads",

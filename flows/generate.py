@@ -17,7 +17,7 @@ from tasks import terminal
 from tinywave_core.audio.pcm import to_pcm16
 from tinywave_core.checkpoints.model_shape import ModelShape
 from tinywave_core.costs.ondevice import Student, read_bandwidth
-from tinywave_core.runtimes.base import Sampling
+from tinywave_core.runtimes.base import Dtype, Sampling
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.events import AudioMade, Event, TextMade, Timings
 from tinywave_core.synthesis.generator import Audio, Generator, Input, Text
@@ -42,6 +42,7 @@ class Loading:
     threads: int = 0
     """0: all cores."""
     drafter: str | None = None
+    dtype: Dtype = "auto"
 
     def open(self) -> Generator:
         """Load it."""
@@ -53,6 +54,7 @@ class Loading:
             self.quantization,  # type: ignore[arg-type]
             self.threads,
             self.drafter,
+            self.dtype,
         )
 
 

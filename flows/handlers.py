@@ -141,6 +141,7 @@ def _loading(options: Namespace, model: str) -> "Loading":
         options.quantization,
         options.threads,
         options.drafter,
+        options.dtype,
     )
 
 

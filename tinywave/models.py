@@ -10,7 +10,7 @@ from tinywave.sound import Sound, samples_of
 from tinywave_core.config.base import Device
 from tinywave_core.config.export import Quantization
 from tinywave_core.errors import ConfigError
-from tinywave_core.runtimes.base import RuntimeName, Sampling
+from tinywave_core.runtimes.base import Dtype, RuntimeName, Sampling
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis import generator as core
 from tinywave_core.synthesis.events import AudioMade, Done, Event
@@ -45,16 +45,17 @@ class Model:
         device: Device = "auto",
         threads: int = 0,
         spiritlm_dir: str | None = None,
+        dtype: Dtype = "auto",
     ) -> "Model":
         """Load the model/ directory of an export, or an artifact with one (`Store.newest("model")`, `Store.published()`).
 
         `runtime` is `transformers`, or `llama.cpp` for a GGUF file in the export (`quantization`: which one; none: the first), which runs
-        on the CPU; `threads` 0 takes all cores. A model of SpiritLM's tokens needs its release (`spiritlm_dir`, or the environment variable
+        on the CPU; `threads` 0 takes all cores. `dtype` is what transformers computes in: `auto` is float32 on a CPU and as stored on a GPU. A model of SpiritLM's tokens needs its release (`spiritlm_dir`, or the environment variable
         SPIRITLM_CHECKPOINTS_DIR), one of an encoder's units the encoder (TINYWAVE_ENCODER). CheckpointError where the folder is no
         export or is damaged, ConfigError for a runtime that there is not.
         """
         folder = model_folder(export)
-        return cls(Generator.load(folder, spiritlm_dir, device, runtime, quantization, threads))
+        return cls(Generator.load(folder, spiritlm_dir, device, runtime, quantization, threads, dtype=dtype))
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""What speaking costs on this machine: exports of real shapes with random weights, and llama.cpp on them: `make bench-generation`.
+"""What speaking costs on this machine: exports of real shapes with random weights in llama.cpp, and the same shapes in transformers
+(--forms float32,bfloat16): `make bench-generation`.
 
 Per shape (the 2B student, the preset `small`, the demo's) the GGUF files are written by the code of the stage export, in a child
 process whose peak memory counts, and kept in --folder. Then, per file and in a child of its own, with the read bandwidth of the
@@ -51,13 +52,18 @@ SHAPES = {
     "demo": Shape("demo", 2, 128, 4, 352, True, {}),
 }
 SHARES = {"q8_0": 0.60, "q4_0": 0.50}
+PRECISIONS = {"float32": 4, "bfloat16": 2}  # of transformers, with bytes of a weight
 
 
 def main() -> None:
     """Parse the command line; children are this file again with --child."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="2b,small,demo", help="of 2b, small and demo (default: all)")
-    parser.add_argument("--forms", default="q8_0,q4_0", help="of q8_0, q4_0, bf16 and f16 (default: q8_0,q4_0)")
+    parser.add_argument(
+        "--forms",
+        default="q8_0,q4_0",
+        help="of q8_0, q4_0, bf16 and f16 in llama.cpp, float32 and bfloat16 in transformers (default: q8_0,q4_0)",
+    )
     parser.add_argument("--tokens", type=int, default=48, help="generated per file (default: 48)")
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument(
@@ -93,7 +99,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {"machine": machine(), "threads": options.threads, "shapes": {}}
     for name in options.shapes.split(","):
         say(f"{name}: writing the files …")
-        found = {"export": child(options, "export", name)}
+        is_exported = any(form not in PRECISIONS for form in options.forms.split(","))
+        found = {"export": child(options, "export", name)} if is_exported else {}
         for form in options.forms.split(","):
             say(f"{name}: {form} …")
             before = bandwidth(options.threads)
@@ -144,7 +151,7 @@ def export_child(options: argparse.Namespace) -> dict[str, Any]:
     from tinywave_core.exporters.weights import copy_weights
 
     name, shape = options.shape, SHAPES[options.shape]
-    folder, forms = options.folder / name, options.forms.split(",")
+    folder, forms = options.folder / name, [form for form in options.forms.split(",") if form not in PRECISIONS]
     files = {form: folder / f"{name}-{form.upper()}.gguf" for form in forms}
     kept = folder / "export.json"
     if kept.is_file() and all(path.is_file() for path in files.values()):
@@ -184,15 +191,12 @@ def vocabulary_of(shape: Shape) -> Any:
     return SPIRITLM_BASE.speech_only() if shape.speech_only else SPIRITLM_BASE
 
 
-def write_random(folder: Path, shape: Shape) -> Any:
-    """A directory of random bfloat16 weights, a tensor at a time, and a sentencepiece model of made-up text; its config."""
-    import torch
-    from safetensors.torch import save_file
-    from sentencepiece import sentencepiece_model_pb2
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_of(shape: Shape) -> Any:
+    """The config of a student."""
+    from transformers import LlamaConfig
 
     vocabulary = vocabulary_of(shape)
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocabulary.rows,
         hidden_size=shape.width,
         intermediate_size=shape.intermediate,
@@ -202,6 +206,16 @@ def write_random(folder: Path, shape: Shape) -> Any:
         dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
     )
+
+
+def write_random(folder: Path, shape: Shape) -> Any:
+    """A directory of random bfloat16 weights, a tensor at a time, and a sentencepiece model of made-up text; its config."""
+    import torch
+    from safetensors.torch import save_file
+    from sentencepiece import sentencepiece_model_pb2
+    from transformers import LlamaForCausalLM
+
+    vocabulary, config = vocabulary_of(shape), llama_of(shape)
     folder.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in LlamaForCausalLM(config).named_parameters()}
@@ -223,17 +237,15 @@ def write_random(folder: Path, shape: Shape) -> Any:
 
 
 def run_child(options: argparse.Namespace) -> dict[str, Any]:
-    """One file in llama.cpp: speed, first tokens, memory."""
+    """One file in llama.cpp, or one precision in transformers: speed, first tokens, memory."""
     import random
 
     from tinywave_core.runtimes.base import Sampling
-    from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
 
     shape = SHAPES[options.shape]
     vocabulary = vocabulary_of(shape)
-    path = options.folder / options.shape / f"{options.shape}-{options.form.upper()}.gguf"
     started = time.monotonic()
-    runtime = LlamaCppRuntime(path, vocabulary, options.threads)
+    runtime = opened(options, options.threads)
     load_s = time.monotonic() - started
     units = [random.Random(0).choice(vocabulary.speech_ids()) for _ in range(2 * PROMPT)]
     prompt = [*vocabulary.prompt_ids(vocabulary.speech_marker), *units][:PROMPT]
@@ -245,7 +257,7 @@ def run_child(options: argparse.Namespace) -> dict[str, Any]:
     rss_gib = peak_gib()
     runtime.close()
     # Threads that wait for one another burn CPU time when others want the cores, so work per CPU second is that of one.
-    _, _, cpu_s = timed(LlamaCppRuntime(path, vocabulary, 1), prompt[:8], sampling)
+    _, _, cpu_s = timed(opened(options, 1), prompt[:8], sampling)
     return {
         "load_s": load_s,
         "first_token_s": first_s,
@@ -253,9 +265,35 @@ def run_child(options: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_s": (options.tokens - 1) / seconds,
         "tokens_per_cpu_s": (options.tokens - 1) / cpu_s,
         "rss_gib": rss_gib,
-        "file_gb": path.stat().st_size / 1e9,
+        "file_gb": file_of(options).stat().st_size / 1e9 if options.form not in PRECISIONS else None,
         "bytes_per_token": bytes_per_token(shape, options.form),
     }
+
+
+def file_of(options: argparse.Namespace) -> Path:
+    """The GGUF file of a shape and form."""
+    return Path(options.folder, options.shape, f"{options.shape}-{options.form.upper()}.gguf")
+
+
+def opened(options: argparse.Namespace, threads: int) -> Any:
+    """The runtime of a form."""
+    vocabulary = vocabulary_of(SHAPES[options.shape])
+    if options.form not in PRECISIONS:
+        from tinywave_core.runtimes.llama_cpp import LlamaCppRuntime
+
+        return LlamaCppRuntime(file_of(options), vocabulary, threads)
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from tinywave_core.config.base import RuntimeConfig
+    from tinywave_core.runtimes.transformers_runtime import TransformersRuntime
+
+    torch.set_default_dtype(getattr(torch, options.form))
+    try:
+        model = LlamaForCausalLM(llama_of(SHAPES[options.shape]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return TransformersRuntime(model, vocabulary, RuntimeConfig(device="cpu", threads=threads))
 
 
 def timed(runtime: Any, prompt: list[int], sampling: Any) -> tuple[float, float, float]:
@@ -271,6 +309,8 @@ def timed(runtime: Any, prompt: list[int], sampling: Any) -> tuple[float, float,
 
 def bytes_per_token(shape: Shape, form: str) -> float:
     """Of weights that a token reads."""
+    if form in PRECISIONS:
+        return bytes_per_token(shape, "bf16") / 2 * PRECISIONS[form]
     from tinywave_core.config.adaptation import FreshTeacherConfig
     from tinywave_core.costs.estimates import llama_parameters
     from tinywave_core.costs.ondevice import Student
@@ -362,11 +402,10 @@ def table(figures: dict[str, Any]) -> str:
     """What was measured, what is asked, and whether it is met."""
     rows: list[tuple[str, str, str, str]] = []
     for name, found in figures["shapes"].items():
-        goals, export = SHAPES[name].goals, found["export"]
-        rows.append(
-            row(f"{name}: export, peak memory", export["peak_gib"], "GiB", goals.get("export_gib"), least=False)
-        )
-        rows.append((f"{name}: export, {export['seconds']:.0f} s", "", "", ""))
+        goals, export = SHAPES[name].goals, found.get("export")
+        if export:
+            peak = row(f"{name}: export, peak memory", export["peak_gib"], "GiB", goals.get("export_gib"), least=False)
+            rows += [peak, (f"{name}: export, {export['seconds']:.0f} s", "", "", "")]
         for form in (key for key in found if key != "export"):
             rows += _of_file(name, form, found[form], goals)
     bans = figures["bans_ms"]
@@ -385,7 +424,7 @@ def _of_file(name: str, form: str, run: dict[str, Any], goals: dict[str, float])
     used, used_per_core = (run[key] * run["bytes_per_token"] / 1e9 for key in ("tokens_per_s", "tokens_per_cpu_s"))
     head, large = f"{name} {form}", name != "demo"
     return [
-        row(f"{head}: file", run["file_gb"], "GB", goals.get(f"{form}_gb"), least=False),
+        *([row(f"{head}: file", run["file_gb"], "GB", goals.get(f"{form}_gb"), least=False)] if run["file_gb"] else []),
         row(
             f"{head}: tokens per s (load {run['load_average']:.1f})", run["tokens_per_s"], "", goals.get("tokens_per_s")
         ),

@@ -14,7 +14,8 @@ from tinywave_core.tokenizers.vocabulary import Vocabulary
 
 RuntimeName = Literal["transformers", "llama.cpp"]
 RUNTIMES: tuple[RuntimeName, ...] = ("transformers", "llama.cpp")
-
+Dtype = Literal["auto", "float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16")
 
 DRAFTER, OWN = "drafter", "own"
 """Folder of an export that has its drafter, where the run made one; and how it is asked for in place of a path."""

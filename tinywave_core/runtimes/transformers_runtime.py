@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import DynamicCache, LlamaForCausalLM
@@ -16,7 +17,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.devices import pick_device
 from tinywave_core.models.llama import load_llama, on_device
-from tinywave_core.runtimes.base import DRAFTED, Drafting, Sampling, check_drafter, check_prompt, check_request
+from tinywave_core.runtimes.base import DRAFTED, Drafting, Dtype, Sampling, check_drafter, check_prompt, check_request
 from tinywave_core.runtimes.speculative import draw, settle
 from tinywave_core.threads import use_threads
 from tinywave_core.tokenizers.allowed import allowed_ids
@@ -67,16 +68,21 @@ class TransformersRuntime:
         self._taking = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, runtime: RuntimeConfig, drafter: Path | None = None) -> "TransformersRuntime":
-        """The model in `folder`, with the drafter in another: float32 on a CPU (without instructions for it bfloat16 is no faster there, and
-        prompts take six times as long), as it is stored on a GPU.
+    def open(
+        cls, folder: Path, runtime: RuntimeConfig, drafter: Path | None = None, dtype: Dtype = "auto"
+    ) -> "TransformersRuntime":
+        """The model in `folder`, with the drafter in another, computing in float32 or bfloat16. `auto` is float32 on a CPU (without
+        instructions for it bfloat16 is no faster there, and prompts take six times as long), as it is stored on a GPU.
         """
         device, vocabulary = pick_device(runtime), read_directory(folder)
         if drafter:
             check_drafter(vocabulary, read_directory(drafter), drafter)
 
+        stored_or_float32: torch.dtype | Literal["auto"] = "auto" if device.type == "cuda" else torch.float32
+        taken = stored_or_float32 if dtype == "auto" else getattr(torch, dtype)
+
         def load(path: Path) -> LlamaForCausalLM:
-            return on_device(load_llama(path, dtype="auto") if device.type == "cuda" else load_llama(path), device)
+            return on_device(load_llama(path, dtype=taken), device)
 
         return cls(load(folder), vocabulary, runtime, load(drafter) if drafter else None)
 

@@ -24,7 +24,7 @@ from tinywave_core.checkpoints.exported import require_export
 from tinywave_core.config.base import RuntimeConfig
 from tinywave_core.config.export import Quantization
 from tinywave_core.devices import pick_device
-from tinywave_core.runtimes.base import Runtime, Sampling
+from tinywave_core.runtimes.base import Dtype, Runtime, Sampling
 from tinywave_core.runtimes.opening import open_runtime
 from tinywave_core.storage.schemas import SAMPLE_RATE
 from tinywave_core.synthesis.events import AudioMade, Done, Event, Reason, TextMade, Timings, TokenMade
@@ -114,16 +114,17 @@ class Generator:
         quantization: Quantization | None = None,
         threads: int = 0,
         drafter: str | Path | None = None,
+        dtype: Dtype = "auto",
     ) -> "Generator":
         """Open a directory that the stage `export` wrote; CheckpointError where it is not one. `threads` 0 takes all cores; `drafter` is a
-        smaller export with the same vocabulary.
+        smaller export with the same vocabulary, `dtype` what transformers computes in.
         """
         folder = Path(folder)
         about = json.loads(require_export(folder).read_text(encoding="utf-8"))
         vocabulary = Vocabulary.from_json(about["vocabulary"])
         torch_device = pick_device(RuntimeConfig.model_validate({"device": device}))
         return cls(
-            open_runtime(folder, runtime, quantization, torch_device.type, threads, drafter=drafter),  # type: ignore[arg-type]
+            open_runtime(folder, runtime, quantization, torch_device.type, threads, drafter=drafter, dtype=dtype),  # type: ignore[arg-type]
             Prompting(load_tokenizer(folder, vocabulary), vocabulary, TrainedOn.of(about)),
             open_of_model(folder, vocabulary, Places(spiritlm_dir), torch_device.type),
             load_speaker(folder / SPEECH_TOKENIZER, vocabulary, spiritlm_dir, torch_device),

@@ -193,6 +193,30 @@ def test_extreme_temperatures_are_the_likeliest_token_and_any(temperature: float
         assert found.max() == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("auto", 1e-5), ("float32", 1e-5), ("bfloat16", ROUNDING["bf16"])])
+@pytest.mark.parametrize("drafts", [False, True])
+def test_transformers_computes_in_the_precision_that_is_asked_for(
+    gguf_folder: Path, drafter_folder: Path, reference: TransformersRuntime, dtype, most: float, drafts: bool
+):
+    drafter = drafter_folder if drafts else None
+    other = open_runtime(gguf_folder, device="cpu", threads=1, drafter=drafter, dtype=dtype)
+    assert isinstance(other, TransformersRuntime)
+    models = [other.model, other._drafter] if other._drafter else [other.model]
+    assert len(models) == 1 + drafts
+    assert {model.dtype for model in models} == {torch.bfloat16 if dtype == "bfloat16" else torch.float32}
+    ours, theirs = (log_probabilities(runtime, PROMPT) for runtime in (reference, other))
+    assert (dtype == "bfloat16") <= bool((ours != theirs).any())
+    assert (ours - theirs).abs().max() <= most
+    made = list(other.stream(PROMPT, FREE, "speech"))
+    assert len(made) == 60 and made == list(other.stream(PROMPT, FREE, "speech"))
+
+
+def log_probabilities(runtime: TransformersRuntime, prompt: list[int]) -> torch.Tensor:
+    """Of each token after the prompt [V]."""
+    with torch.no_grad():
+        return runtime.model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
+
+
 @pytest.mark.parametrize("temperature", [1e-300, 1e300])
 def test_extreme_temperatures_are_sampled(runtime: Runtime, temperature: float):
     tokens = list(runtime.stream(PROMPT, Sampling(temperature, 1e-300, 5, 5), "speech"))
@@ -238,9 +262,17 @@ def test_without_a_choice_the_first_file_is_taken(gguf_folder: Path):
     [
         (("ollama",), "there is no runtime 'ollama'; expected one of transformers, llama.cpp"),
         (("transformers", "q8_0"), "q8_0 files are for the runtime llama.cpp"),
+        (
+            ("transformers", None, "cpu", 1, None, None, "float16"),
+            "no dtype 'float16'; expected one of auto, float32, bfloat16",
+        ),
+        (
+            ("llama.cpp", None, "cpu", 1, None, None, "bfloat16"),
+            "bfloat16 is for transformers: leave dtype out, or take",
+        ),
     ],
 )
-def test_an_unknown_runtime_is_refused(gguf_folder: Path, arguments, said: str):
+def test_an_unknown_runtime_or_precision_is_refused(gguf_folder: Path, arguments, said: str):
     with pytest.raises(ConfigError, match=said):
         open_runtime(gguf_folder, *arguments)
 
