@@ -3,8 +3,7 @@
 One store, one teacher. `--set distillation.share=0.05` gives the students a twentieth of the recordings that the teacher has heard.
 An off-policy student learns from the teacher's whole distribution on training speech alone; an on-policy one has
 the same loss there and, in a share of the rows, a divergence on its own continuations. Equal cost is equal CPU time: seconds a step of
-both are measured first (of an arm that begins later, a mean over both parts), and the off-policy student gets more steps for the same
-time. Same start, batches and checks; of each the weights that were best on validation speech are kept, and no run stops early.
+all are measured first (of an arm that begins later, a mean over both parts), and on-policy students get fewer steps for the same time. Same start, batches and checks; of each the weights that were best on validation speech are kept, and no run stops early.
 
 Compared on held-out speakers: both continue the same prompts with the same random numbers.
 
@@ -60,6 +59,7 @@ ARMS = {
     "reverse, later": OnPolicyConfig(after_share=0.3),
     "reverse, at the end": OnPolicyConfig(share=0.25, after_share=0.6),
     "jensen-shannon, at the end": OnPolicyConfig(share=0.25, after_share=0.6, divergence="jensen_shannon"),
+    "forward, at the end": OnPolicyConfig(share=0.25, after_share=0.6, divergence="forward"),
     "sampled": OnPolicyConfig(form="sampled", drawn_every=1),
 }
 MEASURES = ("own_kl", "kl", "nll", "repetition", "auto_bleu")
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--root", default=str(ROOT / "store" / "on-policy"), help="store that is used again")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings on top of the preset demo")
     parser.add_argument("--arms", nargs="*", default=["reverse"], choices=list(ARMS), help="default: reverse")
-    parser.add_argument("--steps", type=int, default=300, help="of an on-policy student (default 300)")
+    parser.add_argument("--steps", type=int, default=300, help="of the off-policy student (default 300)")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts at most (default 64)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
@@ -88,8 +88,7 @@ def main() -> None:
         seconds[arm] = before * seconds[OFF] + (1 - before) * seconds[arm]
     for arm in options.arms:
         print(f"a step of {arm} takes {seconds[arm] / seconds[OFF]:.2f} times the CPU time of one of {OFF}", flush=True)
-    equal = round(options.steps * max(seconds[arm] for arm in options.arms) / seconds[OFF])
-    steps = {OFF: equal} | dict.fromkeys(options.arms, options.steps)
+    steps = {arm: round(options.steps * seconds[OFF] / seconds[arm]) for arm in arms}
     found: dict[str, list[Measured]] = {arm: [] for arm in steps}
     for seed in options.seeds:
         for arm, number in steps.items():
@@ -170,7 +169,8 @@ class Bench:
 
     def student(self, arm: str, steps: int, seed: int) -> Measured:
         """A student, trained and measured."""
-        name = f"{arm}, {steps} steps, seed {seed}, {self.prompts} prompts"
+        share = self.config.distillation.share
+        name = f"{arm}, {share:g} of the speech, {steps} steps, seed {seed}, {self.prompts} prompts"
         found = self.kept(name, lambda: self.measured(self.trained(arm, steps, seed)).as_lists())
         return Measured(*({name: np.array(values) for name, values in side.items()} for side in found))
 
