@@ -12,10 +12,6 @@ HASHED     := --no-deps --build-constraints infra/build.txt --require-build-hash
 BIN        := $(VENV)/bin
 # Prefect's server writes its database and settings here unless you already have a PREFECT_HOME.
 export PYTHONUNBUFFERED := 1
-# Compiled modules lie beside the packages, not in the tree. Where PYTHONDONTWRITEBYTECODE is set, as in many images, each of the dozens
-# of processes that a run or the tests start would compile thousands of modules anew.
-export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/bytecode
-export PYTHONDONTWRITEBYTECODE :=
 
 # What the base that comes with TinyWave is made of: folders that say under which licence their recordings are (infra/base.py).
 BASE_SOURCES ?= examples/speech
