@@ -7,6 +7,7 @@ Each deployment runs a flow of this module: it reads the form and does the work 
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -167,6 +168,7 @@ def _said(value: Any) -> str:
     return "none" if value in (None, "", []) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@cache
 def _parameters() -> list[inspect.Parameter]:
     """The form's fields. None has a default here: each comes from the deployment, so the page calls none of them optional."""
     text = {name: " ".join((_SETTINGS[name].description or "").split()) for name in OWN}
