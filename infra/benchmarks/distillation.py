@@ -665,9 +665,10 @@ def _regime(name: str, shape: Shape) -> "DistillationConfig":
     return DistillationConfig(layers=shape.student_layers, training=training, **choices[name])
 
 
-def _on_policy(shape: Shape) -> dict[str, int]:
-    """A row of two continuations, drawn once in a round."""
-    return {"prompt_tokens": shape.length // 8, "new_tokens": 3 * shape.length // 8, "drawn_every": CYCLE}
+def _on_policy(shape: Shape) -> dict[str, float]:
+    """In every step half of the rows, each of two continuations, drawn once in a round."""
+    always = {"share": 0.5, "after_share": 0.0}
+    return always | {"prompt_tokens": shape.length // 8, "new_tokens": 3 * shape.length // 8, "drawn_every": CYCLE}
 
 
 def _distillation(

@@ -51,16 +51,17 @@ Array = npt.NDArray[np.float64]
 SETTINGS = {"adaptation.teacher": "fresh", "adaptation.fresh.layers": "8", "ingestion.held_out_fraction": "0.2"}
 ON_LOGITS = LossWeightsConfig(hidden=0.0, attention=0.0)
 OFF = "off-policy"
+AT_ONCE = {"share": 0.5, "after_share": 0.0}
 ARMS = {
-    "reverse": OnPolicyConfig(),
-    "jensen-shannon": OnPolicyConfig(divergence="jensen_shannon"),
-    "forward": OnPolicyConfig(divergence="forward"),
-    "reverse, a quarter": OnPolicyConfig(share=0.25),
-    "reverse, later": OnPolicyConfig(after_share=0.3),
-    "reverse, at the end": OnPolicyConfig(share=0.25, after_share=0.6),
-    "jensen-shannon, at the end": OnPolicyConfig(share=0.25, after_share=0.6, divergence="jensen_shannon"),
-    "forward, at the end": OnPolicyConfig(share=0.25, after_share=0.6, divergence="forward"),
-    "sampled": OnPolicyConfig(form="sampled", drawn_every=1),
+    "forward, at the end": OnPolicyConfig(),
+    "reverse, at the end": OnPolicyConfig(divergence="reverse"),
+    "jensen-shannon, at the end": OnPolicyConfig(divergence="jensen_shannon"),
+    "forward": OnPolicyConfig(divergence="forward", **AT_ONCE),
+    "reverse": OnPolicyConfig(divergence="reverse", **AT_ONCE),
+    "jensen-shannon": OnPolicyConfig(divergence="jensen_shannon", **AT_ONCE),
+    "reverse, a quarter": OnPolicyConfig(divergence="reverse", after_share=0.0),
+    "reverse, later": OnPolicyConfig(divergence="reverse", share=0.5, after_share=0.3),
+    "sampled": OnPolicyConfig(divergence="reverse", form="sampled", drawn_every=1, **AT_ONCE),
 }
 MEASURES = ("own_kl", "kl", "nll", "repetition", "auto_bleu")
 _RUN = 4  # tokens that were there before
@@ -73,7 +74,9 @@ def main() -> None:
     parser.add_argument("--source", default=str(ROOT / "examples" / "speech"), help="folder of audio")
     parser.add_argument("--root", default=str(ROOT / "store" / "on-policy"), help="store that is used again")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings on top of the preset demo")
-    parser.add_argument("--arms", nargs="*", default=["reverse"], choices=list(ARMS), help="default: reverse")
+    parser.add_argument(
+        "--arms", nargs="*", default=[next(iter(ARMS))], choices=list(ARMS), help=f"default: {next(iter(ARMS))}"
+    )
     parser.add_argument("--steps", type=int, default=300, help="of the off-policy student (default 300)")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts at most (default 64)")

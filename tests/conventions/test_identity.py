@@ -100,7 +100,9 @@ BESIDE: dict[str, Settings] = {
     "distillation.layer_pairs": EXPLICIT,
     "distillation.copied_blocks": EXPLICIT,
     **{f"distillation.on_policy.{name}": ON_POLICY for name in OnPolicyConfig.model_fields},
-    "distillation.on_policy.form": {"distillation": {"regime": "on_policy", "on_policy": {"drawn_every": 1}}},
+    "distillation.on_policy.form": {
+        "distillation": {"regime": "on_policy", "on_policy": {"divergence": "reverse", "drawn_every": 1}}
+    },
     "distillation.on_policy.beta": {
         "distillation": {"regime": "on_policy", "on_policy": {"divergence": "jensen_shannon"}}
     },

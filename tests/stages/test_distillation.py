@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from tinywave_core.stages.distillation.student import share_of
 from tinywave_core.stages.distillation.summary import StudentSummary
 from tinywave_core.steps.base import Output
 from tinywave_core.teacher.layer_map import layer_map
+from tinywave_core.training import trainer
 
 
 def test_a_student_that_stops_after_its_tokens_reports_the_steps_that_it_took(finished: Finished, tmp_path: Path):
@@ -45,7 +47,7 @@ def test_an_on_policy_student_is_trained_on_speech_of_its_own_and_says_so(
     finished: Finished, tmp_path: Path, vocabulary, monkeypatch
 ):
     step = next(step for step in finished.computed.of("distillation") if step.part == "student")
-    own = OnPolicyConfig(share=0.5, weight=0.7, prompt_tokens=16, new_tokens=48, drawn_every=2)
+    own = OnPolicyConfig(share=0.5, after_share=0.0, weight=0.7, prompt_tokens=16, new_tokens=48, drawn_every=2)
     settings = step.config.model_dump() | {"regime": "on_policy", "on_policy": own, "vocabulary": vocabulary}
     learner = replace(step, config=DistillationConfig.model_validate(settings))
     made: list = []
@@ -82,6 +84,19 @@ SPEECH = SequenceTable.of([sequence(f"r{n % 100}", n) for n in range(300)])  # t
 
 def recordings(share: float) -> set[str]:
     return {s.recording_id for s in share_of(SPEECH, share)}
+
+
+def test_checks_end_no_training_before_the_student_speaks(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step = next(step for step in finished.computed.of("distillation") if step.part == "student")
+    own = OnPolicyConfig(after_share=0.5, prompt_tokens=16, new_tokens=48)
+    settings = step.config.model_dump() | {"regime": "on_policy", "on_policy": own}
+    learner = replace(step, config=DistillationConfig.model_validate(settings))
+    monkeypatch.setattr(trainer, "train", train := Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        learner.run(learner, Output(tmp_path / "output", tmp_path / "resume", step.runtime))
+    assert train.call_args.kwargs["validation"].patient_until == 3  # of 6 steps
 
 
 def test_a_smaller_share_lies_within_a_larger_one_and_recordings_stay_whole():

@@ -85,21 +85,21 @@ class OnPolicyConfig(Config):
     """Of the regime `on_policy`: the student's own continuations, and how the teacher scores them. Part of what identifies a student of
     that regime only."""
 
-    share: float = Field(0.5, gt=0, le=1)
+    share: float = Field(0.25, gt=0, le=1)
     """Share of a step's rows that hold the student's own continuations in place of training speech; kept over the steps where a batch
     has too few rows for it."""
     weight: float = Field(1.0, gt=0)
     """Weight of the divergence in these rows; in the others the loss terms have their `weights`."""
-    after_share: float = Field(0.0, ge=0, lt=1)
+    after_share: float = Field(0.6, ge=0, lt=1)
     """Share of `training.steps`, from the first, in which all rows are training speech: a student that says nothing sensible yet has little
-    to learn from it."""
+    to learn from it. Checks by validation speech end no training before."""
     prompt_tokens: int = Field(64, ge=1, le=8192)
     """Tokens of a prompt: the beginning of a training sequence, `<s>` and marker included. Shorter sequences are no prompts."""
     new_tokens: int = Field(192, ge=1, le=8192)
     """Tokens that the student says at most after a prompt. A row holds as many continuations as fit."""
     temperature: float = Field(1.0, gt=0, le=10)
     """Of the student while it speaks; it is compared with the teacher at 1."""
-    divergence: DivergenceName = "reverse"
+    divergence: DivergenceName = "forward"
     """`forward`: KL from the teacher to the student. `reverse`: from the student to the teacher. `jensen_shannon`: in between."""
     beta: float = Field(0.5, gt=0, lt=1)
     """Of `jensen_shannon`: the teacher's share of the mixture that both are compared with."""

@@ -149,7 +149,8 @@ def _made(settings: Mapping[str, Any], tuned_words: str) -> str:
     own = settings.get("on_policy", {})
     if settings.get("regime") == "on_policy" and own["share"] > 0:
         told.append(
-            f"In {own['share']:.0%} of the rows it learned from what it said itself, which the teacher scored (on-policy)."
+            f"In {own['share']:.0%} of the rows it learned from what it said itself, which the teacher scored (on-policy)"
+            + (f", after the first {own['after_share']:.0%} of the steps." if own["after_share"] else ".")
         )
     if (tuned := settings.get("preference", {})).get("share"):
         told.append(

@@ -65,7 +65,8 @@ class OwnContinuations:
     ) -> None:
         """`allowed`: ids that a continuation may hold, in the student's ids, as those of the dataset."""
         self.config, self.seed = config, training.seed
-        self._first = round(config.after_share * training.steps)
+        self.first = round(config.after_share * training.steps)
+        """The batch from which on some rows are its own."""
         self.allowed = np.array(allowed, np.int64)
         self._sequences = dataset.sequences
         self._rows, self._row_length = dataset.batch_rows, dataset.row_length
@@ -140,7 +141,7 @@ class OwnContinuations:
 
     def _own_before(self, number: int) -> int:
         # 1e-9: a third of three rows is a row, whatever float64 makes of it.
-        return math.floor(max(0, number - self._first) * self.config.share * self._rows + 1e-9)
+        return math.floor(max(0, number - self.first) * self.config.share * self._rows + 1e-9)
 
     def _hash(self, number: int, at: int) -> bytes:
         return hashlib.sha256(f"on_policy/{self.seed}/{number}/{at}".encode()).digest()

@@ -29,11 +29,15 @@ class Validation:
 
     dataset: PackedDataset
     config: ValidationConfig
+    patient_until: int = 0
+    """The step up to which no check counts against the training: what is to change it has not begun."""
 
     @classmethod
-    def on(cls, sequences: Sequence[TokenSequence], row_length: int, config: ValidationConfig) -> "Validation | None":
+    def on(
+        cls, sequences: Sequence[TokenSequence], row_length: int, config: ValidationConfig, patient_until: int = 0
+    ) -> "Validation | None":
         """On these sequences; None where there are none."""
-        return cls(PackedDataset(sequences, row_length, 1, seed=0), config) if sequences else None
+        return cls(PackedDataset(sequences, row_length, 1, seed=0), config, patient_until) if sequences else None
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether the model is checked after `step` of `steps` steps."""
@@ -43,7 +47,7 @@ class Validation:
         """Whether so many checks brought nothing better that training stops after `step`."""
         if best is None or not self.is_due(step, steps):
             return False
-        return (step - best.step) // self._distance(steps) >= self.config.patience
+        return (step - max(best.step, self.patient_until)) // self._distance(steps) >= self.config.patience
 
     def batches(self, rows: int, multiple: int) -> Iterator[Batch]:
         """All sequences once, in batches of `rows` rows; the last one is filled up to a multiple with rows of padding."""

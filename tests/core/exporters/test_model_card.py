@@ -73,9 +73,11 @@ def test_a_student_that_was_made_otherwise_says_so(text: str):
     for words in (
         "It is 64 channels wide",
         "Its weights were random",
-        "In 25% of the rows it learned from what it said itself",
+        "In 25% of the rows it learned from what it said itself, which the teacher scored (on-policy), after the first 60% of the steps.",
     ):
         assert words in told and words not in text
+    own = DistillationConfig(regime="on_policy", on_policy=OnPolicyConfig(after_share=0.0))
+    assert "scored (on-policy).\n" in model_card(replace(CARD, settings=own.model_dump(mode="json")))
     tuned = DistillationConfig.model_validate({"preference": {"share": 0.5, "judge": "rating"}})
     told = model_card(replace(CARD, settings=tuned.model_dump(mode="json"), tuned="It predicts worse."))
     assert (

@@ -1,5 +1,7 @@
 """Validation: the best weights are kept, training stops when there is no hope, and both survive a stop to the bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,12 @@ def test_patience_counts_checks_since_the_best_one():
     best = Best(30, 1.0, {})
     assert [step for step in range(30, 71) if checks.is_over(step, 100, best)] == [50, 60, 70]
     assert not checks.is_over(100, 100, None)
+
+
+@pytest.mark.parametrize(("until", "ends"), [(0, [50, 60, 70]), (30, [50, 60, 70]), (40, [60, 70]), (80, [])])
+def test_no_check_counts_against_a_training_before_what_is_to_change_it_begins(until: int, ends: list[int]):
+    checks = replace(validation(config=ValidationConfig(checks=10, patience=2)), patient_until=until)
+    assert [step for step in range(30, 71) if checks.is_over(step, 100, Best(30, 1.0, {}))] == ends
 
 
 def test_checks_are_at_equal_distances_and_at_the_end():

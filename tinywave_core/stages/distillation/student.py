@@ -198,8 +198,9 @@ def run_student(step: StudentStep, output: Output) -> StudentSummary:
     training = settle(config.training, dataset, material.tokens, "random weights" if is_random else "teacher's blocks")
     config = config.model_copy(update={"training": training})
     heard = _in_ids_of(student, vocabulary, material.validation)
-    validation = Validation.on(heard, config.training.sequence_length, validation_config(step.params["validation"]))
     own = _own_continuations(step, config, dataset, vocabulary.speech_only() if kept else vocabulary)
+    rules = validation_config(step.params["validation"])
+    validation = Validation.on(heard, config.training.sequence_length, rules, own.first if own else 0)
     dataset.reader = cached = _cached(step, vocabulary, sequences)
     first = [number for row in dataset.rows_of_step(0)[:_CHECKED_ROWS] for number in row]
     # Of a student that starts without text the whole copy: what it lacks makes it look better than it is.
