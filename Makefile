@@ -63,7 +63,7 @@ stack: setup  ## Run docker-compose.yml's set without containers until Ctrl-C (n
 	@$(BIN)/python -m infra.native.stack $(STACK_ARGS)
 
 test: setup  ## Pass the whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
 
 test-machines: setup  ## Pass what depends on arithmetic under every instruction set, with one and two threads
 	@$(BIN)/python -m pytest tests/machines --all-machines --numprocesses 2

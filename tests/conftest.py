@@ -49,7 +49,7 @@ settings.register_profile(
 settings.load_profile("tinywave")
 
 
-# What takes minutes first and thousands of short tests last, so that two processes end together.
+# What takes minutes first and thousands of short tests last, so that all processes end together.
 FIRST = (
     "infra",
     "ui",
