@@ -9,10 +9,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from flows.cli import main
 from flows.talk import names
 from tests.conftest import Finished
+from tinywave_core.synthesis.generator import Generator
+
+
+def test_a_model_computes_in_the_precision_that_the_command_line_asks_for(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[Generator] = []
+    monkeypatch.setattr("flows.generate.generate", lambda loading, *_, **__: opened.append(loading.open()) or 0)
+    monkeypatch.setattr("flows.talk.talk", lambda loadings, *_, **__: opened.append(loadings[0].open()) or 0)
+    asked = [str(finished.outputs["model"].path("model")), "--device", "cpu", "--dtype", "bfloat16"]
+    assert main(["generate", *asked, "--prompt-text", "a"]) == main(["talk", *asked]) == 0
+    assert [each.runtime.model.dtype for each in opened] == [torch.bfloat16] * 2  # type: ignore[attr-defined]
 
 
 def test_it_says_where_it_is_and_ends_with_ctrl_c(finished: Finished):

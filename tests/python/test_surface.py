@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import tinywave
 from flows.cli import main
@@ -353,6 +354,8 @@ def test_what_cannot_be_answered_is_refused(model: tinywave.Model, clip: Path, a
 def test_an_artifact_is_opened_as_its_folder_is_and_another_part_is_refused(finished: Finished, clip: Path):
     artifact = tinywave.Store(finished.config.root).newest("model")
     assert tinywave.Model.open(artifact, device="cpu").generate(clip, max_new_tokens=5).new_tokens <= 5
+    halved = tinywave.Model.open(artifact, device="cpu", dtype="bfloat16")
+    assert halved._generator.runtime.model.dtype == torch.bfloat16  # type: ignore[attr-defined]
     with pytest.raises(tinywave.TinyWaveError, match="is student; expected an export"):
         tinywave.Model.open(finished.outputs["student"])
 
