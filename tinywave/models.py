@@ -50,7 +50,8 @@ class Model:
         """Load the model/ directory of an export, or an artifact with one (`Store.newest("model")`, `Store.published()`).
 
         `runtime` is `transformers`, or `llama.cpp` for a GGUF file in the export (`quantization`: which one; none: the first), which runs
-        on the CPU; `threads` 0 takes all cores. `dtype` is what transformers computes in: `auto` is float32 on a CPU and as stored on a GPU. A model of SpiritLM's tokens needs its release (`spiritlm_dir`, or the environment variable
+        on the CPU; `threads` 0 takes all cores. `dtype` is what transformers computes in: `auto` is float32 on a CPU and as
+        stored on a GPU. A model of SpiritLM's tokens needs its release (`spiritlm_dir`, or the environment variable
         SPIRITLM_CHECKPOINTS_DIR), one of an encoder's units the encoder (TINYWAVE_ENCODER). CheckpointError where the folder is no
         export or is damaged, ConfigError for a runtime that there is not.
         """

@@ -99,8 +99,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {"machine": machine(), "threads": options.threads, "shapes": {}}
     for name in options.shapes.split(","):
         say(f"{name}: writing the files …")
-        is_exported = any(form not in PRECISIONS for form in options.forms.split(","))
-        found = {"export": child(options, "export", name)} if is_exported else {}
+        found = {"export": child(options, "export", name)} if gguf_forms(options) else {}
         for form in options.forms.split(","):
             say(f"{name}: {form} …")
             before = bandwidth(options.threads)
@@ -151,7 +150,7 @@ def export_child(options: argparse.Namespace) -> dict[str, Any]:
     from tinywave_core.exporters.weights import copy_weights
 
     name, shape = options.shape, SHAPES[options.shape]
-    folder, forms = options.folder / name, [form for form in options.forms.split(",") if form not in PRECISIONS]
+    folder, forms = options.folder / name, gguf_forms(options)
     files = {form: folder / f"{name}-{form.upper()}.gguf" for form in forms}
     kept = folder / "export.json"
     if kept.is_file() and all(path.is_file() for path in files.values()):
@@ -268,6 +267,11 @@ def run_child(options: argparse.Namespace) -> dict[str, Any]:
         "file_gb": file_of(options).stat().st_size / 1e9 if options.form not in PRECISIONS else None,
         "bytes_per_token": bytes_per_token(shape, options.form),
     }
+
+
+def gguf_forms(options: argparse.Namespace) -> list[str]:
+    """Those that are asked for."""
+    return [form for form in options.forms.split(",") if form not in PRECISIONS]
 
 
 def file_of(options: argparse.Namespace) -> Path:

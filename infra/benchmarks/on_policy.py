@@ -3,7 +3,8 @@
 One store, one teacher. `--set distillation.share=0.05` gives the students a twentieth of the recordings that the teacher has heard.
 An off-policy student learns from the teacher's whole distribution on training speech alone; an on-policy one has
 the same loss there and, in a share of the rows, a divergence on its own continuations. Equal cost is equal CPU time: seconds a step of
-all are measured first (of an arm that begins later, a mean over both parts), and on-policy students get fewer steps for the same time. Same start, batches and checks; of each the weights that were best on validation speech are kept, and no run stops early.
+all are measured first (of an arm that begins later, a mean over both parts), and on-policy students get fewer steps for the same time.
+Same start, batches and checks; of each the weights that were best on validation speech are kept, and no run stops early.
 
 Compared on held-out speakers: both continue the same prompts with the same random numbers.
 

@@ -179,7 +179,7 @@ def test_what_is_said_belongs_to_seed_and_sequence(
     # What a killed run left is read, not made again.
     (left,) = output.resume.glob("from-000000.json")
     before = left.read_bytes()
-    monkeypatch.setattr("tinywave_core.evals.continuations.said_after", None)
+    monkeypatch.setattr("tinywave_core.evals.continuations.continuations", None)
     run_pairs(some, output)
     assert left.read_bytes() == before
 

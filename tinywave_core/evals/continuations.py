@@ -62,7 +62,14 @@ def continuations(
     output: OutputModality = "speech",
     progress: Progress = no_progress,
 ) -> list[Ids]:
-    """New ids of speech, or of another `output`, after every prompt [L] (which starts with <s> and a marker), up to </s>, without it."""
+    """New ids of speech, or of another `output`, after every prompt [L] (which starts with <s> and a marker), up to </s>, without it.
+
+    Prompts and what is said are in the ids of `vocabulary`, also of a model of speech alone, which has ids of its own: what it says is
+    compared, and spoken, in those of the shards.
+    """
+    is_trimmed = renumbering(model, vocabulary) is not None
+    prompts = in_ids_of(model, vocabulary, prompts)
+    allowed = Allowed(vocabulary.speech_only() if is_trimmed else vocabulary, output)
     drawn: list[Ids] = []
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, bos_token_id=None, eos_token_id=EOS_ID, pad_token_id=0
@@ -76,11 +83,14 @@ def continuations(
             attention_mask=mask.to(model.device),
             generation_config=config,
             use_model_defaults=False,
-            logits_processor=LogitsProcessorList([Allowed(vocabulary, output), sampled]),
+            logits_processor=LogitsProcessorList([allowed, sampled]),
         )
         drawn += [_until_end(new) for new in out[:, ids.shape[1] :].cpu().numpy()]
         progress(len(drawn), len(prompts), "continuations")
-    return drawn
+    if not is_trimmed:
+        return drawn
+    back = np.array(vocabulary.speech_only_ids(), np.int64)
+    return [back[ids] for ids in drawn]
 
 
 def _left_padded(prompts: Sequence[npt.NDArray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,33 +106,3 @@ def _left_padded(prompts: Sequence[npt.NDArray]) -> tuple[torch.Tensor, torch.Te
 def _until_end(new: Ids) -> Ids:
     ends = np.flatnonzero(new == EOS_ID)
     return new[: ends[0]] if len(ends) else new
-
-
-def said_after(
-    model: LlamaForCausalLM,
-    prompts: Sequence[npt.NDArray],
-    vocabulary: Vocabulary,
-    seeds: Sequence[int],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    progress: Progress = no_progress,
-) -> list[Ids]:
-    """`continuations` in speech of a model that may have other ids than `vocabulary`: prompts and what is said are in those of `vocabulary`.
-
-    A student of speech alone has ids of its own; what it says is compared, and spoken, in those of the shards.
-    """
-    is_trimmed = renumbering(model, vocabulary) is not None
-    new = continuations(
-        model,
-        in_ids_of(model, vocabulary, prompts),
-        vocabulary.speech_only() if is_trimmed else vocabulary,
-        seeds,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        progress=progress,
-    )
-    back = np.array(vocabulary.speech_only_ids()) if is_trimmed else np.arange(vocabulary.rows)
-    return [back[ids].astype(np.int64) for ids in new]

@@ -215,11 +215,11 @@ def _made(
     config: PreferenceConfig,
 ) -> list[dict[str, Any]]:
     """As JSON, by prompt."""
-    from tinywave_core.evals.continuations import said_after
+    from tinywave_core.evals.continuations import continuations
 
     repeated = [prompt for prompt in prompts for _ in range(config.candidates)]
     seeds = [seed_of(config, p.sequence_id, n) for p in prompts for n in range(config.candidates)]
-    new = said_after(model, [prompt.ids for prompt in repeated], vocabulary, seeds, **config.sampling)
+    new = continuations(model, [prompt.ids for prompt in repeated], vocabulary, seeds, **config.sampling)
     whole = [i for i, ids in enumerate(new) if len(ids) == config.new_tokens]
     asked = judging([repeated[i].ids for i in whole], [new[i] for i in whole])
     verdicts = dict(zip(whole, asked, strict=True))

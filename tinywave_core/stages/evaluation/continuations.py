@@ -190,13 +190,13 @@ def _continued(
 
     def make() -> list[list[int]]:
         from tinywave_core.devices import pick_device
-        from tinywave_core.evals.continuations import said_after
+        from tinywave_core.evals.continuations import continuations
         from tinywave_core.models.llama import load_llama, on_device
 
         config = step.config
         folder = step.input(name).path("teacher" if name == "teacher" else "model")
         model = on_device(load_llama(folder), pick_device(output.runtime)).eval()
-        new = said_after(
+        new = continuations(
             model,
             [prompt.ids.astype(np.uint16) for prompt in prompts],
             vocabulary,

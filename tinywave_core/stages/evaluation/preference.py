@@ -135,13 +135,13 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """What one model says after each prompt, and what that is worth."""
     from tinywave_core.devices import pick_device
-    from tinywave_core.evals.continuations import said_after
+    from tinywave_core.evals.continuations import continuations
     from tinywave_core.models.llama import load_llama, on_device
 
     model = on_device(load_llama(step.input(name).path("model")), pick_device(output.runtime)).eval()
     heads = [prompt.ids for prompt in prompts]
     seeds = [seed_of(step.config, prompt.sequence_id, 0) for prompt in prompts]
-    new: list[Ids] = said_after(model, heads, vocabulary, seeds, **step.config.sampling)
+    new: list[Ids] = continuations(model, heads, vocabulary, seeds, **step.config.sampling)
     of_teacher = by_teacher(step, output)(heads, new)
     others = [Verdict(None)] * len(new)
     if step.config.judge != "teacher":
